@@ -1,0 +1,181 @@
+"""Config: every knob of one run, frozen and checked; its key. Needs nothing but the standard library."""
+
+import dataclasses
+import difflib
+import hashlib
+import json
+import types
+import typing
+from dataclasses import dataclass, replace
+
+FOLDS = 5   # of a crossfit
+RECIPE = 1  # bump when the meaning of a field changes: old records then no longer answer to new keys
+
+DATASETS = ("digits", "cifar20", "cifar100", "cifar10")
+DEPTHS = (8, 14, 20, 32, 44, 56, 110)
+MODELS = ("cnn", "cnn_small", *(f"resnet{d}" for d in DEPTHS), *(f"resnet{d}-conv" for d in DEPTHS))
+
+_TEACHER = ("teacher", "teacher_seed", "temperature", "soften")
+_MARGIN = ("margin_source", "margin_kind", "margin_temperature")
+KNOBS = {  # method -> the loss fields it reads; any other loss field must stay at its default
+    "one_hot": (),
+    "placebo": (),
+    "kd": (*_TEACHER, "alpha"),
+    "ada_alpha": (*_TEACHER, *_MARGIN, "margin_level"),
+    "ada_margin": (*_TEACHER, *_MARGIN, "margin_reading", "margin_scale"),
+}
+ALLOWED = {
+    "dataset": DATASETS, "profile": ("exp", "step"), "student": MODELS, "teacher": MODELS, "method": tuple(KNOBS),
+    "soften": ("both", "teacher"), "margin_source": ("val", "crossfit", "train"), "margin_level": ("group", "example"),
+    "margin_kind": ("avg", "max"), "margin_reading": ("B", "A", "C", "C-inverse"), "decay": ("cosine", "step"),
+}
+RANGES = {  # field -> (lowest, highest allowed)
+    "imbalance": (1, 1e4), "alpha": (0, 1), "temperature": (1e-3, 1e3), "margin_temperature": (1e-3, 1e3),
+    "margin_scale": (0, 50), "epochs": (1, 10_000), "warmup": (0, 1000), "decay_factor": (0, 1), "batch_size": (1, 65536),
+    "lr": (0, 100), "weight_decay": (0, 10), "seed": (0, 10**6), "teacher_seed": (0, 10**6), "draw_seed": (0, 10**6),
+    "fold": (0, FOLDS - 1),
+}
+
+
+class KdlibError(Exception):
+    """An error meant for the user: one sentence saying what is wrong, where, and what is allowed or helps."""
+
+
+def did_you_mean(word, allowed):
+    """The allowed values as a sentence, the nearest one first if there is a near one."""
+    near = difflib.get_close_matches(str(word), [str(a) for a in allowed], n=1)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    return f"{hint}Allowed: {', '.join(map(str, allowed))}."
+
+
+@dataclass(frozen=True)
+class Config:
+    """One run. A field that the method ignores must be at its default, so that one baseline serves all its students.
+
+    Raises KdlibError naming the field and what is allowed."""
+
+    dataset: str = "digits"
+    student: str = "cnn_small"             # the network being fitted, also when there is no teacher
+    method: str = "one_hot"
+    seed: int = 0                          # pairs runs: the methods of one seed share weights at the start and batches
+    # data
+    draw_seed: int | None = None           # of the long-tail draw; None: canonical class order, first images of each class
+    imbalance: float = 1.0                 # largest class / smallest class
+    profile: str = "exp"
+    fold: int | None = None                # crossfit teachers only: the fifth of the training images left out
+    # teacher and loss
+    teacher: str | None = None
+    teacher_seed: int | None = None        # default 1000 + seed: the teacher is never the baseline itself
+    alpha: float = 1.0                     # weight of the teacher term
+    temperature: float = 1.0
+    soften: str = "both"                   # "both": T^2 KL of softened by softened; "teacher": cross-entropy, no T^2
+    margin_source: str = "val"             # where a group's margin is measured
+    margin_level: str = "group"
+    margin_kind: str = "avg"
+    margin_temperature: float = 1.0
+    margin_reading: str = "B"              # of AdaMargin; see losses.ada_margin
+    margin_scale: float = 1.0
+    # optimisation: SGD with momentum 0.9
+    epochs: int = 40
+    warmup: int = 0                        # epochs of linear warm-up, inside `epochs`
+    decay: str = "cosine"
+    milestones: tuple = ()                 # epochs at which "step" multiplies the rate by decay_factor
+    decay_factor: float = 0.1
+    batch_size: int = 128
+    lr: float = 0.1
+    weight_decay: float = 5e-4
+
+    def __post_init__(self):
+        for field in dataclasses.fields(self):
+            object.__setattr__(self, field.name, _checked(field, getattr(self, field.name)))
+        if self.teacher is not None and self.teacher_seed is None:
+            object.__setattr__(self, "teacher_seed", 1000 + self.seed)
+        self._check_combination()
+
+    def _check_combination(self):
+        knobs = KNOBS[self.method]
+        for name in sorted({k for ks in KNOBS.values() for k in ks} - set(knobs)):
+            if getattr(self, name) != DEFAULTS[name]:
+                raise KdlibError(f"Config field {name}={getattr(self, name)!r}: method {self.method!r} does not use it; "
+                                 f"leave it at {DEFAULTS[name]!r}.")
+        if "teacher" in knobs and self.teacher is None:
+            raise KdlibError(f"Config field teacher: method {self.method!r} needs one of {', '.join(MODELS)}.")
+        if self.teacher == self.student and self.teacher_seed == self.seed:
+            raise KdlibError(f"Config field teacher_seed={self.teacher_seed}: in self-distillation the teacher would be the "
+                             f"baseline itself; choose another seed than {self.seed}.")
+        if self.margin_level == "example" and self.margin_source == "val":
+            raise KdlibError("Config field margin_level='example': there are no held-out margins of training examples on val; "
+                             "use margin_source 'crossfit' or 'train'.")
+        if self.method == "ada_margin" and self.margin_reading == "B" and self.margin_source != "val":
+            raise KdlibError("Config field margin_source: reading 'B' of ada_margin takes its margin from each training image; "
+                             "leave it at 'val'.")
+        if self.fold is not None and self.method != "one_hot":
+            raise KdlibError("Config field fold: only teachers of a crossfit (method 'one_hot') leave a fold out.")
+        if self.decay != "step" and (self.milestones or self.decay_factor != DEFAULTS["decay_factor"]):
+            raise KdlibError("Config field milestones: only decay='step' uses milestones and decay_factor.")
+        if self.warmup >= self.epochs:
+            raise KdlibError(f"Config field warmup={self.warmup}: must be less than epochs={self.epochs}.")
+        if self.imbalance == 1 and self.profile != "exp":
+            raise KdlibError("Config field profile: without imbalance there is no profile; leave it at 'exp'.")
+
+    @property
+    def stream(self):
+        """Seed of the weights at the start and of the batches. The placebo is one_hot of another seed."""
+        return self.seed + 2000 if self.method == "placebo" else self.seed
+
+    def key(self):
+        """Stable, readable name of the run: what it is, and a hash of every field that is not at its default."""
+        fields = {k: v for k, v in dataclasses.asdict(self).items() if v != DEFAULTS[k]}
+        text = json.dumps({"recipe": RECIPE, **fields}, sort_keys=True)
+        networks = f"{self.teacher}-{self.student}" if self.teacher else self.student
+        return f"{self.dataset}_{networks}_{self.method}_s{self.seed}_{hashlib.sha256(text.encode()).hexdigest()[:10]}"
+
+    def baseline_config(self):
+        """The one_hot run this run is compared with: same student, seed and data."""
+        return replace(self, method="one_hot", **{k: DEFAULTS[k] for k in KNOBS[self.method]})
+
+    def teacher_config(self):
+        """The one_hot run that trains this run's teacher."""
+        if self.teacher is None:
+            raise KdlibError(f"Config {self.key()}: method {self.method!r} has no teacher.")
+        return replace(self.baseline_config(), student=self.teacher, seed=self.teacher_seed)
+
+    def dependencies(self):
+        """The runs that must exist before this one: its teacher, and the fold teachers of a crossfit."""
+        if self.teacher is None:
+            return []
+        teacher = self.teacher_config()
+        folds = range(FOLDS) if self.margin_source == "crossfit" else ()
+        return [teacher, *(replace(teacher, fold=k) for k in folds)]
+
+    @classmethod
+    def from_dict(cls, fields):
+        """Config from a dictionary; an unknown field is an error with the nearest known one."""
+        for name in fields:
+            if name not in DEFAULTS:
+                raise KdlibError(f"Config field {name!r} is unknown: {did_you_mean(name, DEFAULTS)}")
+        return cls(**fields)
+
+
+DEFAULTS = {field.name: field.default for field in dataclasses.fields(Config)}
+_HINTS = typing.get_type_hints(Config)
+
+
+def _checked(field, value):
+    """The value in its canonical type, or KdlibError naming the field."""
+    name, hint = field.name, _HINTS[field.name]
+    kinds = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    if value is None and type(None) in kinds:
+        return None
+    if tuple in kinds and isinstance(value, (list, tuple)) and all(type(v) is int for v in value):
+        return tuple(value)
+    if float in kinds and type(value) is int:
+        value = float(value)
+    if type(value) not in kinds or tuple in kinds:
+        names = " or ".join("None" if k is type(None) else "tuple of int" if k is tuple else k.__name__ for k in kinds)
+        raise KdlibError(f"Config field {name}={value!r}: must be {names}.")
+    if name in ALLOWED and value not in ALLOWED[name]:
+        raise KdlibError(f"Config field {name}={value!r}: {did_you_mean(value, ALLOWED[name])}")
+    if name in RANGES and not RANGES[name][0] <= value <= RANGES[name][1]:
+        raise KdlibError(f"Config field {name}={value!r}: must lie between {RANGES[name][0]} and {RANGES[name][1]}.")
+    return value

@@ -1,0 +1,180 @@
+"""One run: trained(cfg) is its network, run(cfg) its record. What is on disk is read, what is missing is done."""
+
+import functools
+import os
+import platform
+import subprocess
+import sys
+import time
+
+import numpy as np
+import torch
+
+from kdlib import data as datasets
+from kdlib import records
+from kdlib.config import Config, KdlibError
+from kdlib.losses import method_loss, needs_margins
+from kdlib.models import build
+from kdlib.records import Record
+from kdlib.teacher import frozen, measured_margins, weights_sha256
+from kdlib.train import fit, predict
+
+EVALUATIONS = 8   # on val during a run, for the learning curves
+
+
+class TeacherError(KdlibError):
+    """A teacher that cannot teach, or is not the one the students at hand learned from."""
+
+
+def default_device():
+    """"cuda" where torch can use it, else "cpu"; an NVIDIA device that torch cannot use is a warning with the reason."""
+    if torch.cuda.is_available():
+        return "cuda"
+    if os.path.exists("/proc/driver/nvidia/version"):
+        print("warning: there is an NVIDIA device but torch cannot use it (`python -m kdlib doctor` says why); using the CPU",
+              file=sys.stderr)
+    return "cpu"
+
+
+@functools.lru_cache(maxsize=2)
+def _load(cfg, folder, device):
+    loaded = datasets.load(cfg, folder)
+    return loaded.to(device), loaded.sha256()
+
+
+def load(cfg, folder=None, device="cpu"):
+    """(Data on the device, its sha256) of a Config. The last two are kept in memory."""
+    data_fields = ("dataset", "draw_seed", "imbalance", "profile", "fold")
+    return _load(Config(**{name: getattr(cfg, name) for name in data_fields}), folder, device)
+
+
+# ---------------------------------------------------------------- one run
+
+def run(cfg, folder=None, device=None):
+    """The record of a Config: read if it is there, else the run is done (its teacher first) and written."""
+    with records.claim(cfg, wait=True):
+        return records.read(cfg) if records.exists(cfg) else _do(cfg, folder, device or default_device())[0]
+
+
+def trained(cfg, folder=None, device=None):
+    """The trained network of a Config: its weights if they are there, else it is trained.
+
+    A network that is trained again on another machine has other last bits. It is refused while students of the first
+    one are on record, because they could not be paired with new ones."""
+    device = device or default_device()
+    path = records.folder() / f"{cfg.key()}.pt"
+    with records.claim(cfg, wait=True):
+        record = records.read(cfg) if records.exists(cfg) else None
+        if record and path.exists():
+            model = build(cfg.student, len(record.facts["class_names"]), cfg.stream).to(device)
+            model.load_state_dict(torch.load(path, map_location=device, weights_only=True))
+            if weights_sha256(model) != record.facts["weights_sha256"]:
+                raise TeacherError(f"{path}: not the weights of its record; delete it to train them again.")
+            return model
+        return _do(cfg, folder, device, expected=record)[1]
+
+
+def _do(cfg, folder, device, expected=None):
+    """Train, predict, write: (record, model). `expected`: an earlier record whose weights should come out again."""
+    data, data_sha256 = load(cfg, folder, device)
+    facts = {"data_sha256": data_sha256}
+    teacher, margins = None, None
+    if cfg.teacher:
+        teacher, margins, facts_of_teacher = _teacher(cfg, data, folder, device)
+        facts |= facts_of_teacher
+    model = build(cfg.student, data.classes, cfg.stream).to(device)
+    evaluations = {}
+    start = time.perf_counter()
+    curves = fit(model, method_loss(cfg, margins), data, cfg, teacher, functools.partial(_watch, cfg, model, data, evaluations))
+    splits = {name: records.predictions(predict(model, split.x, data), split)
+              for name, split in data.splits().items() if name != "train"}
+    facts |= {
+        "class_names": data.class_names, "group_names": data.group_names,
+        "train_counts": torch.bincount(data.train.group, minlength=len(data.group_names)).tolist(),
+        "weights_sha256": weights_sha256(model), "curves": curves, "val_accuracy_by_group": evaluations,
+        "seconds": round(time.perf_counter() - start, 2), **machine(device)}
+    record = Record(cfg, facts, splits)
+    if expected and expected.facts["weights_sha256"] != facts["weights_sha256"]:
+        _refuse_if_paired(cfg)
+    with records.whole_file(records.folder() / f"{cfg.key()}.pt") as temporary:
+        torch.save(model.state_dict(), temporary)
+    records.write(record)
+    return record, model
+
+
+def _refuse_if_paired(cfg):
+    students = [p.stem for p in records.folder().glob("*.json") if f'"teacher_key": "{cfg.key()}"' in p.read_text()]
+    if students:
+        raise TeacherError(f"Teacher {cfg.key()}, trained again here, has other weights than the one that {len(students)} "
+                           f"recorded students learned from (the first is {students[0]}); put its .pt file back into "
+                           f"{records.folder()}, or delete those records and the teacher's.")
+
+
+def _teacher(cfg, data, folder, device):
+    """(frozen teacher, margins or None, facts) of a Config with a teacher."""
+    teacher_cfg, *fold_cfgs = cfg.dependencies()
+    model = trained(teacher_cfg, folder, device)
+    val = records.read(teacher_cfg).splits["val"]
+    accuracy = np.mean([val.right[val.group == g].mean() for g in np.unique(val.group)])
+    if accuracy < 2 / data.classes:
+        raise TeacherError(f"Teacher {teacher_cfg.key()} is near chance ({100 * accuracy:.1f} % on val, {data.classes} classes); "
+                           "train it longer or choose another recipe before distilling.")
+    _log(f"{cfg.key()} teacher {teacher_cfg.key()} val accuracy {100 * accuracy:.2f} %")
+    margins = None
+    if needs_margins(cfg):
+        margins = measured_margins(data, model, cfg.margin_source, cfg.margin_level, cfg.margin_kind, cfg.margin_temperature,
+                                   [trained(c, folder, device) for c in fold_cfgs])
+    facts = {"teacher_key": teacher_cfg.key(), "teacher_sha256": weights_sha256(model),
+             "teacher_margin_val": _rounded(measured_margins(data, model)),
+             "teacher_margin_train": _rounded(measured_margins(data, model, "train")),
+             "margins": None if margins is None else _rounded(margins), "fold_teacher_keys": [c.key() for c in fold_cfgs]}
+    return frozen(model), margins, facts
+
+
+def _rounded(tensor):
+    return [round(float(v), 6) for v in tensor.cpu()]
+
+
+def _watch(cfg, model, data, evaluations, epoch, curves):
+    """After an epoch: a line in the log, and at most EVALUATIONS times the accuracy on val by group."""
+    _log(f"{cfg.key()} epoch {epoch + 1}/{cfg.epochs} loss {curves['loss'][-1]:.4f}")
+    due = {round(cfg.epochs * (k + 1) / EVALUATIONS) for k in range(EVALUATIONS)}
+    if epoch + 1 in due:
+        logits = predict(model, data.val.x, data)
+        right = (logits.argmax(dim=1) == data.val.y.cpu()).double()
+        group = data.val.group.cpu()
+        groups = len(data.group_names)
+        rate = torch.bincount(group, weights=right, minlength=groups) / torch.bincount(group, minlength=groups)
+        evaluations[epoch + 1] = [round(v, 4) for v in rate.tolist()]
+
+
+def _log(line):
+    with open(records.folder() / "runs.log", "a") as log:
+        log.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {line}\n")
+
+
+def machine(device):
+    """Where and with what a run was done, for its record."""
+    name = torch.cuda.get_device_name() if str(device).startswith("cuda") else _processor()
+    return {"device": name, "threads": torch.get_num_threads(), "precision": "fp32", "git": git_sha(),
+            "versions": {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__}}
+
+
+@functools.cache
+def _processor():
+    try:
+        with open("/proc/cpuinfo") as f:
+            return next(line.split(":", 1)[1].strip() for line in f if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+@functools.cache
+def git_sha():
+    """Commit of the code, with "+" where tracked code differs from it; "unknown" outside a clone."""
+    def git(*words):
+        return subprocess.run(["git", *words], cwd=records.ROOT, capture_output=True, text=True, check=True).stdout.strip()
+    try:
+        return git("rev-parse", "HEAD")[:12] + ("+" if git("status", "--porcelain", "--untracked-files=no", "kdlib") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"

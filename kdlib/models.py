@@ -1,0 +1,76 @@
+"""Networks: CIFAR ResNets (He et al. 2016, sec. 4.2) and small CNNs for 8x8 digits. MODELS[name](classes) -> nn.Module."""
+
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from kdlib.config import DEPTHS
+
+
+def _conv3x3(inputs, outputs, stride=1):
+    return nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1, bias=False)
+
+
+class Block(nn.Module):
+    """Two 3x3 convolutions and a shortcut, which pads new channels with zeros or is a 1x1 convolution."""
+
+    def __init__(self, inputs, outputs, stride, shortcut):
+        super().__init__()
+        self.conv1, self.bn1 = _conv3x3(inputs, outputs, stride), nn.BatchNorm2d(outputs)
+        self.conv2, self.bn2 = _conv3x3(outputs, outputs), nn.BatchNorm2d(outputs)
+        self.stride, self.new_channels = stride, outputs - inputs
+        self.shortcut = None
+        if shortcut == "conv" and (stride != 1 or inputs != outputs):
+            self.shortcut = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride=stride, bias=False), nn.BatchNorm2d(outputs))
+
+    def forward(self, x):
+        out = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)))))
+        if self.shortcut is not None:
+            x = self.shortcut(x)
+        elif self.new_channels:
+            before = self.new_channels // 2
+            x = F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, before, self.new_channels - before))
+        return F.relu(out + x)
+
+
+class ResNet(nn.Module):
+    """6 n + 2 layers: three stages of n blocks with 16, 32, 64 channels on 32x32 images, global average, linear."""
+
+    def __init__(self, classes, depth, shortcut):
+        super().__init__()
+        n = (depth - 2) // 6
+        self.conv, self.bn = _conv3x3(3, 16), nn.BatchNorm2d(16)
+        widths = [16] + [16] * n + [32] * n + [64] * n
+        self.blocks = nn.Sequential(*(Block(a, b, 1 if a == b else 2, shortcut) for a, b in zip(widths, widths[1:], strict=False)))
+        self.linear = nn.Linear(64, classes)
+        for m in self.modules():
+            if isinstance(m, nn.Conv2d):
+                nn.init.kaiming_normal_(m.weight, mode="fan_out", nonlinearity="relu")
+
+    def forward(self, x):                                # (B, 3, 32, 32)
+        x = self.blocks(F.relu(self.bn(self.conv(x))))   # (B, 64, 8, 8)
+        return self.linear(x.mean(dim=(2, 3)))           # (B, classes)
+
+
+def cnn(classes, width):
+    """Two convolutions and a linear layer, for (B, 1, 8, 8) digits."""
+    return nn.Sequential(
+        _conv3x3(1, width), nn.BatchNorm2d(width), nn.ReLU(), nn.MaxPool2d(2),
+        _conv3x3(width, 2 * width), nn.BatchNorm2d(2 * width), nn.ReLU(), nn.MaxPool2d(2),
+        nn.Flatten(), nn.Linear(8 * width, classes))
+
+
+MODELS = {
+    "cnn": partial(cnn, width=16), "cnn_small": partial(cnn, width=4),
+    **{f"resnet{d}": partial(ResNet, depth=d, shortcut="pad") for d in DEPTHS},
+    **{f"resnet{d}-conv": partial(ResNet, depth=d, shortcut="conv") for d in DEPTHS},
+}
+
+
+def build(name, classes, seed):
+    """The network with weights drawn from `seed`, in channels_last; the process's own random state is untouched."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return MODELS[name](classes).to(memory_format=torch.channels_last)

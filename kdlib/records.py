@@ -1,0 +1,186 @@
+"""What one run leaves behind: <key>.json and <key>.npz in the records folder, written whole or not at all, read with checks."""
+
+import contextlib
+import dataclasses
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import tempfile
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from kdlib.config import RECIPE, Config, KdlibError
+
+ROOT = Path(__file__).resolve().parents[1]
+SPLITS = ("val", "test", "left_out")
+ARRAYS = ("y", "group", "predicted", "runner_up", "log_p")
+
+
+class RecordError(KdlibError):
+    """A record that cannot be believed, refused by name."""
+
+
+def folder():
+    """Where records are: $KDLIB_RECORDS, else data/records of the repository."""
+    return Path(os.environ.get("KDLIB_RECORDS") or ROOT / "data" / "records")
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What was predicted for each example of a split, in its fixed order."""
+
+    y: np.ndarray           # (N,) int, class
+    group: np.ndarray       # (N,) int, subgroup
+    predicted: np.ndarray   # (N,) int
+    runner_up: np.ndarray   # (N,) int, second most probable class
+    log_p: np.ndarray       # (N, 3) float16: log-probability of the label, of the prediction, of the runner-up
+
+    @property
+    def right(self):
+        return self.predicted == self.y
+
+
+def predictions(logits, split):
+    """Predictions of a split from its logits (N, C), a CPU tensor."""
+    log_p = logits.double().log_softmax(dim=1)
+    top = log_p.topk(2, dim=1)
+    y = split.y.cpu()
+    values = np.column_stack([log_p.gather(1, y[:, None]).numpy(), top.values.numpy()])
+    small = np.int16 if logits.shape[1] > 127 else np.int8
+    return Predictions(y.numpy().astype(np.int16), split.group.cpu().numpy().astype(np.int16),
+                       top.indices[:, 0].numpy().astype(small), top.indices[:, 1].numpy().astype(small),
+                       values.clip(min=np.finfo(np.float16).min).astype(np.float16))
+
+
+def labels_sha256(split):
+    """Hash of the labels and groups of a split of Predictions, in order."""
+    return hashlib.sha256(split.y.astype("<i2").tobytes() + split.group.astype("<i2").tobytes()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Record:
+    """config: of the run; facts: everything else in the JSON file; splits: name -> Predictions."""
+
+    config: Config
+    facts: dict
+    splits: dict
+
+    def test_plus(self):
+        """Test and left_out together: everything the run never saw in any choice."""
+        test, more = self.splits["test"], self.splits["left_out"]
+        return Predictions(*(np.concatenate([getattr(test, name), getattr(more, name)]) for name in ARRAYS))
+
+
+# ---------------------------------------------------------------- writing
+
+@contextlib.contextmanager
+def whole_file(path):
+    """A temporary path beside `path` that takes its place when the block ends well; KdlibError when the disk is full."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(prefix=".tmp-", suffix=path.suffix, dir=path.parent)
+    os.close(handle)
+    try:
+        yield Path(temporary)
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except OSError as e:
+        if e.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM):
+            raise
+        raise KdlibError(f"{path}: cannot be written ({os.strerror(e.errno)}); free some space or set KDLIB_RECORDS to another "
+                         "folder, then run the same command again: finished runs are kept.") from e
+    finally:
+        Path(temporary).unlink(missing_ok=True)
+
+
+def write(record, where=None):
+    """Write a record. The JSON file comes last and names the hash of the other, so it is there only when all is."""
+    path = (where or folder()) / record.config.key()
+    arrays = {f"{name}_{array}": getattr(split, array) for name, split in record.splits.items() for array in ARRAYS}
+    with whole_file(path.with_suffix(".npz")) as temporary:
+        np.savez_compressed(temporary, **arrays)
+        sha256 = hashlib.sha256(temporary.read_bytes()).hexdigest()
+    facts = {"recipe": RECIPE, "config": dataclasses.asdict(record.config), **record.facts, "npz_sha256": sha256,
+             "labels_sha256": {name: labels_sha256(split) for name, split in record.splits.items()}}
+    with whole_file(path.with_suffix(".json")) as temporary:
+        temporary.write_text(json.dumps(facts, indent=1) + "\n")
+
+
+@contextlib.contextmanager
+def claim(cfg, where=None, wait=False):
+    """Hold a run so that no other process does it at the same time; yields False if another one holds it and not `wait`.
+
+    The operating system releases the claim of a process that dies."""
+    where = where or folder()
+    where.mkdir(parents=True, exist_ok=True)
+    with open(where / f".{cfg.key()}.lock", "w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            yield False
+            return
+        yield True
+
+
+# ---------------------------------------------------------------- reading
+
+def exists(cfg, where=None):
+    """Whether a record answers to this Config's key; read() says whether it can be believed."""
+    return ((where or folder()) / f"{cfg.key()}.json").exists()
+
+
+def read(cfg, where=None):
+    """The record of a Config; RecordError naming the file if it is missing, corrupt, or of another run."""
+    path = (where or folder()) / f"{cfg.key()}.json"
+    again = "delete it and run again"
+    try:
+        facts = json.loads(path.read_text())
+        stored, recipe = Config.from_dict(facts["config"]), facts["recipe"]
+        sha256, labels = facts["npz_sha256"], facts["labels_sha256"]
+    except FileNotFoundError:
+        raise RecordError(f"{path}: there is no record of this run; `python -m kdlib run STUDY` makes it.") from None
+    except KdlibError as e:
+        raise RecordError(f"{path}: {e}") from None
+    except (ValueError, TypeError, KeyError) as e:
+        raise RecordError(f"{path}: not a record ({type(e).__name__}: {e}); {again}.") from None
+    if recipe != RECIPE:
+        raise RecordError(f"{path}: made with recipe {recipe}, this is recipe {RECIPE}; {again}.")
+    for field in dataclasses.fields(Config):
+        mine, other = getattr(cfg, field.name), getattr(stored, field.name)
+        if mine != other:
+            raise RecordError(f"{path}: field {field.name} is {other!r}, asked for was {mine!r}; {again}.")
+    splits = _read_arrays(path.with_suffix(".npz"), sha256, again)
+    for name, split in splits.items():
+        if labels_sha256(split) != labels.get(name):
+            raise RecordError(f"{path}: the labels of {name} are not those the record was written with; {again}.")
+    facts = {k: v for k, v in facts.items() if k not in ("config", "recipe", "npz_sha256", "labels_sha256")}
+    return Record(stored, facts, splits)
+
+
+def _read_arrays(path, sha256, again):
+    try:
+        found = hashlib.sha256(path.read_bytes()).hexdigest()
+        if found != sha256:
+            raise RecordError(f"{path}: truncated or changed (sha256 {found[:12]}..., expected {sha256[:12]}...); {again}.")
+        with np.load(path, allow_pickle=False) as arrays:
+            return {name: Predictions(*(arrays[f"{name}_{array}"] for array in ARRAYS)) for name in SPLITS}
+    except FileNotFoundError:
+        raise RecordError(f"{path}: missing beside its JSON file; {again}.") from None
+    except (ValueError, KeyError, OSError, zipfile.BadZipFile) as e:
+        raise RecordError(f"{path}: not the arrays of a record ({type(e).__name__}: {e}); {again}.") from None
+
+
+def check_pair(record, other):
+    """RecordError unless two records may be compared: same data, same labels in the same order, same teacher weights."""
+    a, b = record.config.key(), other.config.key()
+    if record.facts["data_sha256"] != other.facts["data_sha256"]:
+        raise RecordError(f"Records {a} and {b} are of different data; delete the one that is not of yours and run again.")
+    for name in SPLITS:
+        if labels_sha256(record.splits[name]) != labels_sha256(other.splits[name]):
+            raise RecordError(f"Records {a} and {b} have different {name} labels; delete one and run again.")
+    if record.facts.get("teacher_key") == b and record.facts["teacher_sha256"] != other.facts["weights_sha256"]:
+        raise RecordError(f"Record {a} learned from other weights than those of record {b}; delete {a} and run again.")

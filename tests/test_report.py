@@ -1,0 +1,484 @@
+"""The report: strict parameters; pages that stand alone; the same page from the same inputs; a real browser."""
+
+import html
+import json
+import os
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+
+from kdlib import report
+from kdlib.config import KdlibError
+from kdlib.report_template import filters
+
+PARAMETERS = """study = "digits"                # which study = a key of STUDIES
+seeds = 8                       # so = a comment with an equals sign
+level: float = 0.95             # of every interval
+plain = True
+pairs: list[int] | None = None
+"""
+PICTURE = ("<svg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 90 40' width='900' height='400'>"
+           "<rect width='90' height='40' fill='#cde'/></svg>")
+ALT = "Distillation helps frequent classes & harms \"rare\" ones"
+FIGURE = f'''import base64, html
+from IPython.display import HTML, Markdown, display
+data = base64.b64encode({PICTURE!r}.encode()).decode()
+rows = "".join(f'<tr><th scope="row">class {{i}}</th>' + f"<td>{{i / 7:.3f}}</td>" * 14 + "</tr>" for i in range(3))
+display(HTML(f'<figure class="kd-figure"><img alt="{{html.escape({ALT!r})}}" '
+             f'src="data:image/svg+xml;base64,{{data}}"><figcaption>Gain by class.</figcaption>'
+             f'<details><summary>Data of this figure</summary><table><caption>Gain</caption>{{rows}}</table>'
+             '</details></figure>'))'''
+HOSTILE = "<script>document.title='stolen'</script>"
+VOID = {"area", "base", "br", "col", "hr", "img", "input", "link", "meta", "source", "wbr"}
+
+
+def house_notebook(path, *more, title="# Gains are *not* uniform"):
+    """A small notebook in the format of the house, with `more` cells before the last section."""
+    cells = [
+        new_markdown_cell(f"{title}\n\nThe claim, and what would count against it. See [a paper](https://example.org)."),
+        new_code_cell(PARAMETERS, metadata={"tags": ["parameters"]}),
+        new_code_cell("hidden = 'seen by nobody'\nhidden", metadata={"tags": ["remove-cell"]}),
+        new_code_cell("print('source is hidden, this is not')", metadata={"tags": ["remove-input"]}),
+        new_markdown_cell("## Set-up\n\nWith $\\alpha \\in [0, 1]$:\n\n$$L = (1-\\alpha) L_1 + \\alpha T^2 L_2$$\n\n"
+                          "#### A level was skipped here\n\n# A second title\n\n| a | b |\n|---|---|\n| 1 | 2 |"),
+        new_code_cell(f"{FIGURE}\ndisplay(Markdown('Over {{}} seeds, the class {HOSTILE.replace(chr(39), chr(34))} and "
+                      "$\\\\beta$'.format(seeds)))\nimport sys\nprint('50%|###\\r 99%|####', file=sys.stderr)\n"
+                      "print('the GPU was not used', file=sys.stderr)"),
+        *more,
+        new_markdown_cell("## Deviations\n\nNone."),
+        new_code_cell("(study, seeds, level, plain, pairs)")]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nbformat.write(new_notebook(cells=cells), path)
+    return path
+
+
+PROVENANCE = {"commit": "3f2a9c1 (dirty)", "data": f"digits {HOSTILE}", "seeds": [0, 1, 2],
+              "versions": {"python": "3.11", "torch": "2.15"}, "command": "python -m kdlib report"}
+CARD = {"finding": "F1", "pair": f"cnn → {HOSTILE}", "claim": "It helps on average.", "verdict": "reproduced",
+        "sentence": f"Average gain +1.4 points; class {HOSTILE}.", "preliminary": False, "seeds": 8, "planned": 8}
+CARDS = [CARD, {**CARD, "finding": "F2", "verdict": "partly reproduced"}, {**CARD, "finding": "F3",
+         "verdict": "contradicted"}, {**CARD, "finding": "F4 ada_alpha", "verdict": "inconclusive", "seeds": 3,
+         "preliminary": True}, {**CARD, "finding": "F4 ada_margin", "verdict": "not testable"}]
+
+
+def make(folder, studies=("digits",), **options):
+    said = []
+    pages = report.build(studies, folder / "reports", folder / "notebooks", say=said.append,
+                         **{"verdicts": dict.fromkeys(studies, CARDS), "inputs": {},
+                            "provenance": dict.fromkeys(studies, PROVENANCE), **options})
+    return pages, said
+
+
+class Document(HTMLParser):
+    """What a page holds: every start tag with its attributes and the text in it; fails on tags that do not pair."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.open = [], []
+        self.feed(text)
+        assert not self.open, f"never closed: {self.open}"
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append((tag, dict(attributes), []))
+        if tag not in VOID and not self.get_starttag_text().endswith("/>"):
+            self.open.append(self.tags[-1])
+
+    def handle_endtag(self, tag):
+        if tag not in VOID and not (self.get_starttag_text() or "").endswith("/>"):
+            assert self.open and self.open[-1][0] == tag, f"</{tag}> closes {self.open[-1:]}"
+            self.open.pop()
+
+    def handle_data(self, data):
+        for _, _, words in self.open:
+            words.append(data)
+
+    def all(self, tag, **wanted):
+        return [("".join(words), attributes) for name, attributes, words in self.tags
+                if name == tag and all(attributes.get(k) == v for k, v in wanted.items())]
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    """A folder with a report of one study and two notebooks."""
+    folder = tmp_path_factory.mktemp("built {x}")   # papermill would fill in the braces
+    house_notebook(folder / "notebooks" / "00_overview.ipynb")
+    house_notebook(folder / "notebooks" / "01_gains.ipynb", title="# Gains, and `harm`")
+    pages, _ = make(folder, {"digits": {"seeds": 3}})
+    assert [page.status for page in pages] == ["built", "built"]
+    return folder
+
+
+@pytest.fixture(params=["digits/00_overview.html", "index.html"])
+def page(built, request):
+    return built / "reports" / request.param
+
+
+# Parameters
+
+@pytest.mark.parametrize("given, words", [
+    ({"seed": 3}, "'seed' is unknown: did you mean 'seeds'?"),
+    ({"seeds": "3"}, "seeds='3' is str, but must be int, like its default 8"),
+    ({"seeds": 3.0}, "seeds=3.0 is float, but must be int"),
+    ({"seeds": True}, "seeds=True is bool, but must be int"),
+    ({"plain": "true"}, "plain='true' is str, but must be bool"),
+    ({"plain": 1}, "plain=1 is int, but must be bool"),
+    ({"seeds": None}, "seeds=None is None, but must be int"),
+    ({"level": "0.9"}, "level='0.9' is str, but must be float"),
+    ({"level": float("nan")}, "level=nan must be a finite number"),
+    ({"pairs": "[0, 1]"}, "pairs='[0, 1]' is str, but must be list or None"),
+])
+def test_wrong_parameters_are_one_sentence(tmp_path, given, words):
+    book = house_notebook(tmp_path / "a.ipynb")
+    with pytest.raises(KdlibError, match=re.escape(words)) as error:
+        report.check_parameters(book, given)
+    assert str(book) in str(error.value) and "\n" not in str(error.value)
+
+
+def test_right_parameters_pass_also_behind_comments_and_annotations(tmp_path):
+    book = house_notebook(tmp_path / "a.ipynb")
+    report.check_parameters(book, {"study": "x", "seeds": 2, "level": 1, "plain": False, "pairs": [0, 1]})
+    report.check_parameters(book, {"pairs": None, "level": 0.5})
+
+
+def test_nothing_runs_when_a_parameter_is_wrong(tmp_path, monkeypatch):
+    house_notebook(tmp_path / "notebooks" / "a.ipynb")
+    monkeypatch.setattr(report.papermill, "execute_notebook", lambda *a, **k: pytest.fail("a kernel was started"))
+    with pytest.raises(KdlibError, match="'seed' is unknown"):
+        make(tmp_path, {"digits": {"seed": 3}})
+    with pytest.raises(KdlibError, match="must be int"):
+        report.execute(tmp_path / "notebooks" / "a.ipynb", tmp_path / "b.ipynb", {"seeds": "3"})
+    assert not (tmp_path / "reports").exists()
+
+
+@pytest.mark.parametrize("source", ["seeds = 4 * 2", "seeds, study = 8, 'digits'", "a = b = 1", "import os", "seeds = (",
+                                    "print('hello')", "seeds: int"])
+def test_a_parameters_cell_holds_only_literals(source):
+    with pytest.raises(KdlibError, match="a.ipynb: parameters must be lines of one name = one literal"):
+        report.read_parameters(source, "a.ipynb")
+
+
+def test_a_notebook_without_the_tag_or_the_format_is_refused(tmp_path):
+    nbformat.write(new_notebook(cells=[new_code_cell("seeds = 8")]), tmp_path / "a.ipynb")
+    with pytest.raises(KdlibError, match="tag one cell 'parameters'"):
+        report.check_parameters(tmp_path / "a.ipynb", {"seeds": 3})
+    (tmp_path / "b.ipynb").write_text('{"cells": [')
+    for name in ("b.ipynb", "nowhere.ipynb"):
+        with pytest.raises(KdlibError, match=f"{name}: not a readable notebook"):
+            report.check_parameters(tmp_path / name, {})
+    with pytest.raises(KdlibError, match="no notebooks here"):
+        make(tmp_path / "empty")
+
+
+# Pages
+
+def test_a_page_stands_alone(page):
+    document = Document(page.read_text("utf-8"))
+    for tag, attributes, words in document.tags:
+        loaded = [attributes[name] for name in ("src", "srcset", "data", "poster") if name in attributes]
+        loaded += [attributes["href"]] if tag == "link" else []
+        loaded += re.findall(r"url\(\s*[^d#\s][^)]*\)|@import[^;]*", "".join(words)) if tag == "style" else []
+        loaded += re.findall(r"url\([^)]*\)", attributes.get("style") or "")
+        assert all(address.startswith("data:") for address in loaded), (tag, loaded)
+    assert not document.all("script") and not document.all("iframe")
+    policy, = [a["content"] for _, a in document.all("meta") if a.get("http-equiv") == "Content-Security-Policy"]
+    assert "default-src 'none'" in policy   # so that nothing is loaded even if an output asks for it
+    assert page.stat().st_size < 3_000_000
+
+
+def test_a_page_has_its_landmarks_and_headings_in_order(page):
+    text = page.read_text("utf-8")
+    document = Document(text)
+    levels = [int(tag[1]) for tag, _, _ in document.tags if re.fullmatch("h[1-6]", tag)]
+    assert levels.count(1) == 1 and levels[0] == 1
+    assert all(after <= before + 1 for before, after in zip(levels, levels[1:], strict=False)), levels
+    assert document.all("html", lang="en") and document.all("title")[0][0].strip()
+    assert document.all("meta", name="viewport") and document.all("main", id="content") and document.all("footer")
+    assert document.all("a", href="#content")
+    identities = [attributes["id"] for _, attributes, _ in document.tags if "id" in attributes]
+    assert len(identities) == len(set(identities))
+
+
+def test_every_picture_keeps_its_own_sentence(page):
+    pictures = Document(page.read_text("utf-8")).all("img")
+    assert pictures and all(attributes["alt"] == ALT for _, attributes in pictures)
+
+
+def test_every_address_inside_the_report_exists(built):
+    for path in (built / "reports").rglob("*.html"):
+        document = Document(path.read_text("utf-8"))
+        for _, attributes in document.all("a"):
+            address = attributes["href"]
+            if address.startswith("#"):
+                assert any(a.get("id") == address[1:] for _, a, _ in document.tags), address
+            elif not address.startswith("https:"):
+                assert (path.parent / address).exists(), address
+
+
+def test_formulas_code_and_hidden_cells(built):
+    text = (built / "reports/digits/00_overview.html").read_text("utf-8")
+    document = Document(text)
+    formulas = document.all("math")
+    assert [a["display"] for _, a in formulas] == ["inline", "block", "inline"] and "$" not in text.split("</style>")[1]
+    assert "α" in formulas[0][0] and "β" in formulas[2][0]
+    folded = [words for words, _ in document.all("details")]
+    assert sum("base64.b64encode" in words for words in folded) == 1
+    assert text.count("base64.b64encode") == text.count(">b64encode<") == 0   # only in coloured, folded code
+    assert "seen by nobody" not in text
+    assert "source is hidden, this is not" in text and "print(" not in text.split("source is hidden")[0]
+    assert "the GPU was not used" in text and "99%" not in text
+
+
+def test_parameters_are_a_table_with_changed_ones_bold(built):
+    document = Document((built / "reports/digits/00_overview.html").read_text("utf-8"))
+    table, = document.all("table", **{"class": "parameters"})
+    assert "which study = a key of STUDIES" in table[0] and "(default 8)" in table[0]
+    cells = [attributes for _, attributes in document.all("th", scope="row")]
+    assert len(cells) >= 5
+    assert [words for words, _ in document.all("strong")][:1] == ["3"]
+    assert "('digits', 3, 0.95, True, None)" in "".join(words for words, _ in document.all("pre"))
+
+
+def test_text_from_data_is_text(built):
+    index, page = ((built / "reports" / name).read_text("utf-8") for name in ("index.html", "digits/00_overview.html"))
+    assert html.escape(HOSTILE) in index or "&lt;script&gt;" in index
+    assert "<script" not in index and "<script" not in page
+    words = "".join(words for words, _ in Document(page).all("main"))
+    assert HOSTILE.replace("'", '"') in words   # in a generated sentence
+    assert HOSTILE in "".join(words for words, _ in Document(page).all("footer"))
+    assert filters.formula(r"\text{<script>x</script>} & a<b", "inline").count("<script") == 0
+
+
+def test_hostile_parameter_is_text(tmp_path):
+    book = house_notebook(tmp_path / "a.ipynb")
+    executed = nbformat.read(book, 4)
+    executed.metadata["papermill"] = {"parameters": {"study": HOSTILE}}
+    executed.metadata["kdlib_provenance"] = {"hardware": "<i>2 cores</i>"}
+    nbformat.write(executed, book)
+    text = report.render(book, tmp_path / "a.html").read_text("utf-8")
+    assert "<script" not in text and html.escape(HOSTILE, quote=False) in text.replace("&#39;", "'")
+    assert "&lt;i&gt;2 cores" in text
+
+
+def test_provenance_and_one_last_line(page):
+    text = page.read_text("utf-8")
+    footer = Document(text).all("footer")[0][0]
+    assert "3f2a9c1 (dirty)" in footer and "0, 1, 2" in footer and "torch\xa02.15" in footer
+    assert "Built 20" in text.splitlines()[-1] and text.count("Built 20") == 1
+
+
+def test_pictures_of_other_kinds_and_damaged_formulas(tmp_path):
+    pixel = ("iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg==")
+    told = {"image/png": {"alt": "One red pixel"}}
+    outputs = [nbformat.v4.new_output("display_data", {"image/png": pixel}, metadata=told),
+               nbformat.v4.new_output("display_data", {"image/svg+xml": PICTURE}, metadata={"alt": "A <box>"}),
+               nbformat.v4.new_output("display_data", {"application/vnd.jupyter.widget-view+json": {},
+                                                       "text/plain": "99%|####"})]
+    cells = [new_markdown_cell("No title. $\\frac$ and $\\nosuchcommand x$\n\n$$\\begin{aligned}a&=b\\end{aligned}$$"),
+             new_code_cell("draw()", outputs=outputs)]
+    nbformat.write(new_notebook(cells=cells), tmp_path / "my_page.ipynb")
+    text = report.render(tmp_path / "my_page.ipynb", tmp_path / "a.html").read_text("utf-8")
+    document = Document(text)
+    assert [a["alt"] for _, a in document.all("img")] == ["One red pixel", "A <box>"]
+    assert [words for words, _ in document.all("code", **{"class": "tex"})][-1] == r"\nosuchcommand x"
+    assert document.all("h1")[0][0] == "my page" and "99%" not in text and len(document.all("mtd")) == 2
+
+
+# Building again
+
+def test_the_same_inputs_make_the_same_bytes(built, tmp_path):
+    house_notebook(tmp_path / "notebooks" / "00_overview.ipynb")
+    house_notebook(tmp_path / "notebooks" / "01_gains.ipynb", title="# Gains, and `harm`")
+    make(tmp_path, {"digits": {"seeds": 3}})
+    for name in ("index.html", "digits/00_overview.html", "digits/01_gains.html"):
+        first, second = ((folder / "reports" / name).read_text("utf-8").split("\n") for folder in (built, tmp_path))
+        assert first[:-1] == second[:-1] or first[-1] == "" and first[:-2] == second[:-2], name
+
+
+def test_only_what_changed_is_built_again(tmp_path, monkeypatch):
+    runs = []
+
+    def pretend(notebook, output, parameters):
+        runs.append(notebook.stem)
+        output.parent.mkdir(parents=True, exist_ok=True)
+        output.write_text(notebook.read_text())
+
+    monkeypatch.setattr(report, "execute", pretend)
+    one, two = (house_notebook(tmp_path / "notebooks" / name) for name in ("a.ipynb", "b.ipynb"))
+
+    def again(**options):
+        runs.clear()
+        return [page.status for page in make(tmp_path, **options)[0]], list(runs)
+
+    assert again() == (["built", "built"], ["a", "b"])
+    assert again() == (["unchanged", "unchanged"], [])
+    house_notebook(two, title="# Another")
+    assert again() == (["unchanged", "built"], ["b"])
+    assert again(inputs={"digits": "other records"}) == (["built", "built"], ["a", "b"])
+    assert again(inputs={"digits": "other records"}, provenance={"digits": {"commit": "new"}}) == (["built", "built"], [])
+    assert again(studies={"digits": {"seeds": 2}}) == (["built", "built"], ["a", "b"])
+    (tmp_path / "reports/digits/a.html").unlink()
+    assert again(studies={"digits": {"seeds": 2}}) == (["built", "unchanged"], [])
+    for damage in ("{", "[1]", '{"digits/a": 3}'):
+        (tmp_path / "reports/.stamps.json").write_text(damage)
+        pages, said = make(tmp_path)
+        assert [page.status for page in pages] == ["built", "built"]
+        assert sum("damaged" in line for line in said) == 1
+    assert one.exists() and not list((tmp_path / "reports").rglob("*.partial*"))
+
+
+def test_a_failing_notebook_is_a_page_that_says_so(tmp_path):
+    good = house_notebook(tmp_path / "notebooks" / "a.ipynb")
+    before = good.read_text()
+    assert make(tmp_path)[0][0].status == "built"
+    failing = new_code_cell("gains = {'rare': -1}\ngains['<b>common</b>']", metadata={"tags": ["remove-cell"]})
+    house_notebook(good, failing)
+    for _ in range(2):   # a failure is never stamped as done
+        page, = make(tmp_path)[0]
+        assert page.status == "failed" and "KeyError" in page.message
+    text = page.html.read_text("utf-8")
+    document = Document(text)
+    banner, = document.all("section", role="alert")
+    assert "stopped at an error" in banner[0] and "KeyError: '<b>common</b>'" in banner[0]
+    assert "gains['<b>common</b>']" in banner[0] and "python -m kdlib report" in banner[0]
+    assert text.index('role="alert"') < text.index("<h1") and "papermill" not in text
+    assert Document((tmp_path / "reports/index.html").read_text("utf-8")).all("p", **{"class": "failed"})
+    good.write_text(before)   # back to the inputs that were once built: the failed page must not pass for that one
+    assert make(tmp_path)[0][0].status == "built" and 'role="alert"' not in page.html.read_text("utf-8")
+
+
+def test_a_kernel_that_dies_is_a_failure_too(tmp_path):
+    house_notebook(tmp_path / "notebooks" / "a.ipynb", new_code_cell("import os; os._exit(9)"))
+    page, = make(tmp_path)[0]
+    assert page.status == "failed" and "the kernel died" in page.message
+    assert "the kernel died" in page.html.read_text("utf-8") and (tmp_path / "reports/digits/a.ipynb").exists()
+
+
+def test_an_output_that_cannot_be_written_is_one_sentence(tmp_path, monkeypatch):
+    house_notebook(tmp_path / "notebooks" / "a.ipynb")
+    (tmp_path / "reports").write_text("a file stands where the folder should be")
+    with pytest.raises(KdlibError, match="cannot write the report"):
+        make(tmp_path)
+    (tmp_path / "reports").unlink()
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+    monkeypatch.setattr(report.os, "replace", full)
+    with pytest.raises(KdlibError, match="cannot write the report: No space left on device"):
+        make(tmp_path)
+
+
+def test_an_interrupted_build_leaves_whole_pages(built, tmp_path, monkeypatch):
+    target = tmp_path / "page.html"
+    target.write_text("the whole old page")
+
+    def stop(*_):
+        raise KeyboardInterrupt
+    monkeypatch.setattr(report.os, "replace", stop)
+    with pytest.raises(KeyboardInterrupt):
+        report.render(built / "reports/digits/00_overview.ipynb", target)
+    assert target.read_text() == "the whole old page"
+
+
+def test_missing_records_are_a_sentence_on_the_index(built, monkeypatch):
+    def none_yet(study):
+        raise KdlibError(f"study {study!r} has no records: run it first.")
+    findings = type(sys)("kdlib.findings")
+    findings.verdicts = none_yet
+    monkeypatch.setitem(sys.modules, "kdlib.findings", findings)
+    monkeypatch.setattr("kdlib.findings", findings, raising=False)
+    pages = [report.Page("digits", "00_overview", built / "reports/digits/00_overview.html", "unchanged")]
+    text = report.write_index(pages, built / "reports/other.html").read_text("utf-8")
+    assert "has no records: run it first." in html.unescape(text)
+    (built / "reports/other.html").unlink()
+
+
+def test_a_run_is_quiet(tmp_path):
+    book = house_notebook(tmp_path / "a.ipynb")
+    code = f"from kdlib import report; report.execute({str(book)!r}, {str(tmp_path / 'b.ipynb')!r}, {{'seeds': 2}})"
+    root = Path(report.__file__).parents[1]
+    run = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True,
+                         env={**os.environ, "PYTHONWARNINGS": "ignore"})
+    assert run.stdout == run.stderr == ""
+    assert json.loads((tmp_path / "b.ipynb").read_text())["metadata"]["papermill"]["parameters"] == {"seeds": 2}
+
+
+# A real browser
+
+CONTRAST = """
+const light = c => { const [r, g, b, a] = c.match(/[\\d.]+/g).map(Number);
+  return [[r, g, b].map(v => (v /= 255) <= .04045 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4), a === undefined ? 1 : a]; };
+const luminance = ([r, g, b]) => .2126 * r + .7152 * g + .0722 * b;
+const behind = e => { for (; e; e = e.parentElement) { const [c, a] = light(getComputedStyle(e).backgroundColor);
+  if (a) return c; } return [1, 1, 1]; };
+return [...document.querySelectorAll(arguments[0])].filter(e => e.checkVisibility() && e.textContent.trim()).map(e => {
+  const [a, b] = [luminance(light(getComputedStyle(e).color)[0]), luminance(behind(e))].sort((x, y) => y - x);
+  return [(a + .05) / (b + .05), e.tagName + '.' + e.className + ' ' + e.textContent.trim().slice(0, 30)]; });
+"""
+
+
+def visit(browser, path, width=1100, scheme="light"):
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride",
+                            {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": width < 500})
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia",
+                            {"features": [{"name": "prefers-color-scheme", "value": scheme}]})
+    browser.get(path.as_uri())
+    browser.execute_script("document.querySelectorAll('details').forEach(e => e.open = true)")
+
+
+def test_browser_loads_nothing_and_complains_of_nothing(browser, page):
+    visit(browser, page)
+    assert browser.execute_script("return performance.getEntriesByType('resource')"
+                                  ".map(e => e.name).filter(name => !name.startsWith('data:'))") == []
+    assert browser.get_log("browser") == []
+    assert browser.execute_script("return [...document.images].every(e => e.complete && e.naturalWidth > 0)")
+    assert "stolen" not in browser.title
+
+
+@pytest.mark.parametrize("width", [360, 1100])
+def test_browser_never_scrolls_sideways(browser, page, width):
+    visit(browser, page, width)
+    assert browser.execute_script("return [document.documentElement.scrollWidth, innerWidth]") == [width, width]
+    outside = browser.execute_script("return [...document.images].filter(e => e.getBoundingClientRect().right > innerWidth)"
+                                     ".length")
+    assert outside == 0
+
+
+def test_browser_scrolls_wide_tables_in_their_own_box(browser, built):
+    visit(browser, built / "reports/digits/00_overview.html", 360)
+    wide = browser.execute_script("return [...document.querySelectorAll('.scroll')]"
+                                  ".filter(e => e.scrollWidth > e.clientWidth && e.tabIndex == 0).length")
+    assert wide == 1
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_browser_contrast(browser, page, scheme):
+    visit(browser, page, scheme=scheme)
+    found = browser.execute_script(CONTRAST, "p, a, li, h1, h2, h3, h4, th, td, dt, dd, summary, figcaption, caption, "
+                                             "code, pre, pre span, strong, em")
+    assert len(found) > 20 and min(found)[0] >= 4.5, min(found)
+    paper = browser.execute_script("return getComputedStyle(document.documentElement).backgroundColor")
+    assert (sum(map(int, re.findall(r"\d+", paper)[:3])) > 380) == (scheme == "light")
+
+
+def test_browser_shows_where_the_focus_is(browser, page):
+    from selenium.webdriver.common.keys import Keys
+    visit(browser, page)
+    browser.switch_to.active_element.send_keys(Keys.TAB)
+    seen = browser.execute_script("const e = document.activeElement, box = e.getBoundingClientRect(); return ["
+                                  "e.textContent, getComputedStyle(e).outlineStyle, box.top >= 0 && box.left >= 0]")
+    assert seen == ["Skip to the content", "solid", True]
+
+
+def test_browser_verdicts_have_a_word_and_a_shape(browser, built):
+    visit(browser, built / "reports/index.html")
+    cards = browser.execute_script("return [...document.querySelectorAll('.card')].map(e => [e.dataset.verdict, "
+                                   "e.querySelector('.verdict').textContent.trim(), e.querySelector('svg').innerHTML])")
+    assert [word for word, said, _ in cards] == [said for _, said, _ in cards] == [card["verdict"] for card in CARDS]
+    assert len({shape for _, _, shape in cards}) == 5
+    assert "preliminary: 3 of 8 seeds" in browser.page_source.replace("</strong>", "").replace("<strong>", "")
