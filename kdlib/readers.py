@@ -29,13 +29,15 @@ SUPERCLASSES = {  # name: its classes, from https://www.cs.toronto.edu/~kriz/cif
     "fruit_and_vegetables": "apple mushroom orange pear sweet_pepper",
     "household_electrical_devices": "clock keyboard lamp telephone television",
     "household_furniture": "bed chair couch table wardrobe",
-    "insects": "bee beetle butterfly caterpillar cockroach", "large_carnivores": "bear leopard lion tiger wolf",
+    "insects": "bee beetle butterfly caterpillar cockroach",
+    "large_carnivores": "bear leopard lion tiger wolf",
     "large_man-made_outdoor_things": "bridge castle house road skyscraper",
     "large_natural_outdoor_scenes": "cloud forest mountain plain sea",
     "large_omnivores_and_herbivores": "camel cattle chimpanzee elephant kangaroo",
     "medium_mammals": "fox porcupine possum raccoon skunk",
     "non-insect_invertebrates": "crab lobster snail spider worm", "people": "baby boy girl man woman",
-    "reptiles": "crocodile dinosaur lizard snake turtle", "small_mammals": "hamster mouse rabbit shrew squirrel",
+    "reptiles": "crocodile dinosaur lizard snake turtle",
+    "small_mammals": "hamster mouse rabbit shrew squirrel",
     "trees": "maple_tree oak_tree palm_tree pine_tree willow_tree",
     "vehicles_1": "bicycle bus motorcycle pickup_truck train",
     "vehicles_2": "lawn_mower rocket streetcar tank tractor",
@@ -57,17 +59,20 @@ class Published(NamedTuple):
 
 DATASETS = {
     "cifar100": Published(
-        tuple(sorted(COARSE)), {"train": 500, "test": 100}, "PIN100", "fine_label", "cifar-100-python",
+        tuple(sorted(COARSE)), {"train": 500, "test": 100},
+        "bf15e7effb6c5e19340f7c130355fc2aa4d52a67df1c6417bdd3788bc770f649", "fine_label", "cifar-100-python",
         {"train": {"train": "16019d7e3df5f24257cddd939b257f8d"},
          "test": {"test": "f0ef6b0ae62326f3e7ffdfab6717acfc"},
          "meta": {"meta": "7973b15100ade9c7d40fb424638fde48"}}, "eb9058c3a382ffc7106e4002c42a8d85"),
     "cifar10": Published(
         ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"),
-        {"train": 5000, "test": 1000}, "PIN10", "label", "cifar-10-batches-py",
-        {"train": {f"data_batch_{k}": md5 for k, md5 in enumerate((
-            "c99cafc152244af753f735de768cd75f", "d4bba439e000b95fd0a9bffe97cbabec",
-            "54ebc095f3ab1f0389bbae665268c751", "634d18415352ddfa80567beed471001a",
-            "482c414d41f54cd18b22e5b47cb7c3cb"), start=1)},
+        {"train": 5000, "test": 1000},
+        "094ac575692c0488fbb95292c3b169089b433411b7bff0bd33f534b369ea770b", "label", "cifar-10-batches-py",
+        {"train": {"data_batch_1": "c99cafc152244af753f735de768cd75f",
+                   "data_batch_2": "d4bba439e000b95fd0a9bffe97cbabec",
+                   "data_batch_3": "54ebc095f3ab1f0389bbae665268c751",
+                   "data_batch_4": "634d18415352ddfa80567beed471001a",
+                   "data_batch_5": "482c414d41f54cd18b22e5b47cb7c3cb"},
          "test": {"test_batch": "40351d587109b95175f43aff81a1287e"},
          "meta": {"batches.meta": "5ff9c542aee3614f3951f8cda6e48888"}}, "c58f30108f718f92721af3b95e74349a"),
 }
@@ -91,7 +96,7 @@ class Images(NamedTuple):
 def load_images(name, data=None):
     """Images of "cifar100" or "cifar10", from the folder `data`, else $KDLIB_DATA, else data/; or DataError.
 
-    Decoding takes some 15 s, so the pixels are kept in $KDLIB_CACHE, else data/cache, and taken from there if
+    Decoding takes some 10 s, so the pixels are kept in $KDLIB_CACHE, else data/cache, and taken from there if
     their sha256 is right. A folder that was named must hold the data all the same."""
     if data or os.environ.get("KDLIB_DATA"):
         find(name, data)
@@ -146,7 +151,7 @@ def _sha256(x, y, train):
 
 @functools.cache
 def _say(sentence):
-    """Once: the same thing is not said again."""
+    """A line on stderr; the same one is not said twice."""
     print(f"kdlib: {sentence}", file=sys.stderr)
 
 
@@ -177,8 +182,8 @@ def _pickles(name, path, part):
     for file, md5 in _published(name).files[part].items():
         content = (path / file).read_bytes() if (path / file).is_file() else b""
         if _md5(content) != md5:
-            raise _error(f"{path / file} is missing, truncated or not the published file and was not opened: it has "
-                         f"{len(content):,} bytes and md5 {_md5(content)}, expected {md5}", name)
+            raise _error(f"{path / file} is missing, truncated or not the published file and was not opened: "
+                         f"{len(content):,} bytes with md5 {_md5(content)}, expected {md5}", name)
         batch = pickle.loads(content, encoding="latin1")
         x.append(batch["data"].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1))
         y += batch[_published(name).label + "s"]
@@ -238,17 +243,14 @@ READERS = {"pickles": _pickles, "parquet": _parquet, "png": _png}
 # ---------------------------------------------------------------- cache
 
 def _read_cache(file, y, train, sha256):
-    """Pixels from the cache, or None. The header is skipped, not parsed: the sha256 says whether all is well."""
+    """Pixels, or None. The file's header is skipped, not parsed: the sha256 says whether all is well."""
     size = len(y) * 32 * 32 * 3
-    try:
-        x = np.fromfile(file, np.uint8)[-size:]
-        if len(x) == size and _sha256(x, y, train) == sha256:
-            return x.reshape(-1, 32, 32, 3)
-        _say(f"the cache {file} is damaged, so the data are read again")
-    except (FileNotFoundError, NotADirectoryError):
-        pass                                                          # nothing was cached yet
-    except OSError as error:
-        _say(f"the cache {file} cannot be read ({error}), so the data are read again")
+    if not (os.path.isfile(file) and os.access(file, os.R_OK)):
+        return None
+    x = np.fromfile(file, np.uint8)[-size:]
+    if len(x) == size and _sha256(x, y, train) == sha256:
+        return x.reshape(-1, 32, 32, 3)
+    _say(f"the cache {file} is damaged, so the data are read again")
     return None
 
 
@@ -304,7 +306,7 @@ def download(name, folder, url=None):
 
 
 def _fetch(url, file, tries=10):
-    """Downloads `url` to `file`, going on from what is there; gives up when `tries` connections have broken."""
+    """Downloads `url` to `file`, going on from what is there; gives up after `tries` broken connections."""
     from tqdm.auto import tqdm
     for left in reversed(range(tries)):
         start = file.stat().st_size if file.exists() else 0

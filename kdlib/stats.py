@@ -1,4 +1,4 @@
-"""Intervals, tests and verdicts from per-seed, per-group means; numpy and scipy only (protocol.md, section 7).
+"""Intervals, tests and verdicts from per-seed, per-group means; numpy and scipy only (protocol.md, sect. 7).
 
 Axes: B resamples of the test examples, S seeds, G groups, N examples. The usual chain:
 
@@ -7,8 +7,9 @@ Axes: B resamples of the test examples, S seeds, G groups, N examples. The usual
     non_inferior(interval(*worst_gain), margin=0.015)
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Callable, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -23,7 +24,8 @@ class GroupMeans(NamedTuple):
     """A statistic per seed and group, measured and re-measured on resampled test examples; NaN: empty group.
 
     +, -, *, / work on both parts at once, with another GroupMeans, a number or an array that broadcasts, e.g.
-    `100 * (student - one_hot)`. Two are paired by example if they come from equal `group`, `seed`, `resamples`.
+    `100 * (student - one_hot)`. Two are paired by example if they come from equal `group`, `seed`,
+    `resamples`.
     """
 
     observed: np.ndarray  # (S, G); (S,) after map with a statistic over groups
@@ -90,7 +92,7 @@ def _redraws(rng: np.random.Generator, rows: int, n: int) -> np.ndarray:
 
 def _check_examples(values: np.ndarray, group: np.ndarray, groups: int, resamples: int) -> None:
     if values.ndim != 2 or group.shape != values.shape[1:]:
-        raise KdlibError(f"group_means needs values (S, N), group (N,), got {values.shape} and {group.shape}.")
+        raise KdlibError(f"group_means needs values (S, N), group (N,), not {values.shape}, {group.shape}.")
     if not values.size:
         raise KdlibError(f"group_means needs at least one seed and one example, got values {values.shape}.")
     if not np.issubdtype(group.dtype, np.integer) or group.min() < 0 or group.max() >= groups:
@@ -125,21 +127,24 @@ class Interval:
 
 
 def interval(observed, resampled) -> Interval:
-    """95 % interval for the mean over seeds of any statistic: observed (S,), resampled (B, S) of a GroupMeans.
+    """95 % interval for the mean over seeds of any statistic: observed (S,) and resampled (B, S).
 
-    It covers new seeds and new test examples of the same groups. The groups, the long-tail draw and the size of
-    the test set are held fixed (worst-k is lower on a smaller test set: `bias` shows by how much, roughly).
+    It covers new seeds and new test examples of the same groups. The groups, the long-tail draw and the size
+    of the test set are held fixed (worst-k is lower on a smaller test set: `bias` shows by how much,
+    roughly).
 
-    Two-way random effects. With A, E, R the variances of one seed's statistic due to the seed, to the examples
-    and to both together, the mean has variance (A + R)/S + E. The spread over seeds, V_S, estimates (A + R)/S; the
-    spread of the mean over resamples, V_E, estimates E + R/S. R/S is in both and comes off once: it is the mean
-    spread of single seeds over resamples, E + R, minus V_E, over S - 1. V_S and V_E are each a lower bound.
-    Degrees of freedom: Satterthwaite, S - 1 for V_S and B - 1 (Monte Carlo error) for what V_E adds.
+    Two-way random effects. With A, E, R the variances of one seed's statistic due to the seed, to the
+    examples and to both together, the mean has variance (A + R)/S + E. The spread over seeds, V_S, estimates
+    (A + R)/S; the spread of the mean over resamples, V_E, estimates E + R/S. R/S is in both and comes off
+    once: it is the mean spread of single seeds over resamples, E + R, minus V_E, over S - 1. V_S and V_E are
+    each a lower bound. Degrees of freedom: Satterthwaite, S - 1 for V_S and B - 1 (Monte Carlo error) for
+    what V_E adds.
 
-    Simulated coverage of means (normal effects): 94.5 to 97 % with 6 or 8 seeds; 98 % if only R is left, as for
-    the placebo; with few seeds, V_S large and V_E a few per cent, 93.6 % (4 seeds) and 92.3 % (3 seeds).
-    Statistics that pick or rank groups: 92 to 97 %. The spread over resamples of a group of n examples is short
-    by the factor (n - 1)/n, not corrected. One seed or NaN: no interval, and every verdict on it is "open".
+    Simulated coverage of means (normal effects): 94.5 to 97 % with 6 or 8 seeds; 98 % if only R is left, as
+    for the placebo; with few seeds, V_S large and V_E a few per cent, 93.6 % (4 seeds) and 92.3 % (3 seeds).
+    Statistics that pick or rank groups: 92 to 97 %. The spread over resamples of a group of n examples is
+    short by the factor (n - 1)/n, not corrected. One seed or NaN: no interval, and every verdict on it is
+    "open".
     """
     observed, resampled = np.asarray(observed, dtype=np.float64), np.asarray(resampled, dtype=np.float64)
     if observed.ndim != 1 or not observed.size or resampled.ndim != 2 or resampled.shape[1] != observed.size:
@@ -177,10 +182,11 @@ def non_inferior(result: Interval, margin: float) -> str:
 
 
 def sign_flip(per_seed) -> tuple[float, float]:
-    """Exact two-sided sign-flip p of the mean of (n,) paired differences, and the smallest p n seeds can give.
+    """Exact two-sided sign-flip p of the mean of (n,) paired differences, and the smallest possible p.
 
-    Null: each difference is as likely as its negative. All 2^n signs are enumerated (n <= 20, else KdlibError);
-    sums as large as the measured one count, ties included. The floor is 2 / 2^n. A NaN gives p = NaN.
+    Null: each difference is as likely as its negative. All 2^n signs are enumerated (n <= 20, else
+    KdlibError); sums as large as the measured one count, ties included. The floor is 2 / 2^n. A NaN gives p =
+    NaN.
     """
     gains = np.asarray(per_seed, dtype=np.float64)
     if gains.ndim != 1 or not 1 <= gains.size <= MAX_SIGNS:
@@ -196,13 +202,13 @@ def sign_flip(per_seed) -> tuple[float, float]:
 
 
 def moderated_t(gains) -> tuple[np.ndarray, np.ndarray, float]:
-    """Paired t over seeds per group, variances shrunk towards each other: (S, G) -> t (G,), two-sided p (G,), df.
+    """Paired t over seeds per group, with shrunk variances: (S, G) -> t (G,), two-sided p (G,), df.
 
     Smyth 2004, Linear models and empirical Bayes methods (Stat. Appl. Genet. Mol. Biol. 3:3), section 6.2: a
-    scaled inverse chi-square prior with d0 degrees of freedom is fitted by moments of the log variances; df is
-    d0 + S - 1, at most G (S - 1). Zero variances are raised to 1e-5 of the median (of the positive ones if that
-    is zero), as limma does. It tests the mean over seeds on these test examples, not on new ones.
-    A group with a NaN stays NaN; one seed, or no spread over seeds anywhere, gives NaN throughout.
+    scaled inverse chi-square prior with d0 degrees of freedom is fitted by moments of the log variances; df
+    is d0 + S - 1, at most G (S - 1). Zero variances are raised to 1e-5 of the median (of the positive ones if
+    that is zero), as limma does. It tests the mean over seeds on these test examples, not on new ones. A
+    group with a NaN stays NaN; one seed, or no spread over seeds anywhere, gives NaN throughout.
     """
     from scipy.special import stdtr
 
@@ -245,7 +251,7 @@ def _variance_prior(variances: np.ndarray, d: int) -> tuple[float, float]:
 
 
 def false_discovery(p) -> np.ndarray:
-    """Benjamini-Hochberg adjusted p, (G,) -> (G,): of groups with q <= 0.05, 5 % are false on average. NaN stays."""
+    """Benjamini-Hochberg adjusted p, (G,) -> (G,), NaN stays: groups with q <= 0.05 are 5 % false on average."""
     from scipy.stats import false_discovery_control
 
     p = np.asarray(p, dtype=np.float64)
@@ -256,15 +262,15 @@ def false_discovery(p) -> np.ndarray:
 
 
 def agreement(gains, permutations: int = 4000, seed: int = 0) -> tuple[float, float]:
-    """Do seeds agree on which groups gain? gains (S, G) -> mean cross-seed covariance over groups, one-sided p.
+    """Do seeds agree on which groups gain? (S, G) -> mean cross-seed covariance over groups, one-sided p.
 
-    Covariance over groups between the centred gains of two seeds, averaged over pairs of different seeds. Null:
-    groups permuted within each seed independently; p = (1 + count)/(1 + permutations). Groups with a NaN are
-    dropped; fewer than 2 seeds or groups give NaN.
+    Covariance over groups between the centred gains of two seeds, averaged over pairs of different seeds.
+    Null: groups permuted within each seed independently; p = (1 + count)/(1 + permutations). Groups with a
+    NaN are dropped; fewer than 2 seeds or groups give NaN.
 
-    Speaks of these test examples only: seeds share them, so examples that one method tends to get right make the
-    seeds agree on their groups even if the groups themselves do not differ (simulated, 100 groups of 50 and
-    8 seeds: p <= 0.05 in up to 95 % of such nulls). `agreement_elsewhere` speaks of the groups.
+    Speaks of these test examples only: seeds share them, so examples that one method tends to get right make
+    the seeds agree on their groups even if the groups themselves do not differ (simulated, 100 groups of 50
+    and 8 seeds: p <= 0.05 in up to 95 % of such nulls). `agreement_elsewhere` speaks of the groups.
     """
     gains = _centred(_matrix(gains, "agreement"))
     seeds, groups = gains.shape
@@ -281,13 +287,16 @@ def agreement(gains, permutations: int = 4000, seed: int = 0) -> tuple[float, fl
 def agreement_elsewhere(gains, elsewhere, permutations: int = 4000, seed: int = 0) -> tuple[float, float]:
     """Agreement across seeds and across examples: gains, elsewhere (S, G) -> mean covariance, one-sided p.
 
-    `elsewhere` holds the same seeds' gains on other examples of the same groups, e.g. `gains` from one random half
-    of each group and `elsewhere` from the other. The covariance is between one seed's gains and another seed's
-    gains elsewhere, so neither shared seeds nor shared examples can produce it. Null: the groups of `elsewhere`
-    relabelled, alike for all seeds (rejects 3 to 6 % of simulated nulls at 5 %). NaN as in `agreement`.
+    `elsewhere` holds the same seeds' gains on other examples of the same groups, e.g. `gains` from one random
+    half of each group and `elsewhere` from the other. The covariance is between one seed's gains and another
+    seed's gains elsewhere, so neither shared seeds nor shared examples can produce it. Null: the groups of
+    `elsewhere` relabelled, alike for all seeds (rejects 3 to 6 % of simulated nulls at 5 %). NaN as in
+    `agreement`.
     """
-    both = np.concatenate([_matrix(gains, "agreement_elsewhere"), _matrix(elsewhere, "agreement_elsewhere")])
-    here, there = np.split(_centred(both), 2)
+    here, there = (_matrix(x, "agreement_elsewhere") for x in (gains, elsewhere))
+    if here.shape != there.shape:
+        raise KdlibError(f"agreement_elsewhere needs the same seeds and groups, got {here.shape}, {there.shape}.")
+    here, there = np.split(_centred(np.concatenate([here, there])), 2)
     seeds, groups = here.shape
     if seeds < 2 or groups < 2:
         return np.nan, np.nan
@@ -298,7 +307,7 @@ def agreement_elsewhere(gains, elsewhere, permutations: int = 4000, seed: int = 
 
 
 def _permutation_p(measured: float, null: np.ndarray, gains: np.ndarray) -> tuple[float, float]:
-    """The sum over pairs of seeds as a mean covariance, and its one-sided p among the (permutations,) null sums."""
+    """The sum over pairs of seeds as a mean covariance; its one-sided p among the (permutations,) null."""
     seeds, groups = gains.shape
     tie = TIE * (gains**2).sum()
     p = (1 + np.count_nonzero(null >= measured - tie)) / (1 + len(null))
@@ -321,14 +330,14 @@ def _matrix(gains, name: str) -> np.ndarray:
 def rank_correlation(a, b) -> np.ndarray:
     """Spearman correlation over the trailing group axis: (..., G), (..., G) that broadcast -> (...).
 
-    Ties get average ranks; values that differ by less than about 1e-12 are ties. A group with a NaN anywhere is
-    dropped everywhere (groups are fixed). NaN where all values are tied or fewer than 2 groups are left.
+    Ties get average ranks; values that differ by less than about 1e-12 are ties. A group with a NaN anywhere
+    is dropped everywhere (groups are fixed). NaN where all values are tied or fewer than 2 groups are left.
     """
     from scipy.stats import rankdata
 
     a, b = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
     if not a.ndim or a.shape[-1:] != b.shape[-1:]:
-        raise KdlibError(f"rank_correlation needs the same groups on both last axes, got {a.shape}, {b.shape}.")
+        raise KdlibError(f"rank_correlation needs the same groups on both sides, got {a.shape}, {b.shape}.")
     kept = ~(_nan_groups(a) | _nan_groups(b))
     a, b = (rankdata(np.round(x[..., kept], 12), axis=-1) - (kept.sum() + 1) / 2 for x in (a, b))
     with np.errstate(invalid="ignore"):  # 0 / 0 where all ranks are tied
@@ -342,8 +351,8 @@ def _nan_groups(values: np.ndarray) -> np.ndarray:
 def worst(values, k: int) -> np.ndarray:
     """Mean of the k smallest over the trailing group axis, (..., G) -> (...); NaN groups do not count.
 
-    Picked on the examples it is measured on, so below the mean of the truly worst groups (protocol.md, section 6).
-    KdlibError if k is not between 1 and the number of groups with test examples.
+    Picked on the examples it is measured on, so below the mean of the truly worst groups (protocol.md,
+    section 6). KdlibError if k is not between 1 and the number of groups with test examples.
     """
     values = np.asarray(values, dtype=np.float64)
     filled = int((~np.isnan(values)).sum(axis=-1).min())

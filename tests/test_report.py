@@ -1,4 +1,4 @@
-"""The report: strict parameters; pages that stand alone; the same page from the same inputs; a real browser."""
+"""The report: strict parameters; pages that stand alone; the same page from the same inputs; a browser."""
 
 import html
 import json
@@ -26,30 +26,32 @@ pairs: list[int] | None = None
 PICTURE = ("<svg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 90 40' width='900' height='400'>"
            "<rect width='90' height='40' fill='#cde'/></svg>")
 ALT = "Distillation helps frequent classes & harms \"rare\" ones"
-FIGURE = f'''import base64, html
-from IPython.display import HTML, Markdown, display
-data = base64.b64encode({PICTURE!r}.encode()).decode()
-rows = "".join(f'<tr><th scope="row">class {{i}}</th>' + f"<td>{{i / 7:.3f}}</td>" * 14 + "</tr>" for i in range(3))
-display(HTML(f'<figure class="kd-figure"><img alt="{{html.escape({ALT!r})}}" '
-             f'src="data:image/svg+xml;base64,{{data}}"><figcaption>Gain by class.</figcaption>'
-             f'<details><summary>Data of this figure</summary><table><caption>Gain</caption>{{rows}}</table>'
-             '</details></figure>'))'''
 HOSTILE = "<script>document.title='stolen'</script>"
+DRAW = f"ALT, PICTURE, HOSTILE = {ALT!r}, {PICTURE!r}, {HOSTILE!r}" + """
+import base64, html, sys  # every kind of word that is coloured
+from IPython.display import HTML, Markdown, display
+data = base64.b64encode(PICTURE.encode()).decode()
+rows = "".join(f'<tr><th scope="row">class {i}</th>{f"<td>{i / 7:.3f}</td>" * 14}</tr>' for i in range(3))
+display(HTML(f'<figure class="kd-figure"><img alt="{html.escape(ALT)}" '
+             f'src="data:image/svg+xml;base64,{data}"><figcaption>Gain by class.</figcaption>'
+             f'<details><summary>Data of this figure</summary>'
+             f'<table><caption>Gain</caption>{rows}</table></details></figure>'))
+display(Markdown(f"Over {seeds} seeds, the class {HOSTILE} and $\\\\beta$."))
+print("50%|###\\r 99%|####", file=sys.stderr)
+print("the GPU was not used", file=sys.stderr)"""
 VOID = {"area", "base", "br", "col", "hr", "img", "input", "link", "meta", "source", "wbr"}
 
 
 def house_notebook(path, *more, title="# Gains are *not* uniform"):
     """A small notebook in the format of the house, with `more` cells before the last section."""
     cells = [
-        new_markdown_cell(f"{title}\n\nThe claim, and what would count against it. See [a paper](https://example.org)."),
+        new_markdown_cell(f"{title}\n\nThe claim. See [a paper](https://example.org)."),
         new_code_cell(PARAMETERS, metadata={"tags": ["parameters"]}),
         new_code_cell("hidden = 'seen by nobody'\nhidden", metadata={"tags": ["remove-cell"]}),
         new_code_cell("print('source is hidden, this is not')", metadata={"tags": ["remove-input"]}),
-        new_markdown_cell("## Set-up\n\nWith $\\alpha \\in [0, 1]$:\n\n$$L = (1-\\alpha) L_1 + \\alpha T^2 L_2$$\n\n"
-                          "#### A level was skipped here\n\n# A second title\n\n| a | b |\n|---|---|\n| 1 | 2 |"),
-        new_code_cell(f"{FIGURE}\ndisplay(Markdown('Over {{}} seeds, the class {HOSTILE.replace(chr(39), chr(34))} and "
-                      "$\\\\beta$'.format(seeds)))\nimport sys\nprint('50%|###\\r 99%|####', file=sys.stderr)\n"
-                      "print('the GPU was not used', file=sys.stderr)"),
+        new_markdown_cell("## Set-up\n\nWith $\\alpha \\in [0, 1]$:\n\n$$L = L_1 + \\alpha L_2$$\n\n"
+                          "#### A level was skipped\n\n# A second title\n\n| a | b |\n|---|---|\n| 1 | 2 |"),
+        new_code_cell(DRAW),
         *more,
         new_markdown_cell("## Deviations\n\nNone."),
         new_code_cell("(study, seeds, level, plain, pairs)")]
@@ -60,11 +62,11 @@ def house_notebook(path, *more, title="# Gains are *not* uniform"):
 
 PROVENANCE = {"commit": "3f2a9c1 (dirty)", "data": f"digits {HOSTILE}", "seeds": [0, 1, 2],
               "versions": {"python": "3.11", "torch": "2.15"}, "command": "python -m kdlib report"}
-CARD = {"finding": "F1", "pair": f"cnn → {HOSTILE}", "claim": "It helps on average.", "verdict": "reproduced",
-        "sentence": f"Average gain +1.4 points; class {HOSTILE}.", "preliminary": False, "seeds": 8, "planned": 8}
-CARDS = [CARD, {**CARD, "finding": "F2", "verdict": "partly reproduced"}, {**CARD, "finding": "F3",
-         "verdict": "contradicted"}, {**CARD, "finding": "F4 ada_alpha", "verdict": "inconclusive", "seeds": 3,
-         "preliminary": True}, {**CARD, "finding": "F4 ada_margin", "verdict": "not testable"}]
+CARDS = [{"finding": finding, "pair": f"cnn → {HOSTILE}", "claim": "It helps.", "verdict": verdict,
+          "seeds": seeds, "planned": 8, "preliminary": seeds < 8, "sentence": f"+1.4 points; {HOSTILE}."}
+         for finding, verdict, seeds in [("F1", "reproduced", 8), ("F2", "partly reproduced", 8),
+                                         ("F3", "contradicted", 8), ("F4 ada_alpha", "inconclusive", 3),
+                                         ("F4 ada_margin", "not testable", 8)]]
 
 
 def make(folder, studies=("digits",), **options):
@@ -76,7 +78,7 @@ def make(folder, studies=("digits",), **options):
 
 
 class Document(HTMLParser):
-    """What a page holds: every start tag with its attributes and the text in it; fails on tags that do not pair."""
+    """What a page holds: each start tag, its attributes, the text in it. Fails on tags that do not pair."""
 
     def __init__(self, text):
         super().__init__()
@@ -86,13 +88,15 @@ class Document(HTMLParser):
 
     def handle_starttag(self, tag, attributes):
         self.tags.append((tag, dict(attributes), []))
-        if tag not in VOID and not self.get_starttag_text().endswith("/>"):
+        if tag not in VOID:
             self.open.append(self.tags[-1])
 
+    def handle_startendtag(self, tag, attributes):
+        self.tags.append((tag, dict(attributes), []))
+
     def handle_endtag(self, tag):
-        if tag not in VOID and not (self.get_starttag_text() or "").endswith("/>"):
-            assert self.open and self.open[-1][0] == tag, f"</{tag}> closes {self.open[-1:]}"
-            self.open.pop()
+        assert self.open and self.open[-1][0] == tag, f"</{tag}> closes {self.open[-1:]}"
+        self.open.pop()
 
     def handle_data(self, data):
         for _, _, words in self.open:
@@ -148,7 +152,7 @@ def test_right_parameters_pass_also_behind_comments_and_annotations(tmp_path):
 
 def test_nothing_runs_when_a_parameter_is_wrong(tmp_path, monkeypatch):
     house_notebook(tmp_path / "notebooks" / "a.ipynb")
-    monkeypatch.setattr(report.papermill, "execute_notebook", lambda *a, **k: pytest.fail("a kernel was started"))
+    monkeypatch.setattr(report.papermill, "execute_notebook", lambda *a, **k: pytest.fail("a kernel started"))
     with pytest.raises(KdlibError, match="'seed' is unknown"):
         make(tmp_path, {"digits": {"seed": 3}})
     with pytest.raises(KdlibError, match="must be int"):
@@ -156,8 +160,8 @@ def test_nothing_runs_when_a_parameter_is_wrong(tmp_path, monkeypatch):
     assert not (tmp_path / "reports").exists()
 
 
-@pytest.mark.parametrize("source", ["seeds = 4 * 2", "seeds, study = 8, 'digits'", "a = b = 1", "import os", "seeds = (",
-                                    "print('hello')", "seeds: int"])
+@pytest.mark.parametrize("source", ["seeds = 4 * 2", "seeds, study = 8, 'digits'", "a = b = 1", "import os",
+                                    "seeds = (", "print('hello')", "seeds: int"])
 def test_a_parameters_cell_holds_only_literals(source):
     with pytest.raises(KdlibError, match="a.ipynb: parameters must be lines of one name = one literal"):
         report.read_parameters(source, "a.ipynb")
@@ -186,8 +190,8 @@ def test_a_page_stands_alone(page):
         loaded += re.findall(r"url\([^)]*\)", attributes.get("style") or "")
         assert all(address.startswith("data:") for address in loaded), (tag, loaded)
     assert not document.all("script") and not document.all("iframe")
-    policy, = [a["content"] for _, a in document.all("meta") if a.get("http-equiv") == "Content-Security-Policy"]
-    assert "default-src 'none'" in policy   # so that nothing is loaded even if an output asks for it
+    (_, policy), = document.all("meta", **{"http-equiv": "Content-Security-Policy"})
+    assert "default-src 'none'" in policy["content"]   # nothing is loaded even if an output asks for it
     assert page.stat().st_size < 3_000_000
 
 
@@ -198,8 +202,8 @@ def test_a_page_has_its_landmarks_and_headings_in_order(page):
     assert levels.count(1) == 1 and levels[0] == 1
     assert all(after <= before + 1 for before, after in zip(levels, levels[1:], strict=False)), levels
     assert document.all("html", lang="en") and document.all("title")[0][0].strip()
-    assert document.all("meta", name="viewport") and document.all("main", id="content") and document.all("footer")
-    assert document.all("a", href="#content")
+    assert document.all("meta", name="viewport") and document.all("footer")
+    assert document.all("main", id="content") and document.all("a", href="#content")
     identities = [attributes["id"] for _, attributes, _ in document.tags if "id" in attributes]
     assert len(identities) == len(set(identities))
 
@@ -224,14 +228,16 @@ def test_formulas_code_and_hidden_cells(built):
     text = (built / "reports/digits/00_overview.html").read_text("utf-8")
     document = Document(text)
     formulas = document.all("math")
-    assert [a["display"] for _, a in formulas] == ["inline", "block", "inline"] and "$" not in text.split("</style>")[1]
+    assert [a["display"] for _, a in formulas] == ["inline", "block", "inline"]
+    assert "$" not in re.sub('<details class="code">.*?</details>', "", text, flags=re.S)
     assert "α" in formulas[0][0] and "β" in formulas[2][0]
     folded = [words for words, _ in document.all("details")]
     assert sum("base64.b64encode" in words for words in folded) == 1
-    assert text.count("base64.b64encode") == text.count(">b64encode<") == 0   # only in coloured, folded code
     assert "seen by nobody" not in text
-    assert "source is hidden, this is not" in text and "print(" not in text.split("source is hidden")[0]
-    assert "the GPU was not used" in text and "99%" not in text
+    shown = "".join(words for words, _ in document.all("main"))
+    assert "source is hidden, this is not" in shown and "print('source" not in shown
+    assert shown.count("base64.b64encode") == 1   # nowhere but in the fold
+    assert "Messagesthe GPU was not used" in folded   # and not the progress bar beside it
 
 
 def test_parameters_are_a_table_with_changed_ones_bold(built):
@@ -245,11 +251,12 @@ def test_parameters_are_a_table_with_changed_ones_bold(built):
 
 
 def test_text_from_data_is_text(built):
-    index, page = ((built / "reports" / name).read_text("utf-8") for name in ("index.html", "digits/00_overview.html"))
-    assert html.escape(HOSTILE) in index or "&lt;script&gt;" in index
+    index = (built / "reports/index.html").read_text("utf-8")
+    page = (built / "reports/digits/00_overview.html").read_text("utf-8")
+    assert index.count("&lt;script&gt;document.title") == 8   # the pair twice, five sentences, provenance
     assert "<script" not in index and "<script" not in page
     words = "".join(words for words, _ in Document(page).all("main"))
-    assert HOSTILE.replace("'", '"') in words   # in a generated sentence
+    assert HOSTILE in words   # in a generated sentence
     assert HOSTILE in "".join(words for words, _ in Document(page).all("footer"))
     assert filters.formula(r"\text{<script>x</script>} & a<b", "inline").count("<script") == 0
 
@@ -273,20 +280,26 @@ def test_provenance_and_one_last_line(page):
 
 
 def test_pictures_of_other_kinds_and_damaged_formulas(tmp_path):
-    pixel = ("iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg==")
+    pixel = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
     told = {"image/png": {"alt": "One red pixel"}}
     outputs = [nbformat.v4.new_output("display_data", {"image/png": pixel}, metadata=told),
-               nbformat.v4.new_output("display_data", {"image/svg+xml": PICTURE}, metadata={"alt": "A <box>"}),
+               nbformat.v4.new_output("display_data", {"image/svg+xml": PICTURE}, metadata={"alt": "A <b>"}),
                nbformat.v4.new_output("display_data", {"application/vnd.jupyter.widget-view+json": {},
                                                        "text/plain": "99%|####"})]
-    cells = [new_markdown_cell("No title. $\\frac$ and $\\nosuchcommand x$\n\n$$\\begin{aligned}a&=b\\end{aligned}$$"),
+    cells = [new_markdown_cell("No title, $x^$ and $\\nosuchcommand x$.\n\n"
+                               "$$\\begin{aligned}a&=b\\end{aligned}$$"),
              new_code_cell("draw()", outputs=outputs)]
     nbformat.write(new_notebook(cells=cells), tmp_path / "my_page.ipynb")
     text = report.render(tmp_path / "my_page.ipynb", tmp_path / "a.html").read_text("utf-8")
     document = Document(text)
-    assert [a["alt"] for _, a in document.all("img")] == ["One red pixel", "A <box>"]
-    assert [words for words, _ in document.all("code", **{"class": "tex"})][-1] == r"\nosuchcommand x"
+    assert [a["alt"] for _, a in document.all("img")] == ["One red pixel", "A <b>"]
+    assert [words for words, _ in document.all("code", **{"class": "tex"})] == ["x^", r"\nosuchcommand x"]
     assert document.all("h1")[0][0] == "my page" and "99%" not in text and len(document.all("mtd")) == 2
+
+
+def test_html_in_prose_stays_where_it_is():
+    assert filters.markdown("a <b>x</b> c, 1 < 2 *y*") == "<p>a <b>x</b> c, 1 &lt; 2 <em>y</em></p>\n"
+    assert filters.markdown("a <b>x</b>", escape=True) == "<p>a &lt;b&gt;x&lt;/b&gt;</p>\n"
 
 
 # Building again
@@ -296,8 +309,8 @@ def test_the_same_inputs_make_the_same_bytes(built, tmp_path):
     house_notebook(tmp_path / "notebooks" / "01_gains.ipynb", title="# Gains, and `harm`")
     make(tmp_path, {"digits": {"seeds": 3}})
     for name in ("index.html", "digits/00_overview.html", "digits/01_gains.html"):
-        first, second = ((folder / "reports" / name).read_text("utf-8").split("\n") for folder in (built, tmp_path))
-        assert first[:-1] == second[:-1] or first[-1] == "" and first[:-2] == second[:-2], name
+        first, second = ((at / "reports" / name).read_text("utf-8").splitlines() for at in (built, tmp_path))
+        assert first[:-1] == second[:-1] and len(first) > 20, name
 
 
 def test_only_what_changed_is_built_again(tmp_path, monkeypatch):
@@ -320,7 +333,8 @@ def test_only_what_changed_is_built_again(tmp_path, monkeypatch):
     house_notebook(two, title="# Another")
     assert again() == (["unchanged", "built"], ["b"])
     assert again(inputs={"digits": "other records"}) == (["built", "built"], ["a", "b"])
-    assert again(inputs={"digits": "other records"}, provenance={"digits": {"commit": "new"}}) == (["built", "built"], [])
+    drawn = again(inputs={"digits": "other records"}, provenance={"digits": {"commit": "new"}})
+    assert drawn == (["built", "built"], [])
     assert again(studies={"digits": {"seeds": 2}}) == (["built", "built"], ["a", "b"])
     (tmp_path / "reports/digits/a.html").unlink()
     assert again(studies={"digits": {"seeds": 2}}) == (["built", "unchanged"], [])
@@ -336,7 +350,7 @@ def test_a_failing_notebook_is_a_page_that_says_so(tmp_path):
     good = house_notebook(tmp_path / "notebooks" / "a.ipynb")
     before = good.read_text()
     assert make(tmp_path)[0][0].status == "built"
-    failing = new_code_cell("gains = {'rare': -1}\ngains['<b>common</b>']", metadata={"tags": ["remove-cell"]})
+    failing = new_code_cell("gains = {}\ngains['<b>common</b>']", metadata={"tags": ["remove-cell"]})
     house_notebook(good, failing)
     for _ in range(2):   # a failure is never stamped as done
         page, = make(tmp_path)[0]
@@ -348,7 +362,7 @@ def test_a_failing_notebook_is_a_page_that_says_so(tmp_path):
     assert "gains['<b>common</b>']" in banner[0] and "python -m kdlib report" in banner[0]
     assert text.index('role="alert"') < text.index("<h1") and "papermill" not in text
     assert Document((tmp_path / "reports/index.html").read_text("utf-8")).all("p", **{"class": "failed"})
-    good.write_text(before)   # back to the inputs that were once built: the failed page must not pass for that one
+    good.write_text(before)   # these inputs were built once, but the failed page stands there now
     assert make(tmp_path)[0][0].status == "built" and 'role="alert"' not in page.html.read_text("utf-8")
 
 
@@ -356,7 +370,8 @@ def test_a_kernel_that_dies_is_a_failure_too(tmp_path):
     house_notebook(tmp_path / "notebooks" / "a.ipynb", new_code_cell("import os; os._exit(9)"))
     page, = make(tmp_path)[0]
     assert page.status == "failed" and "the kernel died" in page.message
-    assert "the kernel died" in page.html.read_text("utf-8") and (tmp_path / "reports/digits/a.ipynb").exists()
+    assert "the kernel died" in page.html.read_text("utf-8")
+    assert (tmp_path / "reports/digits/a.ipynb").exists()
 
 
 def test_an_output_that_cannot_be_written_is_one_sentence(tmp_path, monkeypatch):
@@ -400,26 +415,29 @@ def test_missing_records_are_a_sentence_on_the_index(built, monkeypatch):
 
 def test_a_run_is_quiet(tmp_path):
     book = house_notebook(tmp_path / "a.ipynb")
-    code = f"from kdlib import report; report.execute({str(book)!r}, {str(tmp_path / 'b.ipynb')!r}, {{'seeds': 2}})"
+    output = tmp_path / "b.ipynb"
+    code = f"from kdlib import report; report.execute({str(book)!r}, {str(output)!r}, {{'seeds': 2}})"
     root = Path(report.__file__).parents[1]
     run = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True,
                          env={**os.environ, "PYTHONWARNINGS": "ignore"})
     assert run.stdout == run.stderr == ""
-    assert json.loads((tmp_path / "b.ipynb").read_text())["metadata"]["papermill"]["parameters"] == {"seeds": 2}
+    assert json.loads(output.read_text())["metadata"]["papermill"]["parameters"] == {"seeds": 2}
 
 
 # A real browser
 
 CONTRAST = """
-const light = c => { const [r, g, b, a] = c.match(/[\\d.]+/g).map(Number);
-  return [[r, g, b].map(v => (v /= 255) <= .04045 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4), a === undefined ? 1 : a]; };
-const luminance = ([r, g, b]) => .2126 * r + .7152 * g + .0722 * b;
-const behind = e => { for (; e; e = e.parentElement) { const [c, a] = light(getComputedStyle(e).backgroundColor);
-  if (a) return c; } return [1, 1, 1]; };
-return [...document.querySelectorAll(arguments[0])].filter(e => e.checkVisibility() && e.textContent.trim()).map(e => {
-  const [a, b] = [luminance(light(getComputedStyle(e).color)[0]), luminance(behind(e))].sort((x, y) => y - x);
-  return [(a + .05) / (b + .05), e.tagName + '.' + e.className + ' ' + e.textContent.trim().slice(0, 30)]; });
+const parts = colour => colour.match(/[\\d.]+/g).map(Number);
+const linear = v => (v /= 255) <= .04045 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4;
+const luminance = ([r, g, b]) => .2126 * linear(r) + .7152 * linear(g) + .0722 * linear(b);
+const paper = e => { const [r, g, b, a] = parts(getComputedStyle(e).backgroundColor);
+                     return a === 0 ? paper(e.parentElement) : [r, g, b]; };
+return [...document.querySelectorAll(arguments[0])].filter(e => e.checkVisibility() && e.textContent.trim())
+  .map(e => { const ink = luminance(parts(getComputedStyle(e).color)) + .05;
+              const ground = luminance(paper(e)) + .05;
+              return [Math.max(ink / ground, ground / ink), e.tagName + " " + e.textContent.slice(0, 30)]; });
 """
+TEXT = "p, a, li, h1, h2, h3, h4, th, td, dt, dd, summary, figcaption, caption, code, pre, pre span, .verdict"
 
 
 def visit(browser, path, width=1100, scheme="light"):
@@ -443,10 +461,10 @@ def test_browser_loads_nothing_and_complains_of_nothing(browser, page):
 @pytest.mark.parametrize("width", [360, 1100])
 def test_browser_never_scrolls_sideways(browser, page, width):
     visit(browser, page, width)
-    assert browser.execute_script("return [document.documentElement.scrollWidth, innerWidth]") == [width, width]
-    outside = browser.execute_script("return [...document.images].filter(e => e.getBoundingClientRect().right > innerWidth)"
-                                     ".length")
-    assert outside == 0
+    assert browser.execute_script("return innerWidth") == width
+    assert browser.execute_script("return document.documentElement.scrollWidth") <= width
+    right = browser.execute_script("return [...document.images].map(e => e.getBoundingClientRect().right)")
+    assert max(right) <= width
 
 
 def test_browser_scrolls_wide_tables_in_their_own_box(browser, built):
@@ -459,8 +477,7 @@ def test_browser_scrolls_wide_tables_in_their_own_box(browser, built):
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_browser_contrast(browser, page, scheme):
     visit(browser, page, scheme=scheme)
-    found = browser.execute_script(CONTRAST, "p, a, li, h1, h2, h3, h4, th, td, dt, dd, summary, figcaption, caption, "
-                                             "code, pre, pre span, strong, em")
+    found = browser.execute_script(CONTRAST, TEXT)
     assert len(found) > 20 and min(found)[0] >= 4.5, min(found)
     paper = browser.execute_script("return getComputedStyle(document.documentElement).backgroundColor")
     assert (sum(map(int, re.findall(r"\d+", paper)[:3])) > 380) == (scheme == "light")
@@ -470,15 +487,15 @@ def test_browser_shows_where_the_focus_is(browser, page):
     from selenium.webdriver.common.keys import Keys
     visit(browser, page)
     browser.switch_to.active_element.send_keys(Keys.TAB)
-    seen = browser.execute_script("const e = document.activeElement, box = e.getBoundingClientRect(); return ["
-                                  "e.textContent, getComputedStyle(e).outlineStyle, box.top >= 0 && box.left >= 0]")
+    seen = browser.execute_script("const e = document.activeElement; return [e.textContent, "
+                                  "getComputedStyle(e).outlineStyle, e.getBoundingClientRect().top >= 0]")
     assert seen == ["Skip to the content", "solid", True]
 
 
 def test_browser_verdicts_have_a_word_and_a_shape(browser, built):
     visit(browser, built / "reports/index.html")
-    cards = browser.execute_script("return [...document.querySelectorAll('.card')].map(e => [e.dataset.verdict, "
-                                   "e.querySelector('.verdict').textContent.trim(), e.querySelector('svg').innerHTML])")
-    assert [word for word, said, _ in cards] == [said for _, said, _ in cards] == [card["verdict"] for card in CARDS]
-    assert len({shape for _, _, shape in cards}) == 5
+    cards = browser.execute_script("return [...document.querySelectorAll('.card .verdict')].map(e => "
+                                   "[e.textContent.trim(), e.querySelector('svg').innerHTML])")
+    assert [word for word, _ in cards] == [card["verdict"] for card in CARDS]
+    assert len({shape for _, shape in cards}) == 5
     assert "preliminary: 3 of 8 seeds" in browser.page_source.replace("</strong>", "").replace("<strong>", "")
