@@ -184,7 +184,7 @@ def test_every_layout_gives_the_same(name, layout, small, tmp_path, monkeypatch)
 
 @functools.cache
 def real(name, data_root, folder):
-    """(Images, peak memory in kB of the process that decoded them), once for all tests; cached in `folder`."""
+    """(Images, peak memory in kB of the process that decoded them), once for all tests; cache: `folder`."""
     # VmHWM, because ru_maxrss starts from what the parent process had
     code = (f"from kdlib.readers import load_images; load_images({name!r}, {str(data_root)!r})\n"
             "print(open('/proc/self/status').read().partition('VmHWM:')[2].split()[0])")

@@ -1,0 +1,244 @@
+"""The four findings by the rules of PROTOCOL.md: records in, verdicts with generated sentences out. Nobody writes one by hand."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from kdlib import records
+from kdlib.config import KdlibError
+from kdlib.metrics import BUCKETS, average, bucket_mean, panel
+from kdlib.stats import above, agreement_elsewhere, interval, non_inferior, rank_correlation, sign_flip
+from kdlib.studies import STUDIES, study
+
+NAMES = {"one_hot": "one-hot", "placebo": "placebo", "kd": "distillation", "ada_alpha": "AdaAlpha", "ada_margin": "AdaMargin",
+         "teacher": "teacher"}
+HARM = -0.5              # points: the smallest mean harm that F2 calls one
+AVERAGE_MARGIN = 1.0     # points: F4 (a)
+BUCKET_MARGIN = 1.5      # points: F4 (c)
+LOWEST_ACCURACY = 5.0    # per cent on val: below it nothing can be harmed in a bucket
+CLAIMS = {
+    "F1": "Distillation raises the student's average accuracy.",
+    "F2": "The gain is not uniform: the rarest classes lose.",
+    "F3": "Teacher errors are transferred to the student, and amplified.",
+    "F4": "Softening the teacher keeps the average gain and spares the rarest classes.",
+}
+
+
+@dataclass(frozen=True)
+class Part:
+    """One condition of a finding: "yes" it holds, "no" its contrary holds, "open"; and why, with numbers."""
+
+    label: str
+    holds: str
+    sentence: str
+    detectable: float = float("nan")   # smallest true effect this study would find, in points or in units of the statistic
+
+
+def number(value, unit="points", digits=1):
+    """A signed number with its unit: +1.2 points."""
+    text = f"{value:+.{digits}f}".replace("-", "−")
+    return f"{text} {unit}".strip()
+
+
+def told(result, unit="points", digits=1):
+    """An interval in words: +1.2 points (95 % interval −0.3 to +2.7)."""
+    if np.isnan(result.se):
+        return f"{number(result.estimate, unit, digits)} (one seed: no interval)"
+    low, high = (number(v, "", digits) for v in (result.low, result.high))
+    return f"{number(result.estimate, unit, digits)} (95 % interval {low} to {high})"
+
+
+def with_p(result):
+    """The interval and the exact sign-flip p with its floor."""
+    p, floor = sign_flip(result.per_seed)
+    return told(result) + ("" if result.n == 1 else f", sign-flip p = {p:.3f} (floor {floor:.3f})")
+
+
+def verdict_bucket(p):
+    """Index of the rarest bucket where one_hot is above 5 % on val, or None."""
+    accuracy = p.val_accuracy("one_hot").mean(axis=0)
+    for index in (2, 1, 0):
+        members = p.bucket == index
+        if members.any() and accuracy[members].mean() >= LOWEST_ACCURACY:
+            return index
+    return None
+
+
+# ---------------------------------------------------------------- the rules
+
+def helps_on_average(p, method="kd"):
+    """F1: average gain above 0."""
+    result = interval(*p.gain(method).map(average))
+    return [Part("average gain", above(result), f"{NAMES[method]} changes the average by {with_p(result)}", result.detectable)]
+
+
+def not_uniform(p, method="kd"):
+    """F2: (a) the verdict bucket loses at least half a point; (b) seeds agree on which groups gain, on other examples."""
+    bucket = verdict_bucket(p)
+    result = interval(*p.gain(method).map(bucket_mean(p, bucket)))
+    harmed = result.high < 0 and result.estimate <= HARM
+    holds = "yes" if harmed else "no" if result.low > HARM else "open"
+    a = Part(f"{BUCKETS[bucket]} loses", holds,
+             f"in the {BUCKETS[bucket]} bucket it changes accuracy by {with_p(result)}", result.detectable)
+    half = _halves(p.group)
+    gains = p.right(method).astype(float) - p.right("one_hot")
+    here, there = (_observed(gains[:, part], p.group[part], len(p.group_names)) for part in (half, ~half))
+    covariance, value = agreement_elsewhere(here, there)
+    agree = "yes" if value < 0.05 else "open"
+    said = "needs two seeds" if np.isnan(value) else f"covariance {number(1e4 * covariance, 'points²', 2)}, p = {value:.3f}"
+    return [a, Part("seeds agree on the classes", agree, f"agreement of seeds on which classes gain: {said}")]
+
+
+def _halves(group):
+    """(N,) bool: a fixed random half of each group's examples."""
+    rng = np.random.default_rng(0)
+    half = np.zeros(len(group), dtype=bool)
+    for g in np.unique(group):
+        members = rng.permutation(np.flatnonzero(group == g))
+        half[members[: len(members) // 2]] = True
+    return half
+
+
+def _observed(values, group, groups):
+    """(S, N) -> (S, G) means."""
+    n = np.bincount(group, minlength=groups)
+    return np.array([np.bincount(group, weights=row, minlength=groups) / n for row in values])
+
+
+def others(values):
+    """(S, G) -> (S, G): for each seed the mean over the other seeds."""
+    return (values.sum(axis=0) - values) / (len(values) - 1)
+
+
+def transferred_and_amplified(p, method="kd"):
+    """F3: (a) gain follows the margin of other seeds' teachers; (b) the teacher's wrong label is copied more often than by
+    the placebo; (c) in self-distillation, errors beyond the teacher's gather in its weakest fifth of groups."""
+    reference = "placebo" if method != "placebo" else "one_hot"
+    if p.seeds < 2:
+        return [Part("margin predicts gain", "open", "the margin of other seeds' teachers needs two seeds")]
+    result = interval(*p.gain(method).map(lambda gain: rank_correlation(others(p.teacher_margin()), gain)))
+    parts = [Part("margin predicts gain", above(result), "rank correlation of teacher margin and gain: "
+                  + told(result, "", 2), result.detectable)]
+    copied = interval(*(copied(p, method) - copied(p, reference)))
+    parts.append(Part("teacher errors are copied", above(copied), f"where the teacher is wrong, {NAMES[method]} gives its wrong "
+                      f"label {told(copied)} more often than {NAMES[reference]}", copied.detectable))
+    if p.pair[0] == p.pair[1]:
+        mine, its = (amplification(p, m) for m in (method, reference))
+        own, more = interval(*mine), interval(*(mine - its))
+        holds = "yes" if above(own) == above(more) == "yes" else "no" if "no" in (above(own), above(more)) else "open"
+        parts.append(Part("errors are amplified", holds, "error beyond the teacher's, weakest fifth of classes minus the rest: "
+                          f"{told(own)}; more than {NAMES[reference]}: {told(more)}", more.detectable))
+    return parts
+
+
+def copied(p, method):
+    """Per cent of the teacher's errors (classes weigh alike) where the student gives the same wrong label: GroupMeans (S,)."""
+    teacher = p.predicted("teacher")
+    wrong = teacher != p.y
+    copies = p.means(wrong & (p.predicted(method) == teacher)).map(average)
+    return 100 * (copies / p.means(wrong).map(average))
+
+
+def amplification(p, method):
+    """(student error - teacher error), weakest fifth of groups minus the rest, in points: GroupMeans (S,).
+
+    Weakest on val by the teachers of the other seeds."""
+    accuracy = others(p.val_accuracy("teacher"))
+    k = int(np.ceil(accuracy.shape[1] / 5))
+    weak = np.argsort(np.argsort(accuracy, axis=1, kind="stable"), axis=1) < k
+    excess = p.accuracy("teacher") - p.accuracy(method)
+    return excess.map(lambda e: (e * weak).sum(axis=-1) / k - (e * ~weak).sum(axis=-1) / (e.shape[-1] - k))
+
+
+def mitigated(p, method):
+    """F4: (a) average not below kd by 1 point; (b) verdict bucket above kd; (c) verdict bucket not below one_hot by 1.5."""
+    bucket = verdict_bucket(p)
+    name = BUCKETS[bucket]
+    a = interval(*p.gain(method, "kd").map(average))
+    b = interval(*p.gain(method, "kd").map(bucket_mean(p, bucket)))
+    c = interval(*p.gain(method).map(bucket_mean(p, bucket)))
+    return [Part("keeps the average", non_inferior(a, AVERAGE_MARGIN), f"average against distillation {told(a)}", a.detectable),
+            Part(f"lifts the {name} bucket", above(b), f"{name} bucket against distillation {with_p(b)}", b.detectable),
+            Part(f"spares the {name} bucket", non_inferior(c, BUCKET_MARGIN), f"{name} bucket against one-hot {told(c)}",
+                 c.detectable)]
+
+
+# ---------------------------------------------------------------- verdicts
+
+def verdict_word(parts, seeds, reconstructed=False):
+    """The verdict of a finding from its parts. A reconstructed method is never "contradicted"."""
+    held = [part.holds for part in parts]
+    if seeds < 2:
+        return "not testable"
+    if all(h == "yes" for h in held):
+        return "reproduced"
+    if "yes" in held:
+        return "partly reproduced"
+    return ("not reproduced" if reconstructed else "contradicted") if "no" in held else "inconclusive"
+
+
+def _card(p, finding, claim, parts, reconstructed=False):
+    word = verdict_word(parts, p.seeds, reconstructed)
+    sentence = "; ".join(part.sentence for part in parts) + "."
+    if word == "partly reproduced":
+        yes = ", ".join(part.label for part in parts if part.holds == "yes")
+        rest = ", ".join(f"{part.label} ({'no' if part.holds == 'no' else 'open'})" for part in parts if part.holds != "yes")
+        sentence = f"Holds: {yes}; does not or is open: {rest}. " + sentence[0].upper() + sentence[1:]
+    elif word == "inconclusive":
+        sentence += f" The smallest effect this study would find is {parts[0].detectable:.1f}."
+    return {"finding": finding, "pair": p.name, "claim": claim, "verdict": word, "sentence": sentence[0].upper() + sentence[1:],
+            "preliminary": p.seeds < p.study.seeds, "seeds": p.seeds, "planned": p.study.seeds,
+            "parts": [(part.label, part.holds, part.sentence) for part in parts]}
+
+
+def pair_verdicts(p):
+    """The cards of one Panel: F1, F2, F3 and F4 for each mitigation."""
+    if verdict_bucket(p) is None:
+        none = [Part("floor", "open", "one-hot is below 5 % on val in every bucket: nothing can be harmed")]
+        return [{**_card(p, f, claim, none), "verdict": "not testable"} for f, claim in CLAIMS.items()]
+    cards = [_card(p, "F1", CLAIMS["F1"], helps_on_average(p)), _card(p, "F2", CLAIMS["F2"], not_uniform(p)),
+             _card(p, "F3", CLAIMS["F3"], transferred_and_amplified(p))]
+    for method in p.study.methods:
+        if method.startswith("ada_"):
+            cards.append(_card(p, f"F4 {NAMES[method]}", CLAIMS["F4"], mitigated(p, method), reconstructed=True))
+    return cards
+
+
+def placebo_verdicts(p):
+    """Every rule run on the placebo in place of distillation or of the mitigation: none should be reproduced."""
+    rules = {"F1": helps_on_average, "F2": not_uniform, "F3": transferred_and_amplified, "F4": mitigated}
+    return [_card(p, f, CLAIMS[f], rule(p, "placebo")) for f, rule in rules.items()]
+
+
+def complete_seeds(name):
+    """How many first seeds of a study have all their records; 0 to the planned number."""
+    done = 0
+    while done < study(name).seeds and all(map(records.exists, study(name)(done + 1))):
+        done += 1
+    return done
+
+
+def panels(name, seeds=None):
+    """The Panels of a study, one per pair, over the first `seeds` (default: all that are complete)."""
+    seeds = seeds or complete_seeds(name)
+    if not seeds:
+        raise KdlibError(f"study {name} has no complete seed on record; `python -m kdlib run {name}` makes them.")
+    return [panel(study(name), pair, seeds) for pair in study(name).pairs]
+
+
+def verdicts(name, seeds=None):
+    """Verdict cards of a study: a list of dictionaries for the report's index, pair by pair."""
+    return [card for p in panels(name, seeds) for card in pair_verdicts(p)]
+
+
+def readme_answer():
+    """Markdown of the answer so far, from the committed records of the studies that are not demonstrations."""
+    lines = []
+    for name, s in STUDIES.items():
+        if s.demonstration or not complete_seeds(name):
+            continue
+        cards = verdicts(name)
+        note = f"{cards[0]['seeds']} of {s.seeds} planned seeds" + (", preliminary" if cards[0]["preliminary"] else "")
+        lines += [f"**{s.title}** (`{name}`, {note})", "", "| finding | pair | verdict | numbers |", "|---|---|---|---|"]
+        lines += [f"| {c['finding']} | {c['pair']} | **{c['verdict']}** | {c['sentence']} |" for c in cards] + [""]
+    return "\n".join(lines) if lines else "No study on record yet; `make report` shows the demonstration.\n"

@@ -1,0 +1,100 @@
+"""The table behind each figure: a Panel in, a DataFrame out. Every number on a page is in one of these."""
+
+import numpy as np
+import pandas as pd
+
+from kdlib.findings import NAMES, copied, amplification
+from kdlib.metrics import BUCKETS, CELLS, average, bucket_mean, calibration_error, eight_cells
+from kdlib.stats import false_discovery, interval, moderated_t, worst
+
+
+def _row(result, **labels):
+    return {**labels, "estimate": result.estimate, "low": result.low, "high": result.high, "detectable": result.detectable,
+            "seeds": result.n, "per_seed": result.per_seed}
+
+
+def _filled_buckets(p):
+    return [(index, name) for index, name in enumerate(BUCKETS) if (p.bucket == index).any()]
+
+
+def gain_by_bucket(p, methods, over="one_hot"):
+    """Gain of each method in points, on average and in each bucket: one row per (bucket, method)."""
+    places = [("average", average), *((name, bucket_mean(p, index)) for index, name in _filled_buckets(p))]
+    return pd.DataFrame([_row(interval(*p.gain(method, over).map(f)), bucket=place, method=NAMES[method])
+                         for place, f in places for method in methods])
+
+
+def gain_by_group(p, method="kd"):
+    """Gain of each group in points with its moderated t over seeds and FDR q; one row per group, most frequent first."""
+    gain = p.gain(method).observed
+    t, pvalue, _ = moderated_t(gain) if p.seeds > 1 else (*[np.full(gain.shape[1], np.nan)] * 2, np.nan)
+    mean, q = gain.mean(axis=0), false_discovery(pvalue)
+    frame = pd.DataFrame({
+        "group": p.group_names, "n_train": p.train_counts, "bucket": [BUCKETS[b] for b in p.bucket],
+        "n_test": np.bincount(p.group, minlength=len(p.group_names)), "margin": p.teacher_margin().mean(axis=0),
+        "one_hot": p.accuracy("one_hot").observed.mean(axis=0), "gain": mean,
+        "spread": gain.std(axis=0, ddof=1) if p.seeds > 1 else np.nan, "t": t, "p": pvalue, "q": q,
+        "finding": np.where(q <= 0.05, np.where(mean < 0, "harmed", "helped"), "no clear difference")})
+    return frame.sort_values("n_train", ascending=False, kind="stable", ignore_index=True)
+
+
+def copied_errors(p, methods):
+    """Per cent of the teacher's errors where a method gives the same wrong label: one row per method."""
+    return pd.DataFrame([_row(interval(*copied(p, m)), where="teacher wrong", method=NAMES[m]) for m in methods])
+
+
+def amplified_errors(p, methods):
+    """(student error - teacher error), weakest fifth of groups minus the rest: one row per method."""
+    return pd.DataFrame([_row(interval(*amplification(p, m)), where="weakest fifth − rest", method=NAMES[m]) for m in methods])
+
+
+def cells(p, method="kd"):
+    """The eight outcomes (teacher, one-hot, distilled right?) in per cent of test examples, classes weighing alike."""
+    outcomes = [p.right(m) for m in ("teacher", "one_hot", method)]
+    code = 4 * outcomes[0].astype(int) + 2 * outcomes[1] + outcomes[2]
+    totals = eight_cells(*(o.ravel() for o in outcomes))
+    rows = []
+    for (teacher, one_hot, distilled), name in CELLS.items():
+        share = 100 * p.means(code == 4 * teacher + 2 * one_hot + distilled)
+        yes = {True: "right", False: "wrong"}
+        rows.append({"outcome": name, "teacher": yes[teacher], "one-hot": yes[one_hot], NAMES[method]: yes[distilled],
+                     "count": totals[name], **{k: v for k, v in _row(interval(*share.map(average))).items()
+                                               if k in ("estimate", "low", "high")}})
+    return pd.DataFrame(rows)
+
+
+def accuracies(p, methods):
+    """Accuracy in per cent: average, each bucket, worst-k: one row per method, "estimate ± half-width" as numbers."""
+    places = {"average": average, **{name: bucket_mean(p, index) for index, name in _filled_buckets(p)},
+              **{f"worst {k}": (lambda v, k=k: worst(v, k)) for k in p.study.worst}}
+    rows = []
+    for method in methods:
+        row = {"method": NAMES[method]}
+        for place, f in places.items():
+            result = interval(*p.accuracy(method).map(f))
+            row[place] = f"{result.estimate:.1f}" + ("" if np.isnan(result.se) else f" ± {result.high - result.estimate:.1f}")
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def calibration(p, methods):
+    """Expected calibration error in per cent by bucket, per seed and mean: one row per (bucket, method).
+
+    Over seeds only (t interval): the error of a bin is not a mean of examples."""
+    rows = []
+    for index, name in _filled_buckets(p):
+        members = np.isin(p.group, np.flatnonzero(p.bucket == index))
+        n = np.bincount(p.group)[p.group]
+        for method in methods:
+            per_seed = np.array([100 * calibration_error(x, members / n)[0] for x in p.predictions(method)])
+            still = np.broadcast_to(per_seed, (2, p.seeds))   # no resampling: the interval covers new seeds only
+            rows.append(_row(interval(per_seed, still), bucket=name, method=NAMES[method]))
+    return pd.DataFrame(rows)
+
+
+def margins(p):
+    """The teacher's margin of each group, held-out and on its training images, mean over seeds: what AdaAlpha would use."""
+    of_train = np.mean([r.facts["teacher_margin_train"] for r in p.runs["kd"]], axis=0)
+    frame = pd.DataFrame({"group": p.group_names, "n_train": p.train_counts, "bucket": [BUCKETS[b] for b in p.bucket],
+                          "held_out": p.teacher_margin().mean(axis=0), "on_training": of_train})
+    return frame.sort_values("n_train", ascending=False, kind="stable", ignore_index=True)
