@@ -119,7 +119,7 @@ def transferred_and_amplified(p, method="kd"):
     result = interval(*p.gain(method).map(lambda gain: rank_correlation(others(p.teacher_margin()), gain)))
     parts = [Part("margin predicts gain", above(result), "rank correlation of teacher margin and gain: "
                   + told(result, "", 2), result.detectable)]
-    copied = interval(*(copied(p, method) - copied(p, reference)))
+    copied = interval(*(copied_share(p, method) - copied_share(p, reference)))
     parts.append(Part("teacher errors are copied", above(copied), f"where the teacher is wrong, {NAMES[method]} gives its wrong "
                       f"label {told(copied)} more often than {NAMES[reference]}", copied.detectable))
     if p.pair[0] == p.pair[1]:
@@ -131,7 +131,7 @@ def transferred_and_amplified(p, method="kd"):
     return parts
 
 
-def copied(p, method):
+def copied_share(p, method):
     """Per cent of the teacher's errors (classes weigh alike) where the student gives the same wrong label: GroupMeans (S,)."""
     teacher = p.predicted("teacher")
     wrong = teacher != p.y
@@ -208,6 +208,13 @@ def placebo_verdicts(p):
     """Every rule run on the placebo in place of distillation or of the mitigation: none should be reproduced."""
     rules = {"F1": helps_on_average, "F2": not_uniform, "F3": transferred_and_amplified, "F4": mitigated}
     return [_card(p, f, CLAIMS[f], rule(p, "placebo")) for f, rule in rules.items()]
+
+
+def short(cards):
+    """Verdict cards as a DataFrame: finding, pair, verdict, numbers."""
+    import pandas as pd
+    return pd.DataFrame([{"finding": c["finding"], "pair": c["pair"], "verdict": c["verdict"], "numbers": c["sentence"]}
+                         for c in cards])
 
 
 def complete_seeds(name):

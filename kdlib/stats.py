@@ -251,7 +251,7 @@ def _variance_prior(variances: np.ndarray, d: int) -> tuple[float, float]:
 
 
 def false_discovery(p) -> np.ndarray:
-    """Benjamini-Hochberg adjusted p, (G,) -> (G,), NaN stays: groups with q <= 0.05 are 5 % false on average."""
+    """Benjamini-Hochberg adjusted p, (G,) -> (G,), NaN stays: of q <= 0.05, 5 % are false on average."""
     from scipy.stats import false_discovery_control
 
     p = np.asarray(p, dtype=np.float64)
@@ -295,7 +295,8 @@ def agreement_elsewhere(gains, elsewhere, permutations: int = 4000, seed: int = 
     """
     here, there = (_matrix(x, "agreement_elsewhere") for x in (gains, elsewhere))
     if here.shape != there.shape:
-        raise KdlibError(f"agreement_elsewhere needs the same seeds and groups, got {here.shape}, {there.shape}.")
+        raise KdlibError(f"agreement_elsewhere needs the same seeds and groups, got {here.shape}, "
+                         f"{there.shape}.")
     here, there = np.split(_centred(np.concatenate([here, there])), 2)
     seeds, groups = here.shape
     if seeds < 2 or groups < 2:

@@ -2,7 +2,8 @@
 
 PROTOCOL.md gives the reasons; it was written before the runs."""
 
-from dataclasses import dataclass, field
+import ast
+from dataclasses import dataclass
 
 from kdlib.config import KNOBS, Config, KdlibError, did_you_mean
 
@@ -24,7 +25,6 @@ class Study:
     worst: tuple                 # k of the worst-k metrics
     methods: tuple = PRIMARY_METHODS
     demonstration: bool = False
-    search: tuple = field(default=())   # Configs of the choice on val; their seeds are never reported
 
     def config(self, pair, method, seed):
         """The primary Config of a method for one (teacher, student) and seed."""
@@ -49,6 +49,26 @@ def study(name):
     if name not in STUDIES:
         raise KdlibError(f"study {name!r} is unknown: {did_you_mean(name, STUDIES)}")
     return STUDIES[name]
+
+
+def check_parameters(namespace):
+    """The Study that a notebook's parameters `study` and `seeds` ask for; call it as check_parameters(globals()).
+
+    KdlibError for an unknown name in papermill's injected cell (which papermill itself only warns of), an unknown study, or
+    seeds out of range."""
+    for cell in namespace.get("In", ()):
+        if cell.startswith("# Parameters"):   # the first line papermill writes
+            names = [t.id for node in ast.parse(cell).body if isinstance(node, ast.Assign) for t in node.targets]
+            for name in names:
+                if name not in ("study", "seeds"):
+                    raise KdlibError(f"notebook parameter {name!r} is unknown: {did_you_mean(name, ('study', 'seeds'))}")
+    name, seeds = namespace["study"], namespace["seeds"]
+    if not isinstance(name, str):
+        raise KdlibError(f"notebook parameter study={name!r}: must be one of {', '.join(STUDIES)}.")
+    chosen = study(name)
+    if type(seeds) is not int or not 1 <= seeds <= chosen.seeds:
+        raise KdlibError(f"notebook parameter seeds={seeds!r}: must be a whole number from 1 to {chosen.seeds} for {name}.")
+    return chosen
 
 
 DIGITS = {"dataset": "digits", "draw_seed": 0, "imbalance": 50.0, "epochs": 40, "warmup": 4, "batch_size": 32,

@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 
-from kdlib.findings import NAMES, copied, amplification
+from kdlib.findings import NAMES, amplification, copied_share
 from kdlib.metrics import BUCKETS, CELLS, average, bucket_mean, calibration_error, eight_cells
 from kdlib.stats import false_discovery, interval, moderated_t, worst
 
@@ -40,11 +40,15 @@ def gain_by_group(p, method="kd"):
 
 def copied_errors(p, methods):
     """Per cent of the teacher's errors where a method gives the same wrong label: one row per method."""
-    return pd.DataFrame([_row(interval(*copied(p, m)), where="teacher wrong", method=NAMES[m]) for m in methods])
+    return pd.DataFrame([_row(interval(*copied_share(p, m)), where="teacher wrong", method=NAMES[m]) for m in methods])
 
 
 def amplified_errors(p, methods):
-    """(student error - teacher error), weakest fifth of groups minus the rest: one row per method."""
+    """(student error - teacher error), weakest fifth of groups minus the rest: one row per method.
+
+    None but in self-distillation with two seeds or more: "beyond the teacher" needs the same network, "weakest" other seeds."""
+    if p.pair[0] != p.pair[1] or p.seeds < 2:
+        return None
     return pd.DataFrame([_row(interval(*amplification(p, m)), where="weakest fifth − rest", method=NAMES[m]) for m in methods])
 
 
@@ -98,3 +102,22 @@ def margins(p):
     frame = pd.DataFrame({"group": p.group_names, "n_train": p.train_counts, "bucket": [BUCKETS[b] for b in p.bucket],
                           "held_out": p.teacher_margin().mean(axis=0), "on_training": of_train})
     return frame.sort_values("n_train", ascending=False, kind="stable", ignore_index=True)
+
+
+def deviations(p):
+    """What is not as in the paper or its re-run, from the Configs: one row per choice."""
+    kd, ada = (p.runs[m][0].config for m in ("kd", "ada_alpha"))
+    rows = [
+        ("data", f"{p.study.name}: {p.study.about}", "CIFAR-100, CIFAR-10, their long-tailed versions, ImageNet (re-run: Wang et al. 2023)"),
+        ("networks", f"{p.name}, {kd.epochs} epochs, batch {kd.batch_size}, learning rate {kd.lr:g}, {kd.decay} decay",
+         "ResNet-56 to ResNet-56 or -32, 256 epochs on the long tail (re-run)"),
+        ("softening", f"T = {kd.temperature:g}, {kd.soften}, alpha = {kd.alpha:g}", "T in {1, 3, 5} on the teacher's side only (re-run)"),
+        ("AdaAlpha", f"alpha is the margin of the group on {ada.margin_source}, T = {ada.margin_temperature:g}",
+         "formula not published in what we could read: reconstructed"),
+        ("AdaMargin", f"reading {p.runs['ada_margin'][0].config.margin_reading}", "reconstructed; other readings are sensitivity"),
+        ("extra labels", "AdaAlpha reads the labels of val for its margins", "not stated in what we could read"),
+        ("seeds", f"{p.seeds} of {p.study.seeds} planned", "not stated in what we could read"),
+    ]
+    if p.study.demonstration:
+        rows.insert(0, ("status", "a demonstration, not a reproduction", "–"))
+    return pd.DataFrame(rows, columns=["choice", "here", "in the paper or its re-run"])

@@ -1,4 +1,4 @@
-"""Statistics against hand computation, enumeration, scipy, and coverage on data simulated at the studies' sizes."""
+"""Statistics against hand computation, enumeration and scipy; coverage on data simulated at the studies' sizes."""
 
 import itertools
 import subprocess
@@ -37,7 +37,7 @@ def average(means):
 
 
 def simulated_study(rng, sizes, seeds, seed_sd, example_sd, offset, gain):
-    """Right or not, (S, N) bool for a student and its baseline: logits with effects of seed, seed x group and example.
+    """Right or not, (S, N) bool, of a student and its baseline: effects of seed, seed x group and example.
 
     Difficulty is shared by both, with sd 2; each has example effects of its own, so the gain has them too.
     """
@@ -52,18 +52,18 @@ def simulated_study(rng, sizes, seeds, seed_sd, example_sd, offset, gain):
 
 
 def true_average_gain(seed_sd, example_sd, offset, gain):
-    """The expectation of the average gain of `simulated_study`: the logit of a group is normal, by quadrature."""
+    """The expected average gain of `simulated_study`, by quadrature: the logits of a group are normal."""
     nodes, weights = np.polynomial.hermite_e.hermegauss(80)
     sd = np.sqrt(2**2 + 2 * seed_sd**2 + example_sd**2)
-    accuracy = [special.expit(shift[:, None] + sd * nodes) @ weights / weights.sum() for shift in (offset + gain, offset)]
-    return (accuracy[0] - accuracy[1]).mean()
+    student, one_hot = (special.expit(shift[:, None] + sd * nodes) @ weights for shift in (offset + gain, offset))
+    return (student - one_hot).mean() / weights.sum()
 
 
 def covered(truth, intervals):
     return np.mean([i.low <= truth <= i.high for i in intervals])
 
 
-# ---- group means -------------------------------------------------------------------------------------------------
+# ---- group means -------------------------------------------------------------------------------------------
 
 
 def small_study():
@@ -90,16 +90,15 @@ def test_resampled_means_are_means_of_n_examples_of_the_group_drawn_with_replace
     assert (drawn.sum(axis=1) == n).all()
     expected = stats.binom.pmf(np.arange(n + 1), n, 1 / n) * 4000  # each example: binomial(n, 1/n)
     for counts in drawn.T:
-        assert stats.chisquare(np.bincount(counts, minlength=n + 1)[:4], expected[:4] / expected[:4].sum()
-                               * (counts < 4).sum()).pvalue > 1e-3
+        assert stats.chisquare(np.bincount(counts, minlength=n + 1), expected).pvalue > 1e-3
 
 
 def test_bootstrap_variance_is_the_textbook_one():
     values, group = small_study()
     means = group_means(values, group, 4, resamples=20000)
     for g in (0, 1, 3):
-        members = values[:, group == g]
-        np.testing.assert_allclose(means.resampled[:, :, g].var(axis=0), members.var(axis=1) / members.shape[1], rtol=0.06)
+        wanted = values[:, group == g].var(axis=1) / (group == g).sum()
+        np.testing.assert_allclose(means.resampled[:, :, g].var(axis=0), wanted, rtol=0.06)
 
 
 def test_redraw_is_shared_by_seeds_and_by_calls_so_differences_are_paired():
@@ -123,7 +122,8 @@ def test_group_means_are_reproducible_and_do_not_depend_on_the_chunk_or_on_other
     values, group = small_study()
     means = group_means(values, group, 4, 30, seed=7)
     monkeypatch.setattr(kdlib.stats, "CHUNK", 100)
-    for again in (group_means(values, group, 4, 30, seed=7), group_means(values[:, group != 0], group[group != 0], 4, 30, 7)):
+    kept = group != 0
+    for again in (group_means(values, group, 4, 30, seed=7), group_means(values[:, kept], group[kept], 4, 30, 7)):
         np.testing.assert_allclose(again.resampled[:, :, [1, 3]], means.resampled[:, :, [1, 3]], rtol=1e-12)
 
 
@@ -161,7 +161,8 @@ def test_arithmetic_and_map_work_on_both_parts():
     for got, wanted in [
         (a + b, lambda x, y: x + y), (a - b, lambda x, y: x - y), (a * b, lambda x, y: x * y),
         (a / b, lambda x, y: x / y), (100 * a, lambda x, y: 100 * x), (a * 100, lambda x, y: 100 * x),
-        (weights * a, lambda x, y: weights * x), (np.float64(2) * a, lambda x, y: 2 * x), (a - 1, lambda x, y: x - 1),
+        (weights * a, lambda x, y: weights * x), (np.float64(2) * a, lambda x, y: 2 * x),
+        (a - 1, lambda x, y: x - 1),
         (a.map(worst, k=2), lambda x, y: worst(x, 2)), (a.map(rank_correlation, b), rank_correlation),
     ]:
         assert isinstance(got, GroupMeans)
@@ -176,7 +177,7 @@ def test_import_needs_numpy_only():
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-# ---- intervals ---------------------------------------------------------------------------------------------------
+# ---- intervals ---------------------------------------------------------------------------------------------
 
 
 def anova(x):
@@ -205,9 +206,10 @@ def test_interval_over_all_redraws_is_the_two_way_anova_exactly():
 
 def test_interval_of_group_means_is_the_two_way_anova_up_to_bootstrap_noise():
     rng = np.random.default_rng(0)
-    x = rng.normal(0, 0.1, (5, 1)) + rng.normal(0, 0.8, (1, 200)) + rng.normal(0, 1, (5, 200))
+    x = rng.normal(0, 0.2, (5, 1)) + rng.normal(0, 0.8, (1, 200)) + rng.normal(0, 1, (5, 200))
     got = interval(*group_means(x, np.zeros(200, int), 1, resamples=20000).map(average))
     by_seed, by_example, residual = anova(x)
+    assert by_seed > residual and by_example > residual  # else a bound is tested, not the sum
     assert got.se == pytest.approx(np.sqrt((by_seed + by_example - residual) / x.size), rel=0.02)
 
 
@@ -257,7 +259,9 @@ def test_one_seed_or_a_nan_gives_no_interval_and_open_verdicts(observed, resampl
     assert above(got) == non_inferior(got, 1.0) == "open"
 
 
-@pytest.mark.parametrize("observed, resampled", [([0.1, 0.2], np.zeros((5, 3))), ([], np.zeros((5, 0))), (0.1, [[0.1]])])
+@pytest.mark.parametrize("observed, resampled", [
+    ([0.1, 0.2], np.zeros((5, 3))), ([], np.zeros((5, 0))), (0.1, [[0.1]]),
+])
 def test_interval_refuses_other_shapes(observed, resampled):
     with pytest.raises(KdlibError, match="interval needs observed"):
         interval(observed, resampled)
@@ -268,8 +272,9 @@ def with_bounds(low, high):
 
 
 @pytest.mark.parametrize("low, high, is_above, is_non_inferior", [
-    (0.1, 0.5, "yes", "yes"), (-0.5, 0.5, "open", "yes"), (-1.5, 0.5, "open", "open"), (-1.5, -0.5, "no", "open"),
-    (-3.0, -1.2, "no", "no"), (-0.5, -0.1, "no", "yes"), (0.0, 0.5, "open", "yes"), (-1.0, 0.5, "open", "open"),
+    (0.1, 0.5, "yes", "yes"), (-0.5, 0.5, "open", "yes"), (-1.5, 0.5, "open", "open"),
+    (-1.5, -0.5, "no", "open"), (-3.0, -1.2, "no", "no"), (-0.5, -0.1, "no", "yes"),
+    (0.0, 0.5, "open", "yes"), (-1.0, 0.5, "open", "open"),
 ])
 def test_verdicts(low, high, is_above, is_non_inferior):
     result = with_bounds(low, high)
@@ -307,7 +312,7 @@ def test_coverage_is_conservative_where_seeds_and_examples_have_no_effect_of_the
 
 @pytest.fixture(scope="module")
 def digits_study():
-    """600 studies of 8 seeds at the size of digits: intervals of three statistics, and what they should cover."""
+    """600 studies of 8 seeds at the size of digits: the intervals of four statistics."""
     rng, groups = np.random.default_rng(2), len(DIGITS)
     offset, gain = np.linspace(-1.5, 2.5, groups), np.linspace(-0.4, 0.5, groups)
     margin = np.linspace(0, 1, groups) + 0.3 * np.sin(7 * np.arange(groups))
@@ -319,12 +324,7 @@ def digits_study():
         found.worst.append(interval(*student.map(worst, k=2)))
         found.worst_gain.append(interval(*(student.map(worst, k=2) - one_hot.map(worst, k=2))))
         found.rank.append(interval(*(student - one_hot).map(lambda gains: rank_correlation(margin, gains))))
-    found.truth = true_average_gain(0.12, 0.7, offset, gain)
     return found
-
-
-def test_coverage_of_the_average_gain_at_the_size_of_digits(digits_study):
-    assert 0.93 < covered(digits_study.truth, digits_study.average) < 0.97
 
 
 @pytest.mark.parametrize("name, least", [("worst_gain", 0.93), ("worst", 0.91), ("rank", 0.91)])
@@ -339,29 +339,32 @@ def test_coverage_of_statistics_that_pick_or_rank_groups(digits_study, name, lea
 
 
 def test_worst_of_the_test_set_shows_its_bias(digits_study):
-    assert np.mean([i.bias for i in digits_study.worst]) < -0.005  # optimism of picking: negative, half a point or more
+    assert np.mean([i.bias for i in digits_study.worst]) < -0.005  # picking the worst: half a point or more
     assert abs(np.mean([i.bias for i in digits_study.average])) < 0.001
 
 
-@pytest.mark.parametrize("seed_sd", [0.06, 0.12])
-def test_coverage_of_a_bucket_gain_at_the_size_of_cifar20_few(seed_sd):
-    """6 seeds, 6 groups of 470 examples, differences in {-1, 0, 1}; the per-seed gain has an sd of 1 to 2 points."""
-    rng, offset, gain = np.random.default_rng(3), np.full(6, -1.0), np.linspace(-0.5, 0.1, 6)
-    intervals = []
-    for i in range(500):
-        student, one_hot, group = simulated_study(rng, FEW_OF_CIFAR20, 6, seed_sd, 1.0, offset, gain)
-        difference = student.astype(int) - one_hot
-        intervals.append(interval(*group_means(difference, group, 6, resamples=120, seed=i).map(average)))
-    assert 0.01 < np.mean([np.std(i.per_seed, ddof=1) for i in intervals]) < 0.025
-    assert 0.93 < covered(true_average_gain(seed_sd, 1.0, offset, gain), intervals) < 0.97
+@pytest.mark.parametrize("sizes, seeds, seed_sd, example_sd, offset, gain", [
+    (DIGITS, 8, 0.12, 0.7, np.linspace(-1.5, 2.5, 10), np.linspace(-0.4, 0.5, 10)),
+    (FEW_OF_CIFAR20, 6, 0.06, 1.0, np.full(6, -1.0), np.linspace(-0.5, 0.1, 6)),
+    (FEW_OF_CIFAR20, 6, 0.12, 1.0, np.full(6, -1.0), np.linspace(-0.5, 0.1, 6)),
+], ids=["digits", "cifar20-lt few, seeds alike", "cifar20-lt few, seeds apart"])
+def test_coverage_of_the_average_gain_at_the_sizes_of_studies(sizes, seeds, seed_sd, example_sd, offset, gain):
+    """Differences in {-1, 0, 1}; with 5000 studies and more 94.6-95.0 % (digits), 94.9 % and 94.3 % (cifar20-lt)."""
+    rng, intervals = np.random.default_rng(3), []
+    for i in range(1500):
+        student, one_hot, group = simulated_study(rng, sizes, seeds, seed_sd, example_sd, offset, gain)
+        gains = group_means(student.astype(int) - one_hot, group, len(sizes), resamples=120, seed=i)
+        intervals.append(interval(*gains.map(average)))
+    assert 0.01 < np.mean([np.std(i.per_seed, ddof=1) for i in intervals]) < 0.03  # 1 to 3 points between seeds
+    assert 0.93 < covered(true_average_gain(seed_sd, example_sd, offset, gain), intervals) < 0.97
 
 
-# ---- tests over seeds and groups ---------------------------------------------------------------------------------
+# ---- tests over seeds and groups ---------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("gains", [
-    [0.3, 0.1, 0.4, 0.2, 0.5, 0.9], [0.3, -0.1, 0.4, 0.0, -0.2], [0.1, 0.2, 0.3, -0.3, -0.2, 0.1], [0.0, 0.0, 0.0], [-1.5],
-    [0.02, 0.02, 0.02, -0.02, 0.01, 0.03, 0.05, -0.01],
+    [0.3, 0.1, 0.4, 0.2, 0.5, 0.9], [0.3, -0.1, 0.4, 0.0, -0.2], [0.1, 0.2, 0.3, -0.3, -0.2, 0.1],
+    [0.0, 0.0, 0.0], [-1.5], [0.02, 0.02, 0.02, -0.02, 0.01, 0.03, 0.05, -0.01],
 ])
 def test_sign_flip_is_enumeration_and_agrees_with_scipy(gains):
     exact = [round(1000 * g) for g in gains]  # whole numbers: ties are exact
@@ -370,9 +373,10 @@ def test_sign_flip_is_enumeration_and_agrees_with_scipy(gains):
     p, floor = sign_flip(gains)
     assert p == pytest.approx(np.mean(reached)) and floor == 2 / 2 ** len(gains)
     if len(gains) > 1:
-        scipy_p = stats.permutation_test((np.array(exact),), lambda x, axis: np.abs(x.sum(axis=axis)), vectorized=True,
-                                         permutation_type="samples", alternative="greater", n_resamples=np.inf).pvalue
-        assert p == pytest.approx(scipy_p)
+        wanted = stats.permutation_test(
+            (np.array(exact),), lambda x, axis: np.abs(x.sum(axis=axis)), vectorized=True,
+            permutation_type="samples", alternative="greater", n_resamples=np.inf)
+        assert p == pytest.approx(wanted.pvalue)
 
 
 def test_sign_flip_reaches_its_floor_and_handles_20_seeds():
@@ -446,7 +450,8 @@ def test_moderated_t_recovers_the_prior_and_its_null_p_is_uniform():
 
 def test_moderated_t_with_zero_variances_and_nan_groups():
     gains = np.random.default_rng(7).normal(0.2, 1, (6, 20))
-    gains[:, 3], gains[:, 4], gains[2, 9] = 0.0, 0.1 + 0.2 - 0.3, np.nan  # pinned at the floor; the same with rounding
+    gains[:, 3], gains[2, 9] = 0.0, np.nan
+    gains[:, 4] = 0.1 + 0.2 - 0.3  # zero but for rounding
     t, p, df = moderated_t(gains)
     assert np.isnan(t[9]) and np.isnan(p[9]) and np.isfinite(np.delete(t, 9)).all()
     assert t[3] == 0 and p[3] == 1 and p[4] > 0.999
@@ -482,7 +487,7 @@ def test_false_discoveries_are_controlled_on_mixtures():
     assert np.mean(found) > 0.7
 
 
-# ---- agreement ---------------------------------------------------------------------------------------------------
+# ---- agreement ---------------------------------------------------------------------------------------------
 
 
 def mean_cross_covariance(here, there):
@@ -501,9 +506,10 @@ def test_agreement_p_values_against_all_permutations():
     signal = np.array([0.0, 0.5, 1.0, 2.0])
     here, there = signal + rng.normal(size=(2, 2, 4))
     orders = [list(order) for order in itertools.permutations(range(4))]
-    within = [mean_cross_covariance(np.stack([here[0], here[1][o]]), np.stack([here[0], here[1][o]])) for o in orders]
+    within = [mean_cross_covariance([here[0], here[1][o]], [here[0], here[1][o]]) for o in orders]
     relabelled = [mean_cross_covariance(here, there[:, o]) for o in orders]
-    for null, (_, p) in [(within, agreement(here, 20000)), (relabelled, agreement_elsewhere(here, there, 20000))]:
+    tested = [(within, agreement(here, 20000)), (relabelled, agreement_elsewhere(here, there, 20000))]
+    for null, (_, p) in tested:
         exact = np.mean(np.array(null) >= null[0] - 1e-9)
         assert 0.05 < exact < 0.95 and p == pytest.approx(exact, abs=0.012)
 
@@ -521,7 +527,7 @@ def test_agreement_elsewhere_is_not_fooled_by_shared_examples():
     """Groups do not differ, examples do: the plain test takes the shared examples for agreement on groups."""
     rng, plain, elsewhere, real = np.random.default_rng(3), [], [], []
     for i in range(300):
-        examples = rng.normal(size=(2, 1, 30))  # the example effects of each half, averaged per group, shared by seeds
+        examples = rng.normal(size=(2, 1, 30))  # means of the example effects in each half, shared by seeds
         seeds = 0.7 * rng.normal(size=(1, 8, 30))  # what a seed does to a group, in both halves
         halves = examples + seeds + rng.normal(size=(2, 8, 30))
         plain.append(agreement(halves.mean(axis=0), 199, seed=i)[1])
@@ -532,7 +538,9 @@ def test_agreement_elsewhere_is_not_fooled_by_shared_examples():
     assert np.mean(np.array(real) <= 0.05) > 0.6
 
 
-@pytest.mark.parametrize("test", [agreement, lambda gains, *rest, **more: agreement_elsewhere(gains, -gains, *rest, **more)])
+@pytest.mark.parametrize("test", [
+    agreement, lambda gains, *rest, **more: agreement_elsewhere(gains, -gains, *rest, **more),
+])
 def test_agreement_drops_nan_groups_repeats_itself_and_needs_two_seeds_and_groups(test):
     gains = np.random.default_rng(4).normal(size=(4, 12))
     holed = np.insert(gains, 5, [0.1, np.nan, 0.2, 0.3], axis=1)
@@ -542,7 +550,9 @@ def test_agreement_drops_nan_groups_repeats_itself_and_needs_two_seeds_and_group
         assert np.isnan(test(small, 10)).all()
 
 
-@pytest.mark.parametrize("call", [agreement, moderated_t, lambda gains: agreement_elsewhere(np.ones((2, 2)), gains)])
+@pytest.mark.parametrize("call", [
+    agreement, moderated_t, lambda gains: agreement_elsewhere(np.ones((2, 2)), gains),
+])
 def test_tests_over_groups_refuse_a_single_row(call):
     with pytest.raises(KdlibError, match=r"needs gains \(S, G\), one row per seed, got shape \(5,\)"):
         call(np.ones(5))
@@ -553,7 +563,7 @@ def test_agreement_elsewhere_refuses_another_shape():
         agreement_elsewhere(np.ones((2, 3)), np.ones((3, 3)))
 
 
-# ---- statistics over groups --------------------------------------------------------------------------------------
+# ---- statistics over groups --------------------------------------------------------------------------------
 
 
 def test_rank_correlation_is_spearman_with_ties_and_broadcasts():
@@ -561,7 +571,8 @@ def test_rank_correlation_is_spearman_with_ties_and_broadcasts():
     a, b = rng.integers(6, size=(3, 15)) / 10, rng.integers(4, size=(5, 3, 15)) / 7
     wanted = [[stats.spearmanr(a[s], b[i, s]).statistic for s in range(3)] for i in range(5)]
     np.testing.assert_allclose(rank_correlation(a, b), wanted, rtol=1e-12)
-    np.testing.assert_allclose(rank_correlation(b, a[0]), [[stats.spearmanr(a[0], x).statistic for x in y] for y in b])
+    wanted = [[stats.spearmanr(a[0], row).statistic for row in study] for study in b]
+    np.testing.assert_allclose(rank_correlation(b, a[0]), wanted, rtol=1e-12)
 
 
 def test_rank_correlation_drops_nan_groups_and_is_nan_where_undefined():
@@ -577,7 +588,8 @@ def test_rank_correlation_drops_nan_groups_and_is_nan_where_undefined():
 def test_rank_correlation_does_not_rank_rounding_errors():
     gains = np.array([0.52 - 0.50, 0.12 - 0.10, 0.92 - 0.90, 0.3])  # three times 0.02
     assert len(set(gains)) > 2
-    assert rank_correlation(gains, [1, 2, 3, 4]) == pytest.approx(stats.spearmanr([2, 2, 2, 30], [1, 2, 3, 4]).statistic)
+    wanted = stats.spearmanr([2, 2, 2, 30], [1, 2, 3, 4]).statistic
+    assert rank_correlation(gains, [1, 2, 3, 4]) == pytest.approx(wanted)
 
 
 def test_rank_correlation_refuses_different_groups():

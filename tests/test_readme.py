@@ -1,0 +1,211 @@
+"""What README.md and PROTOCOL.md promise: links, commands, Python and the primary configurations are as in the code."""
+
+import argparse
+import dataclasses
+import re
+import runpy
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+import torch
+import yaml
+
+from kdlib.config import DEFAULTS, KNOBS, Config
+from kdlib.data import long_tail_counts
+from kdlib.losses import kd
+from kdlib.report import check_parameters
+from kdlib.studies import STUDIES
+
+ROOT = Path(__file__).parents[1]
+PAGES = {name: (ROOT / name).read_text() for name in ("README.md", "PROTOCOL.md", "data/README.md")}
+README, PROTOCOL = PAGES["README.md"], PAGES["PROTOCOL.md"]
+ANSWER = re.compile(r"<!-- answer:start -->\n.*?<!-- answer:end -->\n", re.S)
+FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.M | re.S)
+WHOLE_COMMAND = re.compile(r"`((?:make|python -m kdlib|papermill) [^`]+)`")  # in running text
+
+
+def commands(page):
+    """Every shell command of a page as a list of words: lines of fenced blocks, and commands in running text."""
+    text = ANSWER.sub("", page)
+    lines = [line for language, block in FENCE.findall(text) if language in ("", "sh") for line in block.splitlines()]
+    lines += [" ".join(found.split()) for found in WHOLE_COMMAND.findall(FENCE.sub("", text))]
+    return [words for line in lines if (words := shlex.split(line, comments=True))]
+
+
+def section(page, marker):
+    """The rows of the table below <!-- marker -->, header first: lists of cells without backticks."""
+    lines = page.split(f"<!-- {marker} -->\n")[1].split("\n\n")[0].splitlines()
+    rows = [[cell.strip().replace("`", "") for cell in line.strip("|").split("|")] for line in lines]
+    assert set("".join(rows[1])) == {"-"} and len({len(row) for row in rows}) == 1
+    return [rows[0], *rows[2:]]
+
+
+# ---------------------------------------------------------------- links, words and the map
+
+@pytest.mark.parametrize("page", PAGES)
+def test_linked_files_exist(page):
+    prose = re.sub(r"`[^`]+`", "", FENCE.sub("", PAGES[page]))
+    links = re.findall(r"\]\(([^)#]+)[^)]*\)", prose)
+    broken = [link for link in links if "://" not in link and not (ROOT / page).parent.joinpath(link).exists()]
+    assert not broken
+
+
+def test_readme_links_what_a_reader_needs():
+    assert {"PROTOCOL.md", "data/README.md", "CITATION.cff", "LICENSE"} <= set(re.findall(r"\]\(([^)]+)\)", README))
+    assert yaml.safe_load((ROOT / "CITATION.cff").read_text())["license"] == "MIT"
+
+
+def test_the_map_names_every_module():
+    mapped = re.findall(r"^\| `kdlib/(\w+)\.py` \| .", README, re.M)
+    assert sorted(mapped) == sorted(p.stem for p in (ROOT / "kdlib").glob("*.py") if p.stem != "__init__")
+
+
+def test_answer_has_its_place_and_no_measured_number_is_typed_beside_it():
+    assert len(ANSWER.findall(README)) == 1
+    assert not re.findall(r"\d+(?:\.\d+)? ?(?:%|±|points?|per cent)", ANSWER.sub("", README))
+
+
+# ---------------------------------------------------------------- commands
+
+def check_make(words):
+    """`make -n` names a missing target and runs nothing."""
+    done = subprocess.run(["make", "-n", *words], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+class Parsed(Exception):
+    """The command line was understood; what it would do is not done."""
+
+
+def check_kdlib(words, monkeypatch):
+    """The real command line, stopped where it has parsed its words."""
+    parse_args = argparse.ArgumentParser.parse_args
+
+    def parse_and_stop(self, *args, **kwargs):
+        raise Parsed(parse_args(self, *args, **kwargs))
+
+    monkeypatch.setattr(argparse.ArgumentParser, "parse_args", parse_and_stop)
+    monkeypatch.setattr(sys, "argv", ["kdlib", *words])
+    monkeypatch.delitem(sys.modules, "kdlib.__main__", raising=False)  # runpy warns of a module it finds imported
+    with pytest.raises(Parsed):
+        runpy.run_module("kdlib", run_name="__main__")
+
+
+def check_papermill(words):
+    """`papermill notebook output -p name value ...`: the notebook knows each name, and the value has its type."""
+    notebook, output, *options = words
+    assert output.endswith(".ipynb") and len(options) % 3 == 0 and set(options[::3]) <= {"-p"}
+    values = {name: int(value) if value.isdigit() else value for name, value in zip(options[1::3], options[2::3], strict=True)}
+    check_parameters(ROOT / notebook, values)
+    assert nbformat.read(ROOT / notebook, as_version=4).metadata.kernelspec.name == "python3"
+
+
+def check(words, monkeypatch):
+    match words:
+        case ["make", *rest]:
+            check_make(rest)
+        case ["python", "-m", "kdlib", *rest]:
+            check_kdlib(rest, monkeypatch)
+        case ["papermill", *rest]:
+            check_papermill(rest)
+        case _:
+            assert words in (["source", ".venv/bin/activate"], ["export", "KDLIB_DATA=/where/the/data/are"]), words
+
+
+@pytest.mark.parametrize("words", sorted({tuple(w) for page in PAGES.values() for w in commands(page)}), ids=" ".join)
+def test_every_command_is_understood(words, monkeypatch):
+    check(list(words), monkeypatch)
+
+
+@pytest.mark.parametrize("wrong", [
+    "make reports", "python -m kdlib rnu cifar20-lt", "python -m kdlib run cifar20-lt --sedes 3", "pip install kdlib",
+    "papermill notebooks/01_gains_are_not_uniform.ipynb out.ipynb -p sedes 8",
+    "papermill notebooks/01_gains_are_not_uniform.ipynb out.ipynb -p seeds eight"])
+def test_a_wrong_command_is_noticed(wrong, monkeypatch, capsys):
+    with pytest.raises((AssertionError, SystemExit, Exception), match="No rule|^2$|sedes|seeds='eight'|pip"):
+        check(wrong.split(), monkeypatch)
+
+
+def test_the_commands_a_reader_needs_are_there():
+    told = {" ".join(words) for words in commands(README)}
+    assert {"make report", "make test", "make lab", "make help", "python -m kdlib run cifar20-lt",
+            "python -m kdlib data get cifar100", "python -m kdlib status", "python -m kdlib doctor"} <= told
+    assert any(command.startswith("papermill ") for command in told)
+
+
+def test_python_of_the_readme_runs_and_gives_the_loss_it_names():
+    (block,) = [block for language, block in FENCE.findall(README) if language == "python"]
+    seen = {}
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        exec(compile(block, "README.md", "exec"), seen)
+    assert seen["margin"].shape == (3,) and ((0 < seen["margin"]) & (seen["margin"] < 1)).all()
+    x, y, group = (seen[name][seen["train"]] for name in ("x", "y", "group"))
+    rows = [kd(seen["student"](x[i:i + 1]), seen["teacher"](x[i:i + 1]), y[i:i + 1], float(seen["margin"][group[i]]), 2.0)
+            for i in range(200)]
+    torch.testing.assert_close(seen["loss"], torch.cat(rows))
+    assert seen["student"].weight.grad.abs().sum() > 0
+
+
+# ---------------------------------------------------------------- PROTOCOL.md's tables of primary configurations
+
+def stated(cell, default):
+    """The value that a cell of the tables states for a Config field; "–" is the default."""
+    if cell == "–":
+        return default
+    return cell if isinstance(default, str) else float(cell)
+
+
+def test_protocol_states_every_study():
+    header, *rows = section(PROTOCOL, "primary:studies")
+    assert header == ["field", *STUDIES]
+    for column, study in enumerate(STUDIES.values(), start=1):
+        told = {row[0]: row[column] for row in rows}
+        assert told["pairs (teacher → student)"] == "; ".join(" → ".join(pair) for pair in study.pairs)
+        assert told["methods"] == ", ".join(study.methods)
+        assert told["seeds"] == str(study.seeds)
+        assert told["demonstration"] == ("yes" if study.demonstration else "no")
+        assert told["bucket_edges"] == ", ".join(map(str, study.bucket_edges))
+        assert told["worst"] == ", ".join(map(str, study.worst))
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_protocol_states_every_field_of_every_primary_run(name):
+    study, (header, *common) = STUDIES[name], section(PROTOCOL, "primary:studies")
+    methods, *loss = section(PROTOCOL, "primary:methods")
+    common = {row[0]: row[header.index(name)] for row in common}
+    assert {row[0] for row in loss} | {"teacher"} == {knob for knobs in KNOBS.values() for knob in knobs}
+    assert set(methods[1:]) == set(study.methods)
+    for pair in study.pairs:
+        for method in study.methods:
+            cells = {row[0]: row[methods.index(method)] for row in loss}
+            assert {knob for knob, cell in cells.items() if cell != "–"} == set(KNOBS[method]) - {"teacher"}
+            for seed in range(study.seeds):
+                cfg = study.config(pair, method, seed)
+                told = {"student": pair[1], "method": method, "seed": seed,
+                        "teacher": pair[0] if "teacher" in KNOBS[method] else None,
+                        "teacher_seed": 1000 + seed if cells["teacher_seed"] == "1000 + seed" else None}
+                for field in dataclasses.fields(Config):
+                    if field.name not in told:
+                        told[field.name] = stated({**common, **cells}[field.name], DEFAULTS[field.name])
+                assert told == dataclasses.asdict(cfg)
+
+
+@pytest.mark.parametrize("name, column, largest, classes", [("digits", 2, 100, 10), ("cifar20-lt", 3, 400, 20)])
+def test_protocol_states_the_sizes_of_the_draws(name, column, largest, classes):
+    (row,) = [line.split("|") for line in PROTOCOL.splitlines() if line.startswith("| train | fitting")]
+    counts = long_tail_counts(largest, STUDIES[name].shared["imbalance"], classes)
+    assert row[column + 1].strip().endswith(f"{sum(counts):,} images, {counts[0]} down to {counts[-1]}")
+
+
+def test_protocol_states_the_thresholds_of_the_rules():
+    from kdlib import findings
+    rules = {(m[0], m[1]): m[2] for m in re.findall(r"\| (?:\*\*(F\d)\*\*[^|]*)?\| (?:\((\w)\) )?[^|]* \| ([^|]*) \|", PROTOCOL)}
+    assert rules[("F2", "a")] == f"interval below 0 and estimate at most {findings.HARM} points"
+    assert rules[("F4", "a")] == f"interval above -{findings.AVERAGE_MARGIN}"
+    assert rules[("", "c")] == f"interval above -{findings.BUCKET_MARGIN}" or rules[("F4", "c")]
+    assert f"at least {findings.LOWEST_ACCURACY:.0f} % accuracy on **val**" in PROTOCOL
