@@ -1,14 +1,11 @@
-"""The command line: python -m kdlib run | report | status | data | doctor. It imports torch only where it must."""
+"""The command line: python -m kdlib run | report | status | data | doctor. Imports torch only where needed."""
 
 import argparse
-import contextlib
 import errno
 import hashlib
 import os
 import re
-import shutil
 import sys
-import tempfile
 import time
 from importlib import metadata
 from pathlib import Path
@@ -17,11 +14,9 @@ from kdlib import __version__
 from kdlib.config import KdlibError, did_you_mean
 from kdlib.studies import STUDIES, study
 
-ROOT = Path(__file__).resolve().parents[1]
-NOTEBOOKS, README = ROOT / "notebooks", ROOT / "README.md"
+NOTEBOOKS, README = (Path(__file__).resolve().parents[1] / name for name in ("notebooks", "README.md"))
 ANSWER = re.compile(r"(?<=<!-- answer:start -->\n).*?(?=<!-- answer:end -->)", re.S)
 ASK_ABOVE = 600   # seconds of work that are not started without a yes
-UNITS = {"": 1, "s": 1, "m": 60, "h": 3600}
 NEEDED = ("torch", "numpy", "scikit-learn", "tqdm")   # by a run of digits
 ALSO_USED = ("torchvision", "pandas", "scipy", "matplotlib", "papermill", "nbconvert")
 UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
@@ -31,47 +26,28 @@ def run(args):
     """Do the runs of a study that have no record; 1 if the user, asked, declined."""
     start, planned = time.monotonic(), study(args.study).seeds
     if args.seeds and args.seeds > planned:
-        raise KdlibError(f"--seeds {args.seeds}: study {args.study} has {planned} planned seeds; allowed: 1 to {planned}.")
-    configs = study(args.study)(args.seeds)
-    with _resumable(configs):
-        from kdlib import sweep
-        todo, device, jobs = sweep.missing(configs), args.device, args.jobs
-        print(f"{args.study}: {len(configs)} runs, {len(configs) - len(todo)} of them on record", flush=True)
-        if todo:
-            device, jobs = _workers(device, jobs, len(todo))
-            seconds = sum(sweep.estimate(todo, args.data, device)) / jobs
-            print(f"{len(todo)} to do: about {_words(seconds)} here ({device}, {jobs} at a time)", flush=True)
-            if seconds > ASK_ABOVE and not (args.yes or args.budget or _agreed(seconds)):
-                return 1
-        sweep.sweep(configs, args.data, device, jobs, args.budget and args.budget - (time.monotonic() - start))
-        left = len(sweep.missing(configs))
-    print(f"{len(configs) - left} of {len(configs)} runs are on record"
-          + ("; time is up, and the same command goes on with the rest" if left else ""))
-    return 0
-
-
-@contextlib.contextmanager
-def _resumable(configs):
-    """An interrupt in the block carries how many runs are on record."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        from kdlib.records import exists
-        done = sum(map(exists, configs))
-        raise KeyboardInterrupt(f"{done} of {len(configs)} runs are on record") from None
-
-
-def _workers(device, jobs, todo):
-    """(device, number of runs at a time), as asked for or as sweep would choose."""
+        raise KdlibError(f"--seeds {args.seeds}: {args.study} has {planned} planned seeds, so 1 to {planned} are allowed.")
+    configs = args.configs = study(args.study)(args.seeds)
     import torch
 
+    from kdlib import sweep
     from kdlib.experiment import default_device
-    if device == "cuda" and (reason := _no_gpu()):
-        raise KdlibError(f"--device cuda: torch cannot use a GPU here ({reason}); leave it out to use the CPU.")
-    device = device or default_device()
-    if device == "cpu":
-        torch.set_num_threads(1)   # as in the processes of a sweep, whose time is to be estimated
-    return device, min(jobs or (len(os.sched_getaffinity(0)) if device == "cpu" else 1), todo)
+    if args.device == "cuda" and not torch.cuda.is_available():
+        raise KdlibError("--device cuda: torch cannot use a GPU here; `python -m kdlib doctor` says why.")
+    todo, device = sweep.missing(configs), args.device or default_device()
+    jobs = args.jobs or (len(os.sched_getaffinity(0)) if device == "cpu" else 1)
+    print(f"{args.study}: {len(configs)} runs, {len(configs) - len(todo)} of them on record", flush=True)
+    if todo:
+        if device == "cpu":
+            torch.set_num_threads(1)   # as in the processes of a sweep, whose time is to be estimated
+        seconds = sum(sweep.estimate(todo, args.data, device)) / min(jobs, len(todo))
+        print(f"{len(todo)} to do: about {_words(seconds)} here ({device}, {jobs} at a time)", flush=True)
+        if seconds > ASK_ABOVE and not (args.yes or args.budget or _agreed(seconds)):
+            return 1
+    sweep.sweep(configs, args.data, device, jobs, args.budget and args.budget - (time.monotonic() - start))
+    left = len(sweep.missing(configs))
+    print(f"{len(configs) - left} of {len(configs)} runs are on record"
+          + ("; time is up, and the same command goes on with the rest" if left else ""))
 
 
 def _agreed(seconds):
@@ -90,20 +66,18 @@ def report(args):
     planned = {name: study(name).seeds for name in args.studies or STUDIES}
     wanted = {name: min(args.seeds or n, n) for name, n in planned.items()}
     if "digits" in wanted:
-        configs = study("digits")(wanted["digits"])
-        with _resumable(configs):
-            if todo := sweep.missing(configs):
-                print(f"digits: {len(todo)} of {len(configs)} runs have no record and are done first", flush=True)
-                sweep.sweep(configs)
+        args.configs = study("digits")(wanted["digits"])
+        if todo := len(sweep.missing(args.configs)):
+            print(f"digits: {todo} of {len(args.configs)} runs have no record and are done first", flush=True)
+            sweep.sweep(args.configs)
+    from kdlib.report import build
     seeds = {name: min(n, findings.complete_seeds(name)) for name, n in wanted.items()}
-    if not args.studies:
-        seeds = {name: n for name, n in seeds.items() if n}
+    seeds = {name: n for name, n in seeds.items() if n or args.studies}
     cards = {name: findings.verdicts(name, n) for name, n in seeds.items()}   # refuses a study without a seed
     sources = {name: _sources(name, n) for name, n in seeds.items()}
-    from kdlib.report import build
-    pages = build({name: {"seeds": n} for name, n in seeds.items()}, args.out, NOTEBOOKS,
-                  inputs={name: source["records sha256"] for name, source in sources.items()}, provenance=sources,
-                  verdicts=cards, say=print if sys.stdout.isatty() else lambda line: None)
+    inputs = {name: source["records sha256"] for name, source in sources.items()}
+    pages = build({name: {"seeds": n} for name, n in seeds.items()}, args.out, NOTEBOOKS, inputs=inputs,
+                  provenance=sources, verdicts=cards, say=print if sys.stdout.isatty() else lambda line: None)
     for name, found in list(cards.items())[:4]:
         words = ", ".join(f"{c['finding']} {c['verdict']}" for c in found if c["pair"] == found[0]["pair"])
         print(f"{name} ({found[0]['pair']}, {seeds[name]} of {planned[name]} seeds): {words}")
@@ -136,31 +110,26 @@ def _write_readme(answer):
     from kdlib.records import whole_file
     text = README.read_text(encoding="utf-8") if README.exists() else ""
     if len(ANSWER.findall(text)) != 1:
-        raise KdlibError(f"{README}: needs one line `<!-- answer:start -->` and after it `<!-- answer:end -->`.")
+        raise KdlibError(f"{README}: needs a line <!-- answer:start --> and, after it, one <!-- answer:end -->.")
     with whole_file(README) as temporary:
         temporary.write_text(ANSWER.sub(lambda _: answer.rstrip() + "\n", text), encoding="utf-8")
-    return 0
 
 
 def status(args):
-    """What is on record, from the names of files alone."""
+    """Say what is on record, from the names of files alone."""
     from kdlib.findings import complete_seeds
     from kdlib.records import exists, folder
     for name in [study(name).name for name in args.studies or STUDIES]:
-        configs, planned = study(name)(), study(name).seeds
-        print(f"{name}: {sum(map(exists, configs))} of {len(configs)} runs on record in {folder()}, "
-              f"{complete_seeds(name)} of {planned} seeds complete")
-    return 0
+        done = [exists(cfg) for cfg in study(name)()]
+        print(f"{name}: {sum(done)} of {len(done)} runs are on record in {folder()}; "
+              f"{complete_seeds(name)} of {study(name).seeds} seeds are complete")
 
 
 def data(args):
     """Say where data sets are, or fetch one."""
     from kdlib import readers
-    if args.action:
-        print(readers.download(args.name, args.to or os.environ.get("KDLIB_DATA") or readers.DATA, args.url))
-    else:
-        print("\n".join(_data_found()))
-    return 0
+    folder = args.to or os.environ.get("KDLIB_DATA") or readers.DATA
+    print(readers.download(args.name, folder, args.url) if args.action else "\n".join(_data_found()))
 
 
 def _data_found():
@@ -176,7 +145,7 @@ def _data_found():
 
 
 def doctor(args):
-    """Print what is here; 1 if something stops digits from running."""
+    """Say what this machine has; 1 if something stops digits from running."""
     from kdlib.records import folder
     lines, wrong = [f"kdlib {__version__}, python {sys.version.split()[0]} in {sys.prefix}"], []
     for name in (*NEEDED, *ALSO_USED):
@@ -184,43 +153,26 @@ def doctor(args):
             lines.append(f"{name} {metadata.version(name)}")
         except metadata.PackageNotFoundError:
             (wrong if name in NEEDED else lines).append(f"{name} is missing: `make setup` installs it")
+    version = Path("/proc/driver/nvidia/version")
+    driver = version.read_text().splitlines()[0] if version.exists() else "no NVIDIA driver"
     try:
-        lines.append("GPU: {0}{1}".format(*_gpu()))
+        import torch
+        lines.append(f"GPU: {torch.cuda.get_device_name()}, {driver}")
+    except (RuntimeError, AssertionError) as error:   # the latter of a torch that was built without CUDA
+        lines.append(f"GPU: none that torch can use ({str(error).splitlines()[0]}; {driver})")
     except (ImportError, OSError) as error:
         wrong.append(f"torch cannot be imported ({error}): `make setup` installs one that can")
     here = next(p for p in (folder().absolute(), *folder().absolute().parents) if p.exists())
-    free, memory = shutil.disk_usage(here).free, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    lines.append(f"{len(os.sched_getaffinity(0))} CPU cores, {memory / 1e9:.1f} GB of memory, "
-                 f"{free / 1e9:.1f} GB of disk free")
-    try:
-        with tempfile.TemporaryFile(dir=here) as file:
-            file.write(bytes(1 << 20))
-        lines.append(f"records: {folder()} can be written")
-    except OSError as error:
-        wrong.append(f"records: {here} cannot be written ({error.strerror}): set KDLIB_RECORDS to a folder that can")
-    print("\n".join([*lines, *_data_found(), *(f"WRONG: {line}" for line in wrong)]))
+    disk, memory = os.statvfs(here), os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    free, cores = disk.f_bavail * disk.f_frsize, len(os.sched_getaffinity(0))
+    lines.append(f"{cores} CPU cores, {memory / 1e9:.1f} GB of memory, {free / 1e9:.1f} GB of disk free")
+    if free < 1e8 or not here.is_dir() or not os.access(here, os.W_OK):
+        wrong.append(f"records: {here} is full or cannot be written: set KDLIB_RECORDS to another folder")
+    print("\n".join([*lines, f"records: {folder()}", *_data_found(), *(f"WRONG: {line}" for line in wrong)]))
     return 1 if wrong else 0
 
 
-def _gpu():
-    """(GPU that torch can use and its driver, "") or ("", why it can use none)."""
-    import torch
-    version = Path("/proc/driver/nvidia/version")
-    driver = version.read_text().splitlines()[0] if version.exists() else "no NVIDIA driver found"
-    if torch.cuda.is_available():
-        return f"{torch.cuda.get_device_name()}, {driver}", ""
-    try:
-        torch.cuda.init()
-    except (RuntimeError, AssertionError) as error:   # a build of torch without CUDA is an AssertionError
-        return "", f"none that torch {torch.__version__} can use ({str(error).splitlines()[0]}; {driver})"
-    return "", f"none that torch can see ({driver}; see CUDA_VISIBLE_DEVICES)"
-
-
-# ---------------------------------------------------------------- parsing
-
 class _Parser(argparse.ArgumentParser):
-    """Errors are KdlibErrors: one sentence, like all others."""
-
     def error(self, message):
         raise KdlibError(f"{message}; see: {self.prog} --help")
 
@@ -229,7 +181,7 @@ def _duration(text):
     found = re.fullmatch(r"(\d+(?:\.\d+)?)([smh]?)", text)
     if not found or not float(found[1]):
         raise argparse.ArgumentTypeError(f"{text!r} is no duration; allowed: 90s, 9m, 2h, or seconds as in 540")
-    return float(found[1]) * UNITS[found[2]]
+    return float(found[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[found[2]]
 
 
 def _count(text):
@@ -243,31 +195,68 @@ def _words(seconds):
     return f"{hours} h {minutes} min" if hours else f"{minutes} min" if seconds >= 120 else f"{seconds:.0f} s"
 
 
-def _parser():
-    parser = _Parser(prog="python -m kdlib", description=(__import__("kdlib").__doc__), allow_abbrev=False)
+def _parse(argv):
+    parser = _Parser(prog="python -m kdlib", description="Whom does knowledge distillation hurt?")
     parser.add_argument("--version", action="version", version=f"kdlib {__version__}")
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
-    said = {}
+    parser.set_defaults(command=lambda args: parser.print_help(), configs=())
+    commands, subs = {}, parser.add_subparsers(metavar="COMMAND")
     for command in (run, report, status, data, doctor):
         about = command.__doc__.split(";")[0].rstrip(".")
-        said[command] = commands.add_parser(command.__name__, help=about, description=about, allow_abbrev=False)
-        said[command].set_defaults(function=command, parser=said[command])
-    for command in (report, status):
-        said[command].add_argument("studies", nargs="*", metavar="STUDY", help=f"of {', '.join(STUDIES)}")
-    said[run].add_argument("study", metavar="STUDY", help=f"one of {', '.join(STUDIES)}")
+        commands[command] = subs.add_parser(command.__name__, help=about, description=about)
+        commands[command].set_defaults(command=command)
+    known = f"of {', '.join(STUDIES)}"
+    for command, all_studies in ((report, "all with a complete seed"), (status, "all")):
+        commands[command].add_argument("studies", nargs="*", metavar="STUDY", help=f"{known}; default: {all_studies}")
+    commands[run].add_argument("study", metavar="STUDY", help=known)
     for command in (run, report):
-        said[command].add_argument("--seeds", type=_count, metavar="N", help="the first N; default: all planned")
-    option = said[run].add_argument
-    option("--budget", type=_duration, metavar="TIME", help="start nothing that would not end in time: 90s, 9m, 2h")
-    option("--device", choices=("cpu", "cuda"), help="default: cuda where torch can use it")
-    option("--jobs", type=_count, metavar="N", help="runs at a time; default: the CPU cores, or 1 on a GPU")
-    option("--data", metavar="DIR", help="default: $KDLIB_DATA, else data/")
-    option("--yes", action="store_true", help="start also what takes longer than ten minutes")
-    said[report].add_argument("--out", default="reports", metavar="DIR", help="default: reports")
-    said[report].add_argument("--readme", action="store_true", help="only write the answer into README.md")
-    option = said[data].add_argument
-    option("action", nargs="?", choices=("get",), help="fetch the data set NAME")
-    option("name", nargs="?", default="", metavar="NAME")
-    option("--to", metavar="DIR", help="default: $KDLIB_DATA, else data/")
-    option("--url", help="a mirror of the archive")
-    return parser, said
+        commands[command].add_argument("--seeds", type=_count, metavar="N", help="the first N; default: all planned")
+    add = commands[run].add_argument
+    add("--budget", type=_duration, metavar="TIME", help="start only what ends in time: 90s, 9m, 2h")
+    add("--device", choices=("cpu", "cuda"), help="default: cuda where torch can use it")
+    add("--jobs", type=_count, metavar="N", help="runs at a time; default: CPU cores, or 1 on a GPU")
+    add("--data", metavar="DIR", help="default: $KDLIB_DATA, else data/")
+    add("--yes", action="store_true", help="start also what takes more than ten minutes")
+    commands[report].add_argument("--out", default="reports", metavar="DIR", help="default: reports")
+    commands[report].add_argument("--readme", action="store_true", help="only write the answer into README.md")
+    add = commands[data].add_argument
+    add("action", nargs="?", choices=("get",), help="fetch the data set NAME")
+    add("name", nargs="?", default="", metavar="NAME", help="cifar100 or cifar10")
+    add("--to", metavar="DIR", help="default: $KDLIB_DATA, else data/")
+    add("--url", help="a mirror of the archive")
+    if argv and not argv[0].startswith("-") and argv[0] not in subs.choices:
+        raise KdlibError(f"command {argv[0]!r} is unknown: {did_you_mean(argv[0], subs.choices)}")
+    args, unknown = parser.parse_known_args(argv)
+    if unknown:
+        options = re.findall("--[a-z]+", commands.get(args.command, parser).format_usage())
+        raise KdlibError(f"{unknown[0]!r} is unknown: {did_you_mean(unknown[0], options or ['--help'])}")
+    return args
+
+
+def main(argv=None):
+    """Run one command. Returns 0, 1 (see the commands), 2 (error, one sentence), 130 (interrupted) or 141."""
+    args, code = None, 2
+    try:
+        try:
+            args = _parse(sys.argv[1:] if argv is None else argv)
+            return args.command(args) or 0
+        finally:
+            sys.stdout.flush()
+    except KdlibError as error:
+        said = error
+    except KeyboardInterrupt:
+        from kdlib.records import exists
+        done = f"{sum(map(exists, args.configs))} of {len(args.configs)} runs are on record; " if args else ""
+        said, code = f"interrupted; {done}the same command resumes", 130
+    except OSError as error:
+        if error.errno not in (errno.EPIPE, *UNWRITABLE):
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)   # or what is left of the output fails again at the exit
+        if error.errno == errno.EPIPE:   # the reader has seen enough
+            return 141
+        said = f"{error.filename or 'the output'} cannot be written: {error.strerror}; free space, then run it again"
+    print(f"kdlib: {said}", file=sys.stderr)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -31,7 +31,8 @@ class Part:
     label: str
     holds: str
     sentence: str
-    detectable: float = float("nan")   # smallest true effect this study would find, in points or in units of the statistic
+    detectable: float = float("nan")   # smallest true effect this study would find
+    unit: str = "points"
 
 
 def number(value, unit="points", digits=1):
@@ -118,7 +119,7 @@ def transferred_and_amplified(p, method="kd"):
         return [Part("margin predicts gain", "open", "the margin of other seeds' teachers needs two seeds")]
     result = interval(*p.gain(method).map(lambda gain: rank_correlation(others(p.teacher_margin()), gain)))
     parts = [Part("margin predicts gain", above(result), "rank correlation of teacher margin and gain: "
-                  + told(result, "", 2), result.detectable)]
+                  + told(result, "", 2), result.detectable, "")]
     copied = interval(*(copied_share(p, method) - copied_share(p, reference)))
     parts.append(Part("teacher errors are copied", above(copied), f"where the teacher is wrong, {NAMES[method]} gives its wrong "
                       f"label {told(copied)} more often than {NAMES[reference]}", copied.detectable))
@@ -185,7 +186,8 @@ def _card(p, finding, claim, parts, reconstructed=False):
         rest = ", ".join(f"{part.label} ({'no' if part.holds == 'no' else 'open'})" for part in parts if part.holds != "yes")
         sentence = f"Holds: {yes}; does not or is open: {rest}. " + sentence[0].upper() + sentence[1:]
     elif word == "inconclusive":
-        sentence += f" The smallest effect this study would find is {parts[0].detectable:.1f}."
+        sentence += (f" The smallest effect that this study would find (\"{parts[0].label}\"): "
+                     f"{parts[0].detectable:.1f} {parts[0].unit}".rstrip() + ".")
     return {"finding": finding, "pair": p.name, "claim": claim, "verdict": word, "sentence": sentence[0].upper() + sentence[1:],
             "preliminary": p.seeds < p.study.seeds, "seeds": p.seeds, "planned": p.study.seeds,
             "parts": [(part.label, part.holds, part.sentence) for part in parts]}

@@ -75,11 +75,15 @@ class Verdicts:
         return "\n".join(out)
 
 
+_LEFT = ' style="text-align: left"'   # words; numbers stay to the right
+
+
 def table_html(table, caption):
     """A DataFrame as an HTML table with caption and scopes; names from data are escaped."""
     head = "".join(f'<th scope="col">{html.escape(str(c))}</th>' for c in table.columns)
     body = "".join("<tr>" + "".join(
-        f'<th scope="row">{_cell(v)}</th>' if i == 0 else f"<td>{_cell(v)}</td>" for i, v in enumerate(row)) + "</tr>"
+        f'<th scope="row">{_cell(v)}</th>' if i == 0 else f'<td{_LEFT if isinstance(v, str) else ""}>{_cell(v)}</td>'
+        for i, v in enumerate(row)) + "</tr>"
         for row in table.itertuples(index=False))
     return f"<table><caption>{html.escape(caption)}</caption><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 

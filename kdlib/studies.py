@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from kdlib.config import KNOBS, Config, KdlibError, did_you_mean
 
-PRIMARY_METHODS = ("one_hot", "placebo", "kd", "ada_alpha", "ada_margin")
+PRIMARY_METHODS = ("one_hot", "kd", "ada_alpha", "ada_margin", "placebo")
 
 
 @dataclass(frozen=True)

@@ -5,13 +5,14 @@ import functools
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import time
 from concurrent import futures
 from concurrent.futures.process import BrokenProcessPool
 
 import torch
-from tqdm.auto import tqdm
+from tqdm import tqdm   # tqdm.auto warns in notebooks without ipywidgets
 
 from kdlib import records
 from kdlib.config import KdlibError
@@ -71,8 +72,9 @@ def sweep(configs, folder=None, device=None, jobs=None, budget=None):
 def _do_all(todo, folder, device, jobs, budget):
     """Greedy: the first run whose teachers are there goes to the next free process."""
     start, pending, failures, running = time.monotonic(), list(todo), [], {}
-    needed = dict(zip([cfg.key() for cfg in todo], estimate(todo, folder, device), strict=True)) if budget else {}
-    with tqdm(total=len(todo), desc="runs", unit="run", disable=None) as bar, _pool(jobs, device) as pool:
+    needed = dict(zip([cfg.key() for cfg in todo], estimate(todo, folder, device), strict=True)) if budget is not None else {}
+    quiet = False if "ipykernel" in sys.modules else None   # None: where there is no terminal
+    with tqdm(total=len(todo), desc="runs", unit="run", disable=quiet) as bar, _pool(jobs, device) as pool:
         while pending or running:
             for cfg in [c for c in pending if all(map(records.exists, c.dependencies()))][: jobs - len(running)]:
                 pending.remove(cfg)

@@ -1,4 +1,4 @@
-"""Statistics against hand computation, enumeration and scipy; coverage on data simulated at the studies' sizes."""
+"""Statistics against hand computation, enumeration, scipy; coverage on simulated data at study sizes."""
 
 import itertools
 import subprocess
@@ -55,8 +55,9 @@ def true_average_gain(seed_sd, example_sd, offset, gain):
     """The expected average gain of `simulated_study`, by quadrature: the logits of a group are normal."""
     nodes, weights = np.polynomial.hermite_e.hermegauss(80)
     sd = np.sqrt(2**2 + 2 * seed_sd**2 + example_sd**2)
-    student, one_hot = (special.expit(shift[:, None] + sd * nodes) @ weights for shift in (offset + gain, offset))
-    return (student - one_hot).mean() / weights.sum()
+    logits = np.stack([offset + gain, offset])[:, :, None] + sd * nodes  # (2, G, nodes)
+    student, one_hot = special.expit(logits) @ weights / weights.sum()
+    return (student - one_hot).mean()
 
 
 def covered(truth, intervals):
@@ -84,7 +85,7 @@ def test_group_means_are_the_masked_means_and_an_empty_group_is_nan():
 
 def test_resampled_means_are_means_of_n_examples_of_the_group_drawn_with_replacement():
     n = 4
-    powers = np.array([[1.0, 10.0, 100.0, 1000.0, 7.0]])  # the sum of a redraw spells its counts, digit by digit
+    powers = np.array([[1.0, 10.0, 100.0, 1000.0, 7.0]])  # the sum of a redraw spells its counts
     sums = group_means(powers, np.array([1, 1, 1, 1, 0]), 2, resamples=4000).resampled[:, 0, 1] * n
     drawn = np.array([[int(digit) for digit in f"{round(s):04d}"] for s in sums])
     assert (drawn.sum(axis=1) == n).all()
@@ -123,7 +124,8 @@ def test_group_means_are_reproducible_and_do_not_depend_on_the_chunk_or_on_other
     means = group_means(values, group, 4, 30, seed=7)
     monkeypatch.setattr(kdlib.stats, "CHUNK", 100)
     kept = group != 0
-    for again in (group_means(values, group, 4, 30, seed=7), group_means(values[:, kept], group[kept], 4, 30, 7)):
+    for rows in (slice(None), kept):
+        again = group_means(values[:, rows], group[rows], 4, 30, seed=7)
         np.testing.assert_allclose(again.resampled[:, :, [1, 3]], means.resampled[:, :, [1, 3]], rtol=1e-12)
 
 
@@ -185,7 +187,7 @@ def anova(x):
     seeds, n = x.shape
     rows, columns, grand = x.mean(axis=1, keepdims=True), x.mean(axis=0, keepdims=True), x.mean()
     residual = ((x - rows - columns + grand) ** 2).sum() / ((seeds - 1) * (n - 1))
-    return n * ((rows - grand) ** 2).sum() / (seeds - 1), seeds * ((columns - grand) ** 2).sum() / (n - 1), residual
+    return rows.var(ddof=1) * n, columns.var(ddof=1) * seeds, residual
 
 
 def test_interval_over_all_redraws_is_the_two_way_anova_exactly():
@@ -198,7 +200,8 @@ def test_interval_over_all_redraws_is_the_two_way_anova_exactly():
     v_seed, v_example = by_seed / (seeds * n), (by_example - residual) / (seeds * n) * shrink
     assert by_seed > residual and by_example > residual  # else a bound is tested, not the sum
     assert got.se == pytest.approx(np.sqrt(v_seed + v_example), rel=1e-12)
-    assert got.df == pytest.approx((v_seed + v_example) ** 2 / (v_seed**2 / 2 + v_example**2 / 255), rel=1e-12)
+    df = (v_seed + v_example) ** 2 / (v_seed**2 / 2 + v_example**2 / 255)  # Satterthwaite
+    assert got.df == pytest.approx(df, rel=1e-12)
     assert (got.low, got.high) == pytest.approx(stats.t.interval(0.95, got.df, x.mean(), got.se), rel=1e-12)
     assert got.estimate == pytest.approx(x.mean()) and got.bias == pytest.approx(0, abs=1e-12)
     assert got.n == 3 and got.per_seed == pytest.approx(x.mean(axis=1))
@@ -298,7 +301,7 @@ def test_coverage_with_normal_effects(seeds, seed_sd, example_sd, both_sd):
         return example_sd * rng.normal(size=(*shape, 1)) + both_sd * rng.normal(size=(*shape, seeds))
 
     intervals = []
-    for _ in range(3000):
+    for _ in range(2000):
         observed = seed_sd * rng.normal(size=seeds) + effects()
         intervals.append(interval(observed, observed + effects(150)))
     assert 0.93 < covered(0, intervals) < 0.97
@@ -312,13 +315,13 @@ def test_coverage_is_conservative_where_seeds_and_examples_have_no_effect_of_the
 
 @pytest.fixture(scope="module")
 def digits_study():
-    """600 studies of 8 seeds at the size of digits: the intervals of four statistics."""
+    """500 studies of 8 seeds at the size of digits: the intervals of four statistics."""
     rng, groups = np.random.default_rng(2), len(DIGITS)
     offset, gain = np.linspace(-1.5, 2.5, groups), np.linspace(-0.4, 0.5, groups)
     margin = np.linspace(0, 1, groups) + 0.3 * np.sin(7 * np.arange(groups))
     found = SimpleNamespace(average=[], worst=[], worst_gain=[], rank=[])
-    for i in range(600):
-        *right, group = simulated_study(rng, DIGITS, 8, seed_sd=0.12, example_sd=0.7, offset=offset, gain=gain)
+    for i in range(500):
+        *right, group = simulated_study(rng, DIGITS, 8, 0.12, 0.7, offset, gain)
         student, one_hot = (group_means(r, group, groups, resamples=150, seed=i) for r in right)
         found.average.append(interval(*(student - one_hot).map(average)))
         found.worst.append(interval(*student.map(worst, k=2)))
@@ -331,8 +334,8 @@ def digits_study():
 def test_coverage_of_statistics_that_pick_or_rank_groups(digits_study, name, least):
     """What they estimate, for a test set of this size, is their mean over the simulated studies.
 
-    Found with 1000 studies in four settings: 94.5-97.3 % for the difference of two worst-k, 92.0-93.1 % for
-    worst-k itself, 92.8-95.6 % for a rank correlation of 10 groups.
+    Found with 3000 studies: 96.1 % for the difference of two worst-k, 94.3 % for worst-k itself, 94.4 % for a
+    rank correlation; in four other settings of 1000 studies each 94.5-97.3, 92.0-93.1 and 92.8-95.6 %.
     """
     intervals = getattr(digits_study, name)
     assert least < covered(np.mean([i.estimate for i in intervals]), intervals) < 0.98
@@ -348,14 +351,14 @@ def test_worst_of_the_test_set_shows_its_bias(digits_study):
     (FEW_OF_CIFAR20, 6, 0.06, 1.0, np.full(6, -1.0), np.linspace(-0.5, 0.1, 6)),
     (FEW_OF_CIFAR20, 6, 0.12, 1.0, np.full(6, -1.0), np.linspace(-0.5, 0.1, 6)),
 ], ids=["digits", "cifar20-lt few, seeds alike", "cifar20-lt few, seeds apart"])
-def test_coverage_of_the_average_gain_at_the_sizes_of_studies(sizes, seeds, seed_sd, example_sd, offset, gain):
-    """Differences in {-1, 0, 1}; with 5000 studies and more 94.6-95.0 % (digits), 94.9 % and 94.3 % (cifar20-lt)."""
+def test_coverage_of_gains_at_the_sizes_of_studies(sizes, seeds, seed_sd, example_sd, offset, gain):
+    """Differences in {-1, 0, 1}; found with 5000 studies: 94.8 % (digits), 94.9 and 94.3 % (cifar20-lt)."""
     rng, intervals = np.random.default_rng(3), []
-    for i in range(1500):
+    for i in range(1000):
         student, one_hot, group = simulated_study(rng, sizes, seeds, seed_sd, example_sd, offset, gain)
         gains = group_means(student.astype(int) - one_hot, group, len(sizes), resamples=120, seed=i)
         intervals.append(interval(*gains.map(average)))
-    assert 0.01 < np.mean([np.std(i.per_seed, ddof=1) for i in intervals]) < 0.03  # 1 to 3 points between seeds
+    assert 0.01 < np.mean([np.std(i.per_seed, ddof=1) for i in intervals]) < 0.03  # 1 to 3 points
     assert 0.93 < covered(true_average_gain(seed_sd, example_sd, offset, gain), intervals) < 0.97
 
 
@@ -445,7 +448,7 @@ def test_moderated_t_recovers_the_prior_and_its_null_p_is_uniform():
     shrunk = 6 * (gains.mean(axis=0) / t) ** 2
     np.testing.assert_allclose(shrunk, (5 * 4.0 + 5 * gains.var(axis=0, ddof=1)) / 10, rtol=0.1)
     assert stats.kstest(p, "uniform").pvalue > 0.01
-    assert stats.kstest(stats.ttest_1samp(gains, 0).pvalue[:2000], "uniform").pvalue > 0.01  # the data are null
+    assert stats.kstest(stats.ttest_1samp(gains, 0).pvalue, "uniform").pvalue > 0.01  # the data are null
 
 
 def test_moderated_t_with_zero_variances_and_nan_groups():
