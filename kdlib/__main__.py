@@ -1,4 +1,4 @@
-"""The command line: python -m kdlib run | report | status | data | doctor. Imports torch only where needed."""
+"""The command line: python -m kdlib run | report | status | data | doctor. Imports torch only if needed."""
 
 import argparse
 import errno
@@ -15,18 +15,17 @@ from kdlib.config import KdlibError, did_you_mean
 from kdlib.studies import STUDIES, study
 
 NOTEBOOKS, README = (Path(__file__).resolve().parents[1] / name for name in ("notebooks", "README.md"))
-ANSWER = re.compile(r"(?<=<!-- answer:start -->\n).*?(?=<!-- answer:end -->)", re.S)
 ASK_ABOVE = 600   # seconds of work that are not started without a yes
 NEEDED = ("torch", "numpy", "scikit-learn", "tqdm")   # by a run of digits
 ALSO_USED = ("torchvision", "pandas", "scipy", "matplotlib", "papermill", "nbconvert")
-UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
+NOT_A_BUG = (errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
 
 
 def run(args):
-    """Do the runs of a study that have no record; 1 if the user, asked, declined."""
+    """Do the runs of a study that have no record; exit code 1 if you decline."""
     start, planned = time.monotonic(), study(args.study).seeds
     if args.seeds and args.seeds > planned:
-        raise KdlibError(f"--seeds {args.seeds}: {args.study} has {planned} planned seeds, so 1 to {planned} are allowed.")
+        raise KdlibError(f"--seeds {args.seeds}: study {args.study} has {planned} planned seeds.")
     configs = args.configs = study(args.study)(args.seeds)
     import torch
 
@@ -42,27 +41,30 @@ def run(args):
             torch.set_num_threads(1)   # as in the processes of a sweep, whose time is to be estimated
         seconds = sum(sweep.estimate(todo, args.data, device)) / min(jobs, len(todo))
         print(f"{len(todo)} to do: about {_words(seconds)} here ({device}, {jobs} at a time)", flush=True)
-        if seconds > ASK_ABOVE and not (args.yes or args.budget or _agreed(seconds)):
-            return 1
+        if seconds > ASK_ABOVE and not (args.yes or args.budget):
+            if not sys.stdin.isatty():
+                raise KdlibError(f"this would take about {_words(seconds)} and was not started; --yes starts it, and "
+                                 "--budget 9m does what fits into nine minutes.")
+            print("Start? [y/N] ", end="", flush=True)
+            if sys.stdin.readline().strip().lower() not in ("y", "yes"):
+                return 1
     sweep.sweep(configs, args.data, device, jobs, args.budget and args.budget - (time.monotonic() - start))
     left = len(sweep.missing(configs))
-    print(f"{len(configs) - left} of {len(configs)} runs are on record"
-          + ("; time is up, and the same command goes on with the rest" if left else ""))
-
-
-def _agreed(seconds):
-    if not sys.stdin.isatty():
-        raise KdlibError(f"this would take about {_words(seconds)} and was not started; --yes starts it, and "
-                         "--budget 9m does what fits into nine minutes.")
-    print("Start? [y/N] ", end="", flush=True)
-    return sys.stdin.readline().strip().lower() in ("y", "yes")
+    rest = "; time is up, and the same command goes on with the rest" if left else ""
+    print(f"{len(configs) - left} of {len(configs)} runs are on record{rest}")
 
 
 def report(args):
-    """Build the pages of studies, digits trained first if need be; 1 if a page failed."""
-    from kdlib import findings, sweep
+    """Build the pages of studies, digits trained first if need be; exit code 1 if a page failed."""
+    from kdlib import findings, records, sweep
     if args.readme:
-        return _write_readme(findings.readme_answer())
+        text = README.read_text(encoding="utf-8") if README.exists() else ""
+        parts = re.split(r"(?<=<!-- answer:start -->\n).*?(?=<!-- answer:end -->)", text, flags=re.S)
+        if len(parts) != 2:
+            raise KdlibError(f"{README}: needs one line <!-- answer:start --> and later one <!-- answer:end -->.")
+        with records.whole_file(README) as temporary:
+            temporary.write_text((findings.readme_answer().rstrip() + "\n").join(parts), encoding="utf-8")
+        return 0
     planned = {name: study(name).seeds for name in args.studies or STUDIES}
     wanted = {name: min(args.seeds or n, n) for name, n in planned.items()}
     if "digits" in wanted:
@@ -82,10 +84,9 @@ def report(args):
         words = ", ".join(f"{c['finding']} {c['verdict']}" for c in found if c["pair"] == found[0]["pair"])
         print(f"{name} ({found[0]['pair']}, {seeds[name]} of {planned[name]} seeds): {words}")
     print(Path(args.out).resolve() / "index.html")
-    failed = [page for page in pages if page.status == "failed"]
-    for page in failed:
-        print(f"kdlib: {page.html} failed: {page.message}", file=sys.stderr)
-    return 1 if failed else 0
+    failed = [f"kdlib: {page.html} failed: {page.message}\n" for page in pages if page.status == "failed"]
+    sys.stderr.writelines(failed)
+    return min(1, len(failed))
 
 
 def _sources(name, seeds):
@@ -106,23 +107,14 @@ def _sources(name, seeds):
             "wall time of the runs": _words(sum(f["seconds"] for f in facts))}
 
 
-def _write_readme(answer):
-    from kdlib.records import whole_file
-    text = README.read_text(encoding="utf-8") if README.exists() else ""
-    if len(ANSWER.findall(text)) != 1:
-        raise KdlibError(f"{README}: needs a line <!-- answer:start --> and, after it, one <!-- answer:end -->.")
-    with whole_file(README) as temporary:
-        temporary.write_text(ANSWER.sub(lambda _: answer.rstrip() + "\n", text), encoding="utf-8")
-
-
 def status(args):
     """Say what is on record, from the names of files alone."""
     from kdlib.findings import complete_seeds
-    from kdlib.records import exists, folder
+    from kdlib.records import exists
     for name in [study(name).name for name in args.studies or STUDIES]:
         done = [exists(cfg) for cfg in study(name)()]
-        print(f"{name}: {sum(done)} of {len(done)} runs are on record in {folder()}; "
-              f"{complete_seeds(name)} of {study(name).seeds} seeds are complete")
+        seeds = f"{complete_seeds(name)} of {study(name).seeds} seeds complete"
+        print(f"{name}: {sum(done)} of {len(done)} runs on record, {seeds}")
 
 
 def data(args):
@@ -145,7 +137,7 @@ def _data_found():
 
 
 def doctor(args):
-    """Say what this machine has; 1 if something stops digits from running."""
+    """Say what this machine has; exit code 1 if something stops digits from running."""
     from kdlib.records import folder
     lines, wrong = [f"kdlib {__version__}, python {sys.version.split()[0]} in {sys.prefix}"], []
     for name in (*NEEDED, *ALSO_USED):
@@ -153,20 +145,19 @@ def doctor(args):
             lines.append(f"{name} {metadata.version(name)}")
         except metadata.PackageNotFoundError:
             (wrong if name in NEEDED else lines).append(f"{name} is missing: `make setup` installs it")
-    version = Path("/proc/driver/nvidia/version")
-    driver = version.read_text().splitlines()[0] if version.exists() else "no NVIDIA driver"
+    driver = "".join(p.read_text().splitlines()[0] for p in Path("/proc/driver/nvidia").glob("version"))
     try:
         import torch
         lines.append(f"GPU: {torch.cuda.get_device_name()}, {driver}")
     except (RuntimeError, AssertionError) as error:   # the latter of a torch that was built without CUDA
-        lines.append(f"GPU: none that torch can use ({str(error).splitlines()[0]}; {driver})")
+        lines.append(f"GPU: none that torch can use ({str(error).splitlines()[0]}; {driver or 'no driver'})")
     except (ImportError, OSError) as error:
         wrong.append(f"torch cannot be imported ({error}): `make setup` installs one that can")
     here = next(p for p in (folder().absolute(), *folder().absolute().parents) if p.exists())
-    disk, memory = os.statvfs(here), os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    free, cores = disk.f_bavail * disk.f_frsize, len(os.sched_getaffinity(0))
-    lines.append(f"{cores} CPU cores, {memory / 1e9:.1f} GB of memory, {free / 1e9:.1f} GB of disk free")
-    if free < 1e8 or not here.is_dir() or not os.access(here, os.W_OK):
+    disk, memory = os.statvfs(here), os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
+    free, cores = disk.f_bavail * disk.f_frsize / 1e9, len(os.sched_getaffinity(0))
+    lines.append(f"{cores} CPU cores, {memory:.1f} GB of memory, {free:.1f} GB of disk free in {here}")
+    if free < 0.1 or not here.is_dir() or not os.access(here, os.W_OK):
         wrong.append(f"records: {here} is full or cannot be written: set KDLIB_RECORDS to another folder")
     print("\n".join([*lines, f"records: {folder()}", *_data_found(), *(f"WRONG: {line}" for line in wrong)]))
     return 1 if wrong else 0
@@ -201,13 +192,11 @@ def _parse(argv):
     parser.set_defaults(command=lambda args: parser.print_help(), configs=())
     commands, subs = {}, parser.add_subparsers(metavar="COMMAND")
     for command in (run, report, status, data, doctor):
-        about = command.__doc__.split(";")[0].rstrip(".")
-        commands[command] = subs.add_parser(command.__name__, help=about, description=about)
+        commands[command] = subs.add_parser(command.__name__, help=command.__doc__, description=command.__doc__)
         commands[command].set_defaults(command=command)
-    known = f"of {', '.join(STUDIES)}"
-    for command, all_studies in ((report, "all with a complete seed"), (status, "all")):
-        commands[command].add_argument("studies", nargs="*", metavar="STUDY", help=f"{known}; default: {all_studies}")
-    commands[run].add_argument("study", metavar="STUDY", help=known)
+    for command, every in ((report, "all with a complete seed"), (status, "all")):
+        commands[command].add_argument("studies", nargs="*", metavar="STUDY", help=f"default: {every}")
+    commands[run].add_argument("study", metavar="STUDY", help=", ".join(STUDIES))
     for command in (run, report):
         commands[command].add_argument("--seeds", type=_count, metavar="N", help="the first N; default: all planned")
     add = commands[run].add_argument
@@ -227,8 +216,8 @@ def _parse(argv):
         raise KdlibError(f"command {argv[0]!r} is unknown: {did_you_mean(argv[0], subs.choices)}")
     args, unknown = parser.parse_known_args(argv)
     if unknown:
-        options = re.findall("--[a-z]+", commands.get(args.command, parser).format_usage())
-        raise KdlibError(f"{unknown[0]!r} is unknown: {did_you_mean(unknown[0], options or ['--help'])}")
+        options = re.findall("--[a-z]+", commands.get(args.command, parser).format_help())
+        raise KdlibError(f"{unknown[0]!r} is unknown: {did_you_mean(unknown[0], dict.fromkeys(options))}")
     return args
 
 
@@ -245,10 +234,11 @@ def main(argv=None):
         said = error
     except KeyboardInterrupt:
         from kdlib.records import exists
-        done = f"{sum(map(exists, args.configs))} of {len(args.configs)} runs are on record; " if args else ""
+        todo = args.configs if args else ()
+        done = f"{sum(map(exists, todo))} of {len(todo)} runs are on record; " if todo else ""
         said, code = f"interrupted; {done}the same command resumes", 130
     except OSError as error:
-        if error.errno not in (errno.EPIPE, *UNWRITABLE):
+        if error.errno not in NOT_A_BUG:
             raise
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)   # or what is left of the output fails again at the exit
         if error.errno == errno.EPIPE:   # the reader has seen enough

@@ -195,10 +195,11 @@ def _card(p, finding, claim, parts, reconstructed=False):
 
 def pair_verdicts(p):
     """The cards of one Panel: F1, F2, F3 and F4 for each mitigation."""
+    average_card = _card(p, "F1", CLAIMS["F1"], helps_on_average(p))
     if verdict_bucket(p) is None:
         none = [Part("floor", "open", "one-hot is below 5 % on val in every bucket: nothing can be harmed")]
-        return [{**_card(p, f, claim, none), "verdict": "not testable"} for f, claim in CLAIMS.items()]
-    cards = [_card(p, "F1", CLAIMS["F1"], helps_on_average(p)), _card(p, "F2", CLAIMS["F2"], not_uniform(p)),
+        return [average_card, *({**_card(p, f, CLAIMS[f], none), "verdict": "not testable"} for f in ("F2", "F3", "F4"))]
+    cards = [average_card, _card(p, "F2", CLAIMS["F2"], not_uniform(p)),
              _card(p, "F3", CLAIMS["F3"], transferred_and_amplified(p))]
     for method in p.study.methods:
         if method.startswith("ada_"):

@@ -117,7 +117,8 @@ def _ada_margin(cfg, margins):
     """Readings of "uses that quantity as a margin": B per example and class; A per class; C pairwise log(c_k / c_j)."""
     def reading_b(logits, batch):
         p = F.softmax(batch.teacher_logits / cfg.margin_temperature, dim=1)
-        return ada_margin(logits, batch.teacher_logits, cfg.margin_scale * margin(p, cfg.margin_kind), cfg.temperature, cfg.soften)
+        rho = cfg.margin_scale * margin(p, cfg.margin_kind)
+        return ada_margin(logits, batch.teacher_logits, rho, cfg.temperature, cfg.soften)
 
     def reading_a(logits, batch):
         return ada_margin(logits, batch.teacher_logits, cfg.margin_scale * margins, cfg.temperature, cfg.soften)

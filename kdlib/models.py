@@ -43,7 +43,8 @@ class ResNet(nn.Module):
         n = (depth - 2) // 6
         self.conv, self.bn = _conv3x3(3, 16), nn.BatchNorm2d(16)
         widths = [16] + [16] * n + [32] * n + [64] * n
-        self.blocks = nn.Sequential(*(Block(a, b, 1 if a == b else 2, shortcut) for a, b in zip(widths, widths[1:], strict=False)))
+        pairs = zip(widths, widths[1:], strict=False)
+        self.blocks = nn.Sequential(*(Block(a, b, 1 if a == b else 2, shortcut) for a, b in pairs))
         self.linear = nn.Linear(64, classes)
         for m in self.modules():
             if isinstance(m, nn.Conv2d):

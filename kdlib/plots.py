@@ -118,6 +118,11 @@ def _axes(width=7.2, height=3.6, columns=1):
     return figure, figure.subplots(1, columns)
 
 
+def _name_groups(axes, table):
+    names = [f"{g} ({n})" for g, n in zip(table.group, table.n_train, strict=True)]
+    axes.set_xticks(range(len(names)), names, rotation=60, ha="right", fontsize=8)
+
+
 def clear(row, unit="points"):
     """A change in words, from a row with estimate, low, high: "no clear difference" if the interval holds 0."""
     if np.isnan(row.low):
@@ -157,7 +162,7 @@ def gain_by_bucket(table, pair, over="one-hot"):
     sentence = (f"{pair}: {first.iloc[0].method} shows {clear(first.loc['average'])} on average and "
                 f"{clear(first.loc[rarest])} on the {rarest} classes, against {over}.")
     return Shown(figure, sentence, "Small dots are seeds, large marks their mean, bars its 95 % interval over seeds and test "
-                 "examples; within a bucket every class counts alike. Test images include those the long-tail draw left out.", table)
+                 "examples; within a bucket every class counts alike. Test images include those that the draw left out.", table)
 
 
 @_in_style
@@ -174,7 +179,7 @@ def gain_by_group(table, pair, method="distillation"):
     for i in np.flatnonzero(table.finding != "no clear difference"):
         axes.annotate("*", (x[i], table.gain[i]), xytext=(4, 4), textcoords="offset points", fontsize=13)
     axes.axhline(0, color="#444444", linewidth=1)
-    axes.set_xticks(x, [f"{g} ({n})" for g, n in zip(table.group, table.n_train, strict=True)], rotation=60, ha="right", fontsize=8)
+    _name_groups(axes, table)
     axes.set_ylabel("accuracy gain over one-hot, points")
     _legend(figure, axes)
     harmed, helped = (int((table.finding == f).sum()) for f in ("harmed", "helped"))
@@ -245,7 +250,8 @@ def trade_off(table, pair):
     _legend(figure, axes)
     means = table.pivot(index="method", columns="bucket", values="estimate")
     best = [m for m in means.index if not ((means.average > means.average[m]) & (means[rarest] > means[rarest][m])).any()]
-    sentence = f"{pair}: no other method has both a higher average and a higher mean in the {rarest} bucket than {', '.join(best)}."
+    sentence = (f"{pair}: no other method has both a higher average and a higher mean in the {rarest} bucket than "
+                f"{', '.join(best)}.")
     return Shown(figure, sentence, "Up and right is better; one-hot is the origin. Crosses are 95 % intervals.", table)
 
 
@@ -260,7 +266,7 @@ def margins(table, pair):
     x = np.arange(len(table))
     axes.plot(x, table.on_training, "o", color="#767676", label="on its training images")
     axes.plot(x, table.held_out, "s", color="#D55E00", label="held out: the alpha of AdaAlpha")
-    axes.set_xticks(x, [f"{g} ({n})" for g, n in zip(table.group, table.n_train, strict=True)], rotation=60, ha="right", fontsize=8)
+    _name_groups(axes, table)
     axes.set_ylim(-0.03, 1.03)
     axes.set_ylabel("teacher's margin")
     _legend(figure, axes)
@@ -283,5 +289,5 @@ def calibration_by_bucket(table, pair):
     best = rows.loc[rows.estimate.idxmin()]
     sentence = (f"{pair}: in the {best.bucket} bucket {best.method} has the lowest calibration error on average, "
                 f"{best.estimate:.1f} %.")
-    return Shown(figure, sentence, "Expected calibration error with 15 bins, classes weighing alike; dots are seeds, bars the 95 % "
-                 "interval over seeds only.", table)
+    return Shown(figure, sentence, "Expected calibration error with 15 bins, classes weighing alike; dots are seeds, bars the "
+                 "95 % interval over seeds only.", table)

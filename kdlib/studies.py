@@ -1,6 +1,6 @@
 """The pre-registered grids: STUDIES[name](seeds) -> list of Configs. Each pair and method has one primary Config.
 
-PROTOCOL.md gives the reasons; it was written before the runs."""
+PROTOCOL.md gives the reasons, and says when each choice was made."""
 
 import ast
 from dataclasses import dataclass

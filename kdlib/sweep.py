@@ -12,7 +12,7 @@ from concurrent import futures
 from concurrent.futures.process import BrokenProcessPool
 
 import torch
-from tqdm import tqdm   # tqdm.auto warns in notebooks without ipywidgets
+from tqdm import tqdm  # tqdm.auto warns in notebooks without ipywidgets
 
 from kdlib import records
 from kdlib.config import KdlibError
@@ -86,8 +86,8 @@ def _do_all(todo, folder, device, jobs, budget):
             for future in done:
                 cfg, error = running.pop(future), future.exception()
                 if isinstance(error, BrokenProcessPool):
-                    raise KdlibError(f"A process died in run {cfg.key()} or beside it (killed, or out of memory); finished runs are "
-                                     "kept: run the same command again, with fewer --jobs if memory was short.") from error
+                    raise KdlibError(f"A process died in run {cfg.key()} or beside it (killed, or out of memory); finished "
+                                     "runs are kept: run it again, with fewer --jobs if memory was short.") from error
                 if error:
                     failures.append(error)
                 bar.update()

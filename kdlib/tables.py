@@ -108,13 +108,16 @@ def deviations(p):
     """What is not as in the paper or its re-run, from the Configs: one row per choice."""
     kd, ada = (p.runs[m][0].config for m in ("kd", "ada_alpha"))
     rows = [
-        ("data", f"{p.study.name}: {p.study.about}", "CIFAR-100, CIFAR-10, their long-tailed versions, ImageNet (re-run: Wang et al. 2023)"),
+        ("data", f"{p.study.name}: {p.study.about}",
+         "CIFAR-100, CIFAR-10, their long-tailed versions, ImageNet (re-run: Wang et al. 2023)"),
         ("networks", f"{p.name}, {kd.epochs} epochs, batch {kd.batch_size}, learning rate {kd.lr:g}, {kd.decay} decay",
          "ResNet-56 to ResNet-56 or -32, 256 epochs on the long tail (re-run)"),
-        ("softening", f"T = {kd.temperature:g}, {kd.soften}, alpha = {kd.alpha:g}", "T in {1, 3, 5} on the teacher's side only (re-run)"),
+        ("softening", f"T = {kd.temperature:g}, {kd.soften}, alpha = {kd.alpha:g}",
+         "T in {1, 3, 5} on the teacher's side only (re-run)"),
         ("AdaAlpha", f"alpha is the margin of the group on {ada.margin_source}, T = {ada.margin_temperature:g}",
          "formula not published in what we could read: reconstructed"),
-        ("AdaMargin", f"reading {p.runs['ada_margin'][0].config.margin_reading}", "reconstructed; other readings are sensitivity"),
+        ("AdaMargin", f"reading {p.runs['ada_margin'][0].config.margin_reading}",
+         "reconstructed; other readings are sensitivity"),
         ("extra labels", "AdaAlpha reads the labels of val for its margins", "not stated in what we could read"),
         ("seeds", f"{p.seeds} of {p.study.seeds} planned", "not stated in what we could read"),
     ]

@@ -1,0 +1,89 @@
+"""Records made by hand for a tiny study, so that the right verdict is known by construction."""
+
+from dataclasses import replace
+
+import numpy as np
+
+from kdlib.metrics import panel
+from kdlib.records import SPLITS, Predictions, Record, write
+from kdlib.studies import STUDIES
+
+GROUPS = 10
+COUNTS = (90, 60, 40, 31, 30, 20, 10, 7, 6, 2)   # with edges (30, 7): four many, four medium, two few
+FEW = np.arange(GROUPS) >= 8
+PER_GROUP = {"val": 20, "test": 20, "left_out": 20}
+PAIR, SELF = ("cnn", "cnn_small"), ("cnn_small", "cnn_small")
+TINY = replace(STUDIES["digits"], name="tiny", title="Tiny", pairs=(PAIR,), seeds=4)
+USUAL = {"teacher": 0.8, "one_hot": 0.7, "placebo": 0.7, "kd": 0.7, "ada_alpha": 0.7, "ada_margin": 0.7}
+ROLES = tuple(USUAL)
+
+
+def but(usual, **places):
+    """Accuracy of each group, (G,): `usual` but in the bucket `few`, or in group g as g8=0.1."""
+    rates = np.full(GROUPS, float(usual))
+    for place, rate in places.items():
+        rates[FEW if place == "few" else int(place[1:])] = rate
+    return rates
+
+
+def predicted(role, seed, split, rates, shuffled, copies):
+    """(y, predicted) of a split: in every group exactly `rates` of the examples are right.
+
+    By default it is the same examples that are hard for everyone, so that accuracies that are equal differ by nothing;
+    shuffled: another random part for each role and seed. Wrong labels are random, or those of the teacher (copies)."""
+    n, number = PER_GROUP[split], 10 * seed + ROLES.index(role)
+    y = np.repeat(np.arange(GROUPS), n)
+    rng, of_teacher = np.random.default_rng([number, n]), np.random.default_rng([seed, 77])
+    rank = np.tile(np.arange(n), GROUPS)
+    if shuffled:
+        rank = np.concatenate([rng.permutation(n) for _ in range(GROUPS)])
+    wrong = rank < n - np.rint(n * np.broadcast_to(rates, GROUPS))[y]
+    other = (of_teacher if copies or role == "teacher" else rng).integers(1, GROUPS, len(y))
+    return y, np.where(wrong, (y + other) % GROUPS, y)
+
+
+def predictions(y, chosen, confidence=0.7):
+    """Predictions that give `confidence` to what is predicted and half of the rest to the label, or to the next class."""
+    right, rest = chosen == y, (1 - confidence) / 2
+    p = np.column_stack([np.where(right, confidence, rest), np.full(len(y), confidence), np.full(len(y), rest)])
+    runner_up = np.where(right, (y + 1) % GROUPS, y)
+    return Predictions(y.astype(np.int16), y.astype(np.int16), chosen.astype(np.int8), runner_up.astype(np.int8),
+                       np.log(p).astype(np.float16))
+
+
+def record(cfg, role, seed, rates, shuffled=False, copies=False, margin=None, names=None, **facts):
+    """The Record of one run. rates: a number, (G,), or function (seed, split) -> either."""
+    splits = {}
+    for split in SPLITS:
+        here = rates(seed, split) if callable(rates) else rates
+        splits[split] = predictions(*predicted(role, seed, split, here, shuffled, copies))
+    names = list(names or [f"class {g}" for g in range(GROUPS)])
+    known = {"data_sha256": "d" * 64, "weights_sha256": f"weights of {cfg.key()}", "class_names": names,
+             "group_names": names, "train_counts": list(COUNTS)}
+    if cfg.teacher:
+        teacher = cfg.teacher_config().key()
+        known |= {"teacher_key": teacher, "teacher_sha256": f"weights of {teacher}",
+                  "teacher_margin_val": [float(m) for m in margin], "teacher_margin_train": [1.0] * GROUPS}
+    return Record(cfg, known | facts, splits)
+
+
+def write_study(study=TINY, seeds=None, shuffled=(), copies=(), margin=None, names=None, **rates):
+    """Write every record of a study into $KDLIB_RECORDS. Accuracies by role: see record; the rest as in USUAL.
+
+    shuffled, copies: roles. margin: function seed -> (G,) held-out margin of that seed's teacher."""
+    margin = margin or (lambda seed: np.linspace(0.9, 0.1, GROUPS))
+    rates, seeds = USUAL | rates, study.seeds if seeds is None else seeds
+    for seed in range(seeds):
+        for pair in study.pairs:
+            for method in study.methods:
+                cfg = study.config(pair, method, seed)
+                more = {"shuffled": method in shuffled, "copies": method in copies, "names": names}
+                write(record(cfg, method, seed, rates[method], margin=margin(seed), **more))
+                if cfg.teacher:
+                    write(record(cfg.teacher_config(), "teacher", seed, rates["teacher"], "teacher" in shuffled, names=names))
+
+
+def made(study=TINY, seeds=None, split="test_plus", **how):
+    """write_study, then the Panel of the first pair."""
+    write_study(study, seeds, **how)
+    return panel(study, study.pairs[0], study.seeds if seeds is None else seeds, split)
