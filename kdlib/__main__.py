@@ -62,8 +62,13 @@ def report(args):
         parts = re.split(r"(?<=<!-- answer:start -->\n).*?(?=<!-- answer:end -->)", text, flags=re.S)
         if len(parts) != 2:
             raise KdlibError(f"{README}: needs one line <!-- answer:start --> and later one <!-- answer:end -->.")
+        from kdlib import readme
+        answer, figure = readme.answer()
+        if figure:
+            with records.whole_file(README.parent / readme.FIGURE) as temporary:
+                temporary.write_bytes(figure)
         with records.whole_file(README) as temporary:
-            temporary.write_text((findings.readme_answer().rstrip() + "\n").join(parts), encoding="utf-8")
+            temporary.write_text((answer.rstrip() + "\n").join(parts), encoding="utf-8")
         return 0
     planned = {name: study(name).seeds for name in args.studies or STUDIES}
     wanted = {name: min(args.seeds or n, n) for name, n in planned.items()}
@@ -111,10 +116,9 @@ def status(args):
     """Say what is on record, from the names of files alone."""
     from kdlib.findings import complete_seeds
     from kdlib.records import exists
-    for name in [study(name).name for name in args.studies or STUDIES]:
-        done = [exists(cfg) for cfg in study(name)()]
-        seeds = f"{complete_seeds(name)} of {study(name).seeds} seeds complete"
-        print(f"{name}: {sum(done)} of {len(done)} runs on record, {seeds}")
+    for s in [study(name) for name in args.studies or STUDIES]:
+        done = [exists(cfg) for cfg in s()]
+        print(f"{s.name}: {sum(done)} of {len(done)} runs, {complete_seeds(s.name)} of {s.seeds} seeds complete")
 
 
 def data(args):
@@ -223,7 +227,7 @@ def _parse(argv):
 
 def main(argv=None):
     """Run one command. Returns 0, 1 (see the commands), 2 (error, one sentence), 130 (interrupted) or 141."""
-    args, code = None, 2
+    args, code = argparse.Namespace(configs=()), 2
     try:
         try:
             args = _parse(sys.argv[1:] if argv is None else argv)
@@ -234,8 +238,7 @@ def main(argv=None):
         said = error
     except KeyboardInterrupt:
         from kdlib.records import exists
-        todo = args.configs if args else ()
-        done = f"{sum(map(exists, todo))} of {len(todo)} runs are on record; " if todo else ""
+        done = f"{sum(map(exists, args.configs))} of {len(args.configs)} runs are on record; " if args.configs else ""
         said, code = f"interrupted; {done}the same command resumes", 130
     except OSError as error:
         if error.errno not in NOT_A_BUG:

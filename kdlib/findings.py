@@ -8,7 +8,7 @@ from kdlib import records
 from kdlib.config import KdlibError
 from kdlib.metrics import BUCKETS, average, bucket_mean, panel
 from kdlib.stats import above, agreement_elsewhere, interval, non_inferior, rank_correlation, sign_flip
-from kdlib.studies import STUDIES, study
+from kdlib.studies import study
 
 NAMES = {"one_hot": "one-hot", "placebo": "placebo", "kd": "distillation", "ada_alpha": "AdaAlpha", "ada_margin": "AdaMargin",
          "teacher": "teacher"}
@@ -43,6 +43,8 @@ def number(value, unit="points", digits=1):
 
 def told(result, unit="points", digits=1):
     """An interval in words: +1.2 points (95 % interval −0.3 to +2.7)."""
+    if np.isnan(result.estimate):
+        return "not defined (every value tied, or nothing to count)"
     if np.isnan(result.se):
         return f"{number(result.estimate, unit, digits)} (one seed: no interval)"
     low, high = (number(v, "", digits) for v in (result.low, result.high))
@@ -178,14 +180,14 @@ def verdict_word(parts, seeds, reconstructed=False):
     return ("not reproduced" if reconstructed else "contradicted") if "no" in held else "inconclusive"
 
 
-def _card(p, finding, claim, parts, reconstructed=False):
-    word = verdict_word(parts, p.seeds, reconstructed)
+def _card(p, finding, claim, parts, reconstructed=False, word=None):
+    word = word or verdict_word(parts, p.seeds, reconstructed)
     sentence = "; ".join(part.sentence for part in parts) + "."
     if word == "partly reproduced":
         yes = ", ".join(part.label for part in parts if part.holds == "yes")
         rest = ", ".join(f"{part.label} ({'no' if part.holds == 'no' else 'open'})" for part in parts if part.holds != "yes")
         sentence = f"Holds: {yes}; does not or is open: {rest}. " + sentence[0].upper() + sentence[1:]
-    elif word == "inconclusive":
+    elif word == "inconclusive" and np.isfinite(parts[0].detectable):
         sentence += (f" The smallest effect that this study would find (\"{parts[0].label}\"): "
                      f"{parts[0].detectable:.1f} {parts[0].unit}".rstrip() + ".")
     return {"finding": finding, "pair": p.name, "claim": claim, "verdict": word, "sentence": sentence[0].upper() + sentence[1:],
@@ -193,12 +195,16 @@ def _card(p, finding, claim, parts, reconstructed=False):
             "parts": [(part.label, part.holds, part.sentence) for part in parts]}
 
 
+def _on_the_floor(p, finding):
+    floor = Part("floor", "open", "one-hot is below 5 % on val in every bucket: nothing can be harmed")
+    return _card(p, finding, CLAIMS[finding], [floor], word="not testable")
+
+
 def pair_verdicts(p):
     """The cards of one Panel: F1, F2, F3 and F4 for each mitigation."""
     average_card = _card(p, "F1", CLAIMS["F1"], helps_on_average(p))
     if verdict_bucket(p) is None:
-        none = [Part("floor", "open", "one-hot is below 5 % on val in every bucket: nothing can be harmed")]
-        return [average_card, *({**_card(p, f, CLAIMS[f], none), "verdict": "not testable"} for f in ("F2", "F3", "F4"))]
+        return [average_card, *(_on_the_floor(p, f) for f in ("F2", "F3", "F4"))]
     cards = [average_card, _card(p, "F2", CLAIMS["F2"], not_uniform(p)),
              _card(p, "F3", CLAIMS["F3"], transferred_and_amplified(p))]
     for method in p.study.methods:
@@ -210,7 +216,8 @@ def pair_verdicts(p):
 def placebo_verdicts(p):
     """Every rule run on the placebo in place of distillation or of the mitigation: none should be reproduced."""
     rules = {"F1": helps_on_average, "F2": not_uniform, "F3": transferred_and_amplified, "F4": mitigated}
-    return [_card(p, f, CLAIMS[f], rule(p, "placebo")) for f, rule in rules.items()]
+    floor = verdict_bucket(p) is None
+    return [_on_the_floor(p, f) if floor and f != "F1" else _card(p, f, CLAIMS[f], rule(p, "placebo")) for f, rule in rules.items()]
 
 
 def short(cards):
@@ -240,15 +247,3 @@ def verdicts(name, seeds=None):
     """Verdict cards of a study: a list of dictionaries for the report's index, pair by pair."""
     return [card for p in panels(name, seeds) for card in pair_verdicts(p)]
 
-
-def readme_answer():
-    """Markdown of the answer so far, from the committed records of the studies that are not demonstrations."""
-    lines = []
-    for name, s in STUDIES.items():
-        if s.demonstration or not complete_seeds(name):
-            continue
-        cards = verdicts(name)
-        note = f"{cards[0]['seeds']} of {s.seeds} planned seeds" + (", preliminary" if cards[0]["preliminary"] else "")
-        lines += [f"**{s.title}** (`{name}`, {note})", "", "| finding | pair | verdict | numbers |", "|---|---|---|---|"]
-        lines += [f"| {c['finding']} | {c['pair']} | **{c['verdict']}** | {c['sentence']} |" for c in cards] + [""]
-    return "\n".join(lines) if lines else "No study on record yet; `make report` shows the demonstration.\n"

@@ -7,6 +7,7 @@ Axes: B resamples of the test examples, S seeds, G groups, N examples. The usual
     non_inferior(interval(*worst_gain), margin=0.015)
 """
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -75,19 +76,24 @@ def group_means(values, group, groups: int, resamples: int = 1000, seed: int = 0
         members = values[:, group == g].T  # (n, S)
         n = len(members)
         observed[:, g] = members.sum(axis=0) / n
-        rng = np.random.default_rng([seed, g])  # per group: its redraw does not depend on the other groups
-        rows = max(1, CHUNK // n)
-        for start in range(0, resamples, rows):
-            part = resampled[start : start + rows]
-            part[:, :, g] = _redraws(rng, len(part), n) @ members / n
+        resampled[:, :, g] = _redraws(seed, int(g), n, resamples) @ members / n
     return GroupMeans(observed, resampled)
 
 
-def _redraws(rng: np.random.Generator, rows: int, n: int) -> np.ndarray:
-    """(rows, n) float: how often each of n examples is drawn in n draws with replacement."""
-    draws = rng.integers(n, size=(rows, n))
-    draws += n * np.arange(rows)[:, None]
-    return np.bincount(draws.ravel(), minlength=rows * n).reshape(rows, n).astype(np.float64)
+@functools.lru_cache(maxsize=256)   # a page asks for the same redraws dozens of times
+def _redraws(seed: int, group: int, n: int, resamples: int) -> np.ndarray:
+    """(resamples, n) float32: how often each of n examples is drawn in n draws with replacement.
+
+    Each group has its own stream, so its redraws do not depend on the other groups."""
+    rng = np.random.default_rng([seed, group])
+    counts = np.empty((resamples, n), dtype=np.float32)
+    rows = max(1, CHUNK // n)
+    for start in range(0, resamples, rows):
+        part = counts[start : start + rows]
+        draws = rng.integers(n, size=(len(part), n))
+        draws += n * np.arange(len(part))[:, None]
+        part[:] = np.bincount(draws.ravel(), minlength=part.size).reshape(part.shape)
+    return counts
 
 
 def _check_examples(values: np.ndarray, group: np.ndarray, groups: int, resamples: int) -> None:

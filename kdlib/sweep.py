@@ -61,7 +61,8 @@ def sweep(configs, folder=None, device=None, jobs=None, budget=None):
 
     budget: seconds after which no further run is started that would not end in time; the records are then those at hand.
     A run fails alone: the others go on, and the first failure is raised at the end."""
-    todo = missing(configs)
+    needed = {c.key(): c for cfg in configs for c in (*cfg.dependencies(), cfg)}   # a teacher is a run like any other
+    todo = missing(needed.values())
     if todo:
         device = device or default_device()
         jobs = jobs or (len(os.sched_getaffinity(0)) if device == "cpu" else 1)

@@ -1,0 +1,179 @@
+"""Config, records and runs: keys, refusals by name, resuming, and processes side by side."""
+
+import errno
+import json
+import multiprocessing
+import os
+from dataclasses import fields, replace
+
+import numpy as np
+import pytest
+import torch
+
+from kdlib import experiment, records, sweep
+from kdlib.config import DEFAULTS, Config, KdlibError
+from kdlib.experiment import TeacherError, run, trained
+from kdlib.records import RecordError
+
+CFG = Config(imbalance=50, draw_seed=0, epochs=2, batch_size=32, lr=0.05)
+KD = replace(CFG, method="kd", teacher="cnn_small", temperature=2.0)
+
+
+def test_keys_are_pinned_and_change_with_every_field():
+    assert CFG.key().startswith("digits_cnn_small_one_hot_s0_")
+    assert [c.key()[-10:] for c in (Config(), CFG, KD)] == ["c65eca07e6", "1c42336146", "3358a54b6a"]
+    other = {"dataset": "cifar100", "student": "cnn", "method": "placebo", "seed": 1, "draw_seed": 1, "imbalance": 2.0,
+             "fold": 1, "epochs": 3, "warmup": 1, "decay": "step", "batch_size": 64, "lr": 0.2, "weight_decay": 0.0}
+    keys = {replace(Config(), **{k: v}).key() for k, v in other.items()} | {Config().key()}
+    assert len(keys) == len(other) + 1
+    full = Config(method="ada_alpha", teacher="cnn", margin_source="train")
+    more = {"teacher": "cnn_small", "teacher_seed": 7, "temperature": 3.0, "soften": "teacher", "margin_source": "crossfit",
+            "margin_level": "example", "margin_kind": "max", "margin_temperature": 2.0}
+    assert len({replace(full, **{k: v}).key() for k, v in more.items()} | {full.key()}) == len(more) + 1
+    assert Config(lr=1).key() == Config(lr=1.0).key()
+
+
+@pytest.mark.parametrize("wrong, said", [
+    ({"lr": "0.1"}, "lr='0.1': must be float"), ({"method": "kdd"}, "did you mean 'kd'"), ({"epochs": True}, "epochs=True: must be int"),
+    ({"temperature": 2.0}, "method 'one_hot' does not use it"), ({"method": "kd"}, "needs one of"), ({"lr": float("nan")}, "between"),
+    ({"method": "kd", "teacher": "cnn_small", "teacher_seed": 0}, "baseline itself"), ({"warmup": 40}, "less than epochs"),
+    ({"method": "ada_alpha", "teacher": "cnn", "margin_level": "example"}, "no held-out margins of training examples"),
+    ({"method": "kd", "teacher": "cnn", "alpha": 1.5}, "between 0 and 1"), ({"milestones": [3]}, "only decay='step'")])
+def test_wrong_configs_are_one_sentence(wrong, said):
+    with pytest.raises(KdlibError, match="Config field") as e:
+        Config(**wrong)
+    assert said in str(e.value) and "\n" not in str(e.value)
+    with pytest.raises(KdlibError, match="did you mean 'epochs'"):
+        Config.from_dict({"epoch": 3})
+
+
+def test_a_teacher_is_a_one_hot_run_but_never_the_baseline():
+    teacher, baseline = KD.teacher_config(), KD.baseline_config()
+    assert teacher.method == baseline.method == "one_hot" and baseline == CFG
+    assert teacher.seed == 1000 and teacher.key() != baseline.key()
+    for method in ("ada_alpha", "ada_margin"):
+        assert replace(KD, method=method, temperature=4.0).baseline_config() == CFG   # one baseline for all
+    assert [c.fold for c in replace(KD, method="ada_alpha", margin_source="crossfit").dependencies()] == [None, 0, 1, 2, 3, 4]
+    assert set(DEFAULTS) == {f.name for f in fields(Config)}
+
+
+def test_a_second_run_reads_the_record(records_folder, monkeypatch):
+    first = run(KD)
+    monkeypatch.setattr(experiment, "fit", lambda *a, **k: pytest.fail("trained again"))
+    again = run(KD)
+    assert again.facts == json.loads(json.dumps(first.facts)) and again.config == KD
+    for name, split in first.splits.items():
+        for array in records.ARRAYS:
+            assert np.array_equal(getattr(split, array), getattr(again.splits[name], array))
+    model, data = trained(KD.teacher_config()), experiment.load(KD)[0]
+    record = records.read(KD.teacher_config())
+    log_p = experiment.predict(model, data.test.x, data).log_softmax(1)
+    assert np.array_equal(record.splits["test"].predicted, log_p.argmax(1))
+    label = log_p.gather(1, data.test.y[:, None])[:, 0]
+    assert np.allclose(record.splits["test"].log_p[:, 0], label, rtol=2e-3, atol=1e-3)
+    assert len(record.test_plus().y) == 500 + len(data.left_out)
+    assert len(record.facts["curves"]["loss"]) == 2 and record.facts["val_accuracy_by_group"]
+
+
+def test_a_kill_while_writing_leaves_no_record(records_folder, monkeypatch):
+    def full(*arguments, **options):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    with monkeypatch.context() as m:
+        m.setattr(np, "savez_compressed", full)
+        with pytest.raises(KdlibError, match="No space left on device.*finished runs are kept"):
+            run(CFG)
+    assert not records.exists(CFG) and not list(records_folder.glob("*.json")) and not list(records_folder.glob(".tmp*"))
+    with monkeypatch.context() as m:   # the JSON file comes last
+        m.setattr(records.json, "dumps", lambda *a, **k: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            run(CFG)
+    assert not records.exists(CFG) and not list(records_folder.glob(".tmp*"))
+    assert run(CFG).config == CFG
+
+
+def test_damaged_and_foreign_records_are_refused_by_name(records_folder):
+    run(CFG)
+    text, arrays = (records_folder / f"{CFG.key()}.{e}" for e in ("json", "npz"))
+    good, whole = json.loads(text.read_text()), arrays.read_bytes()
+    for wrong, said in [
+            ("{", "not a record"), ("[]", "not a record"), (json.dumps({**good, "recipe": 0}), "made with recipe 0"),
+            (json.dumps({**good, "config": {**good["config"], "lr": 0.2}}), "field lr is 0.2, asked for was 0.05"),
+            (json.dumps({**good, "config": {**good["config"], "lrr": 1}}), "'lrr' is unknown"),
+            (json.dumps({**good, "labels_sha256": {}}), "labels of val")]:
+        text.write_text(wrong)
+        with pytest.raises(RecordError, match=CFG.key()) as e:
+            records.read(CFG)
+        assert said in str(e.value)
+    text.write_text(json.dumps(good))
+    arrays.write_bytes(whole[:-100])
+    with pytest.raises(RecordError, match="truncated or changed"):
+        records.read(CFG)
+    arrays.unlink()
+    with pytest.raises(RecordError, match="missing beside its JSON file"):
+        run(CFG)
+    with pytest.raises(RecordError, match="there is no record of this run"):
+        records.read(replace(CFG, seed=5))
+
+
+def test_pairs_of_other_data_or_teachers_are_refused(records_folder):
+    kd, baseline, teacher = run(KD), run(CFG), records.read(KD.teacher_config())
+    records.check_pair(kd, baseline)
+    records.check_pair(kd, teacher)
+    with pytest.raises(RecordError, match="different data"):
+        records.check_pair(kd, replace(baseline, facts={**baseline.facts, "data_sha256": "0"}))
+    with pytest.raises(RecordError, match="other weights"):
+        records.check_pair(kd, replace(teacher, facts={**teacher.facts, "weights_sha256": "0"}))
+
+
+def test_weights_that_are_not_the_teachers_are_refused(records_folder):
+    run(KD)
+    teacher = KD.teacher_config()
+    weights, text = (records_folder / f"{teacher.key()}.{e}" for e in ("pt", "json"))
+    state = torch.load(weights, weights_only=True)
+    torch.save({k: v + 1 if v.is_floating_point() else v for k, v in state.items()}, weights)
+    with pytest.raises(TeacherError, match="not the weights of its record"):
+        trained(teacher)
+    weights.unlink()
+    trained(teacher)                                   # trained again, here: the same weights
+    facts = json.loads(text.read_text())
+    text.write_text(json.dumps({**facts, "weights_sha256": "of another machine"}))
+    weights.unlink()
+    with pytest.raises(TeacherError, match="other weights than the one that 1 recorded students"):
+        trained(teacher)
+
+
+def test_a_teacher_near_chance_stops_the_run(records_folder):
+    with pytest.raises(TeacherError, match="near chance"):
+        run(replace(KD, lr=0.0))
+
+
+def test_sweep_resumes_and_a_failure_stops_nothing_else(records_folder):
+    good = [replace(CFG, seed=s) for s in range(3)]
+    assert sweep.sweep(good[:1], budget=0) == [] and not records.exists(good[0])
+    run(good[0])
+    stamp = os.stat(records_folder / f"{good[0].key()}.json").st_mtime_ns
+    with pytest.raises(TeacherError, match="near chance"):
+        sweep.sweep([replace(KD, lr=0.0), *good], jobs=2)
+    assert [r.config for r in sweep.sweep(good)] == good
+    assert os.stat(records_folder / f"{good[0].key()}.json").st_mtime_ns == stamp
+    assert min(sweep.estimate(good)) > 0
+
+
+def test_two_processes_on_one_study_do_each_run_once(records_folder):
+    configs = [CFG, replace(CFG, seed=1), KD.teacher_config(), KD]
+    spawn = multiprocessing.get_context("spawn")
+    both = [spawn.Process(target=_all, args=(configs,)) for _ in range(2)]
+    for p in both:
+        p.start()
+    for p in both:
+        p.join()
+    assert [p.exitcode for p in both] == [0, 0]
+    log = (records_folder / "runs.log").read_text()
+    for cfg in configs:
+        assert log.count(f"{cfg.key()} epoch 2/2") == 1
+        records.read(cfg)
+
+
+def _all(configs):
+    for cfg in configs:
+        run(cfg)

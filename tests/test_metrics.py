@@ -1,0 +1,261 @@
+"""Metrics against masks, loops, scikit-learn and fairlearn; what a Panel refuses."""
+
+import itertools
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from fairlearn.metrics import MetricFrame
+from sklearn.metrics import accuracy_score, log_loss
+from synthetic import COUNTS, FEW, GROUPS, PAIR, TINY, but, made, predictions, write_study
+
+from kdlib import metrics, records, tables
+from kdlib.config import KdlibError
+from kdlib.metrics import CELLS, buckets, by_group, calibration_error, eight_cells, panel
+
+
+@pytest.fixture(autouse=True)
+def _records(tmp_path, monkeypatch):
+    monkeypatch.setenv("KDLIB_RECORDS", str(tmp_path))
+
+
+@pytest.fixture
+def random_run():
+    """(Predictions, probabilities (N, 7)) of random logits; one class of seven has no example."""
+    rng = np.random.default_rng(5)
+    logits = torch.tensor(rng.normal(size=(400, 7)) * 2)
+    y = torch.tensor(rng.integers(0, 6, 400))
+    return records.predictions(logits, SimpleNamespace(y=y, group=y)), logits.softmax(dim=1).numpy()
+
+
+# ---------------------------------------------------------------- by group
+
+def test_by_group_is_mask_and_recompute(random_run):
+    run, p = random_run
+    table = by_group(run, 7)
+    for g in range(6):
+        members = np.flatnonzero(run.group == g)
+        assert table["n"][g] == len(members)
+        assert table["correct"][g] == sum(p[i].argmax() == g for i in members)
+        assert table["nll"][g] == pytest.approx(np.mean([-np.log(p[i, g]) for i in members]), abs=2e-3)   # float16
+        margin = np.mean([p[i, g] - np.delete(p[i], g).mean() for i in members])
+        assert table["margin"][g] == pytest.approx(margin, abs=2e-3)
+
+
+def test_an_empty_group_is_nan_and_says_nothing(random_run, recwarn):
+    table = by_group(random_run[0], 7)
+    assert (table["n"][6], table["correct"][6]) == (0, 0) and np.isnan([table["nll"][6], table["margin"][6]]).all()
+    assert not recwarn.list
+
+
+def test_by_group_agrees_with_fairlearn_and_sklearn(random_run):
+    run, p = random_run
+    table = by_group(run, 7)
+    frame = MetricFrame(metrics=accuracy_score, y_true=run.y, y_pred=run.predicted, sensitive_features=run.group)
+    np.testing.assert_allclose(table["correct"][:6] / table["n"][:6], frame.by_group.to_numpy())
+    assert table["correct"].sum() / table["n"].sum() == pytest.approx(frame.overall)
+    nll = (table["nll"][:6] * table["n"][:6]).sum() / table["n"].sum()
+    assert nll == pytest.approx(log_loss(run.y, p, labels=range(7)), abs=1e-3)
+
+
+def test_buckets_at_their_thresholds():
+    counts = [1000, 31, 30, 29, 8, 7, 6, 0]
+    assert [metrics.BUCKETS[b] for b in buckets(counts, (30, 7))] == ["many"] * 2 + ["medium"] * 4 + ["few"] * 2
+
+
+# ---------------------------------------------------------------- calibration
+
+def ece_by_loops(confidence, right, weights, bins):
+    error, rows = 0.0, []
+    for b in range(bins):
+        members = [i for i, c in enumerate(confidence) if b / bins <= c < (b + 1) / bins or (b == bins - 1 and c == 1)]
+        total = sum(weights[i] for i in members)
+        if total:
+            accuracy = sum(weights[i] * right[i] for i in members) / total
+            mean = sum(weights[i] * confidence[i] for i in members) / total
+            error += total * abs(accuracy - mean)
+            rows.append((b, total, mean, accuracy))
+    return error / sum(weights), rows
+
+
+@pytest.mark.parametrize("bins", [15, 4])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_calibration_error_by_loops(random_run, bins, weighted):
+    run = random_run[0]
+    weights = np.random.default_rng(1).uniform(0.1, 3, len(run.y)) if weighted else None
+    error, table = calibration_error(run, weights, bins)
+    confidence = [float(c) for c in np.exp(run.log_p[:, 1].astype(float))]
+    expected, rows = ece_by_loops(confidence, run.right, np.ones(len(run.y)) if weights is None else weights, bins)
+    assert error == pytest.approx(expected)
+    for b, *row in rows:
+        np.testing.assert_allclose(table[b], row)
+    assert np.flatnonzero(table[:, 0] > 0).tolist() == [row[0] for row in rows]
+
+
+def test_certainty_falls_into_the_last_bin():
+    y = np.arange(4) % 2
+    run = predictions(y, np.array([0, 1, 0, 0]), confidence=1.0)
+    error, table = calibration_error(run)
+    assert error == pytest.approx(0.25) and table[-1, 0] == 4 and table[-1, 2] == pytest.approx(0.75)
+
+
+# ---------------------------------------------------------------- eight cells
+
+def test_eight_cells_by_brute_force():
+    outcomes = [o for n, o in enumerate(itertools.product([False, True], repeat=3), start=1) for _ in range(n)]
+    order = np.random.default_rng(0).permutation(len(outcomes))
+    teacher, one_hot, distilled = np.array(outcomes)[order].T
+    named = {"transferred": (0, 1, 0), "new harm": (1, 1, 0), "repaired": (1, 0, 1), "resisted": (0, 1, 1),
+             "surpassed": (0, 0, 1), "not learned": (1, 0, 0), "all right": (1, 1, 1), "all wrong": (0, 0, 0)}
+    assert eight_cells(teacher, one_hot, distilled) == {
+        name: sum(o == tuple(map(bool, cell)) for o in outcomes) for name, cell in named.items()}
+    assert set(CELLS.values()) == set(named)
+
+
+# ---------------------------------------------------------------- panel
+
+def test_test_plus_is_test_then_left_out():
+    first = made(seeds=1, kd=lambda seed, split: {"val": 0.1, "test": 0.4, "left_out": 0.8}[split])
+    record = first.runs["kd"][0]
+    both = record.test_plus()
+    for name in records.ARRAYS:
+        expected = np.concatenate([getattr(record.splits[s], name) for s in ("test", "left_out")])
+        np.testing.assert_array_equal(getattr(both, name), expected)
+    np.testing.assert_allclose(first.accuracy("kd").observed, 60)               # of both, never of val
+    on_test = panel(TINY, PAIR, 1, split="test")
+    np.testing.assert_allclose(on_test.accuracy("kd").observed, 40)
+    assert len(on_test.y) == 200 and len(first.y) == 400
+
+
+def test_panel_reads_each_role_from_its_own_records():
+    rates = {"teacher": 0.95, "one_hot": 0.3, "placebo": 0.4, "kd": 0.5, "ada_alpha": 0.6, "ada_margin": 0.8}
+    p = made(seeds=2, margin=lambda seed: np.full(GROUPS, 0.1 * (seed + 1)), **rates)
+    for role, rate in rates.items():
+        np.testing.assert_allclose(p.accuracy(role).observed, 100 * rate)
+        np.testing.assert_allclose(p.val_accuracy(role), 100 * rate)
+    np.testing.assert_allclose(p.gain("kd").observed, 20)
+    np.testing.assert_allclose(p.gain("ada_alpha", "kd").observed, 10)
+    np.testing.assert_allclose(p.teacher_margin(), [[0.1] * GROUPS, [0.2] * GROUPS])
+    assert p.name == "cnn → cnn_small" and p.predicted("kd").shape == (2, 400)
+
+
+def test_bucket_means_weigh_groups_alike():
+    p = made(seeds=1, kd=but(0.7, g8=0.9, g9=0.0))
+    few = p.accuracy("kd").map(metrics.bucket_mean(p, 2)).observed
+    np.testing.assert_allclose(few, 45)
+    np.testing.assert_allclose(p.accuracy("kd").map(metrics.average).observed, (8 * 70 + 90) / 10)
+    np.testing.assert_array_equal(p.bucket == 2, FEW)
+    np.testing.assert_array_equal(p.train_counts, COUNTS)
+
+
+def rewritten(cfg, **facts):
+    """Replace facts of a record on disk."""
+    old = records.read(cfg)
+    records.write(replace(old, facts=old.facts | facts))
+
+
+@pytest.mark.parametrize("method", ["one_hot", "kd", "placebo"])
+def test_panel_refuses_other_data(method):
+    write_study(seeds=2)
+    cfg = TINY.config(PAIR, method, 1)
+    rewritten(cfg, data_sha256="e" * 64)
+    with pytest.raises(KdlibError, match="are of different data") as caught:
+        panel(TINY, PAIR, 2)
+    assert cfg.key() in str(caught.value)
+    panel(TINY, PAIR, 1)                                                 # the first seed has nothing to do with it
+
+
+def test_panel_refuses_another_teacher_by_name():
+    write_study(seeds=2)
+    kd = TINY.config(PAIR, "kd", 1)
+    rewritten(kd, teacher_sha256="weights of another one")
+    with pytest.raises(KdlibError, match="learned from other weights") as caught:
+        panel(TINY, PAIR, 2)
+    assert kd.key() in str(caught.value) and kd.teacher_config().key() in str(caught.value)
+
+
+def test_panel_refuses_other_labels():
+    write_study(seeds=1)
+    old = records.read(TINY.config(PAIR, "kd", 0))
+    test = old.splits["test"]
+    swapped = replace(test, y=test.y[::-1], group=test.group[::-1])
+    records.write(replace(old, splits=old.splits | {"test": swapped}))
+    with pytest.raises(KdlibError, match="have different test labels"):
+        panel(TINY, PAIR, 1)
+
+
+def test_panel_says_which_record_is_missing_and_what_makes_it():
+    write_study(seeds=1)
+    with pytest.raises(KdlibError, match=r"_s1_\w+\.json: there is no record of this run; `python -m kdlib run"):
+        panel(TINY, PAIR, 2)
+
+
+@pytest.mark.parametrize("seeds", [0, -1, 1001])
+def test_panel_refuses_seeds_out_of_range(seeds):
+    with pytest.raises(KdlibError, match=f"seeds={seeds}: must be between 1 and 1000; the study plans 4"):
+        panel(TINY, PAIR, seeds)
+
+
+# ---------------------------------------------------------------- tables
+
+def test_table_of_a_panel():
+    frame = metrics.table(made(seeds=2, kd=but(0.7, few=0.5)))
+    assert len(frame) == 6 * 2 * GROUPS                                   # five methods and the teacher
+    row = frame[(frame.method == "kd") & (frame.seed == 1) & (frame.group == "class 9")].iloc[0]
+    assert (row.n_train, row.bucket, row.n, row.correct) == (2, "few", 40, 20)
+    assert row.accuracy == pytest.approx(50) and row.gain == pytest.approx(-20)
+    assert (frame[frame.method == "one_hot"].gain == 0).all()
+
+
+def test_gain_by_bucket_table():
+    frame = tables.gain_by_bucket(made(seeds=2, kd=but(0.8, few=0.5)), ["kd", "placebo"])
+    rows = frame[frame.method == "distillation"].set_index("bucket")
+    assert list(rows.index) == ["average", "many", "medium", "few"]
+    np.testing.assert_allclose(rows.estimate.astype(float), [4, 10, 10, -20])
+    assert (rows.seeds == 2).all() and all(len(s) == 2 for s in rows.per_seed)
+    over_kd = tables.gain_by_bucket(made(seeds=2, kd=but(0.8, few=0.5)), ["placebo"], "kd")
+    np.testing.assert_allclose(over_kd.estimate.astype(float), [-4, -10, -10, 20])
+
+
+def test_gain_by_group_table_names_harm_and_help_by_their_sign():
+    def kd(seed, split):
+        return but(0.7, g2=1.0, g8=0.1) + np.where(np.arange(GROUPS) < 8, 0, 0.05 * (seed % 2))
+    noise = ("one_hot", "kd")
+    frame = tables.gain_by_group(made(kd=kd, shuffled=noise, one_hot=lambda seed, split: 0.7 + 0.05 * (seed % 3 - 1)))
+    found = frame.set_index("group").finding
+    assert (found["class 2"], found["class 8"], found["class 5"]) == ("helped", "harmed", "no clear difference")
+    assert list(frame.n_train) == sorted(COUNTS, reverse=True) and (frame.n_test == 40).all()
+    single = tables.gain_by_group(made(seeds=1, kd=but(0.2)))
+    assert (single.finding == "no clear difference").all() and single.q.isna().all()
+
+
+def test_cells_table_sums_to_everything():
+    p = made(seeds=2, teacher=0.8, one_hot=0.7, kd=0.5, shuffled=("teacher", "one_hot", "kd"))
+    frame = tables.cells(p)
+    assert frame["count"].sum() == 2 * 400 and frame.estimate.sum() == pytest.approx(100)
+    for row in frame.to_dict("records"):
+        hits = sum(all((row[column] == "right") == bool(p.right(m)[s, i]) for column, m in
+                       (("teacher", "teacher"), ("one-hot", "one_hot"), ("distillation", "kd")))
+                   for s in range(2) for i in range(400))
+        assert row["count"] == hits
+        assert row["estimate"] == pytest.approx(100 * hits / 800)         # groups are of equal size here
+
+
+def test_accuracies_table():
+    p = made(seeds=2, one_hot=but(0.7, g9=0.1, g8=0.3))
+    frame = tables.accuracies(p, ("teacher", "one_hot")).set_index("method")
+    assert list(frame.columns) == ["average", "many", "medium", "few", "worst 1", "worst 3"]
+    means = {c: float(frame.loc["one-hot", c].split(" ± ")[0]) for c in frame.columns}
+    assert means == {"average": 60, "many": 70, "medium": 70, "few": 20, "worst 1": 10, "worst 3": 36.7}
+    assert all(" ± " in v for v in frame.to_numpy().ravel())
+    assert not any("±" in v for v in tables.accuracies(made(seeds=1), ("kd",)).iloc[0, 1:])
+
+
+def test_calibration_table_by_hand():
+    """Everyone says 0.7: right 70 % of the time it is calibrated; a class counts the same however many images it has."""
+    frame = tables.calibration(made(seeds=2, kd=but(0.7, g8=1.0, g9=0.0)), ("one_hot", "kd")).set_index(["bucket", "method"])
+    assert frame.loc[("few", "one-hot")].estimate == pytest.approx(0, abs=0.05)
+    assert frame.loc[("few", "distillation")].estimate == pytest.approx(20, abs=0.05)
+    assert frame.loc[("many", "distillation")].estimate == pytest.approx(0, abs=0.05)
