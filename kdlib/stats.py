@@ -149,8 +149,8 @@ def interval(observed, resampled) -> Interval:
     Simulated coverage of means (normal effects): 94.5 to 97 % with 6 or 8 seeds; 98 % if only R is left, as
     for the placebo; with few seeds, V_S large and V_E a few per cent, 93.6 % (4 seeds) and 92.3 % (3 seeds).
     Statistics that pick or rank groups: 92 to 97 %. The spread over resamples of a group of n examples is
-    short by the factor (n - 1)/n, not corrected. One seed or NaN: no interval, and every verdict on it is
-    "open".
+    short by the factor (n - 1)/n, not corrected. One seed, NaN or infinity: no interval, and every verdict
+    on it is "open".
     """
     observed, resampled = np.asarray(observed, dtype=np.float64), np.asarray(resampled, dtype=np.float64)
     if observed.ndim != 1 or not observed.size or resampled.ndim != 2 or resampled.shape[1] != observed.size:

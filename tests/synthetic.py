@@ -48,7 +48,7 @@ def predictions(y, chosen, confidence=0.7):
     p = np.column_stack([np.where(right, confidence, rest), np.full(len(y), confidence), np.full(len(y), rest)])
     runner_up = np.where(right, (y + 1) % GROUPS, y)
     return Predictions(y.astype(np.int16), y.astype(np.int16), chosen.astype(np.int8), runner_up.astype(np.int8),
-                       np.log(p).astype(np.float16))
+                       np.log(np.maximum(p, 1e-300)).astype(np.float16))
 
 
 def record(cfg, role, seed, rates, shuffled=False, copies=False, margin=None, names=None, **facts):

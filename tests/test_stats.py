@@ -253,8 +253,9 @@ def test_detectable_effect_is_found_with_power_80_percent():
     ([0.3], np.full((20, 1), 0.3)),
     ([0.3, np.nan], np.full((20, 2), 0.3)),
     ([0.3, 0.2], np.where(np.arange(40).reshape(20, 2) == 7, np.nan, 0.3)),
+    ([0.3, 0.2], np.where(np.arange(40).reshape(20, 2) == 7, np.inf, 0.3)),
 ])
-def test_one_seed_or_a_nan_gives_no_interval_and_open_verdicts(observed, resampled):
+def test_one_seed_or_a_value_that_is_not_finite_gives_no_interval_and_open_verdicts(observed, resampled):
     got = interval(observed, resampled)
     assert got.n == len(observed) and got.per_seed[0] == 0.3
     assert np.isnan([got.se, got.low, got.high, got.df, got.bias, got.detectable]).all()
@@ -460,9 +461,10 @@ def test_moderated_t_with_zero_variances_and_nan_groups():
     assert t[3] == 0 and p[3] == 1 and p[4] > 0.999
     without = moderated_t(np.delete(gains, 9, axis=1))
     np.testing.assert_array_equal(np.delete(p, 9), without[1])
-    mostly_pinned = np.where(np.arange(20) < 15, 0.0, np.nan_to_num(gains))
-    t, p, df = moderated_t(mostly_pinned)
-    assert (p[:15] == 1).all() and ((p[15:] > 0) & (p[15:] < 1)).all() and df > 5
+    rounding = np.tile([[0.0], [0.1 + 0.2 - 0.3]], (3, 1))
+    for pinned in (0.0, rounding):
+        t, p, df = moderated_t(np.where(np.arange(20) < 15, pinned, np.nan_to_num(gains)))  # most of the groups
+        assert (p[:15] > 0.999).all() and ((p[15:] > 0) & (p[15:] < 1)).all() and df > 5
 
 
 @pytest.mark.parametrize("gains", [np.ones((1, 5)), np.full((4, 5), 0.1), np.full((4, 5), np.nan)])

@@ -1,0 +1,268 @@
+"""Figures: each says what it shows; names from data stay text; the same bytes from the same table."""
+
+import hashlib
+import html
+import os
+import re
+import subprocess
+import sys
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+from xml.etree import ElementTree
+
+import matplotlib
+import numpy as np
+import pandas as pd
+import pytest
+from synthetic import COUNTS, GROUPS, SELF, TINY, but, made
+
+from kdlib import findings, plots, tables
+from kdlib.plots import Shown, Table, Verdicts, clear
+
+METHODS = ["kd", "ada_alpha", "ada_margin", "placebo"]
+HOSTILE = '<script>alert(1)</script>"'
+NAMES = [HOSTILE, *(f"class {g}" for g in range(1, GROUPS - 1)), "a -- b & c"]
+FIGURES = ("gain_by_bucket", "gain_over_kd", "gain_by_group", "margin_and_gain", "copied_and_amplified", "trade_off", "margins",
+           "calibration")
+
+
+def drawn(name, p):
+    """The Shown of a name, from a Panel."""
+    parts = findings.transferred_and_amplified(p)
+    return {
+        "gain_by_bucket": lambda: plots.gain_by_bucket(tables.gain_by_bucket(p, METHODS), p.name),
+        "gain_over_kd": lambda: plots.gain_by_bucket(tables.gain_by_bucket(p, METHODS[1:], "kd"), p.name, "distillation"),
+        "gain_by_group": lambda: plots.gain_by_group(tables.gain_by_group(p), p.name),
+        "margin_and_gain": lambda: plots.margin_and_gain(tables.gain_by_group(p), p.name, parts[0].sentence),
+        "copied_and_amplified": lambda: plots.copied_and_amplified(
+            tables.copied_errors(p, METHODS), tables.amplified_errors(p, METHODS), p.name, parts[-1].sentence),
+        "trade_off": lambda: plots.trade_off(tables.gain_by_bucket(p, METHODS), p.name),
+        "margins": lambda: plots.margins(tables.margins(p), p.name),
+        "calibration": lambda: plots.calibration_by_bucket(tables.calibration(p, p.study.methods), p.name),
+    }[name]()
+
+
+@pytest.fixture(scope="module")
+def panels(tmp_path_factory):
+    """{name: Panel}: of self-distillation with hostile group names, of another teacher, and of one seed."""
+    how = {"names": NAMES, "kd": but(0.8, few=0.3), "one_hot": but(0.7, g0=0.9), "copies": ("kd",),
+           "shuffled": ("placebo", "kd"), "margin": lambda seed: np.linspace(0.95, 0.1 + 0.01 * seed, GROUPS)}
+    made_of = {}
+    with pytest.MonkeyPatch.context() as patch:
+        for name, study, seeds in (("self", replace(TINY, pairs=(SELF,)), 3), ("other", TINY, 3), ("one seed", TINY, 1)):
+            patch.setenv("KDLIB_RECORDS", str(tmp_path_factory.mktemp("records")))
+            made_of[name] = made(study, seeds=seeds, **how)
+    return made_of
+
+
+@pytest.fixture(scope="module")
+def shown(panels):
+    """{name: Shown} of the self-distillation panel."""
+    return {name: drawn(name, panels["self"]) for name in FIGURES}
+
+
+class Page(HTMLParser):
+    """Tags with attributes, and the text inside each kind of tag."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.text, self._open = [], {}, []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        if tag != "img":
+            self._open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self._open.pop() == tag
+
+    def handle_data(self, data):
+        for tag in self._open:
+            self.text[tag] = self.text.get(tag, "") + data
+
+    def of(self, tag):
+        return [attributes for name, attributes in self.tags if name == tag]
+
+
+# ---------------------------------------------------------------- words
+
+def row(estimate, low, high):
+    return pd.Series({"estimate": estimate, "low": low, "high": high})
+
+
+@pytest.mark.parametrize(("estimate", "low", "high", "words"), [
+    (2.0, 1.0, 3.0, "a clear gain (+2.0 points)"),
+    (-2.0, -3.0, -1.0, "a clear loss (−2.0 points)"),
+    (2.0, -0.1, 4.1, "no clear difference (+2.0 points)"),
+    (-0.4, -1.0, 0.2, "no clear difference (−0.4 points)"),
+    (0.0, 0.0, 0.0, "no clear difference (+0.0 points)"),
+    (1.0, 0.0, 2.0, "no clear difference (+1.0 points)"),
+    (5.0, np.nan, np.nan, "+5.0 points from one seed, which allows no conclusion")])
+def test_clear(estimate, low, high, words):
+    assert clear(row(estimate, low, high)) == words
+
+
+@pytest.mark.parametrize("name", FIGURES)
+@pytest.mark.parametrize("which", ["self", "other", "one seed"])
+def test_every_figure_says_what_it_shows(panels, which, name):
+    figure = drawn(name, panels[which])
+    assert isinstance(figure, Shown)
+    assert figure.sentence.startswith(panels[which].name + ": ") and figure.sentence.endswith(".")
+    assert len(figure.sentence.split()) >= 8 and len(figure.caption.split()) >= 8
+    assert "nan" not in (figure.sentence + figure.caption).replace(HOSTILE, "").lower()
+    assert len(figure.table) and ".." not in figure.sentence
+
+
+def test_every_sentence_is_its_own(shown):
+    assert len({s.sentence for s in shown.values()}) == len(shown)
+    assert len({s.caption for s in shown.values()}) == len(shown) - 1     # the two kinds of gain share theirs
+
+
+def test_the_sentence_has_the_numbers_of_the_table(panels, shown):
+    gains = shown["gain_by_bucket"].table.query("method == 'distillation'").set_index("bucket")
+    for place in ("average", "few"):
+        assert findings.number(gains.loc[place].estimate) in shown["gain_by_bucket"].sentence
+    assert "a clear loss" in shown["gain_by_bucket"].sentence and "few classes, against one-hot" in shown["gain_by_bucket"].sentence
+    assert shown["gain_over_kd"].sentence.endswith("against distillation.")
+    margin = shown["margins"].table.set_index("group").held_out
+    assert f"from {margin.min():.2f} (a -- b & c) to {margin.max():.2f} ({HOSTILE})" in shown["margins"].sentence
+    assert "on its own training images the mean is 1.00" in shown["margins"].sentence
+    by_group = shown["gain_by_group"].table
+    harmed, helped = ((by_group.finding == word).sum() for word in ("harmed", "helped"))
+    assert harmed and f"harms {harmed} and helps {helped}" in shown["gain_by_group"].sentence
+    assert "one seed" in drawn("gain_by_bucket", panels["one seed"]).sentence
+
+
+def test_the_trade_off_names_who_is_not_beaten():
+    values = {("distillation", "average"): 3, ("distillation", "few"): -4, ("AdaAlpha", "average"): 2, ("AdaAlpha", "few"): 1,
+              ("placebo", "average"): 0, ("placebo", "few"): 0}
+    table = pd.DataFrame([{"method": m, "bucket": b, "estimate": float(v), "low": v - 1.0, "high": v + 1.0}
+                          for (m, b), v in values.items()])
+    assert plots.trade_off(table, "a").sentence.endswith("in the few bucket than AdaAlpha, distillation.")
+
+
+# ---------------------------------------------------------------- HTML
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_figures_are_accessible_html(shown, name):
+    page = Page(shown[name]._repr_html_())
+    image, = page.of("img")
+    assert image["alt"] == shown[name].sentence and image["src"].startswith("data:image/svg+xml;base64,")
+    assert shown[name].sentence in page.text["figcaption"] and shown[name].caption in page.text["figcaption"]
+    assert page.text["summary"] == "Data of this figure" and page.text["caption"] == shown[name].caption
+    scopes = [a["scope"] for a in page.of("th")]
+    assert scopes == ["col"] * len(shown[name].table.columns) + ["row"] * len(shown[name].table)
+    assert len(page.of("tr")) == 1 + len(shown[name].table)
+    assert not page.of("script") and set(image) == {"alt", "style", "src"}
+
+
+def test_hostile_names_are_text_everywhere(shown, panels):
+    named = [s for s in shown.values() if HOSTILE in s.sentence]
+    assert len(named) >= 2                                                # gain by group, margins
+    for s in named:
+        assert "<script" not in s._repr_html_() and html.escape(HOSTILE) in s._repr_html_()
+    for told in (Table(tables.gain_by_group(panels["self"]), HOSTILE), Verdicts(
+            [{"finding": HOSTILE, "pair": HOSTILE, "claim": HOSTILE, "verdict": HOSTILE, "preliminary": False, "seeds": 1, "planned": 1,
+              "parts": [(HOSTILE, HOSTILE, HOSTILE)]}])):
+        page = Page(told._repr_html_())
+        assert not page.of("script") and HOSTILE in "".join(page.text.values())
+
+
+def test_tables_escape_columns_and_say_missing():
+    text = plots.table_html(pd.DataFrame({"<b>": ["<i>"], "x": [np.nan], "y": [0.01234], "z": [(1.0, 2.5)], "n": [7]}), "a & b")
+    page = Page(text)
+    assert page.text["caption"] == "a & b" and not page.of("b") and not page.of("i")
+    cells = re.findall(r"<td[^>]*>(.*?)</td>", text)
+    assert cells == ["–", "0.0123", "1.00, 2.50", "7"]
+
+
+def test_verdict_cards(panels):
+    cards = findings.pair_verdicts(panels["self"])
+    page = Page(Verdicts(cards)._repr_html_())
+    assert [a["data-verdict"] for a in page.of("strong") if a.get("class") == "verdict"] == [c["verdict"] for c in cards]
+    assert page.text["p"].count("(preliminary: 3 of 4 planned seeds)") == len(cards)
+    for c in cards:
+        assert c["claim"] in page.text["p"]
+        for label, holds, said in c["parts"]:
+            assert f"{label}: {holds}. {said}" in page.text["li"]
+    whole = [c | {"preliminary": False} for c in cards]
+    assert "preliminary" not in Verdicts(whole)._repr_html_()
+
+
+# ---------------------------------------------------------------- SVG
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_svg_is_the_same_every_time(panels, shown, name):
+    first = shown[name].svg()
+    assert shown[name].svg() == first
+    with matplotlib.rc_context({"font.size": 25, "svg.hashsalt": None, "axes.grid": False}):
+        assert drawn(name, panels["self"]).svg() == first                 # another build, whatever the notebook has set
+    root = ElementTree.fromstring(first)
+    assert root.tag == "{http://www.w3.org/2000/svg}svg"
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_svg_has_no_date_and_no_address(shown, name):
+    text = shown[name].svg().decode()
+    assert "dc:date" not in text and "Matplotlib v" not in text
+    names = set(re.findall(r'xmlns(?::\w+)?="([^"]+)"', text))
+    loads = re.findall(r'(?:href|src)="([^"]*)"|url\(([^)]*)\)', text)
+    assert all((a or b).startswith("#") for a, b in loads)
+    outside = set(re.findall(r'https?://[^\s"<>]+', text)) - names
+    assert all(re.match(r"https?://(www\.w3\.org|purl\.org/dc|creativecommons\.org/ns)", a) for a in outside | names), outside
+
+
+def test_svg_is_the_same_in_another_process():
+    """Another hash seed, another process: the same bytes."""
+    draw = ("import hashlib, numpy as np, pandas as pd; from kdlib import plots\n"
+            "t = pd.DataFrame({'group': list('abc'), 'n_train': [9, 5, 1], 'held_out': [.9, .5, .1], 'on_training': [1., 1., 1.]})\n"
+            "print(hashlib.sha256(plots.margins(t, 'x').svg()).hexdigest())")
+    here = pd.DataFrame({"group": list("abc"), "n_train": [9, 5, 1], "held_out": [.9, .5, .1], "on_training": [1.] * 3})
+    root = Path(plots.__file__).parents[1]
+    out = subprocess.run([sys.executable, "-c", draw], env=os.environ | {"PYTHONHASHSEED": "7"}, cwd=root, text=True,
+                         capture_output=True, check=True).stdout.strip()
+    assert out == hashlib.sha256(plots.margins(here, "x").svg()).hexdigest()
+
+
+# ---------------------------------------------------------------- marks
+
+def test_bars_end_where_the_interval_does(shown):
+    table = shown["gain_by_bucket"].table
+    axes, = shown["gain_by_bucket"].figure.axes
+    for container in axes.containers:
+        rows = table[table.method == container.get_label()]
+        line, _, (bars,) = container
+        np.testing.assert_allclose(line.get_ydata(), rows.estimate.astype(float))
+        ends = np.array([segment[:, 1] for segment in bars.get_segments()])
+        np.testing.assert_allclose(ends, rows[["low", "high"]].astype(float), atol=1e-9)
+    assert [t.get_text() for t in axes.get_xticklabels()] == ["average", "many", "medium", "few"]
+
+
+def test_methods_differ_by_colour_and_marker():
+    assert set(plots.LOOKS) == set(findings.NAMES.values())
+    for looks in (plots.LOOKS, plots.BUCKET_LOOKS):
+        colours, markers = zip(*looks.values(), strict=True)
+        assert len(set(colours)) == len(set(markers)) == len(looks)
+
+
+def test_amplification_is_drawn_only_where_it_is_defined(panels):
+    assert tables.amplified_errors(panels["other"], METHODS) is None
+    assert len(drawn("copied_and_amplified", panels["other"]).figure.axes) == 1
+    two = drawn("copied_and_amplified", panels["self"])
+    assert len(two.figure.axes) == 2 and set(two.table["where"]) == {"teacher wrong", "weakest fifth − rest"}
+
+
+def test_the_most_frequent_class_comes_first(panels):
+    for frame in (tables.margins(panels["self"]), tables.gain_by_group(panels["self"])):
+        assert list(frame.n_train) == sorted(COUNTS, reverse=True)
+
+
+def test_deviations_come_from_the_configs(panels):
+    p = panels["self"]
+    choices = tables.deviations(p).set_index("choice").here
+    assert choices["status"] == "a demonstration, not a reproduction" and choices["seeds"] == "3 of 4 planned"
+    assert choices["softening"] == "T = 2, both, alpha = 1" and "40 epochs, batch 32" in choices["networks"]
+    real = replace(p, study=replace(p.study, demonstration=False))
+    assert "status" not in set(tables.deviations(real).choice)
