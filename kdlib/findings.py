@@ -8,7 +8,7 @@ from kdlib import records
 from kdlib.config import KdlibError
 from kdlib.metrics import BUCKETS, average, bucket_mean, panel
 from kdlib.stats import above, agreement_elsewhere, interval, non_inferior, rank_correlation, sign_flip
-from kdlib.studies import study
+from kdlib.studies import STUDIES, study
 
 NAMES = {"one_hot": "one-hot", "placebo": "placebo", "kd": "distillation", "ada_alpha": "AdaAlpha", "ada_margin": "AdaMargin",
          "teacher": "teacher"}
@@ -217,7 +217,8 @@ def placebo_verdicts(p):
     """Every rule run on the placebo in place of distillation or of the mitigation: none should be reproduced."""
     rules = {"F1": helps_on_average, "F2": not_uniform, "F3": transferred_and_amplified, "F4": mitigated}
     floor = verdict_bucket(p) is None
-    return [_on_the_floor(p, f) if floor and f != "F1" else _card(p, f, CLAIMS[f], rule(p, "placebo")) for f, rule in rules.items()]
+    return [_on_the_floor(p, f) if floor and f != "F1" else _card(p, f, CLAIMS[f], rule(p, "placebo"))
+            for f, rule in rules.items()]
 
 
 def short(cards):
@@ -233,6 +234,11 @@ def complete_seeds(name):
     while done < study(name).seeds and all(map(records.exists, study(name)(done + 1))):
         done += 1
     return done
+
+
+def at_hand():
+    """The names of the studies with a complete seed on record."""
+    return [name for name in STUDIES if complete_seeds(name)]
 
 
 def panels(name, seeds=None):

@@ -76,17 +76,20 @@ def group_means(values, group, groups: int, resamples: int = 1000, seed: int = 0
         members = values[:, group == g].T  # (n, S)
         n = len(members)
         observed[:, g] = members.sum(axis=0) / n
-        resampled[:, :, g] = _redraws(seed, int(g), n, resamples) @ members / n
+        counts = _redraws(seed, int(g), n, resamples)
+        for start in range(0, resamples, CHUNK // n + 1):
+            part = slice(start, start + CHUNK // n + 1)
+            resampled[part, :, g] = counts[part].astype(np.float64) @ members / n
     return GroupMeans(observed, resampled)
 
 
 @functools.lru_cache(maxsize=256)   # a page asks for the same redraws dozens of times
 def _redraws(seed: int, group: int, n: int, resamples: int) -> np.ndarray:
-    """(resamples, n) float32: how often each of n examples is drawn in n draws with replacement.
+    """(resamples, n) uint8: how often each of n examples is drawn in n draws with replacement.
 
     Each group has its own stream, so its redraws do not depend on the other groups."""
     rng = np.random.default_rng([seed, group])
-    counts = np.empty((resamples, n), dtype=np.float32)
+    counts = np.empty((resamples, n), dtype=np.uint8)
     rows = max(1, CHUNK // n)
     for start in range(0, resamples, rows):
         part = counts[start : start + rows]

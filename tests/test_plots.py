@@ -46,7 +46,9 @@ def drawn(name, p):
 @pytest.fixture(scope="module")
 def panels(tmp_path_factory):
     """{name: Panel}: of self-distillation with hostile group names, of another teacher, and of one seed."""
-    how = {"names": NAMES, "kd": but(0.8, few=0.3), "one_hot": but(0.7, g0=0.9), "copies": ("kd",),
+    def kd(seed, split):
+        return but(0.8, few=0.3, g0=0.1) + 0.05 * (seed % 2)             # whole images; all classes vary alike
+    how = {"names": NAMES, "kd": kd, "one_hot": but(0.7, g0=0.9), "copies": ("kd",),
            "shuffled": ("placebo", "kd"), "margin": lambda seed: np.linspace(0.95, 0.1 + 0.01 * seed, GROUPS)}
     made_of = {}
     with pytest.MonkeyPatch.context() as patch:
@@ -131,7 +133,7 @@ def test_the_sentence_has_the_numbers_of_the_table(panels, shown):
     assert "on its own training images the mean is 1.00" in shown["margins"].sentence
     by_group = shown["gain_by_group"].table
     harmed, helped = ((by_group.finding == word).sum() for word in ("harmed", "helped"))
-    assert harmed and f"harms {harmed} and helps {helped}" in shown["gain_by_group"].sentence
+    assert harmed and helped and f"harms {harmed} and helps {helped}" in shown["gain_by_group"].sentence
     assert "one seed" in drawn("gain_by_bucket", panels["one seed"]).sentence
 
 
@@ -160,7 +162,7 @@ def test_figures_are_accessible_html(shown, name):
 
 def test_hostile_names_are_text_everywhere(shown, panels):
     named = [s for s in shown.values() if HOSTILE in s.sentence]
-    assert len(named) >= 2                                                # gain by group, margins
+    assert named
     for s in named:
         assert "<script" not in s._repr_html_() and html.escape(HOSTILE) in s._repr_html_()
     for told in (Table(tables.gain_by_group(panels["self"]), HOSTILE), Verdicts(
@@ -234,7 +236,7 @@ def test_bars_end_where_the_interval_does(shown):
     for container in axes.containers:
         rows = table[table.method == container.get_label()]
         line, _, (bars,) = container
-        np.testing.assert_allclose(line.get_ydata(), rows.estimate.astype(float))
+        np.testing.assert_allclose(np.asarray(line.get_ydata(), dtype=float), rows.estimate.astype(float))
         ends = np.array([segment[:, 1] for segment in bars.get_segments()])
         np.testing.assert_allclose(ends, rows[["low", "high"]].astype(float), atol=1e-9)
     assert [t.get_text() for t in axes.get_xticklabels()] == ["average", "many", "medium", "few"]

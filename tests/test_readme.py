@@ -213,3 +213,12 @@ def test_protocol_states_the_thresholds_of_the_rules():
     assert holds == [HARM, 0.05, -AVERAGE_MARGIN, -BUCKET_MARGIN]
     assert contradicted == [HARM, -AVERAGE_MARGIN, -BUCKET_MARGIN]
     assert f"at least {LOWEST_ACCURACY:.0f} % accuracy on **val**" in PROTOCOL
+
+
+def test_the_answer_is_what_the_committed_records_say(monkeypatch):
+    from kdlib import readme
+    monkeypatch.delenv("KDLIB_RECORDS", raising=False)
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    answer, figure = readme.answer()
+    assert answer.rstrip() in text
+    assert figure is None or (ROOT / readme.FIGURE).read_bytes() == figure
