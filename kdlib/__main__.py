@@ -82,7 +82,7 @@ def report(args):
     seeds = {name: n for name, n in seeds.items() if n or args.studies}
     cards = {name: findings.verdicts(name, n) for name, n in seeds.items()}   # refuses a study without a seed
     sources = {name: _sources(name, n) for name, n in seeds.items()}
-    inputs = {name: source["records sha256"] for name, source in sources.items()}
+    inputs = dict.fromkeys(sources, [s["records sha256"] for s in sources.values()])   # the overview reads them all
     pages = build({name: {"seeds": n} for name, n in seeds.items()}, args.out, NOTEBOOKS, inputs=inputs,
                   provenance=sources, verdicts=cards, say=print if sys.stdout.isatty() else lambda line: None)
     for name, found in list(cards.items())[:4]:

@@ -52,7 +52,7 @@ def load(cfg, folder=None, device="cpu"):
 
 def run(cfg, folder=None, device=None):
     """The record of a Config: read if it is there, else the run is done (its teacher first) and written."""
-    with records.claim(cfg, wait=True):
+    with records.claim(cfg):
         return records.read(cfg) if records.exists(cfg) else _do(cfg, folder, device or default_device())[0]
 
 
@@ -63,7 +63,7 @@ def trained(cfg, folder=None, device=None):
     one are on record, because they could not be paired with new ones."""
     device = device or default_device()
     path = records.folder() / f"{cfg.key()}.pt"
-    with records.claim(cfg, wait=True):
+    with records.claim(cfg):
         record = records.read(cfg) if records.exists(cfg) else None
         if record and path.exists():
             model = build(cfg.student, len(record.facts["class_names"]), cfg.stream).to(device)

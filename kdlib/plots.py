@@ -75,16 +75,19 @@ class Verdicts:
         return "\n".join(out)
 
 
-_LEFT = ' style="text-align: left"'   # words; numbers stay to the right
+_LEFT = ' style="text-align: left"'
 
 
 def table_html(table, caption):
-    """A DataFrame as an HTML table with caption and scopes; names from data are escaped."""
-    head = "".join(f'<th scope="col">{html.escape(str(c))}</th>' for c in table.columns)
-    body = "".join("<tr>" + "".join(
-        f'<th scope="row">{_cell(v)}</th>' if i == 0 else f'<td{_LEFT if isinstance(v, str) else ""}>{_cell(v)}</td>'
-        for i, v in enumerate(row)) + "</tr>"
-        for row in table.itertuples(index=False))
+    """A DataFrame as an HTML table with caption and scopes; names from data are escaped. Words stand left, numbers right."""
+    def cell(value, column):
+        side = _LEFT if column in words else ""
+        return f'<th scope="row">{_cell(value)}</th>' if column == 0 else f"<td{side}>{_cell(value)}</td>"
+
+    words = {i for i, column in enumerate(table.columns) if any(isinstance(v, str) and v[:1].isalpha() for v in table[column])}
+    head = "".join(f'<th scope="col"{_LEFT if i in words else ""}>{html.escape(str(c))}</th>'
+                   for i, c in enumerate(table.columns))
+    body = "".join("<tr>" + "".join(cell(v, i) for i, v in enumerate(row)) + "</tr>" for row in table.itertuples(index=False))
     return f"<table><caption>{html.escape(caption)}</caption><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
 

@@ -111,19 +111,15 @@ def write(record, where=None):
 
 
 @contextlib.contextmanager
-def claim(cfg, where=None, wait=False):
-    """Hold a run so that no other process does it at the same time; yields False if another one holds it and not `wait`.
+def claim(cfg, where=None):
+    """Hold a run, waiting for another process that does it, so that it is done once.
 
     The operating system releases the claim of a process that dies."""
     where = where or folder()
     where.mkdir(parents=True, exist_ok=True)
     with open(where / f".{cfg.key()}.lock", "w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError:
-            yield False
-            return
-        yield True
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 # ---------------------------------------------------------------- reading

@@ -66,6 +66,10 @@ def test_no_effect_is_inconclusive_and_says_what_would_be_seen():
         assert f"smallest effect that this study would find (\"{part.label}\"): {part.detectable:.1f} points." in c["sentence"]
 
 
+def test_no_effect_with_precision_contradicts_a_harm():
+    assert held(card(made(), "F2"))["few loses"] == "no"              # the interval is [0, 0], above −0.5
+
+
 def test_a_harm_below_half_a_point_is_no_harm():
     """0.25 points in the few bucket, without any noise: clear, and too small to be called harm."""
     def kd(seed, split):
@@ -183,11 +187,12 @@ def test_amplification_by_hand():
     def teacher(seed, split):
         weak = but(0.8, g8=0.1, g9=0.1) if seed == 0 else but(0.8, g0=0.1, g1=0.1)
         return weak if split == "val" else 0.9
-    kd = but(0.7, g0=0.5, g1=0.3, g8=0.2, g9=0.6)
+    kd = but(0.7, g0=0.5, g1=0.3, g8=0.2, g9=0.1)
     panel = made(replace(TINY, pairs=(SELF,), seeds=2), teacher=teacher, kd=kd)
     excess = 100 * (0.9 - kd)
     seed0 = excess[[0, 1]].mean() - excess[2:].mean()
     seed1 = excess[[8, 9]].mean() - excess[:8].mean()
+    assert abs(seed0 - seed1) > 10
     np.testing.assert_allclose(findings.amplification(panel, "kd").observed, [seed0, seed1], atol=1e-9)
 
 
