@@ -1,11 +1,13 @@
 """Draws, splits, schedule and views: published counts, torchvision, and the real data."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 from kdlib import data
-from kdlib.config import DATASETS, Config
+from kdlib.config import DATASETS, Config, KdlibError
 from kdlib.readers import load_images
 
 
@@ -102,3 +104,36 @@ def test_cifar100_lt_and_its_halves(data_root):
 
 def test_registries_agree():
     assert tuple(data.DATASETS) == DATASETS
+
+
+def test_halves_are_stratified_disjoint_and_fixed():
+    y = np.random.default_rng(0).permutation(np.repeat(np.arange(5), 40))
+    first, second = data.halves(y)
+    assert sorted([*first, *second]) == list(range(200))
+    assert np.bincount(y[first]).tolist() == np.bincount(y[second]).tolist() == [20] * 5
+    assert np.array_equal(first, data.halves(y)[0]) and not np.array_equal(first, data.halves(y, seed=1)[0])
+
+
+def test_a_permuted_draw_gives_the_nth_class_of_the_order_the_nth_count():
+    y = np.repeat(np.arange(6), 30)
+    drawn = data.long_tail_draw(y, 30, Config(imbalance=10, draw_seed=5))[0]
+    order = np.random.default_rng(5).permutation(6)
+    assert not np.array_equal(order, np.argsort(order))     # else a class and its rank could be confused unseen
+    assert np.bincount(y[drawn])[order].tolist() == data.long_tail_counts(30, 10, 6)
+
+
+def test_an_empty_rarest_class_is_refused():
+    with pytest.raises(KdlibError, match="imbalance=1000.0: the rarest class would be empty; at most 100 for digits"):
+        data.load(Config(imbalance=1000))
+
+
+def test_the_hash_of_the_data_sees_pixels_labels_and_splits():
+    d = data.load(Config(imbalance=50, draw_seed=0))
+    hashes = {d.sha256(), data.load(Config(imbalance=50, draw_seed=1)).sha256()}
+    for name in ("train", "left_out"):
+        split = getattr(d, name)
+        x, y = split.x.clone(), split.y.clone()
+        x[0, 0, 0] += 1
+        y[0] = (y[0] + 1) % 10
+        hashes |= {replace(d, **{name: replace(split, x=x)}).sha256(), replace(d, **{name: replace(split, y=y)}).sha256()}
+    assert len(hashes) == 6 and d.sha256() == data.load(Config(imbalance=50, draw_seed=0)).sha256()

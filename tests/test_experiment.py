@@ -14,6 +14,7 @@ from kdlib import experiment, records, sweep
 from kdlib.config import DEFAULTS, Config, KdlibError
 from kdlib.experiment import TeacherError, run, trained
 from kdlib.records import RecordError
+from kdlib.teacher import weights_sha256
 
 CFG = Config(imbalance=50, draw_seed=0, epochs=2, batch_size=32, lr=0.05)
 KD = replace(CFG, method="kd", teacher="cnn_small", temperature=2.0)
@@ -177,3 +178,35 @@ def test_two_processes_on_one_study_do_each_run_once(records_folder):
 def _all(configs):
     for cfg in configs:
         run(cfg)
+
+
+def test_methods_of_a_seed_start_from_equal_weights_but_the_teacher_does_not(records_folder, monkeypatch):
+    start, plain = {}, experiment.fit
+
+    def watched(model, loss, data, cfg, *more):
+        start[cfg.key()] = weights_sha256(model)
+        return plain(model, loss, data, cfg, *more)
+
+    monkeypatch.setattr(experiment, "fit", watched)
+    runs = [CFG, KD, replace(KD, method="ada_alpha"), replace(KD, method="ada_margin"), replace(CFG, method="placebo")]
+    for cfg in runs:
+        run(cfg)
+    one_hot, *students, placebo = (start[cfg.key()] for cfg in runs)
+    assert set(students) == {one_hot}
+    assert len({one_hot, placebo, start[KD.teacher_config().key()]}) == 3   # same network, three seeds
+
+
+def test_a_fold_is_part_of_the_data(records_folder):
+    fold, whole = experiment.load(replace(CFG, fold=0))[0], experiment.load(CFG)[0]
+    assert len(fold.train) < len(whole.train) and len(fold.test) == len(whole.test)
+    assert experiment.load(replace(CFG, fold=0, seed=9))[0] is fold    # data do not depend on the seed
+    assert run(replace(CFG, fold=0)).facts["train_counts"] == torch.bincount(fold.train.y).tolist()
+
+
+def test_a_student_is_refused_while_its_teachers_record_is_damaged(records_folder):
+    teacher = KD.teacher_config()
+    run(teacher)
+    (records_folder / f"{teacher.key()}.npz").write_bytes(b"")
+    with pytest.raises(RecordError, match=f"{teacher.key()}.npz: truncated or changed"):
+        run(KD)
+    assert not records.exists(KD)

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from kdlib import losses
-from kdlib.config import KNOBS, Config
+from kdlib.config import KNOBS, Config, KdlibError
 from kdlib.losses import Batch, ada_alpha, ada_margin, distill, kd, label_margin, margin, method_loss, one_hot
 
 N, C = 6, 5
@@ -121,3 +121,43 @@ def test_every_method_is_finite_at_extreme_logits_and_returns_one_number_per_exa
 
 def test_registries_agree():
     assert tuple(losses.METHODS) == tuple(KNOBS)
+
+
+def test_ada_margin_softening_only_the_teacher(logits):
+    f, t, _ = logits
+    rho = torch.rand(N, C, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+    for i in range(N):
+        p, s = softmax((t[i] / 3).tolist()), f[i].tolist()
+        by_hand = sum(p[k] * math.log(1 + sum(math.exp(rho[i, k].item() - (s[k] - s[j])) for j in range(C) if j != k))
+                      for k in range(C))
+        assert ada_margin(f, t, rho, 3.0, "teacher")[i].item() == pytest.approx(by_hand, rel=1e-9)   # no T^2
+
+
+def test_every_knob_of_a_config_reaches_its_loss(logits):
+    f, t, y = logits
+    group, index = y.flip(0), torch.arange(N).flip(0)
+    batch = Batch(y, group, index, torch.zeros(N), t)
+    by_label = torch.tensor([0.9, 0.7, 0.5, 0.3, 0.1], dtype=torch.float64)
+    by_index = torch.linspace(0.1, 0.9, N, dtype=torch.float64)
+
+    def loss(margins=None, **fields):
+        return method_loss(Config(teacher="cnn", **fields), margins)(f, batch)
+
+    assert torch.equal(loss(method="kd", alpha=0.3, temperature=2.0), kd(f, t, y, 0.3, 2.0))
+    assert torch.equal(loss(method="kd", alpha=0.3, temperature=2.0, soften="teacher"), kd(f, t, y, 0.3, 2.0, "teacher"))
+    assert torch.allclose(loss(by_label, method="ada_alpha", temperature=2.0), kd(f, t, y, by_label[group], 2.0))
+    crossfit = {"method": "ada_alpha", "margin_source": "crossfit", "margin_level": "example", "temperature": 2.0}
+    assert torch.allclose(loss(by_index, **crossfit), kd(f, t, y, by_index[index], 2.0))
+    live = loss(method="ada_alpha", margin_source="train", margin_level="example", margin_kind="max", margin_temperature=2.0,
+                temperature=3.0)
+    for i in range(N):
+        p = softmax((t[i] / 2).tolist())
+        alpha = min(1, max(0, p[y[i]] - max(v for k, v in enumerate(p) if k != y[i])))
+        assert live[i].item() == pytest.approx(kd(f, t, y, alpha, 3.0)[i].item(), rel=1e-5)
+    rho = 2.5 * margin((t / 4).softmax(1), "max")
+    assert torch.allclose(loss(method="ada_margin", margin_kind="max", margin_temperature=4.0, margin_scale=2.5, temperature=2.0),
+                          ada_margin(f, t, rho, 2.0))
+    assert torch.allclose(loss(by_label, method="ada_margin", margin_reading="A", margin_scale=2.5, temperature=2.0),
+                          ada_margin(f, t, 2.5 * by_label, 2.0))
+    with pytest.raises(KdlibError, match="needs the teacher's margins"):
+        loss(method="ada_alpha")

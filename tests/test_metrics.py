@@ -259,3 +259,20 @@ def test_calibration_table_by_hand():
     assert frame.loc[("few", "one-hot")].estimate == pytest.approx(0, abs=0.05)
     assert frame.loc[("few", "distillation")].estimate == pytest.approx(20, abs=0.05)
     assert frame.loc[("many", "distillation")].estimate == pytest.approx(0, abs=0.05)
+
+
+def test_classes_count_alike_however_many_images_they_have():
+    """Class 9 loses half of its test images: right never, against always in class 8, it still makes half of the bucket."""
+    def thinner(record):
+        left = record.splits["left_out"]
+        kept = {name: getattr(left, name)[left.group != 9] for name in records.ARRAYS}
+        return replace(record, splits=record.splits | {"left_out": records.Predictions(**kept)})
+    p = made(seeds=2, kd=but(0.7, g8=1.0, g9=0.0))
+    p = replace(p, runs={m: tuple(map(thinner, runs)) for m, runs in p.runs.items()}, teachers=tuple(map(thinner, p.teachers)))
+    assert np.bincount(p.group).tolist() == [40] * 9 + [20]
+    np.testing.assert_allclose(p.accuracy("kd").map(metrics.bucket_mean(p, 2)).observed, 50)
+    assert tables.calibration(p, ("kd",)).iloc[-1].estimate == pytest.approx(20, abs=0.05)
+    shares = tables.cells(p).set_index("outcome")
+    wrong = shares.loc[["new harm", "not learned", "transferred", "all wrong"]]
+    assert wrong.estimate.sum() == pytest.approx((8 * 30 + 0 + 100) / 10)
+    assert wrong["count"].sum() == 2 * (8 * 12 + 20)

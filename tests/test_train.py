@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
@@ -156,3 +157,50 @@ def test_building_is_its_seed_and_leaves_the_process_alone():
 
 def test_batch_names():
     assert Batch._fields == ("y", "group", "index", "view", "teacher_logits")
+
+
+def coloured(n):
+    """Random 32x32 images of three classes, augmented as CIFAR is."""
+    g = torch.Generator().manual_seed(5)
+    x, y = torch.randint(0, 256, (n, 32, 32, 3), dtype=torch.uint8, generator=g), torch.arange(n) % 3
+    split = data.Split(x, y, y)
+    names = ("a", "b", "c")
+    return data.Data(split, split, split, split, names, names, (0.5, 0.4, 0.3), (0.2, 0.25, 0.3), pad=4)
+
+
+def test_augmented_training_equals_torchvisions_bit_for_bit():
+    from torchvision.transforms import functional as T
+    cfg = Config(dataset="cifar10", student="resnet8", seed=6, epochs=3, warmup=1, batch_size=8, lr=0.05, decay="step", milestones=(2,))
+    d = coloured(20)
+    ours, theirs = (models.build("resnet8", 3, 0) for _ in range(2))
+    fit(ours, method_loss(cfg), d, cfg, after_epoch=lambda epoch, curves: predict(ours, d.val.x, d))   # looking changes nothing
+    optimizer = torch.optim.SGD(theirs.parameters(), lr=1, momentum=0.9, weight_decay=5e-4)
+    mean, std = (255 * torch.tensor(v)[:, None, None] for v in (d.mean, d.std))
+    rates = iter([0.05 / 3, 0.05 * 2 / 3, 0.05, 0.05, 0.05, 0.05, 0.005, 0.005, 0.005])
+    for epoch in range(3):
+        generator = np.random.default_rng((6, epoch))
+        order, views = generator.permutation(20), generator.integers(162, size=20)   # the k-th of the order has the k-th view
+        for start in (0, 8, 16):
+            images = []
+            for i, view in zip(order[start:start + 8], views[start:start + 8], strict=True):
+                image = T.crop(T.pad(d.train.x[i].permute(2, 0, 1), 4), view // 9 % 9, view % 9, 32, 32)
+                images.append((T.hflip(image) if view >= 81 else image).float())
+            x = ((torch.stack(images) - mean) * (1 / std)).to(memory_format=torch.channels_last)
+            optimizer.param_groups[0]["lr"] = next(rates)
+            optimizer.zero_grad()
+            torch.nn.functional.cross_entropy(theirs(x), d.train.y[order[start:start + 8]], reduction="none").mean().backward()
+            optimizer.step()
+    for name, value in ours.state_dict().items():
+        assert torch.equal(value, theirs.state_dict()[name]), name
+
+
+def test_predictions_are_in_order_and_do_not_depend_on_the_batch(digits):
+    model = models.build("cnn", 10, 2)
+    fit(model, method_loss(CFG), digits, CFG)
+    model.train()
+    before = weights_sha256(model)
+    whole = predict(model, digits.left_out.x, digits)                 # more than one evaluation batch
+    assert len(digits.left_out) > 500 and not model.training
+    single = torch.cat([predict(model, digits.left_out.x[i:i + 1], digits) for i in range(0, 781, 60)])
+    assert torch.allclose(whole[:781:60], single, atol=1e-5)
+    assert weights_sha256(model) == before                            # batch-norm buffers too

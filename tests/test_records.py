@@ -1,0 +1,166 @@
+"""Records by themselves: what they keep, the order they are written in, and what a pair must share."""
+
+import errno
+import json
+import os
+import stat
+import threading
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from kdlib import records
+from kdlib.config import Config, KdlibError
+from kdlib.data import Split
+from kdlib.records import Record, RecordError
+
+CFG = Config(imbalance=50, draw_seed=0)
+N, C = 40, 10
+
+
+def predictions(seed, n=N):
+    g = torch.Generator().manual_seed(seed)
+    y = torch.randint(0, C, (n,), generator=g)
+    logits = 3 * torch.randn(n, C, generator=g)
+    return records.predictions(logits, Split(torch.zeros(n), y, y % 3)), logits, y
+
+
+def record(cfg=CFG, **facts):
+    return Record(cfg, {"data_sha256": "d", "weights_sha256": "w", **facts},
+                  {name: predictions(i)[0] for i, name in enumerate(records.SPLITS)})
+
+
+def test_predictions_by_hand():
+    kept, logits, y = predictions(7)
+    for i, row in enumerate(logits.double().softmax(1).tolist()):
+        order = sorted(range(C), key=lambda k, row=row: -row[k])
+        assert (kept.predicted[i], kept.runner_up[i]) == (order[0], order[1])
+        assert kept.log_p[i] == pytest.approx(np.log([row[y[i]], row[order[0]], row[order[1]]]), rel=2e-3, abs=1e-3)
+        assert kept.right[i] == (order[0] == y[i])
+    assert kept.group.tolist() == (y % 3).tolist() and kept.y.tolist() == y.tolist()
+
+
+def test_many_classes_and_hopeless_labels_fit_into_the_small_types():
+    logits = torch.full((1, 300), -1e6)
+    logits[0, 299], logits[0, 298] = 1e6, 0
+    y = torch.tensor([5])
+    kept = records.predictions(logits, Split(torch.zeros(1), y, y))
+    assert (kept.predicted[0], kept.runner_up[0]) == (299, 298) and np.isfinite(kept.log_p).all()
+
+
+def test_what_is_written_is_read_and_others_may_read_it(records_folder):
+    mine = record(note="kept")
+    records.write(mine)
+    again = records.read(CFG)
+    assert again.config == CFG and again.facts == mine.facts
+    for name in records.SPLITS:
+        for array in records.ARRAYS:
+            a, b = getattr(mine.splits[name], array), getattr(again.splits[name], array)
+            assert a.dtype == b.dtype and np.array_equal(a, b)
+    plus = again.test_plus()
+    assert plus.y.tolist() == [*again.splits["test"].y, *again.splits["left_out"].y]
+    assert sorted(p.name for p in records_folder.iterdir()) == [f"{CFG.key()}.json", f"{CFG.key()}.npz"]
+    assert all(stat.S_IMODE(p.stat().st_mode) == 0o644 for p in records_folder.iterdir())
+
+
+def test_the_arrays_are_whole_before_the_json_file_exists(records_folder, monkeypatch):
+    order, plain = [], os.replace
+
+    def watched(source, target):
+        order.append(target.suffix)
+        if target.suffix == ".json":
+            np.load(target.with_suffix(".npz")).close()
+        assert not records.exists(CFG)
+        plain(source, target)
+
+    monkeypatch.setattr(os, "replace", watched)
+    records.write(record())
+    assert order == [".npz", ".json"]
+
+
+@pytest.mark.parametrize("nth", [1, 2])
+def test_a_kill_at_either_step_leaves_no_record_and_a_second_try_works(records_folder, monkeypatch, nth):
+    calls, plain = [], os.replace
+
+    def killed(source, target):
+        calls.append(target)
+        if len(calls) == nth:
+            raise KeyboardInterrupt
+        plain(source, target)
+
+    with monkeypatch.context() as m:
+        m.setattr(os, "replace", killed)
+        with pytest.raises(KeyboardInterrupt):
+            records.write(record())
+    assert not records.exists(CFG) and not list(records_folder.glob(".tmp*"))
+    with pytest.raises(RecordError, match="there is no record of this run"):
+        records.read(CFG)
+    records.write(record())
+    assert records.read(CFG).facts["data_sha256"] == "d"
+
+
+def test_a_new_writing_that_fails_leaves_the_old_file_as_it_was(tmp_path):
+    path = tmp_path / "a.json"
+    path.write_text("old")
+    with pytest.raises(ZeroDivisionError), records.whole_file(path) as temporary:
+        temporary.write_text("half")
+        raise ZeroDivisionError
+    assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("code", ["ENOSPC", "EDQUOT", "EROFS", "EACCES"])
+def test_a_disk_that_takes_nothing_is_one_sentence(tmp_path, code):
+    number = getattr(errno, code)
+    with pytest.raises(KdlibError, match="cannot be written") as e, records.whole_file(tmp_path / "a.json"):
+        raise OSError(number, os.strerror(number))
+    assert os.strerror(number) in str(e.value) and "KDLIB_RECORDS" in str(e.value) and "\n" not in str(e.value)
+    with pytest.raises(OSError) as e, records.whole_file(tmp_path / "a.json"):
+        raise OSError(errno.EIO, "a broken disk is not a full one")
+    assert e.value.errno == errno.EIO and not list(tmp_path.iterdir())
+
+
+def test_a_broken_archive_is_refused_even_if_its_hash_is_right(records_folder):
+    records.write(record())
+    text, arrays = (records_folder / f"{CFG.key()}.{e}" for e in ("json", "npz"))
+    arrays.write_bytes(b"not an archive")
+    facts = json.loads(text.read_text())
+    facts["npz_sha256"] = records.hashlib.sha256(arrays.read_bytes()).hexdigest()
+    text.write_text(json.dumps(facts))
+    with pytest.raises(RecordError, match="not the arrays of a record") as e:
+        records.read(CFG)
+    assert str(arrays) in str(e.value)
+
+
+def test_a_pair_shares_labels_groups_and_the_teachers_weights():
+    kd = replace(CFG, method="kd", teacher="cnn")
+    mine, other = record(kd, teacher_key=kd.teacher_config().key(), teacher_sha256="w"), record()
+    records.check_pair(mine, other)
+    for name in records.SPLITS:
+        for array in ("y", "group"):
+            split = other.splits[name]
+            changed = getattr(split, array).copy()
+            changed[3] += 1
+            wrong = replace(other, splits={**other.splits, name: replace(split, **{array: changed})})
+            with pytest.raises(RecordError, match=f"{kd.key()} and {CFG.key()} have different {name} labels"):
+                records.check_pair(mine, wrong)
+    records.check_pair(mine, record(weights_sha256="other"))            # a baseline is not the teacher: its weights are its own
+    with pytest.raises(RecordError, match="learned from other weights"):
+        records.check_pair(mine, record(kd.teacher_config(), weights_sha256="other"))
+
+
+def test_a_claim_is_held_by_one_the_next_waits_and_an_error_frees_it(records_folder):
+    entered = threading.Event()
+
+    def next_one():
+        with records.claim(CFG):
+            entered.set()
+
+    waiting = threading.Thread(target=next_one, daemon=True)
+    with pytest.raises(ZeroDivisionError), records.claim(CFG), records.claim(replace(CFG, seed=1)):   # another run does not wait
+        waiting.start()
+        assert not entered.wait(0.3)
+        raise ZeroDivisionError
+    assert entered.wait(10)
+    waiting.join()
