@@ -140,7 +140,7 @@ class Panel:
 
 
 def panel(study, pair, seeds, split="test_plus"):
-    """The Panel of a pair; every record is checked against its baseline and its teacher (records.check_pair)."""
+    """The Panel of a pair; every record is checked against its teacher and the first baseline (records.check_pair)."""
     if not 1 <= seeds <= 1000:
         raise KdlibError(f"seeds={seeds}: must be between 1 and 1000; the study plans {study.seeds}.")
     runs = {method: tuple(records.read(study.config(pair, method, s)) for s in range(seeds)) for method in study.methods}

@@ -11,8 +11,8 @@ from kdlib.studies import PRIMARY_METHODS, STUDIES
 
 LOSS_FIELDS = sorted({k for ks in KNOBS.values() for k in ks})
 ELSEWHERE = {"teacher": "cnn", "teacher_seed": 5, "alpha": 0.5, "temperature": 2.0, "soften": "teacher",
-             "margin_source": "train", "margin_kind": "max", "margin_temperature": 2.0, "margin_level": "example",
-             "margin_reading": "A", "margin_scale": 2.0}
+             "margin_source": "train", "margin_kind": "max", "margin_temperature": 2.0,
+             "margin_level": "example", "margin_reading": "A", "margin_scale": 2.0}
 
 
 @pytest.mark.parametrize("method", KNOBS)

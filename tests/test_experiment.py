@@ -163,7 +163,8 @@ def test_sweep_resumes_and_a_failure_stops_nothing_else(records_folder):
 def test_two_processes_on_one_study_do_each_run_once(records_folder):
     configs = [CFG, replace(CFG, seed=1), KD.teacher_config(), KD]
     spawn = multiprocessing.get_context("spawn")
-    both = [spawn.Process(target=_all, args=(configs,)) for _ in range(2)]
+    together = spawn.Barrier(2, timeout=60)   # else the one that starts first is done before the other has imported torch
+    both = [spawn.Process(target=_all, args=(configs, together)) for _ in range(2)]
     for p in both:
         p.start()
     for p in both:
@@ -175,7 +176,8 @@ def test_two_processes_on_one_study_do_each_run_once(records_folder):
         records.read(cfg)
 
 
-def _all(configs):
+def _all(configs, together):
+    together.wait()
     for cfg in configs:
         run(cfg)
 

@@ -9,8 +9,10 @@ import torch.nn.functional as F
 from kdlib import models
 from kdlib.config import MODELS
 
+SLOW = ("resnet56-conv", "resnet110", "resnet110-conv")
 
-@pytest.mark.parametrize("name", [m for m in MODELS if m not in ("resnet56-conv", "resnet110", "resnet110-conv")])
+
+@pytest.mark.parametrize("name", [m for m in MODELS if m not in SLOW])
 def test_every_network_maps_images_to_one_logit_a_class(name):
     shape = (3, 32, 32) if name.startswith("resnet") else (1, 8, 8)
     with torch.no_grad():
@@ -55,7 +57,7 @@ def test_convolution_shortcut_by_hand_and_identity_where_nothing_changes():
 
 def test_initial_weights_have_hes_spread():
     net = models.build("resnet56", 10, 0)
-    for block in (net.blocks[9], net.blocks[18]):                      # the first of a wider stage: fan-in is not fan-out
+    for block in (net.blocks[9], net.blocks[18]):   # the first of a wider stage: fan-in is not fan-out
         weight = block.conv1.weight
         assert weight.std().item() == pytest.approx(math.sqrt(2 / (9 * weight.shape[0])), rel=0.05)
 

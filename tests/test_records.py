@@ -37,7 +37,8 @@ def test_predictions_by_hand():
     for i, row in enumerate(logits.double().softmax(1).tolist()):
         order = sorted(range(C), key=lambda k, row=row: -row[k])
         assert (kept.predicted[i], kept.runner_up[i]) == (order[0], order[1])
-        assert kept.log_p[i] == pytest.approx(np.log([row[y[i]], row[order[0]], row[order[1]]]), rel=2e-3, abs=1e-3)
+        log_p = np.log([row[y[i]], row[order[0]], row[order[1]]])
+        assert kept.log_p[i] == pytest.approx(log_p, rel=2e-3, abs=1e-3)
         assert kept.right[i] == (order[0] == y[i])
     assert kept.group.tolist() == (y % 3).tolist() and kept.y.tolist() == y.tolist()
 
@@ -115,7 +116,8 @@ def test_a_disk_that_takes_nothing_is_one_sentence(tmp_path, code):
     number = getattr(errno, code)
     with pytest.raises(KdlibError, match="cannot be written") as e, records.whole_file(tmp_path / "a.json"):
         raise OSError(number, os.strerror(number))
-    assert os.strerror(number) in str(e.value) and "KDLIB_RECORDS" in str(e.value) and "\n" not in str(e.value)
+    said = str(e.value)
+    assert os.strerror(number) in said and "KDLIB_RECORDS" in said and "\n" not in said
     with pytest.raises(OSError) as e, records.whole_file(tmp_path / "a.json"):
         raise OSError(errno.EIO, "a broken disk is not a full one")
     assert e.value.errno == errno.EIO and not list(tmp_path.iterdir())
@@ -145,7 +147,7 @@ def test_a_pair_shares_labels_groups_and_the_teachers_weights():
             wrong = replace(other, splits={**other.splits, name: replace(split, **{array: changed})})
             with pytest.raises(RecordError, match=f"{kd.key()} and {CFG.key()} have different {name} labels"):
                 records.check_pair(mine, wrong)
-    records.check_pair(mine, record(weights_sha256="other"))            # a baseline is not the teacher: its weights are its own
+    records.check_pair(mine, record(weights_sha256="other"))   # the baseline, whose weights are its own
     with pytest.raises(RecordError, match="learned from other weights"):
         records.check_pair(mine, record(kd.teacher_config(), weights_sha256="other"))
 
@@ -158,7 +160,8 @@ def test_a_claim_is_held_by_one_the_next_waits_and_an_error_frees_it(records_fol
             entered.set()
 
     waiting = threading.Thread(target=next_one, daemon=True)
-    with pytest.raises(ZeroDivisionError), records.claim(CFG), records.claim(replace(CFG, seed=1)):   # another run does not wait
+    another = replace(CFG, seed=1)                             # does not wait
+    with pytest.raises(ZeroDivisionError), records.claim(CFG), records.claim(another):
         waiting.start()
         assert not entered.wait(0.3)
         raise ZeroDivisionError

@@ -46,13 +46,13 @@ def used(monkeypatch):
     return seen
 
 
-@pytest.mark.parametrize("source, kind, temperature", [("val", "avg", 1.0), ("val", "max", 3.0), ("train", "avg", 2.0)])
-def test_a_run_uses_and_records_the_margins_its_config_asks_for(records_folder, used, source, kind, temperature):
-    cfg = replace(ADA, margin_source=source, margin_kind=kind, margin_temperature=temperature)
+@pytest.mark.parametrize("source, kind, T", [("val", "avg", 1.0), ("val", "max", 3.0), ("train", "avg", 2.0)])
+def test_a_run_uses_and_records_the_margins_its_config_asks_for(records_folder, used, source, kind, T):
+    cfg = replace(ADA, margin_source=source, margin_kind=kind, margin_temperature=T)
     record, data = run(cfg), load(cfg)[0]
     teacher = trained(cfg.teacher_config())
     split = getattr(data, source)
-    expected = by_group(by_hand(predict(teacher, split.x, data), split.y, kind, temperature), split.group)
+    expected = by_group(by_hand(predict(teacher, split.x, data), split.y, kind, T), split.group)
     assert used[0].tolist() == pytest.approx(expected, abs=1e-5)
     assert record.facts["margins"] == pytest.approx(expected, abs=1e-5)
     assert len(set(expected)) > 3
@@ -76,7 +76,8 @@ def test_crossfit_scores_every_image_by_the_teacher_that_did_not_see_it(records_
         margins = [s if f == k else m for s, m, f in zip(scores, margins, fold, strict=True)]
         counts = records.read(fold_cfg).facts["train_counts"]
         assert counts == [sum(c == g and f != k for c, f in zip(y, fold, strict=True)) for g in range(10)]
-    expected = by_group(margins, data.train.group) if level == "group" else [min(1.0, max(0.0, m)) for m in margins]
+    by_example = [min(1.0, max(0.0, m)) for m in margins]
+    expected = by_group(margins, data.train.group) if level == "group" else by_example
     assert used[0].tolist() == pytest.approx(expected, abs=1e-5)
 
 
