@@ -123,8 +123,8 @@ def transferred_and_amplified(p, method="kd"):
     parts = [Part("margin predicts gain", above(result), "rank correlation of teacher margin and gain: "
                   + told(result, "", 2), result.detectable, "")]
     copied = interval(*(copied_share(p, method) - copied_share(p, reference)))
-    parts.append(Part("teacher errors are copied", above(copied), f"where the teacher is wrong, {NAMES[method]} gives its wrong "
-                      f"label {told(copied)} more often than {NAMES[reference]}", copied.detectable))
+    parts.append(Part("teacher errors are copied", above(copied), "where the teacher is wrong, rate of its wrong label, "
+                      f"{NAMES[method]} minus {NAMES[reference]}: {told(copied)}", copied.detectable))
     if p.pair[0] == p.pair[1]:
         mine, its = (amplification(p, m) for m in (method, reference))
         own, more = interval(*mine), interval(*(mine - its))
@@ -190,8 +190,9 @@ def _card(p, finding, claim, parts, reconstructed=False, word=None):
     elif word == "inconclusive" and np.isfinite(parts[0].detectable):
         sentence += (f" The smallest effect that this study would find (\"{parts[0].label}\"): "
                      f"{parts[0].detectable:.1f} {parts[0].unit}".rstrip() + ".")
-    return {"finding": finding, "pair": p.name, "claim": claim, "verdict": word, "sentence": sentence[0].upper() + sentence[1:],
-            "preliminary": p.seeds < p.study.seeds, "seeds": p.seeds, "planned": p.study.seeds,
+    return {"study": p.study.name, "finding": finding, "pair": p.name, "claim": claim, "verdict": word,
+            "sentence": sentence[0].upper() + sentence[1:], "preliminary": p.seeds < p.study.seeds,
+            "seeds": p.seeds, "planned": p.study.seeds,
             "parts": [(part.label, part.holds, part.sentence) for part in parts]}
 
 
@@ -214,7 +215,9 @@ def pair_verdicts(p):
 
 
 def placebo_verdicts(p):
-    """Every rule run on the placebo in place of distillation or of the mitigation: none should be reproduced."""
+    """Every rule run on the placebo in place of distillation or of the mitigation.
+
+    F1 to F3 should not be reproduced; F4 may be, where distillation itself neither helps on average nor lifts the bucket."""
     rules = {"F1": helps_on_average, "F2": not_uniform, "F3": transferred_and_amplified, "F4": mitigated}
     floor = verdict_bucket(p) is None
     return [_on_the_floor(p, f) if floor and f != "F1" else _card(p, f, CLAIMS[f], rule(p, "placebo"))

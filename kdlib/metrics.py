@@ -24,9 +24,9 @@ def buckets(train_counts, edges):
     return np.where(counts > edges[0], 0, np.where(counts < edges[1], 2, 1))
 
 
-def by_group(predictions, groups):
+def by_group(predictions, groups, classes):
     """{n, correct, nll, margin} of each group, each (groups,); nll in nats and margin are means, NaN where n is 0."""
-    group, classes = predictions.group.astype(np.int64), groups
+    group = predictions.group.astype(np.int64)
     n = np.bincount(group, minlength=groups)
     log_p = predictions.log_p[:, 0].astype(np.float64)
     margin = (classes * np.exp(log_p) - 1) / (classes - 1)   # gamma_avg, see losses.margin
@@ -126,7 +126,7 @@ class Panel:
         """(S, G) per cent on val, which may choose."""
         out = []
         for record in self.teachers if method == "teacher" else self.runs[method]:
-            table = by_group(record.splits["val"], len(self.group_names))
+            table = by_group(record.splits["val"], len(self.group_names), len(record.facts["class_names"]))
             out.append(100 * table["correct"] / table["n"])
         return np.array(out)
 
@@ -170,11 +170,11 @@ def table(panel):
     """DataFrame with one row per (method, seed, group): n_train, bucket, n, correct, accuracy, gain, nll, margin."""
     import pandas as pd
     rows = []
-    groups = len(panel.group_names)
-    base = [by_group(p, groups) for p in panel.predictions("one_hot")]
+    sizes = len(panel.group_names), len(panel.teachers[0].facts["class_names"])
+    base = [by_group(p, *sizes) for p in panel.predictions("one_hot")]
     for method in (*panel.runs, "teacher"):
         for seed, predictions in enumerate(panel.predictions(method)):
-            t = by_group(predictions, groups)
+            t = by_group(predictions, *sizes)
             accuracy = 100 * t["correct"] / t["n"]
             rows.append(pd.DataFrame({
                 "method": method, "seed": seed, "group": panel.group_names, "n_train": panel.train_counts,

@@ -69,8 +69,9 @@ class Verdicts:
             early = f" (preliminary: {c['seeds']} of {c['planned']} planned seeds)" if c["preliminary"] else ""
             parts = "".join(f"<li><strong>{html.escape(label)}: {html.escape(holds)}.</strong> {html.escape(said)}</li>"
                             for label, holds, said in c["parts"])
-            out.append(f'<p>{html.escape(c["finding"])}, {html.escape(c["pair"])}: <strong class="verdict" data-verdict='
-                       f'"{html.escape(c["verdict"])}">{html.escape(c["verdict"])}</strong>{early}. '
+            what = html.escape(", ".join([c["finding"], c["study"], c["pair"]]))
+            out.append(f'<p>{what}: <strong class="verdict" data-verdict="{html.escape(c["verdict"])}">'
+                       f'{html.escape(c["verdict"])}</strong>{early}. '
                        f'{html.escape(c["claim"])}</p><ul>{parts}</ul>')
         return "\n".join(out)
 

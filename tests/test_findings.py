@@ -293,7 +293,7 @@ def test_verdict_word(held, word):
 
 def test_cards_say_what_the_report_needs():
     for c in findings.pair_verdicts(made(shuffled=NOISE)):
-        assert set(c) == {"finding", "pair", "claim", "verdict", "sentence", "preliminary", "seeds", "planned", "parts"}
+        assert set(c) == {"study", "finding", "pair", "claim", "verdict", "sentence", "preliminary", "seeds", "planned", "parts"}
         assert c["pair"] == "cnn → cnn_small" and c["sentence"].endswith(".") and ".." not in c["sentence"]
         assert c["sentence"][0] == c["sentence"][0].upper() and "nan" not in c["sentence"].lower()
 

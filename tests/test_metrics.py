@@ -34,7 +34,7 @@ def random_run():
 
 def test_by_group_is_mask_and_recompute(random_run):
     run, p = random_run
-    table = by_group(run, 7)
+    table = by_group(run, 7, 7)
     for g in range(6):
         members = np.flatnonzero(run.group == g)
         assert table["n"][g] == len(members)
@@ -45,14 +45,14 @@ def test_by_group_is_mask_and_recompute(random_run):
 
 
 def test_an_empty_group_is_nan_and_says_nothing(random_run, recwarn):
-    table = by_group(random_run[0], 7)
+    table = by_group(random_run[0], 7, 7)
     assert (table["n"][6], table["correct"][6]) == (0, 0) and np.isnan([table["nll"][6], table["margin"][6]]).all()
     assert not recwarn.list
 
 
 def test_by_group_agrees_with_fairlearn_and_sklearn(random_run):
     run, p = random_run
-    table = by_group(run, 7)
+    table = by_group(run, 7, 7)
     frame = MetricFrame(metrics=accuracy_score, y_true=run.y, y_pred=run.predicted, sensitive_features=run.group)
     np.testing.assert_allclose(table["correct"][:6] / table["n"][:6], frame.by_group.to_numpy())
     assert table["correct"].sum() / table["n"].sum() == pytest.approx(frame.overall)

@@ -163,7 +163,7 @@ def test_notebook_runs_from_records(path, digits_records, tmp_path, monkeypatch)
     pages = [o.data["text/html"] for o in outputs if "data" in o and "text/html" in o.data]
     assert sum("kd-figure" in page for page in pages) >= 2                # both pairs
     assert all("data:image/svg+xml;base64," in page for page in pages if "kd-figure" in page)
-    verdicts = re.findall(r'<p>([^<,]+), ([^<]+?): <strong class="verdict" data-verdict="([^"]+)">', "\n".join(pages))
+    verdicts = re.findall(r'<p>([^<,]+), digits, ([^<]+?): <strong class="verdict" data-verdict="([^"]+)">', "\n".join(pages))
     assert {finding for finding, *_ in verdicts} == FINDINGS[path.stem]
     assert {pair for _, pair, _ in verdicts} == {" → ".join(pair) for pair in STUDIES["digits"].pairs}
     assert {word for *_, word in verdicts} <= WORDS

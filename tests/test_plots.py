@@ -166,7 +166,7 @@ def test_hostile_names_are_text_everywhere(shown, panels):
     for s in named:
         assert "<script" not in s._repr_html_() and html.escape(HOSTILE) in s._repr_html_()
     for told in (Table(tables.gain_by_group(panels["self"]), HOSTILE), Verdicts(
-            [{"finding": HOSTILE, "pair": HOSTILE, "claim": HOSTILE, "verdict": HOSTILE, "preliminary": False, "seeds": 1, "planned": 1,
+            [{"study": HOSTILE, "finding": HOSTILE, "pair": HOSTILE, "claim": HOSTILE, "verdict": HOSTILE, "preliminary": False, "seeds": 1, "planned": 1,
               "parts": [(HOSTILE, HOSTILE, HOSTILE)]}])):
         page = Page(told._repr_html_())
         assert not page.of("script") and HOSTILE in "".join(page.text.values())
