@@ -28,6 +28,7 @@ ALLOWED = {
     "dataset": DATASETS, "profile": ("exp", "step"), "student": MODELS, "teacher": MODELS, "method": tuple(KNOBS),
     "soften": ("both", "teacher"), "margin_source": ("val", "crossfit", "train"), "margin_level": ("group", "example"),
     "margin_kind": ("avg", "max"), "margin_reading": ("B", "A", "C", "C-inverse"), "decay": ("cosine", "step"),
+    "precision": ("fp32", "bf16"),
 }
 RANGES = {  # field -> (lowest, highest allowed)
     "imbalance": (1, 1e4), "alpha": (0, 1), "temperature": (1e-3, 1e3), "margin_temperature": (1e-3, 1e3),
@@ -84,6 +85,7 @@ class Config:
     batch_size: int = 128
     lr: float = 0.1
     weight_decay: float = 5e-4
+    precision: str = "fp32"                # "bf16": autocast of the network; losses and batch-norm statistics stay fp32
 
     def __post_init__(self):
         for field in dataclasses.fields(self):

@@ -1,5 +1,6 @@
 """Data of a run: splits, long-tailed draws, and the schedule of views. Images stay uint8 until they are looked at."""
 
+import functools
 import hashlib
 from dataclasses import dataclass, replace
 
@@ -106,9 +107,13 @@ def crop_and_flip(x, index, view, pad):
 
 def normalise(x, data):
     """(B, H, W, C) uint8 -> (B, C, H, W) float32 in channels_last, by the data set's mean and std."""
-    mean = torch.tensor(data.mean, device=x.device) * 255
-    scale = 1 / (torch.tensor(data.std, device=x.device) * 255)
+    mean, scale = _statistics(data.mean, data.std, x.device)
     return ((x.float() - mean) * scale).permute(0, 3, 1, 2)
+
+
+@functools.cache   # a captured step may not copy from the host
+def _statistics(mean, std, device):
+    return torch.tensor(mean, device=device) * 255, 1 / (torch.tensor(std, device=device) * 255)
 
 
 # ---------------------------------------------------------------- long-tailed draws

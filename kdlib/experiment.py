@@ -1,11 +1,13 @@
 """One run: trained(cfg) is its network, run(cfg) its record. What is on disk is read, what is missing is done."""
 
+import contextlib
 import functools
 import os
 import platform
 import subprocess
 import sys
 import time
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -16,10 +18,14 @@ from kdlib.config import Config, KdlibError
 from kdlib.losses import method_loss, needs_margins
 from kdlib.models import build
 from kdlib.records import Record
-from kdlib.teacher import frozen, measured_margins, weights_sha256
-from kdlib.train import fit, predict
+from kdlib.teacher import Table, measured_margins, teacher_of, weights_sha256
+from kdlib.train import Run, fit, predict
 
 EVALUATIONS = 8   # on val during a run, for the learning curves
+
+
+class OutOfTime(KdlibError):
+    """A run that gave up at its deadline."""
 
 
 class TeacherError(KdlibError):
@@ -48,12 +54,28 @@ def load(cfg, folder=None, device="cpu"):
     return _load(Config(**{name: getattr(cfg, name) for name in data_fields}), folder, device)
 
 
-# ---------------------------------------------------------------- one run
+# ---------------------------------------------------------------- one run, or several in lockstep
 
-def run(cfg, folder=None, device=None):
+def run(cfg, folder=None, device=None, deadline=None):
     """The record of a Config: read if it is there, else the run is done (its teacher first) and written."""
-    with records.claim(cfg):
-        return records.read(cfg) if records.exists(cfg) else _do(cfg, folder, device or default_device())[0]
+    outcome, = together([cfg], folder, device, deadline)
+    if isinstance(outcome, KdlibError):
+        raise outcome
+    return outcome
+
+
+def together(configs, folder=None, device=None, deadline=None):
+    """For each Config, in order, its record, or the KdlibError that stopped it alone. What is missing is done in lockstep.
+
+    None of them may be another's teacher. deadline: time.time() at which a run that is not done gives up (OutOfTime).
+    torch.OutOfMemoryError: they do not fit into a GPU at once, and none was recorded."""
+    device = device or default_device()
+    with contextlib.ExitStack() as held:
+        for cfg in sorted({c.key(): c for c in configs if not records.exists(c)}.values(), key=Config.key):
+            held.enter_context(records.claim(cfg.key()))
+        todo = [cfg for cfg in dict.fromkeys(configs) if not records.exists(cfg)]
+        done = dict(zip(todo, _do(todo, folder, device, deadline), strict=True))
+    return [done[cfg] if isinstance(done.get(cfg), KdlibError) else _attempt(records.read, cfg) for cfg in configs]
 
 
 def trained(cfg, folder=None, device=None):
@@ -63,43 +85,85 @@ def trained(cfg, folder=None, device=None):
     one are on record, because they could not be paired with new ones."""
     device = device or default_device()
     path = records.folder() / f"{cfg.key()}.pt"
-    with records.claim(cfg):
+    with records.claim(cfg.key()):
         record = records.read(cfg) if records.exists(cfg) else None
-        if record and path.exists():
-            model = build(cfg.student, len(record.facts["class_names"]), cfg.stream).to(device)
-            model.load_state_dict(torch.load(path, map_location=device, weights_only=True))
-            if weights_sha256(model) != record.facts["weights_sha256"]:
-                raise TeacherError(f"{path}: not the weights of its record; delete it to train them again.")
-            return model
-        return _do(cfg, folder, device, expected=record)[1]
+        if record is None or not path.exists():
+            outcome, = _do([cfg], folder, device, expected=record)
+            if isinstance(outcome, KdlibError):
+                raise outcome
+            record = outcome
+    model = build(cfg.student, len(record.facts["class_names"]), cfg.stream).to(device)
+    model.load_state_dict(torch.load(path, map_location=device, weights_only=True))
+    if weights_sha256(model) != record.facts["weights_sha256"]:
+        raise TeacherError(f"{path}: not the weights of its record; delete it to train them again.")
+    return model
 
 
-def _do(cfg, folder, device, expected=None):
-    """Train, predict, write: (record, model). `expected`: an earlier record whose weights should come out again."""
+class _Ready(NamedTuple):
+    """A run that can be fitted; `facts` known so far; `evaluations` filled during the run."""
+
+    run: Run
+    facts: dict
+    evaluations: dict
+
+
+def _attempt(function, *arguments):
+    """What a function returns, or the KdlibError it raises."""
+    try:
+        return function(*arguments)
+    except KdlibError as error:
+        return error
+
+
+def _do(configs, folder, device, deadline=None, expected=None):
+    """Prepare, fit, predict, write: a Record or KdlibError for each Config.
+
+    `expected`: an earlier record of the only Config, whose weights should come out again."""
+    try:
+        start, teachers = time.perf_counter(), {}
+        outcomes = [_attempt(_ready, cfg, folder, device, deadline, teachers) for cfg in configs]
+        runs = [ready.run for ready in outcomes if isinstance(ready, _Ready)]
+        curves = iter(fit(runs) if runs else ())
+        share = {"seconds": round((time.perf_counter() - start) / max(1, len(runs)), 2), "together": len(runs)}
+        return [_attempt(_record, ready, next(curves), share, expected) if isinstance(ready, _Ready) else ready
+                for ready in outcomes]
+    except torch.OutOfMemoryError:
+        if len(configs) > 1:
+            raise
+        return [KdlibError(f"Run {configs[0].key()} stopped: it does not fit into the memory of the GPU; another process may "
+                           "hold it (`nvidia-smi` says), or a smaller batch_size helps.")]
+
+
+def _ready(cfg, folder, device, deadline, teachers):
     data, data_sha256 = load(cfg, folder, device)
-    facts = {"data_sha256": data_sha256}
-    teacher, margins = None, None
+    facts, teacher, margins = {"data_sha256": data_sha256}, None, None
     if cfg.teacher:
-        teacher, margins, facts_of_teacher = _teacher(cfg, data, folder, device)
+        teacher, margins, facts_of_teacher = _teacher(cfg, data, data_sha256, folder, device, teachers)
         facts |= facts_of_teacher
-    model = build(cfg.student, data.classes, cfg.stream).to(device)
-    evaluations = {}
-    start = time.perf_counter()
-    curves = fit(model, method_loss(cfg, margins), data, cfg, teacher, functools.partial(_watch, cfg, model, data, evaluations))
+    model, evaluations = build(cfg.student, data.classes, cfg.stream).to(device), {}
+    watch = functools.partial(_watch, cfg, model, data, evaluations, deadline)
+    return _Ready(Run(cfg, model, method_loss(cfg, margins), data, teacher, watch), facts, evaluations)
+
+
+def _record(ready, curves, share, expected):
+    """The Record of a fitted run, written with its weights. Raises what stopped the run."""
+    if isinstance(curves, KdlibError):
+        raise curves
+    cfg, model, data = ready.run.cfg, ready.run.model, ready.run.data
     splits = {name: records.predictions(predict(model, split.x, data), split)
               for name, split in data.splits().items() if name != "train"}
-    facts |= {
+    facts = ready.facts | {
         "class_names": data.class_names, "group_names": data.group_names,
         "train_counts": torch.bincount(data.train.group, minlength=len(data.group_names)).tolist(),
-        "weights_sha256": weights_sha256(model), "curves": curves, "val_accuracy_by_group": evaluations,
-        "seconds": round(time.perf_counter() - start, 2), **machine(device)}
-    record = Record(cfg, facts, splits)
+        "weights_sha256": weights_sha256(model), "curves": curves, "val_accuracy_by_group": ready.evaluations,
+        **share, **machine(data.train.x.device, cfg.precision)}
     if expected and expected.facts["weights_sha256"] != facts["weights_sha256"]:
         _refuse_if_paired(cfg)
     with records.whole_file(records.folder() / f"{cfg.key()}.pt") as temporary:
         torch.save(model.state_dict(), temporary)
+    record = Record(cfg, facts, splits)
     records.write(record)
-    return record, model
+    return record
 
 
 def _refuse_if_paired(cfg):
@@ -110,9 +174,29 @@ def _refuse_if_paired(cfg):
                            f"{records.folder()}, or delete those records and the teacher's.")
 
 
-def _teacher(cfg, data, folder, device):
-    """(frozen teacher, margins or None, facts) of a Config with a teacher."""
+def _teacher(cfg, data, data_sha256, folder, device, teachers):
+    """(teacher, margins or None, facts) of a Config with a teacher. `teachers`: those of the runs beside it, to share."""
     teacher_cfg, *fold_cfgs = cfg.dependencies()
+    shared = (teacher_cfg, cfg.stream, cfg.epochs)   # a table on a CPU holds the views of one schedule
+    if shared not in teachers:
+        model = _checked_teacher(cfg, data, folder, device)
+        teachers[shared] = model, teacher_of(model, data, data_sha256, cfg, _log, _warn)
+    model, teacher = teachers[shared]
+    margins = None
+    if needs_margins(cfg):
+        margins = measured_margins(data, model, cfg.margin_source, cfg.margin_level, cfg.margin_kind, cfg.margin_temperature,
+                                   [trained(c, folder, device) for c in fold_cfgs])
+    facts = {"teacher_key": teacher_cfg.key(), "teacher_sha256": weights_sha256(model),
+             "teacher_logits": "table" if isinstance(teacher, Table) else "live",
+             "teacher_margin_val": _rounded(measured_margins(data, model)),
+             "teacher_margin_train": _rounded(measured_margins(data, model, "train")),
+             "margins": None if margins is None else _rounded(margins), "fold_teacher_keys": [c.key() for c in fold_cfgs]}
+    return teacher, margins, facts
+
+
+def _checked_teacher(cfg, data, folder, device):
+    """The trained network of cfg's teacher, or TeacherError if it is near chance."""
+    teacher_cfg = cfg.teacher_config()
     model = trained(teacher_cfg, folder, device)
     val = records.read(teacher_cfg).splits["val"]
     accuracy = np.mean([val.right[val.group == g].mean() for g in np.unique(val.group)])
@@ -120,23 +204,17 @@ def _teacher(cfg, data, folder, device):
         raise TeacherError(f"Teacher {teacher_cfg.key()} is near chance ({100 * accuracy:.1f} % on val, {data.classes} classes); "
                            "train it longer or choose another recipe before distilling.")
     _log(f"{cfg.key()} teacher {teacher_cfg.key()} val accuracy {100 * accuracy:.2f} %")
-    margins = None
-    if needs_margins(cfg):
-        margins = measured_margins(data, model, cfg.margin_source, cfg.margin_level, cfg.margin_kind, cfg.margin_temperature,
-                                   [trained(c, folder, device) for c in fold_cfgs])
-    facts = {"teacher_key": teacher_cfg.key(), "teacher_sha256": weights_sha256(model),
-             "teacher_margin_val": _rounded(measured_margins(data, model)),
-             "teacher_margin_train": _rounded(measured_margins(data, model, "train")),
-             "margins": None if margins is None else _rounded(margins), "fold_teacher_keys": [c.key() for c in fold_cfgs]}
-    return frozen(model), margins, facts
+    return model
 
 
 def _rounded(tensor):
     return [round(float(v), 6) for v in tensor.cpu()]
 
 
-def _watch(cfg, model, data, evaluations, epoch, curves):
+def _watch(cfg, model, data, evaluations, deadline, epoch, curves):
     """After an epoch: a line in the log, and at most EVALUATIONS times the accuracy on val by group."""
+    if deadline and time.time() > deadline and epoch + 1 < cfg.epochs:
+        raise OutOfTime(f"Run {cfg.key()} stopped after epoch {epoch + 1} of {cfg.epochs}: its time is up.")
     _log(f"{cfg.key()} epoch {epoch + 1}/{cfg.epochs} loss {curves['loss'][-1]:.4f}")
     due = {round(cfg.epochs * (k + 1) / EVALUATIONS) for k in range(EVALUATIONS)}
     if epoch + 1 in due:
@@ -148,15 +226,20 @@ def _watch(cfg, model, data, evaluations, epoch, curves):
         evaluations[epoch + 1] = [round(v, 4) for v in rate.tolist()]
 
 
+def _warn(line):
+    _log(line)
+    print(f"warning: {line}", file=sys.stderr)
+
+
 def _log(line):
     with open(records.folder() / "runs.log", "a") as log:
         log.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {line}\n")
 
 
-def machine(device):
-    """Where and with what a run was done, for its record."""
+def machine(device, precision="fp32"):
+    """Where and with what a run was done, for its record. fp32 on a GPU lets convolutions and products use TF32."""
     name = torch.cuda.get_device_name() if str(device).startswith("cuda") else _processor()
-    return {"device": name, "threads": torch.get_num_threads(), "precision": "fp32", "git": git_sha(),
+    return {"device": name, "threads": torch.get_num_threads(), "precision": precision, "git": git_sha(),
             "versions": {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__}}
 
 

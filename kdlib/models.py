@@ -1,10 +1,12 @@
 """Networks: CIFAR ResNets (He et al. 2016, sec. 4.2) and small CNNs for 8x8 digits. MODELS[name](classes) -> nn.Module."""
 
+import copy
 from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from kdlib.config import DEPTHS
 
@@ -75,3 +77,18 @@ def build(name, classes, seed):
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return MODELS[name](classes).to(memory_format=torch.channels_last)
+
+
+def folded(model):
+    """A frozen copy for prediction: eval mode, no gradients, every batch norm folded into the convolution before it.
+
+    The same function of the images up to rounding, at about half the cost on a CPU. A batch norm belongs to the convolution
+    that is registered just before it in the same module, as in all MODELS (a test compares each with its original)."""
+    model = copy.deepcopy(model).eval().requires_grad_(False)
+    for module in list(model.modules()):
+        children = list(module.named_children())
+        for (conv_name, conv), (bn_name, bn) in zip(children, children[1:], strict=False):
+            if isinstance(conv, nn.Conv2d) and isinstance(bn, nn.BatchNorm2d):
+                setattr(module, conv_name, fuse_conv_bn_eval(conv, bn))
+                setattr(module, bn_name, nn.Identity())
+    return model.to(memory_format=torch.channels_last)

@@ -30,6 +30,11 @@ def folder():
     return Path(os.environ.get("KDLIB_RECORDS") or ROOT / "data" / "records")
 
 
+def cache_folder():
+    """Where files are that can be made again: $KDLIB_CACHE, else data/cache of the repository."""
+    return Path(os.environ.get("KDLIB_CACHE") or ROOT / "data" / "cache")
+
+
 @dataclass(frozen=True)
 class Predictions:
     """What was predicted for each example of a split, in its fixed order."""
@@ -111,13 +116,13 @@ def write(record, where=None):
 
 
 @contextlib.contextmanager
-def claim(cfg, where=None):
-    """Hold a run, waiting for another process that does it, so that it is done once.
+def claim(name, where=None):
+    """Hold a run (its key) or another file to be made, waiting for a process that makes it, so that it is done once.
 
     The operating system releases the claim of a process that dies."""
     where = where or folder()
     where.mkdir(parents=True, exist_ok=True)
-    with open(where / f".{cfg.key()}.lock", "w") as lock:
+    with open(where / f".{name}.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 

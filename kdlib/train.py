@@ -1,19 +1,37 @@
-"""The one training loop, and prediction. A method is the loss you hand it; a teacher is a function from images to logits."""
+"""The one training loop, and prediction. A method is the loss you hand it; a teacher is a function from views to logits."""
 
+import contextlib
 import math
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
+from torch import nn
 from torch.nn import functional as F
 
-from kdlib.config import KdlibError
-from kdlib.data import crop_and_flip, normalise, padded, schedule
+from kdlib.config import Config, KdlibError
+from kdlib.data import Data, crop_and_flip, normalise, padded, schedule
 from kdlib.losses import Batch
+from kdlib.models import folded
 
-EVALUATION_BATCH = 500
+MOMENTUM = 0.9
+EVALUATION_BATCH = {"cpu": 250, "cuda": 2000}   # images; on a CPU the activations should stay in its caches
 
 
 class Diverged(KdlibError):
     """The loss is not a number."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One network to be fitted. Model and data are on one device."""
+
+    cfg: Config
+    model: nn.Module
+    loss: Callable                         # (logits (B, C), Batch) -> (B,)
+    data: Data
+    teacher: Callable | None = None        # (images (B, channels, H, W), index (B,), view (B,)) -> logits (B, C)
+    after_epoch: Callable | None = None    # (epoch, curves); may look at the model but draws no random numbers
 
 
 def learning_rate(cfg, step, steps_per_epoch):
@@ -27,44 +45,110 @@ def learning_rate(cfg, step, steps_per_epoch):
     return cfg.lr * 0.5 * (1 + math.cos(math.pi * done))
 
 
-def fit(model, loss, data, cfg, teacher=None, after_epoch=None):
-    """Train `model` in place on data.train; the last epoch is the result.
+class Stepper:
+    """Takes one run through its schedule, step by step. cuda.Captured does the same steps from a graph."""
 
-    loss(logits, batch) -> (N,). teacher: images (N, C, H, W) -> logits, or None. after_epoch(epoch, curves) may look at the
-    model but draws no random numbers. Model and data are on one device. Nothing inside an epoch waits for that device.
-    Returns {"loss": [...], "cross_entropy": [...]}, means per epoch over the training views. Raises Diverged."""
-    train, device = data.train, data.train.x.device
-    x, n = padded(train.x, data.pad), len(train)
-    steps_per_epoch = math.ceil(n / cfg.batch_size)
-    optimizer = torch.optim.SGD(model.parameters(), lr=cfg.lr, momentum=0.9, weight_decay=cfg.weight_decay)
-    curves = {"loss": [], "cross_entropy": []}
-    for epoch in range(cfg.epochs):
-        model.train()
-        order, views = (t.to(device) for t in schedule(cfg.stream, epoch, n, data.views))
-        totals = torch.zeros(2, device=device)
-        for number, (index, view) in enumerate(zip(order.split(cfg.batch_size), views.split(cfg.batch_size), strict=True)):
-            optimizer.param_groups[0]["lr"] = learning_rate(cfg, epoch * steps_per_epoch + number, steps_per_epoch)
-            images = normalise(crop_and_flip(x, index, view, data.pad), data)
-            batch = Batch(train.y[index], train.group[index], index, view, teacher(images) if teacher else None)
-            logits = model(images)
-            values = loss(logits, batch)
-            optimizer.zero_grad()
-            values.mean().backward()
-            optimizer.step()
-            with torch.no_grad():
-                totals += torch.stack([values.detach().sum(), F.cross_entropy(logits.detach(), batch.y, reduction="sum")])
-        for name, total in zip(curves, (totals / n).tolist(), strict=True):
-            curves[name].append(total)
-        if not math.isfinite(curves["loss"][-1]):
-            raise Diverged(f"Run {cfg.key()} stopped: its loss is {curves['loss'][-1]} in epoch {epoch + 1} of {cfg.epochs}; "
-                           f"a smaller lr than {cfg.lr} may help.")
-        if after_epoch:
-            after_epoch(epoch, curves)
-    return curves
+    def __init__(self, run, x):
+        """x: the run's training images, padded."""
+        self.run, self.x, self.device = run, x, x.device
+        self.steps_per_epoch = math.ceil(len(run.data.train) / run.cfg.batch_size)
+        self.sums = torch.zeros(self.steps_per_epoch, 2, device=x.device)   # loss, cross-entropy of each batch of an epoch
+        self.curves = {"loss": [], "cross_entropy": []}
+        self.optimizer = self.sgd()
+
+    def sgd(self, **more):
+        cfg = self.run.cfg
+        return torch.optim.SGD(self.run.model.parameters(), **{"lr": cfg.lr, "momentum": MOMENTUM,
+                                                               "weight_decay": cfg.weight_decay} | more)
+
+    def on_stream(self):
+        """Context in which the work of this run is issued."""
+        return contextlib.nullcontext()
+
+    def schedule(self, epoch):
+        """The epoch's order and views; see data.schedule."""
+        return schedule(self.run.cfg.stream, epoch, len(self.run.data.train), self.run.data.views)
+
+    def begin(self, epoch):
+        self.run.model.train()
+        order, views = (t.to(self.device).split(self.run.cfg.batch_size) for t in self.schedule(epoch))
+        self.batches = list(zip(order, views, strict=True))
+        self.first = epoch * self.steps_per_epoch
+
+    def step(self, number):
+        """Step `number` of the epoch."""
+        self.optimizer.param_groups[0]["lr"] = learning_rate(self.run.cfg, self.first + number, self.steps_per_epoch)
+        self.sums[number] = self.train_on(*self.batches[number])
+
+    def train_on(self, index, view):
+        """Forward, loss, backward, SGD on one batch of views. Returns its summed loss and cross-entropy, (2,)."""
+        run, data, train = self.run, self.run.data, self.run.data.train
+        images = normalise(crop_and_flip(self.x, index, view, data.pad), data)
+        teacher_logits = run.teacher(images, index, view) if run.teacher else None
+        batch = Batch(train.y[index], train.group[index], index, view, teacher_logits)
+        # no cache: a captured step would keep the cast weights of its first replay
+        with torch.autocast(self.device.type, torch.bfloat16, run.cfg.precision == "bf16", cache_enabled=False):
+            logits = run.model(images)
+        logits = logits.float()
+        values = run.loss(logits, batch)
+        self.optimizer.zero_grad()
+        values.mean().backward()
+        self.optimizer.step()
+        with torch.no_grad():
+            return torch.stack([values.sum(), F.cross_entropy(logits, batch.y, reduction="sum")])
+
+    def end(self, epoch):
+        """Means of the epoch into the curves: the only place that waits for the device. Raises Diverged."""
+        sums, cfg = self.sums.double().cpu(), self.run.cfg
+        bad = (~sums[:, 0].isfinite()).nonzero()
+        if len(bad):
+            raise Diverged(f"Run {cfg.key()} stopped: its loss is {sums[bad[0, 0], 0].item()} in epoch {epoch + 1} of {cfg.epochs}, "
+                           f"step {int(bad[0, 0]) + 1} of {self.steps_per_epoch}; a smaller lr than {cfg.lr} may help.")
+        for curve, total in zip(self.curves.values(), sums.sum(dim=0).tolist(), strict=True):
+            curve.append(total / len(self.run.data.train))
+        if self.run.after_epoch:
+            self.run.after_epoch(epoch, self.curves)
+
+
+def fit(runs, stepper=None):
+    """Train the networks of all runs in place, in lockstep; the last epoch is the result. Nothing inside an epoch waits.
+
+    Returns for each run, in order, {"loss": [...], "cross_entropy": [...]}, means per epoch over the training views; or the
+    KdlibError that stopped it alone, such as Diverged. stepper: class of the steps; default Stepper, on CUDA cuda.Captured."""
+    if stepper is None:
+        stepper = Stepper
+        if runs[0].data.train.x.is_cuda:
+            from kdlib.cuda import Captured as stepper
+    images = {id(run.data): run.data for run in runs}
+    images = {key: padded(data.train.x, data.pad) for key, data in images.items()}   # runs of the same data share them
+    steppers = [stepper(run, images[id(run.data)]) for run in runs]
+    outcomes, going = [s.curves for s in steppers], dict(enumerate(steppers))
+
+    def each(part, *arguments):
+        for k, s in list(going.items()):
+            try:
+                with s.on_stream():
+                    getattr(s, part)(*arguments)
+            except KdlibError as error:
+                outcomes[k] = error
+                del going[k]
+
+    epoch = 0
+    while going:
+        each("begin", epoch)
+        for number in range(max((s.steps_per_epoch for s in going.values()), default=0)):
+            for s in going.values():
+                if number < s.steps_per_epoch:
+                    with s.on_stream():
+                        s.step(number)
+        each("end", epoch)
+        epoch += 1
+        going = {k: s for k, s in going.items() if epoch < s.run.cfg.epochs}
+    return outcomes
 
 
 @torch.no_grad()
 def predict(model, x, data):
-    """Logits (N, C) float32, on the CPU, of images x (N, H, W, C) uint8 in order; the model is put in eval mode."""
-    model.eval()
-    return torch.cat([model(normalise(images, data)).float() for images in x.split(EVALUATION_BATCH)]).cpu()
+    """Logits (N, C) float32, on the CPU, of images x (N, H, W, C) uint8 in order, in eval mode; the model stays as it is."""
+    net = folded(model)
+    return torch.cat([net(normalise(images, data)).float() for images in x.split(EVALUATION_BATCH[x.device.type])]).cpu()

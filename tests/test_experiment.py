@@ -185,9 +185,9 @@ def _all(configs, together):
 def test_methods_of_a_seed_start_from_equal_weights_but_the_teacher_does_not(records_folder, monkeypatch):
     start, plain = {}, experiment.fit
 
-    def watched(model, loss, data, cfg, *more):
-        start[cfg.key()] = weights_sha256(model)
-        return plain(model, loss, data, cfg, *more)
+    def watched(runs):
+        start.update({r.cfg.key(): weights_sha256(r.model) for r in runs})
+        return plain(runs)
 
     monkeypatch.setattr(experiment, "fit", watched)
     runs = [CFG, KD, replace(KD, method="ada_alpha"), replace(KD, method="ada_margin"), replace(CFG, method="placebo")]

@@ -156,12 +156,12 @@ def test_a_claim_is_held_by_one_the_next_waits_and_an_error_frees_it(records_fol
     entered = threading.Event()
 
     def next_one():
-        with records.claim(CFG):
+        with records.claim(CFG.key()):
             entered.set()
 
     waiting = threading.Thread(target=next_one, daemon=True)
     another = replace(CFG, seed=1)                             # does not wait
-    with pytest.raises(ZeroDivisionError), records.claim(CFG), records.claim(another):
+    with pytest.raises(ZeroDivisionError), records.claim(CFG.key()), records.claim(another.key()):
         waiting.start()
         assert not entered.wait(0.3)
         raise ZeroDivisionError

@@ -10,7 +10,7 @@ from kdlib import data, models
 from kdlib.config import MODELS, Config, KdlibError
 from kdlib.losses import Batch, method_loss
 from kdlib.teacher import frozen, group_margins, measured_margins, weights_sha256
-from kdlib.train import Diverged, fit, learning_rate, predict
+from kdlib.train import Diverged, Run, fit, learning_rate, predict
 
 CFG = Config(imbalance=50, draw_seed=0, epochs=3, warmup=1, batch_size=32, lr=0.05)
 
@@ -20,11 +20,19 @@ def digits():
     return data.load(CFG)
 
 
+def curves_of(*run):
+    """Fit one run; its curves, or what stopped it is raised."""
+    outcome, = fit([Run(*run)])
+    if isinstance(outcome, KdlibError):
+        raise outcome
+    return outcome
+
+
 def test_the_loop_equals_a_plain_one(digits):
     cfg = replace(CFG, method="kd", teacher="cnn", temperature=2.0)
     teacher = models.build("cnn", 10, 9).eval()
     ours, theirs = (models.build("cnn_small", 10, 0) for _ in range(2))
-    fit(ours, method_loss(cfg), digits, cfg, frozen(teacher))
+    curves_of(cfg, ours, method_loss(cfg), digits, frozen(teacher))
     optimizer = torch.optim.SGD(theirs.parameters(), lr=1, momentum=0.9, weight_decay=cfg.weight_decay)
     theirs.train()
     step = 0
@@ -51,7 +59,7 @@ def test_same_seed_same_weights_bit_for_bit(digits):
     hashes = []
     for seed in (0, 0, 1):
         model = models.build("cnn_small", 10, seed)
-        fit(model, method_loss(CFG), digits, CFG)
+        curves_of(CFG, model, method_loss(CFG), digits)
         hashes.append(weights_sha256(model))
     assert hashes[0] == hashes[1] != hashes[2]
 
@@ -66,7 +74,7 @@ def test_all_methods_of_a_seed_see_the_same_batches(digits):
             batches.append(batch.index)
             return plain(logits, batch)
 
-        fit(models.build("cnn_small", 10, cfg.stream), loss, digits, cfg, frozen(models.build("cnn", 10, 9)))
+        curves_of(cfg, models.build("cnn_small", 10, cfg.stream), loss, digits, frozen(models.build("cnn", 10, 9)))
         seen[method] = torch.cat(batches)
     assert torch.equal(seen["kd"], seen["one_hot"]) and torch.equal(seen["ada_margin"], seen["one_hot"])
     assert not torch.equal(seen["placebo"], seen["one_hot"])
@@ -75,7 +83,7 @@ def test_all_methods_of_a_seed_see_the_same_batches(digits):
 def test_it_learns(digits):
     cfg = replace(CFG, epochs=15)
     model = models.build("cnn_small", 10, 0)
-    curves = fit(model, method_loss(cfg), digits, cfg)
+    curves = curves_of(cfg, model, method_loss(cfg), digits)
     assert curves["loss"][-1] < 0.3 * curves["loss"][0] and curves["loss"] == pytest.approx(curves["cross_entropy"])
     assert (predict(model, digits.test.x, digits).argmax(1) == digits.test.y).float().mean() > 0.5
 
@@ -86,21 +94,21 @@ def test_a_teacher_cannot_be_trained(digits):
     teacher, before = frozen(network), weights_sha256(network)
     cfg = replace(CFG, method="kd", teacher="cnn")
     x = data.normalise(digits.train.x[:8], digits)
-    alone = teacher(x[:1])
-    fit(models.build("cnn_small", 10, 0), method_loss(cfg), digits, cfg, teacher)
+    alone = teacher(x[:1], None, None)
+    curves_of(cfg, models.build("cnn_small", 10, 0), method_loss(cfg), digits, teacher)
     assert weights_sha256(network) == before
-    assert torch.equal(teacher(x[:1]), alone) and torch.allclose(teacher(x)[:1], alone, atol=1e-5)   # eval mode: no batch statistics
-    assert not teacher(x).requires_grad
+    assert torch.equal(teacher(x[:1], None, None), alone) and torch.allclose(teacher(x, None, None)[:1], alone, atol=1e-5)   # eval mode: no batch statistics
+    assert not teacher(x, None, None).requires_grad
 
 
 def test_rate_zero_freezes_and_nan_is_named(digits):
     cfg = replace(CFG, lr=0.0)
     model = models.build("cnn_small", 10, 0)
     before = [p.clone() for p in model.parameters()]
-    fit(model, method_loss(cfg), digits, cfg)
+    curves_of(cfg, model, method_loss(cfg), digits)
     assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
-    with pytest.raises(Diverged, match=f"Run {CFG.key()} stopped: its loss is nan in epoch 1 of 3"):
-        fit(model, lambda logits, batch: logits.sum(1) * float("nan"), digits, CFG)
+    with pytest.raises(Diverged, match=f"Run {CFG.key()} stopped: its loss is nan in epoch 1 of 3, step 1 of 9;"):
+        curves_of(CFG, model, lambda logits, batch: logits.sum(1) * float("nan"), digits)
 
 
 def test_learning_rate():
@@ -120,7 +128,7 @@ def test_learning_rate():
 def test_margins_come_from_the_split_they_should(digits):
     model = models.build("cnn", 10, 3)
     cfg = replace(CFG, student="cnn", epochs=15)
-    fit(model, method_loss(cfg), digits, cfg)
+    curves_of(cfg, model, method_loss(cfg), digits)
     for source, split in (("val", digits.val), ("train", digits.train)):
         p = predict(model, split.x, digits).softmax(1)
         by_hand = [float((10 * p[i, split.y[i]] - 1) / 9)
@@ -173,7 +181,7 @@ def test_augmented_training_equals_torchvisions_bit_for_bit():
     cfg = Config(dataset="cifar10", student="resnet8", seed=6, epochs=3, warmup=1, batch_size=8, lr=0.05, decay="step", milestones=(2,))
     d = coloured(20)
     ours, theirs = (models.build("resnet8", 3, 0) for _ in range(2))
-    fit(ours, method_loss(cfg), d, cfg, after_epoch=lambda epoch, curves: predict(ours, d.val.x, d))   # looking changes nothing
+    curves_of(cfg, ours, method_loss(cfg), d, None, lambda epoch, curves: predict(ours, d.val.x, d))   # looking changes nothing
     optimizer = torch.optim.SGD(theirs.parameters(), lr=1, momentum=0.9, weight_decay=5e-4)
     mean, std = (255 * torch.tensor(v)[:, None, None] for v in (d.mean, d.std))
     rates = iter([0.05 / 3, 0.05 * 2 / 3, 0.05, 0.05, 0.05, 0.05, 0.005, 0.005, 0.005])
@@ -196,11 +204,11 @@ def test_augmented_training_equals_torchvisions_bit_for_bit():
 
 def test_predictions_are_in_order_and_do_not_depend_on_the_batch(digits):
     model = models.build("cnn", 10, 2)
-    fit(model, method_loss(CFG), digits, CFG)
+    curves_of(CFG, model, method_loss(CFG), digits)
     model.train()
     before = weights_sha256(model)
     whole = predict(model, digits.left_out.x, digits)                 # more than one evaluation batch
-    assert len(digits.left_out) > 500 and not model.training
+    assert len(digits.left_out) > 500 and model.training
     single = torch.cat([predict(model, digits.left_out.x[i:i + 1], digits) for i in range(0, 781, 60)])
     assert torch.allclose(whole[:781:60], single, atol=1e-5)
     assert weights_sha256(model) == before                            # batch-norm buffers too

@@ -1,0 +1,92 @@
+"""The only part that is about GPUs: a training step captured once as a CUDA graph and replayed, one stream for each run.
+
+A step of a small network is a few hundred short kernels whose launches cost more than their work; a replay is one launch,
+and several runs replayed side by side fill the chip. Everything a step reads is on the device, at a fixed place: the epoch's
+order and views, the rates of all steps, and a counter that each replay moves on."""
+
+import contextlib
+
+import torch
+
+from kdlib.train import Stepper, learning_rate
+
+WARM_UP = 3   # steps before the capture: they choose algorithms and make the optimizer's state
+
+
+def settings():
+    """TF32 in convolutions and products; the fastest deterministic algorithm of each convolution, chosen in the warm-up."""
+    torch.backends.cudnn.benchmark = True
+    torch.backends.cudnn.deterministic = True
+    torch.backends.cudnn.allow_tf32 = True
+    torch.backends.cuda.matmul.allow_tf32 = True
+
+
+class Captured(Stepper):
+    """A Stepper that replays its step. The last, shorter batch of an epoch is a graph of its own.
+
+    `graphs = False` does the same step without a graph: on a CPU it tests all but the capture."""
+
+    graphs = True
+
+    def __init__(self, run, x):
+        super().__init__(run, x)
+        cfg, n, device = run.cfg, len(run.data.train), x.device
+        if self.graphs:
+            settings()
+            self.stream = torch.cuda.Stream(device)
+        rates = [learning_rate(cfg, s, self.steps_per_epoch) for s in range(cfg.epochs * self.steps_per_epoch)]
+        self.rates = torch.tensor(rates, device=device)
+        self.done = torch.zeros(1, dtype=torch.int64, device=device)    # steps, since the first epoch began
+        self.order, self.views = torch.zeros(2, n, dtype=torch.int64, device=device)
+        self.sizes = [cfg.batch_size] * (n // cfg.batch_size) + [n % cfg.batch_size] * (n % cfg.batch_size > 0)
+        if self.graphs:
+            self.stream.wait_stream(torch.cuda.current_stream(device))   # for everything above
+        with self.on_stream():
+            self.replay = self._prepared()
+
+    def sgd(self, **more):
+        """The rate is a tensor: a graph would keep a number for ever."""
+        return super().sgd(lr=torch.zeros((), device=self.device), fused=True, **more)
+
+    def on_stream(self):
+        return torch.cuda.stream(self.stream) if self.graphs else contextlib.nullcontext()
+
+    def begin(self, epoch):
+        self.run.model.train()
+        for place, values in zip((self.order, self.views), self.schedule(epoch), strict=True):
+            place.copy_(values.pin_memory() if self.graphs else values, non_blocking=True)
+
+    def step(self, number):
+        self.replay[self.sizes[number]]()
+
+    def _next(self, size):
+        """The next step, of `size` images; nothing in it depends on the host."""
+        self.optimizer.param_groups[0]["lr"].copy_(self.rates.index_select(0, self.done).squeeze(0))
+        number = self.done % self.steps_per_epoch
+        at = number * self.run.cfg.batch_size + torch.arange(size, device=self.device)
+        sums = self.train_on(self.order[at], self.views[at])
+        self.sums.index_copy_(0, number, sums[None])
+        self.done += 1
+
+    def _prepared(self):
+        """{batch size: function that does the next step}. Warm-up steps leave no trace."""
+        model, sizes = self.run.model.train(), sorted(set(self.sizes), reverse=True)
+        before = {name: value.clone() for name, value in model.state_dict().items()}
+        for size in sizes * WARM_UP:
+            self._next(size)
+            self.done.zero_()
+        with torch.no_grad():   # weights, batch-norm statistics and their count; then momentum and our own counter
+            for name, value in model.state_dict().items():
+                value.copy_(before[name])
+            for state in self.optimizer.state.values():
+                state["momentum_buffer"].zero_()
+        if not self.graphs:
+            return {size: lambda size=size: self._next(size) for size in sizes}
+        graphs, pool = {}, None
+        for size in sizes:   # they are never replayed at the same time, so they may share memory
+            self.optimizer.zero_grad()
+            graphs[size] = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graphs[size], pool=pool, stream=self.stream):
+                self._next(size)
+            pool = graphs[size].pool()
+        return {size: graph.replay for size, graph in graphs.items()}
