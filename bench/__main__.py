@@ -1,0 +1,22 @@
+"""python -m bench cpu | gpu | show: measure, or draw again what was measured. Each has --help."""
+
+import sys
+
+
+def main(arguments):
+    command, *rest = arguments or ["--help"]
+    if command == "cpu":
+        from bench.cpu import main as run
+    elif command == "gpu":
+        from bench.gpu import main as run  # needs only torch, and a GPU
+    elif command == "show":
+        from bench.show import write
+        return write()
+    else:
+        print(__doc__)
+        return command not in ("-h", "--help")
+    return run(rest)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
