@@ -2,6 +2,9 @@
 
 import contextlib
 import functools
+import gc
+import itertools
+import math
 import multiprocessing
 import os
 import signal
@@ -10,14 +13,18 @@ import threading
 import time
 from concurrent import futures
 from concurrent.futures.process import BrokenProcessPool
+from dataclasses import replace
 
 import torch
 from tqdm import tqdm  # tqdm.auto warns in notebooks without ipywidgets
 
 from kdlib import records
-from kdlib.config import KdlibError
-from kdlib.experiment import default_device, load, run
+from kdlib.config import Config, KdlibError
+from kdlib.data import Split
+from kdlib.experiment import EVALUATIONS, OutOfTime, default_device, load, together
+from kdlib.losses import method_loss
 from kdlib.models import build
+from kdlib.train import Run, fit, predict
 
 
 def missing(configs):
@@ -25,86 +32,147 @@ def missing(configs):
     return [cfg for cfg in configs if not records.exists(cfg)]
 
 
+def default_jobs(device):
+    """Runs at a time: one for each core, or four side by side on a GPU, which then has work all the time."""
+    return len(os.sched_getaffinity(0)) if device == "cpu" else 4
+
+
+# ---------------------------------------------------------------- how long
+
 def estimate(configs, folder=None, device=None):
-    """Seconds each Config takes on this machine (one thread on a CPU), from a few timed batches of its networks."""
-    device = device or default_device()
-    seconds = []
+    """Seconds each Config takes on this machine (one thread on a CPU; alone on a GPU), from a few of its own steps.
+
+    Counted are the steps, the evaluations and, for the first student of each teacher, the teacher's table."""
+    device, seconds, tables = device or default_device(), [], set()
     for cfg in configs:
         data = load(cfg, folder, device)[0]
-        image = data.train.x.shape[1:]
-        per_image = _seconds_per_image(cfg.student, image, cfg.batch_size, device, True)
-        if cfg.teacher:
-            per_image += _seconds_per_image(cfg.teacher, image, cfg.batch_size, device, False)
-        seconds.append(cfg.epochs * len(data.train) * per_image)
+        n, images = len(data.train), EVALUATIONS * len(data.val) + sum(map(len, data.splits().values()))
+        pace = functools.partial(_pace, data=data, batch_size=cfg.batch_size, precision=cfg.precision)
+        step, forward = pace(cfg.student)
+        total = cfg.epochs * math.ceil(n / cfg.batch_size) * step + images * forward
+        table = (cfg.teacher_config(), cfg.stream, cfg.epochs) if cfg.teacher else None
+        if table and table not in tables:
+            tables.add(table)
+            seen = 1 - (1 - 1 / data.views) ** cfg.epochs if device == "cpu" else 1   # part of an image's views, on average
+            total += seen * n * data.views * pace(cfg.teacher)[1]
+        seconds.append(total)
     return seconds
 
 
-@functools.cache
-def _seconds_per_image(name, image, batch_size, device, training):
-    height, width, channels = image
-    model = build(name, 10, 0).to(device).train(training)
-    x = torch.zeros(batch_size, channels, height, width, device=device).to(memory_format=torch.channels_last)
-    times = []
-    for _ in range(4):
-        start = time.perf_counter()
-        with torch.set_grad_enabled(training):
-            out = model(x).sum()
-        if training:
-            out.backward()
-        out.item()
-        times.append(time.perf_counter() - start)
-    return min(times[1:]) / batch_size
+_PACES = {}
 
+
+def _pace(name, data, batch_size, precision):
+    """(seconds of a training step, seconds of the forward pass of one image) of a network, measured once here."""
+    key = (name, data.train.x.shape[1:], data.train.x.device, batch_size, precision)
+    if key not in _PACES:
+        n = min(len(data.train), batch_size * (20 if data.train.x.is_cuda else 1))
+        some = replace(data, train=Split(data.train.x[:n], data.train.y[:n], data.train.group[:n]))
+        cfg = Config(student=name, batch_size=batch_size, precision=precision, epochs=3)   # the first warms up
+        model, ends = build(name, data.classes, 0).to(data.train.x.device), [time.perf_counter()]
+        fit([Run(cfg, model, method_loss(cfg), some, after_epoch=lambda epoch, curves: ends.append(time.perf_counter()))])
+        start = time.perf_counter()
+        predict(model, some.train.x, some)
+        forward = (time.perf_counter() - start) / n
+        _PACES[key] = min(b - a for a, b in zip(ends[1:], ends[2:], strict=False)) / math.ceil(n / batch_size), forward
+    return _PACES[key]
+
+
+# ---------------------------------------------------------------- doing it
 
 def sweep(configs, folder=None, device=None, jobs=None, budget=None):
-    """The records of Configs, in order; what is missing is done first, `jobs` at a time (default: every CPU core, or one GPU).
+    """The records of Configs, in order; what is missing is done first, `jobs` at a time (see default_jobs).
 
-    budget: seconds after which no further run is started that would not end in time; the records are then those at hand.
-    A run fails alone: the others go on, and the first failure is raised at the end."""
+    budget: seconds. A run that would not end in time is not started, one that does not end in time gives up, and the records
+    are those at hand. A run fails alone: the others go on, and the first failure is raised at the end."""
     needed = {c.key(): c for cfg in configs for c in (*cfg.dependencies(), cfg)}   # a teacher is a run like any other
     todo = missing(needed.values())
     if todo:
         device = device or default_device()
-        jobs = jobs or (len(os.sched_getaffinity(0)) if device == "cpu" else 1)
-        _do_all(todo, folder, device, min(jobs, len(todo)), budget)
+        _do_all(todo, folder, device, min(jobs or default_jobs(device), len(todo)), budget)
     return [records.read(cfg) for cfg in configs if budget is None or records.exists(cfg)]
 
 
+class _Plan:
+    """Which runs come next: those whose teachers are there, in order, and in time."""
+
+    def __init__(self, todo, deadline, seconds):
+        self.pending, self.deadline, self.seconds = list(todo), deadline, seconds
+        self.taken = self.expected = 0.0
+
+    def next(self, most, busy):
+        """At most `most` runs, taken off the plan. `busy`: teachers whose students are running; others first, because
+        one process fills a teacher's table and a second would wait for it."""
+        ready = [c for c in self.pending if all(map(records.exists, c.dependencies()))]
+        ready.sort(key=lambda c: c.teacher is not None and c.teacher_config() in busy)   # stable
+        if self.deadline:
+            left = self.deadline - time.time()
+            need = [self.seconds[c.key()] * self.slower() for c in ready]
+            late = [c for c, alone in zip(ready, need, strict=True) if alone > left]
+            self.pending = [c for c in self.pending if c not in late]
+            ready = [c for c, all_so_far in zip(ready, itertools.accumulate(need), strict=True) if all_so_far <= left]
+        chosen = ready[:most]
+        self.pending = [c for c in self.pending if c not in chosen]
+        return chosen
+
+    def took(self, configs, seconds):
+        self.taken += seconds
+        self.expected += sum(self.seconds.get(c.key(), 0) for c in configs)
+
+    def slower(self):
+        """What the finished runs took corrects the estimates of the others."""
+        return max(0.2, self.taken / self.expected) if self.expected else 1.0
+
+
 def _do_all(todo, folder, device, jobs, budget):
-    """Greedy: the first run whose teachers are there goes to the next free process."""
-    start, pending, failures, running = time.monotonic(), list(todo), [], {}
-    needed = dict(zip([cfg.key() for cfg in todo], estimate(todo, folder, device), strict=True)) if budget is not None else {}
+    """On a CPU a run goes to the next free process; on a GPU `jobs` runs go in lockstep, and the next when they are done."""
+    deadline, seconds = None, {}
+    if budget is not None:
+        deadline = time.time() + budget
+        seconds = dict(zip([cfg.key() for cfg in todo], estimate(todo, folder, device), strict=True))
+    plan, failures, running, group = _Plan(todo, deadline, seconds), [], {}, 1 if device == "cpu" else jobs
     quiet = False if "ipykernel" in sys.modules else None   # None: where there is no terminal
     with tqdm(total=len(todo), desc="runs", unit="run", disable=quiet) as bar, _pool(jobs, device) as pool:
-        while pending or running:
-            for cfg in [c for c in pending if all(map(records.exists, c.dependencies()))][: jobs - len(running)]:
-                pending.remove(cfg)
-                if budget is None or time.monotonic() - start + needed[cfg.key()] <= budget:
-                    running[pool.submit(run, cfg, folder, device)] = cfg
+        while True:
+            while len(running) * group < jobs:
+                busy = {c.teacher_config() for configs, _ in running.values() for c in configs if c.teacher}
+                configs = plan.next(group, busy)
+                if not configs:
+                    break
+                started = time.monotonic()
+                running[pool.submit(together, configs, folder, device, plan.deadline)] = configs, started
             if not running:
                 break   # what is pending waits for a teacher that failed or did not fit into the budget
             done, _ = futures.wait(running, return_when=futures.FIRST_COMPLETED)
             for future in done:
-                cfg, error = running.pop(future), future.exception()
+                configs, started = running.pop(future)
+                error = future.exception()
                 if isinstance(error, BrokenProcessPool):
-                    raise KdlibError(f"A process died in run {cfg.key()} or beside it (killed, or out of memory); finished "
-                                     "runs are kept: run it again, with fewer --jobs if memory was short.") from error
-                if error:
-                    failures.append(error)
-                bar.update()
+                    raise KdlibError(f"A process died in run {configs[0].key()} or beside it (killed, or out of memory); "
+                                     "finished runs are kept: run it again, with fewer --jobs if memory was short.") from error
+                if isinstance(error, torch.OutOfMemoryError):
+                    jobs = group = len(configs) // 2
+                    tqdm.write(f"out of GPU memory with {len(configs)} runs at once; going on with {group}")
+                    plan.pending[:0] = configs
+                    continue
+                outcomes = [error] if error else future.result()
+                failures += [o for o in outcomes if isinstance(o, Exception) and not isinstance(o, OutOfTime)]
+                plan.took(configs, time.monotonic() - started)
+                bar.update(len(configs))
     if failures:
         raise failures[0] if len(failures) == 1 else KdlibError(f"{failures[0]} ({len(failures) - 1} more runs failed.)")
 
 
 class _Here:
-    """The part of an executor that _do_all uses, in this process: for one job, and for a GPU."""
+    """The part of an executor that _do_all uses, in this process: for a GPU."""
 
     def submit(self, function, *arguments):
         future = futures.Future()
         try:
             future.set_result(function(*arguments))
-        except KdlibError as e:
-            future.set_exception(e)
+        except torch.OutOfMemoryError as error:   # without its traceback, which would keep the memory
+            future.set_exception(error.with_traceback(None))
+        gc.collect()   # graphs and their memory may hang in cycles
         return future
 
 
@@ -112,7 +180,7 @@ class _Here:
 def _pool(jobs, device):
     """Processes of one thread each: results then do not depend on the number of cores, and two such processes do more
     than one with two threads. All are stopped when the block is left, also by an interrupt."""
-    if jobs == 1 and device != "cpu":
+    if device != "cpu":
         yield _Here()
         return
     others = set(multiprocessing.active_children())

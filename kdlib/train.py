@@ -100,10 +100,10 @@ class Stepper:
     def end(self, epoch):
         """Means of the epoch into the curves: the only place that waits for the device. Raises Diverged."""
         sums, cfg = self.sums.double().cpu(), self.run.cfg
-        bad = (~sums[:, 0].isfinite()).nonzero()
-        if len(bad):
-            raise Diverged(f"Run {cfg.key()} stopped: its loss is {sums[bad[0, 0], 0].item()} in epoch {epoch + 1} of {cfg.epochs}, "
-                           f"step {int(bad[0, 0]) + 1} of {self.steps_per_epoch}; a smaller lr than {cfg.lr} may help.")
+        if not (fine := sums[:, 0].isfinite()).all():
+            bad = int(fine.int().argmin())   # the first one
+            raise Diverged(f"Run {cfg.key()} stopped: its loss is {sums[bad, 0].item()} in epoch {epoch + 1} of {cfg.epochs}, "
+                           f"step {bad + 1} of {self.steps_per_epoch}; a smaller lr than {cfg.lr} may help.")
         for curve, total in zip(self.curves.values(), sums.sum(dim=0).tolist(), strict=True):
             curve.append(total / len(self.run.data.train))
         if self.run.after_epoch:
