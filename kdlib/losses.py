@@ -79,7 +79,7 @@ def margin(p: Tensor, kind: str = "avg") -> Tensor:
     if kind == "avg":
         return (classes * p - 1) / (classes - 1)
     top = p.topk(2, dim=1)
-    is_top = F.one_hot(top.indices[:, 0], classes).bool()
+    is_top = top.indices[:, :1] == torch.arange(classes, device=p.device)
     return p - torch.where(is_top, top.values[:, 1:2], top.values[:, 0:1])
 
 

@@ -1,0 +1,107 @@
+"""The captured step on a CPU: all of it but the capture. With a GPU, the same checks capture for real."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from bench import checks
+from kdlib.config import Config
+from kdlib.data import padded
+from kdlib.losses import method_loss
+from kdlib.train import fit, learning_rate
+
+DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("check", checks.CHECKS, ids=lambda c: c.__name__)
+def test_equivalence(check, device):
+    passed, seen = check(device)
+    assert passed, seen
+
+
+def test_a_check_that_raises_has_failed_and_the_others_go_on(monkeypatch):
+    def breaks(device):
+        raise RuntimeError("no such kernel")
+
+    lines = []
+    monkeypatch.setattr(checks, "CHECKS", (breaks, lambda device: (False, "seen"), checks.views_are_torchvisions))
+    results = checks.run_all("cpu", lines.append)
+    assert [line[:4] for line in lines] == ["FAIL", "FAIL", "PASS"] and lines[0] == "FAIL breaks: RuntimeError: no such kernel"
+    assert results["breaks"] == {"passed": False, "seen": "RuntimeError: no such kernel"}
+
+
+class Capturing(TorchDispatchMode):
+    """Refuses what a CUDA graph cannot hold: values that go to the host or come from it, shapes that depend on values."""
+
+    REFUSED = ("_local_scalar_dense", "lift_fresh", "nonzero", "unique", "masked_select", "equal", "is_nonzero")
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name = func.overloadpacket.__name__
+        assert not name.startswith(self.REFUSED), f"a captured step may not do {name}"
+        return func(*args, **(kwargs or {}))
+
+
+KNOBS = [
+    {}, {"method": "placebo"}, {"method": "kd"}, {"method": "kd", "soften": "teacher", "alpha": 0.5}, {"method": "ada_alpha"},
+    {"method": "ada_alpha", "margin_level": "example", "margin_source": "train", "margin_kind": "max"},
+    {"method": "ada_alpha", "margin_level": "example", "margin_source": "crossfit"},
+    {"method": "ada_margin"}, {"method": "ada_margin", "margin_kind": "max"}, {"method": "ada_margin", "margin_reading": "A"},
+    {"method": "ada_margin", "margin_reading": "C"}, {"method": "ada_margin", "margin_reading": "C-inverse"},
+    {"precision": "bf16"}, {"student": "resnet8-conv"}]
+
+
+@pytest.mark.parametrize("knobs", KNOBS, ids=str)
+def test_a_step_never_asks_the_host(knobs):
+    kd = {"teacher": "resnet8", "temperature": 2.0} if knobs.get("method") in ("kd", "ada_alpha", "ada_margin") else {}
+    cfg = replace(checks.CFG, **kd, **knobs)
+    run, data = checks.new_run("cpu", cfg), checks.images("cpu")
+    by_example = knobs.get("margin_source") == "crossfit"
+    margins = torch.linspace(0, 1, len(data.train) if by_example else 10)
+    run = replace(run, loss=method_loss(cfg, margins))
+    steps = checks.Eager(run, padded(data.train.x, data.pad))   # warmed up
+    steps.begin(0)
+    with Capturing():
+        steps.step(0)
+        steps.step(steps.steps_per_epoch - 1)
+    with pytest.raises(AssertionError, match="may not do _local_scalar_dense"), Capturing():
+        steps.sums[0, 0].item()
+
+
+def test_warm_up_leaves_no_trace():
+    run = checks.new_run("cpu")
+    before = {name: value.clone() for name, value in run.model.state_dict().items()}
+    steps = checks.Eager(run, padded(run.data.train.x, 4))
+    assert all(torch.equal(value, before[name]) for name, value in run.model.state_dict().items())
+    assert len(steps.optimizer.state) == len(list(run.model.parameters()))
+    assert not any(state["momentum_buffer"].any() for state in steps.optimizer.state.values())
+    assert int(steps.done) == 0
+
+
+def test_rates_are_those_of_the_schedule():
+    cfg = Config(dataset="cifar10", student="resnet8", imbalance=10, epochs=3, warmup=1, batch_size=32, decay="step", milestones=(2,))
+    run, used = checks.new_run("cpu", cfg), []
+    steps = checks.Eager(run, padded(run.data.train.x, 4))
+    for epoch in range(3):
+        steps.begin(epoch)
+        for number in range(4):
+            steps.step(number)
+            used.append(float(steps.optimizer.param_groups[0]["lr"]))
+    assert used == pytest.approx([learning_rate(cfg, s, 4) for s in range(12)])
+
+
+def test_one_batch_an_epoch_and_batches_larger_than_the_data():
+    for batch_size in (103, 4096):
+        cfg = replace(checks.CFG, batch_size=batch_size, epochs=2)
+        ours, plain = checks.new_run("cpu", cfg), checks.new_run("cpu", cfg)
+        fit([ours], checks.Eager)
+        fit([plain])
+        assert checks.difference(ours, plain) < 1e-5
+
+
+def test_runs_of_different_length_and_data_share_a_lockstep():
+    short, long = (checks.new_run("cpu", replace(checks.CFG, epochs=e, seed=e, warmup=0)) for e in (1, 2))
+    curves = fit([short, long])
+    assert [len(c["loss"]) for c in curves] == [1, 2]
