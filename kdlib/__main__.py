@@ -1,4 +1,4 @@
-"""The command line: python -m kdlib run | report | status | data | doctor. Imports torch only if needed."""
+"""The command line: python -m kdlib run | report | status | data | records | doctor. Imports torch only if needed."""
 
 import argparse
 import errno
@@ -122,10 +122,40 @@ def status(args):
 
 
 def data(args):
-    """Say where data sets are, or fetch one."""
+    """Say where data sets are, fetch one, or pack the images of a study into one file."""
     from kdlib import readers
+    if args.action == "pack":
+        _check_pack(args.name, args.to)
+        from kdlib import parcel
+        file, count, dataset = parcel.pack_images(args.name, args.to)
+        print(f"{file}: {count:,} images of {dataset}, {file.stat().st_size / 1e6:.1f} MB; it is read where it lies in the "
+              f"data folder as {dataset}-{args.name}.pack")
+        return
     folder = args.to or os.environ.get("KDLIB_DATA") or readers.DATA
     print(readers.download(args.name, folder, args.url) if args.action else "\n".join(_data_found()))
+
+
+def records(args):
+    """Pack the records of a study into one file, or take those of such a file in; exit code 2 if one was refused."""
+    if args.action == "pack":
+        _check_pack(args.what, args.to)
+    from kdlib import parcel
+    if args.action == "pack":
+        file, count = parcel.pack_records(args.what, args.to)
+        print(f"{file}: {count} records, {file.stat().st_size / 1e6:.1f} MB")
+        return 0
+    taken, here, refused, damage = parcel.take_records(args.what)
+    print(f"{taken} records taken, {here} already here, {len(refused)} refused")
+    wrong = [*refused, damage] if damage else refused
+    sys.stderr.writelines(f"kdlib: {sentence}\n" for sentence in wrong)
+    return 2 if wrong else 0
+
+
+def _check_pack(name, to):
+    """KdlibError, before torch is imported, for an unknown study or no file to pack into."""
+    study(name)
+    if not to:
+        raise KdlibError("pack needs --to FILE.")
 
 
 def _data_found():
@@ -195,7 +225,7 @@ def _parse(argv):
     parser.add_argument("--version", action="version", version=f"kdlib {__version__}")
     parser.set_defaults(command=lambda args: parser.print_help(), configs=())
     commands, subs = {}, parser.add_subparsers(metavar="COMMAND")
-    for command in (run, report, status, data, doctor):
+    for command in (run, report, status, data, records, doctor):
         commands[command] = subs.add_parser(command.__name__, help=command.__doc__, description=command.__doc__)
         commands[command].set_defaults(command=command)
     for command, every in ((report, "all with a complete seed"), (status, "all")):
@@ -212,10 +242,14 @@ def _parse(argv):
     commands[report].add_argument("--out", default="reports", metavar="DIR", help="default: reports")
     commands[report].add_argument("--readme", action="store_true", help="only write the answer into README.md")
     add = commands[data].add_argument
-    add("action", nargs="?", choices=("get",), help="fetch the data set NAME")
-    add("name", nargs="?", default="", metavar="NAME", help="cifar100 or cifar10")
-    add("--to", metavar="DIR", help="default: $KDLIB_DATA, else data/")
-    add("--url", help="a mirror of the archive")
+    add("action", nargs="?", choices=("get", "pack"), help="get: fetch the data set NAME; pack: the images of the study NAME")
+    add("name", nargs="?", default="", metavar="NAME", help="cifar100 or cifar10; of pack: a study")
+    add("--to", metavar="PATH", help="of get: a folder, default $KDLIB_DATA, else data/; of pack: the file to write")
+    add("--url", help="of get: a mirror of the archive")
+    add = commands[records].add_argument
+    add("action", choices=("pack", "take"), help="pack: write a file; take: bring in what a file holds")
+    add("what", metavar="STUDY|FILE", help="the study to pack, or the file to take")
+    add("--to", metavar="FILE", help="of pack: the file to write")
     if argv and not argv[0].startswith("-") and argv[0] not in subs.choices:
         raise KdlibError(f"command {argv[0]!r} is unknown: {did_you_mean(argv[0], subs.choices)}")
     args, unknown = parser.parse_known_args(argv)

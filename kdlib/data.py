@@ -245,8 +245,9 @@ def cifar20(cfg, data=None):
 
 
 DATASETS = {"digits": digits, "cifar20": cifar20, "cifar100": cifar100, "cifar10": cifar10}
+PUBLISHED = {"cifar20": "cifar100", "cifar100": "cifar100", "cifar10": "cifar10"}   # data set: whose images it takes
 
 
 def load(cfg, data=None):
-    """The Data of a Config. `data`: folder to look in first; see readers.find."""
+    """The Data of a Config. `data`: folder to look in first, or Images; see readers.load_images."""
     return DATASETS[cfg.dataset](cfg, data)

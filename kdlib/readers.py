@@ -1,6 +1,6 @@
 """CIFAR-100 and CIFAR-10 from local files: one order whatever the layout, checked by sha256, cached.
 
-Layouts (data/README.md): torchvision's pickles, Hugging Face Parquet, folders of PNG. Canonical order: the
+Layouts (data/README.md): torchvision's pickles, Hugging Face Parquet, folders of PNG, packs. Canonical order: the
 50,000 official training images first, then the 10,000 test images, each sorted by (fine label, image name).
 """
 
@@ -20,9 +20,11 @@ from urllib.request import Request, urlopen
 
 import numpy as np
 
+from kdlib import pack
 from kdlib.config import KdlibError, did_you_mean
 
 DATA = Path(__file__).resolve().parents[1] / "data"
+PACK = "python -m kdlib data pack STUDY --to FILE"
 SUPERCLASSES = {  # name: its classes, from https://www.cs.toronto.edu/~kriz/cifar.html
     "aquatic_mammals": "beaver dolphin otter seal whale", "fish": "aquarium_fish flatfish ray shark trout",
     "flowers": "orchid poppy rose sunflower tulip", "food_containers": "bottle bowl can cup plate",
@@ -82,10 +84,25 @@ class DataError(KdlibError):
     """Data that are missing, damaged or not the published ones."""
 
 
+class Held:
+    """Pixels of a data set of which only some are here: indexed like all of them, but refuses what is not here.
+
+    Nothing else of an array is offered, so that no absent image can pass for a black one."""
+
+    def __init__(self, x, held, refusal):
+        """x (N, 32, 32, 3) uint8, zeros where held (N,) bool is False; refusal: the sentence of the DataError for those."""
+        self._x, self._held, self._refusal = x, held, refusal
+
+    def __getitem__(self, index):
+        if not self._held[index].all():
+            raise DataError(self._refusal)
+        return self._x[index]
+
+
 class Images(NamedTuple):
     """A whole data set in canonical order (see the top of this file); N = 60,000."""
 
-    x: np.ndarray              # (N, 32, 32, 3) uint8, RGB
+    x: np.ndarray | Held       # (N, 32, 32, 3) uint8, RGB
     y: np.ndarray              # (N,) int64, fine label
     train: np.ndarray          # (N,) bool, official training image
     names: tuple               # of the classes
@@ -96,8 +113,12 @@ class Images(NamedTuple):
 def load_images(name, data=None):
     """Images of "cifar100" or "cifar10", from the folder `data`, else $KDLIB_DATA, else data/; or DataError.
 
-    Decoding takes some 10 s, so the pixels are kept in $KDLIB_CACHE, else data/cache, and taken from there if
-    their sha256 is right. A folder that was named must hold the data all the same."""
+    `data` may be Images, which are then used as they are. Decoding takes some 10 s, so the pixels are kept in
+    $KDLIB_CACHE, else data/cache, and taken from there if their sha256 is right. A folder that was named must hold
+    the data all the same. Where packs do not hold all images, the pixels are Held: the pack's own sha256 vouches for
+    them, and they are not cached."""
+    if isinstance(data, Images):
+        return data
     if data or os.environ.get("KDLIB_DATA"):
         find(name, data)
     published = _published(name)
@@ -107,11 +128,15 @@ def load_images(name, data=None):
     x = _read_cache(cache, y, train, published.sha256)
     if x is None:
         layout, path = find(name, data)
-        x = np.concatenate([_read_part(name, layout, path, part) for part in published.per_class])
-        if (found := _sha256(x, y, train)) != published.sha256:
-            raise _error(f"{path} has images enough but not those of {name}: sha256 of pixels and labels "
-                         f"{found[:12]}..., expected {published.sha256[:12]}...", name)
-        _write_cache(cache, x)
+        if layout == "pack":
+            x = _packed(name, path, len(y))
+        else:
+            x = np.concatenate([_read_part(name, layout, path, part) for part in published.per_class])
+        if not isinstance(x, Held):
+            if (found := _sha256(x, y, train)) != published.sha256:
+                raise _error(f"{path} has images enough but not those of {name}: sha256 of pixels and labels "
+                             f"{found[:12]}..., expected {published.sha256[:12]}...", name)
+            _write_cache(cache, x)
     coarse = np.array([COARSE[c] for c in published.names])[y] if name == "cifar100" else None
     return Images(x, y, train, published.names, coarse, () if coarse is None else tuple(SUPERCLASSES))
 
@@ -119,7 +144,8 @@ def load_images(name, data=None):
 def find(name, data=None):
     """(layout, path) of a data set in the folder `data`, else $KDLIB_DATA, else data/, or DataError.
 
-    Pickles come first: what `data get` fetches must win over a damaged copy beside it."""
+    Pickles come first: what `data get` fetches must win over a damaged copy beside it. Packs come last: they may
+    lack images."""
     pickles, folder = _published(name).folder, Path(data or os.environ.get("KDLIB_DATA") or DATA)
     if (folder / pickles).is_dir():
         return "pickles", folder / pickles
@@ -127,8 +153,10 @@ def find(name, data=None):
         return "parquet", folder / name
     if (folder / name / "train").is_dir():
         return "png", folder / name
-    raise _error(f"{name} was not found: looked in {folder} for {pickles}/, {name}/*.parquet and "
-                 f"{name}/train/<class>/*.png", name)
+    if any(folder.glob(f"{name}-*.pack")):
+        return "pack", folder
+    raise _error(f"{name} was not found: looked in {folder} for {pickles}/, {name}/*.parquet, "
+                 f"{name}/train/<class>/*.png and {name}-*.pack", name)
 
 
 def _error(what, name):
@@ -238,6 +266,24 @@ def _pixels(content, where, name):
 
 
 READERS = {"pickles": _pickles, "parquet": _parquet, "png": _png}
+
+
+def _packed(name, folder, total):
+    """Pixels of the images that the packs in a folder hold together, (total, 32, 32, 3) uint8; Held if not all."""
+    x, here, made_for = np.zeros((total, 32, 32, 3), np.uint8), np.zeros(total, bool), []
+    for file in sorted(folder.glob(f"{name}-*.pack")):
+        try:
+            study, held, pixels = pack.read(file, name, total)
+        except OSError as error:
+            raise DataError(f"{file} cannot be read ({error})") from error
+        except ValueError as error:
+            raise DataError(f"{file} {error}; copy or make it again: {PACK}") from error
+        x[held], here[held] = pixels, True
+        made_for.append(f"{file} was made for study {study}")
+    if here.all():
+        return x
+    return Held(x, here, f"{' and '.join(made_for)} and has not all images that are asked for, but {here.sum():,} of the "
+                         f"{total:,} of {name}; pack the study you want: {PACK}")
 
 
 # ---------------------------------------------------------------- cache

@@ -311,7 +311,7 @@ def test_doctor_names_what_stops_digits_and_the_fix(tmp_path, monkeypatch, capsy
 # ---------------------------------------------------------------- parsing, errors, output
 
 @pytest.mark.parametrize("line, sentence", [
-    ("rnu", "command 'rnu' is unknown: did you mean 'run'? Allowed: run, report, status, data, doctor."),
+    ("rnu", "command 'rnu' is unknown: did you mean 'run'? Allowed: run, report, status, data, records, doctor."),
     ("run digit", "study 'digit' is unknown: did you mean 'digits'? Allowed: digits, cifar20-lt."),
     ("status cifar", "study 'cifar' is unknown: did you mean 'cifar20-lt'? Allowed: digits, cifar20-lt."),
     ("report digist", "study 'digist' is unknown: did you mean 'digits'? Allowed: digits, cifar20-lt."),
@@ -350,7 +350,7 @@ def test_times_in_words(seconds, words):
 def test_without_a_command_there_is_help(capsys):
     assert cli.main([]) == 0
     out = capsys.readouterr().out
-    assert all(f"    {name} " in out for name in ("run", "report", "status", "data", "doctor"))
+    assert all(f"    {name} " in out for name in ("run", "report", "status", "data", "records", "doctor"))
     with pytest.raises(SystemExit, match="0"):
         cli.main(["--version"])
     assert capsys.readouterr().out == f"kdlib {__version__}\n"

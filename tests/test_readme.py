@@ -83,7 +83,10 @@ def check_kdlib(words):
     """Parsed, never run; studies and data sets must exist. STUDY stands for any."""
     parsed = vars(_parse(words))
     assert {parsed.get("study", "STUDY"), *parsed.get("studies", ())} <= {*STUDIES, "STUDY"}
-    assert not parsed.get("name") or parsed["name"] in readers.DATASETS
+    if parsed.get("action") == "pack":
+        assert parsed.get("what", parsed.get("name")) in {*STUDIES, "STUDY"}
+    else:
+        assert not parsed.get("name") or parsed["name"] in readers.DATASETS
 
 
 def check_papermill(words):
