@@ -27,7 +27,7 @@ PIP = PIP_CONSTRAINT=/dev/null PIP_USER=0 PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VER
   TMPDIR=$(abspath $(VENV))/tmp $(PY) -m pip
 
 .DEFAULT_GOAL := help
-.PHONY: report test lab setup check lock help
+.PHONY: report test lab bench setup check lock help
 
 report: $(READY)  ## train the digits study, then draw every page: reports/index.html
 	$(PY) -m kdlib report
@@ -37,6 +37,9 @@ test: $(READY)  ## run the tests
 
 lab: $(READY)  ## open the notebooks in JupyterLab
 	$(PY) -m jupyterlab notebooks
+
+bench: $(READY)  ## measure the speed on this CPU, under 10 minutes: bench/README.md
+	$(PY) -m bench cpu
 
 setup: $(READY)  ## make the environment and nothing else
 

@@ -180,7 +180,7 @@ def figure(results):
     left.grid(axis="x")
     left.set_xlabel("times as fast as the usual loop")
     left.set_title("Against the targets")
-    left.legend(loc="upper right", bbox_to_anchor=(1, 0.99))
+    left.legend(loc="center right")
     rungs = ladder(results)
     seconds = [s for _, s in rungs]
     right.barh(range(len(rungs)), seconds, color=["#767676"] + ["#9ecae1"] * (len(rungs) - 2) + ["#0072B2"])

@@ -1,0 +1,272 @@
+"""The benchmark is fair: both sides train the same thing, and what is shown is computed from what was measured."""
+
+import copy
+import json
+import subprocess
+import sys
+from dataclasses import fields, replace
+from pathlib import Path
+
+import pytest
+import torch
+from sklearn.metrics import top_k_accuracy_score
+
+from bench import cpu, inputs, peer, profile, show
+from bench.peer import Traits
+from kdlib.data import crop_and_flip, normalise, padded, schedule
+from kdlib.losses import method_loss
+from kdlib.models import build
+from kdlib.teacher import Table, frozen, planned
+from kdlib.train import Run, fit, predict
+
+ROOT = Path(__file__).parents[1]
+NAMES = [f.name for f in fields(Traits)]
+CFG = inputs.config("resnet8", "resnet14", batch_size=16, lr=0.2)   # large steps: what differs shows
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def augmented():
+    return inputs.images(40, 24, random=True)[0]   # the last batch is short
+
+
+@pytest.fixture(scope="module")
+def plain(augmented):
+    """Without crops and flips both sides see the same pictures."""
+    return replace(augmented, pad=0)
+
+
+@pytest.fixture(scope="module")
+def teacher(augmented):
+    return inputs.teacher_network("resnet14", augmented)
+
+
+def by_peer(data, traits, cfg=CFG, **more):
+    model = build(cfg.student, data.classes, cfg.stream)
+    accuracies = peer.train(model, data, cfg, traits, **more)
+    return model.state_dict(), accuracies
+
+
+def by_engine(data, cfg=CFG, teacher=None):
+    model = build(cfg.student, data.classes, cfg.stream)
+    fit([Run(cfg, model, method_loss(cfg), data, teacher)])
+    right = predict(model, data.test.x, data).argmax(1) == data.test.y
+    return model.state_dict(), [100 * right.double().mean().item()]
+
+
+def assert_same(one, other):
+    (weights, accuracies), (expected, expected_accuracies) = one, other
+    for name, value in expected.items():
+        assert torch.allclose(weights[name], value, atol=1e-4, rtol=1e-4), name
+    assert accuracies == pytest.approx(expected_accuracies)
+
+
+# ---------------------------------------------------------------- the same training
+
+def test_usual_loop_and_engine_train_the_same_network(plain, teacher):
+    before = build("resnet8", plain.classes, CFG.stream).state_dict()
+    ours = by_engine(plain, teacher=frozen(teacher))
+    assert not torch.allclose(ours[0]["linear.weight"], before["linear.weight"], atol=0.02)   # it did train
+    assert_same(by_peer(plain, Traits(), teacher=teacher), ours)
+
+
+def test_also_on_labels_alone(plain):
+    cfg = inputs.config("resnet8", batch_size=16)
+    assert_same(by_peer(plain, Traits(), cfg), by_engine(plain, cfg))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_switch_changes_cost_not_result(plain, teacher, name):
+    base = Traits(loader=name != "teacher_each_step")   # a table needs to know the views
+    more = {"teacher": teacher, "table": Table.fill(teacher, plain)}
+    assert_same(by_peer(plain, replace(base, **{name: False}), **more), by_peer(plain, base, **more))
+
+
+@pytest.mark.parametrize("given_up", range(1, len(NAMES) + 1))
+def test_every_rung_of_the_ladder_trains_what_the_engine_trains(augmented, teacher, given_up):
+    traits = Traits(**dict.fromkeys(NAMES[:given_up], False))   # without the loader both sides draw the same views
+    codes = planned(CFG.stream, CFG.epochs, len(augmented.train), augmented.views)
+    more = {"teacher": teacher, "table": Table.fill(teacher, augmented, codes)}
+    assert_same(by_peer(augmented, traits, **more), by_engine(augmented, teacher=frozen(teacher)))
+
+
+def test_a_table_is_refused_where_the_views_are_unknown(augmented):
+    with pytest.raises(ValueError, match="needs to know the views"):
+        by_peer(augmented, Traits(teacher_each_step=False), table=lambda images, index, view: None)
+
+
+def test_the_teacher_is_asked_at_every_step_unfolded_and_stays_as_it_is(plain, teacher):
+    before, seen = copy.deepcopy(teacher.state_dict()), []
+    handle = torch.nn.modules.module.register_module_forward_hook(
+        lambda module, _, out: seen.append(len(out)) if isinstance(module, torch.nn.BatchNorm2d) and not module.training else None)
+    try:
+        by_peer(replace(plain, test=plain.train), Traits(small_evaluation=False), teacher=teacher)
+    finally:
+        handle.remove()
+    norms = {net: sum(isinstance(m, torch.nn.BatchNorm2d) for m in build(net, 100, 0).modules()) for net in ("resnet8", "resnet14")}
+    steps = 3 * norms["resnet14"]
+    assert len(seen) == steps + norms["resnet8"] and seen[:steps] == [16] * (2 * norms["resnet14"]) + [8] * norms["resnet14"]
+    assert all(torch.equal(value, before[name]) for name, value in teacher.state_dict().items())
+
+
+# ---------------------------------------------------------------- the habits are what they say
+
+def test_the_loader_shows_random_views_of_the_right_images_in_order(augmented):
+    order, _ = schedule(CFG.stream, 0, 40, augmented.views)
+    dataset = peer.pictures(augmented.train, augmented, augment=True)
+    torch.manual_seed(0)
+    batches = list(peer.training_batches(augmented, CFG, 0, Traits(), 0, dataset, None, CPU))
+    assert [len(y) for _, y, _, _ in batches] == [16, 16, 8]
+    assert torch.equal(torch.cat([index for _, _, index, _ in batches]), order)
+    assert torch.equal(torch.cat([y for _, y, _, _ in batches]), augmented.train.y[order])
+    x, view = padded(augmented.train.x, 4), torch.arange(162)
+    shown = []
+    for image, index in zip(batches[0][0], batches[0][2], strict=True):
+        views = normalise(crop_and_flip(x, index.expand(162), view, 4), augmented)
+        (matching,) = ((views - image).abs().amax(dim=(1, 2, 3)) < 1e-5).nonzero()
+        shown.append(int(matching))
+    assert len(set(shown)) > 10   # drawn anew for each image
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_workers_are_forked_for_an_epoch_and_gone_after_it(plain, workers):
+    dataset = peer.pictures(plain.test, plain, augment=False)
+    loader = peer.loader(dataset, 8, workers, CPU)
+    assert not loader.persistent_workers
+    batches = iter(loader)
+    assert len(getattr(batches, "_workers", [])) == workers
+    assert torch.allclose(torch.cat([x for x, _, _ in batches]), normalise(plain.test.x, plain), atol=1e-6)
+    del batches
+    assert not torch.multiprocessing.active_children()
+
+
+def test_staged_networks_return_the_features_of_every_stage(plain, teacher):
+    x = normalise(plain.test.x, plain)
+    *features, logits = peer.Staged(teacher)(x)
+    assert [tuple(f.shape[1:]) for f in features] == [(16, 32, 32), (16, 32, 32), (32, 16, 16), (64, 8, 8), (64,)]
+    assert torch.allclose(logits, teacher(x), atol=1e-5)
+
+
+def test_meters_hold_the_accuracies_of_scikit_learn():
+    logits, y = torch.randn(50, 10, generator=torch.Generator().manual_seed(0)), torch.arange(50) % 10
+    meter = peer.Meter()
+    for part in (slice(0, 32), slice(32, 50)):
+        meter.update(peer.top_k(logits[part], y[part])[1], len(y[part]))
+    assert meter.mean() == pytest.approx(100 * top_k_accuracy_score(y, logits, k=5))
+    assert peer.top_k(logits, y)[0] == pytest.approx(100 * top_k_accuracy_score(y, logits, k=1))
+
+
+def test_the_usual_loop_runs_alone(capsys):
+    peer.main(["--teacher=resnet14", "--epochs=2", "--workers=0", "--device=cpu", "--train=24", "--test=16", "--random",
+               "--without", "meters", "nchw"])
+    said = json.loads(capsys.readouterr().out)
+    assert len(said["seconds"]) == len(said["accuracy"]) == 2 and said["n"] == 24 and said["images"] == inputs.RANDOM
+
+
+# ---------------------------------------------------------------- what goes in
+
+def test_random_images_stand_in_for_missing_ones(tmp_path, monkeypatch):
+    monkeypatch.setenv("KDLIB_DATA", str(tmp_path))
+    data, what = inputs.images()
+    assert what == inputs.RANDOM and tuple(data.train.x.shape) == (10_847, 32, 32, 3) and len(data.test) == 5000
+
+
+def test_real_images_are_some_of_the_long_tailed_draw(data_root, monkeypatch):
+    monkeypatch.setenv("KDLIB_DATA", str(data_root))
+    everything, what = inputs.images()
+    some, _ = inputs.images(64, 32)
+    assert what == inputs.REAL and len(everything.train) == 10_847
+    pixels = {x.numpy().tobytes() for x in everything.train.x}
+    assert len(some.train) == 64 and all(x.numpy().tobytes() in pixels for x in some.train.x)
+    assert len(some.train.y.unique()) > 20   # not the first classes only
+
+
+def test_the_teacher_of_the_benchmark_has_logits_of_ordinary_size(augmented):
+    logits = predict(inputs.teacher_network("resnet56", augmented), augmented.train.x, augmented)
+    assert 0.1 < logits.std() < 10
+
+
+# ---------------------------------------------------------------- what is measured and shown
+
+def test_sides_take_turns():
+    calls = []
+    seconds = cpu.alternate({"a": lambda: calls.append("a") or 1, "b": lambda: calls.append("b") or 2}, 3)
+    assert calls == list("ababab") and seconds == {"a": [1, 1, 1], "b": [2, 2, 2]}
+
+
+def test_the_best_number_of_workers_is_chosen_after_a_warm_up():
+    calls = []
+
+    def seconds(workers):
+        calls.append(workers)
+        return {0: 0.1 if len(calls) == 1 else 3.0, 1: 2.0, 2: 2.5}[workers]
+
+    assert cpu.best_workers(seconds) == (1, {0: 3.0, 1: 2.0, 2: 2.5})
+    assert calls == [0, 0, 1, 2]
+
+
+def made(peer_seconds, ours):
+    return {"seconds": {"peer": peer_seconds, "ours": ours, "cached": ours, "live": [2 * s for s in ours], "fill": [3.0, 5.0, 4.0]}}
+
+
+def test_ratios_are_taken_within_a_round():
+    results = {"C1": made([6.0, 8.0, 9.0], [1.0, 2.0, 3.0])}
+    cached, live = show.ROWS[:2]
+    assert show.ratios(results, cached) == [6, 4, 3] and show.ratios(results, live) == [3, 2, 1.5]
+    assert show.spread(show.ratios(results, cached)) == "4.00 (3.00–6.00)"
+    assert show.pays_after(results) == 4 / (4 - 2)
+    rates = {"ours": [8.0, 9.0, 8.0], "peer, 1 process": [2.0, 3.0, 9.0], "peer, 2 processes": [4.0, 4.0, 2.0]}
+    assert show.best_peer(rates) == "peer, 2 processes"
+    assert show.aggregate_ratios({"aggregate": rates}) == [2, 2.25, 4]
+
+
+@pytest.mark.parametrize("value, said", [(1.49, "not met"), (1.5, "met"), (1.89, "met"), (1.9, "met, and the aim")])
+def test_a_target_is_met_or_not(value, said):
+    assert show.verdict(value, 1.5, 1.9) == said
+
+
+def test_targets_are_those_of_the_specification():
+    assert {row.id: (row.must, row.aim) for row in show.ROWS} == {
+        "C1 cached": (3, 4), "C1 live": (1.6, 2), "C2 R8": (1.7, 2.2), "C2 R20": (1.5, 1.9), "C3": (10, 20)}
+
+
+def test_profile_tells_the_parts_of_a_step_apart(augmented):
+    shares = profile.shares(augmented, 16, "resnet8", "resnet14")
+    assert list(shares) == ["labels only", "live teacher"]
+    for share in shares.values():
+        assert sum(share.values()) == pytest.approx(1) and all(v > 0 for part, v in share.items() if part != "teacher")
+    assert shares["labels only"]["teacher"] == 0 and shares["live teacher"]["teacher"] > 0.1
+
+
+def test_the_committed_table_is_the_measured_one():
+    results, readme = json.loads((ROOT / "bench/results/cpu.json").read_text()), (ROOT / "bench/README.md").read_text()
+    assert show.filled(readme, results) == readme
+    assert results["images"] == inputs.REAL and results["size"]["rounds"] >= 3 and results["seconds"] < 600
+    assert (ROOT / "bench/results/cpu.svg").exists() and "results/cpu.svg" in readme
+    for row in show.ROWS:   # by hand, from the JSON
+        seconds = results[row.part]["seconds"]
+        middle = sorted(a / b for a, b in zip(seconds["peer"], seconds[row.ours], strict=True))[len(seconds["peer"]) // 2]
+        (line,) = [line for line in readme.splitlines() if line.startswith(f"| {row.id} |")]
+        assert f"**{middle:.2f}**" in line and f"| {row.must:g} | {row.aim:g} | " in line
+        assert ("not met" in line) == (middle < row.must)
+
+
+def test_the_figure_shows_what_was_measured():
+    results = json.loads((ROOT / "bench/results/cpu.json").read_text())
+    left, right = show.figure(results).axes
+    marks = [line.get_xdata()[0] for line in left.lines if line.get_marker() == "o"]
+    assert marks == pytest.approx([show.median(show.ratios(results, row)) for row in show.ROWS])
+    assert [bar.get_width() for bar in right.patches] == pytest.approx([s for _, s in show.ladder(results)])
+
+
+def test_quick_runs_end_to_end_and_leaves_the_results_alone(tmp_path):
+    committed = [ROOT / "bench/README.md", *sorted((ROOT / "bench/results").iterdir())]
+    before = [file.read_bytes() for file in committed]
+    done = subprocess.run([sys.executable, "-m", "bench", "cpu", "--quick", "--out", str(tmp_path)], cwd=ROOT,
+                          capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    results = json.loads((tmp_path / "cpu.json").read_text())
+    assert results["images"] == inputs.RANDOM and "these numbers mean nothing" in done.stdout
+    assert all(f"| {row.id} |" in done.stdout for row in show.ROWS) and (tmp_path / "cpu.svg").exists()
+    assert list(results["C1"]["ladder"])[1:-1] == list(cpu.RUNGS) and len(cpu.RUNGS) == len(NAMES)
+    assert [file.read_bytes() for file in committed] == before
