@@ -299,6 +299,9 @@ def test_the_same_records_give_the_same_bytes(sent, tmp_path, monkeypatch):
     monkeypatch.setenv("KDLIB_RECORDS", str(shutil.copytree(there, tmp_path / "copy")))
     assert parcel.pack_records("digits", tmp_path) == (tmp_path / "digits.tar", 6)
     assert (tmp_path / "digits.tar").read_bytes() == file.read_bytes()
+    with tarfile.open(file) as tar:
+        names = tar.getnames()
+        assert names == sorted(names) and {(m.mtime, m.uid, m.uname, m.mode) for m in tar} == {(0, 0, "", 0o644)}
 
 
 def test_json_comes_last(sent, monkeypatch, capsys):
