@@ -1,0 +1,320 @@
+"""The GPU part, one command of under ten minutes: equivalence checks first, then G1, G3-G5, memory, and one switch at a time.
+
+Needs torch and numpy (the peer's loader also torchvision). No record is read or written. What is measured is written after
+each section, so a run that is cut short keeps what it has; a section that fails is reported and the others go on."""
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import fields, replace
+from multiprocessing import get_context
+from pathlib import Path
+
+import torch
+
+from bench import checks, inputs
+from bench.peer import Job, Traits, now, run
+from kdlib import cuda
+from kdlib.cuda import Captured
+from kdlib.data import padded
+from kdlib.losses import method_loss
+from kdlib.models import build
+from kdlib.teacher import Table, frozen
+from kdlib.train import Run, Stepper, fit, predict
+
+TEACHER, STUDENT = "resnet56", "resnet20"
+MB_PER_IMAGE = {"resnet8": 2.65, "resnet20": 6.2, "resnet32": 9.8, "resnet56": 16.9}   # bf16 traffic of a step, performance.md
+USUAL = Traits()
+EPOCHS = 3           # of a timed run; the first warms up
+STUDY = {"seeds": 8, "epochs": 256, "students": 5, "self_seeds": 4}   # T: the core of cifar100-lt
+
+
+class Eager(Captured):
+    graphs = False
+
+
+class Bench:
+    """What all sections share: images, teacher, table, and the results so far."""
+
+    def __init__(self, args):
+        self.args, self.started = args, time.monotonic()
+        data, what = inputs.images(args.train, args.test, args.random)
+        self.device, self.data = args.device, data.to(args.device)
+        self.network = inputs.teacher_network(TEACHER, self.data)
+        self.tables = {}
+        self.results = {"images": what, "n": len(data.train), "test": len(data.test), **machine(args.device)}
+
+    def left(self):
+        return self.args.minutes * 60 - (time.monotonic() - self.started)
+
+    def table(self):
+        if not self.tables:
+            self.tables["lt"] = Table.fill(self.network, self.data)
+        return self.tables["lt"]
+
+    def section(self, name, function, needs):
+        """Do a section if `needs` seconds are left, and keep what it returns."""
+        if self.left() < needs:
+            self.results[name] = {"skipped": f"{self.left():.0f} s left, about {needs} s needed"}
+        else:
+            start = time.monotonic()
+            try:
+                self.results[name] = function(self)
+            except Exception as error:   # a first run on a new device should say all it can
+                self.results[name] = {"failed": f"{type(error).__name__}: {error}"}
+            self.results[name]["took"] = round(time.monotonic() - start, 1)
+        print(name, json.dumps(self.results[name])[:600], flush=True)
+        self.args.out.parent.mkdir(parents=True, exist_ok=True)
+        self.args.out.write_text(json.dumps(self.results, indent=1) + "\n")
+
+
+def machine(device):
+    about = {"torch": torch.__version__, "python": platform.python_version(), "date": time.strftime("%Y-%m-%d")}
+    if device == "cuda":
+        total = torch.cuda.get_device_properties(0).total_memory
+        about |= {"device": torch.cuda.get_device_name(), "memory GB": round(total / 1e9, 1), "cuda": torch.version.cuda}
+    return about
+
+
+# ---------------------------------------------------------------- the two sides
+
+def ours(bench, count=1, student=STUDENT, teacher="table", precision="fp32", stepper=None, compiled=False):
+    """Images/s of `count` runs in lockstep, each epoch with one evaluation as the peer's: median of the epochs but the first.
+
+    teacher: "table", "live" or None."""
+    data, runs, clock = bench.data, [], []
+    for seed in range(count):
+        cfg = inputs.config(student, TEACHER if teacher else None, EPOCHS, seed=seed, precision=precision)
+        model = build(student, data.classes, seed).to(bench.device)
+        ask = {"table": bench.table, "live": lambda: frozen(bench.network), None: lambda: None}[teacher]()
+
+        def after(epoch, curves, model=model, last=seed == count - 1):
+            predict(model, data.test.x, data)
+            if last:
+                clock.append(now(bench.device))
+
+        runs.append(Run(cfg, torch.compile(model) if compiled else model, method_loss(cfg), data, ask, after))
+    for outcome in fit(runs, stepper):
+        if isinstance(outcome, Exception):
+            raise outcome
+    seconds = statistics.median(b - a for a, b in zip(clock, clock[1:], strict=False))
+    return count * len(data.train) / seconds
+
+
+def peer_job(bench, traits, workers):
+    cfg = inputs.config(STUDENT, TEACHER, EPOCHS)
+    return Job(cfg, traits, workers, 1, bench.device, bench.args.train, bench.args.test, bench.args.random)
+
+
+def peer(bench, traits=USUAL):
+    """Images/s of one run of the usual loop."""
+    result = run(peer_job(bench, traits, max(1, min(8, bench.args.cores - 1))))
+    return result["n"] / statistics.median(result["seconds"][1:])
+
+
+def peers(bench, count):
+    """Images/s of `count` processes of the usual loop at once, all their epochs but the first."""
+    job = peer_job(bench, USUAL, max(1, min(8, (bench.args.cores - count) // count)))
+    with ProcessPoolExecutor(count, get_context("spawn")) as pool:
+        results = list(pool.map(run, [job] * count))
+    return sum(r["n"] / statistics.median(r["seconds"][1:]) for r in results)
+
+
+def spread(values):
+    return {"median": statistics.median(values), "min": min(values), "max": max(values), "all": values}
+
+
+# ---------------------------------------------------------------- sections
+
+def equivalence(bench):
+    return checks.run_all(bench.device)
+
+
+def start_up(bench):
+    """G5: from the start of Python to the first replay of a captured step of R56 -> R20."""
+    code = ("import time, sys; start = time.time()\n"
+            "from bench import gpu\n"
+            f"gpu.first_step({bench.device!r})\n"
+            "print(time.time() - start)")
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=300)
+    return {"seconds": float(out.stdout.split()[-1])}
+
+
+def first_step(device):
+    """One step of one run of R56 -> R20 with the live teacher, captured where there is a GPU."""
+    data = checks.images(device)
+    cfg = replace(checks.KD, student=STUDENT, teacher=TEACHER)
+    model, teacher = (build(name, data.classes, 0).to(device) for name in (STUDENT, TEACHER))
+    run_of_it = Run(cfg, model, method_loss(cfg), data, frozen(teacher))
+    steps = (Captured if device == "cuda" else Eager)(run_of_it, padded(data.train.x, data.pad))
+    with steps.on_stream():
+        steps.begin(0)
+        steps.step(0)
+    now(device)
+
+
+def table_fill(bench):
+    """G4: seconds to fill the complete table of the long-tailed images; for all 50,000 in proportion."""
+    bench.tables.clear()
+    seconds = []
+    for _ in range(2):
+        start = now(bench.device)
+        bench.tables["lt"] = Table.fill(bench.network, bench.data)
+        seconds.append(now(bench.device) - start)
+    views = len(bench.data.train) * bench.data.views
+    return {"seconds": seconds, "views": views, "full, in proportion": min(seconds) * 50_000 * 162 / views}
+
+
+def single(bench):
+    """G1: one run of R56 -> R20, images/s with an evaluation after each epoch, A/B/A/B, and the ratio of each pair."""
+    theirs, cached, live = [], [], []
+    for _ in range(bench.args.rounds):
+        theirs.append(peer(bench))
+        cached.append(ours(bench))
+        live.append(ours(bench, teacher="live"))
+    return {"peer": spread(theirs), "ours": spread(cached), "ours live": spread(live),
+            "ratio": spread([a / b for a, b in zip(cached, theirs, strict=True)]),
+            "ratio live": spread([a / b for a, b in zip(live, theirs, strict=True)])}
+
+
+def copy_bandwidth(bench):
+    """Bytes/s of a large copy, read and written, on the device."""
+    source = torch.empty(2**30 if bench.device == "cuda" else 2**26, dtype=torch.uint8, device=bench.device)
+    target, seconds = torch.empty_like(source), []
+    for _ in range(6):
+        start = now(bench.device)
+        target.copy_(source)
+        seconds.append(now(bench.device) - start)
+    return 2 * source.numel() / min(seconds[1:])
+
+
+def grid(bench):
+    """G3: images/s of M runs in lockstep against the usual loop in sequence and in concurrent processes, and the share of
+    the memory roof: images/s times the bf16 traffic of a fused step, over the bandwidth of a copy measured here."""
+    bandwidth = copy_bandwidth(bench)
+    mine = {m: ours(bench, m) for m in (1, 2, 4, 8)}
+    theirs = {n: peer(bench) if n == 1 else peers(bench, n) for n in (1, 4, 8)}
+    most = max(mine.values())
+    return {"bytes/s": bandwidth, "ours": mine, "peer": theirs, "ratio to sequential": most / theirs[1],
+            "ratio to best concurrent": most / max(theirs.values()),
+            "share of roof": {m: v * MB_PER_IMAGE[STUDENT] * 1e6 / bandwidth for m, v in mine.items()}}
+
+
+def memory(bench):
+    """Bytes allocated at most by one KD run and by eight, table and images included."""
+    if bench.device != "cuda":
+        return {}
+    most = {}
+    for m in (1, 8):
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+        ours(bench, m)
+        most[m] = {"allocated": torch.cuda.max_memory_allocated(), "reserved": torch.cuda.max_memory_reserved()}
+    return most
+
+
+def ladder(bench):
+    """The usual loop giving up one habit after the other, then this engine's own switches, images/s."""
+    traits, steps = Traits(), {"the usual loop": peer(bench)}
+    for field in fields(Traits):
+        if field.name != "teacher_each_step":
+            traits = replace(traits, **{field.name: False})
+            steps[f"without {field.name}"] = peer(bench, traits)
+    return steps | {
+        "this engine, live teacher, eager": ours(bench, teacher="live", stepper=Stepper),
+        "teacher's table, eager": ours(bench, stepper=Stepper), "fused SGD, rate on the device": ours(bench, stepper=Eager),
+        "captured": ours(bench), "captured, 4 at once": ours(bench, 4), "captured, 8 at once": ours(bench, 8)}
+
+
+def precision(bench):
+    """Strict fp32, TF32 (the default), bf16, and what determinism costs; images/s of four runs at once."""
+    speeds = {"TF32": ours(bench, 4), "bf16": ours(bench, 4, precision="bf16")}
+    settings = cuda.settings
+
+    def changed(benchmark=True, deterministic=True, tf32=True):
+        torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic = benchmark, deterministic
+        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = tf32
+
+    try:
+        for name, how in {"strict fp32": {"tf32": False}, "not deterministic": {"deterministic": False}}.items():
+            cuda.settings = lambda how=how: changed(**how)
+            speeds[name] = ours(bench, 4)
+    finally:
+        cuda.settings = settings
+        settings()
+    return speeds
+
+
+def compiled(bench):
+    """torch.compile of the network inside the captured step: adopted only for 1.5 times."""
+    return {"captured": ours(bench), "compiled and captured": ours(bench, compiled=True)}
+
+
+def study(bench):
+    """T: the runs of cifar100-lt's core at the speeds measured here, four at once, evaluations as in a study left out."""
+    n, runs = len(bench.data.train), {"R56": ("resnet56", None), "R56 kd": ("resnet56", "table"), "R20": ("resnet20", "table")}
+    speeds = {name: ours(bench, 4, student, teacher) for name, (student, teacher) in runs.items()}
+    epochs = {"R56": STUDY["seeds"], "R20": STUDY["seeds"] * STUDY["students"], "R56 kd": STUDY["self_seeds"] * STUDY["students"]}
+    seconds = sum(count * STUDY["epochs"] * n / speeds[name] for name, count in epochs.items())
+    return {"images/s": speeds, "projected minutes": seconds / 60, "runs": sum(epochs.values())}
+
+
+def profile(bench):
+    """Where a captured step of R56 -> R20 goes: device time by kernel, 20 steps of one run."""
+    if bench.device != "cuda":
+        return {}
+    from torch.profiler import ProfilerActivity
+    cfg = inputs.config(STUDENT, TEACHER, 2)
+    model = build(STUDENT, bench.data.classes, 0).to(bench.device)
+    steps = Captured(Run(cfg, model, method_loss(cfg), bench.data, bench.table()), padded(bench.data.train.x, bench.data.pad))
+    with steps.on_stream():
+        steps.begin(0)
+        start = now(bench.device)
+        for _ in range(50):
+            steps.step(0)
+        wall = (now(bench.device) - start) / 50
+        steps.begin(0)
+        with torch.profiler.profile(activities=[ProfilerActivity.CUDA]) as seen:
+            for _ in range(20):
+                steps.step(0)
+            now(bench.device)
+    events = sorted(seen.key_averages(), key=lambda e: -e.self_device_time_total)
+    kernels = {e.key[:90]: [round(e.self_device_time_total / 20, 1), e.count / 20] for e in events if e.self_device_time_total}
+    return {"wall us per step": 1e6 * wall, "device us per step": sum(v[0] for v in kernels.values()),
+            "kernels per step": sum(v[1] for v in kernels.values()), "us and launches per step": dict(list(kernels.items())[:25])}
+
+
+SECTIONS = {   # name: (function, seconds it needs at most)
+    "E": (equivalence, 60), "G5": (start_up, 40), "G4": (table_fill, 40), "G1": (single, 60), "G3": (grid, 100),
+    "memory": (memory, 30), "T": (study, 40), "precision": (precision, 50), "profile": (profile, 20), "ladder": (ladder, 60), "compile": (compiled, 100)}
+
+
+def main(arguments=None):
+    parser = argparse.ArgumentParser(prog="python -m bench gpu", description=__doc__.partition("\n")[0])
+    add = parser.add_argument
+    add("sections", nargs="*", metavar="SECTION", help=f"default: all of {', '.join(SECTIONS)}")
+    add("--out", type=Path, default=Path(__file__).with_name("results") / "gpu.json", metavar="FILE")
+    add("--minutes", type=float, default=9.0, help="sections that need more than is left are skipped")
+    add("--rounds", type=int, default=3, help="pairs of G1")
+    add("--device", choices=("cpu", "cuda"), default="cuda", help="cpu: a rehearsal, without graphs; its numbers mean nothing")
+    for side in ("train", "test"):
+        add(f"--{side}", type=int, metavar="N", help=f"{side} images; default: all")
+    add("--random", action="store_true", help="random images")
+    args = parser.parse_args(arguments)
+    if args.device == "cuda" and not torch.cuda.is_available():
+        parser.error("torch cannot use a GPU here")
+    if unknown := set(args.sections) - set(SECTIONS):
+        parser.error(f"unknown section {sorted(unknown)[0]!r}; allowed: {', '.join(SECTIONS)}")
+    args.cores = len(os.sched_getaffinity(0))
+    bench = Bench(args)
+    for name in args.sections or SECTIONS:
+        bench.section(name, *SECTIONS[name])
+    print(args.out)
+    parts = [part for section in bench.results.values() if isinstance(section, dict) for part in (section, *section.values())]
+    return int(any("failed" in part or part.get("passed") is False for part in parts if isinstance(part, dict)))
