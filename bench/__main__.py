@@ -1,4 +1,4 @@
-"""python -m bench cpu | gpu | show: measure, or draw again what was measured. Each has --help."""
+"""python -m bench cpu | gpu | show | precision: measure, draw again what was measured, or test bf16. Each has --help."""
 
 import sys
 
@@ -9,6 +9,8 @@ def main(arguments):
         from bench.cpu import main as run
     elif command == "gpu":
         from bench.gpu import main as run  # needs only torch, and a GPU
+    elif command == "precision":
+        from bench.precision import main as run
     elif command == "show":
         from bench.show import write
         return write()

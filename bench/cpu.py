@@ -1,6 +1,7 @@
 """The CPU part: C1 (distillation), C2 (labels only), C3 (the data path), each against the usual loop, alternating in one run."""
 
 import argparse
+import contextlib
 import functools
 import json
 import multiprocessing
@@ -58,6 +59,12 @@ def peer_seconds(data, cfg, teacher=None, workers=0, traits=PEER, table=None):
     return time.perf_counter() - start
 
 
+def elsewhere(pool, *arguments, **options):
+    """peer_seconds in a process of its own: what this engine asks of its process, such as to keep freed memory, is not the
+    usual loop's to enjoy."""
+    return pool.submit(peer_seconds, *arguments, **options).result()
+
+
 def our_seconds(data, cfg, teacher=None):
     """Wall time of one run of kdlib's engine, from the same weights, with the same evaluations."""
     model, accuracies = build(cfg.student, data.classes, cfg.stream), []
@@ -110,24 +117,26 @@ def best_workers(seconds_with):
 
 # ---------------------------------------------------------------- what is measured
 
-def distillation(size, data):
-    """C1: usual loop, live teacher and table in turn; what the table costs; and the ladder from one loop to the other."""
+def distillation(size, data, usual):
+    """C1: usual loop, live teacher and table in turn; what the table costs; and the ladder from one loop to the other.
+
+    usual: peer_seconds, in its own process."""
     cfg = inputs.config(size.students[0], size.teacher, size.epochs, batch_size=size.batch_size)
     once = replace(cfg, epochs=1)
     teacher = inputs.teacher_network(size.teacher, data)
     codes = planned(cfg.stream, cfg.epochs, len(data.train), data.views)
     table, live = Table.fill(teacher, data, codes), frozen(teacher)
-    workers, tried = best_workers(lambda n: peer_seconds(data, once, teacher, n))
+    workers, tried = best_workers(lambda n: usual(data, once, teacher, n))
     for warm in (table, live):
         our_seconds(data, once, warm)
-    sides = {"peer": lambda: peer_seconds(data, cfg, teacher, workers), "cached": lambda: our_seconds(data, cfg, table),
+    sides = {"peer": lambda: usual(data, cfg, teacher, workers), "cached": lambda: our_seconds(data, cfg, table),
              "live": lambda: our_seconds(data, cfg, live), "fill": lambda: fill_seconds(teacher, data, codes)}
     seconds = alternate(sides, size.rounds)
-    rungs = {"usual loop": lambda: peer_seconds(data, once, teacher, workers)}
+    rungs = {"usual loop": lambda: usual(data, once, teacher, workers)}
     given_up = {}
     for name, rung in zip((f.name for f in fields(Traits)), RUNGS, strict=True):
         given_up[name] = False
-        rungs[rung] = functools.partial(peer_seconds, data, once, teacher, workers, Traits(**given_up), table)
+        rungs[rung] = functools.partial(usual, data, once, teacher, workers, Traits(**given_up), table)
     rungs["this engine"] = lambda: our_seconds(data, once, table)
     return {"workers": workers, "workers_tried": tried, "pairs": len(codes), "seconds": seconds,
             "ladder": alternate(rungs, size.rounds)}
@@ -143,13 +152,13 @@ def fill_seconds(teacher, data, codes):
     return time.perf_counter() - start
 
 
-def labels_only(size, data, student):
+def labels_only(size, data, student, usual):
     """C2: one-hot training of a student."""
     cfg = inputs.config(student, epochs=size.epochs, batch_size=size.batch_size)
     once = replace(cfg, epochs=1)
-    workers, tried = best_workers(lambda n: peer_seconds(data, once, workers=n))
+    workers, tried = best_workers(lambda n: usual(data, once, workers=n))
     our_seconds(data, once)
-    sides = {"peer": lambda: peer_seconds(data, cfg, workers=workers), "ours": lambda: our_seconds(data, cfg)}
+    sides = {"peer": lambda: usual(data, cfg, workers=workers), "ours": lambda: our_seconds(data, cfg)}
     return {"workers": workers, "workers_tried": tried, "seconds": alternate(sides, size.rounds)}
 
 
@@ -201,12 +210,17 @@ ARRANGEMENTS = {  # side, processes, threads of each
 def aggregate(size, workers):
     """Runs per second of all processes together, {arrangement: [one per round]}; C1 with one epoch, cached on our side."""
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(2, context, _join, (context.Barrier(2),)) as pool:
+    with contextlib.ExitStack() as stack:
+        pools = {side: stack.enter_context(ProcessPoolExecutor(2, context, _join, (context.Barrier(2),)))
+                 for side in ("ours", "peer")}
+
         def rate(side, processes, threads):
-            spans = [f.result() for f in [pool.submit(_span, size, side, threads, processes, workers) for _ in range(processes)]]
+            asked = [pools[side].submit(_span, size, side, threads, processes, workers) for _ in range(processes)]
+            spans = [f.result() for f in asked]
             return processes / (max(end for _, end in spans) - min(start for start, _ in spans))
 
-        rate("ours", 2, 1)   # warm-up: data, teacher and table
+        for side in pools:   # warm-up: data, teacher and table
+            rate(side, 2, 1)
         return alternate({name: functools.partial(rate, *how) for name, how in ARRANGEMENTS.items()}, size.rounds)
 
 
@@ -275,11 +289,13 @@ def measure(size):
     data, what = inputs.images(size.train, size.test, size.random)
     results = {"machine": machine(), "images": what, "size": asdict(size)}
     say = functools.partial(_say, start)
-    say("C1: distillation")
-    results["C1"] = distillation(size, data)
-    for case, student in zip(("C2 small", "C2 large"), size.students, strict=True):
-        say(f"C2: {student} on labels")
-        results[case] = labels_only(size, data, student)
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        usual = functools.partial(elsewhere, pool)
+        say("C1: distillation")
+        results["C1"] = distillation(size, data, usual)
+        for case, student in zip(("C2 small", "C2 large"), size.students, strict=True):
+            say(f"C2: {student} on labels")
+            results[case] = labels_only(size, data, student, usual)
     say("C3: data path")
     results["C3"] = data_path(size)
     say("profile")

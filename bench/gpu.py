@@ -292,7 +292,8 @@ def profile(bench):
 
 SECTIONS = {   # name: (function, seconds it needs at most)
     "E": (equivalence, 60), "G5": (start_up, 40), "G4": (table_fill, 40), "G1": (single, 60), "G3": (grid, 100),
-    "memory": (memory, 30), "T": (study, 40), "precision": (precision, 50), "profile": (profile, 20), "ladder": (ladder, 60), "compile": (compiled, 100)}
+    "memory": (memory, 30), "T": (study, 40), "precision": (precision, 50), "profile": (profile, 20), "ladder": (ladder, 60),
+    "compile": (compiled, 100)}
 
 
 def main(arguments=None):

@@ -34,7 +34,7 @@ def run(args):
     if args.device == "cuda" and not torch.cuda.is_available():
         raise KdlibError("--device cuda: torch cannot use a GPU here; `python -m kdlib doctor` says why.")
     todo, device = sweep.missing(configs), args.device or default_device()
-    jobs = args.jobs or (len(os.sched_getaffinity(0)) if device == "cpu" else 1)
+    jobs = args.jobs or sweep.default_jobs(device)
     print(f"{args.study}: {len(configs)} runs, {len(configs) - len(todo)} of them on record", flush=True)
     if todo:
         if device == "cpu":
@@ -236,7 +236,7 @@ def _parse(argv):
     add = commands[run].add_argument
     add("--budget", type=_duration, metavar="TIME", help="start only what ends in time: 90s, 9m, 2h")
     add("--device", choices=("cpu", "cuda"), help="default: cuda where torch can use it")
-    add("--jobs", type=_count, metavar="N", help="runs at a time; default: CPU cores, or 1 on a GPU")
+    add("--jobs", type=_count, metavar="N", help="runs at a time; default: CPU cores, or 4 on a GPU")
     add("--data", metavar="DIR", help="default: $KDLIB_DATA, else data/")
     add("--yes", action="store_true", help="start also what takes more than ten minutes")
     commands[report].add_argument("--out", default="reports", metavar="DIR", help="default: reports")

@@ -16,7 +16,7 @@ from kdlib.config import FOLDS, KdlibError
 from kdlib.data import crop_and_flip, fold_of, normalise, padded, schedule
 from kdlib.losses import label_margin
 from kdlib.models import folded
-from kdlib.train import EVALUATION_BATCH, predict
+from kdlib.train import EVALUATION_BATCH, keep_memory, predict
 
 
 def frozen(model):
@@ -69,6 +69,7 @@ class Table:
 
 @torch.no_grad()
 def _logits(model, x, data, codes):
+    keep_memory()
     net, parts = folded(model), []
     for some in codes.split(EVALUATION_BATCH[x.device.type]):
         images = normalise(crop_and_flip(x, some // data.views, some % data.views, data.pad), data)
