@@ -5,6 +5,7 @@ and several runs replayed side by side fill the chip. Everything a step reads is
 order and views, the rates of all steps, and a counter that each replay moves on."""
 
 import contextlib
+import os
 
 import torch
 
@@ -24,9 +25,9 @@ def settings():
 class Captured(Stepper):
     """A Stepper that replays its step. The last, shorter batch of an epoch is a graph of its own.
 
-    `graphs = False` does the same step without a graph: on a CPU it tests all but the capture."""
+    `graphs = False` does the same step without a graph: on a CPU it tests everything but the capture."""
 
-    graphs = True
+    graphs = os.environ.get("KDLIB_GRAPHS") != "0"   # the way out if captures fail on some machine
 
     def __init__(self, run, x):
         super().__init__(run, x)

@@ -105,6 +105,8 @@ class _Plan:
         one process fills a teacher's table and a second would wait for it."""
         ready = [c for c in self.pending if all(map(records.exists, c.dependencies()))]
         ready.sort(key=lambda c: c.teacher is not None and c.teacher_config() in busy)   # stable
+        if most > 1:   # in lockstep, a longer run would go on alone
+            ready = [c for c in ready if c.epochs == ready[0].epochs]
         if self.deadline:
             left = self.deadline - time.time()
             need = [self.seconds[c.key()] * self.slower() for c in ready]

@@ -117,7 +117,7 @@ def _read(path, plan, shape, warn):
     if not path.exists():
         return None
     try:
-        with np.load(path, allow_pickle=False) as file:   # reading compares the file's own checksums
+        with open(path, "rb") as opened, np.load(opened, allow_pickle=False) as file:   # compares the file's own checksums
             found, logits = json.loads(str(file["plan"])), file["logits"]
         wrong = next((f"of another {part}" for part in plan if found.get(part) != plan[part]), None)
         if wrong is None and (logits.shape != shape or logits.dtype != np.float16):

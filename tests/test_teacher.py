@@ -1,15 +1,19 @@
-"""Margins as a run measures and uses them, by hand from the teacher's own logits."""
+"""Margins as a run measures and uses them, by hand from the teacher's own logits; the table of its logits."""
 
+import errno
 from dataclasses import replace
 
 import pytest
 import torch
 
-from kdlib import experiment, records
+from kdlib import data, experiment, records
+from kdlib import teacher as teacher_module
 from kdlib.config import Config, KdlibError
 from kdlib.experiment import load, run, trained
-from kdlib.teacher import measured_margins
-from kdlib.train import predict
+from kdlib.losses import method_loss
+from kdlib.models import build, folded
+from kdlib.teacher import Table, frozen, measured_margins, table_bytes, teacher_of
+from kdlib.train import Run, fit, predict
 
 CFG = Config(imbalance=50, draw_seed=0, epochs=4, batch_size=32, lr=0.05)
 ADA = replace(CFG, method="ada_alpha", teacher="cnn", temperature=2.0)
@@ -85,3 +89,132 @@ def test_crossfit_wants_all_its_teachers():
     data = load(CFG)[0]
     with pytest.raises(KdlibError, match="needs 5 fold teachers, got 0"):
         measured_margins(data, torch.nn.Identity(), "crossfit")
+
+
+# ---------------------------------------------------------------- the table
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("KDLIB_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture(scope="module")
+def coloured():
+    """Random 32x32 images of ten classes, augmented as CIFAR is."""
+    g = torch.Generator().manual_seed(5)
+    x, y = torch.randint(0, 256, (30, 32, 32, 3), dtype=torch.uint8, generator=g), torch.arange(30) % 10
+    split, names = data.Split(x, y, y), tuple("abcdefghij")
+    return data.Data(split, split, split, split, names, names, (0.5, 0.4, 0.3), (0.2, 0.25, 0.3), pad=4)
+
+
+AUGMENTED = Config(dataset="cifar10", student="resnet8", method="kd", teacher="resnet14", epochs=3, batch_size=8)
+
+
+def of(model, coloured, cfg=AUGMENTED, sha256="d" * 64):
+    """(teacher, lines said, warnings) of teacher_of."""
+    said, warned = [], []
+    return teacher_of(model, coloured, sha256, cfg, said.append, warned.append), said, warned
+
+
+@pytest.mark.parametrize("name", ["cnn", "cnn_small", "resnet8", "resnet14", "resnet8-conv", "resnet56"])
+def test_folding_changes_nothing_but_rounding(name):
+    model, side = build(name, 10, 0), 8 if name.startswith("cnn") else 32
+    x = torch.randn(16, 1 if side == 8 else 3, side, side)
+    model.train()
+    for _ in range(3):
+        model(x)                                   # statistics that are not 0 and 1
+    net = folded(model)
+    assert not any(isinstance(m, torch.nn.BatchNorm2d) for m in net.modules())
+    assert not any(p.requires_grad for p in net.parameters()) and model.training
+    with torch.no_grad():
+        assert torch.allclose(net(x), model.eval()(x), rtol=1e-3, atol=1e-4)
+
+
+def test_a_table_holds_what_the_schedule_shows_rounded_to_fp16(coloured, cache):
+    model = build("resnet14", 10, 3)
+    teacher, said, warned = of(model, coloured)
+    codes = {int(i) * 162 + int(v) for epoch in range(3) for i, v in zip(*data.schedule(0, epoch, 30, 162), strict=True)}
+    assert teacher.logits.shape == (len(codes), 10) and teacher.logits.dtype == torch.float16
+    assert said == [f"teacher table: {len(codes)} views, 0 MB of {said[0].split()[-3]} GB free"] and warned == []
+    x = data.padded(coloured.train.x, 4)
+    for code in sorted(codes)[::7]:
+        index, view = torch.tensor([code // 162]), torch.tensor([code % 162])
+        with torch.no_grad():
+            live = model.eval()(data.normalise(data.crop_and_flip(x, index, view, 4), coloured))
+        assert torch.allclose(teacher(None, index, view), live, rtol=2e-3, atol=2e-4)
+        assert teacher(None, index, view).dtype == torch.float32
+    absent = next(c for c in range(30 * 162) if c not in codes)
+    with pytest.raises(KeyError, match="lacks views"):
+        teacher(None, torch.tensor([absent // 162]), torch.tensor([absent % 162]))
+
+
+def test_a_student_learns_the_same_from_the_table_as_from_the_live_teacher(coloured, cache):
+    model, students = build("resnet14", 10, 3), [build("resnet8", 10, 0) for _ in range(2)]
+    table, live = of(model, coloured)[0], frozen(model)
+    curves = [fit([Run(AUGMENTED, s, method_loss(AUGMENTED), coloured, t)])[0] for s, t in zip(students, (table, live), strict=True)]
+    assert curves[0]["loss"] == pytest.approx(curves[1]["loss"], rel=1e-3)
+    assert curves[0] != curves[1]                   # fp16: the table was asked
+
+
+def test_a_table_is_read_again_only_if_it_is_whole_and_of_the_same_teacher_data_and_schedule(coloured, cache, monkeypatch):
+    model, other = build("resnet14", 10, 3), build("resnet14", 10, 4)
+    first = of(model, coloured)[0]
+    path, = cache.glob("teacher-*.npz")
+    whole = path.read_bytes()
+    with monkeypatch.context() as m:
+        m.setattr(teacher_module, "_logits", lambda *a: pytest.fail("filled again"))
+        assert torch.equal(of(model, coloured)[0].logits, first.logits)
+    for more in ({"model": other}, {"cfg": replace(AUGMENTED, seed=1)}, {"cfg": replace(AUGMENTED, epochs=4)}, {"sha256": "e" * 64}):
+        asked = {"model": model, "coloured": coloured} | more
+        table, _, warned = of(**asked)              # another file, and silently
+        assert warned == [] and (table.logits.shape != first.logits.shape or more == {"sha256": "e" * 64}
+                                 or not torch.equal(table.logits, first.logits))
+    assert len(list(cache.glob("teacher-*.npz"))) == 5
+    flipped = bytearray(whole)
+    flipped[len(whole) // 2] ^= 1
+    for wrong, reason in ((whole[:-200], "damaged"), (bytes(flipped), "damaged"), (b"", "damaged"), (b"PK\x05\x06" + bytes(18), "damaged"),
+                          (of_another(cache, path), "of another")):
+        path.write_bytes(wrong)
+        table, _, warned = of(model, coloured)
+        assert len(warned) == 1 and str(path) in warned[0] and reason in warned[0] and warned[0].endswith("filled again")
+        assert torch.equal(table.logits, first.logits) and of(model, coloured)[2] == []
+
+
+def of_another(cache, path):
+    """A whole file of another teacher or schedule, as if renamed."""
+    return next(p for p in sorted(cache.glob("teacher-*.npz")) if p != path).read_bytes()
+
+
+def test_without_room_the_teacher_is_live_and_that_is_said(coloured, cache, monkeypatch):
+    model, index = build("resnet14", 10, 3), torch.arange(5)
+    monkeypatch.setattr(teacher_module, "free_memory", lambda device: 20_000)
+    teacher, _, warned = of(model, coloured)
+    assert not isinstance(teacher, Table) and "do not fit" in warned[0] and "live" in warned[0]
+    assert teacher(data.normalise(coloured.train.x[:5], coloured), index, index).shape == (5, 10)
+    monkeypatch.undo()
+    monkeypatch.setenv("KDLIB_CACHE", str(cache))
+    with torch.no_grad():
+        model.linear.bias += 1e6                    # beyond fp16
+    teacher, _, warned = of(model, coloured)
+    assert not isinstance(teacher, Table) and "beyond the range of fp16" in warned[0]
+    assert not list(cache.glob("teacher-*.npz"))
+
+
+def test_a_full_disk_costs_the_cache_not_the_run(coloured, cache, monkeypatch):
+    def full(*arguments, **options):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    monkeypatch.setattr(teacher_module.np, "savez", full)
+    teacher, _, warned = of(build("resnet14", 10, 3), coloured)
+    assert isinstance(teacher, Table) and "not kept on disk" in warned[0]
+
+
+def test_memory_of_a_table_is_what_is_said():
+    assert table_bytes(10_847 * 162, 10_847, 162, 100) == 10_847 * 162 * 100 * 2        # 351 MB, performance.md
+    model = build("resnet8", 10, 0)
+    split = data.Split(torch.zeros(4, 32, 32, 3, dtype=torch.uint8), torch.arange(4), torch.arange(4))
+    d = data.Data(split, split, split, split, ("a",) * 10, ("a",) * 10, (0.5, 0.4, 0.3), (0.2, 0.25, 0.3), pad=4)
+    some, whole = Table.fill(model, d, torch.tensor([3, 200, 647])), Table.fill(model, d)
+    assert some.logits.nbytes + some.row.nbytes == table_bytes(3, 4, 162, 10)
+    assert whole.row is None and whole.logits.nbytes == table_bytes(648, 4, 162, 10)
+    assert torch.allclose(whole.logits[[3, 200, 647]].float(), some.logits.float(), atol=1e-3)
