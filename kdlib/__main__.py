@@ -160,10 +160,9 @@ def _check_pack(name, to):
 
 def _data_found():
     from kdlib import readers
-    cache = Path(os.environ.get("KDLIB_CACHE") or readers.DATA / "cache")
     yield "digits: comes with scikit-learn"
     for name in readers.DATASETS:   # load_images takes the cache unless a folder was named
-        cached = [] if os.environ.get("KDLIB_DATA") else list(cache.glob(f"{name}-*.npy"))
+        cached = [] if os.environ.get("KDLIB_DATA") else list(readers.cache_folder().glob(f"{name}-*.npy"))
         try:
             yield "{}: {} in {}".format(name, *readers.find(name))
         except readers.DataError as error:

@@ -56,9 +56,9 @@ def load(cfg, folder=None, device="cpu"):
 
 # ---------------------------------------------------------------- one run, or several in lockstep
 
-def run(cfg, folder=None, device=None, deadline=None):
+def run(cfg, folder=None, device=None):
     """The record of a Config: read if it is there, else the run is done (its teacher first) and written."""
-    outcome, = together([cfg], folder, device, deadline)
+    outcome, = together([cfg], folder, device)
     if isinstance(outcome, KdlibError):
         raise outcome
     return outcome
@@ -68,7 +68,7 @@ def together(configs, folder=None, device=None, deadline=None):
     """For each Config, in order, its record, or the KdlibError that stopped it alone. What is missing is done in lockstep.
 
     None of them may be another's teacher. deadline: time.time() at which a run that is not done gives up (OutOfTime).
-    torch.OutOfMemoryError: they do not fit into a GPU at once, and none was recorded."""
+    torch.OutOfMemoryError: they do not fit into a GPU at once; what was finished is on record."""
     device = device or default_device()
     with contextlib.ExitStack() as held:
         for cfg in sorted({c.key(): c for c in configs if not records.exists(c)}.values(), key=Config.key):
@@ -120,9 +120,9 @@ def _do(configs, folder, device, deadline=None, expected=None):
 
     `expected`: an earlier record of the only Config, whose weights should come out again."""
     try:
-        start, teachers = time.perf_counter(), {}
+        teachers = {}
         outcomes = [_attempt(_ready, cfg, folder, device, deadline, teachers) for cfg in configs]
-        runs = [ready.run for ready in outcomes if isinstance(ready, _Ready)]
+        runs, start = [ready.run for ready in outcomes if isinstance(ready, _Ready)], time.perf_counter()
         curves = iter(fit(runs) if runs else ())
         share = {"seconds": round((time.perf_counter() - start) / max(1, len(runs)), 2), "together": len(runs)}
         return [_attempt(_record, ready, next(curves), share, expected) if isinstance(ready, _Ready) else ready

@@ -110,6 +110,11 @@ class Images(NamedTuple):
     coarse_names: tuple        # of the superclasses; empty for CIFAR-10
 
 
+def cache_folder():
+    """Where files are that can be made again: $KDLIB_CACHE, else data/cache."""
+    return Path(os.environ.get("KDLIB_CACHE") or DATA / "cache")
+
+
 def load_images(name, data=None):
     """Images of "cifar100" or "cifar10", from the folder `data`, else $KDLIB_DATA, else data/; or DataError.
 
@@ -124,7 +129,7 @@ def load_images(name, data=None):
     published = _published(name)
     y = np.concatenate([np.repeat(np.arange(len(published.names)), n) for n in published.per_class.values()])
     train = np.arange(len(y)) < len(published.names) * published.per_class["train"]
-    cache = Path(os.environ.get("KDLIB_CACHE") or DATA / "cache") / f"{name}-{published.sha256[:12]}.npy"
+    cache = cache_folder() / f"{name}-{published.sha256[:12]}.npy"
     x = _read_cache(cache, y, train, published.sha256)
     if x is None:
         layout, path = find(name, data)

@@ -30,11 +30,6 @@ def folder():
     return Path(os.environ.get("KDLIB_RECORDS") or ROOT / "data" / "records")
 
 
-def cache_folder():
-    """Where files are that can be made again: $KDLIB_CACHE, else data/cache of the repository."""
-    return Path(os.environ.get("KDLIB_CACHE") or ROOT / "data" / "cache")
-
-
 @dataclass(frozen=True)
 class Predictions:
     """What was predicted for each example of a split, in its fixed order."""

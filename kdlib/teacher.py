@@ -16,6 +16,7 @@ from kdlib.config import FOLDS, KdlibError
 from kdlib.data import crop_and_flip, fold_of, normalise, padded, schedule
 from kdlib.losses import label_margin
 from kdlib.models import folded
+from kdlib.readers import cache_folder
 from kdlib.train import EVALUATION_BATCH, keep_memory, predict
 
 
@@ -100,7 +101,7 @@ def teacher_of(model, data, data_sha256, cfg, say=print, warn=print):
         warn(f"teacher table: {need / 1e6:.0f} MB do not fit into {free / 1e6:.0f} MB free; the teacher is asked live")
         return frozen(model)
     name = hashlib.sha256(json.dumps(plan).encode()).hexdigest()[:16]
-    path = records.cache_folder() / f"teacher-{name}.npz"
+    path = cache_folder() / f"teacher-{name}.npz"
     with records.claim(path.stem, path.parent):   # two processes that need it fill it once
         logits = _read(path, plan, (len(codes), data.classes), warn)
         if logits is None:
