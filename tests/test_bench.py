@@ -7,11 +7,13 @@ import sys
 from dataclasses import fields, replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+import synthetic
 import torch
 from sklearn.metrics import top_k_accuracy_score
 
-from bench import cpu, inputs, peer, profile, show
+from bench import cpu, gpu, inputs, peer, precision, profile, show
 from bench.peer import Traits
 from kdlib.data import crop_and_flip, normalise, padded, schedule
 from kdlib.losses import method_loss
@@ -270,3 +272,57 @@ def test_quick_runs_end_to_end_and_leaves_the_results_alone(tmp_path):
     assert all(f"| {row.id} |" in done.stdout for row in show.ROWS) and (tmp_path / "cpu.svg").exists()
     assert list(results["C1"]["ladder"])[1:-1] == list(cpu.RUNGS) and len(cpu.RUNGS) == len(NAMES)
     assert [file.read_bytes() for file in committed] == before
+
+
+# ---------------------------------------------------------------- the GPU part, rehearsed; and bf16
+
+def test_the_gpu_part_is_rehearsed_on_a_cpu(tmp_path, monkeypatch):
+    monkeypatch.setattr(gpu, "TEACHER", "resnet8")
+    monkeypatch.setattr(gpu, "STUDENT", "resnet8")
+    out, size = tmp_path / "new" / "gpu.json", ["--device", "cpu", "--random", "--train", "40", "--test", "16", "--rounds", "1"]
+    assert gpu.main(["G5", "G4", "G1", "memory", *size, "--out", str(out)]) == 0
+    results = json.loads(out.read_text())
+    assert results["images"] == inputs.RANDOM and results["n"] == 40 and results["G4"]["views"] == 40 * 162
+    g1 = results["G1"]
+    assert g1["ratio"]["median"] == pytest.approx(g1["ours"]["median"] / g1["peer"]["median"])
+    assert 0 < results["G5"]["seconds"] < 120
+
+
+def test_a_section_that_fails_or_comes_too_late_is_said_and_the_others_go_on(tmp_path, monkeypatch):
+    def broken(bench):
+        raise RuntimeError("no such kernel")
+
+    monkeypatch.setattr(gpu, "TEACHER", "resnet8")
+    monkeypatch.setattr(gpu, "SECTIONS", {"E": (broken, 0), "G3": (broken, 10**6), "memory": (gpu.memory, 0)})
+    out = tmp_path / "gpu.json"
+    assert gpu.main([*["--device", "cpu", "--random", "--train", "40", "--test", "16", "--out"], str(out)]) == 1
+    results = json.loads(out.read_text())
+    assert results["E"]["failed"] == "RuntimeError: no such kernel" and "needed" in results["G3"]["skipped"]
+    assert "failed" not in results["memory"]
+    with pytest.raises(SystemExit):
+        gpu.main(["G9", "--device", "cpu"])
+
+
+def test_equivalence_is_two_one_sided_tests():
+    from scipy import stats
+    d = np.array([0.1, -0.2, 0.3, 0.05, 0.0])
+    mean, low, high, equivalent = precision.compare(d, 0.3)
+    interval = stats.ttest_1samp(d, 0).confidence_interval(0.9)
+    assert (mean, low, high) == pytest.approx((d.mean(), interval.low, interval.high)) and equivalent
+    for bound in (0.1, 0.15, 0.2, 0.25):
+        p = max(stats.ttest_1samp(d, -bound, alternative="greater").pvalue, stats.ttest_1samp(d, bound, alternative="less").pvalue)
+        assert precision.compare(d, bound)[3] == (p < 0.05)
+
+
+@pytest.mark.parametrize("lost, code", [(0.0, 0), (0.3, 1)])
+def test_bf16_passes_only_if_no_bucket_loses(monkeypatch, capsys, lost, code):
+    def sweep(configs, *more):
+        return [synthetic.record(c, c.method, c.seed, synthetic.but(0.7, few=0.7 - lost * (c.precision == "bf16")), margin=[0.5] * 10)
+                for c in configs]
+
+    monkeypatch.setattr(precision, "sweep", sweep)
+    assert precision.main(["digits", "--seeds", "3"]) == code
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines if "kd many" in line or "kd medium" in line] == ["PASS", "PASS"]
+    few = next(line for line in lines if "kd few" in line)
+    assert few.startswith("PASS kd few: +0.00" if code == 0 else "FAIL kd few: -30.00")
