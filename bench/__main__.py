@@ -2,6 +2,8 @@
 
 import sys
 
+from kdlib.config import KdlibError
+
 
 def main(arguments):
     command, *rest = arguments or ["--help"]
@@ -17,7 +19,11 @@ def main(arguments):
     else:
         print(__doc__)
         return command not in ("-h", "--help")
-    return run(rest)
+    try:
+        return run(rest)
+    except KdlibError as error:
+        print(f"bench: {error}", file=sys.stderr)
+        return 2
 
 
 if __name__ == "__main__":

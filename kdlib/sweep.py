@@ -126,6 +126,14 @@ class _Plan:
         return max(0.2, self.taken / self.expected) if self.expected else 1.0
 
 
+def _timed(configs, folder, device, deadline):
+    """(what `together` returns, its seconds); data are loaded before the clock starts, once in a process."""
+    for cfg in configs:
+        load(cfg, folder, device)
+    start = time.monotonic()
+    return together(configs, folder, device, deadline), time.monotonic() - start
+
+
 def _do_all(todo, folder, device, jobs, budget):
     """On a CPU a run goes to the next free process; on a GPU `jobs` runs go in lockstep, and the next when they are done."""
     deadline, seconds = None, {}
@@ -137,18 +145,16 @@ def _do_all(todo, folder, device, jobs, budget):
     with tqdm(total=len(todo), desc="runs", unit="run", disable=quiet) as bar, _pool(jobs, device) as pool:
         while True:
             while len(running) * group < jobs:
-                busy = {c.teacher_config() for configs, _ in running.values() for c in configs if c.teacher}
+                busy = {c.teacher_config() for configs in running.values() for c in configs if c.teacher}
                 configs = plan.next(group, busy)
                 if not configs:
                     break
-                started = time.monotonic()
-                running[pool.submit(together, configs, folder, device, plan.deadline)] = configs, started
+                running[pool.submit(_timed, configs, folder, device, plan.deadline)] = configs
             if not running:
                 break   # what is pending waits for a teacher that failed or did not fit into the budget
             done, _ = futures.wait(running, return_when=futures.FIRST_COMPLETED)
             for future in done:
-                configs, started = running.pop(future)
-                error = future.exception()
+                configs, error = running.pop(future), future.exception()
                 if isinstance(error, BrokenProcessPool):
                     raise KdlibError(f"A process died in run {configs[0].key()} or beside it (killed, or out of memory); "
                                      "finished runs are kept: run it again, with fewer --jobs if memory was short.") from error
@@ -157,9 +163,11 @@ def _do_all(todo, folder, device, jobs, budget):
                     tqdm.write(f"out of GPU memory with {len(configs)} runs at once; going on with {group}")
                     plan.pending[:0] = configs
                     continue
-                outcomes = [error] if error else future.result()
+                outcomes = [error]
+                if not error:
+                    outcomes, seconds = future.result()
+                    plan.took(configs, seconds)
                 failures += [o for o in outcomes if isinstance(o, Exception) and not isinstance(o, OutOfTime)]
-                plan.took(configs, time.monotonic() - started)
                 bar.update(len(configs))
     if failures:
         raise failures[0] if len(failures) == 1 else KdlibError(f"{failures[0]} ({len(failures) - 1} more runs failed.)")

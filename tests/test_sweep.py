@@ -19,25 +19,26 @@ SEEDS = [replace(CFG, seed=s) for s in range(5)]
 
 @pytest.fixture
 def pretend(records_folder, monkeypatch):
-    """Groups of runs as they were asked for; each run leaves a record. Set .fails[key] to an outcome, .seconds[key] to a time."""
-    class Pretend(list):
-        fails, seconds, room, deadlines = {}, {}, 99, []
+    """Groups of runs as they were asked for; each run leaves a record. Set .fails[key] to an outcome, .seconds[key] to an estimate,
+    .room to how many fit at once."""
+    class Asked(list):
+        """The groups, and how things are to go."""
 
-    asked = Pretend()
-    asked.fails, asked.seconds, asked.deadlines = {}, {}, []
+    asked = Asked()
+    asked.fails, asked.seconds, asked.deadlines, asked.room = {}, {}, [], 99
 
     def do(configs, folder, device, deadline):
         asked.append([c.key() for c in configs])
         asked.deadlines.append(deadline)
         if len(configs) > asked.room:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        time.sleep(sum(asked.seconds.get(c.key(), 0) for c in configs))
         for c in configs:
             if c.key() not in asked.fails:
                 records.write(record(c, "kd" if c.teacher else "one_hot", c.seed, 0.5, margin=[0.5] * 10))
         return [asked.fails.get(c.key()) for c in configs]
 
     monkeypatch.setattr(sweep, "together", do)
+    monkeypatch.setattr(sweep, "load", lambda *a: None)
     monkeypatch.setattr(sweep, "estimate", lambda configs, *a: [asked.seconds.get(c.key(), 0.01) for c in configs])
     return asked
 
