@@ -75,7 +75,9 @@ def table_is_the_live_teacher(device):
 
 
 def captured_is_eager(device):
-    """100 steps with short batches among them: weights, batch-norm statistics and their count, bit for bit."""
+    """100 steps with short batches among them: weights, batch-norm statistics and their count, bit for bit.
+
+    On a CPU both sides are eager: there it says only that the steps repeat and that the warm-up is not counted."""
     cfg = replace(KD, epochs=25)
     ours, theirs = new_run(device, cfg), new_run(device, cfg)
     fit([ours], Captured if device != "cpu" else Eager)

@@ -78,7 +78,8 @@ def machine(device):
     about = {"torch": torch.__version__, "python": platform.python_version(), "date": time.strftime("%Y-%m-%d")}
     if device == "cuda":
         total = torch.cuda.get_device_properties(0).total_memory
-        about |= {"device": torch.cuda.get_device_name(), "memory GB": round(total / 1e9, 1), "cuda": torch.version.cuda}
+        about |= {"device": torch.cuda.get_device_name(), "memory GB": round(total / 1e9, 1), "cuda": torch.version.cuda,
+                  "graphs": Captured.graphs}
     return about
 
 

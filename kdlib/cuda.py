@@ -32,8 +32,9 @@ class Captured(Stepper):
     def __init__(self, run, x):
         super().__init__(run, x)
         cfg, n, device = run.cfg, len(run.data.train), x.device
-        if self.graphs:
+        if x.is_cuda:
             settings()
+        if self.graphs:
             self.stream = torch.cuda.Stream(device)
         rates = [learning_rate(cfg, s, self.steps_per_epoch) for s in range(cfg.epochs * self.steps_per_epoch)]
         self.rates = torch.tensor(rates, device=device)

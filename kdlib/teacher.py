@@ -3,6 +3,7 @@
 A teacher is a function: teacher(images (B, channels, H, W), index (B,), view (B,)) -> logits (B, C) float32. The live one
 looks at the images, the table at index and view."""
 
+import contextlib
 import hashlib
 import json
 import os
@@ -49,8 +50,9 @@ class Table:
         """logits (P, C) float16; codes (P,) int64, see planned; all n * views of them, or some."""
         self.logits, self.views, self.row = logits, views, None
         if len(codes) < n * views:
-            self.row = torch.full((n * views,), -1, dtype=torch.int32, device=logits.device)
-            self.row[codes] = torch.arange(len(codes), dtype=torch.int32, device=logits.device)
+            row = torch.full((n * views,), -1, dtype=torch.int32)
+            row[codes] = torch.arange(len(codes), dtype=torch.int32)
+            self.row = row.to(logits.device)
 
     def __call__(self, images, index, view):
         at = index * self.views + view
@@ -63,16 +65,16 @@ class Table:
     @classmethod
     def fill(cls, model, data, codes=None):
         """The table of a model over the views of data.train that `codes` names; default: all."""
-        n, views, x = len(data.train), data.views, data.train.x
+        n, views = len(data.train), data.views
         codes = torch.arange(n * views) if codes is None else codes
-        return cls(_logits(model, padded(x, data.pad), data, codes.to(x.device)), codes.to(x.device), n, views)
+        return cls(_logits(model, data, codes), codes, n, views)
 
 
 @torch.no_grad()
-def _logits(model, x, data, codes):
+def _logits(model, data, codes):
     keep_memory()
-    net, parts = folded(model), []
-    for some in codes.split(EVALUATION_BATCH[x.device.type]):
+    net, x, parts = folded(model), padded(data.train.x, data.pad), []
+    for some in codes.to(x.device).split(EVALUATION_BATCH[x.device.type]):
         images = normalise(crop_and_flip(x, some // data.views, some % data.views, data.pad), data)
         parts.append(net(images).half())
     return torch.cat(parts)
@@ -102,15 +104,19 @@ def teacher_of(model, data, data_sha256, cfg, say=print, warn=print):
         return frozen(model)
     name = hashlib.sha256(json.dumps(plan).encode()).hexdigest()[:16]
     path = cache_folder() / f"teacher-{name}.npz"
-    with records.claim(path.stem, path.parent):   # two processes that need it fill it once
+    with contextlib.ExitStack() as held:
+        try:
+            held.enter_context(records.claim(path.stem, path.parent))   # two processes that need it fill it once
+        except OSError as error:
+            warn(f"teacher table: {path.parent} cannot be used ({error.strerror}); filled for this run alone")
         logits = _read(path, plan, (len(codes), data.classes), warn)
         if logits is None:
-            logits = Table.fill(model, data, codes).logits
+            logits = _logits(model, data, codes)
             if not logits.isfinite().all():
                 warn("teacher table: logits beyond the range of fp16; the teacher is asked live")
                 return frozen(model)
             _write(path, plan, logits, warn)
-    return Table(logits.to(device), codes.to(device), n, data.views)
+    return Table(logits.to(device), codes, n, data.views)
 
 
 def _read(path, plan, shape, warn):
@@ -135,7 +141,7 @@ def _write(path, plan, logits, warn):
     try:
         with records.whole_file(path) as temporary:
             np.savez(temporary, logits=logits.cpu().numpy(), plan=json.dumps(plan))
-    except KdlibError as error:
+    except (KdlibError, OSError) as error:
         warn(f"teacher table: not kept on disk ({error})")
 
 

@@ -209,6 +209,13 @@ def test_a_full_disk_costs_the_cache_not_the_run(coloured, cache, monkeypatch):
     assert isinstance(teacher, Table) and "not kept on disk" in warned[0]
 
 
+def test_a_cache_that_cannot_be_used_costs_the_cache_not_the_run(coloured, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("not a folder")
+    monkeypatch.setenv("KDLIB_CACHE", str(tmp_path / "file" / "cache"))
+    teacher, _, warned = of(build("resnet14", 10, 3), coloured)
+    assert isinstance(teacher, Table) and "filled for this run alone" in warned[0] and "not kept on disk" in warned[1]
+
+
 def test_memory_of_a_table_is_what_is_said():
     assert table_bytes(10_847 * 162, 10_847, 162, 100) == 10_847 * 162 * 100 * 2        # 351 MB, performance.md
     model = build("resnet8", 10, 0)
