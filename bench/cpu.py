@@ -19,6 +19,7 @@ import torchvision
 
 from bench import inputs, profile
 from bench.peer import Traits, pictures, train, training_batches
+from kdlib import experiment
 from kdlib.config import KdlibError
 from kdlib.data import crop_and_flip, normalise, padded, schedule
 from kdlib.losses import method_loss
@@ -262,10 +263,7 @@ def memory(size, workers):
 
 def machine():
     """What it ran on, and with what."""
-    info = Path("/proc/cpuinfo")
-    names = [line.partition(":")[2].strip() for line in info.read_text().splitlines() if line.startswith("model name")] \
-        if info.exists() else []
-    return {"processor": names[0] if names else platform.processor(), "cores": os.cpu_count(), "threads": torch.get_num_threads(),
+    return {"processor": experiment.machine("cpu")["device"], "cores": os.cpu_count(), "threads": torch.get_num_threads(),
             "capability": torch.backends.cpu.get_cpu_capability(), "system": platform.system(),
             "load_before": os.getloadavg()[0], "python": platform.python_version(), "torch": torch.__version__,
             "torchvision": torchvision.__version__, "date": datetime.now(UTC).date().isoformat(), "commit": commit()}

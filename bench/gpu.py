@@ -19,6 +19,7 @@ from pathlib import Path
 import torch
 
 from bench import checks, inputs
+from bench.checks import Eager
 from bench.peer import Job, Traits, now, run
 from kdlib import cuda
 from kdlib.cuda import Captured
@@ -33,10 +34,6 @@ MB_PER_IMAGE = {"resnet8": 2.65, "resnet20": 6.2, "resnet32": 9.8, "resnet56": 1
 USUAL = Traits()
 EPOCHS = 3           # of a timed run; the first warms up
 STUDY = {"seeds": 8, "epochs": 256, "students": 5, "self_seeds": 4}   # T: the core of cifar100-lt
-
-
-class Eager(Captured):
-    graphs = False
 
 
 class Bench:

@@ -152,8 +152,8 @@ def fit(runs, stepper=None):
 
 @functools.cache
 def keep_memory():
-    """Let the C library keep freed blocks. By default glibc returns large ones to the system, which hands them out again
-    page by page, zeroed: a tenth of the time of a training step on a CPU. Elsewhere there is no such setting."""
+    """Let the C library keep freed blocks. By default glibc returns large ones to the system, which hands them out again page
+    by page, zeroed, at every step: felt by small networks on a CPU. Other C libraries have no such setting."""
     with contextlib.suppress(OSError, AttributeError):
         libc = ctypes.CDLL(None)
         libc.mallopt(-3, 2**30)       # M_MMAP_THRESHOLD, bytes
