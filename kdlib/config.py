@@ -11,30 +11,40 @@ from dataclasses import dataclass, replace
 FOLDS = 5   # of a crossfit
 RECIPE = 1  # bump when the meaning of a field changes: old records then no longer answer to new keys
 
-DATASETS = ("digits", "cifar20", "cifar100", "cifar10")
+DATASETS = ("digits", "cifar20", "cifar100", "cifar10", "superclass")
 DEPTHS = (8, 14, 20, 32, 44, 56, 110)
 MODELS = ("cnn", "cnn_small", *(f"resnet{d}" for d in DEPTHS), *(f"resnet{d}-conv" for d in DEPTHS))
 
-_TEACHER = ("teacher", "teacher_seed", "temperature", "soften")
+_TEACHER = ("teacher", "teacher_seed", "teacher_method", "temperature")
 _MARGIN = ("margin_source", "margin_kind", "margin_temperature")
 KNOBS = {  # method -> the loss fields it reads; any other loss field must stay at its default
     "one_hot": (),
     "placebo": (),
-    "kd": (*_TEACHER, "alpha"),
-    "ada_alpha": (*_TEACHER, *_MARGIN, "margin_level"),
-    "ada_margin": (*_TEACHER, *_MARGIN, "margin_reading", "margin_scale"),
+    "kd": (*_TEACHER, "soften", "alpha"),
+    "ada_alpha": (*_TEACHER, "soften", *_MARGIN, "margin_level"),
+    "ada_margin": (*_TEACHER, "soften", *_MARGIN, "margin_reading", "margin_scale"),
+    # rivals
+    "label_smoothing": ("smoothing",),
+    "logit_adjusted": ("tau",),
+    "post_hoc": (),
+    "group_dro": ("step_size",),
+    "balanced_kd": (*_TEACHER, "balance"),
+    "decoupled_kd": (*_TEACHER, "beta"),
+    "long_tailed_kd": _TEACHER,
+    "robust_kd": (*_TEACHER, "step_size"),
 }
 ALLOWED = {
     "dataset": DATASETS, "profile": ("exp", "step"), "student": MODELS, "teacher": MODELS, "method": tuple(KNOBS),
-    "soften": ("both", "teacher"), "margin_source": ("val", "crossfit", "train"), "margin_level": ("group", "example"),
-    "margin_kind": ("avg", "max"), "margin_reading": ("B", "A", "C", "C-inverse"), "decay": ("cosine", "step"),
+    "teacher_method": ("one_hot", "logit_adjusted"), "soften": ("both", "teacher"), "margin_source": ("val", "crossfit", "train"), "margin_level": ("group", "example", "all"),
+    "margin_kind": ("avg", "max", "hit"), "margin_reading": ("B", "A", "C", "C-inverse"), "decay": ("cosine", "step"),
     "precision": ("fp32", "bf16"),
 }
 RANGES = {  # field -> (lowest, highest allowed)
     "imbalance": (1, 1e4), "alpha": (0, 1), "temperature": (1e-3, 1e3), "margin_temperature": (1e-3, 1e3),
     "margin_scale": (0, 50), "epochs": (1, 10_000), "warmup": (0, 1000), "decay_factor": (0, 1), "batch_size": (1, 65536),
     "lr": (0, 100), "weight_decay": (0, 10), "seed": (0, 10**6), "teacher_seed": (0, 10**6), "draw_seed": (0, 10**6),
-    "fold": (0, FOLDS - 1),
+    "fold": (0, FOLDS - 1), "label_noise": (0, 1), "smoothing": (0, 1), "tau": (0, 10), "step_size": (0, 10),
+    "balance": (0, 0.999999), "beta": (0, 100),
 }
 
 
@@ -64,18 +74,26 @@ class Config:
     imbalance: float = 1.0                 # largest class / smallest class
     profile: str = "exp"
     fold: int | None = None                # crossfit teachers only: the fifth of the training images left out
+    label_noise: float = 0.0               # share of the training images whose labels are shuffled among them
     # teacher and loss
     teacher: str | None = None
     teacher_seed: int | None = None        # default 1000 + seed: the teacher is never the baseline itself
+    teacher_method: str = "one_hot"        # how the teacher was trained
     alpha: float = 1.0                     # weight of the teacher term
     temperature: float = 1.0
     soften: str = "both"                   # "both": T^2 KL of softened by softened; "teacher": cross-entropy, no T^2
     margin_source: str = "val"             # where a group's margin is measured
-    margin_level: str = "group"
-    margin_kind: str = "avg"
+    margin_level: str = "group"            # "all": one for all, the mean over the training images
+    margin_kind: str = "avg"               # "hit": 1 where the teacher is right, else 0
     margin_temperature: float = 1.0
     margin_reading: str = "B"              # of AdaMargin; see losses.ada_margin
     margin_scale: float = 1.0
+    # rivals; see losses.py
+    smoothing: float = 0.1
+    tau: float = 1.0                       # scale of the logit adjustment
+    balance: float = 0.9999                # beta of the effective number of samples
+    beta: float = 2.0                      # weight of the other classes in decoupled_kd
+    step_size: float = 0.01                # of the weights of groups, per step
     # optimisation: SGD with momentum 0.9
     epochs: int = 40
     warmup: int = 0                        # epochs of linear warm-up, inside `epochs`
@@ -85,6 +103,7 @@ class Config:
     batch_size: int = 128
     lr: float = 0.1
     weight_decay: float = 5e-4
+    nesterov: bool = False
     precision: str = "fp32"                # "bf16": autocast of the network; losses and batch-norm statistics stay fp32
 
     def __post_init__(self):
@@ -111,8 +130,13 @@ class Config:
         if self.method == "ada_margin" and self.margin_reading == "B" and self.margin_source != "val":
             raise KdlibError("Config field margin_source: reading 'B' of ada_margin takes its margin from each training image; "
                              "leave it at 'val'.")
+        if self.dataset == "superclass" and (self.margin_reading != "B"):
+            raise KdlibError(f"Config field margin_reading={self.margin_reading!r}: a margin for each class needs groups that are the "
+                             "classes; in 'superclass' they are not.")
         if self.fold is not None and self.method != "one_hot":
             raise KdlibError("Config field fold: only teachers of a crossfit (method 'one_hot') leave a fold out.")
+        if self.margin_source == "crossfit" and self.teacher_method != "one_hot":
+            raise KdlibError("Config field teacher_method: the teachers of a crossfit are trained by 'one_hot'.")
         if self.decay != "step" and (self.milestones or self.decay_factor != DEFAULTS["decay_factor"]):
             raise KdlibError("Config field milestones: only decay='step' uses milestones and decay_factor.")
         if self.warmup >= self.epochs:
@@ -137,10 +161,10 @@ class Config:
         return replace(self, method="one_hot", **{k: DEFAULTS[k] for k in KNOBS[self.method]})
 
     def teacher_config(self):
-        """The one_hot run that trains this run's teacher."""
+        """The run that trains this run's teacher: one_hot, or another teacher_method."""
         if self.teacher is None:
             raise KdlibError(f"Config {self.key()}: method {self.method!r} has no teacher.")
-        return replace(self.baseline_config(), student=self.teacher, seed=self.teacher_seed)
+        return replace(self.baseline_config(), student=self.teacher, seed=self.teacher_seed, method=self.teacher_method)
 
     def dependencies(self):
         """The runs that must exist before this one: its teacher, and the fold teachers of a crossfit."""

@@ -74,14 +74,18 @@ class Captured(Stepper):
         """{batch size: function that does the next step}. Warm-up steps leave no trace."""
         model, sizes = self.run.model.train(), sorted(set(self.sizes), reverse=True)
         before = {name: value.clone() for name, value in model.state_dict().items()}
+        state = getattr(self.run.loss, "state", None)
+        first = None if state is None else state.clone()
         for size in sizes * WARM_UP:
             self._next(size)
             self.done.zero_()
-        with torch.no_grad():   # weights, batch-norm statistics and their count; then momentum and our own counter
+        with torch.no_grad():   # weights, batch-norm statistics and their count; momentum; the state of the loss
             for name, value in model.state_dict().items():
                 value.copy_(before[name])
-            for state in self.optimizer.state.values():
-                state["momentum_buffer"].zero_()
+            for memory in self.optimizer.state.values():
+                memory["momentum_buffer"].zero_()
+            if state is not None:
+                state.copy_(first)
         if not self.graphs:
             return {size: lambda size=size: self._next(size) for size in sizes}
         graphs, pool = {}, None

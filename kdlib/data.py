@@ -55,6 +55,11 @@ class Data:
     def splits(self):
         return {"train": self.train, "val": self.val, "test": self.test, "left_out": self.left_out}
 
+    @property
+    def val_half(self):
+        """(N_val,) int64: 0 or 1, dealt out in turn within each group; to choose on one half and score on the other."""
+        return dealt(self.val.group, 2)
+
     def sha256(self):
         """Hash of every pixel and label of the run's splits, in order."""
         digest = hashlib.sha256()
@@ -127,16 +132,17 @@ def long_tail_counts(largest, imbalance, classes, profile="exp"):
     return [int(largest * (1 / imbalance) ** (k / (classes - 1.0))) for k in range(classes)]
 
 
-def long_tail_draw(y, largest, cfg):
+def long_tail_draw(y, largest, cfg, part=()):
     """Which images of a pool are trained on: indices into y (N,) as (drawn, the rest of each class's first `largest`, beyond).
 
-    An integer draw_seed permutes the classes and the images of each class; None keeps both in canonical order."""
+    An integer draw_seed permutes the classes and the images of each class; None keeps both in canonical order. part: numbers
+    that tell draws of one seed apart."""
     classes = int(y.max()) + 1
     counts = long_tail_counts(largest, cfg.imbalance, classes, cfg.profile)
     if counts[-1] < 1:
         raise KdlibError(f"Config field imbalance={cfg.imbalance}: the rarest class would be empty; "
                          f"at most {largest} for {cfg.dataset}.")
-    generator = np.random.default_rng(cfg.draw_seed)
+    generator = np.random.default_rng((cfg.draw_seed, *part) if part and cfg.draw_seed is not None else cfg.draw_seed)
     permute = np.asarray if cfg.draw_seed is None else generator.permutation
     drawn, rest, beyond = [], [], []
     rank_of = np.argsort(permute(np.arange(classes)))   # the k-th class of the permuted order has rank k
@@ -157,9 +163,17 @@ def halves(y, seed=SPLIT_SEED):
     return first, np.setdiff1d(np.arange(len(y)), first)
 
 
-def _split(x, y):
-    y = torch.from_numpy(np.ascontiguousarray(y, dtype=np.int64))
-    return Split(torch.from_numpy(np.ascontiguousarray(x)), y, y)
+def _split(x, y, group=None):
+    y, group = (torch.from_numpy(np.ascontiguousarray(v, dtype=np.int64)) for v in (y, y if group is None else group))
+    return Split(torch.from_numpy(np.ascontiguousarray(x)), y, group)
+
+
+def shuffled_labels(y, share, seed):
+    """Label noise: a random `share` of the labels y (N,), shuffled among themselves, so that class sizes stay."""
+    generator, noisy = np.random.default_rng((seed or 0, 1)), y.copy()
+    chosen = generator.permutation(len(y))[: round(share * len(y))]
+    noisy[chosen] = y[generator.permutation(chosen)]
+    return noisy
 
 
 def _leave_fold_out(split, fold):
@@ -172,11 +186,16 @@ def _leave_fold_out(split, fold):
 
 def fold_of(y):
     """Fold of each example: (N,) int64 in [0, FOLDS), dealt out in turn within each class."""
-    fold = torch.empty_like(y)
+    return dealt(y, FOLDS)
+
+
+def dealt(y, hands):
+    """(N,) int64 in [0, hands), dealt out in turn within each value of y."""
+    out = torch.empty_like(y)
     for c in y.unique():
         members = y == c
-        fold[members] = torch.arange(int(members.sum()), device=y.device) % FOLDS
-    return fold
+        out[members] = torch.arange(int(members.sum()), device=y.device) % hands
+    return out
 
 
 # ---------------------------------------------------------------- data sets
@@ -201,10 +220,15 @@ def _first_per_class(y, order, start, stop):
     return np.sort(np.concatenate([order[y[order] == c][start:stop] for c in range(int(y.max()) + 1)]))
 
 
-def _assemble(cfg, x, y, train, val, test, left_out, names, mean, std, pad):
-    return Data(train=_leave_fold_out(_split(x[train], y[train]), cfg.fold), val=_split(x[val], y[val]),
-                test=_split(x[test], y[test]), left_out=_split(x[left_out], y[left_out]),
-                class_names=names, group_names=names, mean=mean, std=std, pad=pad)
+def _assemble(cfg, x, y, train, val, test, left_out, names, mean, std, pad, group=None, group_names=None):
+    """Data of index arrays into x and y. Without groups of their own, the groups are the classes (as labelled)."""
+    def split(of, labels):
+        return _split(x[of], labels, None if group is None else group[of])
+
+    drawn = split(train, shuffled_labels(y[train], cfg.label_noise, cfg.draw_seed))
+    return Data(train=_leave_fold_out(drawn, cfg.fold), **{name: split(of, y[of]) for name, of in (
+        ("val", val), ("test", test), ("left_out", left_out))}, class_names=names, group_names=group_names or names,
+        mean=mean, std=std, pad=pad)
 
 
 CIFAR100_STATISTICS = {"mean": (0.5071, 0.4865, 0.4409), "std": (0.2673, 0.2564, 0.2762)}
@@ -244,8 +268,24 @@ def cifar20(cfg, data=None):
     return _assemble(cfg, x, y, drawn, val, test, rest, tuple(images.names[c] for c in chosen), **CIFAR100_STATISTICS, pad=4)
 
 
-DATASETS = {"digits": digits, "cifar20": cifar20, "cifar100": cifar100, "cifar10": cifar10}
-PUBLISHED = {"cifar20": "cifar100", "cifar100": "cifar100", "cifar10": "cifar10"}   # data set: whose images it takes
+def superclass(cfg, data=None):
+    """CIFAR-100 with its 20 superclasses as labels and its 100 fine classes as groups; a long tail inside each superclass."""
+    images = load_images("cifar100", data)
+    pool, official = np.flatnonzero(images.train), np.flatnonzero(~images.train)
+    drawn, left = [], []
+    for s in range(20):
+        members = pool[images.coarse[pool] == s]
+        inside = np.unique(images.y[members], return_inverse=True)[1]   # its fine classes, from 0
+        chosen, rest, beyond = long_tail_draw(inside, 500, cfg, part=(s,))
+        drawn.append(members[chosen])
+        left += [members[rest], members[beyond]]
+    val, test = (official[i] for i in halves(images.y[official]))
+    return _assemble(cfg, images.x, images.coarse, np.sort(np.concatenate(drawn)), val, test, np.sort(np.concatenate(left)),
+                     images.coarse_names, **CIFAR100_STATISTICS, pad=4, group=images.y, group_names=images.names)
+
+
+DATASETS = {"digits": digits, "cifar20": cifar20, "cifar100": cifar100, "cifar10": cifar10, "superclass": superclass}
+PUBLISHED = {"cifar20": "cifar100", "cifar100": "cifar100", "cifar10": "cifar10", "superclass": "cifar100"}   # whose images
 
 
 def load(cfg, data=None):

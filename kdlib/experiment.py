@@ -15,7 +15,7 @@ import torch
 from kdlib import data as datasets
 from kdlib import records
 from kdlib.config import Config, KdlibError
-from kdlib.losses import method_loss, needs_margins
+from kdlib.losses import method_loss, needs_margins, post_hoc_tau, prior_of
 from kdlib.models import build
 from kdlib.records import Record
 from kdlib.teacher import Table, measured_margins, teacher_of, weights_sha256
@@ -50,7 +50,7 @@ def _load(cfg, folder, device):
 
 def load(cfg, folder=None, device="cpu"):
     """(Data on the device, its sha256) of a Config. The last two are kept in memory."""
-    data_fields = ("dataset", "draw_seed", "imbalance", "profile", "fold")
+    data_fields = ("dataset", "draw_seed", "imbalance", "profile", "fold", "label_noise")
     return _load(Config(**{name: getattr(cfg, name) for name in data_fields}), folder, device)
 
 
@@ -140,9 +140,10 @@ def _ready(cfg, folder, device, deadline, teachers):
     if cfg.teacher:
         teacher, margins, facts_of_teacher = _teacher(cfg, data, data_sha256, folder, device, teachers)
         facts |= facts_of_teacher
-    model, evaluations = build(cfg.student, data.classes, cfg.stream).to(device), {}
+    model = build(cfg.student, data.classes, cfg.stream).to(device)
+    evaluations = {"val_accuracy_by_group": {}, "val_accuracy_by_half": {}}
     watch = functools.partial(_watch, cfg, model, data, evaluations, deadline)
-    return _Ready(Run(cfg, model, method_loss(cfg, margins), data, teacher, watch), facts, evaluations)
+    return _Ready(Run(cfg, model, method_loss(cfg, margins, data.train), data, teacher, watch), facts, evaluations)
 
 
 def _record(ready, curves, share, expected):
@@ -150,12 +151,17 @@ def _record(ready, curves, share, expected):
     if isinstance(curves, KdlibError):
         raise curves
     cfg, model, data = ready.run.cfg, ready.run.model, ready.run.data
-    splits = {name: records.predictions(predict(model, split.x, data), split)
-              for name, split in data.splits().items() if name != "train"}
+    logits = {name: predict(model, split.x, data) for name, split in data.splits().items() if name != "train"}
+    tau = None
+    if cfg.method == "post_hoc":
+        prior = prior_of(data.train).cpu()
+        tau = post_hoc_tau(logits["val"], data.val.y.cpu(), prior)
+        logits = {name: values - tau * prior.log() for name, values in logits.items()}
+    splits = {name: records.predictions(values, data.splits()[name]) for name, values in logits.items()}
     facts = ready.facts | {
         "class_names": data.class_names, "group_names": data.group_names,
         "train_counts": torch.bincount(data.train.group, minlength=len(data.group_names)).tolist(),
-        "weights_sha256": weights_sha256(model), "curves": curves, "val_accuracy_by_group": ready.evaluations,
+        "weights_sha256": weights_sha256(model), "curves": curves, "post_hoc_tau": tau, **ready.evaluations,
         **share, **machine(data.train.x.device, cfg.precision)}
     if expected and expected.facts["weights_sha256"] != facts["weights_sha256"]:
         _refuse_if_paired(cfg)
@@ -218,12 +224,16 @@ def _watch(cfg, model, data, evaluations, deadline, epoch, curves):
     _log(f"{cfg.key()} epoch {epoch + 1}/{cfg.epochs} loss {curves['loss'][-1]:.4f}")
     due = {round(cfg.epochs * (k + 1) / EVALUATIONS) for k in range(EVALUATIONS)}
     if epoch + 1 in due:
-        logits = predict(model, data.val.x, data)
-        right = (logits.argmax(dim=1) == data.val.y.cpu()).double()
-        group = data.val.group.cpu()
-        groups = len(data.group_names)
-        rate = torch.bincount(group, weights=right, minlength=groups) / torch.bincount(group, minlength=groups)
-        evaluations[epoch + 1] = [round(v, 4) for v in rate.tolist()]
+        y, group = data.val.y.cpu(), data.val.group.cpu()
+        right = (predict(model, data.val.x, data).argmax(dim=1) == y).double()
+        half = data.val_half.cpu()
+
+        def rates(some):
+            groups = len(data.group_names)
+            return torch.bincount(group[some], right[some], groups) / torch.bincount(group[some], minlength=groups)
+
+        evaluations["val_accuracy_by_group"][epoch + 1] = [round(v, 4) for v in rates(half >= 0).tolist()]
+        evaluations["val_accuracy_by_half"][epoch + 1] = [round(rates(half == k).mean().item(), 4) for k in (0, 1)]
 
 
 def _warn(line):

@@ -6,12 +6,17 @@ import numpy as np
 
 from kdlib import records
 from kdlib.config import KdlibError
-from kdlib.metrics import BUCKETS, average, bucket_mean, panel
+from kdlib.metrics import average, bucket_mean, panel
 from kdlib.stats import above, agreement_elsewhere, interval, non_inferior, rank_correlation, sign_flip
 from kdlib.studies import STUDIES, study
 
-NAMES = {"one_hot": "one-hot", "placebo": "placebo", "kd": "distillation", "ada_alpha": "AdaAlpha", "ada_margin": "AdaMargin",
-         "teacher": "teacher"}
+NAMES = {
+    "one_hot": "one-hot", "placebo": "placebo", "kd": "distillation", "ada_alpha": "AdaAlpha", "ada_margin": "AdaMargin",
+    "teacher": "teacher", "kd_mean_alpha": "distillation, AdaAlpha's mean alpha", "kd_tuned": "distillation, alpha tuned",
+    "ada_alpha_01": "0/1 AdaAlpha", "label_smoothing": "label smoothing", "logit_adjusted": "logit adjustment",
+    "post_hoc": "post-hoc adjustment", "group_dro": "group DRO", "balanced_kd": "class-balanced distillation",
+    "decoupled_kd": "decoupled distillation", "long_tailed_kd": "long-tailed distillation", "robust_kd": "robust student",
+    "kd_adjusted_teacher": "adjusted teacher"}
 HARM = -0.5              # points: the smallest mean harm that F2 calls one
 AVERAGE_MARGIN = 1.0     # points: F4 (a)
 BUCKET_MARGIN = 1.5      # points: F4 (c)
@@ -57,11 +62,23 @@ def with_p(result):
     return told(result) + ("" if result.n == 1 else f", sign-flip p = {p:.3f} (floor {floor:.3f})")
 
 
+def name_of(method):
+    """A method of a study in words."""
+    return NAMES.get(method, method)
+
+
+def uses_extra_labels(p, method):
+    """Whether a method reads val labels for every run: held-out margins, or an adjustment tuned there."""
+    cfg = p.runs[method][0].config
+    margins = cfg.method == "ada_alpha" or cfg.method == "ada_margin" and cfg.margin_reading != "B"
+    return margins and cfg.margin_source == "val" or cfg.method == "post_hoc"
+
+
 def verdict_bucket(p):
     """Index of the rarest bucket where one_hot is above 5 % on val, or None."""
-    accuracy = p.val_accuracy("one_hot").mean(axis=0)
+    accuracy = p.val_accuracy("one_hot")
     for index in (2, 1, 0):
-        members = p.bucket == index
+        members = p.buckets_by_seed == index
         if members.any() and accuracy[members].mean() >= LOWEST_ACCURACY:
             return index
     return None
@@ -72,7 +89,7 @@ def verdict_bucket(p):
 def helps_on_average(p, method="kd"):
     """F1: average gain above 0."""
     result = interval(*p.gain(method).map(average))
-    return [Part("average gain", above(result), f"{NAMES[method]} changes the average by {with_p(result)}", result.detectable)]
+    return [Part("average gain", above(result), f"{name_of(method)} changes the average by {with_p(result)}", result.detectable)]
 
 
 def not_uniform(p, method="kd"):
@@ -81,8 +98,8 @@ def not_uniform(p, method="kd"):
     result = interval(*p.gain(method).map(bucket_mean(p, bucket)))
     harmed = result.high < 0 and result.estimate <= HARM
     holds = "yes" if harmed else "no" if result.low > HARM else "open"
-    a = Part(f"{BUCKETS[bucket]} loses", holds,
-             f"in the {BUCKETS[bucket]} bucket it changes accuracy by {with_p(result)}", result.detectable)
+    a = Part(f"{p.bucket_names[bucket]} loses", holds,
+             f"in the {p.bucket_names[bucket]} bucket it changes accuracy by {with_p(result)}", result.detectable)
     half = _halves(p.group)
     gains = p.right(method).astype(float) - p.right("one_hot")
     here, there = (_observed(gains[:, part], p.group[part], len(p.group_names)) for part in (half, ~half))
@@ -124,13 +141,13 @@ def transferred_and_amplified(p, method="kd"):
                   + told(result, "", 2), result.detectable, "")]
     copied = interval(*(copied_share(p, method) - copied_share(p, reference)))
     parts.append(Part("teacher errors are copied", above(copied), "where the teacher is wrong, rate of its wrong label, "
-                      f"{NAMES[method]} minus {NAMES[reference]}: {told(copied)}", copied.detectable))
+                      f"{name_of(method)} minus {name_of(reference)}: {told(copied)}", copied.detectable))
     if p.pair[0] == p.pair[1]:
         mine, its = (amplification(p, m) for m in (method, reference))
         own, more = interval(*mine), interval(*(mine - its))
         holds = "yes" if above(own) == above(more) == "yes" else "no" if "no" in (above(own), above(more)) else "open"
         parts.append(Part("errors are amplified", holds, "error beyond the teacher's, weakest fifth of classes minus the rest: "
-                          f"{told(own)}; more than {NAMES[reference]}: {told(more)}", more.detectable))
+                          f"{told(own)}; more than {name_of(reference)}: {told(more)}", more.detectable))
     return parts
 
 
@@ -156,7 +173,7 @@ def amplification(p, method):
 def mitigated(p, method):
     """F4: (a) average not below kd by 1 point; (b) verdict bucket above kd; (c) verdict bucket not below one_hot by 1.5."""
     bucket = verdict_bucket(p)
-    name = BUCKETS[bucket]
+    name = p.bucket_names[bucket]
     a = interval(*p.gain(method, "kd").map(average))
     b = interval(*p.gain(method, "kd").map(bucket_mean(p, bucket)))
     c = interval(*p.gain(method).map(bucket_mean(p, bucket)))
@@ -210,7 +227,7 @@ def pair_verdicts(p):
              _card(p, "F3", CLAIMS["F3"], transferred_and_amplified(p))]
     for method in p.study.methods:
         if method.startswith("ada_"):
-            cards.append(_card(p, f"F4 {NAMES[method]}", CLAIMS["F4"], mitigated(p, method), reconstructed=True))
+            cards.append(_card(p, f"F4 {name_of(method)}", CLAIMS["F4"], mitigated(p, method), reconstructed=True))
     return cards
 
 
@@ -240,19 +257,21 @@ def complete_seeds(name):
 
 
 def at_hand():
-    """The names of the studies with a complete seed on record."""
-    return [name for name in STUDIES if complete_seeds(name)]
+    """The names of the studies with verdicts and a complete seed on record."""
+    return [name for name, s in STUDIES.items() if s.kind == "findings" and complete_seeds(name)]
 
 
 def panels(name, seeds=None):
-    """The Panels of a study, one per pair, over the first `seeds` (default: all that are complete)."""
+    """The Panels of a study, one per setting and pair, over the first `seeds` (default: all that are complete)."""
     seeds = seeds or complete_seeds(name)
     if not seeds:
         raise KdlibError(f"study {name} has no complete seed on record; `python -m kdlib run {name}` makes them.")
-    return [panel(study(name), pair, seeds) for pair in study(name).pairs]
+    chosen = study(name)
+    return [panel(chosen, pair, seeds, setting=setting) for setting in chosen.settings for pair in chosen.pairs]
 
 
 def verdicts(name, seeds=None):
-    """Verdict cards of a study: a list of dictionaries for the report's index, pair by pair."""
-    return [card for p in panels(name, seeds) for card in pair_verdicts(p)]
+    """Verdict cards of a study: a list of dictionaries for the report's index, pair by pair. Empty unless its kind is "findings":
+    everything else is sensitivity."""
+    return [] if study(name).kind != "findings" else [card for p in panels(name, seeds) for card in pair_verdicts(p)]
 

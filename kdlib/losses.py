@@ -3,6 +3,7 @@
 Symbols: logits f, teacher_logits t, both (N, C); q = softmax(f); p = softmax(t / T); y (N,) int64.
 alpha is the weight of the teacher term, in [0, 1]; the T^2 factor lives inside the teacher term; sums run over classes."""
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor
 from kdlib.config import KdlibError
 
 FLOOR = 0.01   # smallest class margin under the logarithm of reading C
+FAR = -1e4     # a logit that leaves a class out and yields no infinity to subtract
 
 
 class Batch(NamedTuple):
@@ -74,8 +76,10 @@ def margin(p: Tensor, kind: str = "avg") -> Tensor:
     """gamma of every class as if it were the label: (N, C) probabilities -> (N, C).
 
     "avg": p_y - mean of the other probabilities = (C p_y - 1) / (C - 1) (Wang et al. 2023).
-    "max": p_y - the largest other probability."""
+    "max": p_y - the largest other probability. "hit": 1 for the largest probability, else 0."""
     classes = p.shape[1]
+    if kind == "hit":
+        return (p == p.amax(dim=1, keepdim=True)).to(p.dtype)
     if kind == "avg":
         return (classes * p - 1) / (classes - 1)
     top = p.topk(2, dim=1)
@@ -89,17 +93,132 @@ def label_margin(teacher_logits: Tensor, y: Tensor, temperature: float = 1.0, ki
     return margin(p, kind).gather(1, y[:, None]).squeeze(1)
 
 
-# ---------------------------------------------------------------- methods: a Config, the teacher's margins -> loss(logits, batch)
+# ---------------------------------------------------------------- rivals
 
-def _one_hot(cfg, margins):
+def label_smoothing(logits, y, smoothing: float = 0.1) -> Tensor:
+    """Cross-entropy with (1 - smoothing) on the label and the rest spread evenly (Szegedy et al. 2016); (N,)."""
+    return F.cross_entropy(logits, y, reduction="none", label_smoothing=smoothing)
+
+
+def logit_adjusted(logits, y, prior: Tensor, tau: float = 1.0) -> Tensor:
+    """Cross-entropy of f + tau log prior (Menon et al. 2021, eq. 10); prior (C,) of the training labels; (N,)."""
+    return one_hot(logits + tau * prior.log(), y)
+
+
+def post_hoc_tau(logits, y, prior: Tensor) -> float:
+    """The tau in {0, 0.25, ..., 2} whose f - tau log prior has the best mean accuracy over classes; the smallest of equals.
+
+    Post-hoc logit adjustment (Menon et al. 2021, eq. 9). logits (N, C), y (N,) of held-out examples."""
+    n = torch.bincount(y, minlength=len(prior))
+
+    def accuracy(tau):
+        right = (logits - tau * prior.log()).argmax(dim=1) == y
+        return (torch.bincount(y[right], minlength=len(prior)) / n)[n > 0].mean().item()
+
+    return max((k / 4 for k in range(9)), key=accuracy)
+
+
+def balanced_kd(logits, teacher_logits, y, weight: Tensor, temperature: float = 1.0) -> Tensor:
+    """one_hot + T^2 KL(p' || q), p' = weight * p over its sum; weight (C,), see effective_weights; (N,).
+
+    Class-balanced distillation (Zhang et al. 2021, arXiv 2104.10510; the form of their published code)."""
+    p = F.softmax(teacher_logits / temperature, dim=1) * weight
+    return one_hot(logits, y) + temperature**2 * _kl((p / p.sum(dim=1, keepdim=True)).log(),
+                                                     F.log_softmax(logits / temperature, dim=1))
+
+
+def effective_weights(counts: Tensor, balance: float = 0.9999) -> Tensor:
+    """(1 - balance) / (1 - balance^n) of each class, scaled to mean 1 (Cui et al. 2019); counts (C,)."""
+    weight = (1 - balance) / -torch.expm1(counts.double() * math.log(balance)) if balance else torch.ones_like(counts).double()
+    return (weight / weight.mean()).float()
+
+
+def decoupled_kd(logits, teacher_logits, y, beta: float = 2.0, temperature: float = 1.0) -> Tensor:
+    """one_hot + T^2 [KL of (label, the rest) + beta KL over the other classes alone] (Zhao et al. 2022, eq. 7); (N,).
+
+    Without the warm-up of the teacher term in their code. beta = 2 is theirs for ResNet-56 -> ResNet-20."""
+    label = y[:, None] == torch.arange(logits.shape[1], device=logits.device)
+    log_p, log_q = (F.log_softmax(f / temperature, dim=1) for f in (teacher_logits, logits))
+    binary = [torch.stack([v.gather(1, y[:, None]).squeeze(1), v.masked_fill(label, -math.inf).logsumexp(dim=1)], dim=1)
+              for v in (log_p, log_q)]
+    others = [F.log_softmax(f.masked_fill(label, FAR), dim=1) for f in (log_p, log_q)]
+    return one_hot(logits, y) + temperature**2 * (_kl(*binary) + beta * _kl(*others))
+
+
+def long_tailed_kd(logits, teacher_logits, y, part: Tensor, temperature: float = 1.0) -> Tensor:
+    """one_hot + T^2 [KL over parts of the classes, the teacher rebalanced + mean over parts of KL within the part]; (N,).
+
+    part (P, C) one-hot membership of the classes, here thirds by frequency. KL(p || q) is KL over parts plus the KL within each,
+    weighted by the teacher's probability of it. Rebalanced: each part's probability over its mean in the batch, renormalised;
+    and the parts weigh alike. (Kim 2025, arXiv 2506.18496; reconstructed from its abstract: its weights are not known here.)"""
+    log_p, log_q = (F.log_softmax(f / temperature, dim=1) for f in (teacher_logits, logits))
+    outside = (1 - part) * FAR
+    log_p_part, log_q_part = ((v[:, None] + outside).logsumexp(dim=2) for v in (log_p, log_q))            # (N, P)
+    balanced = F.log_softmax(log_p_part - log_p_part.exp().mean(dim=0).log(), dim=1)
+    within = [_kl((log_p - a[:, None]).where(m > 0, FAR), (log_q - b[:, None]).where(m > 0, FAR))
+              for m, a, b in zip(part, log_p_part.T, log_q_part.T, strict=True)]
+    return one_hot(logits, y) + temperature**2 * (_kl(balanced, log_q_part) + torch.stack(within).mean(dim=0))
+
+
+def _kl(log_p, log_q):
+    """KL(p || q) over the last axis; a class with p = 0 counts nothing."""
+    return (log_p.exp() * (log_p - log_q)).sum(dim=-1)
+
+
+def by_group_mean(values, group, groups: int):
+    """(mean of values (N,) in each group, 0 where there is none; n of each): both (groups,). On the device throughout."""
+    member = group[:, None] == torch.arange(groups, device=group.device)
+    n = member.sum(dim=0)
+    return (member * values[:, None]).sum(dim=0) / n.clamp(min=1), n
+
+
+class GroupDro:
+    """loss(logits, batch) -> (N,) whose mean is sum_g weight_g * (mean cross-entropy of group g in the batch).
+
+    Each step multiplies weight_g by exp(step_size * that mean) and renormalises (Sagawa et al. 2020, algorithm 1). The weights are
+    state: one object serves one run. Unlike theirs, without extra weight decay or resampling, as every rival here."""
+
+    def __init__(self, groups, step_size, device):
+        self.step_size, self.state = step_size, torch.full((groups,), 1 / groups, device=device)
+
+    def weigh(self, mean):
+        with torch.no_grad():
+            self.state.mul_((self.step_size * mean).exp())
+            self.state.div_(self.state.sum())
+
+    def __call__(self, logits, batch):
+        values = one_hot(logits, batch.y)
+        mean, n = by_group_mean(values.detach(), batch.group, len(self.state))
+        self.weigh(mean)
+        return values * (self.state / n.clamp(min=1))[batch.group] * len(values)
+
+
+class RobustKd(GroupDro):
+    """distill with logits f - log(weight / prior): classes of large weight must win by more (after Wang et al. 2023).
+
+    The weights follow the mean cross-entropy of each class as in GroupDro. (Reconstructed: theirs are updated on held-out data.)"""
+
+    def __init__(self, prior, cfg):
+        super().__init__(len(prior), cfg.step_size, prior.device)
+        self.prior, self.cfg = prior, cfg
+
+    def __call__(self, logits, batch):
+        mean, _ = by_group_mean(one_hot(logits.detach(), batch.y), batch.y, len(self.state))
+        self.weigh(mean)
+        return distill(logits - (self.state / self.prior).log(), batch.teacher_logits, self.cfg.temperature)
+
+
+# ---------------------------------------------------------------- methods: a Config, margins, training split -> loss(logits, batch)
+
+def _one_hot(cfg, margins, train):
     return lambda logits, batch: one_hot(logits, batch.y)
 
 
-def _kd(cfg, margins):
+def _kd(cfg, margins, train):
     return lambda logits, batch: kd(logits, batch.teacher_logits, batch.y, cfg.alpha, cfg.temperature, cfg.soften)
 
 
-def _ada_alpha(cfg, margins):
+def _ada_alpha(cfg, margins, train):
     def by_group(logits, batch):
         return ada_alpha(logits, batch.teacher_logits, batch.y, batch.group, margins, cfg.temperature, cfg.soften)
 
@@ -110,10 +229,10 @@ def _ada_alpha(cfg, margins):
             alpha = label_margin(batch.teacher_logits, batch.y, cfg.margin_temperature, cfg.margin_kind).clamp(0, 1)
         return kd(logits, batch.teacher_logits, batch.y, alpha, cfg.temperature, cfg.soften)
 
-    return by_group if cfg.margin_level == "group" else by_example
+    return by_example if cfg.margin_level == "example" else by_group
 
 
-def _ada_margin(cfg, margins):
+def _ada_margin(cfg, margins, train):
     """Readings of "uses that quantity as a margin": B per example and class; A per class; C pairwise log(c_k / c_j)."""
     def reading_b(logits, batch):
         p = F.softmax(batch.teacher_logits / cfg.margin_temperature, dim=1)
@@ -131,7 +250,49 @@ def _ada_margin(cfg, margins):
     return {"B": reading_b, "A": reading_a}.get(cfg.margin_reading, reading_c)
 
 
-METHODS = {"one_hot": _one_hot, "placebo": _one_hot, "kd": _kd, "ada_alpha": _ada_alpha, "ada_margin": _ada_margin}
+def prior_of(train):
+    """Share of each class in a training split, (C,) float32."""
+    return (torch.bincount(train.y) / len(train.y)).float()
+
+
+def _label_smoothing(cfg, margins, train):
+    return lambda logits, batch: label_smoothing(logits, batch.y, cfg.smoothing)
+
+
+def _logit_adjusted(cfg, margins, train):
+    prior = prior_of(train)
+    return lambda logits, batch: logit_adjusted(logits, batch.y, prior, cfg.tau)
+
+
+def _group_dro(cfg, margins, train):
+    return GroupDro(int(train.group.max()) + 1, cfg.step_size, train.y.device)
+
+
+def _balanced_kd(cfg, margins, train):
+    weight = effective_weights(torch.bincount(train.y), cfg.balance)
+    return lambda logits, batch: balanced_kd(logits, batch.teacher_logits, batch.y, weight, cfg.temperature)
+
+
+def _decoupled_kd(cfg, margins, train):
+    return lambda logits, batch: decoupled_kd(logits, batch.teacher_logits, batch.y, cfg.beta, cfg.temperature)
+
+
+def _long_tailed_kd(cfg, margins, train):
+    counts = torch.bincount(train.y)
+    rank = counts.argsort(descending=True, stable=True).argsort()
+    part = (rank * 3 // len(counts) == torch.arange(3, device=rank.device)[:, None]).float()
+    return lambda logits, batch: long_tailed_kd(logits, batch.teacher_logits, batch.y, part, cfg.temperature)
+
+
+def _robust_kd(cfg, margins, train):
+    return RobustKd(prior_of(train), cfg)
+
+
+METHODS = {
+    "one_hot": _one_hot, "placebo": _one_hot, "kd": _kd, "ada_alpha": _ada_alpha, "ada_margin": _ada_margin,
+    "label_smoothing": _label_smoothing, "logit_adjusted": _logit_adjusted, "post_hoc": _one_hot, "group_dro": _group_dro,
+    "balanced_kd": _balanced_kd, "decoupled_kd": _decoupled_kd, "long_tailed_kd": _long_tailed_kd, "robust_kd": _robust_kd,
+}
 
 
 def needs_margins(cfg):
@@ -140,8 +301,10 @@ def needs_margins(cfg):
             or cfg.method == "ada_margin" and cfg.margin_reading != "B")
 
 
-def method_loss(cfg, margins=None):
-    """loss(logits, batch) -> (N,) of a Config. margins: (G,), or (N_train,) for crossfit per example; None if unused."""
+def method_loss(cfg, margins=None, train=None):
+    """loss(logits, batch) -> (N,) of a Config. margins: (G,), or (N_train,) for crossfit per example; None if unused.
+
+    train: the training Split, for methods that count its classes or groups. A loss with `state` serves one run."""
     if needs_margins(cfg) and margins is None:
         raise KdlibError(f"Config {cfg.key()}: method {cfg.method!r} needs the teacher's margins.")
-    return METHODS[cfg.method](cfg, margins)
+    return METHODS[cfg.method](cfg, margins, train)

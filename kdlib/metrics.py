@@ -10,7 +10,8 @@ from kdlib.config import KdlibError
 from kdlib.stats import group_means
 from kdlib.studies import Study
 
-BUCKETS = ("many", "medium", "few")
+BUCKETS = ("many", "medium", "few")                       # by training images
+TENTHS = ("highest tenth", "middle", "lowest tenth")      # by the teacher's margin, where classes are balanced
 CELLS = {  # (teacher right, one-hot right, distilled right): name
     (True, True, True): "all right", (True, True, False): "new harm", (True, False, True): "repaired",
     (True, False, False): "not learned", (False, True, True): "resisted", (False, True, False): "transferred",
@@ -22,6 +23,12 @@ def buckets(train_counts, edges):
     """Bucket of each group, (G,) index into BUCKETS: many has more than edges[0] training images, few under edges[1]."""
     counts = np.asarray(train_counts)
     return np.where(counts > edges[0], 0, np.where(counts < edges[1], 2, 1))
+
+
+def tenths(margin):
+    """Bucket of each group by a reliability, (G,) -> (G,) index into TENTHS: the highest tenth of groups, the rest, the lowest."""
+    rank, k = np.argsort(np.argsort(-np.asarray(margin), kind="stable"), kind="stable"), max(1, round(len(margin) / 10))
+    return np.where(rank < k, 0, np.where(rank >= len(margin) - k, 2, 1))
 
 
 def by_group(predictions, groups, classes):
@@ -61,7 +68,7 @@ def eight_cells(teacher_right, one_hot_right, distilled_right):
 
 @dataclass(frozen=True)
 class Panel:
-    """All records of one (teacher, student) pair of a study over the first seeds, aligned by seed and test example."""
+    """All records of one (teacher, student) pair and setting of a study over the first seeds, aligned by seed and example."""
 
     study: Study
     pair: tuple
@@ -69,10 +76,14 @@ class Panel:
     runs: dict            # method -> tuple of Records, one per seed
     teachers: tuple       # Records, one per seed
     split: str            # "test_plus", or "test" for comparison with the literature
+    setting: dict         # Config fields that differ from the study's
 
     @property
     def name(self):
-        return " → ".join(self.pair)
+        changed = ", ".join(f"{name} = {value:g}" if isinstance(value, float) else f"{name} = {value}"
+                            for name, value in self.setting.items() if name != "teacher")
+        pair = " → ".join((self.setting.get("teacher", self.pair[0]), self.pair[1]))
+        return f"{pair}, {changed}" if changed else pair
 
     @functools.cached_property
     def group(self):
@@ -91,8 +102,23 @@ class Panel:
         return np.array(self.teachers[0].facts["train_counts"])
 
     @property
+    def bucket_names(self):
+        return BUCKETS if self.study.bucket_edges else TENTHS
+
+    @functools.cached_property
     def bucket(self):
-        return buckets(self.train_counts, self.study.bucket_edges)
+        """(G,) index into bucket_names; balanced: by the mean held-out margin of all seeds' teachers, for display only."""
+        if self.study.bucket_edges:
+            return buckets(self.train_counts, self.study.bucket_edges)
+        return tenths(self.teacher_margin().mean(axis=0))
+
+    @functools.cached_property
+    def buckets_by_seed(self):
+        """(S, G): as bucket; balanced: for each seed by the margins of the other seeds' teachers, whose luck is not its own."""
+        if self.study.bucket_edges or self.seeds < 2:
+            return np.tile(self.bucket, (self.seeds, 1))
+        margins = self.teacher_margin()
+        return np.array([tenths(np.delete(margins, s, axis=0).mean(axis=0)) for s in range(self.seeds)])
 
     def _predictions(self, record):
         return record.test_plus() if self.split == "test_plus" else record.splits[self.split]
@@ -132,33 +158,31 @@ class Panel:
 
     def teacher_margin(self):
         """(S, G) held-out margin (val) of each seed's teacher."""
-        distilled = next(m for m in self.runs if m not in ("one_hot", "placebo"))
-        return np.array([r.facts["teacher_margin_val"] for r in self.runs[distilled]])
+        return np.array([r.facts["teacher_margin_val"] for r in self.runs["kd"]])
 
     def __hash__(self):
         return id(self)
 
 
-def panel(study, pair, seeds, split="test_plus"):
-    """The Panel of a pair; every record is checked against its teacher and the first baseline (records.check_pair)."""
+def panel(study, pair, seeds, split="test_plus", setting=None):
+    """The Panel of a pair and setting; every record is checked against its own teacher and the first baseline."""
     if not 1 <= seeds <= 1000:
         raise KdlibError(f"seeds={seeds}: must be between 1 and 1000; the study plans {study.seeds}.")
-    runs = {method: tuple(records.read(study.config(pair, method, s)) for s in range(seeds)) for method in study.methods}
-    distilled = next(m for m in study.methods if m not in ("one_hot", "placebo"))
-    teachers = tuple(records.read(r.config.teacher_config()) for r in runs[distilled])
-    for method, done in runs.items():
-        for record, teacher in zip(done, teachers, strict=True):
-            records.check_pair(record, teacher)
+    setting = setting or {}
+    runs = {method: tuple(records.read(study.config(pair, method, s, setting)) for s in range(seeds)) for method in study.methods}
+    teachers = tuple(records.read(r.config.teacher_config()) for r in runs["kd"])
+    for done in runs.values():
+        for record in done:
+            if record.config.teacher:
+                records.check_pair(record, records.read(record.config.teacher_config()))
             records.check_pair(record, runs["one_hot"][0])
-        if method not in ("one_hot", "placebo") and any(r.config.teacher != pair[0] for r in done):
-            raise KdlibError(f"study {study.name}: method {method} has another teacher than {pair[0]}.")
-    return Panel(study, tuple(pair), seeds, runs, teachers, split)
+    return Panel(study, tuple(pair), seeds, runs, teachers, split, setting)
 
 
 def bucket_mean(panel, index):
-    """Statistic over the trailing group axis: mean of the groups of one bucket."""
-    members = panel.bucket == index
-    return lambda values: values[..., members].mean(axis=-1)
+    """Statistic over values (..., S, G): mean of the groups of one bucket of each seed."""
+    members = panel.buckets_by_seed == index
+    return lambda values: (values * members).sum(axis=-1) / members.sum(axis=-1)
 
 
 def average(values):
@@ -178,7 +202,7 @@ def table(panel):
             accuracy = 100 * t["correct"] / t["n"]
             rows.append(pd.DataFrame({
                 "method": method, "seed": seed, "group": panel.group_names, "n_train": panel.train_counts,
-                "bucket": [BUCKETS[b] for b in panel.bucket], **t, "accuracy": accuracy,
+                "bucket": [panel.bucket_names[b] for b in panel.bucket], **t, "accuracy": accuracy,
                 "gain": accuracy - 100 * base[seed]["correct"] / base[seed]["n"]}))
     return pd.concat(rows, ignore_index=True)
 

@@ -3,16 +3,23 @@
 PROTOCOL.md gives the reasons, and says when each choice was made."""
 
 import ast
-from dataclasses import dataclass
+import itertools
+from dataclasses import dataclass, field, replace
 
 from kdlib.config import KNOBS, Config, KdlibError, did_you_mean
 
-PRIMARY_METHODS = ("one_hot", "kd", "ada_alpha", "ada_margin", "placebo")
+KINDS = {   # kind of a study: the notebooks that show it
+    "findings": ("00_overview", "01_gains_are_not_uniform", "02_teacher_errors_are_amplified", "03_softening_the_teacher"),
+    "knobs": ("04_what_the_mitigation_depends_on",), "ablations": ("05_when_does_distillation_harm",),
+    "rivals": ("06_rivals",), "anchors": ("90_anchors",), "recipe": ("91_choice_of_recipe",),
+}
+PRIMARY = {"one_hot": {}, "kd": {}, "ada_alpha": {}, "ada_margin": {}, "placebo": {}}
+PRIMARY_METHODS = tuple(PRIMARY)
 
 
 @dataclass(frozen=True)
 class Study:
-    """A named list of runs: pairs x methods x seeds over shared fields."""
+    """A named list of runs: settings x pairs x methods x seeds over shared fields."""
 
     name: str
     title: str
@@ -21,26 +28,31 @@ class Study:
     seeds: int                   # planned
     shared: dict                 # Config fields of every run
     distilled: dict              # Config fields of every run with a teacher
-    bucket_edges: tuple          # training images: many > first, few < second, medium between
+    bucket_edges: tuple          # training images: many > first, few < second, medium between; (): tenths by teacher margin
     worst: tuple                 # k of the worst-k metrics
-    methods: tuple = PRIMARY_METHODS
+    methods: dict = field(default_factory=lambda: dict(PRIMARY))   # name: Config fields; "method" if it is not the name itself
+    settings: tuple = ({},)      # of Config fields that differ from the above, for all methods alike; {}: none
+    kind: str = "findings"       # see KINDS; the verdicts are those of "findings", everything else is sensitivity
+    first_seed: int = 0
     demonstration: bool = False
 
-    def config(self, pair, method, seed):
-        """The primary Config of a method for one (teacher, student) and seed."""
+    def config(self, pair, method, seed, setting=None):
+        """The Config of a method for one (teacher, student), the seed-th seed, and one of the settings."""
         teacher, student = pair
-        loss = {"teacher": teacher, **self.distilled} if "teacher" in KNOBS[method] else {}
-        return Config(student=student, method=method, seed=seed, **loss, **self.shared)
+        fields = {"method": method, "student": student, "seed": self.first_seed + seed, **self.shared}
+        changes = {"teacher": teacher, **self.distilled, **(setting or {}), **self.methods[method]}
+        knobs = KNOBS[changes.get("method", method)]
+        losses = {k for ks in KNOBS.values() for k in ks}
+        return Config(**{**fields, **{k: v for k, v in changes.items() if k in knobs or k not in losses}})
 
     def __call__(self, seeds=None):
         """All runs of the first `seeds` seeds, each once, seed by seed, teachers before their students."""
         configs = {}
         for seed in range(self.seeds if seeds is None else seeds):
-            for pair in self.pairs:
-                for method in self.methods:
-                    cfg = self.config(pair, method, seed)
-                    for c in (*cfg.dependencies(), cfg):
-                        configs.setdefault(c.key(), c)
+            for setting, pair, method in itertools.product(self.settings, self.pairs, self.methods):
+                cfg = self.config(pair, method, seed, setting)
+                for c in (*cfg.dependencies(), cfg):
+                    configs.setdefault(c.key(), c)
         return list(configs.values())
 
 
@@ -54,17 +66,18 @@ def study(name):
 def check_parameters(namespace):
     """The Study that a notebook's parameters `study` and `seeds` ask for; call it as check_parameters(globals()).
 
-    KdlibError for an unknown name in papermill's injected cell (which papermill itself only warns of), an unknown study, or
-    seeds out of range."""
+    A notebook serves the studies of its `kind`, the first line of its parameters. KdlibError for an unknown name in papermill's
+    injected cell (which papermill itself only warns of), a study that is unknown or of another kind, or seeds out of range."""
     for cell in namespace.get("In", ()):
         if cell.startswith("# Parameters"):   # the first line papermill writes
             names = [t.id for node in ast.parse(cell).body if isinstance(node, ast.Assign) for t in node.targets]
             for name in names:
                 if name not in ("study", "seeds"):
                     raise KdlibError(f"notebook parameter {name!r} is unknown: {did_you_mean(name, ('study', 'seeds'))}")
-    name, seeds = namespace["study"], namespace["seeds"]
-    if not isinstance(name, str):
-        raise KdlibError(f"notebook parameter study={name!r}: must be one of {', '.join(STUDIES)}.")
+    name, seeds, kind = namespace["study"], namespace["seeds"], namespace["KIND"]
+    fitting = [s.name for s in STUDIES.values() if s.kind == kind]
+    if not isinstance(name, str) or name not in fitting:
+        raise KdlibError(f"notebook parameter study={name!r}: {did_you_mean(name, fitting)}")
     chosen = study(name)
     if type(seeds) is not int or not 1 <= seeds <= chosen.seeds:
         raise KdlibError(f"notebook parameter seeds={seeds!r}: must be a whole number from 1 to {chosen.seeds} for {name}.")
@@ -75,16 +88,114 @@ DIGITS = {"dataset": "digits", "draw_seed": 0, "imbalance": 50.0, "epochs": 40, 
           "lr": 0.05, "weight_decay": 5e-4}
 CIFAR20 = {"dataset": "cifar20", "draw_seed": 0, "imbalance": 20.0, "epochs": 40, "warmup": 8, "batch_size": 128,
            "lr": 0.1, "weight_decay": 5e-4}
+# Wang et al. 2023 (W): the schedule on the long tail, and the one on balanced classes. Peak rate: not stated there.
+W_TAIL = {"epochs": 256, "warmup": 15, "decay": "step", "milestones": (96, 192, 224), "batch_size": 128, "lr": 0.1,
+          "weight_decay": 1e-4}
+W_FULL = {"epochs": 450, "warmup": 15, "decay": "step", "milestones": (200, 300, 400), "batch_size": 1024, "lr": 0.8,
+          "weight_decay": 1e-4}
+CIFAR100_LT = {"dataset": "cifar100", "draw_seed": 0, "imbalance": 100.0, **W_TAIL}
+T2 = {"temperature": 2.0}
+R56 = (("resnet56", "resnet20"), ("resnet56", "resnet56"))
 
-STUDIES = {
-    "digits": Study(
-        name="digits", title="Handwritten digits, long-tailed",
-        about="1,797 real 8x8 images of scikit-learn; a demonstration that runs on any computer, not a reproduction.",
-        pairs=(("cnn", "cnn_small"), ("cnn_small", "cnn_small")), seeds=8, shared=DIGITS, distilled={"temperature": 2.0},
-        bucket_edges=(30, 7), worst=(1, 3), demonstration=True),
-    "cifar20-lt": Study(
-        name="cifar20-lt", title="Twenty classes of CIFAR-100, long-tailed",
-        about="The first fine class of each CIFAR-100 superclass, 400 down to 20 training images; sized for a CPU.",
-        pairs=(("resnet20", "resnet8"), ("resnet8", "resnet8")), seeds=6, shared=CIFAR20, distilled={"temperature": 2.0},
-        bucket_edges=(150, 45), worst=(1, 3, 6)),
+RIVALS = PRIMARY | {
+    "kd_mean_alpha": {"method": "ada_alpha", "margin_level": "all"},     # does the choice by group matter, or labels as such?
+    "kd_half": {"method": "kd", "alpha": 0.5},
+    "ada_alpha_01": {"method": "ada_alpha", "margin_level": "example", "margin_source": "train", "margin_kind": "hit"},
+    "label_smoothing": {}, "logit_adjusted": {}, "post_hoc": {}, "group_dro": {}, "balanced_kd": {}, "decoupled_kd": {},
+    "long_tailed_kd": {}, "robust_kd": {},
+    "kd_adjusted_teacher": {"method": "kd", "teacher_method": "logit_adjusted"},
 }
+_ALPHA, _MARGIN = {"method": "ada_alpha"}, {"method": "ada_margin"}
+KNOB_ARMS = {   # the primary methods, then one choice changed at a time
+    "one_hot": {}, "placebo": {}, "kd": {}, "ada_alpha": {}, "ada_margin": {},
+    "AdaAlpha, margin of train": {**_ALPHA, "margin_source": "train"},
+    "AdaAlpha, margin by crossfit": {**_ALPHA, "margin_source": "crossfit"},
+    "AdaAlpha, per example by crossfit": {**_ALPHA, "margin_source": "crossfit", "margin_level": "example"},
+    "AdaAlpha, margin over the largest": {**_ALPHA, "margin_kind": "max"},
+    "AdaAlpha, margin at T = 2": {**_ALPHA, "margin_temperature": 2.0},
+    "AdaAlpha, margin at T = 4": {**_ALPHA, "margin_temperature": 4.0},
+    "AdaMargin, reading A": {**_MARGIN, "margin_reading": "A"},
+    "AdaMargin, reading C": {**_MARGIN, "margin_reading": "C"},
+    "AdaMargin, reading C-inverse": {**_MARGIN, "margin_reading": "C-inverse"},
+    "AdaMargin, half the scale": {**_MARGIN, "margin_scale": 0.5},
+}
+CHOOSERS = {"one_hot": {}, "kd": {}}
+ABLATED = {"one_hot": {}, "kd": {}, "ada_alpha": {}}
+
+
+def _settings(**levels):
+    """The base setting, then one field changed at a time."""
+    return ({}, *({name: value} for name, values in levels.items() for value in values))
+
+
+def _derived(base, **changes):
+    """Studies of the same data, recipe and pairs with other methods or settings; the name is the base's and the kind."""
+    kind = changes["kind"]
+    return replace(base, name=f"{base.name}-{kind}", demonstration=base.demonstration, pairs=base.pairs[:1], **changes)
+
+
+_DIGITS = Study(
+    name="digits", title="Handwritten digits, long-tailed",
+    about="1,797 real 8x8 images of scikit-learn; a demonstration that runs on any computer, not a reproduction.",
+    pairs=(("cnn", "cnn_small"), ("cnn_small", "cnn_small")), seeds=8, shared=DIGITS, distilled=T2,
+    bucket_edges=(30, 7), worst=(1, 3), demonstration=True)
+_CIFAR20 = Study(
+    name="cifar20-lt", title="Twenty classes of CIFAR-100, long-tailed",
+    about="The first fine class of each CIFAR-100 superclass, 400 down to 20 training images; sized for a CPU.",
+    pairs=(("resnet20", "resnet8"), ("resnet8", "resnet8")), seeds=6, shared=CIFAR20, distilled=T2,
+    bucket_edges=(150, 45), worst=(1, 3, 6))
+_CIFAR100_LT = Study(
+    name="cifar100-lt", title="CIFAR-100, long-tailed",
+    about="All 100 classes, 500 down to 5 training images, by the schedule of Wang et al. 2023.",
+    pairs=R56, seeds=8, shared=CIFAR100_LT, distilled=T2, bucket_edges=(100, 20), worst=(1, 10, 20))
+
+_CIFAR100 = replace(
+    _CIFAR100_LT, name="cifar100", title="CIFAR-100, balanced", seeds=4, bucket_edges=(),
+    about="All 100 classes with 500 training images each, by the schedule of Wang et al. 2023.",
+    shared={"dataset": "cifar100", **W_FULL})
+
+STUDIES = {s.name: s for s in (
+    _DIGITS,
+    _CIFAR20,
+    _CIFAR100_LT,
+    _CIFAR100,
+    replace(_CIFAR100_LT, name="cifar10-lt", title="CIFAR-10, long-tailed", seeds=4, bucket_edges=(1000, 200), worst=(1, 3),
+            about="5,000 down to 50 training images a class: the worst class is not at its floor here.", pairs=R56[::-1],
+            shared={**CIFAR100_LT, "dataset": "cifar10"}),
+    replace(_CIFAR100_LT, name="cifar10", title="CIFAR-10, balanced", seeds=4, bucket_edges=(), worst=(1, 3), pairs=R56[::-1],
+            about="5,000 training images a class, by the schedule of Wang et al. 2023.", shared={"dataset": "cifar10", **W_FULL}),
+    replace(_CIFAR100_LT, name="superclass", title="Rare subgroups that the label does not show", pairs=R56[:1],
+            about="CIFAR-100 with its 20 superclasses as labels; the fine classes are the groups, with a long tail inside each.",
+            shared={**CIFAR100_LT, "dataset": "superclass"}),
+    _derived(_CIFAR20, kind="recipe", seeds=2, first_seed=900, methods=CHOOSERS, title="Choice of the recipe, twenty classes",
+             about="Rate, temperature and weight of the teacher, chosen on val with seeds that no other study uses.",
+             settings=_settings(lr=(0.05, 0.2, 0.4), temperature=(1.0, 4.0), alpha=(0.25, 0.5, 0.75))),
+    _derived(_CIFAR100_LT, kind="recipe", seeds=2, first_seed=900, methods=CHOOSERS, title="Choice of the recipe, CIFAR-100-LT",
+             about="Rate, temperature and weight of the teacher, chosen on val with seeds that no other study uses.",
+             settings=_settings(lr=(0.05, 0.2, 0.4), temperature=(1.0, 4.0), alpha=(0.25, 0.5, 0.75))),
+    _derived(_CIFAR100, kind="recipe", seeds=1, first_seed=900, methods=CHOOSERS, title="Choice of the recipe, CIFAR-100",
+             about="Rate, temperature and weight of the teacher, chosen on val with seeds that no other study uses.",
+             settings=_settings(lr=(0.2, 0.4, 1.6), temperature=(1.0, 4.0), alpha=(0.25, 0.5, 0.75))),
+    _derived(_DIGITS, kind="rivals", seeds=4, methods=RIVALS, title="Rivals on the digits", about=_DIGITS.about),
+    _derived(_DIGITS, kind="knobs", seeds=4, title="Knobs on the digits", about=_DIGITS.about,
+             methods={k: v for k, v in KNOB_ARMS.items() if "crossfit" not in k}),   # its rarest class has two images
+    _derived(_DIGITS, kind="ablations", seeds=4, title="When does distillation harm? Digits", about=_DIGITS.about, methods=ABLATED,
+             settings=_settings(temperature=(1.0, 4.0), alpha=(0.5,), imbalance=(10.0,), label_noise=(0.2,), draw_seed=(1,))),
+    _derived(_CIFAR20, kind="rivals", seeds=6, methods=RIVALS, title="Rivals on twenty classes of CIFAR-100",
+             about="All methods at equal budget: the same data, epochs, batches and starting weights."),
+    _derived(_CIFAR20, kind="knobs", seeds=4, methods=KNOB_ARMS, title="Knobs on twenty classes of CIFAR-100",
+             about="Each reconstructed choice of AdaAlpha and AdaMargin, changed one at a time."),
+    _derived(_CIFAR20, kind="ablations", seeds=4, methods=ABLATED, title="When does distillation harm? Twenty classes of CIFAR-100",
+             about="One field of the recipe or the data changed at a time.",
+             settings=_settings(temperature=(1.0, 4.0), alpha=(0.25, 0.5, 0.75), teacher=("resnet8", "resnet14"),
+                                imbalance=(1.0, 5.0, 50.0), label_noise=(0.2,), draw_seed=(1, 2))),
+    _derived(_CIFAR100_LT, kind="rivals", seeds=8, methods=RIVALS, title="Rivals on CIFAR-100-LT",
+             about="All methods at equal budget: the same data, epochs, batches and starting weights."),
+    _derived(_CIFAR100_LT, kind="knobs", seeds=4, methods=KNOB_ARMS, title="Knobs on CIFAR-100-LT",
+             about="Each reconstructed choice of AdaAlpha and AdaMargin, changed one at a time."),
+    _derived(_CIFAR100_LT, kind="ablations", seeds=4, methods=ABLATED, title="When does distillation harm? CIFAR-100-LT",
+             about="One field of the recipe or the data changed at a time; three draws, teachers and students crossed.",
+             settings=(*_settings(temperature=(1.0, 4.0), alpha=(0.25, 0.5, 0.75), imbalance=(1.0, 10.0, 50.0, 200.0),
+                                  teacher=("resnet8", "resnet14", "resnet32", "resnet110"), profile=("step",), label_noise=(0.2, 0.4)),
+                       *({"draw_seed": d, "teacher_seed": t} for d in (0, 1, 2) for t in (3000, 3001, 3002)))),
+)}

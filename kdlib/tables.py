@@ -3,8 +3,8 @@
 import numpy as np
 import pandas as pd
 
-from kdlib.findings import NAMES, amplification, copied_share
-from kdlib.metrics import BUCKETS, CELLS, average, bucket_mean, calibration_error, eight_cells
+from kdlib.findings import amplification, name_of, uses_extra_labels, copied_share
+from kdlib.metrics import CELLS, average, bucket_mean, calibration_error, eight_cells
 from kdlib.stats import false_discovery, interval, moderated_t, worst
 
 
@@ -14,13 +14,13 @@ def _row(result, **labels):
 
 
 def _filled_buckets(p):
-    return [(index, name) for index, name in enumerate(BUCKETS) if (p.bucket == index).any()]
+    return [(index, name) for index, name in enumerate(p.bucket_names) if (p.bucket == index).any()]
 
 
 def gain_by_bucket(p, methods, over="one_hot"):
     """Gain of each method in points, on average and in each bucket: one row per (bucket, method)."""
     places = [("average", average), *((name, bucket_mean(p, index)) for index, name in _filled_buckets(p))]
-    return pd.DataFrame([_row(interval(*p.gain(method, over).map(f)), bucket=place, method=NAMES[method])
+    return pd.DataFrame([_row(interval(*p.gain(method, over).map(f)), bucket=place, method=name_of(method))
                          for place, f in places for method in methods])
 
 
@@ -30,7 +30,7 @@ def gain_by_group(p, method="kd"):
     t, pvalue, _ = moderated_t(gain) if p.seeds > 1 else (*[np.full(gain.shape[1], np.nan)] * 2, np.nan)
     mean, q = gain.mean(axis=0), false_discovery(pvalue)
     frame = pd.DataFrame({
-        "group": p.group_names, "n_train": p.train_counts, "bucket": [BUCKETS[b] for b in p.bucket],
+        "group": p.group_names, "n_train": p.train_counts, "bucket": [p.bucket_names[b] for b in p.bucket],
         "n_test": np.bincount(p.group, minlength=len(p.group_names)), "margin": p.teacher_margin().mean(axis=0),
         "one_hot": p.accuracy("one_hot").observed.mean(axis=0), "gain": mean,
         "spread": gain.std(axis=0, ddof=1) if p.seeds > 1 else np.nan, "t": t, "p": pvalue, "q": q,
@@ -40,7 +40,7 @@ def gain_by_group(p, method="kd"):
 
 def copied_errors(p, methods):
     """Per cent of the teacher's errors where a method gives the same wrong label: one row per method."""
-    return pd.DataFrame([_row(interval(*copied_share(p, m)), where="teacher wrong", method=NAMES[m]) for m in methods])
+    return pd.DataFrame([_row(interval(*copied_share(p, m)), where="teacher wrong", method=name_of(m)) for m in methods])
 
 
 def amplified_errors(p, methods):
@@ -49,7 +49,7 @@ def amplified_errors(p, methods):
     None but in self-distillation with two seeds or more: "beyond the teacher" needs the same network, "weakest" other seeds."""
     if p.pair[0] != p.pair[1] or p.seeds < 2:
         return None
-    return pd.DataFrame([_row(interval(*amplification(p, m)), where="weakest fifth − rest", method=NAMES[m]) for m in methods])
+    return pd.DataFrame([_row(interval(*amplification(p, m)), where="weakest fifth − rest", method=name_of(m)) for m in methods])
 
 
 def cells(p, method="kd"):
@@ -61,7 +61,7 @@ def cells(p, method="kd"):
     for (teacher, one_hot, distilled), name in CELLS.items():
         share = 100 * p.means(code == 4 * teacher + 2 * one_hot + distilled)
         yes = {True: "right", False: "wrong"}
-        rows.append({"outcome": name, "teacher": yes[teacher], "one-hot": yes[one_hot], NAMES[method]: yes[distilled],
+        rows.append({"outcome": name, "teacher": yes[teacher], "one-hot": yes[one_hot], name_of(method): yes[distilled],
                      "count": totals[name], **{k: v for k, v in _row(interval(*share.map(average))).items()
                                                if k in ("estimate", "low", "high")}})
     return pd.DataFrame(rows)
@@ -73,7 +73,7 @@ def accuracies(p, methods):
               **{f"worst {k}": (lambda v, k=k: worst(v, k)) for k in p.study.worst}}
     rows = []
     for method in methods:
-        row = {"method": NAMES[method]}
+        row = {"method": name_of(method)}
         for place, f in places.items():
             result = interval(*p.accuracy(method).map(f))
             row[place] = f"{result.estimate:.1f}" + ("" if np.isnan(result.se) else f" ± {result.high - result.estimate:.1f}")
@@ -92,14 +92,14 @@ def calibration(p, methods):
         for method in methods:
             per_seed = np.array([100 * calibration_error(x, members / n)[0] for x in p.predictions(method)])
             still = np.broadcast_to(per_seed, (2, p.seeds))   # no resampling: the interval covers new seeds only
-            rows.append(_row(interval(per_seed, still), bucket=name, method=NAMES[method]))
+            rows.append(_row(interval(per_seed, still), bucket=name, method=name_of(method)))
     return pd.DataFrame(rows)
 
 
 def margins(p):
     """The teacher's margin of each group, held-out and on its training images, mean over seeds: what AdaAlpha would use."""
     of_train = np.mean([r.facts["teacher_margin_train"] for r in p.runs["kd"]], axis=0)
-    frame = pd.DataFrame({"group": p.group_names, "n_train": p.train_counts, "bucket": [BUCKETS[b] for b in p.bucket],
+    frame = pd.DataFrame({"group": p.group_names, "n_train": p.train_counts, "bucket": [p.bucket_names[b] for b in p.bucket],
                           "held_out": p.teacher_margin().mean(axis=0), "on_training": of_train})
     return frame.sort_values("n_train", ascending=False, kind="stable", ignore_index=True)
 

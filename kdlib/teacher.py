@@ -180,7 +180,8 @@ def measured_margins(data, model, source="val", level="group", kind="avg", tempe
     """How reliable the teacher is: margins in [0, 1], (G,), or (N_train,) for level "example".
 
     source: "val" (held-out), "train" (training images, un-augmented), or "crossfit": fold_models[k] scores the fold it was
-    not trained on, which needs no labels beyond the training set. kind, temperature: see losses.label_margin."""
+    not trained on, which needs no labels beyond the training set. level "all": (G,) of one number, the mean of the group margins
+    over the training images. kind, temperature: see losses.label_margin."""
     def score(net, split):
         return label_margin(predict(net, split.x, data), split.y.cpu(), temperature, kind)
 
@@ -192,5 +193,8 @@ def measured_margins(data, model, source="val", level="group", kind="avg", tempe
         margins = by_fold.gather(0, fold_of(split.y).cpu()[None]).squeeze(0)
     else:
         margins = score(model, split)
-    margins = margins if level == "example" else group_margins(margins, split.group.cpu(), data.group_names)
+    if level != "example":
+        margins = group_margins(margins, split.group.cpu(), data.group_names)
+    if level == "all":
+        margins = margins[data.train.group.cpu()].mean().expand(len(margins))
     return margins.clamp(0, 1).to(data.train.x.device)

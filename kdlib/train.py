@@ -61,7 +61,7 @@ class Stepper:
     def sgd(self, **more):
         cfg = self.run.cfg
         return torch.optim.SGD(self.run.model.parameters(), **{"lr": cfg.lr, "momentum": MOMENTUM,
-                                                               "weight_decay": cfg.weight_decay} | more)
+                                                               "weight_decay": cfg.weight_decay, "nesterov": cfg.nesterov} | more)
 
     def on_stream(self):
         """Context in which the work of this run is issued."""
