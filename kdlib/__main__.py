@@ -12,7 +12,7 @@ from pathlib import Path
 
 from kdlib import __version__
 from kdlib.config import KdlibError, did_you_mean
-from kdlib.studies import STUDIES, study
+from kdlib.studies import KINDS, STUDIES, study
 
 NOTEBOOKS, README = (Path(__file__).resolve().parents[1] / name for name in ("notebooks", "README.md"))
 ASK_ABOVE = 600   # seconds of work that are not started without a yes
@@ -72,20 +72,21 @@ def report(args):
         return 0
     planned = {name: study(name).seeds for name in args.studies or STUDIES}
     wanted = {name: min(args.seeds or n, n) for name, n in planned.items()}
-    if "digits" in wanted:
-        args.configs = study("digits")(wanted["digits"])
-        if todo := len(sweep.missing(args.configs)):
-            print(f"digits: {todo} of {len(args.configs)} runs have no record and are done first", flush=True)
-            sweep.sweep(args.configs)
+    args.configs = [cfg for name, n in wanted.items() if study(name).demonstration for cfg in study(name)(n)]
+    if todo := len(sweep.missing(args.configs)):
+        print(f"digits: {todo} of {len(args.configs)} runs have no record and are done first", flush=True)
+        sweep.sweep(args.configs)
     from kdlib.report import build
     seeds = {name: min(n, findings.complete_seeds(name)) for name, n in wanted.items()}
+    seeds |= {name: wanted[name] for name in seeds if study(name).kind == "anchors"}   # its page says which runs are missing
     seeds = {name: n for name, n in seeds.items() if n or args.studies}
     cards = {name: findings.verdicts(name, n) for name, n in seeds.items()}   # refuses a study without a seed
     sources = {name: _sources(name, n) for name, n in seeds.items()}
     inputs = dict.fromkeys(sources, [s["records sha256"] for s in sources.values()])   # the overview reads them all
-    pages = build({name: {"seeds": n} for name, n in seeds.items()}, args.out, NOTEBOOKS, inputs=inputs,
+    books = {name: KINDS[study(name).kind] for name in seeds}
+    pages = build({name: {"seeds": n} for name, n in seeds.items()}, args.out, NOTEBOOKS, books=books, inputs=inputs,
                   provenance=sources, verdicts=cards, say=print if sys.stdout.isatty() else lambda line: None)
-    for name, found in list(cards.items())[:4]:
+    for name, found in [item for item in cards.items() if item[1]][:4]:
         words = ", ".join(f"{c['finding']} {c['verdict']}" for c in found if c["pair"] == found[0]["pair"])
         print(f"{name} ({found[0]['pair']}, {seeds[name]} of {planned[name]} seeds): {words}")
     print(Path(args.out).resolve() / "index.html")
@@ -98,7 +99,7 @@ def _sources(name, seeds):
     """Provenance of the pages of a study: {label: value}."""
     from kdlib import records
     from kdlib.experiment import git_sha
-    commit, configs, digest = git_sha(), study(name)(seeds), hashlib.sha256()
+    commit, configs, digest = git_sha(), [cfg for cfg in study(name)(seeds) if records.exists(cfg)], hashlib.sha256()
     facts = [records.read(cfg).facts for cfg in configs]
     for cfg in configs:
         digest.update(cfg.key().encode() + (records.folder() / f"{cfg.key()}.json").read_bytes())

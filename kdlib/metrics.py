@@ -26,7 +26,7 @@ def buckets(train_counts, edges):
 
 
 def tenths(margin):
-    """Bucket of each group by a reliability, (G,) -> (G,) index into TENTHS: the highest tenth of groups, the rest, the lowest."""
+    """Bucket of each group by a reliability, (G,) -> (G,) index into TENTHS: the highest tenth, the rest, the lowest tenth."""
     rank, k = np.argsort(np.argsort(-np.asarray(margin), kind="stable"), kind="stable"), max(1, round(len(margin) / 10))
     return np.where(rank < k, 0, np.where(rank >= len(margin) - k, 2, 1))
 

@@ -1,106 +1,31 @@
-"""Figures: a table in, a Figure and its sentence out. No training, no files. Shown in notebooks and pages as accessible HTML."""
+"""Figures: a table in, a Figure and its sentence out. No training, no files."""
 
-import base64
 import functools
-import html
-import io
-from dataclasses import dataclass
-from pathlib import Path
 
 import matplotlib.style
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from kdlib.findings import number
+from kdlib.findings import NAMES, number
+from kdlib.shown import STYLE, Shown, Table, Verdicts
 
-STYLE = str(Path(__file__).with_name("paper.mplstyle"))
-LOOKS = {  # method: (colour, marker); Okabe and Ito's palette, never colour alone
-    "one-hot": ("#000000", "x"), "placebo": ("#767676", "D"), "distillation": ("#0072B2", "o"),
-    "AdaAlpha": ("#D55E00", "s"), "AdaMargin": ("#007a5a", "^"), "teacher": ("#8a4f7d", "P"),
+__all__ = ["Shown", "Table", "Verdicts"]   # for notebooks, which draw and show
+# Okabe and Ito's palette by family, a marker for each method: never colour alone
+_FAMILIES = {
+    "#000000": {"one_hot": "x"}, "#767676": {"placebo": "D", "label_smoothing": "v"},
+    "#0072B2": {"kd": "o", "kd_mean_alpha": "p", "kd_tuned": "h", "decoupled_kd": "d"},
+    "#D55E00": {"ada_alpha": "s", "ada_alpha_01": "*"}, "#007a5a": {"ada_margin": "^"},
+    "#8a4f7d": {"teacher": "P", "balanced_kd": "<", "long_tailed_kd": ">", "robust_kd": "X", "kd_adjusted_teacher": "8"},
+    "#9a6a00": {"logit_adjusted": "H", "post_hoc": "1", "group_dro": "2"},
 }
-BUCKET_LOOKS = {"many": ("#0072B2", "o"), "medium": ("#767676", "s"), "few": ("#D55E00", "^")}
+LOOKS = {NAMES[method]: (colour, marker) for colour, family in _FAMILIES.items() for method, marker in family.items()}
+BUCKET_LOOKS = {   # of training images; of teacher margin, where classes are balanced
+    "many": ("#0072B2", "o"), "medium": ("#767676", "s"), "few": ("#D55E00", "^"),
+    "highest tenth": ("#0072B2", "o"), "middle": ("#767676", "s"), "lowest tenth": ("#D55E00", "^")}
 
 
-@dataclass(frozen=True)
-class Shown:
-    """A figure with its sentence (also its alternative text), caption and data, as HTML that survives every exporter."""
-
-    figure: Figure
-    sentence: str
-    caption: str
-    table: pd.DataFrame
-
-    def svg(self):
-        """The figure as SVG bytes: identical for identical input."""
-        buffer = io.BytesIO()
-        with matplotlib.style.context(STYLE):
-            self.figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
-        return buffer.getvalue()
-
-    def _repr_html_(self):
-        data = base64.b64encode(self.svg()).decode()
-        return (f'<figure class="kd-figure"><img alt="{html.escape(self.sentence)}" style="max-width:100%" '
-                f'src="data:image/svg+xml;base64,{data}"><figcaption><strong>{html.escape(self.sentence)}</strong> '
-                f'{html.escape(self.caption)}</figcaption><details><summary>Data of this figure</summary>'
-                f'{table_html(self.table, self.caption)}</details></figure>')
-
-
-@dataclass(frozen=True)
-class Table:
-    """A table as accessible HTML."""
-
-    table: pd.DataFrame
-    caption: str
-
-    def _repr_html_(self):
-        return table_html(self.table, self.caption)
-
-
-@dataclass(frozen=True)
-class Verdicts:
-    """Verdict cards of findings.py as HTML: the word, then every part with its numbers."""
-
-    cards: list
-
-    def _repr_html_(self):
-        out = []
-        for c in self.cards:
-            early = f" (preliminary: {c['seeds']} of {c['planned']} planned seeds)" if c["preliminary"] else ""
-            parts = "".join(f"<li><strong>{html.escape(label)}: {html.escape(holds)}.</strong> {html.escape(said)}</li>"
-                            for label, holds, said in c["parts"])
-            what = html.escape(", ".join([c["finding"], c["study"], c["pair"]]))
-            out.append(f'<p>{what}: <strong class="verdict" data-verdict="{html.escape(c["verdict"])}">'
-                       f'{html.escape(c["verdict"])}</strong>{early}. '
-                       f'{html.escape(c["claim"])}</p><ul>{parts}</ul>')
-        return "\n".join(out)
-
-
-_LEFT = ' style="text-align: left"'
-
-
-def table_html(table, caption):
-    """A DataFrame as an HTML table with caption and scopes; names from data are escaped. Words stand left, numbers right."""
-    def cell(value, column):
-        side = _LEFT if column in words else ""
-        return f'<th scope="row">{_cell(value)}</th>' if column == 0 else f"<td{side}>{_cell(value)}</td>"
-
-    words = {i for i, column in enumerate(table.columns) if any(isinstance(v, str) and v[:1].isalpha() for v in table[column])}
-    head = "".join(f'<th scope="col"{_LEFT if i in words else ""}>{html.escape(str(c))}</th>'
-                   for i, c in enumerate(table.columns))
-    body = "".join("<tr>" + "".join(cell(v, i) for i, v in enumerate(row)) + "</tr>" for row in table.itertuples(index=False))
-    return f"<table><caption>{html.escape(caption)}</caption><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
-
-
-def _cell(value):
-    if isinstance(value, (tuple, list)):
-        return ", ".join(_cell(v) for v in value)
-    if isinstance(value, (float, np.floating)):
-        return "–" if np.isnan(value) else f"{value:.3g}" if abs(value) < 0.1 else f"{value:.2f}"
-    return html.escape(str(value))
-
-
-def _in_style(draw):
+def in_style(draw):
     """The figure function, drawing in the project's style whatever the notebook has set."""
     @functools.wraps(draw)
     def styled(*arguments, **options):
@@ -112,19 +37,25 @@ def _in_style(draw):
     return styled
 
 
-def _legend(figure, axes):
+def legend(figure, axes):
+    """One row above the axes."""
     handles, labels = axes.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper left", ncols=len(labels), columnspacing=1.2, handletextpad=0.3)
 
 
-def _axes(width=7.2, height=3.6, columns=1):
+def axes_of(width=7.2, height=3.6, columns=1, **options):
+    """(Figure, its axes): one, or an array of `columns`."""
     figure = Figure(figsize=(width, height))
-    return figure, figure.subplots(1, columns)
+    return figure, figure.subplots(1, columns, **options)
 
 
 def _name_groups(axes, table):
     names = [f"{g} ({n})" for g, n in zip(table.group, table.n_train, strict=True)]
     axes.set_xticks(range(len(names)), names, rotation=60, ha="right", fontsize=8)
+
+
+def _what(bucket):
+    return "number of training images" if bucket in ("many", "medium", "few") else "margin of the teacher"
 
 
 def clear(row, unit="points"):
@@ -136,7 +67,7 @@ def clear(row, unit="points"):
     return f"a clear {'gain' if row.estimate > 0 else 'loss'} ({number(row.estimate, unit)})"
 
 
-def _dots(axes, table, place, zero=True):
+def seeds_and_intervals(axes, table, place, zero=True):
     """One dot per seed, the mean and its interval, for each (place, method): methods side by side."""
     places, methods = list(dict.fromkeys(table[place])), list(dict.fromkeys(table.method))
     for m, method in enumerate(methods):
@@ -153,14 +84,14 @@ def _dots(axes, table, place, zero=True):
     axes.set_xticks(range(len(places)), places)
 
 
-@_in_style
+@in_style
 def gain_by_bucket(table, pair, over="one-hot"):
     """tables.gain_by_bucket -> Shown."""
-    figure, axes = _axes()
-    _dots(axes, table, "bucket")
-    _legend(figure, axes)
+    figure, axes = axes_of()
+    seeds_and_intervals(axes, table, "bucket")
+    legend(figure, axes)
     axes.set_ylabel(f"accuracy gain over {over}, points")
-    axes.set_xlabel("classes by number of training images")
+    axes.set_xlabel(f"classes by {_what(table.bucket.iloc[-1])}")
     first = table[table.method == table.method.iloc[0]].set_index("bucket")
     rarest = first.index[-1]
     sentence = (f"{pair}: {first.iloc[0].method} shows {clear(first.loc['average'])} on average and "
@@ -169,23 +100,23 @@ def gain_by_bucket(table, pair, over="one-hot"):
                  "examples; within a bucket every class counts alike. Test images include those that the draw left out.", table)
 
 
-@_in_style
+@in_style
 def gain_by_group(table, pair, method="distillation"):
     """tables.gain_by_group -> Shown: one mark per group, most frequent first."""
-    figure, axes = _axes(height=3.9)
+    figure, axes = axes_of(height=3.9)
     x = np.arange(len(table))
     for bucket, (colour, marker) in BUCKET_LOOKS.items():
         part = (table.bucket == bucket).to_numpy()
         if part.any():
             error = np.nan_to_num(table.spread[part])
-            axes.errorbar(x[part], table.gain[part], error, fmt=marker, color=colour, label=f"{bucket} training images",
+            axes.errorbar(x[part], table.gain[part], error, fmt=marker, color=colour, label=bucket,
                           capsize=2, linewidth=1)
     for i in np.flatnonzero(table.finding != "no clear difference"):
         axes.annotate("*", (x[i], table.gain[i]), xytext=(4, 4), textcoords="offset points", fontsize=13)
     axes.axhline(0, color="#444444", linewidth=1)
     _name_groups(axes, table)
     axes.set_ylabel("accuracy gain over one-hot, points")
-    _legend(figure, axes)
+    legend(figure, axes)
     harmed, helped = (int((table.finding == f).sum()) for f in ("harmed", "helped"))
     least, most = table.loc[table.gain.idxmin()], table.loc[table.gain.idxmax()]
     sentence = (f"{pair}: of {len(table)} classes {method} harms {harmed} and helps {helped} at a false discovery rate of 5 %; "
@@ -194,15 +125,15 @@ def gain_by_group(table, pair, method="distillation"):
                  "seeds, bars one standard deviation over seeds, a star marks a class harmed or helped at FDR 5 %.", table)
 
 
-@_in_style
+@in_style
 def margin_and_gain(table, pair, correlation):
     """tables.gain_by_group -> Shown: the teacher's held-out margin against the gain, one point per group.
 
     correlation: the sentence of finding F3 (a)."""
-    figure, axes = _axes(width=6.2, height=4.0)
+    figure, axes = axes_of(width=6.2, height=4.0)
     for bucket, (colour, marker) in BUCKET_LOOKS.items():
         part = table[table.bucket == bucket]
-        axes.plot(part.margin, part.gain, marker, color=colour, label=f"{bucket} training images", markersize=7, alpha=0.85)
+        axes.plot(part.margin, part.gain, marker, color=colour, label=bucket, markersize=7, alpha=0.85)
     outer = table.iloc[[table.gain.argmin(), table.gain.argmax(), table.margin.argmin()]].drop_duplicates("group")
     for row in outer.itertuples():
         axes.annotate(row.group, (row.margin, row.gain), xytext=(6, 3), textcoords="offset points", fontsize=8)
@@ -210,23 +141,23 @@ def margin_and_gain(table, pair, correlation):
     axes.margins(x=0.12)
     axes.set_xlabel("teacher's held-out margin (1: always certain and right)")
     axes.set_ylabel("gain of distillation, points")
-    _legend(figure, axes)
+    legend(figure, axes)
     return Shown(figure, f"{pair}: {correlation}.", "One point per class, means over seeds. The correlation is computed seed by "
                  "seed with the margin of the other seeds' teachers, so that one teacher's luck cannot make it.",
                  table[["group", "n_train", "bucket", "margin", "gain"]])
 
 
-@_in_style
+@in_style
 def copied_and_amplified(copied, amplified, pair, sentence):
     """tables.copied_errors and, in self-distillation, tables.amplified_errors (else None) -> Shown."""
-    figure, axes = _axes(columns=1 if amplified is None else 2)
+    figure, axes = axes_of(columns=1 if amplified is None else 2)
     left = axes if amplified is None else axes[0]
-    _dots(left, copied, "where", zero=False)
-    _legend(figure, left)
+    seeds_and_intervals(left, copied, "where", zero=False)
+    legend(figure, left)
     left.set_title("Transferred")
     left.set_ylabel("teacher's wrong label given, %")
     if amplified is not None:
-        _dots(axes[1], amplified, "where")
+        seeds_and_intervals(axes[1], amplified, "where")
         axes[1].set_title("Amplified")
         axes[1].set_ylabel("excess error, points")
         copied = pd.concat([copied, amplified], ignore_index=True)
@@ -237,10 +168,10 @@ def copied_and_amplified(copied, amplified, pair, sentence):
                  "weakest for other seeds' teachers minus in the rest. Dots are seeds; bars 95 % intervals.", copied)
 
 
-@_in_style
+@in_style
 def trade_off(table, pair):
     """tables.gain_by_bucket -> Shown: average gain against gain of the rarest bucket, both over one-hot."""
-    figure, axes = _axes(width=5.6, height=4.2)
+    figure, axes = axes_of(width=5.6, height=4.2)
     rarest = table.bucket.iloc[-1]
     for method in dict.fromkeys(table.method):
         colour, marker = LOOKS[method]
@@ -251,7 +182,7 @@ def trade_off(table, pair):
     axes.axvline(0, color="#444444", linewidth=1)
     axes.set_xlabel("average gain over one-hot, points")
     axes.set_ylabel(f"gain of the {rarest} classes, points")
-    _legend(figure, axes)
+    legend(figure, axes)
     means = table.pivot(index="method", columns="bucket", values="estimate")
     best = [m for m in means.index if not ((means.average > means.average[m]) & (means[rarest] > means[rarest][m])).any()]
     sentence = (f"{pair}: no other method has both a higher average and a higher mean in the {rarest} bucket than "
@@ -263,17 +194,17 @@ def _bars(row):
     return None if np.isnan(row.low) else [[row.estimate - row.low], [row.high - row.estimate]]
 
 
-@_in_style
+@in_style
 def margins(table, pair):
     """tables.margins -> Shown: held-out and training margin of the teacher by group."""
-    figure, axes = _axes(height=3.7)
+    figure, axes = axes_of(height=3.7)
     x = np.arange(len(table))
     axes.plot(x, table.on_training, "o", color="#767676", label="on its training images")
     axes.plot(x, table.held_out, "s", color="#D55E00", label="held out: the alpha of AdaAlpha")
     _name_groups(axes, table)
     axes.set_ylim(-0.03, 1.03)
     axes.set_ylabel("teacher's margin")
-    _legend(figure, axes)
+    legend(figure, axes)
     low, high = table.loc[table.held_out.idxmin()], table.loc[table.held_out.idxmax()]
     sentence = (f"{pair}: the teacher's held-out margin runs from {low.held_out:.2f} ({low.group}) to {high.held_out:.2f} "
                 f"({high.group}); on its own training images the mean is {table.on_training.mean():.2f}.")
@@ -281,12 +212,12 @@ def margins(table, pair):
                  "AdaAlpha softens the teacher.", table)
 
 
-@_in_style
+@in_style
 def calibration_by_bucket(table, pair):
     """tables.calibration -> Shown."""
-    figure, axes = _axes()
-    _dots(axes, table, "bucket", zero=False)
-    _legend(figure, axes)
+    figure, axes = axes_of()
+    seeds_and_intervals(axes, table, "bucket", zero=False)
+    legend(figure, axes)
     axes.set_ylim(bottom=0)
     axes.set_ylabel("calibration error, %")
     rows = table[table.bucket == table.bucket.iloc[-1]]
@@ -295,3 +226,39 @@ def calibration_by_bucket(table, pair):
                 f"{best.estimate:.1f} %.")
     return Shown(figure, sentence, "Expected calibration error with 15 bins, classes weighing alike; dots are seeds, bars the "
                  "95 % interval over seeds only.", table)
+
+
+@in_style
+def learning_curves(table, pair):
+    """tables.learning_curves -> Shown."""
+    places = list(dict.fromkeys(table.place))
+    figure, both = axes_of(columns=2)
+    for axes, place in zip(both, places, strict=True):
+        for method in dict.fromkeys(table.method):
+            colour, marker = LOOKS[method]
+            rows = table[(table.method == method) & (table.place == place)]
+            axes.plot(rows.epoch, rows.accuracy, marker=marker, color=colour, label=method, linewidth=1, markersize=4)
+        axes.set_title(place if place == "average" else f"{place} classes")
+        axes.set_xlabel("epoch")
+    both[0].set_ylabel("accuracy on val, %")
+    legend(figure, both[0])
+    last = table[(table.epoch == table.epoch.max()) & (table.place == places[0])]
+    best = last.loc[last.accuracy.idxmax()]
+    return Shown(figure, f"{pair}: at the last epoch {best.method} has the highest average accuracy on val, "
+                 f"{best.accuracy:.1f} %.",
+                 "Means over seeds. The last epoch is the result; no epoch is chosen.", table)
+
+
+@in_style
+def optimism(table, pair):
+    """tables.optimism -> Shown."""
+    figure, axes = axes_of()
+    seeds_and_intervals(axes, table, "where")
+    legend(figure, axes)
+    axes.set_ylabel("best recorded epoch minus the last, points")
+    axes.set_xlabel("scored on")
+    same, other = (table[table["where"] == w].estimate.mean() for w in ("the same half", "the other half"))
+    sentence = (f"{pair}: choosing the best epoch on val adds {number(same)} to the last one on the images that chose it, and "
+                f"{number(other)} on others.")
+    return Shown(figure, sentence, "The sentence has means over methods; dots are seeds, bars 95 % intervals over seeds. The "
+                 "difference is what reporting the best epoch on the test set would have made up.", table)

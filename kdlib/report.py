@@ -2,7 +2,6 @@
 
 import ast
 import hashlib
-import itertools
 import json
 import math
 import os
@@ -158,25 +157,26 @@ def _write(path, text):
     return path
 
 
-def build(studies, out="reports", notebooks="notebooks", *, inputs=None, provenance=None, verdicts=None,
+def build(studies, out="reports", notebooks="notebooks", *, books=None, inputs=None, provenance=None, verdicts=None,
           say=print):
-    """Run each notebook for each study, write what is not up to date, then index.html. Returns [Page].
+    """Run the notebooks of each study, write what is not up to date, then index.html. Returns [Page].
 
-    studies: names, or {name: parameters beside `study`}. By study: inputs, a digest of what its notebooks
-    read (its records); provenance, see render; verdicts, by default those of findings.verdicts. KdlibError if
-    a parameter is wrong, before anything starts, or `out` cannot be written; a failed notebook is a Page."""
-    out, books, pages = Path(out), sorted(Path(notebooks).glob("*.ipynb")), []
-    if not books:
+    studies: names, or {name: parameters beside `study`}. By study: books, the names of its notebooks, by default all; inputs, a
+    digest of what its notebooks read (its records); provenance, see render; verdicts, by default those of findings.verdicts.
+    KdlibError if a parameter is wrong, before anything starts, or `out` cannot be written; a failed notebook is a Page."""
+    out, found, pages = Path(out), sorted(Path(notebooks).glob("*.ipynb")), []
+    if not found:
         raise KdlibError(f"{notebooks}: no notebooks here; start in the repository, or name their folder.")
     studies = {name: studies[name] if isinstance(studies, dict) else {} for name in studies}
-    for book, (study, more) in itertools.product(books, studies.items()):
-        check_parameters(book, {"study": study, **more})
-    links = [("../index.html", "All findings")]
-    links += [(f"{book.stem}.html", book.stem.replace("_", " ")) for book in books]
+    of = {study: [book for book in found if book.stem in (books or {}).get(study, [b.stem for b in found])] for study in studies}
+    for study, more in studies.items():
+        for book in of[study]:
+            check_parameters(book, {"study": study, **more})
     try:
         stamps = _stamps(out, say)
-        for (study, more), book in itertools.product(studies.items(), books):
-            run = [{"study": study, **more}, (inputs or {}).get(study, "")]
+        for study, book in [(name, book) for name in studies for book in of[name]]:
+            links = [("../index.html", "All findings"), *((f"{b.stem}.html", b.stem.replace("_", " ")) for b in of[study])]
+            run = [{"study": study, **studies[study]}, (inputs or {}).get(study, "")]
             pages.append(_page(book, out / study, *run, (provenance or {}).get(study, {}), links, stamps))
             say("{0.study}/{0.name}: {0.status} ({0.seconds:.0f} s) {0.message}".format(pages[-1]).strip())
         write_index(pages, out / "index.html", verdicts, provenance)

@@ -99,7 +99,7 @@ R56 = (("resnet56", "resnet20"), ("resnet56", "resnet56"))
 
 RIVALS = PRIMARY | {
     "kd_mean_alpha": {"method": "ada_alpha", "margin_level": "all"},     # does the choice by group matter, or labels as such?
-    "kd_half": {"method": "kd", "alpha": 0.5},
+    "kd_tuned": {"method": "kd", "alpha": 0.5},                          # chosen on val; see the recipe studies
     "ada_alpha_01": {"method": "ada_alpha", "margin_level": "example", "margin_source": "train", "margin_kind": "hit"},
     "label_smoothing": {}, "logit_adjusted": {}, "post_hoc": {}, "group_dro": {}, "balanced_kd": {}, "decoupled_kd": {},
     "long_tailed_kd": {}, "robust_kd": {},
@@ -114,6 +114,7 @@ KNOB_ARMS = {   # the primary methods, then one choice changed at a time
     "AdaAlpha, margin over the largest": {**_ALPHA, "margin_kind": "max"},
     "AdaAlpha, margin at T = 2": {**_ALPHA, "margin_temperature": 2.0},
     "AdaAlpha, margin at T = 4": {**_ALPHA, "margin_temperature": 4.0},
+    "AdaAlpha, margin at T = 16": {**_ALPHA, "margin_temperature": 16.0},
     "AdaMargin, reading A": {**_MARGIN, "margin_reading": "A"},
     "AdaMargin, reading C": {**_MARGIN, "margin_reading": "C"},
     "AdaMargin, reading C-inverse": {**_MARGIN, "margin_reading": "C-inverse"},
@@ -128,10 +129,20 @@ def _settings(**levels):
     return ({}, *({name: value} for name, values in levels.items() for value in values))
 
 
-def _derived(base, **changes):
-    """Studies of the same data, recipe and pairs with other methods or settings; the name is the base's and the kind."""
-    kind = changes["kind"]
-    return replace(base, name=f"{base.name}-{kind}", demonstration=base.demonstration, pairs=base.pairs[:1], **changes)
+_BEYOND = {   # kind of a study beyond the findings: title, about
+    "recipe": ("Choice of the recipe", "Rate, temperature, weight of the teacher: chosen on val, with seeds of no other study."),
+    "rivals": ("Rivals", "All methods at equal budget: the same data, network, epochs, batches and starting weights."),
+    "knobs": ("Knobs", "Each reconstructed choice of AdaAlpha and AdaMargin, changed one at a time."),
+    "ablations": ("When does distillation harm?", "One field of the recipe or of the data changed at a time."),
+}
+
+
+def _beyond(base, kind, **changes):
+    """A study on the data, recipe and first pair of another one; its name is the base's and the kind."""
+    title, about = _BEYOND[kind]
+    more = {"first_seed": 900, "methods": CHOOSERS} if kind == "recipe" else {}
+    return replace(base, name=f"{base.name}-{kind}", kind=kind, title=f"{title} {base.title}" if title[-1] == "?" else
+                   f"{title}: {base.title}", about=about, pairs=base.pairs[:1], **more, **changes)
 
 
 _DIGITS = Study(
@@ -155,7 +166,6 @@ _CIFAR100 = replace(
     shared={"dataset": "cifar100", **W_FULL})
 
 STUDIES = {s.name: s for s in (
-    _DIGITS,
     _CIFAR20,
     _CIFAR100_LT,
     _CIFAR100,
@@ -167,35 +177,28 @@ STUDIES = {s.name: s for s in (
     replace(_CIFAR100_LT, name="superclass", title="Rare subgroups that the label does not show", pairs=R56[:1],
             about="CIFAR-100 with its 20 superclasses as labels; the fine classes are the groups, with a long tail inside each.",
             shared={**CIFAR100_LT, "dataset": "superclass"}),
-    _derived(_CIFAR20, kind="recipe", seeds=2, first_seed=900, methods=CHOOSERS, title="Choice of the recipe, twenty classes",
-             about="Rate, temperature and weight of the teacher, chosen on val with seeds that no other study uses.",
-             settings=_settings(lr=(0.05, 0.2, 0.4), temperature=(1.0, 4.0), alpha=(0.25, 0.5, 0.75))),
-    _derived(_CIFAR100_LT, kind="recipe", seeds=2, first_seed=900, methods=CHOOSERS, title="Choice of the recipe, CIFAR-100-LT",
-             about="Rate, temperature and weight of the teacher, chosen on val with seeds that no other study uses.",
-             settings=_settings(lr=(0.05, 0.2, 0.4), temperature=(1.0, 4.0), alpha=(0.25, 0.5, 0.75))),
-    _derived(_CIFAR100, kind="recipe", seeds=1, first_seed=900, methods=CHOOSERS, title="Choice of the recipe, CIFAR-100",
-             about="Rate, temperature and weight of the teacher, chosen on val with seeds that no other study uses.",
-             settings=_settings(lr=(0.2, 0.4, 1.6), temperature=(1.0, 4.0), alpha=(0.25, 0.5, 0.75))),
-    _derived(_DIGITS, kind="rivals", seeds=4, methods=RIVALS, title="Rivals on the digits", about=_DIGITS.about),
-    _derived(_DIGITS, kind="knobs", seeds=4, title="Knobs on the digits", about=_DIGITS.about,
-             methods={k: v for k, v in KNOB_ARMS.items() if "crossfit" not in k}),   # its rarest class has two images
-    _derived(_DIGITS, kind="ablations", seeds=4, title="When does distillation harm? Digits", about=_DIGITS.about, methods=ABLATED,
-             settings=_settings(temperature=(1.0, 4.0), alpha=(0.5,), imbalance=(10.0,), label_noise=(0.2,), draw_seed=(1,))),
-    _derived(_CIFAR20, kind="rivals", seeds=6, methods=RIVALS, title="Rivals on twenty classes of CIFAR-100",
-             about="All methods at equal budget: the same data, epochs, batches and starting weights."),
-    _derived(_CIFAR20, kind="knobs", seeds=4, methods=KNOB_ARMS, title="Knobs on twenty classes of CIFAR-100",
-             about="Each reconstructed choice of AdaAlpha and AdaMargin, changed one at a time."),
-    _derived(_CIFAR20, kind="ablations", seeds=4, methods=ABLATED, title="When does distillation harm? Twenty classes of CIFAR-100",
-             about="One field of the recipe or the data changed at a time.",
-             settings=_settings(temperature=(1.0, 4.0), alpha=(0.25, 0.5, 0.75), teacher=("resnet8", "resnet14"),
-                                imbalance=(1.0, 5.0, 50.0), label_noise=(0.2,), draw_seed=(1, 2))),
-    _derived(_CIFAR100_LT, kind="rivals", seeds=8, methods=RIVALS, title="Rivals on CIFAR-100-LT",
-             about="All methods at equal budget: the same data, epochs, batches and starting weights."),
-    _derived(_CIFAR100_LT, kind="knobs", seeds=4, methods=KNOB_ARMS, title="Knobs on CIFAR-100-LT",
-             about="Each reconstructed choice of AdaAlpha and AdaMargin, changed one at a time."),
-    _derived(_CIFAR100_LT, kind="ablations", seeds=4, methods=ABLATED, title="When does distillation harm? CIFAR-100-LT",
-             about="One field of the recipe or the data changed at a time; three draws, teachers and students crossed.",
-             settings=(*_settings(temperature=(1.0, 4.0), alpha=(0.25, 0.5, 0.75), imbalance=(1.0, 10.0, 50.0, 200.0),
-                                  teacher=("resnet8", "resnet14", "resnet32", "resnet110"), profile=("step",), label_noise=(0.2, 0.4)),
-                       *({"draw_seed": d, "teacher_seed": t} for d in (0, 1, 2) for t in (3000, 3001, 3002)))),
+    _beyond(_CIFAR20, "recipe", seeds=2,
+            settings=_settings(lr=(0.05, 0.2, 0.4), temperature=(1.0, 4.0), alpha=(0.25, 0.5, 0.75))),
+    _beyond(_CIFAR20, "rivals", seeds=6, methods=RIVALS),
+    _beyond(_CIFAR20, "knobs", seeds=4, methods=KNOB_ARMS),
+    _beyond(_CIFAR20, "ablations", seeds=4, methods=ABLATED, settings=_settings(
+        temperature=(1.0, 4.0), alpha=(0.25, 0.5, 0.75), teacher=("resnet8", "resnet14"), imbalance=(1.0, 5.0, 50.0),
+        label_noise=(0.2,), draw_seed=(1, 2))),
+    _beyond(_CIFAR100_LT, "recipe", seeds=2,
+            settings=_settings(lr=(0.05, 0.2, 0.4), temperature=(1.0, 4.0), alpha=(0.25, 0.5, 0.75))),
+    _beyond(_CIFAR100_LT, "rivals", seeds=8, methods=RIVALS),
+    _beyond(_CIFAR100_LT, "knobs", seeds=4, methods=KNOB_ARMS),
+    _beyond(_CIFAR100_LT, "ablations", seeds=4, methods=ABLATED, settings=(
+        *_settings(temperature=(1.0, 4.0), alpha=(0.25, 0.5, 0.75), teacher=("resnet8", "resnet14", "resnet32", "resnet110"),
+                   imbalance=(1.0, 10.0, 50.0, 200.0), profile=("step",), label_noise=(0.2, 0.4)),
+        *({"draw_seed": d, "teacher_seed": t} for d in (0, 1, 2) for t in (3000, 3001, 3002)))),   # crossed with the seeds
+    _beyond(_CIFAR100, "recipe", seeds=1,
+            settings=_settings(lr=(0.2, 0.4, 1.6), temperature=(1.0, 4.0), alpha=(0.25, 0.5, 0.75))),
+    _DIGITS,
+    _beyond(_DIGITS, "recipe", seeds=2, settings=_settings(lr=(0.02, 0.1, 0.2), temperature=(1.0, 4.0), alpha=(0.25, 0.5, 0.75))),
+    _beyond(_DIGITS, "rivals", seeds=4, methods=RIVALS),
+    _beyond(_DIGITS, "knobs", seeds=4,   # its rarest class has two images: no crossfit
+            methods={name: fields for name, fields in KNOB_ARMS.items() if "crossfit" not in name}),
+    _beyond(_DIGITS, "ablations", seeds=4, methods=ABLATED, settings=_settings(
+        temperature=(1.0, 4.0), alpha=(0.5,), imbalance=(10.0,), label_noise=(0.2,), draw_seed=(1,))),
 )}

@@ -3,25 +3,35 @@
 import numpy as np
 import pandas as pd
 
-from kdlib.findings import amplification, name_of, uses_extra_labels, copied_share
+from kdlib.findings import amplification, copied_share, name_of, uses_extra_labels
 from kdlib.metrics import CELLS, average, bucket_mean, calibration_error, eight_cells
-from kdlib.stats import false_discovery, interval, moderated_t, worst
+from kdlib.stats import false_discovery, interval, moderated_t, sign_flip, worst
 
 
-def _row(result, **labels):
+def row_of(result, **labels):
+    """An Interval as the columns every table of estimates has."""
     return {**labels, "estimate": result.estimate, "low": result.low, "high": result.high, "detectable": result.detectable,
             "seeds": result.n, "per_seed": result.per_seed}
 
 
-def _filled_buckets(p):
+def over_seeds(per_seed):
+    """Interval of numbers (S,) that are no means of examples: without resampling, so it covers new seeds only."""
+    return interval(per_seed, np.broadcast_to(per_seed, (2, len(per_seed))))
+
+
+def filled_buckets(p):
+    """[(index, name)] of the buckets with a group, most frequent first."""
     return [(index, name) for index, name in enumerate(p.bucket_names) if (p.bucket == index).any()]
+
+
+def _places(p):
+    return [("average", average), *((name, bucket_mean(p, index)) for index, name in filled_buckets(p))]
 
 
 def gain_by_bucket(p, methods, over="one_hot"):
     """Gain of each method in points, on average and in each bucket: one row per (bucket, method)."""
-    places = [("average", average), *((name, bucket_mean(p, index)) for index, name in _filled_buckets(p))]
-    return pd.DataFrame([_row(interval(*p.gain(method, over).map(f)), bucket=place, method=name_of(method))
-                         for place, f in places for method in methods])
+    return pd.DataFrame([row_of(interval(*p.gain(method, over).map(f)), bucket=place, method=name_of(method))
+                         for place, f in _places(p) for method in methods])
 
 
 def gain_by_group(p, method="kd"):
@@ -40,7 +50,7 @@ def gain_by_group(p, method="kd"):
 
 def copied_errors(p, methods):
     """Per cent of the teacher's errors where a method gives the same wrong label: one row per method."""
-    return pd.DataFrame([_row(interval(*copied_share(p, m)), where="teacher wrong", method=name_of(m)) for m in methods])
+    return pd.DataFrame([row_of(interval(*copied_share(p, m)), where="teacher wrong", method=name_of(m)) for m in methods])
 
 
 def amplified_errors(p, methods):
@@ -49,7 +59,8 @@ def amplified_errors(p, methods):
     None but in self-distillation with two seeds or more: "beyond the teacher" needs the same network, "weakest" other seeds."""
     if p.pair[0] != p.pair[1] or p.seeds < 2:
         return None
-    return pd.DataFrame([_row(interval(*amplification(p, m)), where="weakest fifth − rest", method=name_of(m)) for m in methods])
+    return pd.DataFrame([row_of(interval(*amplification(p, m)), where="weakest fifth − rest", method=name_of(m))
+                         for m in methods])
 
 
 def cells(p, method="kd"):
@@ -62,18 +73,23 @@ def cells(p, method="kd"):
         share = 100 * p.means(code == 4 * teacher + 2 * one_hot + distilled)
         yes = {True: "right", False: "wrong"}
         rows.append({"outcome": name, "teacher": yes[teacher], "one-hot": yes[one_hot], name_of(method): yes[distilled],
-                     "count": totals[name], **{k: v for k, v in _row(interval(*share.map(average))).items()
+                     "count": totals[name], **{k: v for k, v in row_of(interval(*share.map(average))).items()
                                                if k in ("estimate", "low", "high")}})
     return pd.DataFrame(rows)
 
 
 def accuracies(p, methods):
-    """Accuracy in per cent: average, each bucket, worst-k: one row per method, "estimate ± half-width" as numbers."""
-    places = {"average": average, **{name: bucket_mean(p, index) for index, name in _filled_buckets(p)},
-              **{f"worst {k}": (lambda v, k=k: worst(v, k)) for k in p.study.worst}}
+    """Accuracy in per cent: average, each bucket, worst-k: one row per method, "estimate ± half-width" as numbers.
+
+    Worst-k picked on the examples that score it is too low; beside it stand the k groups that are lowest on val under one_hot."""
+    lowest = np.argsort(p.val_accuracy("one_hot").mean(axis=0), kind="stable")
+    places = {**dict(_places(p)),
+              **{f"worst {k}": (lambda v, k=k: worst(v, k)) for k in p.study.worst},
+              **{f"worst {k} by val": (lambda v, k=k: v[..., lowest[:k]].mean(axis=-1)) for k in p.study.worst}}
     rows = []
     for method in methods:
-        row = {"method": name_of(method)}
+        extra = method != "teacher" and uses_extra_labels(p, method)
+        row = {"method": name_of(method) + (" (uses extra labels)" if extra else "")}
         for place, f in places.items():
             result = interval(*p.accuracy(method).map(f))
             row[place] = f"{result.estimate:.1f}" + ("" if np.isnan(result.se) else f" ± {result.high - result.estimate:.1f}")
@@ -86,13 +102,58 @@ def calibration(p, methods):
 
     Over seeds only (t interval): the error of a bin is not a mean of examples."""
     rows = []
-    for index, name in _filled_buckets(p):
+    for index, name in filled_buckets(p):
         members = np.isin(p.group, np.flatnonzero(p.bucket == index))
         n = np.bincount(p.group)[p.group]
         for method in methods:
             per_seed = np.array([100 * calibration_error(x, members / n)[0] for x in p.predictions(method)])
-            still = np.broadcast_to(per_seed, (2, p.seeds))   # no resampling: the interval covers new seeds only
-            rows.append(_row(interval(per_seed, still), bucket=name, method=name_of(method)))
+            rows.append(row_of(over_seeds(per_seed), bucket=name, method=name_of(method)))
+    return pd.DataFrame(rows)
+
+
+def learning_curves(p, methods):
+    """Accuracy on val in per cent during training, mean over seeds: one row per (place, method, epoch)."""
+    rows, members = [], {"average": np.ones(len(p.bucket), bool)}
+    rarest, name = filled_buckets(p)[-1]
+    members[name] = p.bucket == rarest
+    for method in methods:
+        runs = [r.facts["val_accuracy_by_group"] for r in p.runs[method]]
+        for epoch in sorted(runs[0], key=int):
+            accuracy = 100 * np.mean([run[epoch] for run in runs], axis=0)
+            rows += [{"place": place, "method": name_of(method), "epoch": int(epoch), "accuracy": accuracy[some].mean()}
+                     for place, some in members.items()]
+    return pd.DataFrame(rows)
+
+
+def optimism(p, methods):
+    """What choosing the best of the recorded epochs adds to the last one, in points on val: one row per (scored on, method).
+
+    Chosen on one half of val; "the same half" scores it there, "the other half" honestly; both ways round, then averaged. None
+    if a record has no halves."""
+    rows = []
+    for method in methods:
+        halves = [r.facts.get("val_accuracy_by_half") for r in p.runs[method]]
+        if not all(halves):
+            return None
+        curves = 100 * np.array([[run[e] for e in sorted(run, key=int)] for run in halves])       # (S, epochs, 2)
+        gains = curves - curves[:, -1:]
+        best = curves.argmax(axis=1)                                                             # (S, 2)
+        for where, side in (("the same half", [0, 1]), ("the other half", [1, 0])):
+            per_seed = np.mean([gains[np.arange(len(gains)), best[:, h], side[h]] for h in (0, 1)], axis=0)
+            rows.append(row_of(over_seeds(per_seed), where=where, method=name_of(method)))
+    return pd.DataFrame(rows).sort_values("where", ascending=False, kind="stable", ignore_index=True)
+
+
+def power(p, methods):
+    """How uncertain each gain is, and the smallest effect that would have been found: one row per (bucket, method)."""
+    rows = []
+    for place, f in _places(p):
+        for method in methods:
+            result = interval(*p.gain(method).map(f))
+            floor = sign_flip(result.per_seed)[1]
+            rows.append({"bucket": place, "method": name_of(method), "gain": result.estimate, "standard error": result.se,
+                         "spread over seeds": np.std(result.per_seed, ddof=1) if p.seeds > 1 else np.nan,
+                         "smallest detectable": result.detectable, "seeds": p.seeds, "floor of p": floor})
     return pd.DataFrame(rows)
 
 
@@ -116,11 +177,12 @@ def deviations(p):
          "T in {1, 3, 5} on the teacher's side only (re-run)"),
         ("AdaAlpha", f"alpha is the margin of the group on {ada.margin_source}, T = {ada.margin_temperature:g}",
          "formula not published in what we could read: reconstructed"),
-        ("AdaMargin", f"reading {p.runs['ada_margin'][0].config.margin_reading}",
-         "reconstructed; other readings are sensitivity"),
         ("extra labels", "AdaAlpha reads the labels of val for its margins", "not stated in what we could read"),
         ("seeds", f"{p.seeds} of {p.study.seeds} planned", "not stated in what we could read"),
     ]
+    if "ada_margin" in p.runs:
+        rows.insert(4, ("AdaMargin", f"reading {p.runs['ada_margin'][0].config.margin_reading}",
+                        "reconstructed; other readings are sensitivity"))
     if p.study.demonstration:
         rows.insert(0, ("status", "a demonstration, not a reproduction", "–"))
     return pd.DataFrame(rows, columns=["choice", "here", "in the paper or its re-run"])

@@ -1,0 +1,302 @@
+"""Tables and figures of the pages beyond the findings: rivals, knobs, ablations, the choice of the recipe.
+
+Everything here is sensitivity: no verdict depends on it."""
+
+import numpy as np
+import pandas as pd
+
+from kdlib.findings import mitigated, name_of, number
+from kdlib.metrics import average, bucket_mean
+from kdlib.plots import LOOKS, Shown, axes_of, clear, in_style, legend, seeds_and_intervals
+from kdlib.stats import interval
+from kdlib.tables import filled_buckets, gain_by_bucket, row_of
+
+# ---------------------------------------------------------------- many methods: one row each
+
+
+@in_style
+def forest(table, pair, over):
+    """tables.gain_by_bucket of any number of methods -> Shown: average and rarest bucket side by side, a row for each method."""
+    rarest = table.bucket.iloc[-1]
+    methods = list(dict.fromkeys(table.method))
+    figure, both = axes_of(height=1.3 + 0.27 * len(methods), columns=2, sharey=True)
+    for axes, place in zip(both, ("average", rarest), strict=True):
+        rows = table[table.bucket == place].set_index("method").loc[methods]
+        for y, (method, row) in enumerate(rows.iterrows()):
+            colour, marker = LOOKS.get(method, ("#0072B2", "o"))
+            axes.plot(row.per_seed, np.full(len(row.per_seed), y), ".", color=colour, alpha=0.4, markersize=4)
+            error = None if np.isnan(row.low) else [[row.estimate - row.low], [row.high - row.estimate]]
+            axes.errorbar([row.estimate], [y], xerr=error, fmt=marker, color=colour, capsize=2, markersize=6)
+        axes.axvline(0, color="#444444", linewidth=1)
+        axes.set_title("average" if place == "average" else f"{place} classes")
+        axes.set_xlabel(f"gain over {over}, points")
+    both[0].set_yticks(range(len(methods)), methods)
+    both[0].invert_yaxis()
+    last = table[table.bucket == rarest]
+    best = last.loc[last.estimate.idxmax()]
+    ahead = [row.method for row in last.itertuples() if row.low > 0]
+    sentence = (f"{pair}: in the {rarest} bucket {best.method} gains most over {over}, {clear(best)}; "
+                f"{len(ahead)} of {len(last)} methods gain clearly there.")
+    return Shown(figure, sentence, "Small dots are seeds, large marks their mean, bars its 95 % interval over seeds and test "
+                 "examples, not corrected for the number of rows.", table)
+
+
+def non_dominated(table):
+    """Methods of tables.gain_by_bucket that no other one beats both on average and in the rarest bucket, by their means."""
+    rarest = table.bucket.iloc[-1]
+    means = table.pivot(index="method", columns="bucket", values="estimate").loc[list(dict.fromkeys(table.method))]
+    beaten = [((means.average > m.average) & (means[rarest] > m[rarest])).any() for _, m in means.iterrows()]
+    return list(means.index[~np.array(beaten)])
+
+
+@in_style
+def frontier(table, pair):
+    """tables.gain_by_bucket -> Shown: average against rarest bucket, numbered marks, the non-dominated set in orange."""
+    rarest, best = table.bucket.iloc[-1], non_dominated(table)
+    figure, axes = axes_of(height=4.4)
+    for k, method in enumerate(dict.fromkeys(table.method), 1):
+        x, y = (table[(table.method == method) & (table.bucket == b)].iloc[0] for b in ("average", rarest))
+        colour = "#D55E00" if method in best else "#0072B2"
+        if not np.isnan(x.low):
+            axes.plot([x.low, x.high], [y.estimate] * 2, color=colour, alpha=0.25)
+            axes.plot([x.estimate] * 2, [y.low, y.high], color=colour, alpha=0.25)
+        axes.plot(x.estimate, y.estimate, "s" if method in best else "o", color=colour, markersize=15,
+                  label=f"{k}  {method}")
+        axes.annotate(str(k), (x.estimate, y.estimate), ha="center", va="center", color="white", fontsize=8, weight="bold")
+    means = table.pivot(index="method", columns="bucket", values="estimate")
+    for set_limits, values in ((axes.set_xlim, means.average), (axes.set_ylim, means[rarest])):
+        low, high = min(0, values.min()), max(0, values.max())
+        set_limits(low - 0.25 * (high - low), high + 0.25 * (high - low))   # of the marks; intervals may leave the picture
+    axes.axhline(0, color="#444444", linewidth=1)
+    axes.axvline(0, color="#444444", linewidth=1)
+    axes.set_xlabel("average gain over one-hot, points")
+    axes.set_ylabel(f"gain of the {rarest} classes, points")
+    handles, labels = axes.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside right upper", markerscale=0.4, fontsize=8)
+    return Shown(figure, f"{pair}: no other method has both a higher average and a higher mean in the {rarest} bucket than "
+                 f"{', '.join(best)}.", "Up and right is better; one-hot is the origin. Squares in orange: the non-dominated set "
+                 "of the means; the crosses are 95 % intervals and often overlap.", table)
+
+
+def mitigations(p, methods):
+    """The three conditions of F4 for any method: one row per method. Sensitivity, not verdicts."""
+    rows = []
+    for method in methods:
+        parts = mitigated(p, method)
+        rows.append({"method": name_of(method), **{part.label: f"{part.holds}: {part.sentence}" for part in parts}})
+    return pd.DataFrame(rows)
+
+
+# ---------------------------------------------------------------- knobs: where the margin comes from
+
+
+def mean_alpha(p, method):
+    """Weight of the teacher term that a method gave the training images, mean over images, per seed (S,); None without one."""
+    out = []
+    for record in p.runs[method]:
+        cfg, used = record.config, record.facts.get("margins")
+        if cfg.method in ("one_hot", "kd"):
+            out.append(0.0 if cfg.method == "one_hot" else cfg.alpha)
+        elif cfg.method == "ada_alpha" and used:
+            counts = p.train_counts
+            out.append(np.average(used, weights=counts) if len(used) == len(counts) else np.mean(used))
+        else:
+            return None
+    return np.array(out)
+
+
+def collapse(p, methods):
+    """How often a method predicts what kd and one_hot of the same seed do, beside its mean alpha: one row per (as, method)."""
+    rows = []
+    for method in methods:
+        alpha = mean_alpha(p, method)
+        if alpha is None:
+            continue
+        for other in ("kd", "one_hot"):
+            same = 100 * p.means(p.predicted(method) == p.predicted(other)).map(average)
+            rows.append({"as": name_of(other), "alpha": alpha.mean(), **row_of(interval(*same), method=name_of(method))})
+    return pd.DataFrame(rows).sort_values("alpha", kind="stable", ignore_index=True)
+
+
+@in_style
+def collapse_curve(table, pair):
+    """collapse -> Shown."""
+    figure, axes = axes_of(height=4.0)
+    for other in dict.fromkeys(table["as"]):
+        rows = table[table["as"] == other]
+        colour, marker = LOOKS[other]
+        axes.plot(rows.alpha, rows.estimate, marker=marker, color=colour, label=f"predicts the same as {other}")
+    for row in table[table["as"] == "distillation"].itertuples():
+        axes.annotate(row.method.removeprefix("AdaAlpha, "), (row.alpha, row.estimate), rotation=90, fontsize=7, xytext=(0, 6),
+                      textcoords="offset points", ha="center", va="bottom")
+    axes.set_xlabel("mean weight of the teacher, alpha")
+    axes.set_ylabel("% of test examples")
+    bottom, ticks = axes.get_ylim()[0], [t for t in axes.get_yticks() if t <= 100]
+    axes.set_ylim(bottom, 100 + 0.45 * (100 - bottom))   # room for the names
+    axes.set_yticks([t for t in ticks if t >= bottom])
+    legend(figure, axes)
+    ada = table[table.method.str.startswith("AdaAlpha") & (table["as"] == "distillation")]
+    most, least = ada.loc[ada.alpha.idxmax()], ada.loc[ada.alpha.idxmin()]
+    sentence = (f"{pair}: AdaAlpha's mean weight of the teacher runs from {least.alpha:.2f} ({least.method}) to {most.alpha:.2f} "
+                f"({most.method}), where it predicts the same as distillation on {most.estimate:.0f} % of test examples.")
+    return Shown(figure, sentence, "Each mark is one variant, mean over seeds; two runs from the same starting weights and "
+                 "batches agree more, the nearer their losses. Near alpha = 1 AdaAlpha is distillation, near 0 one-hot training.",
+                 table)
+
+
+def alphas(p, methods):
+    """The alpha that each variant of AdaAlpha gave each group, mean over seeds: one row per (variant, group)."""
+    frames = []
+    for method in methods:
+        used = [r.facts.get("margins") for r in p.runs[method]]
+        if p.runs[method][0].config.method == "ada_alpha" and all(u and len(u) == len(p.group_names) for u in used):
+            frames.append(pd.DataFrame({"variant": name_of(method), "group": p.group_names, "n_train": p.train_counts,
+                                        "alpha": np.mean(used, axis=0)}).sort_values("n_train", ascending=False, kind="stable"))
+    return pd.concat(frames, ignore_index=True)
+
+
+@in_style
+def alpha_by_group(table, pair):
+    """alphas -> Shown: a line for each variant, most frequent class first."""
+    figure, axes = axes_of(height=3.9)
+    names = list(dict.fromkeys(table.variant))
+    palette = ("#D55E00", "#0072B2", "#007a5a", "#8a4f7d", "#9a6a00", "#000000", "#767676")
+    for k, name in enumerate(names):
+        rows = table[table.variant == name]
+        axes.plot(range(len(rows)), rows.alpha, marker="osDv^Px<>"[k % 9], color=palette[k % len(palette)], linewidth=1,
+                  markersize=4, label=name.removeprefix("AdaAlpha, "))
+    axes.set_xticks(range(len(rows)), [f"{g} ({n})" for g, n in zip(rows.group, rows.n_train, strict=True)], rotation=60,
+                    ha="right", fontsize=8)
+    axes.set_ylim(-0.03, 1.03)
+    axes.set_ylabel("alpha of the class")
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside right upper", fontsize=8)
+    mean = table.groupby("variant", sort=False).alpha.mean()
+    sentence = (f"{pair}: the mean alpha over classes is lowest for {mean.idxmin()} ({mean.min():.2f}) and highest for "
+                f"{mean.idxmax()} ({mean.max():.2f}).")
+    return Shown(figure, sentence, "Classes from most to fewest training images, means over seeds.", table)
+
+
+# ---------------------------------------------------------------- ablations: one field at a time
+
+
+def ablations(panels, methods):
+    """Gain over one_hot by setting: one row per (field, level, bucket, method). The base setting is a level of every field."""
+    base = next(p for p in panels if not p.setting)
+    fields = list(dict.fromkeys(name for p in panels for name in p.setting if len(p.setting) == 1))
+    rows = []
+    for name in fields:
+        of_base = getattr(base.runs["kd"][0].config, name)
+        levels = [(of_base, base), *((p.setting[name], p) for p in panels if list(p.setting) == [name])]
+        levels.sort(key=lambda level: (isinstance(level[0], str), _depth(level[0])))
+        for value, p in levels:
+            table = gain_by_bucket(p, methods)
+            keep = table[table.bucket.isin(("average", table.bucket.iloc[-1]))]
+            rows.append(keep.assign(bucket=np.where(keep.bucket == "average", "average", "rarest bucket"), field=name,
+                                    level=f"{value:g}" if isinstance(value, float) else str(value),
+                                    base="yes" if p is base else ""))
+    return pd.concat(rows, ignore_index=True)
+
+
+def _depth(value):
+    """Sorts resnet8 before resnet14."""
+    return (len(value), value) if isinstance(value, str) else value
+
+
+@in_style
+def ablation(table, pair):
+    """ablations of one field -> Shown."""
+    field = table.field.iloc[0]
+    figure, both = axes_of(columns=2, height=3.4)
+    for axes, place in zip(both, ("average", "rarest bucket"), strict=True):
+        seeds_and_intervals(axes, table[table.bucket == place], "level")
+        axes.set_title(place)
+        axes.set_xlabel(field.replace("_", " "))
+    both[0].set_ylabel("gain over one-hot, points")
+    legend(figure, both[0])
+    rows = table[(table.method == "distillation") & (table.bucket == "rarest bucket")]
+    low, high = rows.loc[rows.estimate.idxmin()], rows.loc[rows.estimate.idxmax()]
+    harmed = [row.level for row in rows.itertuples() if row.high < 0]
+    words, base = field.replace("_", " "), rows[rows.base == "yes"].level.iloc[0]
+    sentence = (f"{pair}: over {words}, the gain of distillation in the rarest bucket runs from {number(low.estimate)} at "
+                f"{low.level} to {number(high.estimate)} at {high.level}; clear harm at {', '.join(harmed) or 'none of them'}.")
+    return Shown(figure, sentence, f"Everything else as in the primary configuration, which has {base}; each level against "
+                 "one-hot training on the same data. Dots are seeds, bars 95 % intervals.", table)
+
+
+def variance_components(panels, method="kd"):
+    """Variance of the gain by its source, in points squared: draw, teacher, student, and what is left (see moments).
+
+    Method of moments for main effects in a crossed balanced design over the panels that differ in draw_seed or teacher_seed only;
+    None if there are fewer than two draws. A negative estimate is 0. One row per (bucket, source)."""
+    some = [p for p in panels if set(p.setting) <= {"draw_seed", "teacher_seed"}]
+    crossed = [p for p in some if len(p.setting) == 2]
+    some = crossed or [p for p in some if set(p.setting) <= {"draw_seed"}]
+    draws = sorted({p.runs[method][0].config.draw_seed for p in some})
+    teachers = sorted({p.setting.get("teacher_seed", -1) for p in some})
+    if len(draws) < 2 or len(some) != len(draws) * len(teachers):
+        return None
+    rows = []
+    for place in ("average", "rarest bucket"):
+        gains = np.full((len(draws), len(teachers), some[0].seeds), np.nan)
+        for p in some:
+            rarest = filled_buckets(p)[-1][0]
+            f = average if place == "average" else bucket_mean(p, rarest)
+            at = draws.index(p.runs[method][0].config.draw_seed), teachers.index(p.setting.get("teacher_seed", -1))
+            gains[at] = f(p.gain(method).observed)
+        for source, variance in moments(gains).items():
+            rows.append({"bucket": place, "source": source, "variance": variance, "standard deviation": variance**0.5,
+                         "levels": {"draw": len(draws), "teacher": len(teachers)}.get(source, gains.size)})
+    return pd.DataFrame(rows)
+
+
+def moments(gains):
+    """{source: variance} of gains (draws, teachers, seeds) by the main-effects model; "teacher" only if there are two or more."""
+    d, t, s = gains.shape
+    effects = {"draw": (gains.mean(axis=(1, 2)), t * s)}
+    if t > 1:
+        effects["teacher"] = (gains.mean(axis=(0, 2)), d * s)
+        effects["student"] = (gains.mean(axis=(0, 1)), d * t)
+    sums = {name: n * ((mean - gains.mean())**2).sum() for name, (mean, n) in effects.items()}
+    left = gains.size - 1 - sum(len(mean) - 1 for mean, _ in effects.values())
+    residual = (((gains - gains.mean())**2).sum() - sum(sums.values())) / left
+    out = {name: max(0.0, (sums[name] / (len(mean) - 1) - residual) / n) for name, (mean, n) in effects.items()}
+    return out | {"what is left": residual}
+
+
+# ---------------------------------------------------------------- the choice of the recipe, on val
+
+
+def recipe(panels):
+    """Mean accuracy on val of one_hot and kd by setting: one row per (field, level); `chosen` is the best mean of the two."""
+    base = next(p for p in panels if not p.setting)
+    rows = []
+    for field in dict.fromkeys(name for p in panels for name in p.setting):
+        of_field = [base, *(p for p in panels if list(p.setting) == [field])]
+        levels = []
+        for p in of_field:
+            one_hot, kd = (p.val_accuracy(m).mean(axis=1) for m in ("one_hot", "kd"))
+            score = (one_hot + kd) / 2
+            levels.append({"field": field, "level": getattr(p.runs["kd"][0].config, field), "one_hot": one_hot.mean(),
+                           "kd": kd.mean(), "mean": score.mean(), "per_seed": tuple(score), "seeds": p.seeds})
+        best = max(levels, key=lambda row: row["mean"])
+        rows += [{**row, "chosen": "yes" if row is best else ""} for row in sorted(levels, key=lambda row: row["level"])]
+    return pd.DataFrame(rows)
+
+
+@in_style
+def recipe_curves(table, pair):
+    """recipe -> Shown: a panel for each field."""
+    fields = list(dict.fromkeys(table.field))
+    figure, all_axes = axes_of(columns=len(fields), height=3.2, sharey=True)
+    for axes, field in zip(np.atleast_1d(all_axes), fields, strict=True):
+        rows = table[table.field == field]
+        for column, name in (("one_hot", "one-hot"), ("kd", "distillation")):
+            colour, marker = LOOKS[name]
+            axes.plot(range(len(rows)), rows[column], marker=marker, color=colour, label=name)
+        axes.set_xticks(range(len(rows)), [f"{v:g}{'*' * bool(c)}" for v, c in zip(rows.level, rows.chosen, strict=True)])
+        axes.set_xlabel({"lr": "learning rate"}.get(field, field))
+    np.atleast_1d(all_axes)[0].set_ylabel("accuracy on val, %")
+    legend(figure, np.atleast_1d(all_axes)[0])
+    chosen = ", ".join(f"{row.field} = {row.level:g}" for row in table[table.chosen == "yes"].itertuples())
+    return Shown(figure, f"{pair}: val chooses {chosen}.", "Means over seeds that no other study uses; a star marks the level "
+                 "with the best mean of one-hot training and distillation. Test images are not looked at.", table)

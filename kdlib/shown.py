@@ -1,0 +1,92 @@
+"""How a figure, a table and verdicts are shown in notebooks and on pages: accessible HTML that survives every exporter."""
+
+import base64
+import html
+import io
+from dataclasses import dataclass
+from pathlib import Path
+
+import matplotlib.style
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+STYLE = str(Path(__file__).with_name("paper.mplstyle"))
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A figure with its sentence (also its alternative text), caption and data, as HTML that survives every exporter."""
+
+    figure: Figure
+    sentence: str
+    caption: str
+    table: pd.DataFrame
+
+    def svg(self):
+        """The figure as SVG bytes: identical for identical input."""
+        buffer = io.BytesIO()
+        with matplotlib.style.context(STYLE):
+            self.figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+        return buffer.getvalue()
+
+    def _repr_html_(self):
+        data = base64.b64encode(self.svg()).decode()
+        return (f'<figure class="kd-figure"><img alt="{html.escape(self.sentence)}" style="max-width:100%" '
+                f'src="data:image/svg+xml;base64,{data}"><figcaption><strong>{html.escape(self.sentence)}</strong> '
+                f'{html.escape(self.caption)}</figcaption><details><summary>Data of this figure</summary>'
+                f'{table_html(self.table, self.caption)}</details></figure>')
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table as accessible HTML."""
+
+    table: pd.DataFrame
+    caption: str
+
+    def _repr_html_(self):
+        return table_html(self.table, self.caption)
+
+
+@dataclass(frozen=True)
+class Verdicts:
+    """Verdict cards of findings.py as HTML: the word, then every part with its numbers."""
+
+    cards: list
+
+    def _repr_html_(self):
+        out = []
+        for c in self.cards:
+            early = f" (preliminary: {c['seeds']} of {c['planned']} planned seeds)" if c["preliminary"] else ""
+            parts = "".join(f"<li><strong>{html.escape(label)}: {html.escape(holds)}.</strong> {html.escape(said)}</li>"
+                            for label, holds, said in c["parts"])
+            what = html.escape(", ".join([c["finding"], c["study"], c["pair"]]))
+            out.append(f'<p>{what}: <strong class="verdict" data-verdict="{html.escape(c["verdict"])}">'
+                       f'{html.escape(c["verdict"])}</strong>{early}. '
+                       f'{html.escape(c["claim"])}</p><ul>{parts}</ul>')
+        return "\n".join(out)
+
+
+_LEFT = ' style="text-align: left"'
+
+
+def table_html(table, caption):
+    """A DataFrame as an HTML table with caption and scopes; names from data are escaped. Words stand left, numbers right."""
+    def cell(value, column):
+        side = _LEFT if column in words else ""
+        return f'<th scope="row">{_cell(value)}</th>' if column == 0 else f"<td{side}>{_cell(value)}</td>"
+
+    words = {i for i, column in enumerate(table.columns) if any(isinstance(v, str) and v[:1].isalpha() for v in table[column])}
+    head = "".join(f'<th scope="col"{_LEFT if i in words else ""}>{html.escape(str(c))}</th>'
+                   for i, c in enumerate(table.columns))
+    body = "".join("<tr>" + "".join(cell(v, i) for i, v in enumerate(row)) + "</tr>" for row in table.itertuples(index=False))
+    return f"<table><caption>{html.escape(caption)}</caption><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def _cell(value):
+    if isinstance(value, (tuple, list)):
+        return ", ".join(_cell(v) for v in value)
+    if isinstance(value, (float, np.floating)):
+        return "–" if np.isnan(value) else f"{value:.3g}" if abs(value) < 0.1 else f"{value:.2f}"
+    return html.escape(str(value))
