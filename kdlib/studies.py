@@ -6,6 +6,7 @@ import ast
 import itertools
 from dataclasses import dataclass, field, replace
 
+from kdlib.anchors import ANCHORS, ANCHORS_LT
 from kdlib.config import KNOBS, Config, KdlibError, did_you_mean
 
 KINDS = {   # kind of a study: the notebooks that show it
@@ -201,4 +202,5 @@ STUDIES = {s.name: s for s in (
             methods={name: fields for name, fields in KNOB_ARMS.items() if "crossfit" not in name}),
     _beyond(_DIGITS, "ablations", seeds=4, methods=ABLATED, settings=_settings(
         temperature=(1.0, 4.0), alpha=(0.5,), imbalance=(10.0,), label_noise=(0.2,), draw_seed=(1,))),
+    ANCHORS, ANCHORS_LT,
 )}
