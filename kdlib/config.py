@@ -35,7 +35,8 @@ KNOBS = {  # method -> the loss fields it reads; any other loss field must stay 
 }
 ALLOWED = {
     "dataset": DATASETS, "profile": ("exp", "step"), "student": MODELS, "teacher": MODELS, "method": tuple(KNOBS),
-    "teacher_method": ("one_hot", "logit_adjusted"), "soften": ("both", "teacher"), "margin_source": ("val", "crossfit", "train"), "margin_level": ("group", "example", "all"),
+    "teacher_method": ("one_hot", "logit_adjusted"), "soften": ("both", "teacher"),
+    "margin_source": ("val", "crossfit", "train"), "margin_level": ("group", "example", "all"),
     "margin_kind": ("avg", "max", "hit"), "margin_reading": ("B", "A", "C", "C-inverse"), "decay": ("cosine", "step"),
     "precision": ("fp32", "bf16"),
 }
@@ -130,9 +131,9 @@ class Config:
         if self.method == "ada_margin" and self.margin_reading == "B" and self.margin_source != "val":
             raise KdlibError("Config field margin_source: reading 'B' of ada_margin takes its margin from each training image; "
                              "leave it at 'val'.")
-        if self.dataset == "superclass" and (self.margin_reading != "B"):
-            raise KdlibError(f"Config field margin_reading={self.margin_reading!r}: a margin for each class needs groups that are the "
-                             "classes; in 'superclass' they are not.")
+        if self.dataset == "superclass" and self.margin_reading != "B":
+            raise KdlibError(f"Config field margin_reading={self.margin_reading!r}: a margin for each class needs groups that "
+                             "are the classes; in 'superclass' they are not.")
         if self.fold is not None and self.method != "one_hot":
             raise KdlibError("Config field fold: only teachers of a crossfit (method 'one_hot') leave a fold out.")
         if self.margin_source == "crossfit" and self.teacher_method != "one_hot":

@@ -13,7 +13,6 @@ from torch import Tensor
 from kdlib.config import KdlibError
 
 FLOOR = 0.01   # smallest class margin under the logarithm of reading C
-FAR = -1e4     # a logit that leaves a class out and yields no infinity to subtract
 
 
 class Batch(NamedTuple):
@@ -113,7 +112,8 @@ def post_hoc_tau(logits, y, prior: Tensor) -> float:
 
     def accuracy(tau):
         right = (logits - tau * prior.log()).argmax(dim=1) == y
-        return (torch.bincount(y[right], minlength=len(prior)) / n)[n > 0].mean().item()
+        share = (torch.bincount(y[right], minlength=len(prior)).double() / n)[n > 0]
+        return round(share.mean().item(), 9)   # else rounding decides between equals
 
     return max((k / 4 for k in range(9)), key=accuracy)
 
@@ -122,9 +122,8 @@ def balanced_kd(logits, teacher_logits, y, weight: Tensor, temperature: float = 
     """one_hot + T^2 KL(p' || q), p' = weight * p over its sum; weight (C,), see effective_weights; (N,).
 
     Class-balanced distillation (Zhang et al. 2021, arXiv 2104.10510; the form of their published code)."""
-    p = F.softmax(teacher_logits / temperature, dim=1) * weight
-    return one_hot(logits, y) + temperature**2 * _kl((p / p.sum(dim=1, keepdim=True)).log(),
-                                                     F.log_softmax(logits / temperature, dim=1))
+    log_p = F.log_softmax(teacher_logits / temperature + weight.log(), dim=1)
+    return one_hot(logits, y) + temperature**2 * _kl(log_p, F.log_softmax(logits / temperature, dim=1))
 
 
 def effective_weights(counts: Tensor, balance: float = 0.9999) -> Tensor:
@@ -139,9 +138,10 @@ def decoupled_kd(logits, teacher_logits, y, beta: float = 2.0, temperature: floa
     Without the warm-up of the teacher term in their code. beta = 2 is theirs for ResNet-56 -> ResNet-20."""
     label = y[:, None] == torch.arange(logits.shape[1], device=logits.device)
     log_p, log_q = (F.log_softmax(f / temperature, dim=1) for f in (teacher_logits, logits))
-    binary = [torch.stack([v.gather(1, y[:, None]).squeeze(1), v.masked_fill(label, -math.inf).logsumexp(dim=1)], dim=1)
-              for v in (log_p, log_q)]
-    others = [F.log_softmax(f.masked_fill(label, FAR), dim=1) for f in (log_p, log_q)]
+    rest = [v.masked_fill(label, -math.inf) for v in (log_p, log_q)]
+    binary = [torch.stack([v.gather(1, y[:, None]).squeeze(1), r.logsumexp(dim=1)], dim=1)
+              for v, r in zip((log_p, log_q), rest, strict=True)]
+    others = [F.log_softmax(r, dim=1).masked_fill(label, 0) for r in rest]   # 0 for both counts nothing, where -inf - -inf would
     return one_hot(logits, y) + temperature**2 * (_kl(*binary) + beta * _kl(*others))
 
 
@@ -152,16 +152,15 @@ def long_tailed_kd(logits, teacher_logits, y, part: Tensor, temperature: float =
     weighted by the teacher's probability of it. Rebalanced: each part's probability over its mean in the batch, renormalised;
     and the parts weigh alike. (Kim 2025, arXiv 2506.18496; reconstructed from its abstract: its weights are not known here.)"""
     log_p, log_q = (F.log_softmax(f / temperature, dim=1) for f in (teacher_logits, logits))
-    outside = (1 - part) * FAR
-    log_p_part, log_q_part = ((v[:, None] + outside).logsumexp(dim=2) for v in (log_p, log_q))            # (N, P)
-    balanced = F.log_softmax(log_p_part - log_p_part.exp().mean(dim=0).log(), dim=1)
-    within = [_kl((log_p - a[:, None]).where(m > 0, FAR), (log_q - b[:, None]).where(m > 0, FAR))
+    log_p_part, log_q_part = (v[:, None].masked_fill(part == 0, -math.inf).logsumexp(dim=2) for v in (log_p, log_q))   # (N, P)
+    balanced = F.log_softmax(log_p_part - log_p_part.logsumexp(dim=0), dim=1)   # the batch's size cancels
+    within = [_kl((log_p - a[:, None]).where(m > 0, 0), (log_q - b[:, None]).where(m > 0, 0))   # 0 for both counts nothing
               for m, a, b in zip(part, log_p_part.T, log_q_part.T, strict=True)]
     return one_hot(logits, y) + temperature**2 * (_kl(balanced, log_q_part) + torch.stack(within).mean(dim=0))
 
 
 def _kl(log_p, log_q):
-    """KL(p || q) over the last axis; a class with p = 0 counts nothing."""
+    """KL(p || q) over the last axis, of finite logarithms."""
     return (log_p.exp() * (log_p - log_q)).sum(dim=-1)
 
 
@@ -175,28 +174,27 @@ def by_group_mean(values, group, groups: int):
 class GroupDro:
     """loss(logits, batch) -> (N,) whose mean is sum_g weight_g * (mean cross-entropy of group g in the batch).
 
-    Each step multiplies weight_g by exp(step_size * that mean) and renormalises (Sagawa et al. 2020, algorithm 1). The weights are
-    state: one object serves one run. Unlike theirs, without extra weight decay or resampling, as every rival here."""
+    Each step multiplies weight_g by exp(step_size * that mean) and renormalises (Sagawa et al. 2020, algorithm 1). `state` is
+    log weight: one object serves one run. Unlike theirs, without extra weight decay or resampling, as every rival here."""
 
     def __init__(self, groups, step_size, device):
-        self.step_size, self.state = step_size, torch.full((groups,), 1 / groups, device=device)
+        self.step_size, self.state = step_size, torch.full((groups,), -math.log(groups), device=device)
 
     def weigh(self, mean):
         with torch.no_grad():
-            self.state.mul_((self.step_size * mean).exp())
-            self.state.div_(self.state.sum())
+            self.state.copy_(F.log_softmax(self.state + self.step_size * mean, dim=0))
 
     def __call__(self, logits, batch):
         values = one_hot(logits, batch.y)
         mean, n = by_group_mean(values.detach(), batch.group, len(self.state))
         self.weigh(mean)
-        return values * (self.state / n.clamp(min=1))[batch.group] * len(values)
+        return values * (self.state.exp() / n.clamp(min=1))[batch.group] * len(values)
 
 
 class RobustKd(GroupDro):
     """distill with logits f - log(weight / prior): classes of large weight must win by more (after Wang et al. 2023).
 
-    The weights follow the mean cross-entropy of each class as in GroupDro. (Reconstructed: theirs are updated on held-out data.)"""
+    The weights follow the mean cross-entropy of each class as in GroupDro. (Reconstructed: theirs change on held-out data.)"""
 
     def __init__(self, prior, cfg):
         super().__init__(len(prior), cfg.step_size, prior.device)
@@ -205,10 +203,10 @@ class RobustKd(GroupDro):
     def __call__(self, logits, batch):
         mean, _ = by_group_mean(one_hot(logits.detach(), batch.y), batch.y, len(self.state))
         self.weigh(mean)
-        return distill(logits - (self.state / self.prior).log(), batch.teacher_logits, self.cfg.temperature)
+        return distill(logits - self.state + self.prior.log(), batch.teacher_logits, self.cfg.temperature)
 
 
-# ---------------------------------------------------------------- methods: a Config, margins, training split -> loss(logits, batch)
+# ---------------------------------------------------------------- methods: (Config, margins, train) -> loss(logits, batch)
 
 def _one_hot(cfg, margins, train):
     return lambda logits, batch: one_hot(logits, batch.y)
