@@ -149,7 +149,7 @@ def table(study=ANCHORS, seeds=None):
         rows.append({"setting": row.setting, "source": row.source + (" (second-hand)" if row.second_hand else ""),
                      "published": " to ".join(f"{value:.2f}" for value in row.published),
                      **dict(zip(("ours", "low", "high"), ours, strict=True)), "seeds": n,
-                     "word": row.word(ours[0], n, study.seeds)})
+                     "result": row.word(ours[0], n, study.seeds)})
     return pd.DataFrame(rows)
 
 
@@ -161,7 +161,7 @@ def markdown(study=ANCHORS):
         ours = "–" if not row.seeds else f"{row.ours:.2f}"
         if not math.isnan(row.low):
             ours += f" ({row.low:.2f} to {row.high:.2f})"
-        lines.append(f"| {row.setting} | {row.source} | {row.published} | {ours} | {row.seeds} of {study.seeds} | {row.word} |")
+        lines.append(f"| {row.setting} | {row.source} | {row.published} | {ours} | {row.seeds} of {study.seeds} | {row.result} |")
     return "\n".join(lines) + "\n"
 
 
