@@ -170,7 +170,7 @@ def _split(x, y, group=None):
 
 def shuffled_labels(y, share, seed):
     """Label noise: a random `share` of the labels y (N,), shuffled among themselves, so that class sizes stay."""
-    generator, noisy = np.random.default_rng((seed or 0, 1)), y.copy()
+    generator, noisy = np.random.default_rng((seed or 0, SPLIT_SEED)), y.copy()   # no epoch's stream; see schedule
     chosen = generator.permutation(len(y))[: round(share * len(y))]
     noisy[chosen] = y[generator.permutation(chosen)]
     return noisy

@@ -137,3 +137,86 @@ def test_the_hash_of_the_data_sees_pixels_labels_and_splits():
         y[0] = (y[0] + 1) % 10
         hashes |= {replace(d, **{name: replace(split, x=x)}).sha256(), replace(d, **{name: replace(split, y=y)}).sha256()}
     assert len(hashes) == 6 and d.sha256() == data.load(Config(imbalance=50, draw_seed=0)).sha256()
+
+
+# ---------------------------------------------------------------- label noise
+
+@pytest.mark.parametrize("share", [0.0, 0.2, 1.0])
+def test_shuffled_labels_keep_class_sizes_and_change_the_share_that_chance_leaves(share):
+    y = np.random.default_rng(1).choice(4, 20_000, p=[0.5, 0.3, 0.15, 0.05])
+    before = y.copy()
+    noisy = data.shuffled_labels(y, share, 3)
+    assert np.array_equal(y, before) and np.array_equal(np.bincount(noisy), np.bincount(y))
+    same = sum(p**2 for p in np.bincount(y) / len(y))                 # an image may be given its own label back
+    assert (noisy != y).mean() == pytest.approx(share * (1 - same), abs=0.01)
+    for c in range(4):                                                # whatever the class
+        assert (noisy != y)[y == c].mean() == pytest.approx(share * (1 - (y == c).mean()), abs=0.05)
+
+
+def test_shuffled_labels_are_their_seed_and_not_the_order_of_the_batches():
+    y = np.random.default_rng(1).choice(10, 1000)
+    noisy = data.shuffled_labels(y, 0.2, 0)
+    assert np.array_equal(noisy, data.shuffled_labels(y, 0.2, 0)) and np.array_equal(noisy, data.shuffled_labels(y, 0.2, None))
+    assert not np.array_equal(noisy, data.shuffled_labels(y, 0.2, 1))
+    changed = set(np.flatnonzero(noisy != y).tolist())
+    for epoch in range(40):
+        first = data.schedule(0, epoch, 1000, 1)[0][:200].tolist()
+        assert len(changed.intersection(first)) < 0.5 * len(changed)
+
+
+def test_label_noise_touches_the_labels_of_the_training_images_alone():
+    cfg = Config(imbalance=10, draw_seed=0)
+    clean, noisy = data.load(cfg), data.load(replace(cfg, label_noise=0.4))
+    assert all(torch.equal(a.x, b.x) for a, b in zip(clean.splits().values(), noisy.splits().values(), strict=True))
+    for name in ("val", "test", "left_out"):
+        a, b = getattr(clean, name), getattr(noisy, name)
+        assert torch.equal(a.y, b.y) and torch.equal(a.group, b.group)
+    assert 0.25 < (clean.train.y != noisy.train.y).float().mean() <= 0.4
+    assert torch.equal(noisy.train.group, noisy.train.y) and torch.equal(noisy.train.y.bincount(), clean.train.y.bincount())
+    assert clean.sha256() != noisy.sha256()
+    fold = data.load(replace(cfg, label_noise=0.4, fold=2)).train     # a fold of the same noisy labels
+    assert torch.equal(fold.y, noisy.train.y[data.fold_of(noisy.train.y) != 2])
+
+
+# ---------------------------------------------------------------- halves of val, superclasses
+
+def test_halves_of_val_are_dealt_out_in_turn_within_each_group():
+    d = data.load(Config(imbalance=10, draw_seed=0))
+    group = d.val.group.tolist()
+    assert d.val_half.tolist() == [group[:i].count(g) % 2 for i, g in enumerate(group)]
+    assert torch.bincount(d.val.y[d.val_half == 0]).tolist() == torch.bincount(d.val.y[d.val_half == 1]).tolist() == [12] * 10
+    other = data.Split(d.val.x, d.val.y, torch.arange(len(d.val)) % 3)   # groups, not classes
+    seen = replace(d, val=other).val_half
+    assert [torch.bincount(seen[other.group == g]).tolist() for g in range(3)] == [[40, 40]] * 3
+
+
+@pytest.mark.parametrize("draw_seed", [None, 0])
+def test_superclass_has_a_long_tail_of_fine_classes_inside_each_superclass(data_root, draw_seed):
+    d = data.load(Config(dataset="superclass", student="resnet8", imbalance=100, draw_seed=draw_seed), data_root)
+    images = load_images("cifar100", data_root)
+    assert (d.classes, len(d.group_names), d.group_names) == (20, 100, tuple(images.names)) and d.class_names == images.coarse_names
+    of_group = {c: images.coarse_names[images.coarse[images.y == c][0]] for c in range(100)}
+    for split in d.splits().values():
+        assert all(d.class_names[y] == of_group[g] for y, g in set(zip(split.y.tolist(), split.group.tolist(), strict=True)))
+    counts = torch.bincount(d.train.group, minlength=100)
+    orders = set()
+    for name in d.class_names:
+        members = [c for c in range(100) if of_group[c] == name]
+        mine = counts[members].tolist()
+        assert sorted(mine, reverse=True) == [500, 158, 50, 15, 5]     # floor(500 * 100^(-k / 4))
+        orders.add(tuple(np.argsort(mine)))
+    assert len(orders) == 1 if draw_seed is None else len(orders) > 10   # each superclass has its own order
+    assert torch.bincount(d.val.group).tolist() == torch.bincount(d.test.group).tolist() == [50] * 100
+    assert torch.bincount(d.val.group[d.val_half == 0]).tolist() == [25] * 100
+    ours = np.concatenate([s.x.numpy() for s in d.splits().values()])
+    assert sorted(map(bytes, ours)) == sorted(map(bytes, images.x))    # every image once: nothing shared, nothing lost
+
+
+def test_superclass_labels_are_what_cifar100_calls_the_same_images(data_root):
+    """Group and split of an image do not depend on the labels in use: val and test are those of cifar100."""
+    fine, coarse = (data.load(Config(dataset=name, student="resnet8", imbalance=10), data_root) for name in ("cifar100", "superclass"))
+    for name in ("val", "test"):
+        assert torch.equal(getattr(fine, name).x, getattr(coarse, name).x)
+        assert torch.equal(getattr(fine, name).y, getattr(coarse, name).group)
+    noisy = data.load(Config(dataset="superclass", student="resnet8", imbalance=10, label_noise=0.3), data_root)
+    assert torch.equal(noisy.train.group, coarse.train.group) and not torch.equal(noisy.train.y, coarse.train.y)
