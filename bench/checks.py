@@ -41,7 +41,7 @@ def new_run(device, cfg=KD, loss=None):
     """A run of cfg from its initial weights, on `images`, with an untrained teacher."""
     data, margins = images(device), torch.linspace(0.1, 0.9, 10, device=device)
     model, network = (build(*net).to(device) for net in ((cfg.student, data.classes, cfg.stream), ("resnet8", data.classes, 99)))
-    return Run(cfg, model, loss or method_loss(cfg, margins), data, frozen(network) if cfg.teacher else None)
+    return Run(cfg, model, loss or method_loss(cfg, margins, data.train), data, frozen(network) if cfg.teacher else None)
 
 
 def difference(run, other):

@@ -7,6 +7,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from bench import checks
+from kdlib import config
 from kdlib.config import Config
 from kdlib.data import padded
 from kdlib.losses import method_loss
@@ -50,17 +51,20 @@ KNOBS = [
     {"method": "ada_alpha", "margin_level": "example", "margin_source": "crossfit"},
     {"method": "ada_margin"}, {"method": "ada_margin", "margin_kind": "max"}, {"method": "ada_margin", "margin_reading": "A"},
     {"method": "ada_margin", "margin_reading": "C"}, {"method": "ada_margin", "margin_reading": "C-inverse"},
-    {"precision": "bf16"}, {"student": "resnet8-conv"}]
+    {"method": "ada_alpha", "margin_level": "all"},
+    {"method": "ada_alpha", "margin_level": "example", "margin_source": "train", "margin_kind": "hit"},
+    *({"method": m} for m in config.KNOBS if m not in ("one_hot", "placebo", "kd", "ada_alpha", "ada_margin")),
+    {"nesterov": True}, {"precision": "bf16"}, {"student": "resnet8-conv"}]
 
 
 @pytest.mark.parametrize("knobs", KNOBS, ids=str)
 def test_a_step_never_asks_the_host(knobs):
-    kd = {"teacher": "resnet8", "temperature": 2.0} if knobs.get("method") in ("kd", "ada_alpha", "ada_margin") else {}
+    kd = {"teacher": "resnet8", "temperature": 2.0} if "teacher" in config.KNOBS[knobs.get("method", "one_hot")] else {}
     cfg = replace(checks.CFG, **kd, **knobs)
     run, data = checks.new_run("cpu", cfg), checks.images("cpu")
     by_example = knobs.get("margin_source") == "crossfit"
     margins = torch.linspace(0, 1, len(data.train) if by_example else 10)
-    run = replace(run, loss=method_loss(cfg, margins))
+    run = replace(run, loss=method_loss(cfg, margins, data.train))
     steps = checks.Eager(run, padded(data.train.x, data.pad))   # warmed up
     steps.begin(0)
     with Capturing():
@@ -78,6 +82,32 @@ def test_warm_up_leaves_no_trace():
     assert len(steps.optimizer.state) == len(list(run.model.parameters()))
     assert not any(state["momentum_buffer"].any() for state in steps.optimizer.state.values())
     assert int(steps.done) == 0
+
+
+ROBUST = ({"method": "group_dro"}, {"method": "robust_kd", "teacher": "resnet8"})
+
+
+@pytest.mark.parametrize("robust", ROBUST, ids=lambda r: r["method"])
+def test_warm_up_does_not_move_the_weights_of_groups_but_steps_do(robust):
+    cfg = replace(checks.CFG, **robust, step_size=0.5, epochs=2)
+    ours, again, plain = (checks.new_run("cpu", cfg) for _ in range(3))
+    first = ours.loss.state.clone()
+    steps = checks.Eager(ours, padded(ours.data.train.x, 4))
+    assert torch.equal(ours.loss.state, first) and set(first.exp().tolist()) == {first.exp()[0].item()}
+    steps.begin(0)
+    steps.step(0)
+    assert not torch.equal(ours.loss.state, first)
+    fit([again], checks.Eager)
+    fit([plain])                                       # never warmed up
+    assert torch.allclose(again.loss.state, plain.loss.state, atol=1e-3) and checks.difference(again, plain) < 1e-3
+
+
+def test_nesterov_is_the_same_in_a_captured_step():
+    ours, plain, without = (checks.new_run("cpu", replace(checks.CFG, epochs=2, nesterov=n)) for n in (True, True, False))
+    fit([ours], checks.Eager)
+    fit([plain])
+    fit([without])
+    assert checks.difference(ours, plain) < 1e-5 < 1e-3 < checks.difference(ours, without)
 
 
 def test_rates_are_those_of_the_schedule():

@@ -24,7 +24,8 @@ def by_hand(logits, y, kind="avg", temperature=1.0):
     out = []
     for row, label in zip((logits.double() / temperature).softmax(1).tolist(), y.tolist(), strict=True):
         rest = [v for k, v in enumerate(row) if k != label]
-        out.append(row[label] - (max(rest) if kind == "max" else sum(rest) / len(rest)))
+        hit = float(row[label] > max(rest))
+        out.append(hit if kind == "hit" else row[label] - (max(rest) if kind == "max" else sum(rest) / len(rest)))
     return out
 
 
@@ -41,16 +42,16 @@ def used(monkeypatch):
     """The margins handed to the loss, in the order of the runs that have any."""
     seen, plain = [], experiment.method_loss
 
-    def watched(cfg, margins=None):
+    def watched(cfg, margins, train):
         if margins is not None:
             seen.append(margins)
-        return plain(cfg, margins)
+        return plain(cfg, margins, train)
 
     monkeypatch.setattr(experiment, "method_loss", watched)
     return seen
 
 
-@pytest.mark.parametrize("source, kind, T", [("val", "avg", 1.0), ("val", "max", 3.0), ("train", "avg", 2.0)])
+@pytest.mark.parametrize("source, kind, T", [("val", "avg", 1.0), ("val", "max", 3.0), ("train", "avg", 2.0), ("val", "hit", 2.0)])
 def test_a_run_uses_and_records_the_margins_its_config_asks_for(records_folder, used, source, kind, T):
     cfg = replace(ADA, margin_source=source, margin_kind=kind, margin_temperature=T)
     record, data = run(cfg), load(cfg)[0]
@@ -83,6 +84,45 @@ def test_crossfit_scores_every_image_by_the_teacher_that_did_not_see_it(records_
     by_example = [min(1.0, max(0.0, m)) for m in margins]
     expected = by_group(margins, data.train.group) if level == "group" else by_example
     assert used[0].tolist() == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.parametrize("source", ["val", "train", "crossfit"])
+def test_one_margin_for_all_is_the_mean_of_the_group_margins_over_the_training_images(source):
+    cfg = replace(CFG, student="cnn", epochs=1)
+    d, model, folds = load(cfg)[0], build("cnn", 10, 3), [build("cnn", 10, k) for k in range(5)]
+    fit([Run(cfg, net, method_loss(cfg), d) for net in (model, *folds)])
+    by_group = measured_margins(d, model, source, fold_models=folds).tolist()
+    expected = sum(by_group[g] for g in d.train.group.tolist()) / len(d.train)
+    found = measured_margins(d, model, source, "all", fold_models=folds)
+    assert found.tolist() == pytest.approx([expected] * 10, abs=1e-6) and 0 < expected < 1
+    assert abs(expected - sum(by_group) / 10) > 0.01                    # not the mean over groups
+
+
+def test_a_run_with_one_margin_for_all_is_kd_with_that_alpha(records_folder, used):
+    cfg = replace(ADA, margin_level="all")
+    alpha, = set(run(cfg).facts["margins"])
+    margins, = used
+    assert margins.shape == (10,) and set(margins.tolist()) == {margins[0].item()}
+    ada, kd = run(cfg), run(replace(CFG, method="kd", teacher="cnn", temperature=2.0, alpha=alpha))
+    assert ada.facts["curves"]["loss"] == pytest.approx(kd.facts["curves"]["loss"], rel=1e-4) and 0.02 < alpha < 0.98
+
+
+def test_hit_margins_of_groups_are_recall():
+    from sklearn.metrics import recall_score
+    cfg = replace(CFG, student="cnn")
+    d, model = load(cfg)[0], build("cnn", 10, 3)
+    fit([Run(cfg, model, method_loss(cfg), d)])
+    recall = recall_score(d.val.y, predict(model, d.val.x, d).argmax(dim=1), average=None)
+    assert measured_margins(d, model, kind="hit").tolist() == pytest.approx(recall.tolist()) and len(set(recall)) > 3
+
+
+def test_margins_are_of_groups_where_these_are_not_the_classes():
+    d, model = load(CFG)[0], build("cnn", 10, 3)
+    third = replace(d, group_names=("a", "b", "c"), **{
+        name: replace(split, group=torch.arange(len(split)) % 3) for name, split in d.splits().items()})
+    margins = by_hand(predict(model, d.val.x, d), d.val.y)
+    means = [max(0.0, sum(margins[g::3]) / len(margins[g::3])) for g in range(3)]
+    assert measured_margins(third, model).tolist() == pytest.approx(means, abs=1e-6)
 
 
 def test_crossfit_wants_all_its_teachers():
