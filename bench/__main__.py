@@ -1,4 +1,5 @@
-"""python -m bench cpu | gpu | show | precision: measure, draw again what was measured, or test bf16. Each has --help."""
+"""python -m bench cpu | gpu | show | precision | cost: measure, draw again what was measured, test bf16, or say what every
+study costs. Each has --help."""
 
 import sys
 
@@ -13,6 +14,8 @@ def main(arguments):
         from bench.gpu import main as run  # needs only torch, and a GPU
     elif command == "precision":
         from bench.precision import main as run
+    elif command == "cost":
+        from bench.cost import main as run
     elif command == "show":
         from bench.show import write
         return write()

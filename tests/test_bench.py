@@ -13,11 +13,14 @@ import synthetic
 import torch
 from sklearn.metrics import top_k_accuracy_score
 
-from bench import cpu, gpu, inputs, peer, precision, profile, show
+from bench import cost, cpu, gpu, inputs, peer, precision, profile, show
 from bench.peer import Traits
-from kdlib.data import crop_and_flip, normalise, padded, schedule
+from kdlib.__main__ import _parse
+from kdlib.config import MODELS, Config
+from kdlib.data import crop_and_flip, load, normalise, padded, schedule
 from kdlib.losses import method_loss
 from kdlib.models import build
+from kdlib.studies import STUDIES
 from kdlib.teacher import Table, frozen, planned
 from kdlib.train import Run, fit, predict
 
@@ -326,3 +329,107 @@ def test_bf16_passes_only_if_no_bucket_loses(monkeypatch, capsys, lost, code):
     assert [line.split()[0] for line in lines if "kd many" in line or "kd medium" in line] == ["PASS", "PASS"]
     few = next(line for line in lines if "kd few" in line)
     assert few.startswith("PASS kd few: +0.00" if code == 0 else "FAIL kd few: -30.00")
+
+
+# ---------------------------------------------------------------- what studies cost
+
+@pytest.mark.parametrize("fields, images", [   # published counts; see protocol
+    ({"dataset": "cifar100", "imbalance": 100}, 10_847), ({"dataset": "cifar100", "imbalance": 50}, 12_608),
+    ({"dataset": "cifar100", "imbalance": 100, "profile": "step"}, 25_250), ({"dataset": "cifar100"}, 50_000),
+    ({"dataset": "cifar10", "imbalance": 100}, 12_406), ({"dataset": "cifar20", "imbalance": 20}, 2615)])
+def test_images_of_an_epoch_are_the_published_counts(fields, images):
+    assert cost.images_an_epoch(Config(student="resnet8", **fields)) == images
+
+
+@pytest.mark.parametrize("fields", [
+    {"dataset": "digits", "imbalance": 50}, {"dataset": "digits"}, {"dataset": "cifar20", "imbalance": 20, "fold": 1},
+    {"dataset": "cifar100", "imbalance": 100, "fold": 0}, {"dataset": "superclass", "imbalance": 100},
+    {"dataset": "superclass", "imbalance": 100, "fold": 4}], ids=str)
+def test_images_of_an_epoch_are_those_that_are_loaded(data_root, fields):
+    cfg = Config(student="resnet8", **fields)
+    assert cost.images_an_epoch(cfg) == len(load(cfg, None if cfg.dataset == "digits" else data_root).train)
+
+
+@pytest.mark.parametrize("network", [name for name in MODELS if name.startswith("resnet")])
+def test_multiplications_are_those_of_the_network(network):
+    counted = []
+
+    def count(module, inputs, output):
+        if isinstance(module, torch.nn.Conv2d):
+            counted.append(module.weight.numel() * output[0, 0].numel())
+        elif isinstance(module, torch.nn.Linear):
+            counted.append(module.weight.numel())
+
+    handle = torch.nn.modules.module.register_module_forward_hook(count)
+    try:
+        build(network, 100, 0).eval()(torch.zeros(1, 3, 32, 32))
+    finally:
+        handle.remove()
+    assert cost.multiplications(network) == sum(counted)
+
+
+def test_a_run_and_a_table_are_counted_where_they_come_first():
+    """One seed, two pairs, with n images: five runs of each student but for shared ones, a teacher and a table for each pair."""
+    first = replace(STUDIES["cifar100"], name="first", seeds=1, shared={"dataset": "cifar100", "epochs": 10})
+    second = replace(first, name="second", pairs=first.pairs[:1], methods={**first.methods, "half": {"method": "kd", "alpha": 0.5}})
+    longer = replace(first, name="longer", pairs=first.pairs[:1], methods={"one_hot": {}}, shared={**first.shared, "epochs": 20})
+    with pytest.MonkeyPatch.context() as patch:
+        for study in (first, second, longer):
+            patch.setitem(cost.STUDIES, study.name, study)
+        found = cost.works(["first", "second", "longer"])
+    assert [(w.runs, w.new) for w in found.values()] == [(11, 11), (7, 1), (1, 1)]
+    assert found["first"].trained == {"resnet20": 5 * 500_000, "resnet56": 6 * 500_000}
+    assert found["first"].gpu_tables == {"resnet56": 50_000 * 162}
+    shown = 50_000 * 162 * (1 - (161 / 162) ** 10)
+    assert found["first"].cpu_tables == {"resnet56": pytest.approx(shown, abs=1)}
+    assert found["second"].trained == {"resnet20": 500_000} and not found["second"].cpu_tables + found["second"].gpu_tables
+    assert found["longer"].trained == {"resnet20": 1_000_000}
+
+
+def test_time_is_images_over_measured_or_scaled_rates():
+    work = cost.Work(trained=cost.Counter(resnet20=1000), cpu_tables=cost.Counter(resnet56=600), gpu_tables=cost.Counter(resnet56=1))
+    machine = cost.Machine("any", {"resnet20": 100.0, "resnet56": 30.0}, {"resnet56": 200.0}, "cpu_tables")
+    assert machine.seconds(work) == 10 + 3
+    work.trained["resnet32"] = 500   # nearer to resnet20 than to resnet56
+    slower = cost.multiplications("resnet32") / cost.multiplications("resnet20")
+    assert machine.seconds(work) == pytest.approx(13 + 5 * slower) and 1.6 < slower < 1.8
+    work.trained["cnn"] = 1
+    assert machine.seconds(work) is None
+    assert [cost.duration(s) for s in (90, 3599, 3600, 172_000, 200_000)] == ["2 min", "60 min", "1.0 h", "47.8 h", "2 days"]
+
+
+def test_rates_are_read_from_what_was_measured(tmp_path):
+    size = {"train": 1024, "epochs": 2, "students": ["resnet8", "resnet20"], "teacher": "resnet56"}
+    cpu_json = {"size": size, "machine": {"processor": "P", "cores": 2}, "C1": {"pairs": 2000, "seconds": {"fill": [4.0, 9.0, 2.0]}},
+                "C2 small": {"seconds": {"ours": [2.0, 1.0, 4.0]}}, "C2 large": {"seconds": {"ours": [8.0]}}}
+    gpu_json = {"device": "G", "T": {"images/s": {"R56": 5.0, "R56 kd": 6.0, "R20": 7.0}}, "G4": {"views": 100, "seconds": [4.0, 2.0]}}
+    (tmp_path / "cpu.json").write_text(json.dumps(cpu_json))
+    assert cost.machines(tmp_path)["GPU"] is None and "\nGPU: not measured." in cost.table(cost.machines(tmp_path))
+    (tmp_path / "gpu.json").write_text(json.dumps(gpu_json))
+    found = cost.machines(tmp_path)
+    assert found["CPU"] == cost.Machine("P, 2 cores", {"resnet8": 1024, "resnet20": 256}, {"resnet56": 500}, "cpu_tables")
+    assert found["GPU"] == cost.Machine("G", {"resnet20": 7, "resnet56": 5}, {"resnet56": 50}, "gpu_tables")
+    for section, broken in (("T", {"failed": "x"}), ("G4", {"skipped": "x"})):
+        (tmp_path / "gpu.json").write_text(json.dumps(gpu_json | {section: broken}))
+        assert cost.machines(tmp_path)["GPU"] is None
+
+
+GPU_PAGE = (ROOT / "bench/GPU.md").read_text()
+
+
+def test_the_cost_on_the_gpu_page_is_computed_from_the_studies():
+    """After a change of a study or of the rates: python -m bench cost --write."""
+    assert cost.filled(GPU_PAGE) == GPU_PAGE
+    rows = [line.split("`")[1] for line in GPU_PAGE.split("<!-- cost:start -->")[1].splitlines() if line.startswith("| `")]
+    assert sorted(rows) == sorted(STUDIES) and tuple(rows[:len(cost.ORDER)]) == cost.ORDER
+
+
+def test_commands_of_the_gpu_page_are_understood_and_in_order_of_work():
+    lines = [line.partition("#")[0].split() for block in GPU_PAGE.split("```sh\n")[1:] for line in block.split("```")[0].splitlines()]
+    ours = [words[3:] for words in lines if words[:3] == ["python", "-m", "kdlib"]]
+    parsed = [_parse(["cifar20-lt" if word == "STUDY" else word for word in words]) for words in ours]
+    ran = [args for args in parsed if "budget" in args and args.data is None]
+    assert tuple(args.study for args in ran) == cost.ORDER and all(args.budget == 540 for args in ran)
+    for args in parsed:
+        named = [args.study] if "study" in args else [args.name] if "name" in args else getattr(args, "studies", [])
+        assert set(named) <= set(STUDIES)

@@ -1,0 +1,194 @@
+"""What every study costs: its runs, the images each network sees, and the time on machines whose speed was measured.
+
+Nothing is loaded or trained. --write puts the table into GPU.md."""
+
+import argparse
+import json
+import math
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import median
+
+from kdlib.config import FOLDS
+from kdlib.data import long_tail_counts, view_count
+from kdlib.studies import STUDIES
+
+HERE = Path(__file__).parent
+ORDER = ("anchors-lt", "cifar100-lt-recipe", "cifar100-lt", "anchors", "cifar10-lt", "cifar100-recipe", "cifar100",
+         "cifar100-lt-rivals", "cifar100-lt-knobs", "cifar100-lt-ablations", "superclass", "cifar10")   # of work on a GPU
+POOLS = {   # images that a class may be drawn from at most, classes of a long tail, long tails; as in kdlib.data
+    "digits": (100, 10, 1), "cifar20": (400, 20, 1), "cifar100": (500, 100, 1), "cifar10": (5000, 10, 1),
+    "superclass": (500, 5, 20)}
+
+
+def images_an_epoch(cfg):
+    """Training images of a run, from the formula of the draw."""
+    largest, classes, tails = POOLS[cfg.dataset]
+    counts = long_tail_counts(largest, cfg.imbalance, classes, cfg.profile)
+    labelled = counts if tails == 1 else [sum(counts)]   # folds are dealt out within a label
+    left_out = 0 if cfg.fold is None else sum(len(range(cfg.fold, n, FOLDS)) for n in labelled)
+    return tails * (sum(labelled) - left_out)
+
+
+def multiplications(network):
+    """Of one forward pass of a CIFAR ResNet: what rates are scaled by. None for other networks."""
+    if not network.startswith("resnet"):
+        return None
+    depth, _, shortcut = network.removeprefix("resnet").partition("-")
+    total, inputs = 9 * 3 * 16 * 32**2, 16
+    for outputs, side in ((16, 32), (32, 16), (64, 8)):
+        for _ in range((int(depth) - 2) // 6):
+            total += 9 * (inputs + outputs) * outputs * side**2
+            if shortcut and inputs != outputs:
+                total += inputs * outputs * side**2
+            inputs = outputs
+    return total + 64 * 100
+
+
+# ---------------------------------------------------------------- what a study needs
+
+@dataclass
+class Work:
+    """Images by network: trained on, and put through teachers for their tables on a CPU and on a GPU."""
+
+    runs: int = 0
+    new: int = 0                                         # runs that no study before has; only theirs are the images
+    trained: Counter = field(default_factory=Counter)
+    cpu_tables: Counter = field(default_factory=Counter)   # what the student's schedule shows, once for a seed's students
+    gpu_tables: Counter = field(default_factory=Counter)   # all views, once for a teacher
+
+
+def works(names=None):
+    """{study: Work}, in order of work, then the others; a run, like a table, is counted where it comes first."""
+    names = names or (*ORDER, *(name for name in STUDIES if name not in ORDER))
+    seen, out = set(), {}
+    for name in names:
+        work = out[name] = Work()
+        for cfg in {c.key(): c for run in STUDIES[name]() for c in (*run.dependencies(), run)}.values():
+            work.runs += 1
+            if cfg.key() in seen:
+                continue
+            seen.add(cfg.key())
+            n, work.new = images_an_epoch(cfg), work.new + 1
+            work.trained[cfg.student] += cfg.epochs * n
+            if not cfg.teacher:
+                continue
+            views = view_count(0 if cfg.dataset == "digits" else 4)
+            shown = 1 - (1 - 1 / views) ** cfg.epochs if views > 1 else 1   # part of an image's views, on average
+            for tables, part, key in ((work.cpu_tables, shown, (cfg.teacher_config(), cfg.stream, cfg.epochs)),
+                                      (work.gpu_tables, 1, cfg.teacher_config())):
+                if key not in seen:
+                    seen.add(key)
+                    tables[cfg.teacher] += round(part * n * views)
+    return out
+
+
+# ---------------------------------------------------------------- how long it takes
+
+@dataclass(frozen=True)
+class Machine:
+    """Images/s measured on the whole of a machine, by network."""
+
+    name: str
+    train: dict
+    forward: dict
+    tables: str         # the field of Work that holds for it
+
+    def seconds(self, work):
+        """Of the new runs of a study, or None for a network that nothing measured resembles."""
+        parts = [(images, speed(self.train, network)) for network, images in work.trained.items()]
+        parts += [(images, speed(self.forward, network)) for network, images in getattr(work, self.tables).items()]
+        return None if any(rate is None for _, rate in parts) else sum(images / rate for images, rate in parts)
+
+
+def speed(rates, network):
+    """Images/s of a network: as measured, or scaled by multiplications from the measured one that is nearest."""
+    size = multiplications(network)
+    if network in rates or size is None:
+        return rates.get(network)
+    nearest = min(rates, key=lambda name: abs(math.log(multiplications(name) / size)))
+    return rates[nearest] * multiplications(nearest) / size
+
+
+def cpu_machine(results):
+    """The Machine of results/cpu.json: students on labels (C2), the table of C1."""
+    size, of = results["size"], results["machine"]
+    seen = size["train"] * size["epochs"]
+    train = {student: seen / median(results[part]["seconds"]["ours"])
+             for student, part in zip(size["students"], ("C2 small", "C2 large"), strict=True)}
+    forward = {size["teacher"]: results["C1"]["pairs"] / median(results["C1"]["seconds"]["fill"])}
+    return Machine(f"{of['processor']}, {of['cores']} cores", train, forward, "cpu_tables")
+
+
+def gpu_machine(results):
+    """The Machine of results/gpu.json: four runs at once (T), the table (G4). None unless both were measured."""
+    if not ("images/s" in results.get("T", {}) and "seconds" in results.get("G4", {}) and "device" in results):
+        return None
+    rates = results["T"]["images/s"]
+    return Machine(results["device"], {"resnet20": rates["R20"], "resnet56": rates["R56"]},
+                   {"resnet56": results["G4"]["views"] / min(results["G4"]["seconds"])}, "gpu_tables")
+
+
+def machines(folder=HERE / "results"):
+    """{"CPU": Machine or None, "GPU": the same}, from what was measured."""
+    out = {}
+    for kind, made in (("CPU", cpu_machine), ("GPU", gpu_machine)):
+        file = folder / f"{kind.lower()}.json"
+        out[kind] = made(json.loads(file.read_text())) if file.exists() else None
+    return out
+
+
+# ---------------------------------------------------------------- text
+
+def duration(seconds):
+    """In words: 12 min, 3.4 h, 56 days."""
+    return (f"{seconds / 60:.0f} min" if seconds < 3600 else f"{seconds / 3600:.1f} h" if seconds < 48 * 3600
+            else f"{seconds / 86400:.0f} days")
+
+
+def millions(images):
+    """Images by network in millions, smallest network first."""
+    order = sorted(images, key=lambda name: (multiplications(name) or 0, name))
+    return ", ".join(f"{name} {images[name] / 1e6:.3g}" for name in order) or "–"
+
+
+def table(measured=None):
+    """Markdown: a row per study, in order of work, and where the times come from."""
+    measured = machines() if measured is None else measured
+    lines = ["| study | runs | new | trained on, million images | teacher tables, CPU | teacher tables, GPU | CPU | GPU |",
+             "|---|---|---|---|---|---|---|---|"]
+    for name, work in works().items():
+        seconds = [machine and machine.seconds(work) for machine in measured.values()]
+        times = " | ".join("not measured" if s is None else duration(s) for s in seconds)
+        lines.append(f"| `{name}` | {work.runs} | {work.new} | {millions(work.trained)} | {millions(work.cpu_tables)} | "
+                     f"{millions(work.gpu_tables)} | {times} |")
+    return "\n".join([
+        *lines, "",
+        "*new*: runs that no row above has; images and times are theirs. Tables: million (image, view) pairs put through a "
+        "teacher, on a CPU those that a student's schedule shows, on a GPU all. Evaluations are left out.",
+        *(f"\n{kind}: {_source(machine)}" for kind, machine in measured.items())]) + "\n"
+
+
+def _source(machine):
+    if machine is None:
+        return "not measured."
+    train, forward = (", ".join(f"{name} {rate:,.0f}" for name, rate in rates.items())
+                      for rates in (machine.train, machine.forward))
+    return (f"{machine.name}; images/s measured in training: {train}; forward: {forward}. Other depths are projected by "
+            "multiplications from the nearest measured one, whatever the batch size.")
+
+
+def filled(text, measured=None):
+    """The text with the table between <!-- cost:start --> and <!-- cost:end -->."""
+    start, end = "<!-- cost:start -->\n", "<!-- cost:end -->"
+    return text.partition(start)[0] + start + table(measured) + end + text.partition(end)[2]
+
+
+def main(arguments=None):
+    parser = argparse.ArgumentParser(prog="python -m bench cost", description=__doc__)
+    parser.add_argument("--write", action="store_true", help="also write it into GPU.md")
+    given, page = parser.parse_args(arguments), HERE / "GPU.md"
+    print(table())
+    if given.write:
+        page.write_text(filled(page.read_text()))
