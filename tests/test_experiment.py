@@ -9,6 +9,7 @@ from dataclasses import fields, replace
 import numpy as np
 import pytest
 import torch
+from sklearn.metrics import balanced_accuracy_score
 
 from kdlib import experiment, records, sweep
 from kdlib.config import DEFAULTS, Config, KdlibError
@@ -212,3 +213,76 @@ def test_a_student_is_refused_while_its_teachers_record_is_damaged(records_folde
     with pytest.raises(RecordError, match=f"{teacher.key()}.npz: truncated or changed"):
         run(KD)
     assert not records.exists(KD)
+
+
+# ---------------------------------------------------------------- rivals
+
+def test_post_hoc_records_the_shifted_predictions_of_the_one_hot_network(records_folder, monkeypatch):
+    cfg = replace(CFG, method="post_hoc", epochs=8)
+    record, plain, data = run(cfg), run(replace(cfg, method="one_hot")), experiment.load(cfg)[0]
+    assert record.facts["weights_sha256"] == plain.facts["weights_sha256"] and plain.facts["post_hoc_tau"] is None
+    prior = np.bincount(data.train.y.numpy()) / len(data.train)
+    logits = {name: experiment.predict(trained(cfg), getattr(data, name).x, data).numpy() for name in record.splits}
+
+    def shifted(name, tau):
+        return logits[name] - tau * np.log(prior)
+
+    def balanced(tau):
+        return balanced_accuracy_score(data.val.y, shifted("val", tau).argmax(axis=1))
+
+    tau = record.facts["post_hoc_tau"]
+    assert tau == max(np.arange(9) / 4, key=balanced) > 0              # chosen on val; max takes the first of equals
+    for name, split in record.splits.items():
+        assert np.array_equal(split.predicted, shifted(name, tau).argmax(axis=1))
+        log_p = torch.tensor(shifted(name, tau)).log_softmax(dim=1).gather(1, getattr(data, name).y[:, None])[:, 0]
+        assert np.allclose(split.log_p[:, 0], log_p, rtol=2e-3, atol=1e-3)
+        assert np.array_equal(plain.splits[name].predicted, logits[name].argmax(axis=1))
+    assert not np.array_equal(record.splits["test"].predicted, plain.splits["test"].predicted)
+    assert records.read(cfg).facts["post_hoc_tau"] == tau
+
+
+def test_the_halves_of_val_average_to_its_classes(records_folder):
+    cfg = replace(CFG, epochs=8)
+    facts, data = run(cfg).facts, experiment.load(cfg)[0]
+    right, y = records.read(cfg).splits["val"].right, data.val.y.tolist()
+    seen = [y[:i].count(c) for i, c in enumerate(y)]                   # how many of its class came before
+    by_hand = [np.mean([right[[i for i in range(len(y)) if y[i] == c and seen[i] % 2 == half]].mean() for c in range(10)])
+               for half in (0, 1)]
+    assert facts["val_accuracy_by_half"]["8"] == pytest.approx(by_hand, abs=1e-4) and by_hand[0] != by_hand[1]
+    assert list(facts["val_accuracy_by_half"]) == list(facts["val_accuracy_by_group"])
+    for epoch, halves in facts["val_accuracy_by_half"].items():
+        assert np.mean(halves) == pytest.approx(np.mean(facts["val_accuracy_by_group"][epoch]), abs=1e-4)
+
+
+def test_an_adjusted_teacher_is_trained_and_taught_from(records_folder):
+    cfg = replace(KD, teacher="cnn", teacher_method="logit_adjusted")
+    adjusted, plain = run(cfg), run(replace(KD, teacher="cnn"))
+    teacher, usual = (records.read(r.config.teacher_config()) for r in (adjusted, plain))
+    assert (teacher.config.method, teacher.config.student, teacher.config.seed) == ("logit_adjusted", "cnn", 1000)
+    assert adjusted.facts["teacher_key"] == teacher.config.key() != usual.config.key()
+    assert adjusted.facts["teacher_sha256"] == teacher.facts["weights_sha256"] != usual.facts["weights_sha256"]
+    assert adjusted.facts["weights_sha256"] != plain.facts["weights_sha256"]
+    records.check_pair(adjusted, teacher)
+    rare = np.argsort(teacher.facts["train_counts"])[:5]               # what the adjustment is for
+    share = [np.isin(r.splits["test"].predicted, rare).mean() for r in (teacher, usual)]
+    assert share[0] > share[1]
+
+
+@pytest.mark.parametrize("method", ["group_dro", "robust_kd"])
+def test_weights_of_groups_are_each_runs_own_in_lockstep(records_folder, method):
+    base = replace(KD, method=method) if method == "robust_kd" else replace(CFG, method=method)
+    configs = [replace(base, step_size=0.5, **({"teacher_seed": 1000} if base.teacher else {}), seed=s) for s in (0, 1)]
+    both = experiment.together(configs)
+    for path in records_folder.glob(f"*{method}*"):
+        path.unlink()
+    alone = [run(cfg) for cfg in configs]
+    assert [r.facts["weights_sha256"] for r in both] == [r.facts["weights_sha256"] for r in alone]
+
+
+def test_label_noise_is_part_of_the_data(records_folder):
+    clean, noisy = run(CFG), run(replace(CFG, label_noise=0.5))
+    assert clean.facts["data_sha256"] != noisy.facts["data_sha256"]
+    assert clean.facts["train_counts"] == noisy.facts["train_counts"]
+    assert noisy.facts["curves"]["loss"][-1] > clean.facts["curves"]["loss"][-1]
+    with pytest.raises(RecordError, match="different data"):
+        records.check_pair(noisy, clean)
