@@ -1,7 +1,7 @@
 """What records say: by group, by bucket, worst, calibration, and the eight cells of transfer. Counts first, rates derived."""
 
 import functools
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -76,7 +76,7 @@ class Panel:
     runs: dict            # method -> tuple of Records, one per seed
     teachers: tuple       # Records, one per seed
     split: str            # "test_plus", or "test" for comparison with the literature
-    setting: dict         # Config fields that differ from the study's
+    setting: dict = field(default_factory=dict)   # Config fields that differ from the study's
 
     @property
     def name(self):

@@ -88,7 +88,7 @@ def check_parameters(namespace):
 DIGITS = {"dataset": "digits", "draw_seed": 0, "imbalance": 50.0, "epochs": 40, "warmup": 4, "batch_size": 32,
           "lr": 0.05, "weight_decay": 5e-4}
 CIFAR20 = {"dataset": "cifar20", "draw_seed": 0, "imbalance": 20.0, "epochs": 40, "warmup": 8, "batch_size": 128,
-           "lr": 0.1, "weight_decay": 5e-4}
+           "lr": 0.2, "weight_decay": 5e-4}
 # Wang et al. 2023 (W): the schedule on the long tail, and the one on balanced classes. Peak rate: not stated there.
 W_TAIL = {"epochs": 256, "warmup": 15, "decay": "step", "milestones": (96, 192, 224), "batch_size": 128, "lr": 0.1,
           "weight_decay": 1e-4}
@@ -179,11 +179,11 @@ STUDIES = {s.name: s for s in (
             about="CIFAR-100 with its 20 superclasses as labels; the fine classes are the groups, with a long tail inside each.",
             shared={**CIFAR100_LT, "dataset": "superclass"}),
     _beyond(_CIFAR20, "recipe", seeds=2,
-            settings=_settings(lr=(0.05, 0.2, 0.4), temperature=(1.0, 4.0), alpha=(0.25, 0.5, 0.75))),
+            settings=_settings(lr=(0.1, 0.4), temperature=(1.0, 4.0), alpha=(0.25, 0.5, 0.75))),
     _beyond(_CIFAR20, "rivals", seeds=6, methods=RIVALS),
     _beyond(_CIFAR20, "knobs", seeds=4, methods=KNOB_ARMS),
     _beyond(_CIFAR20, "ablations", seeds=4, methods=ABLATED, settings=_settings(
-        temperature=(1.0, 4.0), alpha=(0.25, 0.5, 0.75), teacher=("resnet8", "resnet14"), imbalance=(1.0, 5.0, 50.0),
+        lr=(0.1,), temperature=(1.0, 4.0), alpha=(0.25, 0.5, 0.75), teacher=("resnet8", "resnet14"), imbalance=(1.0, 5.0, 50.0),
         label_noise=(0.2,), draw_seed=(1, 2))),
     _beyond(_CIFAR100_LT, "recipe", seeds=2,
             settings=_settings(lr=(0.05, 0.2, 0.4), temperature=(1.0, 4.0), alpha=(0.25, 0.5, 0.75))),

@@ -19,7 +19,7 @@ from kdlib.studies import STUDIES
 
 ROOT = Path(__file__).parents[1]
 SMALL = dataclasses.replace(
-    STUDIES["digits"], pairs=(("cnn_small", "cnn_small"),), methods=("one_hot", "kd"), seeds=4,
+    STUDIES["digits"], pairs=(("cnn_small", "cnn_small"),), methods={"one_hot": {}, "kd": {}}, seeds=4,
     shared={**STUDIES["digits"].shared, "epochs": 2, "warmup": 1, "imbalance": 1.0})
 IN_SMALL = """import sys, kdlib.studies
 from test_cli import SMALL
@@ -62,6 +62,8 @@ def interrupted(tmp_path_factory):
 @pytest.fixture
 def empty(tmp_path, monkeypatch):
     monkeypatch.setenv("KDLIB_RECORDS", str(tmp_path / "records"))
+    for name in set(STUDIES) - {"digits", "cifar20-lt"}:
+        monkeypatch.delitem(STUDIES, name)
     monkeypatch.setitem(STUDIES, "digits", SMALL)
     return tmp_path / "records"
 
@@ -177,6 +179,7 @@ def notebooks(tmp_path, monkeypatch):
              nbformat.v4.new_code_cell("import os\nprint(study, seeds)\nassert not os.environ.get('FAIL'), 'told to'")]
     nbformat.write(nbformat.v4.new_notebook(cells=cells), folder / "page.ipynb")
     monkeypatch.setattr(cli, "NOTEBOOKS", folder)
+    monkeypatch.setitem(cli.KINDS, "findings", ("page",))
     monkeypatch.setattr(findings, "verdicts", lambda name, seeds: [
         card("F1", "a → b", "reproduced"), card("F2", "a → b", "inconclusive"), card("F1", "b → b", "contradicted")])
 
@@ -201,7 +204,7 @@ def test_report_by_default_is_of_the_studies_with_a_complete_seed(complete, monk
     built = {}
     monkeypatch.setattr("kdlib.report.build", lambda studies, *rest, **more: built.update(studies=studies, **more) or [])
     monkeypatch.setattr(findings, "pair_verdicts", lambda panel: [card("F1", "a → b", "reproduced")])
-    monkeypatch.setattr(findings, "panel", lambda study, pair, seeds: None)   # SMALL lacks methods that one needs
+    monkeypatch.setattr(findings, "panel", lambda *some, **more: None)   # SMALL lacks methods that one needs
     assert cli.main(["report"]) == 0
     assert built["studies"] == {"digits": {"seeds": 4}}   # no record of cifar20-lt
     before = built["inputs"]["digits"]
@@ -249,8 +252,8 @@ def test_status_counts_runs_and_complete_seeds(complete, capsys):
     assert capsys.readouterr().out == "digits: 12 of 12 runs, 4 of 4 seeds complete\n"
     (complete / f"{SMALL.config(SMALL.pairs[0], 'kd', 1).key()}.json").unlink()
     assert cli.main(["status"]) == 0
-    assert capsys.readouterr().out == ("digits: 11 of 12 runs, 1 of 4 seeds complete\n"
-                                       "cifar20-lt: 0 of 60 runs, 0 of 6 seeds complete\n")
+    assert capsys.readouterr().out == ("cifar20-lt: 0 of 60 runs, 0 of 6 seeds complete\n"
+                                       "digits: 11 of 12 runs, 1 of 4 seeds complete\n")
 
 
 def test_data_says_what_is_where(tmp_path, monkeypatch, capsys):
@@ -312,9 +315,9 @@ def test_doctor_names_what_stops_digits_and_the_fix(tmp_path, monkeypatch, capsy
 
 @pytest.mark.parametrize("line, sentence", [
     ("rnu", "command 'rnu' is unknown: did you mean 'run'? Allowed: run, report, status, data, records, doctor."),
-    ("run digit", "study 'digit' is unknown: did you mean 'digits'? Allowed: digits, cifar20-lt."),
-    ("status cifar", "study 'cifar' is unknown: did you mean 'cifar20-lt'? Allowed: digits, cifar20-lt."),
-    ("report digist", "study 'digist' is unknown: did you mean 'digits'? Allowed: digits, cifar20-lt."),
+    ("run digit", f"study 'digit' is unknown: did you mean 'digits'? Allowed: {', '.join(STUDIES)}."),
+    ("status cifar", f"study 'cifar' is unknown: did you mean 'cifar10'? Allowed: {', '.join(STUDIES)}."),
+    ("report digist", f"study 'digist' is unknown: did you mean 'digits'? Allowed: {', '.join(STUDIES)}."),
     ("run", "the following arguments are required: STUDY; see: python -m kdlib run --help"),
     ("run digits --bugdet 9m", "'--bugdet' is unknown: did you mean '--budget'? Allowed: "
      "--seeds, --budget, --device, --jobs, --data, --yes, --help."),

@@ -10,7 +10,7 @@ from papermill.exceptions import PapermillExecutionError
 
 from kdlib import report
 from kdlib.config import KdlibError
-from kdlib.studies import STUDIES, check_parameters
+from kdlib.studies import KINDS, STUDIES, check_parameters
 from kdlib.sweep import sweep
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -20,6 +20,12 @@ FINDINGS = {  # notebook: what its verdict cards are about
     "00_overview": {"F1", "F2", "F3", "F4 AdaAlpha", "F4 AdaMargin"}, "01_gains_are_not_uniform": {"F1", "F2"},
     "02_teacher_errors_are_amplified": {"F3"}, "03_softening_the_teacher": {"F4 AdaAlpha", "F4 AdaMargin"},
 }
+FIGURES = {  # notebook without verdicts: its figures
+    "04_what_the_mitigation_depends_on": 4, "05_when_does_distillation_harm": 5, "06_rivals": 5, "90_anchors": 0,
+    "91_choice_of_recipe": 1,
+}
+KIND = {book: kind for kind, books in KINDS.items() for book in books}
+DEMO = {kind: next(s.name for s in STUDIES.values() if s.kind == kind and (s.demonstration or kind == "anchors")) for kind in KINDS}
 WORDS = {"reproduced", "partly reproduced", "not reproduced", "contradicted", "inconclusive", "not testable"}
 each = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
 
@@ -35,7 +41,8 @@ def code(notebook):
 # ---------------------------------------------------------------- as committed
 
 def test_every_notebook_is_tested():
-    assert [p.stem for p in NOTEBOOKS] == list(FINDINGS)
+    assert [p.stem for p in NOTEBOOKS] == [*FINDINGS, *FIGURES]
+    assert set(KIND) == {p.stem for p in NOTEBOOKS}
 
 
 @each
@@ -77,36 +84,41 @@ def test_every_parameter_is_seen_by_papermill_and_by_the_report(path):
     assigned = re.findall(r"^(\w+)\s*[:=]", read(path).cells[1].source, re.M)
     assert list(seen) == list(ours) == assigned == ["study", "seeds"]
     assert seen["study"]["help"] and seen["seeds"]["help"]                # what `kdlib` and papermill print about them
-    assert check_parameters({name: default for name, (default, *_) in ours.items()}) is STUDIES["digits"]
-    assert set(re.findall(r"digits|cifar20-lt", ours["study"][2])) == set(STUDIES)
+    kind = KIND[path.stem]
+    chosen = check_parameters({"KIND": kind, **{name: default for name, (default, *_) in ours.items()}})
+    assert chosen is STUDIES[DEMO[kind]] and ours["seeds"][0] == chosen.seeds
+    assert set(re.split(r", | or ", ours["study"][2].removeprefix("which study: "))) == {
+        s.name for s in STUDIES.values() if s.kind == kind}
 
 
 @each
 def test_parameters_are_checked_before_anything_slow_is_imported(path):
     first = code(read(path))[1].source.splitlines()
-    assert first[0] == "from kdlib.studies import check_parameters" and first[2] == "chosen = check_parameters(globals())"
-    assert not any("import" in line for line in first[1:3])
+    assert first[:4] == ["from kdlib.studies import check_parameters", "", f'KIND = "{KIND[path.stem]}"',
+                         "chosen = check_parameters(globals())"]
 
 
 # ---------------------------------------------------------------- parameters
 
 def injected(*lines, study="digits", seeds=2):
     """The names of a notebook whose cell of injected parameters has these lines."""
-    return {"In": ["", "# a cell\nother = 1", "\n".join(["# Parameters", *lines, ""])], "study": study, "seeds": seeds}
+    return {"In": ["", "# a cell\nother = 1", "\n".join(["# Parameters", *lines, ""])], "study": study, "seeds": seeds,
+            "KIND": "findings"}
 
 
 @pytest.mark.parametrize("seeds", [1, 8])
 def test_good_parameters(seeds):
     assert check_parameters(injected('study = "digits"', f"seeds = {seeds}", seeds=seeds)) is STUDIES["digits"]
-    assert check_parameters({"study": "cifar20-lt", "seeds": 6}) is STUDIES["cifar20-lt"]   # run as a script: no In
+    assert check_parameters({"study": "cifar20-lt", "seeds": 6, "KIND": "findings"}) is STUDIES["cifar20-lt"]   # run as a script: no In
 
 
 @pytest.mark.parametrize(("namespace", "said"), [
     (injected("sees = 4"), "parameter 'sees' is unknown: did you mean 'seeds'? Allowed: study, seeds."),
     (injected("seeds = 4", "studdy = 'x'"), "parameter 'studdy' is unknown: did you mean 'study'?"),
     (injected("temperature = 4"), "parameter 'temperature' is unknown: Allowed: study, seeds."),
-    (injected(study="digit"), "study 'digit' is unknown: did you mean 'digits'? Allowed: digits, cifar20-lt."),
-    (injected(study=3), "parameter study=3: must be one of digits, cifar20-lt."),
+    (injected(study="digit"), "parameter study='digit': did you mean 'digits'? Allowed: cifar20-lt, "),
+    (injected(study="digits-rivals"), "parameter study='digits-rivals': did you mean 'digits'? Allowed: cifar20-lt, "),
+    (injected(study=3), "parameter study=3: Allowed: cifar20-lt, "),
     (injected(seeds="2"), "parameter seeds='2': must be a whole number from 1 to 8 for digits."),
     (injected(seeds=2.0), "parameter seeds=2.0: must be a whole number from 1 to 8 for digits."),
     (injected(seeds=True), "parameter seeds=True: must be"),
@@ -121,7 +133,7 @@ def test_bad_parameters(namespace, said):
 
 
 def test_other_cells_may_use_other_names():
-    check_parameters({"In": ["x = 1", "note = '# Parameters'"], "study": "digits", "seeds": 1})
+    check_parameters({"In": ["x = 1", "note = '# Parameters'"], "study": "digits", "seeds": 1, "KIND": "findings"})
 
 
 def test_papermill_itself_stops_at_a_mistyped_parameter(tmp_path, monkeypatch):
@@ -143,30 +155,51 @@ def test_papermill_itself_stops_at_a_mistyped_parameter(tmp_path, monkeypatch):
 
 @pytest.fixture(scope="session")
 def digits_records(tmp_path_factory):
-    """A folder with the records of the first two seeds of digits, really trained."""
+    """A folder with the records of the first two seeds of every study of the digits, really trained."""
     folder = tmp_path_factory.mktemp("digits")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("KDLIB_RECORDS", str(folder))
-        sweep(STUDIES["digits"](2), device="cpu")
+        sweep([cfg for s in STUDIES.values() if s.demonstration for cfg in s(2)], device="cpu")
     return folder
 
 
-@each
-def test_notebook_runs_from_records(path, digits_records, tmp_path, monkeypatch):
+@pytest.fixture
+def executed(request, digits_records, tmp_path, monkeypatch):
+    """(what a notebook printed, its pages): run from records, quietly, training nothing."""
+    path, study = request.param
     monkeypatch.setenv("KDLIB_RECORDS", str(digits_records))
     before = {p.name: p.stat().st_mtime_ns for p in digits_records.glob("*.json")}
-    done = read(report.execute(path, tmp_path / path.name, {"study": "digits", "seeds": 2}))
+    done = read(report.execute(path, tmp_path / path.name, {"study": study, "seeds": 2}))
     outputs = [o for c in code(done) for o in c.outputs]
     assert not [o for o in outputs if o.output_type == "error"]
     assert "".join(o.text for o in outputs if o.get("name") == "stderr").strip() == ""
     assert {p.name: p.stat().st_mtime_ns for p in digits_records.glob("*.json")} == before   # nothing is trained twice
     pages = [o.data["text/html"] for o in outputs if "data" in o and "text/html" in o.data]
-    assert sum("kd-figure" in page for page in pages) >= 2                # both pairs
-    assert all("data:image/svg+xml;base64," in page for page in pages if "kd-figure" in page)
+    figures = [page for page in pages if "kd-figure" in page]
+    assert all("data:image/svg+xml;base64," in page for page in figures)
+    return "".join(o.get("text", "") for o in outputs), pages, figures
+
+
+def runs(names):
+    chosen = [(p, DEMO[KIND[p.stem]]) for p in NOTEBOOKS if p.stem in names]
+    return pytest.mark.parametrize("executed", chosen, ids=[p.stem for p, _ in chosen], indirect=True)
+
+
+@runs(FINDINGS)
+def test_a_notebook_of_findings_runs_from_records(executed, request):
+    printed, pages, figures = executed
+    assert len(figures) >= 2                                              # both pairs
     verdicts = re.findall(r'<p>([^<,]+), digits, ([^<]+?): <strong class="verdict" data-verdict="([^"]+)">', "\n".join(pages))
-    assert {finding for finding, *_ in verdicts} == FINDINGS[path.stem]
+    assert {finding for finding, *_ in verdicts} == FINDINGS[request.node.callspec.id]
     assert {pair for _, pair, _ in verdicts} == {" → ".join(pair) for pair in STUDIES["digits"].pairs}
     assert {word for *_, word in verdicts} <= WORDS
     assert "(preliminary: 2 of 8 planned seeds)" in "\n".join(pages)
     assert "a demonstration, not a reproduction" in pages[-1]             # what deviates comes last
-    assert "20 runs: 2 pairs of teacher and student, 5 methods, 2 seeds" in "".join(o.get("text", "") for o in outputs)
+    assert "20 runs: 2 pairs of teacher and student, 5 methods, 2 seeds" in printed
+
+
+@runs(FIGURES)
+def test_a_notebook_of_sensitivity_runs_from_records(executed, request):
+    printed, pages, figures = executed
+    assert len(figures) == FIGURES[request.node.callspec.id] and len(pages) > len(figures)   # and tables
+    assert 'class="verdict"' not in "".join(pages)

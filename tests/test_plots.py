@@ -18,6 +18,7 @@ import pytest
 from synthetic import COUNTS, GROUPS, SELF, TINY, but, made
 
 from kdlib import findings, plots, tables
+from kdlib import shown as shown_as
 from kdlib.plots import Shown, Table, Verdicts, clear
 
 METHODS = ["kd", "ada_alpha", "ada_margin", "placebo"]
@@ -173,7 +174,7 @@ def test_hostile_names_are_text_everywhere(shown, panels):
 
 
 def test_tables_escape_columns_and_say_missing():
-    text = plots.table_html(pd.DataFrame({"<b>": ["<i>"], "x": [np.nan], "y": [0.01234], "z": [(1.0, 2.5)], "n": [7]}), "a & b")
+    text = shown_as.table_html(pd.DataFrame({"<b>": ["<i>"], "x": [np.nan], "y": [0.01234], "z": [(1.0, 2.5)], "n": [7]}), "a & b")
     page = Page(text)
     assert page.text["caption"] == "a & b" and not page.of("b") and not page.of("i")
     cells = re.findall(r"<td[^>]*>(.*?)</td>", text)
@@ -244,8 +245,11 @@ def test_bars_end_where_the_interval_does(shown):
 
 def test_methods_differ_by_colour_and_marker():
     assert set(plots.LOOKS) == set(findings.NAMES.values())
-    for looks in (plots.LOOKS, plots.BUCKET_LOOKS):
-        colours, markers = zip(*looks.values(), strict=True)
+    markers = [marker for _, marker in plots.LOOKS.values()]
+    assert len(set(markers)) == len(plots.LOOKS)                          # families share a colour
+    primary = [plots.LOOKS[findings.NAMES[m]] for m in ("one_hot", "placebo", "kd", "ada_alpha", "ada_margin", "teacher")]
+    for looks in (primary, list(plots.BUCKET_LOOKS.values())[:3], list(plots.BUCKET_LOOKS.values())[3:]):
+        colours, markers = zip(*looks, strict=True)
         assert len(set(colours)) == len(set(markers)) == len(looks)
 
 

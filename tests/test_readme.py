@@ -11,14 +11,14 @@ import pytest
 import torch
 import yaml
 
-from kdlib import readers
+from kdlib import findings, readers
 from kdlib.__main__ import _parse
 from kdlib.config import DEFAULTS, KNOBS, Config, KdlibError
 from kdlib.data import long_tail_counts
-from kdlib.findings import AVERAGE_MARGIN, BUCKET_MARGIN, HARM, LOWEST_ACCURACY
+from kdlib.findings import AVERAGE_MARGIN, BUCKET_MARGIN, HARM, LOWEST_ACCURACY, name_of
 from kdlib.losses import kd
 from kdlib.report import check_parameters
-from kdlib.studies import STUDIES
+from kdlib.studies import PRIMARY, STUDIES
 
 ROOT = Path(__file__).parents[1]
 PAGES = {name: (ROOT / name).read_text() for name in ("README.md", "PROTOCOL.md", "data/README.md")}
@@ -163,28 +163,33 @@ def stated(cell, default):
     """The value that a cell of the tables states for a Config field; "–" is the default."""
     if cell == "–":
         return default
+    if isinstance(default, tuple):
+        return tuple(int(number) for number in cell.split(", "))
     return cell if isinstance(default, str) else float(cell)
+
+
+FINDINGS = {name: study for name, study in STUDIES.items() if study.kind == "findings"}
 
 
 def test_protocol_states_every_study():
     header, *rows = section(PROTOCOL, "primary:studies")
-    assert header == ["field", *STUDIES]
-    for column, study in enumerate(STUDIES.values(), start=1):
+    assert header == ["field", *FINDINGS]
+    for column, study in enumerate(FINDINGS.values(), start=1):
         told = {row[0]: row[column] for row in rows}
         assert told["pairs (teacher → student)"] == "; ".join(" → ".join(pair) for pair in study.pairs)
         assert told["methods"] == ", ".join(study.methods)
         assert told["seeds"] == str(study.seeds)
         assert told["demonstration"] == ("yes" if study.demonstration else "no")
-        assert told["bucket_edges"] == ", ".join(map(str, study.bucket_edges))
+        assert told["bucket_edges"] == (", ".join(map(str, study.bucket_edges)) or "–")
         assert told["worst"] == ", ".join(map(str, study.worst))
 
 
-@pytest.mark.parametrize("name", STUDIES)
+@pytest.mark.parametrize("name", FINDINGS)
 def test_protocol_states_every_field_of_every_primary_run(name):
     study, (header, *common) = STUDIES[name], section(PROTOCOL, "primary:studies")
     methods, *loss = section(PROTOCOL, "primary:methods")
     common = {row[0]: row[header.index(name)] for row in common}
-    assert {row[0] for row in loss} | {"teacher"} == {knob for knobs in KNOBS.values() for knob in knobs}
+    assert {row[0] for row in loss} | {"teacher"} == {knob for method in methods[1:] for knob in KNOBS[method]}
     assert set(methods[1:]) == set(study.methods)
     for pair in study.pairs:
         for method in study.methods:
@@ -195,10 +200,39 @@ def test_protocol_states_every_field_of_every_primary_run(name):
                 told = {"student": pair[1], "method": method, "seed": seed,
                         "teacher": pair[0] if "teacher" in KNOBS[method] else None,
                         "teacher_seed": 1000 + seed if cells["teacher_seed"] == "1000 + seed" else None}
-                for field in dataclasses.fields(Config):
+                for field in dataclasses.fields(Config):   # those of rivals are read by none of these methods
                     if field.name not in told:
-                        told[field.name] = stated({**common, **cells}[field.name], DEFAULTS[field.name])
+                        told[field.name] = stated({**common, **cells}.get(field.name, "–"), DEFAULTS[field.name])
                 assert told == dataclasses.asdict(cfg)
+
+
+def test_protocol_states_what_rivals_and_knobs_change():
+    told = {(kind, name): fields for kind, name, fields, *_ in section(PROTOCOL, "beyond")[1:]}
+    assert told == {(s.kind, name_of(method)): ", ".join(f"{k} = {v}" for k, v in {"method": method, **fields}.items())
+                    for s in STUDIES.values() if s.kind in ("rivals", "knobs") for method, fields in s.methods.items()
+                    if method not in PRIMARY}
+
+
+def test_protocol_states_the_settings_of_ablations_and_recipes():
+    header, *rows = section(PROTOCOL, "settings")
+    told = {row[0]: row[1:] for row in rows}
+    assert set(told) == {s.name for s in STUDIES.values() if s.kind in ("ablations", "recipe")}
+    for name, (seeds, settings) in told.items():
+        levels = [", ".join(f"{k} = {v}" for k, v in setting.items()) for setting in STUDIES[name].settings if setting]
+        assert settings == "; ".join(levels) and seeds == str(STUDIES[name].seeds)
+
+
+def test_the_recipe_is_what_val_chose(monkeypatch):
+    """From the committed records: no field of a primary configuration has another level that does better on val."""
+    from kdlib import sensitivity
+    monkeypatch.delenv("KDLIB_RECORDS", raising=False)
+    for study in STUDIES.values():
+        if study.kind == "recipe" and not study.demonstration and findings.complete_seeds(study.name) == study.seeds:
+            table = sensitivity.recipe(findings.panels(study.name))
+            chosen = dict(zip(*table[table.chosen == "yes"][["field", "level"]].to_numpy().T, strict=True))
+            base = STUDIES[study.name.removesuffix("-recipe")]
+            rival = STUDIES[f"{base.name}-rivals"].methods["kd_tuned"]
+            assert chosen == {"lr": base.shared["lr"], "temperature": base.distilled["temperature"], "alpha": rival["alpha"]}
 
 
 @pytest.mark.parametrize("name, largest, classes", [("digits", 100, 10), ("cifar20-lt", 400, 20)])

@@ -1,0 +1,260 @@
+"""The grids: what is in each study, which runs are shared, and one short run of every method and network in any of them."""
+
+import itertools
+from dataclasses import replace
+
+import pytest
+import torch
+
+from kdlib import data, experiment
+from kdlib.config import DEFAULTS, FOLDS, KNOBS, MODELS, Config, KdlibError
+from kdlib.data import Data, Split
+from kdlib.experiment import run, trained
+from kdlib.models import build
+from kdlib.studies import KINDS, STUDIES, Study, check_parameters, study
+
+GRIDS = {name: s for name, s in STUDIES.items() if isinstance(s, Study)}
+POOL = {"digits": (100, 10), "cifar20": (400, 20), "cifar100": (500, 100), "cifar10": (5000, 10), "superclass": (500, 5)}
+
+
+def cells(s, seeds):
+    """Every (seed, setting, pair, method) of a study."""
+    return itertools.product(range(seeds), s.settings, s.pairs, s.methods)
+
+
+# ---------------------------------------------------------------- the grids
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_a_study_has_each_run_once_and_teachers_before_their_students(name):
+    configs = STUDIES[name](2)
+    keys = [c.key() for c in configs]
+    assert len(set(keys)) == len(keys) and len(set(configs)) == len(configs)
+    for cfg in configs:
+        assert all(keys.index(d.key()) < keys.index(cfg.key()) for d in cfg.dependencies())
+    assert STUDIES[name].name == name and study(name) is STUDIES[name] and STUDIES[name].kind in KINDS
+
+
+@pytest.mark.parametrize("name", GRIDS)
+def test_a_study_holds_every_method_of_every_setting_pair_and_seed_and_nothing_else(name):
+    s = GRIDS[name]
+    keys, wanted = {c.key() for c in s(2)}, {}
+    for seed, setting, pair, method in cells(s, 2):
+        cfg = s.config(pair, method, seed, setting)
+        assert (cfg.student, cfg.seed) == (pair[1], s.first_seed + seed) and pair[0] in MODELS
+        assert cfg.teacher in (None, setting.get("teacher", pair[0]))
+        assert cfg.baseline_config() == s.config(pair, "one_hot", seed, setting)       # which is in the study, so paired
+        wanted |= {c.key(): c for c in (cfg, *cfg.dependencies())}
+    assert keys == set(wanted)
+
+
+@pytest.mark.parametrize("name", GRIDS)
+def test_methods_of_a_setting_are_different_runs(name):
+    s = GRIDS[name]
+    for setting, pair in itertools.product(s.settings, s.pairs):
+        keys = [s.config(pair, method, 0, setting).key() for method in s.methods]
+        assert len(set(keys)) == len(s.methods)
+
+
+@pytest.mark.parametrize("name", [name for name, s in GRIDS.items() if len(s.settings) > 1])
+def test_a_setting_changes_the_runs_that_read_it_and_shares_the_others(name):
+    s = GRIDS[name]
+    base, *others = s.settings
+    assert base == {}
+    for setting, pair, method in itertools.product(others, s.pairs, s.methods):
+        cfg, plain = s.config(pair, method, 0, setting), s.config(pair, method, 0)
+        of_loss = {k for ks in KNOBS.values() for k in ks}
+        fixed = s.methods[method]
+        read = {k: v for k, v in setting.items() if (k not in of_loss or k in KNOBS[cfg.method]) and k not in fixed}
+        assert cfg == replace(plain, **read)
+    for setting in others:
+        changed = [s.config(pair, m, 0, setting).key() != s.config(pair, m, 0).key() for pair in s.pairs for m in s.methods]
+        same_draw_teacher = set(setting) == {"draw_seed", "teacher_seed"}
+        assert any(changed) or same_draw_teacher                                       # else nothing is learned from it
+
+
+def test_a_study_drops_the_loss_fields_that_a_method_does_not_read():
+    s = STUDIES["cifar20-lt-rivals"]
+    pair, = s.pairs
+    fields = {"dataset": "cifar20", "draw_seed": 0, "imbalance": 20.0, "epochs": 40, "warmup": 8, "student": "resnet8"}
+    taught = {**fields, "teacher": "resnet20", "temperature": 2.0}
+    changed = {"temperature": 4.0, "alpha": 0.5, "teacher": "resnet14", "teacher_seed": 7, "lr": 0.2}
+    assert s.config(pair, "one_hot", 0) == Config(**fields)
+    assert s.config(pair, "one_hot", 3, changed) == Config(**fields, seed=3, lr=0.2)
+    assert s.config(pair, "kd", 0, changed) == Config(**{**taught, **changed, "method": "kd"})
+    del changed["alpha"]                                                               # not read by the others
+    assert s.config(pair, "decoupled_kd", 0, {**changed, "alpha": 0.5}) == Config(**{**taught, **changed, "method": "decoupled_kd"})
+    assert s.config(pair, "kd_mean_alpha", 0) == Config(**taught, method="ada_alpha", margin_level="all")
+    assert s.config(pair, "ada_alpha_01", 0) == Config(**taught, method="ada_alpha", margin_level="example", margin_source="train",
+                                                       margin_kind="hit")
+    assert s.config(pair, "kd_adjusted_teacher", 0).teacher_config() == Config(
+        **{**fields, "student": "resnet20"}, seed=1000, method="logit_adjusted")
+    for method in ("label_smoothing", "logit_adjusted", "post_hoc", "group_dro"):
+        assert s.config(pair, method, 1) == Config(**fields, method=method, seed=1)
+    for method in ("balanced_kd", "long_tailed_kd", "robust_kd"):
+        assert s.config(pair, method, 1) == Config(**taught, method=method, seed=1)
+
+
+SIZES = {   # runs of one seed, counted by hand: methods, teachers (and the fold teachers of a crossfit), once each
+    "digits": 5 + 1 + 3 + 1, "cifar20-lt": 5 + 1 + 3 + 1, "superclass": 5 + 1,
+    # resnet56 is the teacher, and the student whose one_hot and placebo are of other seeds
+    **{name: 5 + 1 + 5 for name in ("cifar100-lt", "cifar100", "cifar10-lt", "cifar10")},
+    # two methods and a teacher, for the base and each of 3 rates; one more kd for each of 2 temperatures and 3 weights
+    **{f"{name}-recipe": 4 * 3 + 2 + 3 for name in ("digits", "cifar20-lt", "cifar100-lt", "cifar100")},
+    **{f"{name}-rivals": 17 + 2 for name in ("digits", "cifar20-lt", "cifar100-lt")},
+    "digits-knobs": 14 + 1, "cifar20-lt-knobs": 16 + 1 + FOLDS, "cifar100-lt-knobs": 16 + 1 + FOLDS,
+    # base; + 2 methods for a temperature, 1 for a weight, 3 for a teacher (it and 2), 4 for data; see test_a_setting_changes
+    "digits-ablations": 4 + 2 * 2 + 1 + 3 * 4,
+    "cifar20-lt-ablations": 4 + 2 * 2 + 3 + 2 * 3 + (3 + 1 + 2) * 4,
+    # crossed: 9 teachers and 2 * 9 students of 3 draws, and one_hot of the two new draws
+    "cifar100-lt-ablations": 4 + 2 * 2 + 3 + 4 * 3 + (4 + 1 + 2) * 4 + 9 + 2 * 9 + 2,
+}
+
+
+@pytest.mark.parametrize("name", GRIDS)
+def test_sizes_are_those_counted_by_hand(name):
+    assert len(GRIDS[name](1)) == SIZES[name]
+
+
+@pytest.mark.parametrize("name", GRIDS)
+def test_every_draw_of_a_study_has_an_image_of_each_class_and_of_each_fold(name):
+    for cfg in GRIDS[name](1):
+        largest, classes = POOL[cfg.dataset]
+        assert data.long_tail_counts(largest, cfg.imbalance, classes, cfg.profile)[-1] >= (1 if cfg.fold is None else FOLDS)
+
+
+def test_no_seed_of_a_recipe_study_occurs_in_any_other_study():
+    def seeds(configs):
+        return {seed for c in configs for seed in (c.seed, c.stream)}
+
+    recipe = set().union(*(seeds(s()) for s in STUDIES.values() if s.kind == "recipe"))
+    others = set().union(*(seeds(s()) for s in STUDIES.values() if s.kind != "recipe"))
+    assert recipe == {900, 901, 1900, 1901} and not recipe & others
+
+
+@pytest.mark.parametrize("name", GRIDS)
+def test_no_placebo_or_teacher_shares_the_stream_of_a_student(name):
+    s = GRIDS[name]
+    configs = s()
+    taught = {c.teacher_config() for c in configs if c.teacher}
+    students = {c.stream for c in configs if c not in taught and c.fold is None and c.method != "placebo"}
+    assert not students & {c.stream for c in configs if c in taught or c.method == "placebo"}
+
+
+def test_studies_beyond_the_findings_share_data_recipe_and_first_pair_with_theirs():
+    for s in GRIDS.values():
+        if s.kind != "findings":
+            base = STUDIES[s.name.removesuffix(f"-{s.kind}")]
+            for field in ("shared", "distilled", "bucket_edges", "worst", "demonstration"):
+                assert getattr(s, field) == getattr(base, field)
+            assert s.pairs == base.pairs[:1] and s.name != base.name and base.kind == "findings"
+            if s.kind != "recipe":                                                     # runs in common are made once
+                assert s.config(s.pairs[0], "kd", 0) in base(1)
+
+
+# ---------------------------------------------------------------- parameters of a notebook
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_notebook_takes_the_studies_of_its_kind_alone(kind):
+    fitting = [s for s in STUDIES.values() if s.kind == kind]
+    for s in fitting:
+        assert check_parameters({"study": s.name, "seeds": s.seeds, "KIND": kind}) is s
+        with pytest.raises(KdlibError, match=f"seeds={s.seeds + 1}: must be a whole number from 1 to {s.seeds} for {s.name}"):
+            check_parameters({"study": s.name, "seeds": s.seeds + 1, "KIND": kind})
+    for s in (s for s in STUDIES.values() if s.kind != kind):
+        with pytest.raises(KdlibError, match=f"notebook parameter study={s.name!r}: ") as e:
+            check_parameters({"study": s.name, "seeds": 1, "KIND": kind})
+        assert str(e.value).endswith(f"Allowed: {', '.join(f.name for f in fitting)}.")
+
+
+def test_an_unknown_study_is_named_with_the_nearest():
+    with pytest.raises(KdlibError, match="study 'cifar20' is unknown: did you mean 'cifar10'"):
+        study("cifar20")
+
+
+# ---------------------------------------------------------------- a short run of everything
+
+def small(dataset):
+    """Images in the place of a data set, with its classes and groups: a few of each, most of the first half and least of the last.
+
+    4x4 pixels are enough for a ResNet. The digits, the cheapest, are many enough for a teacher to be right about some."""
+    groups = 100 if dataset in ("cifar100", "superclass") else 20 if dataset == "cifar20" else 10
+    classes = 20 if dataset == "superclass" else groups
+    side, channels, copies = (8, 1, 12) if dataset == "digits" else (4, 3, 1)
+    generator = torch.Generator().manual_seed(8)
+    look = torch.randint(0, 200, (classes, side, side, channels), generator=generator)
+
+    def split(group):
+        y = group * classes // groups
+        x = look[y] + torch.randint(0, 56, (len(y), side, side, channels), generator=generator)
+        return Split(x.to(torch.uint8), y, group)
+
+    each = torch.arange(groups)
+    train = split(torch.cat([each, each[: groups // 2], each[: groups // 4]]).repeat(copies))
+    names = [tuple(f"{kind} {k}" for k in range(n)) for kind, n in (("class", classes), ("group", groups))]
+    return Data(train, split(each.repeat(2)), split(each), split(each), *names, (0.5,) * channels, (0.25,) * channels,
+                pad=0 if dataset == "digits" else 1)
+
+
+def short(cfg):
+    """One epoch of a config's network and loss by a recipe of no decay, so that only a gradient can move a weight."""
+    loss = {name: getattr(cfg, name) for name in KNOBS[cfg.method] if name != "teacher_seed"}
+    size = 32 if cfg.dataset == "digits" else 64
+    return Config(dataset=cfg.dataset, student=cfg.student, method=cfg.method, epochs=1, batch_size=size, lr=0.05, weight_decay=0.0,
+                  **loss)
+
+
+def name_of(cfg):
+    knobs = [f"{k}={getattr(cfg, k)}" for k in KNOBS[cfg.method] if k != "teacher_seed" and getattr(cfg, k) != DEFAULTS[k]]
+    return " ".join([cfg.dataset, cfg.student, cfg.method, *knobs])
+
+
+def everything():
+    """A short Config of each (data set, student, method with its knobs) of all studies; their teachers are among them."""
+    found = {}
+    for s in STUDIES.values():
+        for cfg in s(1):
+            knobs = tuple(getattr(cfg, k) for k in KNOBS[cfg.method] if k not in ("teacher", "teacher_seed"))
+            found.setdefault((cfg.dataset, cfg.student, cfg.method, knobs), short(cfg))
+    return list(found.values())
+
+
+EVERYTHING = everything()
+
+
+@pytest.fixture(scope="module")
+def dry(tmp_path_factory):
+    """Small data in the place of all data sets, and a records folder that the runs share, as they share teachers."""
+    folder = tmp_path_factory.mktemp("dry")
+    made = {cfg.dataset: small(cfg.dataset) for cfg in EVERYTHING}
+    with pytest.MonkeyPatch.context() as m:
+        m.setenv("KDLIB_RECORDS", str(folder / "records"))
+        m.setenv("KDLIB_CACHE", str(folder / "cache"))
+        m.setattr(experiment, "load", lambda cfg, *_: (made[cfg.dataset], cfg.dataset))
+        # after one epoch a teacher is near chance, which would stop the run
+        m.setattr(experiment, "_checked_teacher", lambda cfg, data, *where: trained(cfg.teacher_config(), *where))
+        yield made
+
+
+@pytest.mark.parametrize("cfg", EVERYTHING, ids=name_of)
+def test_every_method_and_network_of_any_study_trains_from_data_to_record(dry, cfg):
+    record, made = run(cfg), dry[cfg.dataset]
+    model, start = trained(cfg), build(cfg.student, made.classes, cfg.stream)
+    for (name, after), before in zip(model.named_parameters(), start.parameters(), strict=True):
+        assert after.isfinite().all() and not torch.equal(after, before), f"{name} does not learn"
+    assert all(torch.tensor(curve).isfinite().all() for curve in record.facts["curves"].values())
+    for name, split in record.splits.items():
+        assert split.y.tolist() == getattr(made, name).y.tolist() and split.group.tolist() == getattr(made, name).group.tolist()
+        assert (split.log_p <= 0).all() and (split.predicted != split.runner_up).all()
+    assert record.facts.get("teacher_key") == (cfg.teacher_config().key() if cfg.teacher else None)
+    assert len(record.facts["val_accuracy_by_half"]["1"]) == 2 and record.config == cfg
+
+
+def test_runs_that_differ_in_any_knob_end_in_different_weights(dry):
+    """Of the digits, whose teacher knows something; elsewhere margins may all be 0 after one epoch."""
+    by_weights = {}
+    for cfg in EVERYTHING:
+        if (cfg.dataset, cfg.student) == ("digits", "cnn_small"):
+            by_weights.setdefault(run(cfg).facts["weights_sha256"], []).append(name_of(cfg))
+    same = [sorted(names) for names in by_weights.values() if len(names) > 1]
+    assert same == [["digits cnn_small one_hot", "digits cnn_small post_hoc"]]         # which adjusts predictions alone
+    assert len(by_weights) > 25
