@@ -255,10 +255,33 @@ def optimism(table, pair):
     figure, axes = axes_of()
     seeds_and_intervals(axes, table, "where")
     legend(figure, axes)
-    axes.set_ylabel("best recorded epoch minus the last, points")
+    axes.set_ylabel("best minus last epoch, points")
     axes.set_xlabel("scored on")
     same, other = (table[table["where"] == w].estimate.mean() for w in ("the same half", "the other half"))
     sentence = (f"{pair}: choosing the best epoch on val adds {number(same)} to the last one on the images that chose it, and "
                 f"{number(other)} on others.")
     return Shown(figure, sentence, "The sentence has means over methods; dots are seeds, bars 95 % intervals over seeds. The "
                  "difference is what reporting the best epoch on the test set would have made up.", table)
+
+
+@in_style
+def power(table, pair):
+    """tables.power -> Shown: each gain in the band that this study could not have told from zero."""
+    figure, axes = axes_of()
+    places, methods = list(dict.fromkeys(table.bucket)), list(dict.fromkeys(table.method))
+    for m, method in enumerate(methods):
+        colour, marker = LOOKS[method]
+        rows = table[table.method == method].set_index("bucket").loc[places]
+        x = np.arange(len(places)) + (m - (len(methods) - 1) / 2) * 0.8 / max(len(methods), 2)
+        reach = rows["smallest detectable"]
+        axes.bar(x, 2 * reach, 0.6 / max(len(methods), 2), -reach, color=colour, alpha=0.2)
+        axes.plot(x, rows.gain, marker, color=colour, label=method)
+    axes.axhline(0, color="#444444", linewidth=1)
+    axes.set_xticks(range(len(places)), places)
+    axes.set_ylabel("gain over one-hot, points")
+    legend(figure, axes)
+    kd = table[table.method == methods[0]].set_index("bucket")["smallest detectable"]
+    sentence = (f"{pair}: the smallest effect of {methods[0]} that this study would find is {kd.iloc[0]:.1f} points on average "
+                f"and {kd.iloc[-1]:.1f} in the {kd.index[-1]} bucket.")
+    return Shown(figure, sentence, "Marks are gains; a shaded bar reaches as far from zero as a true effect must lie to be found "
+                 "with 80 % power at a two-sided level of 5 %.", table)

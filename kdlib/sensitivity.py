@@ -11,6 +11,25 @@ from kdlib.plots import LOOKS, Shown, axes_of, clear, in_style, legend, seeds_an
 from kdlib.stats import interval
 from kdlib.tables import filled_buckets, gain_by_bucket, row_of
 
+
+def headlines(panels):
+    """The sentences of a study's main figures, by its kind; a list, empty for kinds that have none."""
+    p, kind = panels[0], panels[0].study.kind
+    if kind == "recipe":
+        return [recipe_curves(recipe(panels), p.name).sentence]
+    methods = [m for m in p.runs if m != "one_hot"]
+    if kind == "rivals":
+        over = [m for m in methods if m not in ("placebo", "ada_alpha")]
+        return [frontier(gain_by_bucket(p, methods), p.name).sentence,
+                forest(gain_by_bucket(p, over, "ada_alpha"), p.name, "AdaAlpha").sentence]
+    if kind == "knobs":
+        return [collapse_curve(collapse(p, [m for m in p.runs if m != "placebo"]), p.name).sentence,
+                forest(gain_by_bucket(p, [m for m in methods if m != "kd"], "kd"), p.name, "distillation").sentence]
+    if kind == "ablations":
+        return [ablation(part, p.name).sentence for _, part in ablations(panels, methods).groupby("field", sort=False)]
+    return []
+
+
 # ---------------------------------------------------------------- many methods: one row each
 
 
@@ -261,6 +280,24 @@ def moments(gains):
     residual = (((gains - gains.mean())**2).sum() - sum(sums.values())) / left
     out = {name: max(0.0, (sums[name] / (len(mean) - 1) - residual) / n) for name, (mean, n) in effects.items()}
     return out | {"what is left": residual}
+
+
+@in_style
+def variances(table, pair):
+    """variance_components -> Shown."""
+    figure, both = axes_of(columns=2, height=2.4, sharey=True)
+    for axes, place in zip(both, ("average", "rarest bucket"), strict=True):
+        rows = table[table.bucket == place]
+        axes.barh(rows.source, rows["standard deviation"], color="#0072B2")
+        axes.set_title(place)
+        axes.set_xlabel("standard deviation, points")
+    both[0].invert_yaxis()
+    rows = table[table.bucket == "rarest bucket"]
+    most = rows.loc[rows.variance.idxmax()]
+    sentence = (f"{pair}: in the rarest bucket most of the spread of distillation's gain comes from {most.source} "
+                f"(standard deviation {most['standard deviation']:.1f} points).")
+    return Shown(figure, sentence, "Method of moments for main effects; a source that shows no more than the rest is 0. What is "
+                 "left: what varies within a draw (and teacher), test examples included.", table)
 
 
 # ---------------------------------------------------------------- the choice of the recipe, on val

@@ -21,7 +21,7 @@ FINDINGS = {  # notebook: what its verdict cards are about
     "02_teacher_errors_are_amplified": {"F3"}, "03_softening_the_teacher": {"F4 AdaAlpha", "F4 AdaMargin"},
 }
 FIGURES = {  # notebook without verdicts: its figures
-    "04_what_the_mitigation_depends_on": 4, "05_when_does_distillation_harm": 5, "06_rivals": 5, "90_anchors": 0,
+    "04_what_the_mitigation_depends_on": 4, "05_when_does_distillation_harm": 7, "06_rivals": 5, "90_anchors": 0,
     "91_choice_of_recipe": 1,
 }
 KIND = {book: kind for kind, books in KINDS.items() for book in books}

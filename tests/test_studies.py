@@ -75,11 +75,11 @@ def test_a_setting_changes_the_runs_that_read_it_and_shares_the_others(name):
 def test_a_study_drops_the_loss_fields_that_a_method_does_not_read():
     s = STUDIES["cifar20-lt-rivals"]
     pair, = s.pairs
-    fields = {"dataset": "cifar20", "draw_seed": 0, "imbalance": 20.0, "epochs": 40, "warmup": 8, "student": "resnet8"}
+    fields = {**s.shared, "student": "resnet8"}
     taught = {**fields, "teacher": "resnet20", "temperature": 2.0}
-    changed = {"temperature": 4.0, "alpha": 0.5, "teacher": "resnet14", "teacher_seed": 7, "lr": 0.2}
+    changed = {"temperature": 4.0, "alpha": 0.5, "teacher": "resnet14", "teacher_seed": 7, "lr": 0.3}
     assert s.config(pair, "one_hot", 0) == Config(**fields)
-    assert s.config(pair, "one_hot", 3, changed) == Config(**fields, seed=3, lr=0.2)
+    assert s.config(pair, "one_hot", 3, changed) == Config(**{**fields, "seed": 3, "lr": 0.3})
     assert s.config(pair, "kd", 0, changed) == Config(**{**taught, **changed, "method": "kd"})
     del changed["alpha"]                                                               # not read by the others
     assert s.config(pair, "decoupled_kd", 0, {**changed, "alpha": 0.5}) == Config(**{**taught, **changed, "method": "decoupled_kd"})
@@ -196,25 +196,28 @@ def small(dataset):
 
 
 def short(cfg):
-    """One epoch of a config's network and loss by a recipe of no decay, so that only a gradient can move a weight."""
+    """One epoch of a config's network and loss, taught by the smallest of its teacher's family; without weight decay, so that
+    only a gradient can move a weight."""
     loss = {name: getattr(cfg, name) for name in KNOBS[cfg.method] if name != "teacher_seed"}
+    if cfg.teacher:
+        loss["teacher"] = "resnet8-conv" if "-conv" in cfg.teacher else "resnet8" if "resnet" in cfg.teacher else "cnn"
     size = 32 if cfg.dataset == "digits" else 64
     return Config(dataset=cfg.dataset, student=cfg.student, method=cfg.method, epochs=1, batch_size=size, lr=0.05, weight_decay=0.0,
                   **loss)
 
 
 def name_of(cfg):
-    knobs = [f"{k}={getattr(cfg, k)}" for k in KNOBS[cfg.method] if k != "teacher_seed" and getattr(cfg, k) != DEFAULTS[k]]
-    return " ".join([cfg.dataset, cfg.student, cfg.method, *knobs])
+    knobs = {k: getattr(cfg, k) for k in KNOBS[cfg.method] if k not in ("teacher", "teacher_seed")}
+    return " ".join([cfg.dataset, cfg.student, cfg.method, *(f"{k}={v}" for k, v in knobs.items() if v != DEFAULTS[k])])
 
 
 def everything():
-    """A short Config of each (data set, student, method with its knobs) of all studies; their teachers are among them."""
+    """A short Config of each (student, method with its knobs) of all studies, and of those whose groups are not the classes."""
     found = {}
     for s in STUDIES.values():
         for cfg in s(1):
             knobs = tuple(getattr(cfg, k) for k in KNOBS[cfg.method] if k not in ("teacher", "teacher_seed"))
-            found.setdefault((cfg.dataset, cfg.student, cfg.method, knobs), short(cfg))
+            found.setdefault((cfg.student, cfg.method, knobs, cfg.dataset == "superclass"), short(cfg))
     return list(found.values())
 
 
