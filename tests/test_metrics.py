@@ -9,11 +9,11 @@ import pytest
 import torch
 from fairlearn.metrics import MetricFrame
 from sklearn.metrics import accuracy_score, log_loss
-from synthetic import COUNTS, FEW, GROUPS, PAIR, TINY, but, made, predictions, write_study
+from synthetic import COUNTS, FEW, GROUPS, PAIR, TINY, but, made, predictions, record, write_study
 
 from kdlib import metrics, records, tables
 from kdlib.config import KdlibError
-from kdlib.metrics import CELLS, buckets, by_group, calibration_error, eight_cells, panel
+from kdlib.metrics import CELLS, buckets, by_group, calibration_error, eight_cells, panel, tenths
 
 
 @pytest.fixture(autouse=True)
@@ -63,6 +63,18 @@ def test_by_group_agrees_with_fairlearn_and_sklearn(random_run):
 def test_buckets_at_their_thresholds():
     counts = [1000, 31, 30, 29, 8, 7, 6, 0]
     assert [metrics.BUCKETS[b] for b in buckets(counts, (30, 7))] == ["many"] * 2 + ["medium"] * 4 + ["few"] * 2
+
+
+@pytest.mark.parametrize("groups, k", [(100, 10), (20, 2), (10, 1), (7, 1), (16, 2)])
+def test_tenths_are_the_highest_and_the_lowest_of_a_sorted_list(groups, k):
+    margin = np.random.default_rng(groups).permutation(np.linspace(-0.2, 0.9, groups))
+    order = sorted(range(groups), key=lambda g: margin[g])
+    expected = ["lowest tenth" if g in order[:k] else "highest tenth" if g in order[-k:] else "middle" for g in range(groups)]
+    assert [metrics.TENTHS[b] for b in tenths(margin)] == expected
+
+
+def test_tenths_of_equal_margins_are_of_their_size_all_the_same():
+    assert np.bincount(tenths(np.zeros(30)), minlength=3).tolist() == [3, 24, 3]
 
 
 # ---------------------------------------------------------------- calibration
@@ -118,10 +130,10 @@ def test_eight_cells_by_brute_force():
 
 def test_test_plus_is_test_then_left_out():
     first = made(seeds=1, kd=lambda seed, split: {"val": 0.1, "test": 0.4, "left_out": 0.8}[split])
-    record = first.runs["kd"][0]
-    both = record.test_plus()
+    run = first.runs["kd"][0]
+    both = run.test_plus()
     for name in records.ARRAYS:
-        expected = np.concatenate([getattr(record.splits[s], name) for s in ("test", "left_out")])
+        expected = np.concatenate([getattr(run.splits[s], name) for s in ("test", "left_out")])
         np.testing.assert_array_equal(getattr(both, name), expected)
     np.testing.assert_allclose(first.accuracy("kd").observed, 60)               # of both, never of val
     on_test = panel(TINY, PAIR, 1, split="test")
@@ -198,6 +210,85 @@ def test_panel_refuses_seeds_out_of_range(seeds):
         panel(TINY, PAIR, seeds)
 
 
+# ---------------------------------------------------------------- balanced studies, settings
+
+BALANCED = replace(TINY, bucket_edges=())
+
+
+def erratic(seed):
+    """Margins of a seed's teacher: group 4 is the lowest of all but for seed 2, group `seed` the highest for its own seed alone."""
+    margin = np.linspace(0.5, 0.6, GROUPS)
+    margin[4] = 0.95 if seed == 2 else 0.1
+    margin[seed] = 0.8 if seed != 2 else margin[seed]
+    return margin
+
+
+def test_tenths_of_a_seed_are_by_the_teachers_of_the_others():
+    p = made(BALANCED, seeds=3, margin=erratic)
+    margins = [erratic(seed) for seed in range(3)]
+    for seed in range(3):
+        others = [sum(margins[s][g] for s in range(3) if s != seed) / 2 for g in range(GROUPS)]
+        assert np.flatnonzero(p.buckets_by_seed[seed] == 2).tolist() == [min(range(GROUPS), key=lambda g, m=others: m[g])]
+        assert np.flatnonzero(p.buckets_by_seed[seed] == 0).tolist() == [max(range(GROUPS), key=lambda g, m=others: m[g])]
+    of_all = np.mean(margins, axis=0)
+    assert np.argmin(of_all) == 4 == np.flatnonzero(p.bucket == 2)[0] and p.bucket_names == metrics.TENTHS
+    own = np.array([tenths(m) for m in margins])
+    assert (p.buckets_by_seed != own).any(axis=1).all()                    # a seed's own teacher would say otherwise
+
+
+def test_buckets_of_one_seed_and_of_a_long_tail_are_the_same_for_all_seeds():
+    alone = made(BALANCED, seeds=1, margin=erratic)
+    np.testing.assert_array_equal(alone.buckets_by_seed, [tenths(erratic(0))])
+    tail = made(seeds=3, margin=erratic)
+    np.testing.assert_array_equal(tail.buckets_by_seed, [buckets(COUNTS, (30, 7))] * 3)
+    assert tail.bucket_names == metrics.BUCKETS
+
+
+def test_the_mean_of_a_bucket_follows_each_seeds_own_buckets():
+    p = made(BALANCED, seeds=3, margin=erratic)
+    values = np.random.default_rng(0).normal(size=(5, 3, GROUPS))           # (resamples, seeds, groups)
+    for index in range(3):
+        mean = metrics.bucket_mean(p, index)
+        for r, s in itertools.product(range(5), range(3)):
+            members = [g for g in range(GROUPS) if p.buckets_by_seed[s][g] == index]
+            assert mean(values)[r, s] == pytest.approx(sum(values[r, s, g] for g in members) / len(members))
+        np.testing.assert_allclose(mean(values[0]), mean(values)[0])
+
+
+def write_setting(setting, seeds, **rates):
+    """Records of TINY under a setting, accuracies by method; the teacher's are 0.8."""
+    margin = np.linspace(0.9, 0.1, GROUPS)
+    for seed, method in itertools.product(range(seeds), TINY.methods):
+        cfg = TINY.config(PAIR, method, seed, setting)
+        records.write(record(cfg, method, seed, rates.get(method, 0.5), margin=margin))
+        if cfg.teacher:
+            records.write(record(cfg.teacher_config(), "teacher", seed, 0.8, margin=margin))
+
+
+def test_a_panel_of_a_setting_reads_the_runs_of_that_setting_and_shares_those_that_do_not_read_it():
+    base = made(seeds=2, kd=0.6)
+    hot, tail = {"temperature": 4.0}, {"imbalance": 10.0}
+    write_setting(hot, 2, kd=0.9, one_hot=0.7, placebo=0.7)
+    write_setting(tail, 2, kd=0.2, one_hot=0.3)
+    for setting, kd, one_hot in (({}, 60, 70), (hot, 90, 70), (tail, 20, 30)):
+        p = panel(TINY, PAIR, 2, setting=setting)
+        np.testing.assert_allclose(p.accuracy("kd").observed, kd)
+        np.testing.assert_allclose(p.gain("kd").observed, kd - one_hot)
+        assert p.setting == setting
+        assert all(getattr(r.config, k) == v for r in p.runs["kd"] for k, v in setting.items())
+    assert [r.config for r in panel(TINY, PAIR, 2, setting=hot).runs["one_hot"]] == [r.config for r in base.runs["one_hot"]]
+    with pytest.raises(KdlibError, match="there is no record of this run"):
+        panel(TINY, PAIR, 2, setting={"temperature": 3.0})
+
+
+@pytest.mark.parametrize("setting, name", [
+    ({}, "cnn → cnn_small"), ({"temperature": 4.0}, "cnn → cnn_small, temperature = 4"), ({"alpha": 0.25}, "cnn → cnn_small, alpha = 0.25"),
+    ({"teacher": "resnet14"}, "resnet14 → cnn_small"), ({"profile": "step"}, "cnn → cnn_small, profile = step"),
+    ({"draw_seed": 1, "teacher_seed": 3000}, "cnn → cnn_small, draw_seed = 1, teacher_seed = 3000")])
+def test_a_panel_is_named_by_its_pair_and_what_its_setting_changes(setting, name):
+    assert metrics.Panel(TINY, PAIR, 1, {}, (), "test", setting).name == name
+
+
 # ---------------------------------------------------------------- tables
 
 def test_table_of_a_panel():
@@ -244,11 +335,13 @@ def test_cells_table_sums_to_everything():
 
 
 def test_accuracies_table():
-    p = made(seeds=2, one_hot=but(0.7, g9=0.1, g8=0.3))
+    val = but(0.7, g0=0.05, g1=0.1, g9=0.15)                               # else than on test, which is what is reported
+    p = made(seeds=2, one_hot=lambda seed, split: val if split == "val" else but(0.7, g9=0.1, g8=0.3))
     frame = tables.accuracies(p, ("teacher", "one_hot")).set_index("method")
-    assert list(frame.columns) == ["average", "many", "medium", "few", "worst 1", "worst 3"]
+    assert list(frame.columns) == ["average", "many", "medium", "few", "worst 1", "worst 3", "worst 1 by val", "worst 3 by val"]
     means = {c: float(frame.loc["one-hot", c].split(" ± ")[0]) for c in frame.columns}
-    assert means == {"average": 60, "many": 70, "medium": 70, "few": 20, "worst 1": 10, "worst 3": 36.7}
+    assert means == {"average": 60, "many": 70, "medium": 70, "few": 20, "worst 1": 10, "worst 3": 36.7,
+                     "worst 1 by val": 70, "worst 3 by val": 50}
     assert all(" ± " in v for v in frame.to_numpy().ravel())
     assert not any("±" in v for v in tables.accuracies(made(seeds=1), ("kd",)).iloc[0, 1:])
 
@@ -263,10 +356,10 @@ def test_calibration_table_by_hand():
 
 def test_classes_count_alike_however_many_images_they_have():
     """Class 9 loses half of its test images: right never, against always in class 8, it still makes half of the bucket."""
-    def thinner(record):
-        left = record.splits["left_out"]
+    def thinner(run):
+        left = run.splits["left_out"]
         kept = {name: getattr(left, name)[left.group != 9] for name in records.ARRAYS}
-        return replace(record, splits=record.splits | {"left_out": records.Predictions(**kept)})
+        return replace(run, splits=run.splits | {"left_out": records.Predictions(**kept)})
     p = made(seeds=2, kd=but(0.7, g8=1.0, g9=0.0))
     p = replace(p, runs={m: tuple(map(thinner, runs)) for m, runs in p.runs.items()}, teachers=tuple(map(thinner, p.teachers)))
     assert np.bincount(p.group).tolist() == [40] * 9 + [20]
