@@ -1,5 +1,6 @@
 """Records made by hand for a tiny study, so that the right verdict is known by construction."""
 
+import itertools
 from dataclasses import replace
 
 import numpy as np
@@ -31,7 +32,7 @@ def predicted(role, seed, split, rates, shuffled, copies):
 
     By default it is the same examples that are hard for everyone, so that accuracies that are equal differ by nothing;
     shuffled: another random part for each role and seed. Wrong labels are random, or those of the teacher (copies)."""
-    n, number = PER_GROUP[split], 10 * seed + ROLES.index(role)
+    n, number = PER_GROUP[split], 10 * seed + (ROLES.index(role) if role in ROLES else len(ROLES))
     y = np.repeat(np.arange(GROUPS), n)
     rng, of_teacher = np.random.default_rng([number, n]), np.random.default_rng([seed, 77])
     rank = np.tile(np.arange(n), GROUPS)
@@ -59,28 +60,28 @@ def record(cfg, role, seed, rates, shuffled=False, copies=False, margin=None, na
         splits[split] = predictions(*predicted(role, seed, split, here, shuffled, copies))
     names = list(names or [f"class {g}" for g in range(GROUPS)])
     known = {"data_sha256": "d" * 64, "weights_sha256": f"weights of {cfg.key()}", "class_names": names,
-             "group_names": names, "train_counts": list(COUNTS)}
+             "group_names": names, "train_counts": list(COUNTS)} | facts
     if cfg.teacher:
         teacher = cfg.teacher_config().key()
         known |= {"teacher_key": teacher, "teacher_sha256": f"weights of {teacher}",
                   "teacher_margin_val": [float(m) for m in margin], "teacher_margin_train": [1.0] * GROUPS}
-    return Record(cfg, known | facts, splits)
+    return Record(cfg, known, splits)
 
 
-def write_study(study=TINY, seeds=None, shuffled=(), copies=(), margin=None, names=None, **rates):
-    """Write every record of a study into $KDLIB_RECORDS. Accuracies by role: see record; the rest as in USUAL.
+def write_study(study=TINY, seeds=None, shuffled=(), copies=(), margin=None, names=None, by_setting=None, facts=None, **rates):
+    """Write every record of a study into $KDLIB_RECORDS. Accuracies by role: see record; the rest as in USUAL, others 0.7.
 
-    shuffled, copies: roles. margin: function seed -> (G,) held-out margin of that seed's teacher."""
+    shuffled, copies: roles. margin: function seed -> (G,) held-out margin of that seed's teacher. by_setting: function
+    setting -> rates that differ there. facts: function (method, seed) -> further facts of a record."""
     margin = margin or (lambda seed: np.linspace(0.9, 0.1, GROUPS))
-    rates, seeds = USUAL | rates, study.seeds if seeds is None else seeds
-    for seed in range(seeds):
-        for pair in study.pairs:
-            for method in study.methods:
-                cfg = study.config(pair, method, seed)
-                more = {"shuffled": method in shuffled, "copies": method in copies, "names": names}
-                write(record(cfg, method, seed, rates[method], margin=margin(seed), **more))
-                if cfg.teacher:
-                    write(record(cfg.teacher_config(), "teacher", seed, rates["teacher"], "teacher" in shuffled, names=names))
+    usual, seeds = USUAL | rates, study.seeds if seeds is None else seeds
+    for seed, setting, pair, method in itertools.product(range(seeds), study.settings, study.pairs, study.methods):
+        rates = usual | (by_setting(setting) if by_setting else {})
+        cfg = study.config(pair, method, seed, setting)
+        more = {"shuffled": method in shuffled, "copies": method in copies, "names": names}
+        write(record(cfg, method, seed, rates.get(method, 0.7), margin=margin(seed), **more, **(facts(method, seed) if facts else {})))
+        if cfg.teacher:
+            write(record(cfg.teacher_config(), "teacher", seed, rates["teacher"], "teacher" in shuffled, names=names))
 
 
 def made(study=TINY, seeds=None, split="test_plus", **how):
