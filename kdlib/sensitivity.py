@@ -85,7 +85,8 @@ def frontier(table, pair):
     means = table.pivot(index="method", columns="bucket", values="estimate")
     for set_limits, values in ((axes.set_xlim, means.average), (axes.set_ylim, means[rarest])):
         low, high = min(0, values.min()), max(0, values.max())
-        set_limits(low - 0.25 * (high - low), high + 0.25 * (high - low))   # of the marks; intervals may leave the picture
+        room = 0.25 * (high - low) or 1
+        set_limits(low - room, high + room)   # of the marks; intervals may leave the picture
     axes.axhline(0, color="#444444", linewidth=1)
     axes.axvline(0, color="#444444", linewidth=1)
     axes.set_xlabel("average gain over one-hot, points")
@@ -198,27 +199,44 @@ def alpha_by_group(table, pair):
 # ---------------------------------------------------------------- ablations: one field at a time
 
 
+def steps(panels):
+    """Which panels differ in one field alone: a list of (field, fixed, [(value, Panel), ...] in order).
+
+    A setting of one field is compared with the primary one; of several, by its first field, with those that share the rest
+    (`fixed`, a dictionary): {"lr": 0.1, "temperature": 2.0} with {"temperature": 2.0}. Crossed teacher seeds are not steps."""
+    base, found = next(p for p in panels if not p.setting), {}
+    changed = {name for p in panels for name in p.setting}
+
+    def value(p, name):
+        return getattr(p.runs["kd"][0].config, name)
+
+    for setting in (p.setting for p in panels if p.setting and "teacher_seed" not in p.setting):
+        field, *more = setting
+        fixed = {name: setting[name] for name in more}
+        wanted = {name: fixed.get(name, value(base, name)) for name in changed - {field, "teacher_seed"}}
+        levels = [(value(p, field), p) for p in panels if "teacher_seed" not in p.setting
+                  and all(value(p, name) == v for name, v in wanted.items())]
+        found[field, str(fixed)] = field, fixed, sorted(levels, key=lambda level: _depth(level[0]))
+    return list(found.values())
+
+
 def ablations(panels, methods):
-    """Gain over one_hot by setting: one row per (field, level, bucket, method). The base setting is a level of every field."""
-    base = next(p for p in panels if not p.setting)
-    fields = list(dict.fromkeys(name for p in panels for name in p.setting if len(p.setting) == 1))
-    rows = []
-    for name in fields:
-        of_base = getattr(base.runs["kd"][0].config, name)
-        levels = [(of_base, base), *((p.setting[name], p) for p in panels if list(p.setting) == [name])]
-        levels.sort(key=lambda level: (isinstance(level[0], str), _depth(level[0])))
+    """Gain over one_hot by setting: one row per (field, level, bucket, method); `base` marks the primary value. See steps."""
+    base, rows = next(p for p in panels if not p.setting), []
+    for field, fixed, levels in steps(panels):
+        words = field + "".join(f" at {name} {value:g}" for name, value in fixed.items())
         for value, p in levels:
             table = gain_by_bucket(p, methods)
             keep = table[table.bucket.isin(("average", table.bucket.iloc[-1]))]
-            rows.append(keep.assign(bucket=np.where(keep.bucket == "average", "average", "rarest bucket"), field=name,
+            rows.append(keep.assign(bucket=np.where(keep.bucket == "average", "average", "rarest bucket"), field=words,
                                     level=f"{value:g}" if isinstance(value, float) else str(value),
-                                    base="yes" if p is base else ""))
+                                    base="yes" if value == getattr(base.runs["kd"][0].config, field) else ""))
     return pd.concat(rows, ignore_index=True)
 
 
 def _depth(value):
-    """Sorts resnet8 before resnet14."""
-    return (len(value), value) if isinstance(value, str) else value
+    """Sorts resnet8 before resnet14, and no seed before the first."""
+    return (len(value), value) if isinstance(value, str) else (-1 if value is None else value, "")
 
 
 @in_style
@@ -304,19 +322,20 @@ def variances(table, pair):
 
 
 def recipe(panels):
-    """Mean accuracy on val of one_hot and kd by setting: one row per (field, level); `chosen` is the best mean of the two."""
-    base = next(p for p in panels if not p.setting)
+    """Mean accuracy on val of one_hot and kd by setting: one row per (field, level); `chosen` is the best mean of the two.
+
+    Of equals the lowest level. See steps."""
     rows = []
-    for field in dict.fromkeys(name for p in panels for name in p.setting):
-        of_field = [base, *(p for p in panels if list(p.setting) == [field])]
-        levels = []
-        for p in of_field:
+    for field, fixed, levels in steps(panels):
+        scores = []
+        for value, p in levels:
             one_hot, kd = (p.val_accuracy(m).mean(axis=1) for m in ("one_hot", "kd"))
             score = (one_hot + kd) / 2
-            levels.append({"field": field, "level": getattr(p.runs["kd"][0].config, field), "one_hot": one_hot.mean(),
-                           "kd": kd.mean(), "mean": score.mean(), "per_seed": tuple(score), "seeds": p.seeds})
-        best = max(levels, key=lambda row: row["mean"])
-        rows += [{**row, "chosen": "yes" if row is best else ""} for row in sorted(levels, key=lambda row: row["level"])]
+            scores.append({"field": field, "at": ", ".join(f"{k} = {v:g}" for k, v in fixed.items()) or "the primary values",
+                           "level": value, "one_hot": one_hot.mean(), "kd": kd.mean(), "mean": score.mean(),
+                           "per_seed": tuple(score), "seeds": p.seeds})
+        best = max(scores, key=lambda row: row["mean"])
+        rows += [{**row, "chosen": "yes" if row is best else ""} for row in scores]
     return pd.DataFrame(rows)
 
 

@@ -179,7 +179,8 @@ STUDIES = {s.name: s for s in (
             about="CIFAR-100 with its 20 superclasses as labels; the fine classes are the groups, with a long tail inside each.",
             shared={**CIFAR100_LT, "dataset": "superclass"}),
     _beyond(_CIFAR20, "recipe", seeds=2,
-            settings=_settings(lr=(0.1, 0.4), temperature=(2.0, 4.0), alpha=(0.25, 0.5, 0.75))),
+            settings=(*_settings(temperature=(2.0, 4.0), alpha=(0.25, 0.5, 0.75)),
+                      *({"lr": lr, "temperature": 2.0} for lr in (0.1, 0.4)))),   # the rate was chosen first, at T = 2
     _beyond(_CIFAR20, "rivals", seeds=6, methods=RIVALS),
     _beyond(_CIFAR20, "knobs", seeds=4, methods=KNOB_ARMS),
     _beyond(_CIFAR20, "ablations", seeds=4, methods=ABLATED, settings=(

@@ -195,6 +195,7 @@ def test_protocol_states_every_field_of_every_primary_run(name):
         for method in study.methods:
             cells = {row[0]: row[methods.index(method)] for row in loss}
             assert {knob for knob, cell in cells.items() if cell != "–"} == set(KNOBS[method]) - {"teacher"}
+            cells |= {knob: common[knob] for knob, cell in cells.items() if cell == "of the study"}
             for seed in range(study.seeds):
                 cfg = study.config(pair, method, seed)
                 told = {"student": pair[1], "method": method, "seed": seed,

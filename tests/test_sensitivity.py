@@ -126,6 +126,13 @@ def test_an_ablation_has_every_level_and_the_primary_one_in_order(panels_of):
         "clear harm at 4.")
 
 
+def test_a_setting_of_two_fields_is_compared_with_the_one_that_shares_the_second(panels_of):
+    study = replace(ABLATIONS, name="tiny-two", settings=({}, {"temperature": 4.0}, {"lr": 0.1, "temperature": 4.0}))
+    table = sensitivity.ablations(panels_of(study), ["kd"])
+    assert list(dict.fromkeys(zip(table.field, table.level, table.base, strict=True))) == [
+        ("temperature", "2", "yes"), ("temperature", "4", ""), ("lr at temperature 4", "0.05", "yes"), ("lr at temperature 4", "0.1", "")]
+
+
 def test_networks_are_in_order_of_depth(panels_of):
     study = replace(ABLATIONS, name="tiny-depths", shared={**ABLATIONS.shared, "dataset": "cifar10"},
                     pairs=(("resnet20", "resnet8"),), settings=({}, {"teacher": "resnet110"}, {"teacher": "resnet8"}))
@@ -178,7 +185,7 @@ def test_val_chooses_by_the_mean_of_one_hot_and_kd(panels_of):
     rows = table[table.field == "lr"]
     assert list(rows.level) == [0.05, 0.1, 0.4] and list(rows.chosen) == ["", "", "yes"]
     assert list(rows["mean"]) == pytest.approx([70, 65, 77.5])
-    assert list(table[table.field == "temperature"].chosen) == ["yes", ""]          # of equals, the primary one
+    assert list(table[table.field == "temperature"].chosen) == ["yes", ""]          # of equals, the lowest
     assert sensitivity.recipe_curves(table, "x").sentence == "x: val chooses lr = 0.4, temperature = 2."
 
 
