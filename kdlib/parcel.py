@@ -35,13 +35,13 @@ def pack_images(name, to, data=None):
     """Pack the images that the Configs of a study use: (Path of the file, how many, of which published data set).
 
     `to`: a file, or a folder that gets <data set>-<study>.pack. `data`: see readers.load_images."""
-    configs = study(name)()
-    dataset = datasets.PUBLISHED.get(configs[0].dataset)
+    configs = {(c.draw_seed, c.imbalance, c.profile): c for c in study(name)()}   # one for each draw
+    dataset = datasets.PUBLISHED.get(next(iter(configs.values())).dataset)
     if dataset is None:
         raise ParcelError(f"study {name} needs no pack: its images come with scikit-learn.")
     images = readers.load_images(dataset, data)
     numbers = np.arange(len(images.y))[:, None, None, None]   # in the place of pixels, to see which are used
-    used = [split.x.flatten() for cfg in configs
+    used = [split.x.flatten() for cfg in configs.values()
             for split in datasets.load(cfg, images._replace(x=numbers)).splits().values()]
     held = np.zeros(len(images.y), bool)
     held[torch.cat(used)] = True
