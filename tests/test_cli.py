@@ -61,11 +61,14 @@ def interrupted(tmp_path_factory):
 
 @pytest.fixture
 def empty(tmp_path, monkeypatch):
+    """An empty folder of records, and two studies; all come back in their order."""
     monkeypatch.setenv("KDLIB_RECORDS", str(tmp_path / "records"))
-    for name in set(STUDIES) - {"digits", "cifar20-lt"}:
-        monkeypatch.delitem(STUDIES, name)
-    monkeypatch.setitem(STUDIES, "digits", SMALL)
-    return tmp_path / "records"
+    whole = dict(STUDIES)
+    STUDIES.clear()
+    STUDIES.update({"cifar20-lt": whole["cifar20-lt"], "digits": SMALL})
+    yield tmp_path / "records"
+    STUDIES.clear()
+    STUDIES.update(whole)
 
 
 @pytest.fixture
