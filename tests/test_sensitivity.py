@@ -16,6 +16,11 @@ BEYOND = replace(TINY, methods=ARMS, seeds=3)
 METHODS = [m for m in ARMS if m != "one_hot"]
 
 
+@pytest.fixture(autouse=True)
+def _records(tmp_path, monkeypatch):
+    monkeypatch.setenv("KDLIB_RECORDS", str(tmp_path))
+
+
 @pytest.fixture
 def panels_of(monkeypatch):
     """panels_of(study, **how): the Panels of a study made by hand, one per setting."""
