@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from synthetic import FEW, GROUPS, PAIR, SELF, TINY, but, made, write_study
 
-from kdlib import findings, readme
+from kdlib import anchors, findings, readme
 from kdlib.config import KdlibError
 from kdlib.findings import Part, others, verdict_word
 from kdlib.studies import STUDIES
@@ -325,13 +325,21 @@ def test_the_answer_of_the_readme(monkeypatch):
         monkeypatch.delitem(STUDIES, name)
     monkeypatch.setitem(STUDIES, "tiny", replace(TINY, demonstration=True))
     write_study(TINY, seeds=3, **HELPS_MANY_HARMS_FEW)
-    assert readme.answer() == ("No study is on record yet; `make report` shows the demonstration.\n", None)
+    nothing, svg = readme.answer()
+    assert nothing.startswith("No study is on record yet; `make report` shows the demonstration.\n") and svg is None
+    assert anchors.markdown() in nothing
     monkeypatch.setitem(STUDIES, "tiny", replace(TINY, demonstration=False))
     answer, svg = readme.answer()
     assert "](docs/answer.svg)" in answer and svg.startswith(b"<?xml")
     assert "Tiny (`tiny`), 3 of 4 planned seeds, preliminary:" in answer
     assert "| F1 | cnn → cnn_small | **reproduced** | *average gain: yes* (distillation changes the average by +10.0 points" in answer
     assert answer.count("\n| F") == 5
+    methods = {**TINY.methods, "kd_tuned": {"method": "kd", "alpha": 0.5}}
+    rivals = replace(TINY, name="tiny-rivals", kind="rivals", methods=methods, demonstration=False)
+    monkeypatch.setitem(STUDIES, "tiny-rivals", rivals)
+    write_study(rivals, seeds=2, **HELPS_MANY_HARMS_FEW)
+    answer, _ = readme.answer()
+    assert "(`tiny-rivals`), 2 of 4 planned seeds, preliminary:\n\n- cnn → cnn_small: no other method has both" in answer
 
 
 def test_a_correlation_of_ties_is_not_called_one_seed():
