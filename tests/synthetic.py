@@ -61,12 +61,12 @@ def record(cfg, role, seed, rates, shuffled=False, copies=False, margin=None, na
         splits[split] = predictions(*predicted(role, seed, split, here, shuffled, copies))
     names = list(names or [f"class {g}" for g in range(GROUPS)])
     known = {"data_sha256": "d" * 64, "weights_sha256": f"weights of {cfg.key()}", "class_names": names,
-             "group_names": names, "train_counts": list(COUNTS)} | facts
+             "group_names": names, "train_counts": list(COUNTS)}
     if cfg.teacher:
         teacher = cfg.teacher_config().key()
         known |= {"teacher_key": teacher, "teacher_sha256": f"weights of {teacher}",
                   "teacher_margin_val": [float(m) for m in margin], "teacher_margin_train": [1.0] * GROUPS}
-    return Record(cfg, known, splits)
+    return Record(cfg, known | facts, splits)
 
 
 def write_study(study=TINY, seeds=None, shuffled=(), copies=(), margin=None, names=None, by_setting=None, facts=None, **rates):
