@@ -168,6 +168,9 @@ _CIFAR100 = replace(
 
 STUDIES = {s.name: s for s in (
     _CIFAR20,
+    replace(_CIFAR20, name="cifar20-lt-first", title="Twenty classes of CIFAR-100, long-tailed, trained too little",
+            about="Rate 0.1 and T = 2, fixed before val chose (PROTOCOL.md, D14). Superseded; shows what depended on the recipe.",
+            shared={**CIFAR20, "lr": 0.1}, distilled=T2),
     _CIFAR100_LT,
     _CIFAR100,
     replace(_CIFAR100_LT, name="cifar10-lt", title="CIFAR-10, long-tailed", seeds=4, bucket_edges=(1000, 200), worst=(1, 3),

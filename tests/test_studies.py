@@ -96,7 +96,7 @@ def test_a_study_drops_the_loss_fields_that_a_method_does_not_read():
 
 
 SIZES = {   # runs of one seed: methods, teachers, and the fold teachers of a crossfit, once each
-    "digits": 5 + 1 + 3 + 1, "cifar20-lt": 5 + 1 + 3 + 1, "superclass": 5 + 1,
+    "digits": 5 + 1 + 3 + 1, "cifar20-lt": 5 + 1 + 3 + 1, "cifar20-lt-first": 5 + 1 + 3 + 1, "superclass": 5 + 1,
     # resnet56 is the teacher, and the student whose one_hot and placebo are of other seeds
     **{name: 5 + 1 + 5 for name in ("cifar100-lt", "cifar100", "cifar10-lt", "cifar10")},
     **{f"{name}-rivals": 17 + 2 for name in ("digits", "cifar20-lt", "cifar100-lt")},
