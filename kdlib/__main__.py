@@ -70,7 +70,8 @@ def report(args):
         with records.whole_file(README) as temporary:
             temporary.write_text((answer.rstrip() + "\n").join(parts), encoding="utf-8")
         return 0
-    planned = {name: study(name).seeds for name in args.studies or STUDIES}
+    usual = [s.name for s in STUDIES.values() if not (s.demonstration and s.kind == "recipe")]   # a hundred runs, on request
+    planned = {name: study(name).seeds for name in args.studies or usual}
     wanted = {name: min(args.seeds or n, n) for name, n in planned.items()}
     args.configs = [cfg for name, n in wanted.items() if study(name).demonstration for cfg in study(name)(n)]
     if todo := len(sweep.missing(args.configs)):
