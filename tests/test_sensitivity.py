@@ -260,3 +260,15 @@ def test_only_findings_have_verdicts(panels_of):
     panels_of(ABLATIONS)
     assert findings.verdicts("tiny-ablations") == []
     assert panel(ABLATIONS, ABLATIONS.pairs[0], 2, setting={"temperature": 4.0}).name == "cnn → cnn_small, temperature = 4"
+
+
+def test_the_sentences_of_a_study_are_those_of_its_figures(panels_of):
+    ablated = panels_of(ABLATIONS, by_setting=lambda s: {"kd": but(0.7, few=LOSES.get(s.get("temperature"), 0.7))})
+    table = sensitivity.ablations(ablated, ["kd", "ada_alpha"])
+    name = ablated[0].name
+    assert sensitivity.headlines(ablated) == [
+        sensitivity.ablation(table[table.field == field], name).sentence for field in ("temperature", "draw_seed")]
+    knobs = panels_of(replace(BEYOND, name="tiny-knobs", kind="knobs"), facts=margins)
+    collapse, forest = sensitivity.headlines(knobs)
+    assert "mean weight of the teacher runs from" in collapse and "gains most over distillation" in forest
+    assert sensitivity.headlines(panels_of(TINY)) == []
