@@ -73,7 +73,8 @@ def report(args):
     usual = [s.name for s in STUDIES.values() if not (s.demonstration and s.kind == "recipe")]   # a hundred runs, on request
     planned = {name: study(name).seeds for name in args.studies or usual}
     wanted = {name: min(args.seeds or n, n) for name, n in planned.items()}
-    args.configs = [cfg for name, n in wanted.items() if study(name).demonstration for cfg in study(name)(n)]
+    demonstrated = [cfg for name, n in wanted.items() if study(name).demonstration for cfg in study(name)(n)]
+    args.configs = list({cfg.key(): cfg for cfg in demonstrated}.values())   # studies share runs
     if todo := len(sweep.missing(args.configs)):
         print(f"digits: {todo} of {len(args.configs)} runs have no record and are done first", flush=True)
         sweep.sweep(args.configs)
