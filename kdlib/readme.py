@@ -19,7 +19,8 @@ def answer():
             methods = [m for m in study.methods if m != "one_hot"]
             shown = plots.gain_by_bucket(tables.gain_by_bucket(both[0], methods), both[0].name)
             svg = shown.svg()
-            lines += [f"**{shown.sentence}**", "", f"![{shown.sentence}]({FIGURE})", "", shown.caption, ""]
+            early = "" if both[0].seeds == study.seeds else f" (preliminary: {both[0].seeds} of {study.seeds} seeds)"
+            lines += [f"**{shown.sentence}**{early}", "", f"![{shown.sentence}]({FIGURE})", "", shown.caption, ""]
         cards = [card for p in both for card in pair_verdicts(p)]
         lines += [_of(study, both[0].seeds), "",
                   "| finding | teacher → student | verdict | what holds, and the numbers |", "|---|---|---|---|"]
