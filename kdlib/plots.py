@@ -67,13 +67,18 @@ def clear(row, unit="points"):
     return f"a clear {'gain' if row.estimate > 0 else 'loss'} ({number(row.estimate, unit)})"
 
 
+def beside(places, m, methods):
+    """Positions (P,) of the m-th of several methods drawn side by side at each place."""
+    return np.arange(len(places)) + (m - (len(methods) - 1) / 2) * 0.8 / max(len(methods), 2)
+
+
 def seeds_and_intervals(axes, table, place, zero=True):
     """One dot per seed, the mean and its interval, for each (place, method): methods side by side."""
     places, methods = list(dict.fromkeys(table[place])), list(dict.fromkeys(table.method))
     for m, method in enumerate(methods):
         colour, marker = LOOKS[method]
         rows = table[table.method == method].set_index(place).loc[places]
-        x = np.arange(len(places)) + (m - (len(methods) - 1) / 2) * 0.8 / max(len(methods), 2)
+        x = beside(places, m, methods)
         for position, seeds in zip(x, rows.per_seed, strict=True):
             axes.plot(np.full(len(seeds), position) + np.linspace(-0.05, 0.05, len(seeds)), seeds, ".", color=colour,
                       alpha=0.4, markersize=4, zorder=2)
@@ -168,6 +173,14 @@ def copied_and_amplified(copied, amplified, pair, sentence):
                  "weakest for other seeds' teachers minus in the rest. Dots are seeds; bars 95 % intervals.", copied)
 
 
+def non_dominated(table):
+    """Methods of tables.gain_by_bucket that no other one beats both on average and in the rarest bucket, by their means."""
+    rarest = table.bucket.iloc[-1]
+    means = table.pivot(index="method", columns="bucket", values="estimate").loc[list(dict.fromkeys(table.method))]
+    beaten = [((means.average > m.average) & (means[rarest] > m[rarest])).any() for _, m in means.iterrows()]
+    return list(means.index[~np.array(beaten)])
+
+
 @in_style
 def trade_off(table, pair):
     """tables.gain_by_bucket -> Shown: average gain against gain of the rarest bucket, both over one-hot."""
@@ -183,10 +196,8 @@ def trade_off(table, pair):
     axes.set_xlabel("average gain over one-hot, points")
     axes.set_ylabel(f"gain of the {rarest} classes, points")
     legend(figure, axes)
-    means = table.pivot(index="method", columns="bucket", values="estimate")
-    best = [m for m in means.index if not ((means.average > means.average[m]) & (means[rarest] > means[rarest][m])).any()]
     sentence = (f"{pair}: no other method has both a higher average and a higher mean in the {rarest} bucket than "
-                f"{', '.join(best)}.")
+                f"{', '.join(non_dominated(table))}.")
     return Shown(figure, sentence, "Up and right is better; one-hot is the origin. Crosses are 95 % intervals.", table)
 
 
@@ -272,7 +283,7 @@ def power(table, pair):
     for m, method in enumerate(methods):
         colour, marker = LOOKS[method]
         rows = table[table.method == method].set_index("bucket").loc[places]
-        x = np.arange(len(places)) + (m - (len(methods) - 1) / 2) * 0.8 / max(len(methods), 2)
+        x = beside(places, m, methods)
         reach = rows["smallest detectable"]
         axes.bar(x, 2 * reach, 0.6 / max(len(methods), 2), -reach, color=colour, alpha=0.2)
         axes.plot(x, rows.gain, marker, color=colour, label=method)

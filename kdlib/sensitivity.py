@@ -7,7 +7,7 @@ import pandas as pd
 
 from kdlib.findings import mitigated, name_of, number
 from kdlib.metrics import average, bucket_mean
-from kdlib.plots import LOOKS, Shown, axes_of, clear, in_style, legend, seeds_and_intervals
+from kdlib.plots import LOOKS, Shown, axes_of, clear, in_style, legend, non_dominated, seeds_and_intervals
 from kdlib.stats import interval
 from kdlib.tables import filled_buckets, gain_by_bucket, row_of
 
@@ -58,14 +58,6 @@ def forest(table, pair, over):
                 f"{len(ahead)} of {len(last)} methods gain clearly there.")
     return Shown(figure, sentence, "Small dots are seeds, large marks their mean, bars its 95 % interval over seeds and test "
                  "examples, not corrected for the number of rows.", table)
-
-
-def non_dominated(table):
-    """Methods of tables.gain_by_bucket that no other one beats both on average and in the rarest bucket, by their means."""
-    rarest = table.bucket.iloc[-1]
-    means = table.pivot(index="method", columns="bucket", values="estimate").loc[list(dict.fromkeys(table.method))]
-    beaten = [((means.average > m.average) & (means[rarest] > m[rarest])).any() for _, m in means.iterrows()]
-    return list(means.index[~np.array(beaten)])
 
 
 @in_style

@@ -143,7 +143,7 @@ def test_the_trade_off_names_who_is_not_beaten():
               ("placebo", "average"): 0, ("placebo", "few"): 0}
     table = pd.DataFrame([{"method": m, "bucket": b, "estimate": float(v), "low": v - 1.0, "high": v + 1.0}
                           for (m, b), v in values.items()])
-    assert plots.trade_off(table, "a").sentence.endswith("in the few bucket than AdaAlpha, distillation.")
+    assert plots.trade_off(table, "a").sentence.endswith("in the few bucket than distillation, AdaAlpha.")
 
 
 # ---------------------------------------------------------------- HTML

@@ -228,7 +228,7 @@ def test_the_recipe_is_what_val_chose(monkeypatch):
     from kdlib import sensitivity
     monkeypatch.delenv("KDLIB_RECORDS", raising=False)
     for study in STUDIES.values():
-        if study.kind == "recipe" and not study.demonstration and findings.complete_seeds(study.name) == study.seeds:
+        if study.kind == "recipe" and not study.demonstration and findings.complete_seeds(study.name):
             table = sensitivity.recipe(findings.panels(study.name))
             chosen = dict(zip(*table[table.chosen == "yes"][["field", "level"]].to_numpy().T, strict=True))
             base = STUDIES[study.name.removesuffix("-recipe")]
