@@ -15,6 +15,7 @@ from kdlib import records
 from kdlib.config import Config, KdlibError
 from kdlib.data import Split
 from kdlib.records import Record, RecordError
+from kdlib.studies import STUDIES
 
 CFG = Config(imbalance=50, draw_seed=0)
 N, C = 40, 10
@@ -167,3 +168,29 @@ def test_a_claim_is_held_by_one_the_next_waits_and_an_error_frees_it(records_fol
         raise ZeroDivisionError
     assert entered.wait(10)
     waiting.join()
+
+
+# ---------------------------------------------------------------- the ones in the repository
+
+COMMITTED = sorted(path for path in (records.ROOT / "data" / "records").glob("*.json") if not path.name.startswith("digits_"))
+
+
+def test_every_committed_record_is_a_run_of_a_study_on_real_images():
+    """Records made by hand once lay among them: of no study, with a hash of nothing and ten test images a class."""
+    planned = {cfg.key(): cfg for study in STUDIES.values() for cfg in study()}
+    data = {}
+    assert COMMITTED
+    for path in COMMITTED:
+        cfg = Config.from_dict(json.loads(path.read_text())["config"])
+        assert cfg.key() == path.stem
+        searched = 900 <= cfg.seed < 1000   # of a search: PROTOCOL.md names what was tried beyond the recipe studies
+        assert searched or planned.get(cfg.key()) == cfg, f"{path.name} belongs to no study"
+        kept = records.read(cfg, path.parent)
+        drawn = (cfg.dataset, cfg.draw_seed, cfg.imbalance, cfg.profile, cfg.fold, cfg.label_noise)
+        assert data.setdefault(drawn, kept.facts["data_sha256"]) == kept.facts["data_sha256"], path.name
+        assert len(set(kept.facts["weights_sha256"])) > 8 and len(kept.facts["weights_sha256"]) == 64, path.name
+        if cfg.dataset == "cifar20":   # official test images and the pool of training images, each once
+            assert np.bincount(kept.splits["test"].y).tolist() == [100] * 20, path.name
+            left_out = np.bincount(kept.splits["left_out"].y, minlength=20)
+            assert cfg.fold is not None or (left_out + kept.facts["train_counts"]).tolist() == [400] * 20, path.name
+    assert len(set(data.values())) == len(data)
