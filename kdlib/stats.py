@@ -83,8 +83,7 @@ def group_means(values, group, groups: int, resamples: int = 1000, seed: int = 0
     return GroupMeans(observed, resampled)
 
 
-@functools.lru_cache(maxsize=256)   # a page asks for the same redraws dozens of times
-def _redraws(seed: int, group: int, n: int, resamples: int) -> np.ndarray:
+def redraws(seed: int, group: int, n: int, resamples: int) -> np.ndarray:
     """(resamples, n) uint8: how often each of n examples is drawn in n draws with replacement.
 
     Each group has its own stream, so its redraws do not depend on the other groups."""
@@ -97,6 +96,9 @@ def _redraws(seed: int, group: int, n: int, resamples: int) -> np.ndarray:
         draws += n * np.arange(len(part))[:, None]
         part[:] = np.bincount(draws.ravel(), minlength=part.size).reshape(part.shape)
     return counts
+
+
+_redraws = functools.lru_cache(maxsize=256)(redraws)   # a page asks for the same ones dozens of times
 
 
 def _check_examples(values: np.ndarray, group: np.ndarray, groups: int, resamples: int) -> None:
@@ -222,21 +224,26 @@ def moderated_t(gains) -> tuple[np.ndarray, np.ndarray, float]:
     from scipy.special import stdtr
 
     gains = _matrix(gains, "moderated_t")
+    variances, df = shrunk_variances(gains)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        t = gains.mean(axis=0) / np.sqrt(variances / len(gains))
+    return t, 2 * stdtr(df, -np.abs(t)), df
+
+
+def shrunk_variances(gains) -> tuple[np.ndarray, float]:
+    """Variance over seeds of each group, shrunk towards a common one: (S, G) -> (G,), df; see moderated_t."""
+    gains = _matrix(gains, "shrunk_variances")
     seeds, groups = gains.shape
-    t, p = np.full(groups, np.nan), np.full(groups, np.nan)
-    kept = np.isfinite(gains).all(axis=0)
+    out, kept = np.full(groups, np.nan), np.isfinite(gains).all(axis=0)
     varies = np.ptp(gains[:, kept], axis=0) > TIE
     if not varies.any():
-        return t, p, np.nan
+        return out, np.nan
     d = seeds - 1
     variances = gains[:, kept].var(axis=0, ddof=1) * varies
     variances = np.maximum(variances, 1e-5 * (np.median(variances) or np.median(variances[varies])))
     d0, prior = _variance_prior(variances, d)
-    shrunk = prior if np.isinf(d0) else (d0 * prior + d * variances) / (d0 + d)
-    df = float(min(d0 + d, d * len(variances)))
-    t[kept] = gains[:, kept].mean(axis=0) / np.sqrt(shrunk / seeds)
-    p[kept] = 2 * stdtr(df, -np.abs(t[kept]))
-    return t, p, df
+    out[kept] = prior if np.isinf(d0) else (d0 * prior + d * variances) / (d0 + d)
+    return out, float(min(d0 + d, d * len(variances)))
 
 
 def _variance_prior(variances: np.ndarray, d: int) -> tuple[float, float]:
