@@ -1,4 +1,4 @@
-"""The command line: python -m kdlib run | report | status | data | records | doctor. Imports torch only if needed."""
+"""The command line: python -m kdlib run | report | audit | status | data | records | doctor. Imports torch only if needed."""
 
 import argparse
 import errno
@@ -94,6 +94,30 @@ def report(args):
     print(Path(args.out).resolve() / "index.html")
     failed = [f"kdlib: {page.html} failed: {page.message}\n" for page in pages if page.status == "failed"]
     sys.stderr.writelines(failed)
+    return min(1, len(failed))
+
+
+def audit(args):
+    """Say whom a distillation hurt, from predictions of your own; exit code 1 if a --fail-if condition is met."""
+    from kdlib import auditing
+    for text in args.fail_if:
+        auditing.condition(text)   # a typing error is said before anything is read
+    given = {name: getattr(args, name) for name in ("labels", "teacher", "student", "baseline", "groups", "weights", "train_counts",
+                                                    "classes", "worst")}
+    if args.study:
+        if wrong := [name for name, value in given.items() if value is not None]:
+            raise KdlibError(f"--{wrong[0].replace('_', '-')} does not go with --study, which takes everything from records.")
+        found = auditing.audit_study(args.study, args.pair, args.method, args.seeds)
+    else:
+        for name in ("labels", "teacher", "student"):
+            if given[name] is None:
+                raise KdlibError(f"an audit needs --{name} FILE; or --study NAME, which audits runs on record.")
+        found = auditing.audit(**given, edges=tuple(args.edges), kind=args.kind)
+    from kdlib import audit_page
+    page, facts, table = audit_page.save(found, args.out, args.fail_if)
+    print("\n".join([*audit_page.headline(found), f"{page}, {facts.name}, {table.name}"]))
+    failed = [text for text in args.fail_if if auditing.met(found, text)[0]]
+    sys.stderr.writelines(f"kdlib: condition met: {text}; the value is {auditing.met(found, text)[1]:.3g}\n" for text in failed)
     return min(1, len(failed))
 
 
@@ -227,7 +251,7 @@ def _parse(argv):
     parser.add_argument("--version", action="version", version=f"kdlib {__version__}")
     parser.set_defaults(command=lambda args: parser.print_help(), configs=())
     commands, subs = {}, parser.add_subparsers(metavar="COMMAND")
-    for command in (run, report, status, data, records, doctor):
+    for command in (run, report, audit, status, data, records, doctor):
         commands[command] = subs.add_parser(command.__name__, help=command.__doc__, description=command.__doc__)
         commands[command].set_defaults(command=command)
     for command, every in ((report, "all with a complete seed"), (status, "all")):
@@ -243,6 +267,24 @@ def _parse(argv):
     add("--yes", action="store_true", help="start also what takes more than ten minutes")
     commands[report].add_argument("--out", default="reports", metavar="DIR", help="default: reports")
     commands[report].add_argument("--readme", action="store_true", help="only write the answer into README.md")
+    add = commands[audit].add_argument
+    formats = "npz, npy, CSV or Parquet"
+    add("--labels", metavar="FILE", help=f"true classes of the test examples: {formats}, as all that follows")
+    for name, what in (("teacher", "its"), ("student", "its"), ("baseline", "the student's network trained without a teacher: its")):
+        add(f"--{name}", nargs="+", metavar="FILE", help=f"{what} logits, probabilities or predicted classes; a file for each seed")
+    add("--groups", metavar="FILE", help="a column of names, several columns, or a 0/1 matrix; default: the classes")
+    add("--weights", metavar="FILE", help="of the examples")
+    add("--train-counts", metavar="FILE", help="training examples of each group, for the buckets many, medium, few")
+    add("--edges", nargs=2, type=_count, default=(100, 20), metavar=("MANY", "FEW"), help="of those buckets; default: 100 20")
+    add("--classes", metavar="FILE", help="names of the classes, one per line")
+    add("--kind", choices=("auto", "logits", "probabilities", "classes"), default="auto", help="of the scores; default: auto")
+    add("--worst", type=_count, metavar="K", help="groups in the worst-k metrics; default: a tenth")
+    add("--fail-if", action="append", default=[], metavar="CONDITION", help="e.g. 'worst_bucket_gain < -2' or 'average_gain.high < 0'")
+    add("--study", metavar="STUDY", help="audit runs on record instead of files")
+    add("--pair", metavar="TEACHER/STUDENT", help="of --study; default: its first")
+    add("--method", default="kd", help="of --study; default: kd")
+    add("--seeds", type=_count, metavar="N", help="of --study; default: all that are complete")
+    add("--out", default="audit.html", metavar="FILE.html", help="default: audit.html; .json and .csv are written beside it")
     add = commands[data].add_argument
     add("action", nargs="?", choices=("get", "pack"), help="get: fetch the data set NAME; pack: the images of the study NAME")
     add("name", nargs="?", default="", metavar="NAME", help="cifar100 or cifar10; of pack: a study")

@@ -3,6 +3,7 @@
 Every refusal is one sentence: the file, the row (counted from 0, without a header), the value, what is allowed."""
 
 import csv
+import difflib
 import hashlib
 import zipfile
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from kdlib.config import KdlibError, did_you_mean
+from kdlib.config import KdlibError
 
 KINDS = ("auto", "logits", "probabilities", "classes")
 ALLOWED = "npz, npy, CSV (.csv) and Parquet (.parquet) are read"
@@ -183,7 +184,7 @@ def _with_ids(name, columns, sha256=""):
 
 # ---------------------------------------------------------------- labels and predictions
 
-def labels_of(given, class_names=None):
+def labels_of(given):
     """(y as read, (N,) ints or strings; its Source)."""
     found = source(given, "labels")
     y = _one_column(found.one(LABEL_NAMES, "the labels"), found.name, "labels")
@@ -304,7 +305,9 @@ def coded(values, names, name, what):
         missing = np.array([v not in at for v in values.tolist()])
         if missing.any():
             row = int(np.argmax(missing))
-            raise AuditError(f"{name}: {what} {values[row][:60]!r} in row {row} is no class: {did_you_mean(values[row], names)}")
+            near = difflib.get_close_matches(values[row], names, n=1)
+            raise AuditError(f"{name}: {what} {values[row][:60]!r} in row {row} is no class" +
+                             (f"; did you mean {near[0]!r}?" if near else f"; known are {_listed(names)}."))
         return np.array([at[v] for v in values.tolist()], dtype=np.int64)
     if (wrong := (values < 0) | (values >= len(names))).any():
         row = int(np.argmax(wrong))
@@ -344,6 +347,11 @@ def outputs(found, y, names, kind="auto"):
     scores = _matrix_of(found)
     if scores.shape[1] != len(names):
         raise AuditError(f"{found.name}: has {scores.shape[1]} columns of scores for {len(names)} classes.")
+    own = _score_columns(found)
+    if own != [""] and not all(map(_is_number, own)) and own != list(names):
+        if set(own) != set(names):
+            raise AuditError(f"{found.name}: its column {next(c for c in own if c not in names)!r} is no class; known are {_listed(names)}.")
+        scores = scores[:, [own.index(name) for name in names]]
     if scores.dtype.kind not in "iufb":
         raise AuditError(f"{found.name}: scores must be numbers, not {scores.dtype}.")
     likely = _likely_probabilities(scores, found.name, kind)
@@ -441,21 +449,15 @@ def groups_of(given, n, y, names):
     for column, values in found.columns.items():
         values = np.asarray(values)
         if values.dtype.kind == "f" and np.isfinite(values).all() and (values != np.floor(values)).any():
-            many = len(np.unique(values))
-            if many > 50:
+            if (many := len(np.unique(values))) > 50:
                 raise AuditError(f"{found.name}: column {column!r} has {many} different numbers; cut it into ranges first.")
-            values = np.array([f"{v:g}" for v in values])
-        text = np.asarray(_one_column(values, found.name, f"group {column!r}" if column else "group")).astype(str)
-        there, index = np.unique(text, return_inverse=True)
+        else:
+            values = _one_column(values, found.name, f"group {column!r}" if column else "group")
+        there, index = np.unique(values, return_inverse=True)   # numbers by size, names by alphabet
+        prefix = f"{column}=" if len(found.columns) > 1 else ""
         group.append(index + len(names))
         example.append(np.arange(n))
-        prefix = f"{column}=" if len(found.columns) > 1 else ""
-        order = sorted(range(len(there)), key=lambda k: (not _is_number(there[k]), float(there[k]) if _is_number(there[k]) else 0,
-                                                         there[k]))
-        back = np.empty(len(there), int)
-        back[order] = np.arange(len(there))
-        group[-1] = back[index] + len(names)
-        names += [f"{prefix}{there[k]}" for k in order]
+        names += [f"{prefix}{v:g}" if values.dtype.kind == "f" else f"{prefix}{v}" for v in there.tolist()]
     return _grouped(tuple(names), np.concatenate(group), np.concatenate(example))
 
 

@@ -1,0 +1,313 @@
+"""An Audit to look at: one page that opens without a network, the same as JSON and CSV, and as widgets in a notebook."""
+
+import html
+import json
+import warnings
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from jinja2 import Environment, FileSystemLoader
+from markupsafe import Markup
+
+from kdlib import __version__
+from kdlib.audit_files import AuditError
+from kdlib.auditing import MARGIN_BUCKETS, METRICS, ROLES, facts, met
+from kdlib.findings import number, told
+from kdlib.metrics import BUCKETS
+from kdlib.plots import axes_of, in_style, legend
+from kdlib.records import whole_file
+from kdlib.report_template.filters import tidy
+from kdlib.shown import Appendix, Shown, csv, table_html
+from kdlib.stats import Interval
+
+TEMPLATE = Path(__file__).with_name("report_template")
+EDGE, ROWS = 20, 200      # groups at either end of a figure; groups in the table of a page
+POINTS = 1500             # above it a scatter is a picture inside the figure
+LOOKS = {"harmed": ("#D55E00", "v"), "helped": ("#0072B2", "^"), "no clear difference": ("#767676", "o")}
+ROLE_LOOKS = dict(zip(ROLES, (("#8a4f7d", "P"), ("#0072B2", "o"), ("#000000", "x")), strict=True))
+READ_GAIN = "Points of accuracy that the student has more than the {}, on the same examples."
+
+
+def printable(name, longest=60):
+    """A name as one line of text: what cannot be seen, such as marks that turn the direction of writing, is spelled out."""
+    seen = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(name))
+    return seen if len(seen) <= longest else seen[:longest - 1] + "…"
+
+
+# ---------------------------------------------------------------- words
+
+def headline(a):
+    """The finding in two or three sentences."""
+    gain = a.metrics["average_gain"]
+    clear = "no clear difference to" if not gain.low > 0 and not gain.high < 0 else "a clear gain over" if gain.low > 0 else "a clear loss to"
+    if np.isnan(gain.low):
+        clear = "an average change, without an interval, against"
+    count = {what: int((a.groups.finding == what).sum()) for what in ("harmed", "helped")}
+    out = [f"The student shows {clear} the {a.reference}, groups counting alike: {told(gain)}.",
+           f"Of {len(a.groups):,} groups {count['harmed']:,} {'is' if count['harmed'] == 1 else 'are'} harmed and {count['helped']:,} helped "
+           "at a false discovery rate of 5 %."]
+    if count["harmed"]:
+        hurt = a.groups[a.groups.finding == "harmed"].sort_values("gain").head(3)
+        out[-1] += " Most harmed: " + ", ".join(f"{printable(r.group)} ({number(r.gain)})" for r in hurt.itertuples()) + "."
+    if len(a.buckets):
+        least = a.buckets.loc[a.buckets.gain.idxmin()]
+        out.append(f"The bucket that gains least is “{least.bucket}”: {_range(least)}.")
+    return out
+
+
+def _range(row):
+    said = number(row.gain)
+    return said if np.isnan(row.low) else f"{said} (95 % interval {number(row.low, '')} to {number(row.high, '')})"
+
+
+def value_of(value):
+    """A metric as text: an Interval with its ends, or a number."""
+    if not isinstance(value, Interval):
+        return f"{value:,}" if isinstance(value, int) else f"{value:.2f}"
+    said = f"{value.estimate:.2f}" + ("" if np.isnan(value.low) else f" [{value.low:.2f}, {value.high:.2f}]")
+    return said.replace("-", "−").replace(" ", "\N{NO-BREAK SPACE}")
+
+
+# ---------------------------------------------------------------- figures: a table in, a Shown out
+
+def _of_groups(table):
+    """At most EDGE groups from either end of the gains, lowest first, and whether some are left out."""
+    ordered = table.sort_values(["gain", "group"], kind="stable")
+    if len(ordered) <= 2 * EDGE:
+        return ordered, False
+    return pd.concat([ordered.head(EDGE), ordered.tail(EDGE)]), True
+
+
+@in_style
+def gain_by_group(table, reference):
+    """Audit.groups -> Shown: gain and interval of each group, or of those at either end."""
+    rows, cut = _of_groups(table)
+    figure, axes = axes_of(height=1.2 + 0.24 * len(rows))
+    at = np.arange(len(rows))[::-1]
+    for finding, (colour, marker) in LOOKS.items():
+        part = (rows.finding == finding).to_numpy()
+        if part.any():
+            some = rows[part]
+            spread = np.maximum(np.nan_to_num([some.gain - some.low, some.high - some.gain]), 0)
+            axes.errorbar(some.gain, at[part], xerr=spread, fmt=marker, color=colour, capsize=2, linewidth=1, label=finding)
+    axes.axvline(0, color="#444444", linewidth=1)
+    axes.set_yticks(at, [f"{printable(r.group, 28)} ({r.n:,})" for r in rows.itertuples()], fontsize=8)
+    axes.grid(visible=True, axis="x")
+    axes.set_xlabel(f"accuracy gain over the {reference}, points")
+    legend(figure, axes)
+    least, most = rows.iloc[0], rows.iloc[-1]
+    sentence = (f"Gains run from {number(least.gain)} ({printable(least.group)}) to {number(most.gain)} ({printable(most.group)}).")
+    cut = f" Of {len(table):,} groups the {EDGE} with the lowest and the {EDGE} with the highest gain: such extremes are partly luck." \
+        if cut else ""
+    return Shown(figure, sentence, "Marks are gains, bars 95 % intervals, the number of examples in brackets; colour and shape say "
+                 f"which groups are harmed or helped at a false discovery rate of 5 %.{cut}",
+                 _printable(rows[["group", "n", "gain", "low", "high", "q", "finding"]]))
+
+
+@in_style
+def gain_by_bucket(table, reference):
+    """Audit.buckets -> Shown."""
+    figure, axes = axes_of(height=3.2)
+    x = np.arange(len(table))
+    spread = np.maximum(np.nan_to_num([table.gain - table.low, table.high - table.gain]), 0)
+    axes.errorbar(x, table.gain, spread, fmt="s", color="#0072B2", capsize=4, markersize=7)
+    for place, seeds in zip(x, table.per_seed, strict=True):
+        if len(seeds) > 1:
+            axes.plot(np.full(len(seeds), place) + np.linspace(-0.05, 0.05, len(seeds)), seeds, ".", color="#0072B2", alpha=0.4)
+    axes.axhline(0, color="#444444", linewidth=1)
+    axes.set_xticks(x, [f"{r.bucket}\n{r.groups} groups" for r in table.itertuples()])
+    axes.set_xlim(-0.6, len(table) - 0.4)
+    axes.set_ylabel(f"gain over the {reference}, points")
+    return Shown(figure, "By bucket: " + "; ".join(f"{r.bucket} {_range(r)}" for r in table.itertuples()) + ".",
+                 "Groups of a bucket count alike; small dots are seeds, bars 95 % intervals.", table.drop(columns="per_seed"))
+
+
+@in_style
+def margin_and_gain(table, correlation, reference):
+    """Audit.groups -> Shown: the teacher's margin against the gain, a point for each group."""
+    figure, axes = axes_of(width=6.2, height=4.0)
+    for finding, (colour, marker) in LOOKS.items():
+        part = table[table.finding == finding]
+        axes.plot(part.teacher_margin, part.gain, marker, color=colour, alpha=0.7, markersize=6 if len(table) < 200 else 3,
+                  label=finding if len(part) else None, rasterized=len(table) > POINTS)
+    outer = table.iloc[[table.gain.argmin(), table.gain.argmax(), table.teacher_margin.argmin()]].drop_duplicates("group")
+    for row in outer.itertuples():
+        axes.annotate(printable(row.group, 24), (row.teacher_margin, row.gain), xytext=(6, 3), textcoords="offset points", fontsize=8)
+    axes.axhline(0, color="#444444", linewidth=1)
+    axes.margins(x=0.15)
+    axes.set_xlabel("teacher's margin (1: always certain and right)")
+    axes.set_ylabel(f"gain over the {reference}, points")
+    legend(figure, axes)
+    sentence = f"Rank correlation of the teacher's margin and the gain, over groups: {told(correlation, '', 2)}."
+    return Shown(figure, sentence, "One point per group. The correlation takes the margin from one half of the examples and the gain from "
+                 "the other, both ways round, so that examples that are easy for all cannot make it.",
+                 _printable(table[["group", "teacher_margin", "gain"]].sort_values("teacher_margin").head(ROWS)))
+
+
+@in_style
+def calibration(table):
+    """Audit.calibration -> Shown: confidence minus accuracy by bucket."""
+    figure, axes = axes_of(height=3.2)
+    places, roles = list(dict.fromkeys(table.place)), list(dict.fromkeys(table.role))
+    for m, role in enumerate(roles):
+        colour, marker = ROLE_LOOKS[role]
+        rows = table[table.role == role].set_index("place").loc[places]
+        axes.plot(np.arange(len(places)) + 0.12 * (m - (len(roles) - 1) / 2), rows.overconfidence, marker, color=colour, label=role, markersize=7)
+    axes.axhline(0, color="#444444", linewidth=1)
+    axes.set_xticks(range(len(places)), places)
+    axes.set_xlim(-0.6, len(places) - 0.4)
+    axes.set_ylabel("confidence minus accuracy, points")
+    legend(figure, axes)
+    most = table.loc[table.overconfidence.idxmax()]
+    sentence = (f"The largest overconfidence is the {most.role}'s in “{most.place}”: {number(most.overconfidence)}.")
+    return Shown(figure, sentence, "Mean confidence in the predicted class minus accuracy; above zero a model is overconfident.", table)
+
+
+def _printable(table):
+    return table.assign(group=table.group.map(printable))
+
+
+# ---------------------------------------------------------------- the page
+
+def page(a, conditions=(), name="audit"):
+    """The Audit as one HTML page; conditions: (text, (whether met, value)); name of the files beside it."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*Glyph .* missing")   # a name in a script that the font lacks
+        sections = [(title, intro, [Markup(part._repr_html_()) for part in parts]) for title, intro, parts in _sections(a, name)]
+    jinja = Environment(loader=FileSystemLoader(TEMPLATE), autoescape=True, trim_blocks=True)
+    return tidy(jinja.get_template("audit.html.j2").render(
+        headline=headline(a), conditions=[(text, held, f"{value:.3g}") for text, (held, value) in conditions],
+        models=Markup(table_html(models(a), "Accuracy in per cent, 95 % interval in brackets")), covers=a.covers,
+        metrics=Markup(table_html(metrics(a), "What --fail-if can ask")), sections=sections, limits=a.limits,
+        inputs=Markup(table_html(pd.DataFrame([(role, printable(n, 120), sha[:16] or "–") for role, n, sha in a.inputs],
+                                              columns=["input", "from", "sha256"]), "What was read")),
+        made=f"kdlib {__version__}; {a.n:,} examples, {len(a.class_names):,} classes, {len(a.groups):,} groups, {a.seeds} "
+             f"seed{'s' if a.seeds > 1 else ''}; beside this page: {printable(name)}.json (all of it), {printable(name)}.csv (the groups).",
+        now=datetime.now(UTC)))
+
+
+def models(a):
+    """DataFrame: a row for each model."""
+    what = (("accuracy", "every example alike"), ("average", "every group alike"), ("worst_k", f"worst {a.worst}, honest"),
+            ("worst_k_same", f"worst {a.worst}, same examples"))
+    rows = [{"model": role, **{label: value_of(a.metrics[f"{role}_{short}"]) for short, label in what}} for role in a.scored]
+    return pd.DataFrame(rows)
+
+
+def metrics(a):
+    """DataFrame: a row for each metric beyond the models' accuracies."""
+    shown = [m for m in a.metrics if not m.endswith(("_accuracy", "_average", "_worst_k", "_worst_k_same"))]
+    rows = []
+    for name in shown:
+        value = a.metrics[name]
+        detectable = f"{value.detectable:.2f}" if isinstance(value, Interval) and np.isfinite(value.detectable) else "–"
+        rows.append({"metric": name, "value": value_of(value), "smallest detectable": detectable, "meaning": METRICS[name]})
+    return pd.DataFrame(rows)
+
+
+def _sections(a, name):
+    out = [("Who gains, who loses", READ_GAIN.format(a.reference) + " The smallest effect that would be found in a group stands in the table below.",
+            [gain_by_group(a.groups, a.reference)])]
+    if len(a.buckets):
+        out.append(("By bucket", f"Buckets are by {a.bucketed_by}.", [gain_by_bucket(a.buckets, a.reference)]))
+        out.append(("Does the teacher's margin predict the gain?", "The margin is the probability of the label minus the mean of the others.",
+                    [margin_and_gain(a.groups, a.metrics["margin_gain_correlation"], a.reference)]))
+    copies = {role: a.metrics[f"{role}_copies"] for role in ROLES if f"{role}_copies" in a.metrics}
+    said = "; ".join(f"the {role} {value_of(v)} %" for role, v in copies.items())
+    out.append(("Transfer of the teacher's errors", f"Where the teacher is wrong, how often the same wrong label is given: {said}.",
+                [_Html(table_html(a.transfer, "Outcomes in per cent of the examples, 95 % intervals; counts are over all seeds"))]))
+    if len(a.calibration):
+        out.append(("Calibration", "Expected calibration error (15 bins, too high in small buckets) and log-loss stand in the data of the figure.",
+                    [calibration(a.calibration)]))
+    out.append(("Every group", "alpha is what AdaAlpha would use for the group: the teacher's margin, 0 at least.", [_appendix(a, name)]))
+    return out
+
+
+class _Html(str):
+    def _repr_html_(self):
+        return str(self)
+
+
+def notable(table):
+    """Audit.groups, harmed first, then helped, then the rest, each from the lowest gain."""
+    order = table.finding.map({"harmed": 0, "helped": 1}).fillna(2)
+    return table.assign(order=order).sort_values(["order", "gain", "group"], kind="stable").drop(columns="order")
+
+
+def _appendix(a, name):
+    rows = notable(a.groups)
+    columns = ["group", "n", *(["n_train"] if a.groups.n_train.notna().all() else []), "bucket", *[r for r in ROLES if r in rows], "gain",
+               "low", "high", "p", "q", "finding", "detectable", "teacher_margin", "ada_alpha"]
+    some = _printable(rows[columns].head(ROWS))
+    caption = f"All {len(rows):,} groups" if len(some) == len(rows) else f"{len(some):,} of {len(rows):,} groups, those harmed first"
+    return Appendix(some, f"{caption}: accuracies in per cent, gain in points with its 95 % interval.",
+                    rows if len(rows) <= 5 * ROWS else rows.head(5 * ROWS), f"{name}.csv")
+
+
+def save(a, path, conditions=()):
+    """Write the page to path (.html), and beside it .json and .csv; returns the three paths. KdlibError if it cannot be written."""
+    path = Path(path)
+    if path.suffix != ".html":
+        raise AuditError(f"--out {path}: must end in .html; .json and .csv are written beside it.")
+    conditions = [(text, met(a, text)) for text in conditions]
+    files = {path: page(a, conditions, path.stem), path.with_suffix(".json"): json.dumps(facts(a, conditions), indent=1) + "\n",
+             path.with_suffix(".csv"): csv(notable(a.groups))}
+    for file, text in files.items():
+        with whole_file(file) as temporary:
+            temporary.write_text(text, encoding="utf-8", errors="backslashreplace", newline="")
+    return tuple(files)
+
+
+# ---------------------------------------------------------------- in a notebook
+
+def glance(a):
+    """The headline and the models as HTML."""
+    return "".join(f"<p><strong>{html.escape(s)}</strong></p>" for s in headline(a)) + table_html(models(a), f"Accuracy in per cent; intervals cover {a.covers}")
+
+
+def explore(a):
+    """Widgets that choose bucket, metric and group, and show the groups so ordered, and one group in words."""
+    import ipywidgets as widgets
+    from IPython.display import display
+    numbers = [c for c in a.groups.columns if c not in ("group", "bucket", "finding") and a.groups[c].notna().any()]
+    bucket = widgets.Dropdown(options=["all", *dict.fromkeys(a.groups.bucket)], description="bucket")
+    metric = widgets.Dropdown(options=numbers, value="gain", description="metric")
+    group = widgets.Combobox(options=[printable(g) for g in a.groups.group], placeholder="a group", description="group")
+    out = widgets.Output()
+
+    def show(_=None):
+        out.clear_output(wait=True)
+        with out:
+            display(*view(a, bucket.value, metric.value, group.value))
+
+    for widget in (bucket, metric, group):
+        widget.observe(show, "value")
+    show()
+    return widgets.VBox([widgets.HBox([bucket, metric, group]), out])
+
+
+def view(a, bucket="all", metric="gain", group=""):
+    """What explore shows: the groups of a bucket ordered by a metric, and one group in words."""
+    rows = a.groups if bucket == "all" else a.groups[a.groups.bucket == bucket]
+    rows = rows.sort_values(metric, kind="stable")
+    columns = list(dict.fromkeys(["group", "n", metric, "gain", "low", "high", "finding"]))
+    out = [_Shown(table_html(_printable(rows[columns].head(ROWS)), f"{len(rows):,} groups of bucket {bucket}, lowest {metric} first"))]
+    if len(rows) > 1:
+        out.insert(0, gain_by_group(rows, a.reference))
+    for row in a.groups[a.groups.group.map(printable) == group].head(1).itertuples():
+        out.append(_Shown(f"<p>{html.escape(describe(row, a))}</p>"))
+    return out
+
+
+class _Shown(_Html):
+    def _repr_pretty_(self, printer, cycle):
+        printer.text("")
+
+
+def describe(row, a):
+    """One row of Audit.groups in a sentence."""
+    return (f"{printable(row.group)}: {row.n:,} examples; {', '.join(f'{role} {getattr(row, role):.1f} %' for role in a.scored)}; gain over the "
+            f"{a.reference} {_range(row)}, q = {row.q:.3f}: {row.finding}. Smallest effect that would be found: {row.detectable:.1f} points. "
+            f"Teacher's margin {row.teacher_margin:.2f}, so AdaAlpha would use alpha = {row.ada_alpha:.2f}.")
