@@ -102,8 +102,8 @@ def audit(args):
     from kdlib import auditing
     for text in args.fail_if:
         auditing.condition(text)   # a typing error is said before anything is read
-    given = {name: getattr(args, name) for name in ("labels", "teacher", "student", "baseline", "groups", "weights", "train_counts",
-                                                    "classes", "worst")}
+    files = ("labels", "teacher", "student", "baseline", "groups", "weights", "train_counts", "classes", "worst")
+    given = {name: getattr(args, name) for name in files}
     if args.study:
         if wrong := [name for name, value in given.items() if value is not None]:
             raise KdlibError(f"--{wrong[0].replace('_', '-')} does not go with --study, which takes everything from records.")
@@ -270,8 +270,8 @@ def _parse(argv):
     add = commands[audit].add_argument
     formats = "npz, npy, CSV or Parquet"
     add("--labels", metavar="FILE", help=f"true classes of the test examples: {formats}, as all that follows")
-    for name, what in (("teacher", "its"), ("student", "its"), ("baseline", "the student's network trained without a teacher: its")):
-        add(f"--{name}", nargs="+", metavar="FILE", help=f"{what} logits, probabilities or predicted classes; a file for each seed")
+    for name, whose in (("teacher", "its"), ("student", "its"), ("baseline", "of the same network trained without a teacher:")):
+        add(f"--{name}", nargs="+", metavar="FILE", help=f"{whose} logits, probabilities or classes; a file for each seed")
     add("--groups", metavar="FILE", help="a column of names, several columns, or a 0/1 matrix; default: the classes")
     add("--weights", metavar="FILE", help="of the examples")
     add("--train-counts", metavar="FILE", help="training examples of each group, for the buckets many, medium, few")
@@ -279,7 +279,7 @@ def _parse(argv):
     add("--classes", metavar="FILE", help="names of the classes, one per line")
     add("--kind", choices=("auto", "logits", "probabilities", "classes"), default="auto", help="of the scores; default: auto")
     add("--worst", type=_count, metavar="K", help="groups in the worst-k metrics; default: a tenth")
-    add("--fail-if", action="append", default=[], metavar="CONDITION", help="e.g. 'worst_bucket_gain < -2' or 'average_gain.high < 0'")
+    add("--fail-if", action="append", default=[], metavar="CONDITION", help="'worst_bucket_gain < -2' or 'average_gain.high < 0'")
     add("--study", metavar="STUDY", help="audit runs on record instead of files")
     add("--pair", metavar="TEACHER/STUDENT", help="of --study; default: its first")
     add("--method", default="kd", help="of --study; default: kd")

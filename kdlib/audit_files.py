@@ -350,7 +350,8 @@ def outputs(found, y, names, kind="auto"):
     own = _score_columns(found)
     if own != [""] and not all(map(_is_number, own)) and own != list(names):
         if set(own) != set(names):
-            raise AuditError(f"{found.name}: its column {next(c for c in own if c not in names)!r} is no class; known are {_listed(names)}.")
+            foreign = next(c for c in own if c not in names)
+            raise AuditError(f"{found.name}: its column {foreign!r} is no class; known are {_listed(names)}.")
         scores = scores[:, [own.index(name) for name in names]]
     if scores.dtype.kind not in "iufb":
         raise AuditError(f"{found.name}: scores must be numbers, not {scores.dtype}.")
@@ -435,13 +436,12 @@ def _reduced(scores, y, probabilities):
 
 # ---------------------------------------------------------------- groups, weights, counts
 
-def groups_of(given, n, y, names):
+def groups_of(found, n, y, names):
     """Groups from one column of names or numbers, several columns (each value of each is a group, called column=value), or
     a matrix (N, G) of 0 and 1 (its columns may overlap); None: the classes that occur."""
-    if given is None:
+    if found is None:
         kept = np.unique(y)
         return _grouped(tuple(names[k] for k in kept), np.searchsorted(kept, y))
-    found = source(given, "groups")
     matrix = next((v for v in found.columns.values() if np.ndim(v) == 2 and np.shape(v)[1] != 1), None)
     if matrix is not None:
         return _overlapping(np.asarray(matrix), found)
@@ -479,11 +479,10 @@ def _overlapping(matrix, found):
     return _grouped(tuple(names), group, example)
 
 
-def weights_of(given, n):
-    """(N,) float64, 1 where nothing is given; AuditError for negative or missing ones."""
-    if given is None:
-        return np.ones(n), None
-    found = source(given, "weights")
+def weights_of(found, n):
+    """(N,) float64 of a Source, 1 where it is None; AuditError for negative or missing ones."""
+    if found is None:
+        return np.ones(n)
     values = np.asarray(found.one(("weight", "weights"), "the weights"))
     if values.dtype.kind not in "iufb" or values.ndim != 1:
         raise AuditError(f"{found.name}: weights must be one column of numbers.")
@@ -491,12 +490,11 @@ def weights_of(given, n):
     if (wrong := ~(np.isfinite(values) & (values >= 0))).any():
         row = int(np.argmax(wrong))
         raise AuditError(f"{found.name}: weight {values[row]} in row {row}; weights are finite and not negative.")
-    return values, found
+    return values
 
 
-def counts_of(given, groups):
+def counts_of(found, groups):
     """(G,) training examples of each group: one number per group in order, or columns group and count."""
-    found = source(given, "training counts")
     columns = list(found.columns.values())
     if len(columns) == 2:
         named = dict(zip([str(v) for v in columns[0].tolist()], columns[1].tolist(), strict=True))
@@ -510,4 +508,4 @@ def counts_of(given, groups):
     counts = _whole(np.asarray(counts), found.name, "count")
     if (counts < 0).any():
         raise AuditError(f"{found.name}: count {counts.min()} in row {int(counts.argmin())} is negative.")
-    return counts, found
+    return counts

@@ -13,13 +13,12 @@ from markupsafe import Markup
 
 from kdlib import __version__
 from kdlib.audit_files import AuditError
-from kdlib.auditing import MARGIN_BUCKETS, METRICS, ROLES, facts, met
+from kdlib.auditing import METRICS, ROLES, facts, met
 from kdlib.findings import number, told
-from kdlib.metrics import BUCKETS
 from kdlib.plots import axes_of, in_style, legend
 from kdlib.records import whole_file
 from kdlib.report_template.filters import tidy
-from kdlib.shown import Appendix, Shown, csv, table_html
+from kdlib.shown import Appendix, Headline, Shown, Table, csv, table_html
 from kdlib.stats import Interval
 
 TEMPLATE = Path(__file__).with_name("report_template")
@@ -27,7 +26,6 @@ EDGE, ROWS = 20, 200      # groups at either end of a figure; groups in the tabl
 POINTS = 1500             # above it a scatter is a picture inside the figure
 LOOKS = {"harmed": ("#D55E00", "v"), "helped": ("#0072B2", "^"), "no clear difference": ("#767676", "o")}
 ROLE_LOOKS = dict(zip(ROLES, (("#8a4f7d", "P"), ("#0072B2", "o"), ("#000000", "x")), strict=True))
-READ_GAIN = "Points of accuracy that the student has more than the {}, on the same examples."
 
 
 def printable(name, longest=60):
@@ -41,14 +39,12 @@ def printable(name, longest=60):
 def headline(a):
     """The finding in two or three sentences."""
     gain = a.metrics["average_gain"]
-    clear = "no clear difference to" if not gain.low > 0 and not gain.high < 0 else "a clear gain over" if gain.low > 0 else "a clear loss to"
-    if np.isnan(gain.low):
-        clear = "an average change, without an interval, against"
-    count = {what: int((a.groups.finding == what).sum()) for what in ("harmed", "helped")}
+    clear = "a clear gain over" if gain.low > 0 else "a clear loss to" if gain.high < 0 else "no clear difference to"
+    harmed, helped = a.metrics["groups_harmed"], a.metrics["groups_helped"]
     out = [f"The student shows {clear} the {a.reference}, groups counting alike: {told(gain)}.",
-           f"Of {len(a.groups):,} groups {count['harmed']:,} {'is' if count['harmed'] == 1 else 'are'} harmed and {count['helped']:,} helped "
-           "at a false discovery rate of 5 %."]
-    if count["harmed"]:
+           f"Of {len(a.groups):,} groups {harmed:,} {'is' if harmed == 1 else 'are'} harmed and {helped:,} helped at a false "
+           "discovery rate of 5 %."]
+    if harmed:
         hurt = a.groups[a.groups.finding == "harmed"].sort_values("gain").head(3)
         out[-1] += " Most harmed: " + ", ".join(f"{printable(r.group)} ({number(r.gain)})" for r in hurt.itertuples()) + "."
     if len(a.buckets):
@@ -98,11 +94,10 @@ def gain_by_group(table, reference):
     axes.set_xlabel(f"accuracy gain over the {reference}, points")
     legend(figure, axes)
     least, most = rows.iloc[0], rows.iloc[-1]
-    sentence = (f"Gains run from {number(least.gain)} ({printable(least.group)}) to {number(most.gain)} ({printable(most.group)}).")
-    cut = f" Of {len(table):,} groups the {EDGE} with the lowest and the {EDGE} with the highest gain: such extremes are partly luck." \
-        if cut else ""
-    return Shown(figure, sentence, "Marks are gains, bars 95 % intervals, the number of examples in brackets; colour and shape say "
-                 f"which groups are harmed or helped at a false discovery rate of 5 %.{cut}",
+    sentence = f"Gains run from {number(least.gain)} ({printable(least.group)}) to {number(most.gain)} ({printable(most.group)})."
+    which = f" Of {len(table):,} groups the {EDGE} lowest and the {EDGE} highest: such extremes are partly luck." if cut else ""
+    return Shown(figure, sentence, "Marks are gains, bars 95 % intervals, the number of examples in brackets; colour and shape "
+                 f"say which groups are harmed or helped at a false discovery rate of 5 %.{which}",
                  _printable(rows[["group", "n", "gain", "low", "high", "q", "finding"]]))
 
 
@@ -134,15 +129,16 @@ def margin_and_gain(table, correlation, reference):
                   label=finding if len(part) else None, rasterized=len(table) > POINTS)
     outer = table.iloc[[table.gain.argmin(), table.gain.argmax(), table.teacher_margin.argmin()]].drop_duplicates("group")
     for row in outer.itertuples():
-        axes.annotate(printable(row.group, 24), (row.teacher_margin, row.gain), xytext=(6, 3), textcoords="offset points", fontsize=8)
+        axes.annotate(printable(row.group, 24), (row.teacher_margin, row.gain), xytext=(6, 3), textcoords="offset points",
+                      fontsize=8)
     axes.axhline(0, color="#444444", linewidth=1)
     axes.margins(x=0.15)
     axes.set_xlabel("teacher's margin (1: always certain and right)")
     axes.set_ylabel(f"gain over the {reference}, points")
     legend(figure, axes)
     sentence = f"Rank correlation of the teacher's margin and the gain, over groups: {told(correlation, '', 2)}."
-    return Shown(figure, sentence, "One point per group. The correlation takes the margin from one half of the examples and the gain from "
-                 "the other, both ways round, so that examples that are easy for all cannot make it.",
+    return Shown(figure, sentence, "One point per group. The correlation takes the margin from one half of the examples and the "
+                 "gain from the other, both ways round, so that examples that are easy for all cannot make it.",
                  _printable(table[["group", "teacher_margin", "gain"]].sort_values("teacher_margin").head(ROWS)))
 
 
@@ -154,15 +150,17 @@ def calibration(table):
     for m, role in enumerate(roles):
         colour, marker = ROLE_LOOKS[role]
         rows = table[table.role == role].set_index("place").loc[places]
-        axes.plot(np.arange(len(places)) + 0.12 * (m - (len(roles) - 1) / 2), rows.overconfidence, marker, color=colour, label=role, markersize=7)
+        x = np.arange(len(places)) + 0.12 * (m - (len(roles) - 1) / 2)
+        axes.plot(x, rows.overconfidence, marker, color=colour, label=role, markersize=7)
     axes.axhline(0, color="#444444", linewidth=1)
     axes.set_xticks(range(len(places)), places)
     axes.set_xlim(-0.6, len(places) - 0.4)
     axes.set_ylabel("confidence minus accuracy, points")
     legend(figure, axes)
     most = table.loc[table.overconfidence.idxmax()]
-    sentence = (f"The largest overconfidence is the {most.role}'s in “{most.place}”: {number(most.overconfidence)}.")
-    return Shown(figure, sentence, "Mean confidence in the predicted class minus accuracy; above zero a model is overconfident.", table)
+    sentence = f"The largest overconfidence is the {most.role}'s in “{most.place}”: {number(most.overconfidence)}."
+    return Shown(figure, sentence, "Mean confidence in the predicted class minus accuracy; above zero a model is overconfident.",
+                 table)
 
 
 def _printable(table):
@@ -184,7 +182,8 @@ def page(a, conditions=(), name="audit"):
         inputs=Markup(table_html(pd.DataFrame([(role, printable(n, 120), sha[:16] or "–") for role, n, sha in a.inputs],
                                               columns=["input", "from", "sha256"]), "What was read")),
         made=f"kdlib {__version__}; {a.n:,} examples, {len(a.class_names):,} classes, {len(a.groups):,} groups, {a.seeds} "
-             f"seed{'s' if a.seeds > 1 else ''}; beside this page: {printable(name)}.json (all of it), {printable(name)}.csv (the groups).",
+             f"seed{'s' if a.seeds > 1 else ''}; beside this page: {printable(name)}.json (all of it) and {printable(name)}.csv "
+             "(the groups).",
         now=datetime.now(UTC)))
 
 
@@ -208,26 +207,25 @@ def metrics(a):
 
 
 def _sections(a, name):
-    out = [("Who gains, who loses", READ_GAIN.format(a.reference) + " The smallest effect that would be found in a group stands in the table below.",
+    out = [("Who gains, who loses", f"Points of accuracy that the student has more than the {a.reference}, on the same examples. "
+            "The smallest effect that would be found in each group stands in the last table.",
             [gain_by_group(a.groups, a.reference)])]
     if len(a.buckets):
         out.append(("By bucket", f"Buckets are by {a.bucketed_by}.", [gain_by_bucket(a.buckets, a.reference)]))
-        out.append(("Does the teacher's margin predict the gain?", "The margin is the probability of the label minus the mean of the others.",
+        out.append(("Does the teacher's margin predict the gain?",
+                    "The margin is the probability of the label minus the mean of the others.",
                     [margin_and_gain(a.groups, a.metrics["margin_gain_correlation"], a.reference)]))
     copies = {role: a.metrics[f"{role}_copies"] for role in ROLES if f"{role}_copies" in a.metrics}
     said = "; ".join(f"the {role} {value_of(v)} %" for role, v in copies.items())
-    out.append(("Transfer of the teacher's errors", f"Where the teacher is wrong, how often the same wrong label is given: {said}.",
-                [_Html(table_html(a.transfer, "Outcomes in per cent of the examples, 95 % intervals; counts are over all seeds"))]))
+    out.append(("Transfer of the teacher's errors",
+                f"Where the teacher is wrong, how often the same wrong label is given: {said}.",
+                [Table(a.transfer, "Outcomes in per cent of the examples, 95 % intervals; counts are over all seeds")]))
     if len(a.calibration):
-        out.append(("Calibration", "Expected calibration error (15 bins, too high in small buckets) and log-loss stand in the data of the figure.",
-                    [calibration(a.calibration)]))
-    out.append(("Every group", "alpha is what AdaAlpha would use for the group: the teacher's margin, 0 at least.", [_appendix(a, name)]))
+        out.append(("Calibration", "Expected calibration error (15 bins, too high in small buckets) and log-loss stand in the "
+                    "data of the figure.", [calibration(a.calibration)]))
+    out.append(("Every group", "alpha is what AdaAlpha would use for the group: the teacher's margin, 0 at least.",
+                [_appendix(a, name)]))
     return out
-
-
-class _Html(str):
-    def _repr_html_(self):
-        return str(self)
 
 
 def notable(table):
@@ -238,16 +236,17 @@ def notable(table):
 
 def _appendix(a, name):
     rows = notable(a.groups)
-    columns = ["group", "n", *(["n_train"] if a.groups.n_train.notna().all() else []), "bucket", *[r for r in ROLES if r in rows], "gain",
-               "low", "high", "p", "q", "finding", "detectable", "teacher_margin", "ada_alpha"]
-    some = _printable(rows[columns].head(ROWS))
-    caption = f"All {len(rows):,} groups" if len(some) == len(rows) else f"{len(some):,} of {len(rows):,} groups, those harmed first"
+    counts = ["n_train"] if a.groups.n_train.notna().all() else []
+    columns = ["group", "n", *counts, "bucket", *a.scored, "gain", "low", "high", "p", "q", "finding", "detectable",
+               "teacher_margin", "ada_alpha"]
+    some, every = _printable(rows[columns].head(ROWS)), f"{len(rows):,} groups"
+    caption = f"All {every}" if len(some) == len(rows) else f"{len(some):,} of {every}, those harmed first"
     return Appendix(some, f"{caption}: accuracies in per cent, gain in points with its 95 % interval.",
                     rows if len(rows) <= 5 * ROWS else rows.head(5 * ROWS), f"{name}.csv")
 
 
 def save(a, path, conditions=()):
-    """Write the page to path (.html), and beside it .json and .csv; returns the three paths. KdlibError if it cannot be written."""
+    """Write the page to path (.html), beside it .json and .csv; returns the three paths. KdlibError if that fails."""
     path = Path(path)
     if path.suffix != ".html":
         raise AuditError(f"--out {path}: must end in .html; .json and .csv are written beside it.")
@@ -264,7 +263,8 @@ def save(a, path, conditions=()):
 
 def glance(a):
     """The headline and the models as HTML."""
-    return "".join(f"<p><strong>{html.escape(s)}</strong></p>" for s in headline(a)) + table_html(models(a), f"Accuracy in per cent; intervals cover {a.covers}")
+    said = "".join(f"<p><strong>{html.escape(sentence)}</strong></p>" for sentence in headline(a))
+    return said + table_html(models(a), f"Accuracy in per cent; intervals cover {a.covers}")
 
 
 def explore(a):
@@ -293,21 +293,15 @@ def view(a, bucket="all", metric="gain", group=""):
     rows = a.groups if bucket == "all" else a.groups[a.groups.bucket == bucket]
     rows = rows.sort_values(metric, kind="stable")
     columns = list(dict.fromkeys(["group", "n", metric, "gain", "low", "high", "finding"]))
-    out = [_Shown(table_html(_printable(rows[columns].head(ROWS)), f"{len(rows):,} groups of bucket {bucket}, lowest {metric} first"))]
-    if len(rows) > 1:
-        out.insert(0, gain_by_group(rows, a.reference))
-    for row in a.groups[a.groups.group.map(printable) == group].head(1).itertuples():
-        out.append(_Shown(f"<p>{html.escape(describe(row, a))}</p>"))
-    return out
-
-
-class _Shown(_Html):
-    def _repr_pretty_(self, printer, cycle):
-        printer.text("")
+    out = [gain_by_group(rows, a.reference)] if len(rows) > 1 else []
+    out.append(Table(_printable(rows[columns].head(ROWS)), f"{len(rows):,} groups of bucket {bucket}, lowest {metric} first"))
+    chosen = a.groups[a.groups.group.map(printable) == group].head(1)
+    return out + [Headline([describe(row, a)]) for row in chosen.itertuples()]
 
 
 def describe(row, a):
     """One row of Audit.groups in a sentence."""
-    return (f"{printable(row.group)}: {row.n:,} examples; {', '.join(f'{role} {getattr(row, role):.1f} %' for role in a.scored)}; gain over the "
-            f"{a.reference} {_range(row)}, q = {row.q:.3f}: {row.finding}. Smallest effect that would be found: {row.detectable:.1f} points. "
+    accuracy = ", ".join(f"{role} {getattr(row, role):.1f} %" for role in a.scored)
+    return (f"{printable(row.group)}: {row.n:,} examples; {accuracy}; gain over the {a.reference} {_range(row)}, "
+            f"q = {row.q:.3f}: {row.finding}. Smallest effect that would be found: {row.detectable:.1f} points. "
             f"Teacher's margin {row.teacher_margin:.2f}, so AdaAlpha would use alpha = {row.ada_alpha:.2f}.")
