@@ -105,7 +105,7 @@ def _p_values(d, estimate, se, df, members, w):
             return np.where(se > 0, 2 * stdtr(df, -np.abs(estimate / se)), 1.0)
     d = d[0]
     if np.ptp(w) == 0:
-        up, down = members.sums((d > 0).astype(float)), members.sums((d < 0).astype(float))
+        up, down = members.sums((d > 0).astype(int)), members.sums((d < 0).astype(int))
         fewer = np.minimum(up, down)
         p = bdtr(fewer, up + down, 0.5) + np.where(fewer > 0, bdtr(np.maximum(fewer - 1, 0), up + down, 0.5), 0)
         return np.where(up == down, 1.0, np.minimum(p, 1))

@@ -1,0 +1,476 @@
+"""The audit's numbers against definitions by hand, scikit-learn, fairlearn and simulation."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import jsonschema
+import numpy as np
+import pandas as pd
+import pytest
+from fairlearn.metrics import MetricFrame
+from scipy.stats import binom, binomtest, norm, spearmanr
+from sklearn.metrics import accuracy_score, log_loss
+from synthetic import made
+
+import kdlib
+from kdlib import audit_numbers, auditing
+from kdlib.audit_files import Groups, source
+from kdlib.audit_numbers import mean_and_interval
+from kdlib.config import KdlibError
+
+ROOT = Path(__file__).resolve().parents[1]
+SCHEMA = json.loads((ROOT / "kdlib" / "audit.schema.json").read_text())
+
+
+def world(n=2000, classes=6, shift=(2.0, 1.6, 1.4), seed=0):
+    """(y, teacher, student, baseline): labels and logits; later classes are harder for all."""
+    rng = np.random.default_rng(seed)
+    y = rng.integers(0, classes, n)
+    out = []
+    for by in shift:
+        logits = rng.normal(size=(n, classes))
+        logits[np.arange(n), y] += by - 0.15 * y
+        out.append(logits)
+    return y, *out
+
+
+def softmax(logits):
+    p = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return p / p.sum(axis=1, keepdims=True)
+
+
+@pytest.fixture(scope="module")
+def audited():
+    return kdlib.audit(*world())
+
+
+# ---------------------------------------------------------------- point estimates
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("overlapping", [False, True])
+def test_groups_agree_with_fairlearn_and_scikit_learn(weighted, overlapping):
+    y, *logits = world()
+    rng = np.random.default_rng(1)
+    w = rng.uniform(0.1, 3, len(y)) if weighted else None
+    attributes = {"sex": rng.choice(["f", "m"], len(y)), "age": rng.choice(["old", "young", "middle"], len(y))}
+    if not overlapping:
+        attributes.pop("age")
+    found = kdlib.audit(y, *logits, groups=pd.DataFrame(attributes), weights=w).groups.set_index("group")
+    for role, scores in zip(("teacher", "student", "baseline"), logits, strict=True):
+        p, chosen = softmax(scores), scores.argmax(axis=1)
+        for name, values in attributes.items():
+            sample = {"sample_params": {"sample_weight": w}} if weighted else {}
+            frame = MetricFrame(metrics=accuracy_score, y_true=y, y_pred=chosen, sensitive_features=values, **sample)
+            for value, accuracy in frame.by_group.items():
+                row = found.loc[f"{name}={value}" if overlapping else value]
+                some = values == value
+                assert abs(row[role] / 100 - accuracy) < 1e-12
+                loss = log_loss(y[some], p[some], labels=range(6), sample_weight=None if w is None else w[some])
+                assert abs(row[f"{role}_log_loss"] - loss) < 1e-12
+                weights = np.ones(some.sum()) if w is None else w[some]
+                over = np.average(p[some].max(axis=1) - (chosen == y)[some], weights=weights)
+                assert abs(row[f"{role}_overconfidence"] / 100 - over) < 1e-12
+                assert row.n == some.sum()
+                if role == "teacher":
+                    margin = np.average((6 * p[some, y[some]] - 1) / 5, weights=weights)
+                    assert abs(row.teacher_margin - margin) < 1e-12
+                    assert row.ada_alpha == max(0, row.teacher_margin)
+
+
+def test_the_whole_agrees_with_scikit_learn(audited):
+    y, *logits = world()
+    for role, scores in zip(("teacher", "student", "baseline"), logits, strict=True):
+        chosen = scores.argmax(axis=1)
+        by_class = [accuracy_score(y[y == c], chosen[y == c]) for c in range(6)]
+        assert abs(audited.metrics[f"{role}_accuracy"].estimate / 100 - accuracy_score(y, chosen)) < 1e-7   # float32 sums
+        assert abs(audited.metrics[f"{role}_average"].estimate / 100 - np.mean(by_class)) < 1e-7
+        assert abs(audited.metrics[f"{role}_worst_k_same"].estimate / 100 - min(by_class)) < 1e-7
+        assert abs(audited.metrics[f"{role}_log_loss"] - log_loss(y, softmax(scores))) < 1e-12
+        p = softmax(scores)
+        bins = np.minimum((p.max(axis=1) * 15).astype(int), 14)
+        error = sum(abs((p.max(axis=1) - (chosen == y))[bins == b].sum()) for b in range(15)) / len(y)
+        assert abs(audited.metrics[f"{role}_calibration_error"] / 100 - error) < 1e-9
+    gain = audited.metrics["overall_gain"].estimate
+    assert gain == pytest.approx(audited.metrics["student_accuracy"].estimate - audited.metrics["baseline_accuracy"].estimate)
+
+
+def test_transfer_by_hand(audited):
+    y, *logits = world()
+    teacher, student, baseline = (scores.argmax(axis=1) for scores in logits)
+    rows = audited.transfer.set_index("outcome")
+    assert rows["count"].sum() == len(y) and rows["share"].sum() == pytest.approx(100)
+    assert rows["count"]["transferred"] == ((teacher != y) & (baseline == y) & (student != y)).sum()
+    assert rows["count"]["resisted"] == ((teacher != y) & (baseline == y) & (student == y)).sum()
+    assert rows["count"]["new harm"] == ((teacher == y) & (baseline == y) & (student != y)).sum()
+    assert rows["count"]["repaired"] == ((teacher == y) & (baseline != y) & (student == y)).sum()
+    wrong = teacher != y
+    copied = 100 * (student == teacher)[wrong].mean()
+    assert audited.metrics["student_copies"].estimate == pytest.approx(copied)
+    assert audited.metrics["copied_excess"].estimate == pytest.approx(copied - 100 * (baseline == teacher)[wrong].mean())
+
+
+def test_a_copied_teacher_is_seen():
+    y, teacher, _, baseline = world(seed=3)
+    found = kdlib.audit(y, teacher, teacher.copy(), baseline)
+    assert found.metrics["student_copies"].estimate == pytest.approx(100, abs=1e-9)
+    assert set(found.transfer[found.transfer["count"] > 0].outcome) == {"all right", "repaired", "transferred", "all wrong"}
+
+
+@pytest.mark.parametrize("kinds", ["logits", "probabilities", "log-probabilities", "classes"])
+def test_the_same_models_in_any_form(kinds):
+    y, *logits = world()
+    forms = {"logits": lambda x: x, "probabilities": softmax, "log-probabilities": lambda x: np.log(softmax(x)),
+             "classes": lambda x: x.argmax(axis=1)}
+    found, usual = kdlib.audit(y, *map(forms[kinds], logits), classes=[*"abcdef"]), kdlib.audit(y, *logits, classes=[*"abcdef"])
+    same = ["group", "n", "teacher", "student", "baseline", "gain", "low", "high", "p", "q", "finding"]
+    pd.testing.assert_frame_equal(found.groups[same], usual.groups[same])
+    if kinds == "classes":
+        assert not any("calibration" in name or "log_loss" in name for name in found.metrics)
+        accuracy = found.groups.teacher.to_numpy() / 100
+        np.testing.assert_allclose(found.groups.teacher_margin, (6 * accuracy - 1) / 5)
+        assert any("predicted classes" in sentence for sentence in found.limits)
+    else:
+        np.testing.assert_allclose(found.groups.teacher_margin, usual.groups.teacher_margin, atol=1e-12)
+
+
+def test_without_a_baseline_gains_are_over_the_teacher():
+    y, teacher, student, _ = world()
+    found = kdlib.audit(y, teacher, student)
+    assert found.reference == "teacher" and not any("baseline" in name for name in found.metrics)
+    right = [(x.argmax(axis=1) == y) for x in (student, teacher)]
+    np.testing.assert_allclose(found.groups.gain, [100 * (right[0][y == c].mean() - right[1][y == c].mean()) for c in range(6)])
+    assert list(found.transfer.outcome) == ["both right", "student lost it", "student surpassed", "both wrong"]
+    assert any("No baseline" in sentence for sentence in found.limits)
+
+
+def test_one_group_and_two_groups():
+    y, *logits = world()
+    for groups in (np.zeros(len(y), int), np.arange(len(y)) % 2):
+        found = kdlib.audit(y, *logits, groups=groups)
+        assert len(found.groups) == 1 + groups.max() and "worst_bucket_gain" not in found.metrics and not len(found.buckets)
+        with pytest.raises(KdlibError, match="worst_bucket_gain is not known"):
+            auditing.met(found, "worst_bucket_gain < 0")
+
+
+# ---------------------------------------------------------------- weights and overlap
+
+def test_whole_weights_are_repetitions_in_every_estimate():
+    y, *logits = world(400)
+    w = np.random.default_rng(4).integers(1, 4, len(y))
+    weighted = kdlib.audit(y, *logits, weights=w)
+    again = np.repeat(np.arange(len(y)), w)
+    repeated = kdlib.audit(y[again], *(x[again] for x in logits))
+    for name in ("teacher", "student", "baseline", "gain", "teacher_margin", "student_log_loss"):
+        np.testing.assert_allclose(weighted.groups[name], repeated.groups[name], atol=1e-9)
+    for name in ("overall_gain", "average_gain", "student_copies", "student_worst_k_same"):
+        assert weighted.metrics[name].estimate == pytest.approx(repeated.metrics[name].estimate, abs=1e-4)
+    assert (weighted.groups.high - weighted.groups.low > repeated.groups.high - repeated.groups.low).all()   # no new examples
+
+
+def test_weights_that_are_all_alike_change_nothing():
+    y, *logits = world(400)
+    plain, weighted = kdlib.audit(y, *logits), kdlib.audit(y, *logits, weights=np.full(len(y), 7.0))
+    pd.testing.assert_frame_equal(plain.groups, weighted.groups)
+
+
+def test_a_matrix_of_disjoint_groups_is_a_column_of_names():
+    y, *logits = world(600)
+    groups = np.arange(600) % 4
+    named = kdlib.audit(y, *logits, groups=groups)
+    matrix = kdlib.audit(y, *logits, groups=np.eye(4, dtype=bool)[groups])
+    assert matrix.disjoint
+    pd.testing.assert_frame_equal(named.groups.drop(columns="group"), matrix.groups.drop(columns="group"))
+    assert named.metrics == matrix.metrics
+
+
+def test_overlapping_groups_count_an_example_in_each():
+    y, *logits = world(600)
+    matrix = np.column_stack([np.ones(600, bool), np.arange(600) < 100, np.arange(600) < 150, np.arange(600) % 2 == 0])
+    found = kdlib.audit(y, *logits, groups=matrix)
+    assert not found.disjoint and list(found.groups.n) == [600, 100, 150, 300]
+    right = logits[1].argmax(axis=1) == y
+    np.testing.assert_allclose(found.groups.student, [100 * right[some].mean() for some in matrix.T])
+    assert found.metrics["student_average"].estimate == pytest.approx(found.groups.student.mean(), abs=1e-4)
+
+
+# ---------------------------------------------------------------- intervals and tests
+
+def test_the_interval_of_one_seed_is_agresti_and_min():
+    rng = np.random.default_rng(5)
+    student, baseline = rng.random(40) < 0.6, rng.random(40) < 0.5
+    groups = Groups(("all",), np.arange(40), np.zeros(40, int))
+    d = student.astype(float) - baseline
+    estimate, low, high, se, _ = mean_and_interval(d[None], groups, np.ones(40), 1)
+    b, c, n = ((d > 0).sum() + 0.5), ((d < 0).sum() + 0.5), 42      # half an example added to each of four cells
+    difference, spread = (b - c) / n, np.sqrt((b + c) - (b - c) ** 2 / n) / n
+    z = norm.ppf(0.975)
+    np.testing.assert_allclose([estimate[0], se[0]], [d.mean(), spread], atol=1e-12)
+    np.testing.assert_allclose([low[0], high[0]], [difference - z * spread, difference + z * spread], atol=1e-6)
+
+
+def test_p_is_mcnemars_mid_p():
+    rng = np.random.default_rng(6)
+    for _ in range(40):
+        up, down, ties = rng.integers(0, 12, 3)
+        d = np.r_[np.ones(up), -np.ones(down), np.zeros(ties + 1)]
+        groups = Groups(("all",), np.arange(len(d)), np.zeros(len(d), int))
+        got = audit_numbers._p_values(d[None], *[np.zeros(1)] * 3, groups, np.ones(len(d)))[0]
+        n, k = up + down, min(up, down)
+        exact = binomtest(int(k), int(n)).pvalue if n else 1.0
+        mid = 1.0 if up == down else exact - binom.pmf(k, n, 0.5)
+        assert got == pytest.approx(mid, abs=1e-12) and got <= exact + 1e-12
+
+
+def coverage(run, repeats):
+    """Share of runs (truth, low, high), each (M,), whose interval holds the truth."""
+    truth, low, high = (np.array(x) for x in zip(*[run(k) for k in range(repeats)], strict=True))
+    return ((low <= truth) & (truth <= high)).mean()
+
+
+@pytest.mark.parametrize(("n", "weighted"), [(15, False), (60, False), (400, False), (200, True)])
+def test_intervals_of_groups_cover_new_examples(n, weighted):
+    """One seed: 300 groups of n examples, three rates of disagreement."""
+    groups = Groups(tuple(map(str, range(300))), np.arange(300 * n), np.repeat(np.arange(300), n))
+
+    def run(k):
+        rng = np.random.default_rng([n, k])
+        up, down = np.repeat([0.25, 0.1, 0.05], 100 * n), np.repeat([0.1, 0.1, 0.08], 100 * n)
+        u = rng.random(300 * n)
+        d = (u < up).astype(float) - (u > 1 - down)
+        w = rng.uniform(0.2, 2, 300 * n) if weighted else np.ones(300 * n)
+        _, low, high, _, _ = mean_and_interval(d[None], groups, w, 1)
+        return np.repeat([0.15, 0.0, -0.03], 100), low, high
+
+    assert 0.93 <= coverage(run, 12) <= (0.97 if n > 15 else 0.985)   # small and rarely different: wide, never narrow
+
+
+@pytest.mark.parametrize("seeds", [3, 6])
+def test_intervals_of_groups_cover_new_seeds_and_examples(seeds):
+    """A group's gain differs by seed, an example's by how easy it is for all seeds."""
+    size, n = 40, 100
+    groups = Groups(tuple(map(str, range(size))), np.arange(size * n), np.repeat(np.arange(size), n))
+
+    def run(k):
+        rng = np.random.default_rng([seeds, k])
+        shift = 0.1 + 0.05 * rng.standard_normal((seeds, size))
+        ease = rng.normal(size=size * n)
+        student = ease + rng.normal(size=(seeds, size * n)) + 2.5 * shift[:, groups.group] > 0
+        baseline = ease + rng.normal(size=(seeds, size * n)) > 0
+        _, low, high, _, _ = mean_and_interval(student.astype(float) - baseline, groups, np.ones(size * n), 1)
+        return np.full(size, TRUE_SHIFT), low, high
+
+    truth = np.random.default_rng(0)
+    total = truth.normal(size=400_000) * np.sqrt(2)
+    TRUE_SHIFT = np.mean(total + 2.5 * (0.1 + 0.05 * truth.standard_normal(400_000)) > 0) - 0.5
+    assert 0.93 <= coverage(run, 60) <= 0.975
+
+
+@pytest.mark.parametrize("overlapping", [False, True])
+def test_resampled_intervals_cover_new_examples(overlapping):
+    """The average gain over groups, one seed."""
+    n, size = 600, 6
+
+    def run(k):
+        rng = np.random.default_rng([int(overlapping), k])
+        y = rng.integers(0, 3, n)
+        group = np.arange(n) % size
+        matrix = np.eye(size, dtype=bool)[group]
+        if overlapping:
+            matrix |= (np.arange(n) % 4 == 0)[:, None] & (np.arange(size) == 0)
+        gain = np.linspace(-0.05, 0.25, size)
+        student = np.where(rng.random(n) < 0.6 + gain[group], y, (y + 1) % 3)
+        baseline = np.where(rng.random(n) < 0.6, y, (y + 1) % 3)
+        found = kdlib.audit(y, baseline, student, baseline, groups=matrix, resamples=300, seed=k).metrics["average_gain"]
+        truth = 100 * np.mean([gain[group][some].mean() for some in matrix.T])
+        return [truth], [found.low], [found.high]
+
+    assert 0.91 <= coverage(run, 200) <= 0.985   # 95 % ± 2 standard errors of 200 runs
+
+
+def test_null_models_harm_nobody():
+    """Of 200 audits of two models that are equally good everywhere, 5 % or less may call any group harmed or helped."""
+    false = 0
+    for k in range(200):
+        rng = np.random.default_rng(k)
+        y = np.repeat(np.arange(20), 60)
+        student, baseline = (np.where(rng.random(1200) < 0.7, y, (y + 1) % 20) for _ in range(2))
+        false += kdlib.audit(y, baseline, student, baseline, resamples=2).metrics["groups_harmed"] > 0
+    assert false / 200 <= 0.055
+
+
+def test_a_harmed_group_is_found_and_only_that():
+    rng = np.random.default_rng(7)
+    y = np.repeat(np.arange(10), 200)
+    baseline = np.where(rng.random(2000) < 0.8, y, (y + 1) % 10)
+    student = np.where(rng.random(2000) < np.where(y == 3, 0.4, 0.8), y, (y + 1) % 10)
+    found = kdlib.audit(y, baseline, student, baseline)
+    assert list(found.groups[found.groups.finding == "harmed"].group) == ["3"]
+    assert found.metrics["groups_harmed"] == 1 and found.metrics["worst_k_gain"].high < -20
+
+
+def test_an_audit_of_a_study_has_the_findings_own_numbers(records_folder, monkeypatch):
+    from synthetic import TINY
+
+    from kdlib import findings, studies
+    from kdlib.metrics import average
+    from kdlib.stats import interval
+    p = made(shuffled=("kd", "one_hot"), kd=lambda seed, split: np.linspace(0.9, 0.4, 10) - 0.05 * (seed % 2))
+    monkeypatch.setitem(studies.STUDIES, "tiny", TINY)
+    found = auditing.audit_study("tiny")
+    np.testing.assert_allclose(found.groups.gain, p.gain("kd").observed.mean(axis=0), atol=1e-9)
+    mine, theirs = found.metrics["average_gain"], interval(*p.gain("kd").map(average))
+    assert mine.estimate == pytest.approx(theirs.estimate, abs=1e-4)
+    assert mine.per_seed == pytest.approx(theirs.per_seed, abs=1e-4)
+    assert (mine.low, mine.high) == pytest.approx((theirs.low, theirs.high), rel=0.03)   # the same two-way rule, same redraws
+    assert list(found.groups.bucket) == [p.bucket_names[b] for b in p.bucket]
+    assert found.seeds == 4 and findings.complete_seeds("tiny") == 4
+    for what, words in ((dict(pair="a/b"), "no pair 'a/b'"), (dict(method="kdd"), "did you mean 'kd'")):
+        with pytest.raises(KdlibError, match=words):
+            auditing.audit_study("tiny", **what)
+
+
+# ---------------------------------------------------------------- what is chosen
+
+def test_honest_worst_k_is_unbiased_where_all_groups_are_alike():
+    """Forty equal groups: the worst on its own examples looks bad, the honest one does not."""
+    same, honest, by_bucket = [], [], []
+    for k in range(120):
+        rng = np.random.default_rng(k)
+        y = np.repeat(np.arange(40), 50)
+        chosen = [np.where(rng.random(2000) < 0.7, y, (y + 1) % 40) for _ in range(3)]
+        found = kdlib.audit(y, *chosen, resamples=2).metrics
+        same.append(found["student_worst_k_same"].estimate)
+        honest.append(found["student_worst_k"].estimate)
+        by_bucket.append(found["worst_k_gain"].estimate)
+    assert np.mean(same) < 60 and abs(np.mean(honest) - 70) < 1.5 and abs(np.mean(by_bucket)) < 2
+
+
+def test_margin_and_gain_are_taken_from_different_halves():
+    """Examples that are easy for teacher and student alike, but not for the baseline: groups do not differ."""
+    naive, crossed = [], []
+    for k in range(30):
+        rng = np.random.default_rng(k)
+        y = np.repeat(np.arange(40), 20)
+        easy = rng.random(800) < 0.6
+        teacher = student = np.where(easy, y, (y + 1) % 40)
+        baseline = np.where(rng.random(800) < 0.6, y, (y + 2) % 40)
+        found = kdlib.audit(y, teacher, student, baseline, resamples=2)
+        naive.append(spearmanr(found.groups.teacher_margin, found.groups.gain)[0])
+        crossed.append(found.metrics["margin_gain_correlation"].estimate)
+    assert np.mean(naive) > 0.5 and abs(np.mean(crossed)) < 0.08
+
+
+def test_halves_are_even_in_every_group_and_cross_where_groups_do():
+    members = Groups(("a", "b"), np.r_[0:60, 60:100], np.r_[np.zeros(60, int), np.ones(40, int)])
+    half = audit_numbers.halves_of(members, 100, 0)
+    assert half[:60].sum() == 30 and half[60:].sum() == 20
+    both = Groups(("a", "b"), np.r_[0:60, 40:100], np.r_[np.zeros(60, int), np.ones(60, int)])
+    half = audit_numbers.halves_of(both, 100, 0)
+    assert abs(half[:60].sum() - 30) <= 1 and abs(half[40:].sum() - 30) <= 1
+    assert (audit_numbers.halves_of(both, 100, 1) != half).any()
+
+
+def test_buckets_by_training_examples_and_by_margin():
+    y, *logits = world()
+    found = kdlib.audit(y, *logits, train_counts=[500, 120, 100, 30, 20, 5])
+    assert list(found.groups.bucket) == ["many", "many", "medium", "medium", "medium", "few"]   # above 100; below 20
+    many = found.groups.gain[:2].mean()
+    assert found.buckets.set_index("bucket").gain["many"] == pytest.approx(many, abs=1e-4)
+    assert found.metrics["worst_bucket_gain"].estimate == pytest.approx(found.buckets.gain.min())
+    by_margin = kdlib.audit(y, *logits)
+    assert list(by_margin.groups.sort_values("teacher_margin").bucket) == [*["teacher weak"] * 2, *["teacher middling"] * 2,
+                                                                           *["teacher strong"] * 2]
+    named = kdlib.audit(y, *logits, classes=[*"abcdef"], train_counts=pd.DataFrame(
+        {"group": [*"fedcba"], "count": [5, 20, 30, 100, 120, 500]}))
+    assert list(named.groups.bucket) == list(found.groups.bucket)
+
+
+# ---------------------------------------------------------------- seeds
+
+def test_seeds_are_paired_in_order_and_one_may_stand_for_all():
+    y, *_ = world()
+    runs = [world(shift=(2.0, 1.6, 1.4), seed=0)[1:], world(shift=(1.9, 1.5, 1.3), seed=0)[1:]]
+    teachers, students, baselines = zip(*runs, strict=True)
+    found = kdlib.audit(y, list(teachers), list(students), list(baselines))
+    alone = [kdlib.audit(y, *run).metrics["average_gain"].estimate for run in runs]
+    assert found.seeds == 2 and found.metrics["average_gain"].per_seed == pytest.approx(alone)
+    assert found.covers == "new seeds and new test examples"
+    one = kdlib.audit(y, teachers[0], list(students), baselines[0])
+    assert any("One teacher stands for all 2 seeds" in sentence for sentence in one.limits)
+    with pytest.raises(KdlibError, match="baseline: 3 seeds, but there are 2|seeds, but there are 3"):
+        kdlib.audit(y, list(teachers), list(students), [baselines[0]] * 3)
+
+
+# ---------------------------------------------------------------- conditions and JSON
+
+@pytest.mark.parametrize(("text", "holds"), [
+    ("overall_gain < 100", True), ("overall_gain>=100", False), ("average_gain.high <= -50", False), ("groups_harmed >= 0", True),
+    ("average_gain.low > -99.5", True), (" overall_gain  <  −1e9".replace("1e9", "1000"), False)])
+def test_conditions(audited, text, holds):
+    assert auditing.met(audited, text)[0] is holds
+
+
+@pytest.mark.parametrize(("text", "words"), [
+    ("worst_bucket_gian < 1", "did you mean 'worst_bucket_gain'"), ("overall_gain", "must be a metric"), ("", "must be a metric"),
+    ("overall_gain < x", "must be a metric"), ("overall_gain == 1", "must be a metric"), ("1 < overall_gain", "must be a metric"),
+    ("overall_gain < 1 or 1", "must be a metric"), ("overall_gain.mid < 1", "must be a metric"),
+    ("groups_harmed.low < 1", "has no interval")])
+def test_conditions_that_cannot_be_asked(audited, text, words):
+    with pytest.raises(KdlibError, match=words):
+        auditing.met(audited, text)
+
+
+@pytest.mark.parametrize("case", ["all", "no baseline", "classes", "two groups", "seeds", "overlap"])
+def test_json_is_as_the_schema_says_and_says_all(case, audited):
+    y, *logits = world(300)
+    found = {"all": lambda: audited, "no baseline": lambda: kdlib.audit(y, *logits[:2]),
+             "classes": lambda: kdlib.audit(y, *(x.argmax(axis=1) for x in logits)),
+             "two groups": lambda: kdlib.audit(y, *logits, groups=y % 2), "seeds": lambda: kdlib.audit(y, *([x, x + 0.1] for x in logits)),
+             "overlap": lambda: kdlib.audit(y, *logits, groups=np.column_stack([y < 4, y > 2]))}[case]()
+    facts = auditing.facts(found, [("overall_gain < 0", auditing.met(found, "overall_gain < 0"))])
+    again = json.loads(json.dumps(facts, allow_nan=False))
+    jsonschema.validate(again, SCHEMA, cls=jsonschema.Draft202012Validator)
+    assert [row["group"] for row in again["groups"]] == list(found.groups.group)
+    assert set(again["metrics"]) == set(found.metrics) <= set(auditing.METRICS)
+
+
+def test_the_schema_refuses_what_is_not_said(audited):
+    for spoil in (lambda f: f.pop("groups"), lambda f: f["groups"][0].update(finding="hurt"), lambda f: f.update(more=1),
+                  lambda f: f["metrics"].update(average_gain="much"), lambda f: f["groups"][0].update(ada_alpha=1.5)):
+        facts = json.loads(json.dumps(auditing.facts(audited)))
+        spoil(facts)
+        with pytest.raises(jsonschema.ValidationError):
+            jsonschema.validate(facts, SCHEMA, cls=jsonschema.Draft202012Validator)
+
+
+# ---------------------------------------------------------------- without torch, and again the same
+
+def test_the_audit_runs_without_torch(tmp_path):
+    y, *logits = world(200)
+    np.savez(tmp_path / "all.npz", y=y)
+    names = []
+    for name, scores in zip("tsb", logits, strict=True):
+        np.save(tmp_path / f"{name}.npy", scores)
+        names.append(str(tmp_path / f"{name}.npy"))
+    script = ("import sys\nclass NoTorch:\n def find_spec(self, name, path=None, target=None):\n"
+              "  if name.split('.')[0] in ('torch', 'torchvision'): raise ImportError('no torch here')\n"
+              "sys.meta_path.insert(0, NoTorch())\nfrom kdlib.__main__ import main\nsys.exit(main(sys.argv[1:]))")
+    done = subprocess.run([sys.executable, "-c", script, "audit", "--labels", str(tmp_path / "all.npz"), "--teacher", names[0], "--student",
+                           names[1], "--baseline", names[2], "--out", str(tmp_path / "a.html")], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert json.loads((tmp_path / "a.json").read_text())["examples"] == 200
+
+
+def test_the_same_inputs_give_the_same_numbers(audited):
+    again = kdlib.audit(*world())
+    assert again.metrics == audited.metrics
+    pd.testing.assert_frame_equal(again.groups, audited.groups)
+
+
+def test_the_package_names_only_what_it_has():
+    assert kdlib.audit is auditing.audit
+    with pytest.raises(AttributeError, match="audits"):
+        kdlib.audits  # noqa: B018
+    assert source({"a": [1]}, "x").columns["a"][0] == 1
