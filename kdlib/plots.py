@@ -1,6 +1,7 @@
 """Figures: a table in, a Figure and its sentence out. No training, no files."""
 
 import functools
+import re
 
 import matplotlib.style
 import numpy as np
@@ -8,9 +9,9 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from kdlib.findings import NAMES, number
-from kdlib.shown import STYLE, Shown, Table, Verdicts
+from kdlib.shown import STYLE, Appendix, Headline, Shown, Table, Verdicts
 
-__all__ = ["Shown", "Table", "Verdicts"]   # for notebooks, which draw and show
+__all__ = ["Headline", "Shown", "Table", "Verdicts"]   # for notebooks, which draw and show
 # Okabe and Ito's palette by family, a marker for each method: never colour alone
 _FAMILIES = {
     "#000000": {"one_hot": "x"}, "#767676": {"placebo": "D", "label_smoothing": "v"},
@@ -240,6 +241,22 @@ def calibration_by_bucket(table, pair):
 
 
 @in_style
+def log_loss_by_bucket(table, pair):
+    """tables.log_loss -> Shown."""
+    figure, axes = axes_of()
+    seeds_and_intervals(axes, table, "bucket", zero=False)
+    legend(figure, axes)
+    axes.set_ylim(bottom=0)
+    axes.set_ylabel("log-loss, nats")
+    rows = table[table.bucket == table.bucket.iloc[-1]]
+    best, worst = rows.loc[rows.estimate.idxmin()], rows.loc[rows.estimate.idxmax()]
+    sentence = (f"{pair}: in the {best.bucket} bucket {best.method} has the lowest mean log-loss, {best.estimate:.2f} nats, and "
+                f"{worst.method} the highest, {worst.estimate:.2f}.")
+    return Shown(figure, sentence, "Mean of −log of the probability given to the label, classes weighing alike: it punishes "
+                 "being sure and wrong. Dots are seeds, bars 95 % intervals over seeds and test examples.", table)
+
+
+@in_style
 def learning_curves(table, pair):
     """tables.learning_curves -> Shown."""
     places = list(dict.fromkeys(table.place))
@@ -291,8 +308,43 @@ def power(table, pair):
     axes.set_xticks(range(len(places)), places)
     axes.set_ylabel("gain over one-hot, points")
     legend(figure, axes)
-    kd = table[table.method == methods[0]].set_index("bucket")["smallest detectable"]
-    sentence = (f"{pair}: the smallest effect of {methods[0]} that this study would find is {kd.iloc[0]:.1f} points on average "
-                f"and {kd.iloc[-1]:.1f} in the {kd.index[-1]} bucket.")
+    first = table[table.method == methods[0]].set_index("bucket")
+    kd = first["smallest detectable"]
+    if np.isnan(kd.iloc[0]):
+        sentence = f"{pair}: one seed has no spread, so no effect of {methods[0]} can be found, however large."
+    else:
+        last = first.iloc[-1]
+        source = "seeds" if last["from seeds"] >= last["from test images"] else "test images"
+        sentence = (f"{pair}: the smallest effect of {methods[0]} that this study would find is {kd.iloc[0]:.1f} points on "
+                    f"average and {kd.iloc[-1]:.1f} in the {kd.index[-1]} bucket, where most uncertainty is due to {source}.")
     return Shown(figure, sentence, "Marks are gains; a shaded bar reaches as far from zero as a true effect must lie to be found "
-                 "with 80 % power at a two-sided level of 5 %.", table)
+                 "with 80 % power at a two-sided level of 5 %. The table splits each standard error into seeds and test images; "
+                 f"of {first.seeds.iloc[0]} seeds the exact sign-flip p is never below {first['floor of p'].iloc[0]:.3f}.", table)
+
+
+# ---------------------------------------------------------------- tables, with what they are
+
+
+def accuracies(table, pair):
+    """tables.accuracies -> Table."""
+    beside = ("; published: Wang et al. 2023, average on half of the official test images, another draw where there is a tail "
+              "(page 90 has ours on that half)") if "published" in table else ""
+    return Table(table, f"Accuracy in per cent ± half-width of its 95 % interval, {pair}{beside}")
+
+
+def differences(table, pair, over="one-hot"):
+    """tables.differences -> Table."""
+    return Table(table, f"Paired difference to {over} in points ± half-width of its 95 % interval, exact sign-flip p, {pair}")
+
+
+def by_class(table, data, study, pair):
+    """tables.by_class and tables.by_class_and_seed -> Appendix, whose file is named after study and pair."""
+    return Appendix(table, f"Every class, {pair}: means over seeds, gains in points over one-hot.", data,
+                    f"{study}-{'-'.join(re.findall(r'[A-Za-z0-9_.=]+', pair))}-by-class.csv")
+
+
+def tally(table):
+    """anchors.table -> how many published numbers came out, in words."""
+    counts = table.result.value_counts()
+    found = ", ".join(f"{counts[word]} {word}" for word in ("pass", "explain", "preliminary", "not run") if word in counts)
+    return f"Of {len(table)} published numbers that a correct implementation must hit: {found}."

@@ -1,6 +1,7 @@
 """How a figure, a table and verdicts are shown in notebooks and on pages: accessible HTML that survives every exporter."""
 
 import base64
+import csv
 import html
 import io
 from dataclasses import dataclass
@@ -62,10 +63,59 @@ class Verdicts:
             parts = "".join(f"<li><strong>{html.escape(label)}: {html.escape(holds)}.</strong> {html.escape(said)}</li>"
                             for label, holds, said in c["parts"])
             what = html.escape(", ".join([c["finding"], c["study"], c["pair"]]))
-            out.append(f'<p>{what}: <strong class="verdict" data-verdict="{html.escape(c["verdict"])}">'
-                       f'{html.escape(c["verdict"])}</strong>{early}. '
-                       f'{html.escape(c["claim"])}</p><ul>{parts}</ul>')
+            out.append(f'<p>{what}: {_word(c["verdict"])}{early}. {html.escape(c["claim"])}</p><ul>{parts}</ul>')
         return "\n".join(out)
+
+
+def _word(verdict):
+    return f'<strong class="verdict" data-verdict="{html.escape(verdict)}">{html.escape(verdict)}</strong>'
+
+
+@dataclass(frozen=True)
+class Headline:
+    """What a page found: sentences of its main figures, then the word of each verdict. The report lifts it under the title."""
+
+    sentences: list
+    cards: list = ()
+
+    def _repr_html_(self):
+        said = [f"<p><strong>{html.escape(sentence)}</strong></p>" for sentence in self.sentences]
+        for pair in dict.fromkeys(c["pair"] for c in self.cards):
+            own = [c for c in self.cards if c["pair"] == pair]
+            early = f" (preliminary: {own[0]['seeds']} of {own[0]['planned']} planned seeds)" if own[0]["preliminary"] else ""
+            words = ", ".join(f'{html.escape(c["finding"])}&nbsp;{_word(c["verdict"])}' for c in own)
+            said.append(f"<p>{html.escape(pair)}: {words}{early}.</p>")
+        return f"{HEADLINE}{''.join(said)}</div>"
+
+
+HEADLINE = '<div class="kd-headline">'   # how the report finds it
+
+
+@dataclass(frozen=True)
+class Appendix:
+    """A long table, folded, and the finer data behind it as a CSV file that the page itself holds."""
+
+    table: pd.DataFrame
+    caption: str
+    data: pd.DataFrame
+    file: str
+
+    def _repr_html_(self):
+        text = csv_text(self.data)
+        address = f"data:text/csv;charset=utf-8;base64,{base64.b64encode(text.encode()).decode()}"
+        save = f'<a download="{html.escape(self.file)}" href="{address}">Save {html.escape(self.file)}</a>'
+        return (f'<div class="kd-appendix"><p>{html.escape(self.caption)} {save} ({len(self.data):,} rows, '
+                f'{len(text.encode()) / 1000:.0f} kB).</p><details><summary>Show the table</summary>'
+                f'{table_html(self.table, self.caption)}</details></div>')
+
+
+def csv_text(table):
+    """A DataFrame as CSV text. Text that a spreadsheet would run as a formula gets an apostrophe in front."""
+    def harmless(value):
+        return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) else value
+
+    safe = table.map(harmless).rename(columns=harmless)
+    return safe.to_csv(index=False, float_format="%.5g", lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)   # a name may hold \r
 
 
 _LEFT = ' style="text-align: left"'
@@ -89,4 +139,4 @@ def _cell(value):
         return ", ".join(_cell(v) for v in value)
     if isinstance(value, (float, np.floating)):
         return "–" if np.isnan(value) else f"{value:.3g}" if abs(value) < 0.1 else f"{value:.2f}"
-    return html.escape(str(value))
+    return html.escape(str(value)).replace(" ± ", "\u00a0±\u00a0")   # a number and its half-width stay on one line

@@ -3,8 +3,10 @@
 import numpy as np
 import pandas as pd
 
-from kdlib.findings import amplification, copied_share, name_of, uses_extra_labels
+from kdlib.anchors import WANG
+from kdlib.findings import amplification, copied_share, name_of, number, uses_extra_labels
 from kdlib.metrics import CELLS, average, bucket_mean, calibration_error, eight_cells
+from kdlib.metrics import table as every_run
 from kdlib.stats import false_discovery, interval, moderated_t, sign_flip, worst
 
 
@@ -81,18 +83,35 @@ def cells(p, method="kd"):
 def accuracies(p, methods):
     """Accuracy in per cent: average, each bucket, worst-k: one row per method, "estimate ± half-width" as numbers.
 
-    Worst-k picked on the examples that score it is too low; beside it stand the k groups that are lowest on val under one_hot."""
+    Worst-k picked on the examples that score it is too low; beside it stand the k groups that are lowest on val under one_hot.
+    Where Wang et al. (2023) ran the same setting, "published" has their average."""
     lowest = np.argsort(p.val_accuracy("one_hot").mean(axis=0), kind="stable")
     places = {**dict(_places(p)),
               **{f"worst {k}": (lambda v, k=k: worst(v, k)) for k in p.study.worst},
               **{f"worst {k} by val": (lambda v, k=k: v[..., lowest[:k]].mean(axis=-1)) for k in p.study.worst}}
-    rows = []
+    published, rows = WANG.get((p.study.name, p.pair), {}) if not p.setting else {}, []
     for method in methods:
         extra = method != "teacher" and uses_extra_labels(p, method)
         row = {"method": name_of(method) + (" (uses extra labels)" if extra else "")}
         for place, f in places.items():
             result = interval(*p.accuracy(method).map(f))
             row[place] = f"{result.estimate:.1f}" + ("" if np.isnan(result.se) else f" ± {result.high - result.estimate:.1f}")
+            if place == "average" and published:
+                row["published"] = published.get(method, ("–",))[0].replace("±", " ± ")
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def differences(p, methods, over="one_hot"):
+    """Paired difference to another method in points: one row per method, "estimate ± half-width" on average and in each bucket,
+    each with its exact sign-flip p."""
+    rows = []
+    for method in methods:
+        row = {"method": name_of(method)}
+        for place, f in _places(p):
+            result = interval(*p.gain(method, over).map(f))
+            row[place] = number(result.estimate, "") + ("" if np.isnan(result.se) else f" ± {result.high - result.estimate:.1f}")
+            row[f"p, {place}"] = f"{sign_flip(result.per_seed)[0]:.3f}" if p.seeds > 1 else "–"
         rows.append(row)
     return pd.DataFrame(rows)
 
@@ -109,6 +128,13 @@ def calibration(p, methods):
             per_seed = np.array([100 * calibration_error(x, members / n)[0] for x in p.predictions(method)])
             rows.append(row_of(over_seeds(per_seed), bucket=name, method=name_of(method)))
     return pd.DataFrame(rows)
+
+
+def log_loss(p, methods):
+    """Mean -log probability of the label in nats, average and by bucket, classes weighing alike: one row per (bucket, method)."""
+    nats = {m: p.means(np.array([-x.log_p[:, 0].astype(np.float64) for x in p.predictions(m)])) for m in methods}
+    return pd.DataFrame([row_of(interval(*nats[m].map(f)), bucket=place, method=name_of(m)) for place, f in _places(p)
+                         for m in methods])
 
 
 def learning_curves(p, methods):
@@ -145,16 +171,38 @@ def optimism(p, methods):
 
 
 def power(p, methods):
-    """How uncertain each gain is, and the smallest effect that would have been found: one row per (bucket, method)."""
+    """How uncertain each gain is and why, and the smallest effect that would have been found: one row per (bucket, method).
+
+    "from seeds" is the standard error that the spread over seeds alone would give, "from test images" what the test examples add:
+    their squares add up to that of "standard error"."""
     rows = []
     for place, f in _places(p):
         for method in methods:
             result = interval(*p.gain(method).map(f))
-            floor = sign_flip(result.per_seed)[1]
+            spread = np.std(result.per_seed, ddof=1) if p.seeds > 1 else np.nan
+            seeds = spread / p.seeds**0.5
             rows.append({"bucket": place, "method": name_of(method), "gain": result.estimate, "standard error": result.se,
-                         "spread over seeds": np.std(result.per_seed, ddof=1) if p.seeds > 1 else np.nan,
-                         "smallest detectable": result.detectable, "seeds": p.seeds, "floor of p": floor})
+                         "from seeds": seeds, "from test images": np.sqrt(np.maximum(0.0, result.se**2 - seeds**2)),
+                         "spread over seeds": spread, "smallest detectable": result.detectable, "seeds": p.seeds,
+                         "floor of p": sign_flip(result.per_seed)[1]})
     return pd.DataFrame(rows)
+
+
+def by_class(p, methods):
+    """One row per group, most frequent first: images, the teacher's held-out margin, accuracy of one_hot, gain of each method."""
+    frame = pd.DataFrame({
+        "class": p.group_names, "training images": p.train_counts, "bucket": [p.bucket_names[b] for b in p.bucket],
+        "test images": np.bincount(p.group, minlength=len(p.group_names)), "teacher's margin": p.teacher_margin().mean(axis=0),
+        "one-hot, %": p.accuracy("one_hot").observed.mean(axis=0),
+        **{f"gain of {name_of(m)}": p.gain(m).observed.mean(axis=0) for m in methods}})
+    return frame.sort_values("training images", ascending=False, kind="stable", ignore_index=True)
+
+
+def by_class_and_seed(p):
+    """One row per (method, seed, group), the teacher among the methods: what was counted, before any mean over seeds."""
+    frame = every_run(p)[["method", "seed", "group", "n_train", "bucket", "n", "correct", "nll", "margin"]]
+    return frame.assign(method=frame.method.map(name_of), seed=frame.seed + p.study.first_seed).rename(columns={
+        "group": "class", "n_train": "training images", "n": "test images", "nll": "log-loss, nats"})
 
 
 def margins(p):

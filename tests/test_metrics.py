@@ -11,7 +11,7 @@ from fairlearn.metrics import MetricFrame
 from sklearn.metrics import accuracy_score, log_loss
 from synthetic import COUNTS, FEW, GROUPS, PAIR, TINY, but, made, predictions, record, write_study
 
-from kdlib import metrics, records, tables
+from kdlib import anchors, metrics, records, tables
 from kdlib.config import KdlibError
 from kdlib.metrics import CELLS, buckets, by_group, calibration_error, eight_cells, panel, tenths
 
@@ -369,3 +369,59 @@ def test_classes_count_alike_however_many_images_they_have():
     wrong = shares.loc[["new harm", "not learned", "transferred", "all wrong"]]
     assert wrong.estimate.sum() == pytest.approx((8 * 30 + 0 + 100) / 10)
     assert wrong["count"].sum() == 2 * (8 * 12 + 20)
+
+
+def test_differences_table_is_that_of_the_gains_with_their_p():
+    p = made(seeds=3, kd=but(0.8, few=0.5), shuffled=("kd", "placebo"))
+    frame = tables.differences(p, ["kd", "placebo"]).set_index("method")
+    assert list(frame.columns) == [c for place in ("average", "many", "medium", "few") for c in (place, f"p, {place}")]
+    gains = tables.gain_by_bucket(p, ["kd"]).set_index("bucket")
+    for place, mean in (("average", 4), ("many", 10), ("medium", 10), ("few", -20)):
+        told, half = frame.loc["distillation", place].replace("−", "-").split(" ± ")
+        assert float(told) == pytest.approx(mean) and told[0] in "+-"
+        assert float(half) == pytest.approx(gains.high[place] - mean, abs=0.051)
+        assert frame.loc["distillation", f"p, {place}"] == "0.250"         # all three seeds alike: 2 of 8 signs
+    assert tables.differences(made(seeds=1), ["kd"]).iloc[0].tolist() == ["distillation", *["+0.0", "–"] * 4]
+
+
+def test_published_numbers_stand_beside_ours_only_where_the_setting_is_theirs(monkeypatch):
+    p = made(seeds=2)
+    assert "published" not in tables.accuracies(p, ("kd",))
+    monkeypatch.setitem(anchors.WANG, ("tiny", PAIR), {"kd": ("74.61±0.15", "43.81±0.58")})
+    frame = tables.accuracies(p, ("teacher", "kd")).set_index("method")
+    assert list(frame.columns)[:2] == ["average", "published"]
+    assert frame.published.to_dict() == {"teacher": "–", "distillation": "74.61 ± 0.15"}
+    assert "published" not in tables.accuracies(replace(p, setting={"temperature": 4.0}), ("kd",))
+
+
+def test_log_loss_table_by_hand():
+    """A right label has probability 0.7, a wrong one (1 - 0.7) / 2."""
+    frame = tables.log_loss(made(seeds=2, kd=but(0.7, g8=1.0, g9=0.0)), ("one_hot", "kd")).set_index(["bucket", "method"])
+    for (bucket, method), right in {("few", "one-hot"): 0.7, ("few", "distillation"): 0.5, ("average", "distillation"): 0.66}.items():
+        by_hand = -right * np.log(0.7) - (1 - right) * np.log(0.15)
+        assert frame.loc[(bucket, method)].estimate == pytest.approx(by_hand, abs=1e-3)   # stored as float16
+    assert list(dict.fromkeys(frame.index.get_level_values(0))) == ["average", "many", "medium", "few"]
+
+
+def test_power_splits_the_standard_error_into_seeds_and_test_images():
+    def kd(seed, split):
+        return but(0.6 + 0.1 * (seed % 2), few=0.5)
+    for how, more, less in ((dict(kd=kd), "from seeds", "from test images"),
+                            (dict(kd=0.9, one_hot=0.5), "from test images", "from seeds")):   # every seed gains the same
+        row = tables.power(made(**how), ["kd"]).set_index("bucket").loc["average"]
+        assert row[more] > row[less] and row["from seeds"]**2 + row["from test images"]**2 == pytest.approx(row["standard error"]**2)
+    row = tables.power(made(kd=kd), ["kd"]).set_index("bucket").loc["average"]
+    assert row["from seeds"] == pytest.approx(np.std([-12, -4, -12, -4], ddof=1) / 2)
+    assert np.isnan(tables.power(made(seeds=1), ["kd"])["from seeds"]).all()
+
+
+def test_tables_of_every_class():
+    p = made(seeds=2, kd=but(0.8, few=0.5), names=["=first", *(f"class {g}" for g in range(1, GROUPS))])
+    frame = tables.by_class(p, ["kd", "placebo"]).set_index("class")
+    assert list(frame["training images"]) == sorted(COUNTS, reverse=True) and (frame["test images"] == 40).all()
+    assert frame.loc["class 9", "gain of distillation"] == pytest.approx(-20) and frame.loc["=first", "gain of distillation"] == pytest.approx(10)
+    np.testing.assert_allclose(frame["one-hot, %"], 70)
+    runs = tables.by_class_and_seed(p)
+    assert len(runs) == 6 * 2 * GROUPS and set(runs.seed) == {0, 1} and "teacher" in set(runs.method)
+    means = runs[runs.method == "distillation"].groupby("class").correct.mean() / 40
+    assert means["=first"] == pytest.approx(0.8) and means["class 9"] == pytest.approx(0.5)

@@ -1,7 +1,10 @@
 """Figures: each says what it shows; names from data stay text; the same bytes from the same table."""
 
+import base64
+import csv
 import hashlib
 import html
+import io
 import os
 import re
 import subprocess
@@ -19,13 +22,13 @@ from synthetic import COUNTS, GROUPS, SELF, TINY, but, made
 
 from kdlib import findings, plots, tables
 from kdlib import shown as shown_as
-from kdlib.plots import Shown, Table, Verdicts, clear
+from kdlib.plots import Headline, Shown, Table, Verdicts, clear
 
 METHODS = ["kd", "ada_alpha", "ada_margin", "placebo"]
 HOSTILE = '<script>alert(1)</script>"'
 NAMES = [HOSTILE, *(f"class {g}" for g in range(1, GROUPS - 1)), "a -- b & c"]
 FIGURES = ("gain_by_bucket", "gain_over_kd", "gain_by_group", "margin_and_gain", "copied_and_amplified", "trade_off", "margins",
-           "calibration")
+           "calibration", "log_loss", "power")
 
 
 def drawn(name, p):
@@ -41,6 +44,8 @@ def drawn(name, p):
         "trade_off": lambda: plots.trade_off(tables.gain_by_bucket(p, METHODS), p.name),
         "margins": lambda: plots.margins(tables.margins(p), p.name),
         "calibration": lambda: plots.calibration_by_bucket(tables.calibration(p, p.study.methods), p.name),
+        "log_loss": lambda: plots.log_loss_by_bucket(tables.log_loss(p, p.study.methods), p.name),
+        "power": lambda: plots.power(tables.power(p, METHODS), p.name),
     }[name]()
 
 
@@ -136,6 +141,13 @@ def test_the_sentence_has_the_numbers_of_the_table(panels, shown):
     harmed, helped = ((by_group.finding == word).sum() for word in ("harmed", "helped"))
     assert harmed and helped and f"harms {harmed} and helps {helped}" in shown["gain_by_group"].sentence
     assert "one seed" in drawn("gain_by_bucket", panels["one seed"]).sentence
+    losses = shown["log_loss"].table.query("bucket == 'few'").set_index("method").estimate
+    assert f"{losses.idxmin()} has the lowest mean log-loss, {losses.min():.2f} nats" in shown["log_loss"].sentence
+    assert f"{losses.idxmax()} the highest, {losses.max():.2f}." in shown["log_loss"].sentence
+    few = shown["power"].table.query("bucket == 'few' and method == 'distillation'").iloc[0]
+    most = "seeds" if few["from seeds"] > few["from test images"] else "test images"
+    assert shown["power"].sentence.endswith(f"{few['smallest detectable']:.1f} in the few bucket, where most uncertainty is due to {most}.")
+    assert "of 3 seeds the exact sign-flip p is never below 0.250" in shown["power"].caption
 
 
 def test_the_trade_off_names_who_is_not_beaten():
@@ -192,6 +204,46 @@ def test_verdict_cards(panels):
             assert f"{label}: {holds}. {said}" in page.text["li"]
     whole = [c | {"preliminary": False} for c in cards]
     assert "preliminary" not in Verdicts(whole)._repr_html_()
+
+
+def test_a_headline_has_every_sentence_and_the_word_of_every_verdict(panels):
+    cards = [c for which in ("self", "other") for c in findings.pair_verdicts(panels[which])]
+    page = Page(Headline(["It helps.", f"{HOSTILE} loses."], cards)._repr_html_())
+    assert page.text["strong"].startswith(f"It helps.{HOSTILE} loses.") and not page.of("script")
+    assert [a["data-verdict"] for a in page.of("strong") if a.get("class") == "verdict"] == [c["verdict"] for c in cards]
+    for which in ("self", "other"):
+        p = panels[which]
+        words = ", ".join(f"{c['finding']}\u00a0{c['verdict']}" for c in cards if c["pair"] == p.name)
+        assert f"{p.name}: {words} (preliminary: 3 of 4 planned seeds)." in page.text["p"]
+    assert "preliminary" not in Headline([], [c | {"preliminary": False} for c in cards])._repr_html_()
+
+
+def test_a_number_and_its_half_width_stay_together():
+    assert "<td>1.0\u00a0±\u00a00.2</td>" in shown_as.table_html(pd.DataFrame({"method": ["a"], "x": ["1.0 ± 0.2"]}), "a")
+
+
+@pytest.mark.parametrize("text", ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1+1", "\r=1+1", '=HYPERLINK("x")', "plain", "a=1", 'quoted "a", b', "é"])
+def test_csv_has_no_formulas_and_is_read_back(text):
+    """By the csv module of Python: what is harmless comes back as it was, what is not with an apostrophe before it."""
+    table = pd.DataFrame({text: [text, "b"], "x": [-1.23456789, 1e-7]})
+    head, first, second = csv.reader(io.StringIO(shown_as.csv_text(table), newline=""))
+    assert head[0] == first[0] == ("'" if text[0] in "=+-@\t\r" else "") + text
+    assert second == ["b", "1e-07"] and first[1] == "-1.2346"             # a negative number is no formula
+
+
+def test_the_appendix_holds_every_class_and_a_file_of_what_was_counted(panels):
+    p = panels["self"]
+    appendix = plots.by_class(tables.by_class(p, METHODS), tables.by_class_and_seed(p), "a study", p.name)
+    page = Page(appendix._repr_html_())
+    link, = page.of("a")
+    kind, data = link["href"].split(";base64,")
+    assert kind == "data:text/csv;charset=utf-8" and link["download"] == "a study-cnn_small-cnn_small-by-class.csv"
+    rows = list(csv.DictReader(io.StringIO(base64.b64decode(data).decode())))
+    assert len(rows) == 6 * 3 * GROUPS and f"{len(rows)} rows" in page.text["p"]
+    assert len(page.of("tr")) == 1 + GROUPS and not page.of("script") and HOSTILE in page.text["table"]
+    row = next(r for r in rows if (r["method"], r["seed"], r["class"]) == ("distillation", "1", "class 8"))
+    own = p.group == 8
+    assert (int(row["test images"]), int(row["correct"])) == (own.sum(), p.right("kd")[1][own].sum())
 
 
 # ---------------------------------------------------------------- SVG
