@@ -24,6 +24,7 @@ from traitlets.config import Config
 
 from kdlib.config import KdlibError, did_you_mean
 from kdlib.report_template.filters import markdown, tidy
+from kdlib.shown import HEADLINE
 from kdlib.studies import STUDIES
 
 HERE = Path(__file__).parent
@@ -130,7 +131,9 @@ def render(executed, html, provenance=None, links=(), seconds=None, failure=""):
 
     provenance: {label: text, number, list or dict} for the footer, added to the notebook's own metadata
     `kdlib_provenance`; its `command` makes the page, and resumes it. links: (address, words) of other pages.
-    seconds: how long it took. failure: why it stopped. Only the last line differs from build to build."""
+    seconds: how long it took. failure: why it stopped. Only the last line differs from build to build.
+
+    What the notebook shows as a Headline stands under the title, where it is read first."""
     notebook = _read(executed)
     ran, cell = notebook.metadata.get("papermill", {}), _tagged(notebook, "parameters")
     errors = [o for c in notebook.cells for o in c.get("outputs", []) if o.output_type == "error"]
@@ -141,11 +144,17 @@ def render(executed, html, provenance=None, links=(), seconds=None, failure=""):
                  "authored": lambda text, at: markdown(text, path=here, attachments=at.get("attachments")),
                  "generated": lambda text: markdown(text, escape=True)})  # names from data are text there
     page, _ = exporter.from_notebook_node(notebook, {
-        "stem": Path(executed).stem, "links": links, "seconds": seconds, "now": datetime.now(UTC),
+        "stem": Path(executed).stem, "links": links, "headline": HEADLINE, "seconds": seconds, "now": datetime.now(UTC),
         "failure": failure, "errors": errors, "changed": ran.get("parameters", {}),
         "parameters": read_parameters(cell.source, executed) if cell else {},
         "provenance": notebook.metadata.get("kdlib_provenance", {}) | (provenance or {})})
-    return _write(Path(html), tidy(page))
+    lifted = "".join(shown for shown in _html_outputs(notebook) if shown.startswith(HEADLINE))
+    return _write(Path(html), tidy(page.replace("</h1>", f"</h1>\n{lifted}", 1)))
+
+
+def _html_outputs(notebook):
+    outputs = (output for cell in notebook.cells for output in cell.get("outputs", []))
+    return [output.data["text/html"] for output in outputs if "text/html" in output.get("data", {})]
 
 
 def _write(path, text):

@@ -42,7 +42,7 @@ def records_folder(tmp_path, monkeypatch):
 
 @pytest.fixture(scope="session")
 def browser(tmp_path_factory):
-    """Headless Chromium with its console log."""
+    """Headless Chromium with its console log and, as "performance", what it asked the network for."""
     chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
     if not (chromium and driver):
         _missing("browser", "chromium and chromedriver are not installed")
@@ -51,7 +51,7 @@ def browser(tmp_path_factory):
     for argument in (*CHROMIUM, f"--user-data-dir={tmp_path_factory.mktemp('chromium')}"):
         options.add_argument(argument)
     options.binary_location = chromium
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
     chrome = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
     yield chrome
     chrome.quit()

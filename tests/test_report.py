@@ -1,4 +1,4 @@
-"""The report: strict parameters; pages that stand alone; the same page from the same inputs; a browser."""
+"""The report: strict parameters; pages that stand alone; the same page from the same inputs."""
 
 import html
 import json
@@ -422,80 +422,3 @@ def test_a_run_is_quiet(tmp_path):
                          env={**os.environ, "PYTHONWARNINGS": "ignore"})
     assert run.stdout == run.stderr == ""
     assert json.loads(output.read_text())["metadata"]["papermill"]["parameters"] == {"seeds": 2}
-
-
-# A real browser
-
-CONTRAST = """
-const parts = colour => colour.match(/[\\d.]+/g).map(Number);
-const linear = v => (v /= 255) <= .04045 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4;
-const luminance = ([r, g, b]) => .2126 * linear(r) + .7152 * linear(g) + .0722 * linear(b);
-const paper = e => { const [r, g, b, a] = parts(getComputedStyle(e).backgroundColor);
-                     return a === 0 ? paper(e.parentElement) : [r, g, b]; };
-return [...document.querySelectorAll(arguments[0])].filter(e => e.checkVisibility() && e.textContent.trim())
-  .map(e => { const ink = luminance(parts(getComputedStyle(e).color)) + .05;
-              const ground = luminance(paper(e)) + .05;
-              return [Math.max(ink / ground, ground / ink), e.tagName + " " + e.textContent.slice(0, 30)]; });
-"""
-TEXT = "p, a, li, h1, h2, h3, h4, th, td, dt, dd, summary, figcaption, caption, code, pre, pre span, .verdict"
-
-
-def visit(browser, path, width=1100, scheme="light"):
-    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride",
-                            {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": width < 500})
-    browser.execute_cdp_cmd("Emulation.setEmulatedMedia",
-                            {"features": [{"name": "prefers-color-scheme", "value": scheme}]})
-    browser.get(path.as_uri())
-    browser.execute_script("document.querySelectorAll('details').forEach(e => e.open = true)")
-
-
-def test_browser_loads_nothing_and_complains_of_nothing(browser, page):
-    visit(browser, page)
-    assert browser.execute_script("return performance.getEntriesByType('resource')"
-                                  ".map(e => e.name).filter(name => !name.startsWith('data:'))") == []
-    assert browser.get_log("browser") == []
-    assert browser.execute_script("return [...document.images].every(e => e.complete && e.naturalWidth > 0)")
-    assert "stolen" not in browser.title
-
-
-@pytest.mark.parametrize("width", [360, 1100])
-def test_browser_never_scrolls_sideways(browser, page, width):
-    visit(browser, page, width)
-    assert browser.execute_script("return innerWidth") == width
-    assert browser.execute_script("return document.documentElement.scrollWidth") <= width
-    right = browser.execute_script("return [...document.images].map(e => e.getBoundingClientRect().right)")
-    assert max(right) <= width
-
-
-def test_browser_scrolls_wide_tables_in_their_own_box(browser, built):
-    visit(browser, built / "reports/digits/00_overview.html", 360)
-    wide = browser.execute_script("return [...document.querySelectorAll('.scroll')]"
-                                  ".filter(e => e.scrollWidth > e.clientWidth && e.tabIndex == 0).length")
-    assert wide == 1
-
-
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_browser_contrast(browser, page, scheme):
-    visit(browser, page, scheme=scheme)
-    found = browser.execute_script(CONTRAST, TEXT)
-    assert len(found) > 20 and min(found)[0] >= 4.5, min(found)
-    paper = browser.execute_script("return getComputedStyle(document.documentElement).backgroundColor")
-    assert (sum(map(int, re.findall(r"\d+", paper)[:3])) > 380) == (scheme == "light")
-
-
-def test_browser_shows_where_the_focus_is(browser, page):
-    from selenium.webdriver.common.keys import Keys
-    visit(browser, page)
-    browser.switch_to.active_element.send_keys(Keys.TAB)
-    seen = browser.execute_script("const e = document.activeElement; return [e.textContent, "
-                                  "getComputedStyle(e).outlineStyle, e.getBoundingClientRect().top >= 0]")
-    assert seen == ["Skip to the content", "solid", True]
-
-
-def test_browser_verdicts_have_a_word_and_a_shape(browser, built):
-    visit(browser, built / "reports/index.html")
-    cards = browser.execute_script("return [...document.querySelectorAll('.card .verdict')].map(e => "
-                                   "[e.textContent.trim(), e.querySelector('svg').innerHTML])")
-    assert [word for word, _ in cards] == [card["verdict"] for card in CARDS]
-    assert len({shape for _, shape in cards}) == 5
-    assert "preliminary: 3 of 8 seeds" in browser.page_source.replace("</strong>", "").replace("<strong>", "")

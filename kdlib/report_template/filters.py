@@ -46,7 +46,7 @@ def formula(tex, display):
 
 
 def tidy(page):
-    """A page with one h1 and no level skipped, and every table in a box of its own that scrolls sideways."""
+    """A page with one h1 and no level skipped, links to its sections that have a name, every table in a box that scrolls."""
     level = 0
 
     def heading(match):
@@ -55,6 +55,7 @@ def tidy(page):
         return f"<h{level}{match[2]}</h{level}>"
 
     page = re.sub(r"<h([1-6])\b(.*?)</h\1>", heading, page, flags=re.S)
+    page = page.replace('<a class="anchor-link"', '<a class="anchor-link" aria-label="Link to this section"')
     box = '<div class="scroll" tabindex="0" role="group" aria-label="Table">'
     page = re.sub(r"<table\b", box + r"\g<0>", page)
     return page.replace("</table>", "</table></div>")
