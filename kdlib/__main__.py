@@ -102,8 +102,7 @@ def audit(args):
     from kdlib import auditing
     for text in args.fail_if:
         auditing.condition(text)   # a typing error is said before anything is read
-    files = ("labels", "teacher", "student", "baseline", "groups", "weights", "train_counts", "classes", "worst")
-    given = {name: getattr(args, name) for name in files}
+    given = {name: getattr(args, name) for name in (*auditing.FILES, "worst")}
     if args.study:
         if wrong := [name for name, value in given.items() if value is not None]:
             raise KdlibError(f"--{wrong[0].replace('_', '-')} does not go with --study, which takes everything from records.")

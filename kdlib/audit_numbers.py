@@ -108,7 +108,7 @@ def _p_values(d, estimate, se, df, members, w):
         up, down = members.sums((d > 0).astype(int)), members.sums((d < 0).astype(int))
         fewer = np.minimum(up, down)
         p = bdtr(fewer, up + down, 0.5) + np.where(fewer > 0, bdtr(np.maximum(fewer - 1, 0), up + down, 0.5), 0)
-        return np.where(up == down, 1.0, np.minimum(p, 1))
+        return np.minimum(p, 1)
     spread = np.sqrt(members.sums((w * d) ** 2))
     with np.errstate(invalid="ignore", divide="ignore"):
         return np.where(spread > 0, 2 * ndtr(-np.abs(members.sums(w * d) / spread)), 1.0)

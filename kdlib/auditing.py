@@ -17,6 +17,7 @@ from kdlib.audit_files import AuditError, Source, check_rows, source
 from kdlib.audit_numbers import numbers
 from kdlib.config import KdlibError, did_you_mean
 from kdlib.stats import Interval
+from kdlib.studies import check_names, study
 
 ROLES = ("teacher", "student", "baseline")
 
@@ -136,7 +137,6 @@ def audit_study(name, pair=None, method="kd", seeds=None):
     """The Audit of a method of a study on record against its one-hot baseline, on all images that no run saw."""
     from kdlib.findings import complete_seeds
     from kdlib.metrics import panel
-    from kdlib.studies import study
     chosen = study(name)
     pair = pair or "/".join(chosen.pairs[0])
     pairs = {"/".join(p): p for p in chosen.pairs}
@@ -159,6 +159,41 @@ def audit_study(name, pair=None, method="kd", seeds=None):
                  columns("one_hot"), Source(f"groups of {name}", {"": group_names[p.group]}, None), classes=names,
                  train_counts={"group": group_names, "count": p.train_counts} if chosen.bucket_edges else None,
                  edges=chosen.bucket_edges or (100, 20))
+
+
+# ---------------------------------------------------------------- from a notebook
+
+FILES = ("labels", "teacher", "student", "baseline", "groups", "weights", "train_counts", "classes")
+PARAMETERS = (*FILES, "kind", "study", "pair", "method", "out")
+
+
+def check_parameters(namespace):
+    """{name: value} of the parameters of notebooks/audit_your_model.ipynb; call it as check_parameters(globals()).
+
+    A file is a path, "" for none; of the models also a list, or paths with commas between them, one per seed. KdlibError for a
+    name that papermill was given and the notebook does not know, a value that is no text, or files that do not suffice."""
+    check_names(namespace, PARAMETERS)
+    given = {name: namespace[name] for name in PARAMETERS}
+    for name, value in given.items():
+        listed = name in ROLES and isinstance(value, list) and all(isinstance(one, str) for one in value)
+        if not (listed or isinstance(value, str)):
+            raise KdlibError(f"notebook parameter {name}={value!r}: must be a path as text" +
+                             (", or a list of paths." if name in ROLES else "."))
+    needed = [name for name in ("labels", "teacher", "student") if not given[name]]
+    if needed and any(given[name] for name in FILES):
+        raise KdlibError(f"notebook parameter {needed[0]}: name its file; an audit needs labels, teacher and student.")
+    return given
+
+
+def audit_given(given):
+    """The Audit of what check_parameters returned: of the files, or without any of a study on record."""
+    if not given["labels"]:
+        return audit_study(given["study"], given["pair"] or None, given["method"])
+    files = {name: given[name] or None for name in FILES}
+    for role in ROLES:
+        if isinstance(files[role], str):
+            files[role] = [part.strip() for part in files[role].split(",")]
+    return audit(**files, kind=given["kind"])
 
 
 # ---------------------------------------------------------------- conditions

@@ -69,12 +69,7 @@ def check_parameters(namespace):
 
     A notebook serves the studies of its `kind`, the first line of its parameters. KdlibError for an unknown name in papermill's
     injected cell (which papermill itself only warns of), a study that is unknown or of another kind, or seeds out of range."""
-    for cell in namespace.get("In", ()):
-        if cell.startswith("# Parameters"):   # the first line papermill writes
-            names = [t.id for node in ast.parse(cell).body if isinstance(node, ast.Assign) for t in node.targets]
-            for name in names:
-                if name not in ("study", "seeds"):
-                    raise KdlibError(f"notebook parameter {name!r} is unknown: {did_you_mean(name, ('study', 'seeds'))}")
+    check_names(namespace, ("study", "seeds"))
     name, seeds, kind = namespace["study"], namespace["seeds"], namespace["KIND"]
     fitting = [s.name for s in STUDIES.values() if s.kind == kind]
     if not isinstance(name, str) or name not in fitting:
@@ -83,6 +78,16 @@ def check_parameters(namespace):
     if type(seeds) is not int or not 1 <= seeds <= chosen.seeds:
         raise KdlibError(f"notebook parameter seeds={seeds!r}: must be a whole number from 1 to {chosen.seeds} for {name}.")
     return chosen
+
+
+def check_names(namespace, known):
+    """KdlibError if the cell that papermill injected sets a name that is not known, of which papermill itself only warns."""
+    for cell in namespace.get("In", ()):
+        if cell.startswith("# Parameters"):   # the first line papermill writes
+            names = [t.id for node in ast.parse(cell).body if isinstance(node, ast.Assign) for t in node.targets]
+            for name in names:
+                if name not in known:
+                    raise KdlibError(f"notebook parameter {name!r} is unknown: {did_you_mean(name, known)}")
 
 
 DIGITS = {"dataset": "digits", "draw_seed": 0, "imbalance": 50.0, "epochs": 40, "warmup": 4, "batch_size": 32,

@@ -19,6 +19,7 @@ from kdlib import audit_numbers, auditing
 from kdlib.audit_files import Groups, source
 from kdlib.audit_numbers import mean_and_interval
 from kdlib.config import KdlibError
+from kdlib.stats import group_means, interval
 
 ROOT = Path(__file__).resolve().parents[1]
 SCHEMA = json.loads((ROOT / "kdlib" / "audit.schema.json").read_text())
@@ -267,6 +268,20 @@ def test_intervals_of_groups_cover_new_seeds_and_examples(seeds):
     assert 0.93 <= coverage(run, 60) <= 0.975
 
 
+def test_the_interval_of_several_seeds_is_the_two_way_one_of_stats():
+    """One group, so that there is nothing to shrink towards: all three variances matter."""
+    rng = np.random.default_rng(8)
+    ease, by_seed = rng.normal(size=400), np.array([0.5, 0.3, 0.1, 0.0, 0.2])
+    d = (ease + rng.normal(size=(5, 400)) + by_seed[:, None] > 0).astype(float) - (0.7 * ease + rng.normal(size=(5, 400)) > 0)
+    groups = Groups(("all",), np.arange(400), np.zeros(400, int))
+    estimate, low, high, se, df = mean_and_interval(d, groups, np.ones(400), 0)
+    means = group_means(d, np.zeros(400, int), 1, resamples=4000)
+    theirs = interval(means.observed[:, 0], means.resampled[:, :, 0])
+    assert estimate[0] == pytest.approx(theirs.estimate)
+    assert se[0] == pytest.approx(theirs.se, rel=0.02) and df[0] == pytest.approx(theirs.df, rel=0.06)
+    assert (low[0], high[0]) == pytest.approx((theirs.low, theirs.high), abs=0.01 * theirs.se)
+
+
 @pytest.mark.parametrize("overlapping", [False, True])
 def test_resampled_intervals_cover_new_examples(overlapping):
     """The average gain over groups, one seed."""
@@ -315,7 +330,6 @@ def test_an_audit_of_a_study_has_the_findings_own_numbers(records_folder, monkey
 
     from kdlib import findings, studies
     from kdlib.metrics import average
-    from kdlib.stats import interval
     p = made(shuffled=("kd", "one_hot"), kd=lambda seed, split: np.linspace(0.9, 0.4, 10) - 0.05 * (seed % 2))
     monkeypatch.setitem(studies.STUDIES, "tiny", TINY)
     found = auditing.audit_study("tiny")
@@ -349,7 +363,7 @@ def test_honest_worst_k_is_unbiased_where_all_groups_are_alike():
 
 def test_margin_and_gain_are_taken_from_different_halves():
     """Examples that are easy for teacher and student alike, but not for the baseline: groups do not differ."""
-    naive, crossed = [], []
+    naive, crossed, strong = [], [], []
     for k in range(30):
         rng = np.random.default_rng(k)
         y = np.repeat(np.arange(40), 20)
@@ -359,7 +373,9 @@ def test_margin_and_gain_are_taken_from_different_halves():
         found = kdlib.audit(y, teacher, student, baseline, resamples=2)
         naive.append(spearmanr(found.groups.teacher_margin, found.groups.gain)[0])
         crossed.append(found.metrics["margin_gain_correlation"].estimate)
+        strong.append(found.buckets.gain.iloc[0] - found.buckets.gain.iloc[-1])
     assert np.mean(naive) > 0.5 and abs(np.mean(crossed)) < 0.08
+    assert abs(np.mean(strong)) < 3   # points between the teacher's strongest and weakest third; uncrossed it is about 20
 
 
 def test_halves_are_even_in_every_group_and_cross_where_groups_do():
@@ -422,12 +438,13 @@ def test_conditions_that_cannot_be_asked(audited, text, words):
         auditing.met(audited, text)
 
 
-@pytest.mark.parametrize("case", ["all", "no baseline", "classes", "two groups", "seeds", "overlap"])
+@pytest.mark.parametrize("case", ["all", "no baseline", "classes", "two groups", "seeds", "overlap", "a bad teacher"])
 def test_json_is_as_the_schema_says_and_says_all(case, audited):
     y, *logits = world(300)
     found = {"all": lambda: audited, "no baseline": lambda: kdlib.audit(y, *logits[:2]),
              "classes": lambda: kdlib.audit(y, *(x.argmax(axis=1) for x in logits)),
              "two groups": lambda: kdlib.audit(y, *logits, groups=y % 2), "seeds": lambda: kdlib.audit(y, *([x, x + 0.1] for x in logits)),
+             "a bad teacher": lambda: kdlib.audit(y, -logits[0], *logits[1:]),
              "overlap": lambda: kdlib.audit(y, *logits, groups=np.column_stack([y < 4, y > 2]))}[case]()
     facts = auditing.facts(found, [("overall_gain < 0", auditing.met(found, "overall_gain < 0"))])
     again = json.loads(json.dumps(facts, allow_nan=False))
