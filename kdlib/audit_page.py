@@ -18,7 +18,7 @@ from kdlib.findings import number, told
 from kdlib.plots import axes_of, in_style, legend
 from kdlib.records import whole_file
 from kdlib.report_template.filters import tidy
-from kdlib.shown import Appendix, Headline, Shown, Table, csv, table_html
+from kdlib.shown import Appendix, Headline, Shown, Table, csv_text, table_html
 from kdlib.stats import Interval
 
 TEMPLATE = Path(__file__).with_name("report_template")
@@ -206,15 +206,22 @@ def metrics(a):
     return pd.DataFrame(rows)
 
 
+def by_bucket(a):
+    """[gain by bucket, teacher's margin against gain]; empty if there are too few groups to choose among."""
+    if not len(a.buckets):
+        return []
+    return [gain_by_bucket(a.buckets, a.reference), margin_and_gain(a.groups, a.metrics["margin_gain_correlation"], a.reference)]
+
+
 def _sections(a, name):
     out = [("Who gains, who loses", f"Points of accuracy that the student has more than the {a.reference}, on the same examples. "
             "The smallest effect that would be found in each group stands in the last table.",
             [gain_by_group(a.groups, a.reference)])]
-    if len(a.buckets):
-        out.append(("By bucket", f"Buckets are by {a.bucketed_by}.", [gain_by_bucket(a.buckets, a.reference)]))
-        out.append(("Does the teacher's margin predict the gain?",
-                    "The margin is the probability of the label minus the mean of the others.",
-                    [margin_and_gain(a.groups, a.metrics["margin_gain_correlation"], a.reference)]))
+    for title, intro, figure in zip(("By bucket", "Does the teacher's margin predict the gain?"),
+                                    (f"Buckets are by {a.bucketed_by}.",
+                                     "The margin is the probability of the label minus the mean of the others."),
+                                    by_bucket(a), strict=False):   # of fewer than three groups there are none
+        out.append((title, intro, [figure]))
     copies = {role: a.metrics[f"{role}_copies"] for role in ROLES if f"{role}_copies" in a.metrics}
     said = "; ".join(f"the {role} {value_of(v)} %" for role, v in copies.items())
     out.append(("Transfer of the teacher's errors",
@@ -224,7 +231,7 @@ def _sections(a, name):
         out.append(("Calibration", "Expected calibration error (15 bins, too high in small buckets) and log-loss stand in the "
                     "data of the figure.", [calibration(a.calibration)]))
     out.append(("Every group", "alpha is what AdaAlpha would use for the group: the teacher's margin, 0 at least.",
-                [_appendix(a, name)]))
+                [appendix(a, name)]))
     return out
 
 
@@ -234,7 +241,8 @@ def notable(table):
     return table.assign(order=order).sort_values(["order", "gain", "group"], kind="stable").drop(columns="order")
 
 
-def _appendix(a, name):
+def appendix(a, name="audit"):
+    """Every group, harmed first, as a folded table and a file to save."""
     rows = notable(a.groups)
     counts = ["n_train"] if a.groups.n_train.notna().all() else []
     columns = ["group", "n", *counts, "bucket", *a.scored, "gain", "low", "high", "p", "q", "finding", "detectable",
@@ -252,7 +260,7 @@ def save(a, path, conditions=()):
         raise AuditError(f"--out {path}: must end in .html; .json and .csv are written beside it.")
     conditions = [(text, met(a, text)) for text in conditions]
     files = {path: page(a, conditions, path.stem), path.with_suffix(".json"): json.dumps(facts(a, conditions), indent=1) + "\n",
-             path.with_suffix(".csv"): csv(notable(a.groups))}
+             path.with_suffix(".csv"): csv_text(notable(a.groups))}
     for file, text in files.items():
         with whole_file(file) as temporary:
             temporary.write_text(text, encoding="utf-8", errors="backslashreplace", newline="")
