@@ -27,7 +27,7 @@ PIP = PIP_CONSTRAINT=/dev/null PIP_USER=0 PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VER
   TMPDIR=$(abspath $(VENV))/tmp $(PY) -m pip
 
 .DEFAULT_GOAL := help
-.PHONY: report test lab bench setup check lock help
+.PHONY: report test lab audit-example bench setup check lock help
 
 report: $(READY)  ## train the digits study, then draw every page: reports/index.html
 	$(PY) -m kdlib report
@@ -37,6 +37,9 @@ test: $(READY)  ## run the tests
 
 lab: $(READY)  ## open the notebooks in JupyterLab
 	$(PY) -m jupyterlab notebooks
+
+audit-example: $(READY)  ## audit a pair from the records in this repository: reports/audit-example.html
+	$(PY) -m kdlib audit --study cifar20-lt --pair resnet8/resnet8 --out reports/audit-example.html
 
 bench: $(READY)  ## measure the speed on this CPU, under 10 minutes: bench/README.md
 	$(PY) -m bench cpu
@@ -51,7 +54,7 @@ lock:  ## write requirements.lock from pyproject.toml (needs uv; newer versions:
 	  --quiet $(UVFLAGS) pyproject.toml --output-file requirements.lock
 
 help:  ## this list
-	@sed -n 's/^\([a-z]*\):.*## /  make \1	/p' $(MAKEFILE_LIST) | expand -t 16
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1	/p' $(MAKEFILE_LIST) | expand -t 22
 
 # The stamp comes last: an install that was interrupted or failed leaves none, so the next call does it again.
 $(VENV)/.stamp: requirements.lock pyproject.toml

@@ -40,6 +40,8 @@ def numbers(y, found, classes, members, w, counts=None, edges=(100, 20), k=1, re
                                    bucket=None if counts is None else buckets(counts, edges))
     values, shares = (np.array(list(x), dtype=np.float32) for x in ([*right.values(), margin], totals.values()))
     results = _resample(statistics, values, shares, members, w, resamples, seed)
+    if gains := [r for name, r in results.items() if name.startswith("gain: ")]:
+        results["worst_bucket_gain"] = min(gains, key=lambda r: r.estimate)
     calibration = _calibration(many, right, scored, y, groups, members, w)
     whole = calibration[calibration.place == "all"].set_index("role")
     metrics = {name: r for name, r in results.items() if ": " not in name}
@@ -194,7 +196,6 @@ def _statistics(means, weight, totals_mean, *, roles, reference, bucket, k, tota
         else:
             by = {name: _where(whole_gain, bucket == b) for b, name in enumerate(BUCKETS) if (bucket == b).any()}
         out |= {f"gain: {name}": 100 * value for name, value in by.items()}
-        out["worst_bucket_gain"] = 100 * np.min(list(by.values()), axis=0)
         halves = [_rank_correlation(of["margin"][..., h, :], gain[..., 1 - h, :]) for h in (0, 1)]
         out["margin_gain_correlation"] = np.mean(halves, axis=0)
     with np.errstate(invalid="ignore", divide="ignore"):

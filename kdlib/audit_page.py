@@ -12,7 +12,7 @@ from jinja2 import Environment, FileSystemLoader
 from markupsafe import Markup
 
 from kdlib import __version__
-from kdlib.audit_files import AuditError
+from kdlib.audit_files import AuditError, printable
 from kdlib.auditing import METRICS, ROLES, facts, met
 from kdlib.findings import number, told
 from kdlib.plots import axes_of, in_style, legend
@@ -24,14 +24,9 @@ from kdlib.stats import Interval
 TEMPLATE = Path(__file__).with_name("report_template")
 EDGE, ROWS = 20, 200      # groups at either end of a figure; groups in the table of a page
 POINTS = 1500             # above it a scatter is a picture inside the figure
+MORE = "And of each model _accuracy, _average, _worst_k and _worst_k_same, as in student_average"
 LOOKS = {"harmed": ("#D55E00", "v"), "helped": ("#0072B2", "^"), "no clear difference": ("#767676", "o")}
 ROLE_LOOKS = dict(zip(ROLES, (("#8a4f7d", "P"), ("#0072B2", "o"), ("#000000", "x")), strict=True))
-
-
-def printable(name, longest=60):
-    """A name as one line of text: what cannot be seen, such as marks that turn the direction of writing, is spelled out."""
-    seen = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(name))
-    return seen if len(seen) <= longest else seen[:longest - 1] + "…"
 
 
 # ---------------------------------------------------------------- words
@@ -50,7 +45,7 @@ def headline(a):
     if len(a.buckets):
         least = a.buckets.loc[a.buckets.gain.idxmin()]
         out.append(f"The bucket that gains least is “{least.bucket}”: {_range(least)}.")
-    return out
+    return [sentence.replace(" %", "\N{NO-BREAK SPACE}%").replace(" points", "\N{NO-BREAK SPACE}points") for sentence in out]
 
 
 def _range(row):
@@ -58,11 +53,12 @@ def _range(row):
     return said if np.isnan(row.low) else f"{said} (95 % interval {number(row.low, '')} to {number(row.high, '')})"
 
 
-def value_of(value):
+def value_of(value, digits=2):
     """A metric as text: an Interval with its ends, or a number."""
     if not isinstance(value, Interval):
-        return f"{value:,}" if isinstance(value, int) else f"{value:.2f}"
-    said = f"{value.estimate:.2f}" + ("" if np.isnan(value.low) else f" [{value.low:.2f}, {value.high:.2f}]")
+        return f"{value:,}" if isinstance(value, int) else f"{value:.{digits}f}"
+    ends = "" if np.isnan(value.low) else f" [{value.low:.{digits}f}, {value.high:.{digits}f}]"
+    said = f"{value.estimate:.{digits}f}{ends}"
     return said.replace("-", "−").replace(" ", "\N{NO-BREAK SPACE}")
 
 
@@ -178,7 +174,7 @@ def page(a, conditions=(), name="audit"):
     return tidy(jinja.get_template("audit.html.j2").render(
         headline=headline(a), conditions=[(text, held, f"{value:.3g}") for text, (held, value) in conditions],
         models=Markup(table_html(models(a), "Accuracy in per cent, 95 % interval in brackets")), covers=a.covers,
-        metrics=Markup(table_html(metrics(a), "What --fail-if can ask")), sections=sections, limits=a.limits,
+        metrics=Markup(table_html(metrics(a), MORE)), sections=sections, limits=a.limits,
         inputs=Markup(table_html(pd.DataFrame([(role, printable(n, 120), sha[:16] or "–") for role, n, sha in a.inputs],
                                               columns=["input", "from", "sha256"]), "What was read")),
         made=f"kdlib {__version__}; {a.n:,} examples, {len(a.class_names):,} classes, {len(a.groups):,} groups, {a.seeds} "
@@ -189,10 +185,10 @@ def page(a, conditions=(), name="audit"):
 
 def models(a):
     """DataFrame: a row for each model."""
-    what = (("accuracy", "every example alike"), ("average", "every group alike"), ("worst_k", f"worst {a.worst}, honest"),
-            ("worst_k_same", f"worst {a.worst}, same examples"))
-    rows = [{"model": role, **{label: value_of(a.metrics[f"{role}_{short}"]) for short, label in what}} for role in a.scored]
-    return pd.DataFrame(rows)
+    columns = {"accuracy": "examples alike", "average": "groups alike", "worst_k": f"worst {a.worst}",
+               "worst_k_same": f"worst {a.worst}, same examples"}
+    return pd.DataFrame([{"model": role, **{label: value_of(a.metrics[f"{role}_{name}"], 1) for name, label in columns.items()}}
+                         for role in a.scored])
 
 
 def metrics(a):

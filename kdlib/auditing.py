@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from kdlib import __version__, audit_files
+from kdlib import __version__, audit_inputs
 from kdlib.audit_files import AuditError, Source, check_rows, source
 from kdlib.audit_numbers import numbers
 from kdlib.config import KdlibError, did_you_mean
@@ -60,7 +60,7 @@ class Audit:
 METRICS = {   # name: what it is; gains over the reference, in points
     "overall_gain": "accuracy of the student minus the reference's, every example alike",
     "average_gain": "the same, every group alike",
-    "worst_bucket_gain": "gain in the bucket that gains least",
+    "worst_bucket_gain": "gain of the bucket that gains least, in the mean over seeds",
     "worst_k_gain": "gain of the k groups that gain least, chosen on the other half of the examples",
     "groups_harmed": "groups harmed at a false discovery rate of 5 %",
     "groups_helped": "groups helped at a false discovery rate of 5 %",
@@ -85,11 +85,11 @@ def audit(labels, teacher, student, baseline=None, groups=None, *, weights=None,
 
     Everything is a path (npz, npy, CSV, Parquet) or an array. labels (N,). teacher, student, baseline (the same network
     trained without a teacher): scores (N, C) or predicted classes (N,); lists of them, one per seed, are paired in order.
-    groups: see audit_files.groups_of; by default the classes. weights (N,). train_counts: training examples of each group;
+    groups: see audit_inputs.groups_of; by default the classes. weights (N,). train_counts: training examples of each group;
     with it, buckets are many (above edges[0]), medium and few (below edges[1]), else thirds of the groups by the teacher's
     margin. classes: their names, or a file of them. kind of the scores: auto, logits, probabilities, classes. worst: k,
     by default a tenth of the groups. KdlibError, in one sentence, for anything that cannot be used."""
-    y, first = audit_files.labels_of(labels)
+    y, first = audit_inputs.labels_of(labels)
     models = {role: _several(given) for role, given in zip(ROLES, (teacher, student, baseline), strict=True) if given is not None}
     models = {role: [source(one, f"{role} {i}" if len(many) > 1 else role) for i, one in enumerate(many)]
               for role, many in models.items()}
@@ -102,21 +102,21 @@ def audit(labels, teacher, student, baseline=None, groups=None, *, weights=None,
     more = {"groups": groups, "weights": weights, "training counts": train_counts}
     more = {what: source(given, what) for what, given in more.items() if given is not None}
     everything = [s for many in models.values() for s in many]
+    _check_options(kind, edges, worst, resamples, seed)
+    _check_files(models)
     by_row = [first, *everything, *(more[what] for what in ("groups", "weights") if what in more)]
     with_ids = next((s for s in by_row if s.ids is not None), first)
     for s in by_row:
         check_rows(s, len(y), with_ids)
-    names = audit_files.classes_of(y, everything, classes)
-    y = audit_files.coded(y, names, first.name, "label")
-    found = {role: [audit_files.outputs(s, y, names, kind) for s in many] for role, many in models.items()}
-    w = audit_files.weights_of(more.get("weights"), len(y))
-    members = audit_files.groups_of(more.get("groups"), len(y), y, names)
+    names = audit_inputs.classes_of(y, everything, classes)
+    y = audit_inputs.coded(y, names, first.name, "label")
+    found = {role: [audit_inputs.outputs(s, y, names, kind) for s in many] for role, many in models.items()}
+    w = audit_inputs.weights_of(more.get("weights"), len(y))
+    members = audit_inputs.groups_of(more.get("groups"), len(y), y, names)
     if not (heavy := members.sums(w) > 0).all():
         raise AuditError(f"{more['weights'].name}: all of group {members.names[int(np.argmin(heavy))]!r} have weight 0.")
-    counts = audit_files.counts_of(more["training counts"], members) if "training counts" in more else None
-    if not edges[0] >= edges[1] >= 0:
-        raise AuditError(f"edges {tuple(edges)}: many are above the first, few below the second, which is not larger.")
-    if not 1 <= (k := worst or max(1, round(len(members.names) / 10))) <= len(members.names):
+    counts = audit_inputs.counts_of(more["training counts"], members) if "training counts" in more else None
+    if (k := worst or max(1, round(len(members.names) / 10))) > len(members.names):
         raise AuditError(f"worst {k}: must be from 1 to {len(members.names)}, the number of groups.")
     inputs = [("labels", first), *((role, s) for role, many in models.items() for s in many), *more.items()]
     result = numbers(y, found, len(names), members, w, counts, edges, k, resamples, seed)
@@ -126,11 +126,39 @@ def audit(labels, teacher, student, baseline=None, groups=None, *, weights=None,
 
 def _several(given):
     """A list with one entry per seed of what may be one input or a list of them."""
-    if isinstance(given, (list, tuple)) and given:
-        files = all(isinstance(one, str) and Path(one).suffix in (".npz", ".npy", ".csv", ".parquet") for one in given)
-        if files or all(isinstance(one, (Path, np.ndarray, dict, Source)) or hasattr(one, "columns") for one in given):
-            return list(given)
-    return [given]
+    def whole(one):   # not a row of a list of lists, and no name of a class
+        if isinstance(one, str):
+            return Path(one).suffix.lower() in (".npz", ".npy", ".csv", ".parquet")
+        return isinstance(one, (Path, dict, Source)) or hasattr(one, "columns") or getattr(one, "ndim", 0) > 0
+
+    return list(given) if isinstance(given, (list, tuple)) and given and all(map(whole, given)) else [given]
+
+
+def _check_options(kind, edges, worst, resamples, seed):
+    """AuditError for what the command line does not let through."""
+    if kind not in audit_inputs.KINDS:
+        raise AuditError(f"kind {kind!r}: {did_you_mean(kind, audit_inputs.KINDS)}")
+    for name, value, least in (("worst", 1 if worst is None else worst, 1), ("resamples", resamples, 2), ("seed", seed, 0)):
+        if not isinstance(value, (int, np.integer)) or isinstance(value, bool) or value < least:
+            raise AuditError(f"{name} {value!r}: must be a whole number from {least} on.")
+    try:
+        ordered = len(edges) == 2 and np.inf > edges[0] >= edges[1] >= 0
+    except (TypeError, LookupError):
+        ordered = False
+    if not ordered:
+        raise AuditError(f"edges {edges!r}: two numbers are needed; many are above the first, few below the second, which is not "
+                         "larger.")
+
+
+def _check_files(models):
+    """AuditError where one file is given as two models; a teacher may stand for several seeds, or be the baseline of another."""
+    seen = {}
+    for role in ("student", "baseline", "teacher"):
+        for s in models.get(role, ()):
+            other = seen.setdefault(s.sha256 or id(s), (role, s))
+            if other[1] is not s and (role != "teacher" or other[0] == "student"):
+                raise AuditError(f"{s.name}: is given as {role} and holds the same as {other[1].name}, given as {other[0]}; "
+                                 "every seed and every role has a file of its own.")
 
 
 def audit_study(name, pair=None, method="kd", seeds=None):
@@ -150,8 +178,9 @@ def audit_study(name, pair=None, method="kd", seeds=None):
 
     def columns(role):
         runs = p.teachers if role == "teacher" else p.runs[role]
-        return [Source(run.config.key(), dict(zip(audit_files.REDUCED, (x.predicted, x.log_p[:, 0], x.log_p[:, 1]), strict=True)),
-                       None, run.facts["weights_sha256"]) for run, x in zip(runs, p.predictions(role), strict=True)]
+        reduced = [(x.predicted, x.log_p[:, 0], x.log_p[:, 1]) for x in p.predictions(role)]
+        return [Source(run.config.key(), dict(zip(audit_inputs.REDUCED, of, strict=True)), None, run.facts["weights_sha256"])
+                for run, of in zip(runs, reduced, strict=True)]
 
     names = tuple(p.teachers[0].facts["class_names"])
     group_names = np.array(p.group_names)
@@ -201,7 +230,7 @@ def audit_given(given):
 def condition(text):
     """(metric, bound, comparison, number) of an expression such as "worst_bucket_gain < -2" or "average_gain.high < 0"."""
     match = re.fullmatch(r"\s*(\w+)(?:\.(low|high))?\s*(<=|>=|<|>)\s*([-−+]?\d+(?:\.\d+)?)\s*", text)
-    if not match:
+    if not match or not np.isfinite(float(match[4].replace("−", "-"))):
         raise KdlibError(f"--fail-if {text!r}: must be a metric, <, <=, > or >=, and a number, as in 'worst_bucket_gain < -2'.")
     name, bound, comparison, number = match.groups()
     if name not in METRICS:

@@ -1,20 +1,23 @@
 """Notebooks: one order of cells, more words than code, strict parameters; and each runs from real records of digits."""
 
+import json
 import re
 from pathlib import Path
 
 import nbformat
+import numpy as np
 import papermill
 import pytest
 from papermill.exceptions import PapermillExecutionError
 
-from kdlib import report
+from kdlib import auditing, report
 from kdlib.config import KdlibError
 from kdlib.studies import KINDS, STUDIES, check_parameters
 from kdlib.sweep import sweep
 
 ROOT = Path(__file__).resolve().parents[1]
-NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+AUDIT = ROOT / "notebooks" / "audit_your_model.ipynb"   # of no study: its parameters are files
+NOTEBOOKS = sorted(set((ROOT / "notebooks").glob("*.ipynb")) - {AUDIT})
 ORDER = ["markdown", "code", "code", "markdown", "code", "code", "markdown", "code", "code"]
 FINDINGS = {  # notebook: what its verdict cards are about
     "00_overview": {"F1", "F2", "F3", "F4 AdaAlpha", "F4 AdaMargin"}, "01_gains_are_not_uniform": {"F1", "F2"},
@@ -28,6 +31,7 @@ KIND = {book: kind for kind, books in KINDS.items() for book in books}
 DEMO = {kind: next(s.name for s in STUDIES.values() if s.kind == kind and (s.demonstration or kind == "anchors")) for kind in KINDS}
 WORDS = {"reproduced", "partly reproduced", "not reproduced", "contradicted", "inconclusive", "not testable"}
 each = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+audit_too = pytest.mark.parametrize("path", [*NOTEBOOKS, AUDIT], ids=lambda p: p.stem)
 
 
 def read(path):
@@ -45,7 +49,7 @@ def test_every_notebook_is_tested():
     assert set(KIND) == {p.stem for p in NOTEBOOKS}
 
 
-@each
+@audit_too
 def test_cells_in_order_and_without_outputs(path):
     notebook = read(path)
     nbformat.validate(notebook)
@@ -58,7 +62,7 @@ def test_cells_in_order_and_without_outputs(path):
     assert notebook.cells[0].source.startswith("# ")
 
 
-@each
+@audit_too
 def test_code_is_short_and_does_no_work_of_its_own(path):
     for cell in code(read(path)):
         lines = cell.source.splitlines()
@@ -66,7 +70,7 @@ def test_code_is_short_and_does_no_work_of_its_own(path):
         assert not [line for line in lines if re.match(r"(def|class|for|while)\b|[!%]", line)]
 
 
-@each
+@audit_too
 def test_more_words_than_code(path):
     notebook = read(path)
     prose = " ".join(c.source for c in notebook.cells if c.cell_type == "markdown")
@@ -203,3 +207,38 @@ def test_a_notebook_of_sensitivity_runs_from_records(executed, request):
     printed, pages, figures = executed
     assert len(figures) == FIGURES[request.node.callspec.id] and len(pages) > len(figures)   # and tables
     assert 'class="verdict"' not in "".join(pages)
+
+
+# ---------------------------------------------------------------- the audit
+
+def test_the_audit_notebook_tells_papermill_its_parameters():
+    seen = papermill.inspect_notebook(str(AUDIT))
+    assert list(seen) == list(report.read_parameters(read(AUDIT).cells[1].source, AUDIT)) == list(auditing.PARAMETERS)
+    assert all(parameter["help"] for parameter in seen.values())
+    assert code(read(AUDIT))[1].source.splitlines()[2] == "given = check_parameters(globals())"
+
+
+def test_the_audit_notebook_audits_files(tmp_path):
+    rng = np.random.default_rng(0)
+    y = rng.integers(0, 5, 400)
+    np.save(tmp_path / "y.npy", y)
+    for name in ("t", "s0", "s1"):
+        np.save(tmp_path / f"{name}.npy", rng.normal(size=(400, 5)) + 2 * np.eye(5)[y])
+    files = {"labels": "y.npy", "teacher": "t.npy", "student": "s0.npy, s1.npy"}
+    given = {name: ", ".join(str(tmp_path / part) for part in files[name].split(", ")) for name in files}
+    report.execute(AUDIT, tmp_path / "out.ipynb", {**given, "out": str(tmp_path / "a.html")})
+    facts = json.loads((tmp_path / "a.json").read_text())
+    assert facts["examples"] == 400 and facts["seeds"] == 2 and facts["reference"] == "teacher"
+    page = report.render(tmp_path / "out.ipynb", tmp_path / "out.html").read_text()
+    assert page.count("<img") == 3 and "VBox(" not in page                # figures stay, widgets go
+
+
+@pytest.mark.parametrize(("changed", "said"), [
+    ({"In": ["# Parameters\nlables = 'y.npy'\n"]}, "'lables' is unknown: did you mean 'labels'"),
+    ({"labels": 3}, "labels=3: must be a path as text"), ({"student": ["a.npy", 1]}, "or a list of paths"),
+    ({"labels": "y.npy", "teacher": "t.npy"}, "parameter student: name its file"), ({"groups": "g.csv"}, "parameter labels: name")])
+def test_bad_parameters_of_the_audit(changed, said):
+    usual = {name: default for name, (default, *_) in report.read_parameters(read(AUDIT).cells[1].source, AUDIT).items()}
+    assert auditing.check_parameters(usual) == usual
+    with pytest.raises(KdlibError, match=re.escape(said)):
+        auditing.check_parameters({**usual, **changed})

@@ -13,6 +13,7 @@ import yaml
 
 from kdlib import findings, readers
 from kdlib.__main__ import _parse
+from kdlib.auditing import condition
 from kdlib.config import DEFAULTS, KNOBS, Config, KdlibError
 from kdlib.data import long_tail_counts
 from kdlib.findings import AVERAGE_MARGIN, BUCKET_MARGIN, HARM, LOWEST_ACCURACY, name_of
@@ -82,7 +83,9 @@ def check_make(words):
 def check_kdlib(words):
     """Parsed, never run; studies and data sets must exist. STUDY stands for any."""
     parsed = vars(_parse(words))
-    assert {parsed.get("study", "STUDY"), *parsed.get("studies", ())} <= {*STUDIES, "STUDY"}
+    for text in parsed.get("fail_if", ()):
+        condition(text)
+    assert {parsed.get("study") or "STUDY", *parsed.get("studies", ())} <= {*STUDIES, "STUDY"}
     if parsed.get("action") == "pack":
         assert parsed.get("what", parsed.get("name")) in {*STUDIES, "STUDY"}
     else:
