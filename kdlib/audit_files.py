@@ -1,10 +1,12 @@
-"""What an audit reads: labels, predictions, groups, weights, from arrays or npz, npy, CSV and Parquet. No torch.
+"""What an audit reads, as columns by name: npz, npy, CSV, Parquet, arrays, tensors, tables. No torch; audit_inputs says what
+they mean.
 
 Every refusal is one sentence: the file, the row (counted from 0, without a header), the value, what is allowed."""
 
 import csv
-import difflib
 import hashlib
+import os
+import warnings
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,17 +15,26 @@ import numpy as np
 
 from kdlib.config import KdlibError
 
-KINDS = ("auto", "logits", "probabilities", "classes")
 ALLOWED = "npz, npy, CSV (.csv) and Parquet (.parquet) are read"
-LABEL_NAMES = ("label", "labels", "y")
-REDUCED = ("predicted", "log_p_label", "log_p_predicted")   # of who keeps no scores: all that an audit needs of them
-SUM_ERROR = 0.01       # of the probabilities of a row: half precision, a thousand classes
-FLOOR = np.log(1e-12)  # of log-probabilities, so that one certain mistake does not make the log-loss infinite
-CHUNK = 1 << 23        # scores converted at once
+MISSING = ("None", "nan", "<NA>", "NaT")   # as text, of values that are no text
+
+
+def printable(name, longest=60):
+    """A name as one line of text: what cannot be seen, such as marks that turn the direction of writing, is spelled out."""
+    seen = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(name))
+    return seen if longest is None or len(seen) <= longest else seen[:longest - 1] + "…"
+
+
+def quoted(value, longest=60):
+    """A value in quotes, on one line, cut where it is long."""
+    return repr(str(value)[:longest])
 
 
 class AuditError(KdlibError):
-    """Input that an audit cannot use."""
+    """Input that an audit cannot use: one line, whatever names stand in it."""
+
+    def __init__(self, sentence):
+        super().__init__(printable(sentence, None))
 
 
 @dataclass(frozen=True)
@@ -74,12 +85,36 @@ class Source:
                 return self.columns[name]
         if len(self.columns) == 1:
             return next(iter(self.columns.values()))
-        raise AuditError(f"{self.name}: holds {_listed(self.columns)}; call the one with {what} {' or '.join(wanted)}.")
+        raise AuditError(f"{self.name}: holds {listed(self.columns)}; call the one with {what} {' or '.join(wanted)}.")
 
 
-def _listed(names):
-    names = [str(name) for name in names]
+def listed(names):
+    """At most eight names, with commas between them."""
+    names = [printable(name, 40) for name in names]
     return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "") if names else "nothing"
+
+
+def texts(values, name, what):
+    """(N,) object array of str, of names or numbers; AuditError for what is missing, empty or no single value."""
+    out = np.empty(len(values), dtype=object)   # not of numpy's strings: one long name would widen them all
+    for row, value in enumerate(values.tolist()):
+        if isinstance(value, bytes):
+            value = value.decode("utf-8", "surrogateescape")
+        out[row] = str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
+        if not out[row].strip() or not isinstance(value, str) and out[row] in MISSING:
+            raise AuditError(f"{name}: {what} in row {row} is empty.")
+        if hasattr(value, "__len__") and not isinstance(value, str) or not encodable(out[row]):
+            raise AuditError(f"{name}: {what} in row {row} is {quoted(value)}, which is neither text nor a number.")
+    return out
+
+
+def encodable(text):
+    """Whether text can be written as UTF-8; half a character, a lone surrogate, cannot."""
+    return text == _encodable(text)
+
+
+def _encodable(text):
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 # ---------------------------------------------------------------- files
@@ -88,424 +123,181 @@ def source(given, role):
     """The Source of an argument: a path, an array, a DataFrame, or a dictionary of arrays; role names it if it has no file."""
     if isinstance(given, Source):
         return given
-    if not isinstance(given, (str, Path)):
-        return _in_memory(given, role)
-    path = Path(given)
+    if isinstance(given, (str, Path)):
+        return _from_file(Path(given))
+    try:
+        columns = _in_memory(given, role)
+    except AuditError:
+        raise
+    except Exception as error:   # whatever an object of another library raises when it is asked for an array
+        raise AuditError(f"{role}: no array ({_why(error)}).") from None
+    return _source_of(role, columns)
+
+
+def _from_file(path):
+    name = _encodable(str(path))
     read = {".npy": _npy, ".npz": _npz, ".csv": _csv, ".parquet": _parquet}.get(path.suffix.lower())
     if read is None:
-        raise AuditError(f"{path}: ends in {path.suffix or 'nothing'!r}, but only {ALLOWED}.")
+        raise AuditError(f"{name}: ends in {path.suffix or 'nothing'!r}, but only {ALLOWED}.")
+    if not os.path.isfile(path):
+        raise AuditError(f"{name}: is a folder; name the file." if os.path.isdir(path) else f"{name}: there is no such file.")
     try:
         columns = read(path)
         with open(path, "rb") as file:
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-    except FileNotFoundError:
-        raise AuditError(f"{path}: there is no such file.") from None
-    except IsADirectoryError:
-        raise AuditError(f"{path}: is a folder; name the file.") from None
-    except AuditError:
-        raise
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, MemoryError, csv.Error) as error:
-        raise AuditError(f"{path}: not a readable {path.suffix[1:]} file ({_first_line(error)}).") from None
-    return _with_ids(str(path), columns, sha256)
+    except AuditError as error:
+        raise AuditError(f"{name}: {error}") from None
+    except Exception as error:   # the parsers of numpy, zipfile, pandas and pyarrow raise a dozen classes on damaged bytes
+        raise AuditError(f"{name}: not a readable {path.suffix[1:]} file ({_why(error)}).") from None
+    return _source_of(name, columns, sha256)
 
 
-def _first_line(error):
-    return (str(error).splitlines() or [type(error).__name__])[0][:120]
+def _why(error):
+    said = (str(error).splitlines() or [type(error).__name__])[0][:120]
+    return "it holds Python objects, which are not read" if "allow_pickle" in said or "Python objects" in said else said
 
 
 def _npy(path):
+    with open(path, "rb") as file:
+        if file.read(6) != b"\x93NUMPY":   # numpy would take it for a pickle and say how to run it
+            raise AuditError("is no npy file.")
     return {"": np.load(path, mmap_mode="r", allow_pickle=False)}
 
 
 def _npz(path):
-    with np.load(path, allow_pickle=False) as arrays:
-        if not hasattr(arrays, "files"):
-            raise AuditError(f"{path}: is a npy file; rename it to end in .npy.")
-        return {name: arrays[name] for name in arrays.files}
+    if not zipfile.is_zipfile(path):
+        raise AuditError("is no npz file.")
+    with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
+        columns = {name: arrays[name] for name in arrays.files}
+    if foreign := [name for name, array in columns.items() if not isinstance(array, np.ndarray)]:
+        raise AuditError(f"holds {quoted(foreign[0])}, which is no array.")
+    return columns
 
 
 def _csv(path):
     import pandas as pd
-    with open(path, newline="", encoding="utf-8-sig") as file:   # UnicodeDecodeError is a ValueError
-        first = next(csv.reader(file), [])
-    if not first:
-        raise AuditError(f"{path}: is empty.")
-    named = not all(_is_number(cell) for cell in first)
-    if len(set(first)) < len(first) and named:
-        raise AuditError(f"{path}: two columns are called {next(c for c in first if first.count(c) > 1)!r}.")
-    frame = pd.read_csv(path, header=0 if named else None, keep_default_na=False, encoding="utf-8-sig", index_col=False,
-                        low_memory=False)
-    if named:
-        frame.columns = first
-    return _frame(frame)
+    with open(path, "rb") as file:
+        if any(b"\0" in part for part in iter(lambda: file.read(1 << 20), b"")):
+            raise AuditError("holds NUL bytes; save it as CSV in UTF-8.")
+    with open(path, newline="", encoding="utf-8-sig") as file:
+        names = _header(next(csv.reader(file), None))
+        file.seek(0)
+        with warnings.catch_warnings(action="error", category=pd.errors.ParserWarning):   # rows that are too long
+            frame = pd.read_csv(file, header=0 if names else None, keep_default_na=False, index_col=False, low_memory=False,
+                                skip_blank_lines=False, float_precision="round_trip")
+    if names:
+        frame.columns = names
+        for name in names:
+            values = frame[name].to_numpy()
+            if values.dtype == object and (values == name).any():
+                raise AuditError(f"its first line has {quoted(name)}, which is also a value below it; the first line must name "
+                                 "the columns.")
+    return _table(frame)
 
 
-def _is_number(text):
+def _header(first):
+    """Names of the columns by the first line of a CSV file, [] if that line is data."""
+    if first is None or not any(cell.strip() for cell in first):
+        raise AuditError("is empty." if first is None else "its first line is empty; it must name the columns.")
+    if len(first) == 1 and (marks := [mark for mark in ";\t|" if mark in first[0]]):
+        raise AuditError(f"its first line is {quoted(first[0])}; commas must separate the columns, not {marks[0]!r}.")
+    if first in (["0"], ["0", "1"]):
+        raise AuditError(f"its first line is {','.join(first)!r}, which may be names or data; name the columns in a first line.")
+    if first != [str(k) for k in range(len(first))] and all(map(is_number, first)):
+        return []
+    names = [cell.strip() for cell in first]
+    names[0] = names[0] or "id"   # how pandas writes an index
+    if "" in names:
+        raise AuditError(f"column {names.index('')} has no name in the first line.")
+    _no_doubles(names)
+    return names
+
+
+def _no_doubles(names):
+    if len(set(names)) < len(names):
+        seen = set()
+        twice = next(name for name in names if name in seen or seen.add(name))
+        raise AuditError(f"two columns are called {quoted(twice)}.")
+
+
+def is_number(text, finite=False):
+    """Whether float reads it."""
     try:
-        float(text)
-        return True
-    except ValueError:
+        return bool(np.isfinite(float(text))) or not finite
+    except (ValueError, TypeError):
         return False
 
 
 def _parquet(path):
     import pandas as pd
-    try:
-        return _frame(pd.read_parquet(path))
-    except (OSError, ValueError, KeyError):
-        raise
-    except Exception as error:   # pyarrow's own classes, which would have to be imported to be named
-        raise AuditError(f"{path}: not a readable parquet file ({_first_line(error)}).") from None
+    with open(path, "rb") as file:
+        return _table(pd.read_parquet(file))
 
 
-def _frame(frame):
-    return {str(name): frame[name].to_numpy() for name in frame.columns}
+# ---------------------------------------------------------------- in memory
+
+def _table(frame):
+    """Columns of a DataFrame; an index that is not 0, 1, 2, ... is the id of each row."""
+    names = [str(name) for name in frame.columns]
+    _no_doubles(names)
+    columns = dict(zip(names, (frame[name].to_numpy() for name in frame.columns), strict=True))
+    index = getattr(frame, "index", None)   # polars has none
+    if index is not None and "id" not in columns and columns and not np.array_equal(index, np.arange(len(index))):
+        columns["id"] = np.array(index, dtype=object)
+    return columns
 
 
 def _in_memory(given, role):
-    if isinstance(given, dict):
-        columns = {str(name): np.asarray(values) for name, values in given.items()}
-    elif hasattr(given, "columns"):
-        columns = _frame(given)
-    else:
-        try:
-            columns = {"": np.asarray(given.detach().cpu() if hasattr(given, "detach") else given)}   # a tensor
-        except (ValueError, TypeError) as error:   # ragged lists, among others
-            raise AuditError(f"{role}: no array ({_first_line(error)}).") from None
-    return _with_ids(role, columns)
+    try:
+        if hasattr(given, "columns"):
+            return _table(given)
+        if hasattr(given, "to_frame"):   # a Series
+            return _table(given.to_frame(""))
+        if isinstance(given, dict):
+            _no_doubles([str(name) for name in given])
+            return {str(name): _array(values) for name, values in given.items()}
+    except AuditError as error:
+        raise AuditError(f"{role}: {error}") from None
+    array = _array(given)
+    if array.ndim == 0:
+        raise AuditError(f"{role}: {quoted(given, 40)}, of type {type(given).__name__}, is no path, array, table or "
+                         "dictionary of arrays.")
+    return {"": array}
 
 
-def _with_ids(name, columns, sha256=""):
+def _array(values):
+    if hasattr(values, "detach"):   # a tensor of torch
+        values = values.detach().cpu()
+        values = values.float() if "bfloat16" in str(values.dtype) else values   # numpy lacks it
+    if np.ma.is_masked(values):
+        raise ValueError("some values are masked")
+    return np.asarray(values)
+
+
+def _source_of(name, columns, sha256=""):
     ids = columns.pop("id", None) if len(columns) > 1 else None
     if not columns:
         raise AuditError(f"{name}: holds no column.")
+    if foreign := [column for column in columns if not encodable(column)]:
+        raise AuditError(f"{name}: column {quoted(foreign[0])} has a name that is no text.")
     return Source(name, columns, ids, sha256)
 
 
-# ---------------------------------------------------------------- labels and predictions
-
-def labels_of(given):
-    """(y as read, (N,) ints or strings; its Source)."""
-    found = source(given, "labels")
-    y = _one_column(found.one(LABEL_NAMES, "the labels"), found.name, "labels")
-    if not len(y):
-        raise AuditError(f"{found.name}: holds no label.")
-    return y, found
-
-
-def _one_column(values, name, what):
-    """(N,) int64 or str; AuditError for anything else."""
-    values = np.asarray(values)
-    if values.ndim == 2 and values.shape[1] == 1:
-        values = values[:, 0]
-    if values.ndim != 1:
-        raise AuditError(f"{name}: {what} must be one column, not of shape {values.shape}.")
-    if values.dtype.kind in "OUST":
-        text = np.array([v if isinstance(v, str) else str(v) for v in values.tolist()], dtype=object)
-        numbers = [t for t in text if t.strip().lstrip("+-").isdecimal()]
-        if len(numbers) == len(text):   # digits as text, of a column that was quoted
-            return np.array([int(t) for t in text], dtype=object).astype(_safe(text, name, what))
-        if (empty := np.flatnonzero(text == "")).size:
-            raise AuditError(f"{name}: {what} in row {empty[0]} is empty.")
-        return text.astype(str)
-    return _whole(values, name, what)
-
-
-def _safe(text, name, what):
-    for row, t in enumerate(text):
-        if abs(int(t)) > 2**62:
-            raise AuditError(f"{name}: {what} {t[:40]} in row {row} is too large.")
-    return np.int64
-
-
-def _whole(values, name, what):
-    """(N,) int64 of numbers without a fraction."""
-    if values.dtype.kind not in "iufb":
-        raise AuditError(f"{name}: {what} must be whole numbers or names, not {values.dtype}.")
-    with np.errstate(invalid="ignore"):
-        wrong = ~np.isfinite(values) | (np.abs(values.astype(np.float64)) > 2**62)
-        wrong |= values != np.floor(values) if values.dtype.kind == "f" else False
-    if wrong.any():
-        row = int(np.argmax(wrong))
-        raise AuditError(f"{name}: {what} {values[row]} in row {row} is no whole number.")
-    return values.astype(np.int64)
-
-
-def classes_of(y, sources, class_names=None):
-    """Names of the classes, in the order of the scores: those given, else the columns' own, else the names that occur,
-    else 0, 1, 2, ... as many as the scores have or the largest number says."""
-    if class_names is not None:
-        return _given_names(class_names)
-    scores = [s for s in sources if _score_columns(s)]
-    widths = {s.name: len(_score_columns(s)) if _score_columns(s)[0] else _matrix_of(s).shape[1] for s in scores}
-    if len(set(widths.values())) > 1:
-        (a, m), (b, n) = next((p, q) for p in widths.items() for q in widths.items() if p[1] != q[1])
-        raise AuditError(f"{b} has {n} classes, but {a} has {m}.")
-    for s in scores:
-        names = _score_columns(s)
-        if names[0] and not all(_is_number(name) for name in names):
-            return tuple(names)
-    chosen = [_one_column(s.one(("predicted",), "the predicted classes"), s.name, "class") for s in sources if s not in scores]
-    if any(values.dtype.kind == "U" for values in (y, *chosen)):
-        if scores:
-            raise AuditError(f"{scores[0].name}: the labels are names, so the columns must be named after the classes, or "
-                             "the names given in order (--classes).")
-        return tuple(sorted({str(v) for values in (y, *chosen) for v in values.tolist()}))
-    count = next(iter(widths.values()), 0) or 1 + max(int(values.max()) for values in (y, *chosen))
-    if count > 2**20:
-        raise AuditError(f"the labels run to {count - 1}; more than a million classes are not audited.")
-    return tuple(str(k) for k in range(count))
-
-
-def _given_names(names):
-    if isinstance(names, (str, Path)):
-        path = Path(names)
-        try:
-            names = path.read_text(encoding="utf-8-sig").splitlines()
-        except (OSError, ValueError) as error:
-            raise AuditError(f"{path}: class names cannot be read ({_first_line(error)}); one name per line.") from None
-    names = tuple(str(name).strip() for name in names)
-    for name in names:
-        if not name or names.count(name) > 1:
-            raise AuditError(f"class names: {name!r} is {'empty' if not name else 'there twice'}; each class has its own name.")
-    return names
-
-
-def _score_columns(found):
-    """Names of the columns with scores, [""] if one array holds them all; [] if there are only classes."""
-    if set(REDUCED) & set(found.columns):
-        return []
-    for name in ("logits", "probabilities", ""):
-        if name in found.columns and np.ndim(found.columns[name]) == 2 and found.columns[name].shape[1] > 1:
-            return [""]
-    flat = [name for name in found.columns if name not in LABEL_NAMES]
-    if len(flat) == 1 and np.ndim(found.columns[flat[0]]) == 2 and found.columns[flat[0]].shape[1] > 1:
-        return [""]
-    return flat if len(flat) > 1 and all(np.ndim(found.columns[name]) == 1 for name in flat) else []
-
-
-def _matrix_of(found):
-    names = _score_columns(found)
-    if names == [""]:
-        return next(v for k, v in found.columns.items() if k not in LABEL_NAMES and np.ndim(v) == 2)
-    columns = []
-    for name in names:
-        values = found.columns[name]
-        if values.dtype.kind not in "iufb":
-            row = next((i for i, v in enumerate(values.tolist()) if not _is_number(v)), 0)
-            raise AuditError(f"{found.name}: column {name!r} has {str(values[row])[:40]!r} in row {row}, which is no number.")
-        columns.append(values)
-    return np.column_stack(columns)
-
-
-def coded(values, names, name, what):
-    """(N,) int64 index into names of whole numbers or names."""
-    if values.dtype.kind == "U":
-        at = {known: k for k, known in enumerate(names)}
-        missing = np.array([v not in at for v in values.tolist()])
-        if missing.any():
-            row = int(np.argmax(missing))
-            near = difflib.get_close_matches(values[row], names, n=1)
-            raise AuditError(f"{name}: {what} {values[row][:60]!r} in row {row} is no class" +
-                             (f"; did you mean {near[0]!r}?" if near else f"; known are {_listed(names)}."))
-        return np.array([at[v] for v in values.tolist()], dtype=np.int64)
-    if (wrong := (values < 0) | (values >= len(names))).any():
-        row = int(np.argmax(wrong))
-        raise AuditError(f"{name}: {what} {values[row]} in row {row} is not from 0 to {len(names) - 1}.")
-    return values
-
+# ---------------------------------------------------------------- rows
 
 def check_rows(found, n, first):
-    """AuditError unless a Source has n rows, the ids of the first Source that has some, and its labels if it repeats them."""
-    for name, values in found.columns.items():
+    """AuditError unless a Source has n rows and the ids of the first Source that has some."""
+    matrix = any(np.ndim(values) == 2 for values in found.columns.values())
+    named = found.columns if found.ids is None else found.columns | {"id": found.ids}
+    for name, values in named.items():
+        if name == "names" and matrix:   # of its columns
+            continue
         if np.ndim(values) == 0 or len(values) != n:
             many = "no rows" if np.ndim(values) == 0 else f"{len(values)} rows"
             raise AuditError(f"{found.name}: {name + ' has ' if name else ''}{many}, but {first.name} has {n}.")
-    if found.ids is not None and first.ids is not None:
-        differ = np.array([str(a) != str(b) for a, b in zip(found.ids, first.ids, strict=True)])
-        if differ.any():
+    if found.ids is not None and first.ids is not None and found is not first:
+        mine, its = texts(found.ids, found.name, "id"), texts(first.ids, first.name, "id")
+        if (differ := mine != its).any():
             row = int(np.argmax(differ))
-            raise AuditError(f"{found.name}: row {row} has id {found.ids[row]}, but {first.name} has {first.ids[row]} there; "
-                             "the same examples must come in the same order.")
-
-
-def outputs(found, y, names, kind="auto"):
-    """Outputs of a Source of scores (N, C), of predicted classes (N,), or of the columns in REDUCED.
-
-    y (N,) int64; names of the classes. kind: what scores are; "auto" calls them probabilities if every row is one."""
-    for name in LABEL_NAMES:
-        if name in found.columns and len(found.columns) > 1:
-            again = coded(_one_column(found.columns[name], found.name, "label"), names, found.name, "label")
-            if (differ := again != y).any():
-                row = int(np.argmax(differ))
-                raise AuditError(f"{found.name}: its own label in row {row} is {names[again[row]]}, but the labels say "
-                                 f"{names[y[row]]}; the same examples must come in the same order.")
-    if not _score_columns(found):
-        return _unscored(found, names)
-    if kind == "classes":
-        raise AuditError(f"{found.name}: --kind classes needs one column of predicted classes.")
-    scores = _matrix_of(found)
-    if scores.shape[1] != len(names):
-        raise AuditError(f"{found.name}: has {scores.shape[1]} columns of scores for {len(names)} classes.")
-    own = _score_columns(found)
-    if own != [""] and not all(map(_is_number, own)) and own != list(names):
-        if set(own) != set(names):
-            foreign = next(c for c in own if c not in names)
-            raise AuditError(f"{found.name}: its column {foreign!r} is no class; known are {_listed(names)}.")
-        scores = scores[:, [own.index(name) for name in names]]
-    if scores.dtype.kind not in "iufb":
-        raise AuditError(f"{found.name}: scores must be numbers, not {scores.dtype}.")
-    likely = _likely_probabilities(scores, found.name, kind)
-    return Outputs(*_reduced(scores, y, likely))
-
-
-def _unscored(found, names):
-    chosen = found.one(("predicted",), "the predicted classes")
-    predicted = coded(_one_column(chosen, found.name, "class"), names, found.name, "class")
-    if "log_p_label" not in found.columns:
-        return Outputs(predicted, None, None)
-    parts = []
-    for name in REDUCED[1:]:
-        if name not in found.columns:
-            raise AuditError(f"{found.name}: has log_p_label but no {name}.")
-        values = np.asarray(found.columns[name])
-        if values.dtype.kind not in "iuf" or values.ndim != 1:
-            raise AuditError(f"{found.name}: {name} must be one column of numbers.")
-        values = values.astype(np.float64)
-        if (wrong := ~(values <= 1e-6)).any():   # NaN too
-            row = int(np.argmax(wrong))
-            raise AuditError(f"{found.name}: {name} is {values[row]} in row {row}; a log-probability is 0 or less.")
-        parts.append(np.clip(values, FLOOR, 0))
-    return Outputs(predicted, *parts)
-
-
-def _chunks(scores):
-    rows = max(1, CHUNK // scores.shape[1])
-    for start in range(0, len(scores), rows):
-        yield start, np.asarray(scores[start:start + rows], dtype=np.float64)
-
-
-def _likely_probabilities(scores, name, kind):
-    """Whether scores are probabilities; AuditError for NaN, +inf, a row that is none, or if it cannot be told."""
-    like, odd = 0, None
-    for start, part in _chunks(scores):
-        wrong = np.isnan(part) | (part == np.inf)
-        wrong[np.isneginf(part).all(axis=1)] = True
-        if wrong.any():
-            row, column = np.argwhere(wrong)[0]
-            raise AuditError(f"{name}: {part[row, column]} in row {start + row}, column {column}; scores must be finite numbers.")
-        with np.errstate(invalid="ignore"):   # inf - inf of a masked logit
-            ok = (part >= 0).all(axis=1) & (part <= 1 + SUM_ERROR).all(axis=1) & (np.abs(part.sum(axis=1) - 1) <= SUM_ERROR)
-        like += np.count_nonzero(ok)
-        if not ok.all():
-            at = int(np.argmin(ok))
-            odd = odd or (start + at, part[at].min(), part[at].max(), part[at].sum())
-            if kind == "logits" or kind == "auto" and not like:
-                continue
-            if kind == "probabilities" or like:
-                break
-    if kind == "logits" or not odd:
-        return kind != "logits"
-    row, low, high, total = odd
-    said = f"row {row} has values from {low:.4g} to {high:.4g} with the sum {total:.4g}"
-    if kind == "probabilities":
-        raise AuditError(f"{name}: {said}; probabilities lie between 0 and 1 and add up to 1.")
-    if like or (low >= 0 and high <= 1):
-        raise AuditError(f"{name}: {said}, " + ("while other rows are probabilities" if like else "like neither logits nor "
-                         "probabilities") + "; if these are logits, say so with --kind logits.")
-    return False
-
-
-def _reduced(scores, y, probabilities):
-    """(predicted, log p of the label, log p of the predicted), each (N,), of scores (N, C) in chunks."""
-    predicted, label, top = np.empty(len(scores), np.int64), np.empty(len(scores)), np.empty(len(scores))
-    for start, part in _chunks(scores):
-        part_y, some = y[start:start + len(part)], slice(start, start + len(part))
-        rows = np.arange(len(part))
-        best = part.argmax(axis=1)
-        if probabilities:
-            with np.errstate(divide="ignore"):
-                value = lambda k, p=part, rows=rows: np.log(p[rows, k] / p.sum(axis=1))   # noqa: E731
-                predicted[some], label[some], top[some] = best, value(part_y), value(best)
-        else:
-            highest = part[rows, best]
-            total = highest + np.log(np.exp(part - highest[:, None]).sum(axis=1))
-            predicted[some], label[some], top[some] = best, part[rows, part_y] - total, highest - total
-    return predicted, np.clip(label, FLOOR, 0), np.clip(top, FLOOR, 0)
-
-
-# ---------------------------------------------------------------- groups, weights, counts
-
-def groups_of(found, n, y, names):
-    """Groups from one column of names or numbers, several columns (each value of each is a group, called column=value), or
-    a matrix (N, G) of 0 and 1 (its columns may overlap); None: the classes that occur."""
-    if found is None:
-        kept = np.unique(y)
-        return _grouped(tuple(names[k] for k in kept), np.searchsorted(kept, y))
-    matrix = next((v for v in found.columns.values() if np.ndim(v) == 2 and np.shape(v)[1] != 1), None)
-    if matrix is not None:
-        return _overlapping(np.asarray(matrix), found)
-    names, example, group = [], [], []
-    for column, values in found.columns.items():
-        values = np.asarray(values)
-        if values.dtype.kind == "f" and np.isfinite(values).all() and (values != np.floor(values)).any():
-            if (many := len(np.unique(values))) > 50:
-                raise AuditError(f"{found.name}: column {column!r} has {many} different numbers; cut it into ranges first.")
-        else:
-            values = _one_column(values, found.name, f"group {column!r}" if column else "group")
-        there, index = np.unique(values, return_inverse=True)   # numbers by size, names by alphabet
-        prefix = f"{column}=" if len(found.columns) > 1 else ""
-        group.append(index + len(names))
-        example.append(np.arange(n))
-        names += [f"{prefix}{v:g}" if values.dtype.kind == "f" else f"{prefix}{v}" for v in there.tolist()]
-    return _grouped(tuple(names), np.concatenate(group), np.concatenate(example))
-
-
-def _grouped(names, group, example=None):
-    example = np.arange(len(group)) if example is None else example
-    order = np.argsort(group, kind="stable")
-    return Groups(names, example[order].astype(np.int64), group[order].astype(np.int64))
-
-
-def _overlapping(matrix, found):
-    if matrix.dtype.kind not in "iufb" or not np.isin(matrix, (0, 1)).all():
-        raise AuditError(f"{found.name}: a matrix of groups holds 0 and 1 only, one column for each group.")
-    if "names" in found.columns and len(found.columns["names"]) != matrix.shape[1]:
-        raise AuditError(f"{found.name}: has {len(found.columns['names'])} names for {matrix.shape[1]} groups.")
-    names = [str(v) for v in found.columns.get("names", [f"group {g}" for g in range(matrix.shape[1])])]
-    if (empty := np.flatnonzero(~(matrix > 0).any(axis=0))).size:
-        raise AuditError(f"{found.name}: {names[empty[0]]!r} has no example; leave empty groups out.")
-    group, example = np.nonzero(matrix.T)
-    return _grouped(tuple(names), group, example)
-
-
-def weights_of(found, n):
-    """(N,) float64 of a Source, 1 where it is None; AuditError for negative or missing ones."""
-    if found is None:
-        return np.ones(n)
-    values = np.asarray(found.one(("weight", "weights"), "the weights"))
-    if values.dtype.kind not in "iufb" or values.ndim != 1:
-        raise AuditError(f"{found.name}: weights must be one column of numbers.")
-    values = values.astype(np.float64)
-    if (wrong := ~(np.isfinite(values) & (values >= 0))).any():
-        row = int(np.argmax(wrong))
-        raise AuditError(f"{found.name}: weight {values[row]} in row {row}; weights are finite and not negative.")
-    return values
-
-
-def counts_of(found, groups):
-    """(G,) training examples of each group: one number per group in order, or columns group and count."""
-    columns = list(found.columns.values())
-    if len(columns) == 2:
-        named = dict(zip([str(v) for v in columns[0].tolist()], columns[1].tolist(), strict=True))
-        if missing := [name for name in groups.names if name not in named]:
-            raise AuditError(f"{found.name}: has no count for group {missing[0]!r}.")
-        counts = np.array([named[name] for name in groups.names])
-    else:
-        counts = _one_column(found.one(("count", "counts"), "the counts"), found.name, "count")
-    if len(counts) != len(groups.names):
-        raise AuditError(f"{found.name}: has {len(counts)} counts for {len(groups.names)} groups.")
-    counts = _whole(np.asarray(counts), found.name, "count")
-    if (counts < 0).any():
-        raise AuditError(f"{found.name}: count {counts.min()} in row {int(counts.argmin())} is negative.")
-    return counts
+            raise AuditError(f"{found.name}: row {row} has id {quoted(mine[row])}, but {first.name} has {quoted(its[row])} "
+                             "there; the same examples must come in the same order.")
