@@ -103,20 +103,26 @@ def audit(args):
     for text in args.fail_if:
         auditing.condition(text)   # a typing error is said before anything is read
     given = {name: getattr(args, name) for name in (*auditing.FILES, "worst")}
-    if args.study:
-        if wrong := [name for name, value in given.items() if value is not None]:
-            raise KdlibError(f"--{wrong[0].replace('_', '-')} does not go with --study, which takes everything from records.")
-        found = auditing.audit_study(args.study, args.pair, args.method, args.seeds)
-    else:
-        for name in ("labels", "teacher", "student"):
-            if given[name] is None:
-                raise KdlibError(f"an audit needs --{name} FILE; or --study NAME, which audits runs on record.")
-        found = auditing.audit(**given, edges=tuple(args.edges), kind=args.kind)
+    ours = {name: getattr(args, name) for name in ("pair", "method", "seeds")}
+    for name, value in (given if args.study else ours).items():
+        if value is not None:
+            raise KdlibError(f"--{name.replace('_', '-')} does not go with " +
+                             ("--study, which takes everything from records." if args.study else "files, only with --study."))
+    for name in () if args.study else ("labels", "teacher", "student"):
+        if given[name] is None:
+            raise KdlibError(f"an audit needs --{name} FILE; or --study NAME, which audits runs on record.")
     from kdlib import audit_page
-    page, facts, table = audit_page.save(found, args.out, args.fail_if)
-    print("\n".join([*audit_page.headline(found), f"{page}, {facts.name}, {table.name}"]))
-    failed = [text for text in args.fail_if if auditing.met(found, text)[0]]
-    sys.stderr.writelines(f"kdlib: condition met: {text}; the value is {auditing.met(found, text)[1]:.3g}\n" for text in failed)
+    read = [file for files in given.values() for file in (files if isinstance(files, list) else [files])]
+    audit_page.places(args.out, [file for file in read if isinstance(file, Path)])   # before the work, not after it
+    if args.study:
+        found = auditing.audit_study(args.study, args.pair, args.method or "kd", args.seeds)
+    else:
+        found = auditing.audit(**given, edges=tuple(args.edges), kind=args.kind)
+    page, facts, table = (audit_page.printable(file, None) for file in audit_page.save(found, args.out, args.fail_if))
+    print("\n".join([*audit_page.headline(found), f"{page}, {Path(facts).name}, {Path(table).name}"]))
+    said = [(audit_page.printable(text, None), *auditing.met(found, text)) for text in args.fail_if]
+    failed = [f"kdlib: condition met: {text}; the value is {value:.3g}\n" for text, held, value in said if held]
+    sys.stderr.writelines(failed)
     return min(1, len(failed))
 
 
@@ -268,20 +274,20 @@ def _parse(argv):
     commands[report].add_argument("--readme", action="store_true", help="only write the answer into README.md")
     add = commands[audit].add_argument
     formats = "npz, npy, CSV or Parquet"
-    add("--labels", metavar="FILE", help=f"true classes of the test examples: {formats}, as all that follows")
+    add("--labels", type=Path, metavar="FILE", help=f"true classes of the test examples: {formats}, as all that follows")
     for name, whose in (("teacher", "its"), ("student", "its"), ("baseline", "of the same network trained without a teacher:")):
-        add(f"--{name}", nargs="+", metavar="FILE", help=f"{whose} logits, probabilities or classes; a file for each seed")
-    add("--groups", metavar="FILE", help="a column of names, several columns, or a 0/1 matrix; default: the classes")
-    add("--weights", metavar="FILE", help="of the examples")
-    add("--train-counts", metavar="FILE", help="training examples of each group, for the buckets many, medium, few")
+        add(f"--{name}", nargs="+", type=Path, metavar="FILE", help=f"{whose} logits, probabilities or classes; a file a seed")
+    add("--groups", type=Path, metavar="FILE", help="a column of names, several columns, or a 0/1 matrix; default: the classes")
+    add("--weights", type=Path, metavar="FILE", help="of the examples")
+    add("--train-counts", type=Path, metavar="FILE", help="training examples of each group, for the buckets many, medium, few")
     add("--edges", nargs=2, type=_count, default=(100, 20), metavar=("MANY", "FEW"), help="of those buckets; default: 100 20")
-    add("--classes", metavar="FILE", help="names of the classes, one per line")
+    add("--classes", type=Path, metavar="FILE", help="names of the classes, one per line")
     add("--kind", choices=("auto", "logits", "probabilities", "classes"), default="auto", help="of the scores; default: auto")
     add("--worst", type=_count, metavar="K", help="groups in the worst-k metrics; default: a tenth")
     add("--fail-if", action="append", default=[], metavar="CONDITION", help="'worst_bucket_gain < -2' or 'average_gain.high < 0'")
     add("--study", metavar="STUDY", help="audit runs on record instead of files")
     add("--pair", metavar="TEACHER/STUDENT", help="of --study; default: its first")
-    add("--method", default="kd", help="of --study; default: kd")
+    add("--method", help="of --study; default: kd")
     add("--seeds", type=_count, metavar="N", help="of --study; default: all that are complete")
     add("--out", default="audit.html", metavar="FILE.html", help="default: audit.html; .json and .csv are written beside it")
     add = commands[data].add_argument
@@ -329,4 +335,5 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
+    sys.stdout.reconfigure(errors="backslashreplace")   # a terminal that lacks a minus or the letters of a name
     sys.exit(main())

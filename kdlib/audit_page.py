@@ -2,6 +2,7 @@
 
 import html
 import json
+import os
 import warnings
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,6 +15,7 @@ from markupsafe import Markup
 from kdlib import __version__
 from kdlib.audit_files import AuditError, printable
 from kdlib.auditing import METRICS, ROLES, facts, met
+from kdlib.config import KdlibError
 from kdlib.findings import number, told
 from kdlib.plots import axes_of, in_style, legend
 from kdlib.records import whole_file
@@ -249,18 +251,32 @@ def appendix(a, name="audit"):
                     rows if len(rows) <= 5 * ROWS else rows.head(5 * ROWS), f"{name}.csv")
 
 
+def places(path, inputs=()):
+    """{".html": path, ".json": ..., ".csv": ...}: where save writes; AuditError if path ends otherwise or an input lies there."""
+    path = Path(path)
+    if path.suffix != ".html" or "\0" in str(path):
+        raise AuditError(f"--out {path}: must be the name of a file and end in .html; .json and .csv are written beside it.")
+    out = {suffix: path.with_suffix(suffix) for suffix in (".html", ".json", ".csv")}
+    read = {os.path.realpath(name) for name in inputs}
+    if there := [str(file) for file in out.values() if os.path.realpath(file) in read]:
+        raise AuditError(f"--out {path}: would write over {there[0]}, which this audit reads.")
+    return out
+
+
 def save(a, path, conditions=()):
     """Write the page to path (.html), beside it .json and .csv; returns the three paths. KdlibError if that fails."""
-    path = Path(path)
-    if path.suffix != ".html":
-        raise AuditError(f"--out {path}: must end in .html; .json and .csv are written beside it.")
+    out = places(path, [name for _, name, sha256 in a.inputs if sha256])
     conditions = [(text, met(a, text)) for text in conditions]
-    files = {path: page(a, conditions, path.stem), path.with_suffix(".json"): json.dumps(facts(a, conditions), indent=1) + "\n",
-             path.with_suffix(".csv"): csv_text(notable(a.groups))}
-    for file, text in files.items():
-        with whole_file(file) as temporary:
-            temporary.write_text(text, encoding="utf-8", errors="backslashreplace", newline="")
-    return tuple(files)
+    files = {".html": page(a, conditions, out[".html"].stem), ".json": json.dumps(facts(a, conditions), indent=1) + "\n",
+             ".csv": csv_text(notable(a.groups))}
+    for suffix, text in files.items():
+        try:
+            with whole_file(out[suffix]) as temporary:
+                temporary.write_text(text, encoding="utf-8", errors="backslashreplace", newline="")
+        except (OSError, ValueError, KdlibError) as error:   # a full disk, a folder or a file in the way, a name too long
+            why = getattr(error.__cause__ or error, "strerror", None) or error
+            raise AuditError(f"--out {path}: {out[suffix]} cannot be written ({why}).") from None
+    return tuple(out.values())
 
 
 # ---------------------------------------------------------------- in a notebook

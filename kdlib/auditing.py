@@ -229,7 +229,7 @@ def audit_given(given):
 
 def condition(text):
     """(metric, bound, comparison, number) of an expression such as "worst_bucket_gain < -2" or "average_gain.high < 0"."""
-    match = re.fullmatch(r"\s*(\w+)(?:\.(low|high))?\s*(<=|>=|<|>)\s*([-−+]?\d+(?:\.\d+)?)\s*", text)
+    match = re.fullmatch(r"\s*(\w+)(?:\.(low|high))?\s*(<=|>=|<|>)\s*([-−+]?[0-9]+(?:\.[0-9]+)?)\s*", text)
     if not match or not np.isfinite(float(match[4].replace("−", "-"))):
         raise KdlibError(f"--fail-if {text!r}: must be a metric, <, <=, > or >=, and a number, as in 'worst_bucket_gain < -2'.")
     name, bound, comparison, number = match.groups()
