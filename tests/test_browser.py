@@ -252,11 +252,14 @@ def test_a_page_prints(browser, page):
     assert pdf.startswith(b"%PDF-") and 1 <= sheets <= 20, sheets
     title = browser.title.encode("ascii", "ignore")[:20]
     assert title in pdf   # what it is called, and its outline of headings
+    look(browser, 1100, media="print")
+    assert browser.execute_script("return [...document.querySelectorAll('nav, .skip, .code')].filter(e => e.checkVisibility()).length"
+                                  ) == 0   # nothing that leads elsewhere
     text = words_of(pdf)
     if text is not None:
         text = " ".join(unicodedata.normalize("NFKC", text).split())   # without ligatures
         assert " ".join(headline.split())[:60] in text
-        assert "Skip to the content" not in text and "All findings" not in text   # of what leads elsewhere
+        assert "Skip to the content" not in text and "All findings" not in text
 
 
 def test_the_table_of_classes_can_be_saved(browser, gallery, tmp_path):

@@ -12,6 +12,7 @@ from papermill.exceptions import PapermillExecutionError
 
 from kdlib import auditing, report
 from kdlib.config import KdlibError
+from kdlib.shown import HEADLINE
 from kdlib.studies import KINDS, STUDIES, check_parameters
 from kdlib.sweep import sweep
 
@@ -24,8 +25,18 @@ FINDINGS = {  # notebook: what its verdict cards are about
     "02_teacher_errors_are_amplified": {"F3"}, "03_softening_the_teacher": {"F4 AdaAlpha", "F4 AdaMargin"},
 }
 FIGURES = {  # notebook without verdicts: its figures
-    "04_what_the_mitigation_depends_on": 4, "05_when_does_distillation_harm": 7, "06_rivals": 5, "90_anchors": 0,
+    "04_what_the_mitigation_depends_on": 4, "05_when_does_distillation_harm": 7, "06_rivals": 6, "90_anchors": 0,
     "91_choice_of_recipe": 1,
+}
+ELEMENTS = {   # of a page in their order, words of their captions: the notebook of findings that shows it, the only one
+    "Accuracy in per cent": "00_overview", "Paired difference to one-hot": "00_overview", "gains most over one-hot": "00_overview",
+    "classes, against one-hot.": "01_gains_are_not_uniform", "a star marks a class": "01_gains_are_not_uniform",
+    "The correlation is computed seed by seed": "02_teacher_errors_are_amplified",
+    "Transferred: share of": "02_teacher_errors_are_amplified", "The eight outcomes": "02_teacher_errors_are_amplified",
+    "Expected calibration error": "03_softening_the_teacher", "Mean of −log": "03_softening_the_teacher",
+    "Up and right is better": "03_softening_the_teacher", "each level against": None, "no epoch is chosen": "03_softening_the_teacher",
+    "The table splits each standard error": "03_softening_the_teacher", "best epoch on the test set": "03_softening_the_teacher",
+    "Every class, ": "03_softening_the_teacher",
 }
 KIND = {book: kind for kind, books in KINDS.items() for book in books}
 DEMO = {kind: next(s.name for s in STUDIES.values() if s.kind == kind and (s.demonstration or kind == "anchors")) for kind in KINDS}
@@ -189,6 +200,17 @@ def runs(names):
     return pytest.mark.parametrize("executed", chosen, ids=[p.stem for p, _ in chosen], indirect=True)
 
 
+def in_order(pages):
+    """ELEMENTS that a notebook shows, in the order of ELEMENTS; its headline comes before them, deviations after."""
+    headline, *rest = [page for page in pages if "kd-headline" in page] + [page for page in pages if "kd-headline" not in page]
+    assert headline.startswith(HEADLINE) and pages.count(headline) == 1 and not any("kd-headline" in page for page in rest)
+    shown = {words: [i for i, page in enumerate(rest) if words in page] for words in ELEMENTS}
+    places = [place for found in shown.values() for place in found[:1] + found[-1:]]
+    assert places == sorted(places), shown
+    assert all("What is not as in the paper" not in page for page in rest[:-1])
+    return [words for words, found in shown.items() if found]
+
+
 @runs(FINDINGS)
 def test_a_notebook_of_findings_runs_from_records(executed, request):
     printed, pages, figures = executed
@@ -200,6 +222,7 @@ def test_a_notebook_of_findings_runs_from_records(executed, request):
     assert "(preliminary: 2 of 8 planned seeds)" in "\n".join(pages)
     assert "a demonstration, not a reproduction" in pages[-1]             # what deviates comes last
     assert "20 runs: 2 pairs of teacher and student, 5 methods, 2 seeds" in printed
+    assert in_order(pages) == [words for words, book in ELEMENTS.items() if book == request.node.callspec.id]
 
 
 @runs(FIGURES)
@@ -207,6 +230,7 @@ def test_a_notebook_of_sensitivity_runs_from_records(executed, request):
     printed, pages, figures = executed
     assert len(figures) == FIGURES[request.node.callspec.id] and len(pages) > len(figures)   # and tables
     assert 'class="verdict"' not in "".join(pages)
+    in_order(pages)
 
 
 # ---------------------------------------------------------------- the audit

@@ -250,6 +250,18 @@ def test_parameters_are_a_table_with_changed_ones_bold(built):
     assert "('digits', 3, 0.95, True, None)" in "".join(words for words, _ in document.all("pre"))
 
 
+def test_the_headline_is_lifted_under_the_title(tmp_path):
+    """Once, before the words of the notebook, also where a figure of the same sentence comes first."""
+    said = "It helps <b>most</b> classes."
+    show = f"from kdlib.shown import Headline\nHeadline([{said!r}], [{CARDS[0]!r}])"
+    book = house_notebook(tmp_path / "a.ipynb", new_code_cell(show))
+    text = report.render(report.execute(book, tmp_path / "out.ipynb", {}), tmp_path / "a.html").read_text("utf-8")
+    assert text.count('<div class="kd-headline">') == 1
+    assert text.index("</h1>") < text.index(html.escape(said)) < text.index("The claim.")
+    words, _ = Document(text).all("div", **{"class": "kd-headline"})[0]
+    assert words == f"{said}cnn → {HOSTILE}: F1\xa0reproduced."
+
+
 def test_text_from_data_is_text(built):
     index = (built / "reports/index.html").read_text("utf-8")
     page = (built / "reports/digits/00_overview.html").read_text("utf-8")
