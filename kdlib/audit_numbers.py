@@ -70,12 +70,14 @@ def mean_and_interval(values, members, w, pseudo):
     count by Kish's effective number of examples."""
     seeds, total = len(values), members.sums(w)
     n = total**2 / members.sums(w**2)
+
     def mean(v):
         return members.sums(w * v) / total
 
     def variance(v, m):   # of the mean, over examples, with 2 * pseudo examples more
         m, second = m * n / (n + 2 * pseudo), (mean(v**2) * n + pseudo) / (n + 2 * pseudo)
-        return np.maximum(second - m**2, 0) / (n + 2 * pseudo if pseudo else np.maximum(n - 1, 1e-9))
+        with np.errstate(invalid="ignore", divide="ignore"):   # of one example: unknown
+            return np.where(n + pseudo > 1, np.maximum(second - m**2, 0) / (n + (2 * pseudo or -1)), np.nan)
 
     each = mean(values)
     estimate = each.mean(axis=0)
@@ -270,7 +272,7 @@ def _resample(statistics, values, totals, members, w, resamples, seed):
         return statistics(means, weight[:, None], shares)
 
     def chunks(b):
-        strata = [members.example[members.group == g] for g in range(size)] if members.disjoint else []
+        strata = np.split(members.example, np.flatnonzero(np.diff(members.group)) + 1) if members.disjoint else []
         rest = np.setdiff1d(np.arange(n), members.example) if members.disjoint else np.arange(n)
         counts = np.empty((n, resamples), dtype=np.uint8)
         for g, stratum in enumerate([*strata, rest]):

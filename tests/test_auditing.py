@@ -211,6 +211,13 @@ def test_the_interval_of_one_seed_is_agresti_and_min():
     np.testing.assert_allclose([low[0], high[0]], [difference - z * spread, difference + z * spread], atol=1e-6)
 
 
+def test_of_one_example_the_margin_has_no_interval_and_the_gain_a_wide_one():
+    y, *logits = world(60)
+    row = kdlib.audit(y, *logits, groups=np.r_[0, np.ones(59, int)]).groups.iloc[0]
+    assert row.n == 1 and np.isnan(row.margin_low) and np.isnan(row.margin_high) and row.high - row.low > 100
+    assert row.low <= row.gain <= row.high
+
+
 def test_p_is_mcnemars_mid_p():
     rng = np.random.default_rng(6)
     for _ in range(40):
