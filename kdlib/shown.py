@@ -83,7 +83,7 @@ class Headline:
         for pair in dict.fromkeys(c["pair"] for c in self.cards):
             own = [c for c in self.cards if c["pair"] == pair]
             early = f" (preliminary: {own[0]['seeds']} of {own[0]['planned']} planned seeds)" if own[0]["preliminary"] else ""
-            words = ", ".join(f'{html.escape(c["finding"])}&nbsp;{_word(c["verdict"])}' for c in own)
+            words = ", ".join(f'{html.escape(c["finding"]).replace(" ", "&nbsp;")} {_word(c["verdict"])}' for c in own)
             said.append(f"<p>{html.escape(pair)}: {words}{early}.</p>")
         return f"{HEADLINE}{''.join(said)}</div>"
 

@@ -158,6 +158,14 @@ def test_the_trade_off_names_who_is_not_beaten():
     assert plots.trade_off(table, "a").sentence.endswith("in the few bucket than distillation, AdaAlpha.")
 
 
+def test_the_log_loss_names_the_lowest_and_the_highest_wherever_they_stand():
+    table = pd.DataFrame([{"method": m, "bucket": b, "estimate": v, "low": v - 1.0, "high": v + 1.0, "per_seed": (v,)}
+                          for b, values in (("average", (1.0, 2.0, 3.0)), ("few", (3.0, 2.25, 4.5)))
+                          for m, v in zip(("one-hot", "distillation", "placebo"), values, strict=True)])
+    assert plots.log_loss_by_bucket(table, "a").sentence == ("a: in the few bucket distillation has the lowest mean log-loss, "
+                                                             "2.25 nats, and placebo the highest, 4.50.")
+
+
 # ---------------------------------------------------------------- HTML
 
 @pytest.mark.parametrize("name", FIGURES)
@@ -213,7 +221,7 @@ def test_a_headline_has_every_sentence_and_the_word_of_every_verdict(panels):
     assert [a["data-verdict"] for a in page.of("strong") if a.get("class") == "verdict"] == [c["verdict"] for c in cards]
     for which in ("self", "other"):
         p = panels[which]
-        words = ", ".join(f"{c['finding']}\u00a0{c['verdict']}" for c in cards if c["pair"] == p.name)
+        words = ", ".join(c["finding"].replace(" ", "\u00a0") + f" {c['verdict']}" for c in cards if c["pair"] == p.name)
         assert f"{p.name}: {words} (preliminary: 3 of 4 planned seeds)." in page.text["p"]
     assert "preliminary" not in Headline([], [c | {"preliminary": False} for c in cards])._repr_html_()
 

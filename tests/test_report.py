@@ -259,7 +259,7 @@ def test_the_headline_is_lifted_under_the_title(tmp_path):
     assert text.count('<div class="kd-headline">') == 1
     assert text.index("</h1>") < text.index(html.escape(said)) < text.index("The claim.")
     words, _ = Document(text).all("div", **{"class": "kd-headline"})[0]
-    assert words == f"{said}cnn → {HOSTILE}: F1\xa0reproduced."
+    assert words == f"{said}cnn → {HOSTILE}: F1 reproduced."
 
 
 def test_text_from_data_is_text(built):
