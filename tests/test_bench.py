@@ -433,3 +433,20 @@ def test_commands_of_the_gpu_page_are_understood_and_in_order_of_work():
     for args in parsed:
         named = [args.study] if "study" in args else [args.name] if "name" in args else getattr(args, "studies", [])
         assert set(named) <= set(STUDIES)
+
+
+# ---------------------------------------------------------------- the audit
+
+def test_the_audit_is_measured_end_to_end_and_a_trial_leaves_the_results_alone(capsys):
+    from bench import audit
+    before = audit.RESULTS.read_bytes(), (ROOT / "bench" / "README.md").read_bytes()
+    audit.main(["--quick"])
+    assert before == (audit.RESULTS.read_bytes(), (ROOT / "bench" / "README.md").read_bytes())
+    assert "2,000 examples, 20 classes" in capsys.readouterr().out
+
+
+def test_the_committed_table_of_the_audit_is_the_measured_one():
+    from bench import audit
+    page, results = (ROOT / "bench" / "README.md").read_text(), json.loads(audit.RESULTS.read_text())
+    assert audit.filled(page, results) == page and results["sizes"] == audit.SIZES
+    assert f"{results['ours']['all']:.1f} s | 60 s" in page
