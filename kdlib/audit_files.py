@@ -183,28 +183,25 @@ def _csv(path):
         names = _header(next(csv.reader(file), None))
         file.seek(0)
         with warnings.catch_warnings(action="error", category=pd.errors.ParserWarning):   # rows that are too long
-            frame = pd.read_csv(file, header=0 if names else None, keep_default_na=False, index_col=False, low_memory=False,
-                                skip_blank_lines=False, float_precision="round_trip")
-    if names:
-        frame.columns = names
-        for name in names:
-            values = frame[name].to_numpy()
-            if values.dtype == object and (values == name).any():
-                raise AuditError(f"its first line has {quoted(name)}, which is also a value below it; the first line must name "
-                                 "the columns.")
+            frame = pd.read_csv(file, keep_default_na=False, index_col=False, low_memory=False, skip_blank_lines=False)
+    frame.columns = names
+    for name in names:
+        values = frame[name].to_numpy()
+        if values.dtype == object and (values == name).any():
+            raise AuditError(f"its first line has {quoted(name)}, which is also a value below it; the first line must name the "
+                             "columns.")
     return _table(frame)
 
 
 def _header(first):
-    """Names of the columns by the first line of a CSV file, [] if that line is data."""
+    """Names of the columns by the first line of a CSV file. Whole numbers can be names, but not of one column: a file of labels
+    that has lost its first row would go unnoticed."""
     if first is None or not any(cell.strip() for cell in first):
         raise AuditError("is empty." if first is None else "its first line is empty; it must name the columns.")
     if len(first) == 1 and (marks := [mark for mark in ";\t|" if mark in first[0]]):
         raise AuditError(f"its first line is {quoted(first[0])}; commas must separate the columns, not {marks[0]!r}.")
-    if first in (["0"], ["0", "1"]):
-        raise AuditError(f"its first line is {','.join(first)!r}, which may be names or data; name the columns in a first line.")
-    if first != [str(k) for k in range(len(first))] and all(map(is_number, first)):
-        return []
+    if all(map(is_number, first)) and not (len(set(first)) == len(first) > 1 and all(cell.strip().isdecimal() for cell in first)):
+        raise AuditError(f"its first line, {quoted(','.join(first))}, is numbers; it must name the columns.")
     names = [cell.strip() for cell in first]
     names[0] = names[0] or "id"   # how pandas writes an index
     if "" in names:
@@ -237,12 +234,13 @@ def _parquet(path):
 # ---------------------------------------------------------------- in memory
 
 def _table(frame):
-    """Columns of a DataFrame; an index that is not 0, 1, 2, ... is the id of each row."""
+    """Columns of a DataFrame; an index that does not just count the rows is the id of each."""
     names = [str(name) for name in frame.columns]
     _no_doubles(names)
     columns = dict(zip(names, (frame[name].to_numpy() for name in frame.columns), strict=True))
-    index = getattr(frame, "index", None)   # polars has none
-    if index is not None and "id" not in columns and columns and not np.array_equal(index, np.arange(len(index))):
+    index = getattr(frame, "index", None)   # polars has none; what has a step counts the rows
+    counts = getattr(index, "step", 0) == 1 and index.start == 0
+    if index is not None and columns and "id" not in columns and not counts:
         columns["id"] = np.array(index, dtype=object)
     return columns
 
