@@ -1,10 +1,12 @@
 """JupyterLab itself: a notebook of the study opened in a browser, run by its menu, its figures seen."""
 
+import contextlib
 import json
 import os
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 
 import pytest
@@ -72,8 +74,12 @@ def test_run_all_cells_shows_the_figures(browser, lab):
     def prompts():
         return [e.text for e in browser.find_elements("css selector", ".jp-CodeCell .jp-InputPrompt")]
 
+    def connected():
+        with contextlib.suppress(urllib.error.HTTPError):   # 500, asked at the moment when a kernel is being started
+            return [kernel for kernel in json.loads(api(address, "kernels")) if kernel["connections"]]
+
     # before its kernel has answered, JupyterLab says "idle" too, but would ask which kernel to run
-    waited(lambda: any(kernel["connections"] for kernel in json.loads(api(address, "kernels"))), process, log)
+    waited(connected, process, log)
     waited(lambda: one('.jp-Notebook-ExecutionIndicator[data-status="idle"]'), process, log)
     next(e for e in browser.find_elements("css selector", "#jp-MainMenu .lm-MenuBar-item") if e.text == "Run").click()
     waited(lambda: one('.lm-Menu [data-command="runmenu:run-all"]'), process, log).click()
