@@ -269,6 +269,8 @@ def _array(values):
         values = values.float() if "bfloat16" in str(values.dtype) else values   # numpy lacks it
     if np.ma.is_masked(values):
         raise ValueError("some values are masked")
+    if isinstance(values, (list, tuple)) and values and all(isinstance(value, str) for value in values):
+        return np.array(values, dtype=object)   # numpy's strings would end before a NUL, and all be as wide as the longest
     return np.asarray(values)
 
 
