@@ -140,6 +140,11 @@ def coded(values, names, name, what):
             raise AuditError(f"{name}: {what} {quoted(values[row])} in row {row} is no class" +
                              (f"; did you mean {near[0]!r}?" if near else f"; known are {listed(names)}."))
         return index
+    either = np.isin(values, [int(known) for known in names if WHOLE.fullmatch(known)])
+    if names != tuple(map(str, range(len(names)))) and either.any():
+        row = int(np.argmax(either))
+        raise AuditError(f"{name}: {what} {values[row]} in row {row} is the name of a class, but may mean its place; call no "
+                         "class by a number, or every class.")
     if (wrong := (values < 0) | (values >= len(names))).any():
         row = int(np.argmax(wrong))
         raise AuditError(f"{name}: {what} {values[row]} in row {row} is not from 0 to {len(names) - 1}.")

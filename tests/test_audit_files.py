@@ -137,6 +137,8 @@ def test_class_names_that_are_numbers_are_names():
     names, found = outputs(np.array([1, 2, 3])[Y], LOGITS, classes=["2", "3", "1"])
     as_expected(found, np.array([2, 0, 1])[Y], LOGITS)
     assert names == ("2", "3", "1")
+    assert refused(outputs, Y, LOGITS, classes=["1", "x", "y"]) == (
+        "labels: label 1 in row 1 is the name of a class, but may mean its place; call no class by a number, or every class.")
     said = refused(outputs, np.array([1, 2, 4])[Y], LOGITS, classes=["1", "2", "3"])
     assert said == "labels: label '4' in row 2 is no class; known are 1, 2, 3."
 
