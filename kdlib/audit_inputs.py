@@ -131,7 +131,8 @@ def _given_names(names):
 
 def coded(values, names, name, what):
     """(N,) int64 index into names of names, or of whole numbers: an index, or where the classes are called by numbers, a name."""
-    if values.dtype == object or names != tuple(map(str, range(len(names)))) and _whole(names):
+    counted = names == tuple(map(str, range(len(names))))
+    if values.dtype == object or not counted and _whole(names):
         at = {known: k for k, known in enumerate(names)}
         index = np.array([at.get(str(v), -1) for v in values.tolist()], dtype=np.int64)
         if (index < 0).any():
@@ -140,8 +141,7 @@ def coded(values, names, name, what):
             raise AuditError(f"{name}: {what} {quoted(values[row])} in row {row} is no class" +
                              (f"; did you mean {near[0]!r}?" if near else f"; known are {listed(names)}."))
         return index
-    either = np.isin(values, [int(known) for known in names if WHOLE.fullmatch(known)])
-    if names != tuple(map(str, range(len(names)))) and either.any():
+    if not counted and (either := np.isin(values, [int(known) for known in names if WHOLE.fullmatch(known)])).any():
         row = int(np.argmax(either))
         raise AuditError(f"{name}: {what} {values[row]} in row {row} is the name of a class, but may mean its place; call no "
                          "class by a number, or every class.")
@@ -188,18 +188,22 @@ def _matrix_of(found, own, names):
             own = sorted(own, key=int)
         elif foreign := [column for column in own if column not in names]:
             raise AuditError(f"{found.name}: its column {quoted(foreign[0])} is no class; known are {listed(names)}.")
-        for name in own:
-            values = found.columns[name]
-            if values.dtype.kind not in "iufb":
-                row = next((i for i, v in enumerate(values.tolist()) if not is_number(v, finite=True)), 0)
-                raise AuditError(f"{found.name}: column {quoted(name)} has {quoted(values[row], 40)} in row {row}, "
-                                 "which is no number.")
-        scores = np.column_stack([found.columns[name] for name in own])
+        scores = np.column_stack([_score_column(found, name) for name in own])
     if scores.dtype.kind not in "iufb":
         raise AuditError(f"{found.name}: scores must be numbers, not {scores.dtype}.")
     if scores.shape[1] != len(names):
         raise AuditError(f"{found.name}: has {scores.shape[1]} columns of scores for {len(names)} classes.")
     return scores
+
+
+def _score_column(found, name):
+    values = found.columns[name]
+    if values.dtype == object and all(isinstance(v, (int, float)) for v in values.tolist()):
+        values = values.astype(np.float64)   # numbers in a column that pandas has for anything
+    if values.dtype.kind not in "iufb":
+        row = next((i for i, v in enumerate(values.tolist()) if not is_number(v, finite=True)), 0)
+        raise AuditError(f"{found.name}: column {quoted(name)} has {quoted(values[row], 40)} in row {row}, which is no number.")
+    return values
 
 
 def outputs(found, y, names, kind="auto"):
