@@ -15,6 +15,9 @@ from kdlib.config import KdlibError, did_you_mean
 from kdlib.studies import KINDS, STUDIES, study
 
 NOTEBOOKS, README = (Path(__file__).resolve().parents[1] / name for name in ("notebooks", "README.md"))
+DATA_FROM = {   # source of a data set; what is made of CIFAR-100 has another name
+    "digits": "digits (Alpaydin and Kaynak 1998, from scikit-learn)", "cifar10": "CIFAR-10 (Krizhevsky 2009)",
+    "cifar100": "CIFAR-100 (Krizhevsky 2009)"}
 ASK_ABOVE = 600   # seconds of work that are not started without a yes
 NEEDED = ("torch", "numpy", "scikit-learn", "tqdm")   # by a run of digits
 ALSO_USED = ("torchvision", "pandas", "scipy", "matplotlib", "papermill", "nbconvert")
@@ -134,10 +137,12 @@ def _sources(name, seeds):
     facts = [records.read(cfg).facts for cfg in configs]
     for cfg in configs:
         digest.update(cfg.key().encode() + (records.folder() / f"{cfg.key()}.json").read_bytes())
+    named = sorted({DATA_FROM.get(cfg.dataset, DATA_FROM["cifar100"]) for cfg in configs})
     return {"commit": commit.rstrip("+"), "uncommitted changes": "yes" if commit.endswith("+") else "no",
             "commit of the runs": sorted({f["git"] for f in facts}),
             "command": f"python -m kdlib report {name} --seeds {seeds}",
-            "records sha256": digest.hexdigest(), "data sha256": sorted({f["data_sha256"] for f in facts}),
+            "configs sha256": hashlib.sha256(" ".join(cfg.key() for cfg in configs).encode()).hexdigest(),
+            "records sha256": digest.hexdigest(), "data": named, "data sha256": sorted({f["data_sha256"] for f in facts}),
             "seeds": f"{seeds} of {study(name).seeds} planned",
             "versions": sorted({f"{of} {version}" for f in facts for of, version in f["versions"].items()}),
             "hardware": sorted({f["device"] for f in facts}), "number of runs": len(configs),

@@ -198,7 +198,8 @@ def test_report_draws_what_is_on_record_with_its_provenance(complete, notebooks,
     page, index = (out / "digits" / "page.html").read_text(), (out / "index.html").read_text()
     facts = json.loads((complete / f"{SMALL(1)[0].key()}.json").read_text())
     for known in ("digits 3", "python -m kdlib report digits --seeds 3", facts["data_sha256"], facts["git"],
-                  f"torch {facts['versions']['torch']}", "3 of 4 planned"):
+                  f"torch {facts['versions']['torch']}", "3 of 4 planned",
+                  "digits (Alpaydin and Kaynak 1998", "configs sha256"):
         assert known in page, known
     assert "contradicted" in index
 
