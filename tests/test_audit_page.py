@@ -26,7 +26,7 @@ from kdlib.config import KdlibError
 FORMULAS = ["=1+1", "+1+1", "-1+1", "@SUM(A1)", "\t=1+1", "\r=1+1"]
 HOSTILE = ["<script>document.title='stolen'; alert(1)</script>", "<img src=x onerror=\"document.title='stolen'\">", "\"'><b onclick=a>&amp;",
            "</table></div><h1>h</h1>", "javascript:alert(1)", "{{ 7*7 }}{% raw %}", "\u202egpj.exe", "a\nb", "nul\0", "\x1b[31mred", "👩‍🚀 emoji 名",
-           "$\\frac{1}{2$ $x_1^{", "x" * 5000, "url(https://evil.example/a.png)", "]]></style><style>@import 'https://evil.example'", *FORMULAS]
+           "$\\frac{1}{2$", "x" * 5000, "url(https://evil.example/a.png)", "]]></style><style>@import 'https://evil.example'", *FORMULAS]
 EACH = 16                                                # examples of a group
 N = EACH * len(HOSTILE)
 GROUPS = [HOSTILE[i % len(HOSTILE)] for i in range(N)]
