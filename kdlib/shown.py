@@ -109,10 +109,13 @@ class Appendix:
                 f'{table_html(self.table, self.caption)}</details></div>')
 
 
+FORMULA = ("=", "+", "-", "@", "＝", "＋", "－", "＠", "\t", "\r", "\n")   # how a formula begins, also in full width
+
+
 def csv_text(table):
     """A DataFrame as CSV text. Text that a spreadsheet would run as a formula gets an apostrophe in front."""
     def harmless(value):
-        return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) else value
+        return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA) else value
 
     safe = table.map(harmless).rename(columns=harmless)
     return safe.to_csv(index=False, float_format="%.5g", lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)   # a name may hold \r

@@ -318,7 +318,7 @@ def test_doctor_names_what_stops_digits_and_the_fix(tmp_path, monkeypatch, capsy
 # ---------------------------------------------------------------- parsing, errors, output
 
 @pytest.mark.parametrize("line, sentence", [
-    ("rnu", "command 'rnu' is unknown: did you mean 'run'? Allowed: run, report, status, data, records, doctor."),
+    ("rnu", "command 'rnu' is unknown: did you mean 'run'? Allowed: run, report, audit, status, data, records, doctor."),
     ("run digit", f"study 'digit' is unknown: did you mean 'digits'? Allowed: {', '.join(STUDIES)}."),
     ("status cifar", f"study 'cifar' is unknown: did you mean 'cifar10'? Allowed: {', '.join(STUDIES)}."),
     ("report digist", f"study 'digist' is unknown: did you mean 'digits'? Allowed: {', '.join(STUDIES)}."),
