@@ -308,7 +308,7 @@ def _parse(argv):
         raise KdlibError(f"command {argv[0]!r} is unknown: {did_you_mean(argv[0], subs.choices)}")
     args, unknown = parser.parse_known_args(argv)
     if unknown:
-        options = re.findall("--[a-z]+", commands.get(args.command, parser).format_help())
+        options = re.findall(r"^  (?:-\w, )?(--[a-z-]+)", commands.get(args.command, parser).format_help(), re.M)
         raise KdlibError(f"{unknown[0]!r} is unknown: {did_you_mean(unknown[0], dict.fromkeys(options))}")
     return args
 
