@@ -324,12 +324,12 @@ def test_doctor_names_what_stops_digits_and_the_fix(tmp_path, monkeypatch, capsy
     ("report digist", f"study 'digist' is unknown: did you mean 'digits'? Allowed: {', '.join(STUDIES)}."),
     ("run", "the following arguments are required: STUDY; see: python -m kdlib run --help"),
     ("run digits --bugdet 9m", "'--bugdet' is unknown: did you mean '--budget'? Allowed: "
-     "--seeds, --budget, --device, --jobs, --data, --yes, --help."),
+     "--help, --seeds, --budget, --device, --jobs, --data, --yes."),
     ("doctor --now", "'--now' is unknown: Allowed: --help."),
-    ("audit --fial-if x", "'--fial-if' is unknown: did you mean '--fail-if'? Allowed: --labels, --teacher, --student, --baseline, "
+    ("audit --fial-if x", "'--fial-if' is unknown: did you mean '--fail-if'? Allowed: --help, --labels, --teacher, --student, --baseline, "
      "--groups, --weights, --train-counts, --edges, --classes, --kind, --worst, --fail-if, --study, --pair, --method, --seeds, "
-     "--out, --help."),
-    ("--verbose", "'--verbose' is unknown: did you mean '--version'? Allowed: --version, --help."),
+     "--out."),
+    ("--verbose", "'--verbose' is unknown: did you mean '--version'? Allowed: --help, --version."),
     ("run digits --seeds 9", "--seeds 9: study digits has 8 planned seeds."),
     ("run digits --seeds 0", "argument --seeds: '0' is no whole number from 1 on; see: python -m kdlib run --help"),
     ("run digits --jobs 1.5", "argument --jobs: '1.5' is no whole number from 1 on; see: python -m kdlib run --help"),
