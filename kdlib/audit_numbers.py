@@ -327,7 +327,7 @@ def _transfer_table(results, totals):
 def _calibration(many, right, scored, y, table, members, w):
     """DataFrame: for all and each bucket, of each role with scores: accuracy, confidence, their difference, ECE, log-loss."""
     places = {"all": np.ones(len(y), bool)}
-    for name in dict.fromkeys(table.bucket) if table.bucket.nunique() > 1 else ():
+    for name in [b for b in (*BUCKETS, *MARGIN_BUCKETS) if (table.bucket == b).any()]:
         inside = np.zeros(len(y), bool)
         inside[members.example[(table.bucket == name).to_numpy()[members.group]]] = True
         places[name] = inside

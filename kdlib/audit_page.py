@@ -292,7 +292,7 @@ def explore(a):
     import ipywidgets as widgets
     from IPython.display import display
     numbers = [c for c in a.groups.columns if c not in ("group", "bucket", "finding") and a.groups[c].notna().any()]
-    bucket = widgets.Dropdown(options=["all", *dict.fromkeys(a.groups.bucket)], description="bucket")
+    bucket = widgets.Dropdown(options=["all", *a.buckets.bucket], description="bucket")
     metric = widgets.Dropdown(options=numbers, value="gain", description="metric")
     group = widgets.Combobox(options=[printable(g) for g in a.groups.group], placeholder="a group", description="group")
     out = widgets.Output()
