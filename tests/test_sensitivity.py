@@ -272,3 +272,12 @@ def test_the_sentences_of_a_study_are_those_of_its_figures(panels_of):
     collapse, forest = sensitivity.headlines(knobs)
     assert "mean weight of the teacher runs from" in collapse and "gains most over distillation" in forest
     assert sensitivity.headlines(panels_of(TINY)) == []
+
+
+def test_what_the_weight_by_class_adds_is_said_against_the_constant_weight(panels_of):
+    study = replace(TINY, name="tiny-rivals", kind="rivals", seeds=3, methods={
+        **{m: {} for m in ("one_hot", "kd", "ada_alpha", "placebo")}, "kd_mean_alpha": {"method": "ada_alpha", "margin_level": "all"}})
+    rivals = panels_of(study, ada_alpha=but(0.7, few=0.9), kd_mean_alpha=but(0.7, few=0.5))
+    said = sensitivity.weight_by_class(rivals[0])
+    assert said.endswith("a clear gain (+8.0 points) on average and a clear gain (+40.0 points) on the few classes.")
+    assert sensitivity.headlines(rivals)[-1] == said
