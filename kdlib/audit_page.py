@@ -221,7 +221,7 @@ def _sections(a, name):
                                     by_bucket(a), strict=False):   # of fewer than three groups there are none
         out.append((title, intro, [figure]))
     copies = {role: a.metrics[f"{role}_copies"] for role in ROLES if f"{role}_copies" in a.metrics}
-    said = "; ".join(f"the {role} {value_of(v)} %" for role, v in copies.items())
+    said = "; ".join(f"the {role} {value_of(v, 1)} %" for role, v in copies.items())
     out.append(("Transfer of the teacher's errors",
                 f"Where the teacher is wrong, how often the same wrong label is given: {said}.",
                 [Table(a.transfer, "Outcomes in per cent of the examples, 95 % intervals; counts are over all seeds")]))
