@@ -278,7 +278,7 @@ def test_intervals_of_groups_cover_new_seeds_and_examples(seeds):
 def test_the_interval_of_several_seeds_is_the_two_way_one_of_stats():
     """One group, so that there is nothing to shrink towards: all three variances matter."""
     rng = np.random.default_rng(8)
-    ease, by_seed = rng.normal(size=400), np.array([0.5, 0.3, 0.1, 0.0, 0.2]) * 0.6
+    ease, by_seed = rng.normal(size=400), np.array([0.5, 0.3, 0.1, 0.0, 0.2])
     d = (ease + rng.normal(size=(5, 400)) + by_seed[:, None] > 0).astype(float) - (0.2 * ease + rng.normal(size=(5, 400)) > 0)
     groups = Groups(("all",), np.arange(400), np.zeros(400, int))
     estimate, low, high, se, df, _ = mean_and_interval(d, groups, np.ones(400), 0)
