@@ -15,9 +15,9 @@ from kdlib.config import KdlibError, did_you_mean
 from kdlib.studies import KINDS, STUDIES, study
 
 NOTEBOOKS, README = (Path(__file__).resolve().parents[1] / name for name in ("notebooks", "README.md"))
-DATA_FROM = {   # source of a data set; what is made of CIFAR-100 has another name
+DATA_FROM = {   # source of each data set
     "digits": "digits (Alpaydin and Kaynak 1998, from scikit-learn)", "cifar10": "CIFAR-10 (Krizhevsky 2009)",
-    "cifar100": "CIFAR-100 (Krizhevsky 2009)"}
+    **dict.fromkeys(("cifar100", "cifar20", "superclass"), "CIFAR-100 (Krizhevsky 2009)")}
 ASK_ABOVE = 600   # seconds of work that are not started without a yes
 NEEDED = ("torch", "numpy", "scikit-learn", "tqdm")   # by a run of digits
 ALSO_USED = ("torchvision", "pandas", "scipy", "matplotlib", "papermill", "nbconvert")
@@ -137,7 +137,7 @@ def _sources(name, seeds):
     facts = [records.read(cfg).facts for cfg in configs]
     for cfg in configs:
         digest.update(cfg.key().encode() + (records.folder() / f"{cfg.key()}.json").read_bytes())
-    named = sorted({DATA_FROM.get(cfg.dataset, DATA_FROM["cifar100"]) for cfg in configs})
+    named = sorted({DATA_FROM[cfg.dataset] for cfg in configs})
     return {"commit": commit.rstrip("+"), "uncommitted changes": "yes" if commit.endswith("+") else "no",
             "commit of the runs": sorted({f["git"] for f in facts}),
             "command": f"python -m kdlib report {name} --seeds {seeds}",
@@ -277,7 +277,26 @@ def _parse(argv):
     add("--yes", action="store_true", help="start also what takes more than ten minutes")
     commands[report].add_argument("--out", default="reports", metavar="DIR", help="default: reports")
     commands[report].add_argument("--readme", action="store_true", help="only write the answer into README.md")
-    add = commands[audit].add_argument
+    _audit_options(commands[audit].add_argument)
+    add = commands[data].add_argument
+    add("action", nargs="?", choices=("get", "pack"), help="get: fetch the data set NAME; pack: the images of the study NAME")
+    add("name", nargs="?", default="", metavar="NAME", help="cifar100 or cifar10; of pack: a study")
+    add("--to", metavar="PATH", help="of get: a folder, default $KDLIB_DATA, else data/; of pack: the file to write")
+    add("--url", help="of get: a mirror of the archive")
+    add = commands[records].add_argument
+    add("action", choices=("pack", "take"), help="pack: write a file; take: bring in what a file holds")
+    add("what", metavar="STUDY|FILE", help="the study to pack, or the file to take")
+    add("--to", metavar="FILE", help="of pack: the file to write")
+    if argv and not argv[0].startswith("-") and argv[0] not in subs.choices:
+        raise KdlibError(f"command {argv[0]!r} is unknown: {did_you_mean(argv[0], subs.choices)}")
+    args, unknown = parser.parse_known_args(argv)
+    if unknown:
+        options = re.findall(r"^  (?:-\w, )?(--[a-z-]+)", commands.get(args.command, parser).format_help(), re.M)
+        raise KdlibError(f"{unknown[0]!r} is unknown: {did_you_mean(unknown[0], dict.fromkeys(options))}")
+    return args
+
+
+def _audit_options(add):
     formats = "npz, npy, CSV or Parquet"
     add("--labels", type=Path, metavar="FILE", help=f"true classes of the test examples: {formats}, as all that follows")
     for name, whose in (("teacher", "its"), ("student", "its"), ("baseline", "of the same network trained without a teacher:")):
@@ -295,22 +314,7 @@ def _parse(argv):
     add("--method", help="of --study; default: kd")
     add("--seeds", type=_count, metavar="N", help="of --study; default: all that are complete")
     add("--out", default="audit.html", metavar="FILE.html", help="default: audit.html; .json and .csv are written beside it")
-    add = commands[data].add_argument
-    add("action", nargs="?", choices=("get", "pack"), help="get: fetch the data set NAME; pack: the images of the study NAME")
-    add("name", nargs="?", default="", metavar="NAME", help="cifar100 or cifar10; of pack: a study")
-    add("--to", metavar="PATH", help="of get: a folder, default $KDLIB_DATA, else data/; of pack: the file to write")
-    add("--url", help="of get: a mirror of the archive")
-    add = commands[records].add_argument
-    add("action", choices=("pack", "take"), help="pack: write a file; take: bring in what a file holds")
-    add("what", metavar="STUDY|FILE", help="the study to pack, or the file to take")
-    add("--to", metavar="FILE", help="of pack: the file to write")
-    if argv and not argv[0].startswith("-") and argv[0] not in subs.choices:
-        raise KdlibError(f"command {argv[0]!r} is unknown: {did_you_mean(argv[0], subs.choices)}")
-    args, unknown = parser.parse_known_args(argv)
-    if unknown:
-        options = re.findall(r"^  (?:-\w, )?(--[a-z-]+)", commands.get(args.command, parser).format_help(), re.M)
-        raise KdlibError(f"{unknown[0]!r} is unknown: {did_you_mean(unknown[0], dict.fromkeys(options))}")
-    return args
+
 
 
 def main(argv=None):

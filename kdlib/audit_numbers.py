@@ -40,7 +40,7 @@ def numbers(y, found, classes, members, w, counts=None, edges=(100, 20), k=1, re
                                    bucket=None if counts is None else buckets(counts, edges))
     values, shares = (np.array(list(x), dtype=np.float32) for x in ([*right.values(), margin], totals.values()))
     results = _resample(statistics, values, shares, members, w, resamples, seed)
-    if gains := [r for name, r in results.items() if name.startswith("gain: ")]:
+    if gains := [r for name, r in results.items() if name.startswith("gain: ") and np.isfinite(r.estimate)]:
         results["worst_bucket_gain"] = min(gains, key=lambda r: r.estimate)
     calibration = _calibration(many, right, scored, y, groups, members, w)
     whole = calibration[calibration.place == "all"].set_index("role")
@@ -197,7 +197,7 @@ def _statistics(means, weight, totals_mean, *, roles, reference, bucket, k, tota
         if bucket is None:
             thirds = _thirds(of["margin"])
             crossed = gain[..., ::-1, :]   # of the half that did not choose
-            by = {name: _where(crossed, thirds == b).mean(axis=-1) for b, name in enumerate(MARGIN_BUCKETS)}
+            by = {name: np.nanmean(_where(crossed, thirds == b), axis=-1) for b, name in enumerate(MARGIN_BUCKETS)}
         else:
             by = {name: _where(whole_gain, bucket == b) for b, name in enumerate(BUCKETS) if (bucket == b).any()}
         out |= {f"gain: {name}": 100 * value for name, value in by.items()}

@@ -25,6 +25,7 @@ from kdlib.stats import Interval
 
 TEMPLATE = Path(__file__).with_name("report_template")
 EDGE, ROWS = 20, 200      # groups at either end of a figure; groups in the table of a page
+HELD = 1000               # groups in the file that the page itself holds
 POINTS = 1500             # above it a scatter is a picture inside the figure
 MORE = "And of each model _accuracy, _average, _worst_k and _worst_k_same, as in student_average"
 LOOKS = {"harmed": ("#D55E00", "v"), "helped": ("#0072B2", "^"), "no clear difference": ("#767676", "o")}
@@ -248,7 +249,7 @@ def appendix(a, name="audit"):
     some, every = _printable(rows[columns].head(ROWS)), f"{len(rows):,} groups"
     caption = f"All {every}" if len(some) == len(rows) else f"{len(some):,} of {every}, those harmed first"
     return Appendix(some, f"{caption}: accuracies in per cent, gain in points with its 95 % interval.",
-                    rows if len(rows) <= 5 * ROWS else rows.head(5 * ROWS), f"{name}.csv")
+                    *((rows, f"{name}.csv") if len(rows) <= HELD else (rows.head(HELD), f"{name}-first-{HELD}.csv")))
 
 
 def places(path, inputs=()):

@@ -224,16 +224,21 @@ def margins(table, pair):
                  "AdaAlpha softens the teacher.", table)
 
 
-@in_style
-def calibration_by_bucket(table, pair):
-    """tables.calibration -> Shown."""
+def _lower_is_better(table, label):
+    """(figure, best row, worst row of the rarest bucket) of a quantity by bucket and method."""
     figure, axes = axes_of()
     seeds_and_intervals(axes, table, "bucket", zero=False)
     legend(figure, axes)
     axes.set_ylim(bottom=0)
-    axes.set_ylabel("calibration error, %")
+    axes.set_ylabel(label)
     rows = table[table.bucket == table.bucket.iloc[-1]]
-    best = rows.loc[rows.estimate.idxmin()]
+    return figure, rows.loc[rows.estimate.idxmin()], rows.loc[rows.estimate.idxmax()]
+
+
+@in_style
+def calibration_by_bucket(table, pair):
+    """tables.calibration -> Shown."""
+    figure, best, _ = _lower_is_better(table, "calibration error, %")
     sentence = (f"{pair}: in the {best.bucket} bucket {best.method} has the lowest calibration error on average, "
                 f"{best.estimate:.1f} %.")
     return Shown(figure, sentence, "Expected calibration error with 15 bins, classes weighing alike; dots are seeds, bars the "
@@ -243,13 +248,7 @@ def calibration_by_bucket(table, pair):
 @in_style
 def log_loss_by_bucket(table, pair):
     """tables.log_loss -> Shown."""
-    figure, axes = axes_of()
-    seeds_and_intervals(axes, table, "bucket", zero=False)
-    legend(figure, axes)
-    axes.set_ylim(bottom=0)
-    axes.set_ylabel("log-loss, nats")
-    rows = table[table.bucket == table.bucket.iloc[-1]]
-    best, worst = rows.loc[rows.estimate.idxmin()], rows.loc[rows.estimate.idxmax()]
+    figure, best, worst = _lower_is_better(table, "log-loss, nats")
     sentence = (f"{pair}: in the {best.bucket} bucket {best.method} has the lowest mean log-loss, {best.estimate:.2f} nats, and "
                 f"{worst.method} the highest, {worst.estimate:.2f}.")
     return Shown(figure, sentence, "Mean of −log of the probability given to the label, classes weighing alike: it punishes "

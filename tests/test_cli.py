@@ -388,3 +388,7 @@ def test_other_errors_of_the_machine_are_not_hidden(monkeypatch):
     monkeypatch.setattr(cli, "study", broken)
     with pytest.raises(ConnectionError):
         cli.main(["status", "digits"])
+
+
+def test_every_study_names_the_source_of_its_data():
+    assert {cfg.dataset for s in STUDIES.values() for cfg in s()} == set(cli.DATA_FROM)
