@@ -21,7 +21,8 @@ def headlines(panels):
     if kind == "rivals":
         over = [m for m in methods if m not in ("placebo", "ada_alpha")]
         return [frontier(gain_by_bucket(p, methods), p.name).sentence,
-                forest(gain_by_bucket(p, over, "ada_alpha"), p.name, "AdaAlpha").sentence, weight_by_class(p)]
+                forest(gain_by_bucket(p, over, "ada_alpha"), p.name, "AdaAlpha").sentence,
+                *([weight_by_class(p)] if "kd_mean_alpha" in p.runs else [])]
     if kind == "knobs":
         return [collapse_curve(collapse(p, [m for m in p.runs if m != "placebo"]), p.name).sentence,
                 forest(gain_by_bucket(p, [m for m in methods if m != "kd"], "kd"), p.name, "distillation").sentence]
