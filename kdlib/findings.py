@@ -7,7 +7,7 @@ import numpy as np
 from kdlib import records
 from kdlib.config import KdlibError
 from kdlib.metrics import average, bucket_mean, panel
-from kdlib.stats import above, agreement_elsewhere, interval, non_inferior, rank_correlation, sign_flip
+from kdlib.stats import Interval, above, agreement_elsewhere, interval, non_inferior, rank_correlation, sign_flip
 from kdlib.studies import STUDIES, study
 
 NAMES = {
@@ -36,8 +36,22 @@ class Part:
     label: str
     holds: str
     sentence: str
-    detectable: float = float("nan")   # smallest true effect this study would find
+    result: Interval | None = None   # of the number that decides, where it is one
     unit: str = "points"
+    digits: int = 1
+
+    @property
+    def detectable(self):
+        """The smallest true effect that this study would find, or NaN."""
+        return self.result.detectable if self.result else float("nan")
+
+    @property
+    def brief(self):
+        """For a table's cell: average gain: open, +0.1 (−1.8 to +2.0)."""
+        if not self.result or np.isnan(self.result.se):
+            return f"{self.label}: {self.holds}"
+        estimate, low, high = (number(v, "", self.digits) for v in (self.result.estimate, self.result.low, self.result.high))
+        return f"{self.label}: {self.holds}, {estimate} ({low} to {high})"
 
 
 def number(value, unit="points", digits=1):
@@ -89,7 +103,7 @@ def verdict_bucket(p):
 def helps_on_average(p, method="kd"):
     """F1: average gain above 0."""
     result = interval(*p.gain(method).map(average))
-    return [Part("average gain", above(result), f"{name_of(method)} changes the average by {with_p(result)}", result.detectable)]
+    return [Part("average gain", above(result), f"{name_of(method)} changes the average by {with_p(result)}", result)]
 
 
 def not_uniform(p, method="kd"):
@@ -99,7 +113,7 @@ def not_uniform(p, method="kd"):
     harmed = result.high < 0 and result.estimate <= HARM
     holds = "yes" if harmed else "no" if result.low > HARM else "open"
     a = Part(f"{p.bucket_names[bucket]} loses", holds,
-             f"in the {p.bucket_names[bucket]} bucket it changes accuracy by {with_p(result)}", result.detectable)
+             f"in the {p.bucket_names[bucket]} bucket it changes accuracy by {with_p(result)}", result)
     half = _halves(p.group)
     gains = p.right(method).astype(float) - p.right("one_hot")
     here, there = (_observed(gains[:, part], p.group[part], len(p.group_names)) for part in (half, ~half))
@@ -138,16 +152,16 @@ def transferred_and_amplified(p, method="kd"):
         return [Part("margin predicts gain", "open", "the margin of other seeds' teachers needs two seeds")]
     result = interval(*p.gain(method).map(lambda gain: rank_correlation(others(p.teacher_margin()), gain)))
     parts = [Part("margin predicts gain", above(result), "rank correlation of teacher margin and gain: "
-                  + told(result, "", 2), result.detectable, "")]
+                  + told(result, "", 2), result, "", 2)]
     copied = interval(*(copied_share(p, method) - copied_share(p, reference)))
     parts.append(Part("teacher errors are copied", above(copied), "where the teacher is wrong, rate of its wrong label, "
-                      f"{name_of(method)} minus {name_of(reference)}: {told(copied)}", copied.detectable))
+                      f"{name_of(method)} minus {name_of(reference)}: {told(copied)}", copied))
     if p.pair[0] == p.pair[1]:
         mine, its = (amplification(p, m) for m in (method, reference))
         own, more = interval(*mine), interval(*(mine - its))
         holds = "yes" if above(own) == above(more) == "yes" else "no" if "no" in (above(own), above(more)) else "open"
         parts.append(Part("errors are amplified", holds, "error beyond the teacher's, weakest fifth of classes minus the rest: "
-                          f"{told(own)}; more than {name_of(reference)}: {told(more)}", more.detectable))
+                          f"{told(own)}; more than {name_of(reference)}: {told(more)}", more))
     return parts
 
 
@@ -177,10 +191,9 @@ def mitigated(p, method):
     a = interval(*p.gain(method, "kd").map(average))
     b = interval(*p.gain(method, "kd").map(bucket_mean(p, bucket)))
     c = interval(*p.gain(method).map(bucket_mean(p, bucket)))
-    return [Part("keeps the average", non_inferior(a, AVERAGE_MARGIN), f"average against distillation {told(a)}", a.detectable),
-            Part(f"lifts the {name} bucket", above(b), f"{name} bucket against distillation {with_p(b)}", b.detectable),
-            Part(f"spares the {name} bucket", non_inferior(c, BUCKET_MARGIN), f"{name} bucket against one-hot {told(c)}",
-                 c.detectable)]
+    return [Part("keeps the average", non_inferior(a, AVERAGE_MARGIN), f"average against distillation {told(a)}", a),
+            Part(f"lifts the {name} bucket", above(b), f"{name} bucket against distillation {with_p(b)}", b),
+            Part(f"spares the {name} bucket", non_inferior(c, BUCKET_MARGIN), f"{name} bucket against one-hot {told(c)}", c)]
 
 
 # ---------------------------------------------------------------- verdicts
@@ -210,7 +223,7 @@ def _card(p, finding, claim, parts, reconstructed=False, word=None):
     return {"study": p.study.name, "finding": finding, "pair": p.name, "claim": claim, "verdict": word,
             "sentence": sentence[0].upper() + sentence[1:], "preliminary": p.seeds < p.study.seeds,
             "seeds": p.seeds, "planned": p.study.seeds,
-            "parts": [(part.label, part.holds, part.sentence) for part in parts]}
+            "parts": parts}
 
 
 def _on_the_floor(p, finding):

@@ -5,6 +5,7 @@ from kdlib.findings import complete_seeds, pair_verdicts, panels
 from kdlib.studies import STUDIES
 
 FIGURE = "docs/answer.svg"
+UNITS = "In the tables: points, with the 95 % interval over seeds and test examples; margin and gain: a rank correlation."
 
 
 def answer():
@@ -20,11 +21,10 @@ def answer():
             shown = plots.gain_by_bucket(tables.gain_by_bucket(both[0], methods), both[0].name)
             svg = shown.svg()
             early = "" if both[0].seeds == study.seeds else f" (preliminary: {both[0].seeds} of {study.seeds} seeds)"
-            lines += [f"**{shown.sentence}**{early}", "", f"![{shown.sentence}]({FIGURE})", "", shown.caption, ""]
+            lines += [f"**{shown.sentence}**{early}", "", f"![{shown.sentence}]({FIGURE})", "", shown.caption, "", UNITS, ""]
         cards = [card for p in both for card in pair_verdicts(p)]
-        lines += [_of(study, both[0].seeds), "",
-                  "| finding | teacher → student | verdict | what holds, and the numbers |", "|---|---|---|---|"]
-        lines += [f"| {c['finding']} | {c['pair']} | **{c['verdict']}** | {_numbers(c)} |" for c in cards] + [""]
+        lines += [_of(study, both[0].seeds), "", *_short(cards), "", "<details><summary>Every condition in words, with its test"
+                  "</summary>", "", *_long(cards), "", "</details>", ""]
     for study in on_record:
         if study.kind != "findings":
             of = panels(study.name)
@@ -38,5 +38,16 @@ def _of(study, seeds):
     return f"{study.title} (`{study.name}`), {seeds} of {study.seeds} planned seeds{early}:"
 
 
-def _numbers(card):
-    return "; ".join(f"*{label}: {holds}* ({said})" for label, holds, said in card["parts"])
+def _short(cards):
+    """A row for each finding, a column for each pair."""
+    pairs = list(dict.fromkeys(c["pair"] for c in cards))
+    cells = {(c["finding"], c["pair"]): f"**{c['verdict']}**<br>" + "<br>".join(part.brief for part in c["parts"]) for c in cards}
+    rows = {c["finding"]: f"**{c['finding']}** {c['claim']}" for c in cards}
+    return [f"| finding | {' | '.join(pairs)} |", "|---|" + "---|" * len(pairs),
+            *(f"| {claim} | {' | '.join(cells[finding, pair] for pair in pairs)} |" for finding, claim in rows.items())]
+
+
+def _long(cards):
+    return ["| finding | teacher → student | verdict | what holds, and the numbers |", "|---|---|---|---|",
+            *(f"| {c['finding']} | {c['pair']} | **{c['verdict']}** | "
+              + "; ".join(f"*{part.label}: {part.holds}* ({part.sentence})" for part in c["parts"]) + " |" for c in cards)]

@@ -8,7 +8,8 @@ from synthetic import FEW, GROUPS, PAIR, SELF, TINY, but, made, write_study
 
 from kdlib import anchors, findings, readme
 from kdlib.config import KdlibError
-from kdlib.findings import Part, others, verdict_word
+from kdlib.findings import Part, others, panels, verdict_word
+from kdlib.stats import interval
 from kdlib.studies import STUDIES
 
 HELPS_MANY_HARMS_FEW = {"one_hot": but(0.6, few=0.5), "placebo": but(0.6, few=0.5), "kd": but(0.8, few=0.2)}
@@ -29,7 +30,7 @@ def card(panel, finding):
 
 
 def held(card):
-    return {label: holds for label, holds, _ in card["parts"]}
+    return {part.label: part.holds for part in card["parts"]}
 
 
 # ---------------------------------------------------------------- F1 and F2
@@ -38,7 +39,7 @@ def test_better_on_average_and_worse_where_rare():
     panel = made(**HELPS_MANY_HARMS_FEW)
     f1, f2 = card(panel, "F1"), card(panel, "F2")
     assert f1["verdict"] == "reproduced" and "+10.0 points" in f1["sentence"]      # (8 * 20 - 2 * 30) / 10
-    assert held(f2)["few loses"] == "yes" and "−30.0 points" in f2["parts"][0][2]
+    assert held(f2)["few loses"] == "yes" and "−30.0 points" in f2["parts"][0].sentence
     assert held(f2)["seeds agree on the classes"] == "yes"
     assert f2["verdict"] == "reproduced"
 
@@ -113,7 +114,7 @@ def test_one_seed_is_not_testable():
     panel = made(seeds=1, **HELPS_MANY_HARMS_FEW)
     cards = findings.pair_verdicts(panel)
     assert {c["verdict"] for c in cards} == {"not testable"} and len(cards) == 5
-    assert all(holds == "open" for c in cards for _, holds, _ in c["parts"])
+    assert all(part.holds == "open" for c in cards for part in c["parts"])
     assert "one seed: no interval" in cards[0]["sentence"]
 
 
@@ -333,7 +334,10 @@ def test_the_answer_of_the_readme(monkeypatch):
     assert "](docs/answer.svg)" in answer and svg.startswith(b"<?xml")
     assert "Tiny (`tiny`), 3 of 4 planned seeds, preliminary:" in answer
     assert "| F1 | cnn → cnn_small | **reproduced** | *average gain: yes* (distillation changes the average by +10.0 points" in answer
-    assert answer.count("\n| F") == 5
+    assert answer.count("\n| F") == 5 and answer.count("\n| **F") == 5    # in words, and short
+    average = interval(*panels("tiny")[0].gain("kd").map(lambda groups: groups.mean(axis=-1)))
+    assert (f"| **F1** {findings.CLAIMS['F1']} | **reproduced**<br>average gain: yes, "
+            f"+{average.estimate:.1f} (+{average.low:.1f} to +{average.high:.1f}) |\n") in answer
     methods = {**TINY.methods, "kd_tuned": {"method": "kd", "alpha": 0.5}}
     rivals = replace(TINY, name="tiny-rivals", kind="rivals", methods=methods, demonstration=False)
     monkeypatch.setitem(STUDIES, "tiny-rivals", rivals)
