@@ -1,5 +1,5 @@
-"""python -m bench cpu | gpu | audit | show | precision | cost: measure, draw again what was measured, test bf16, or say what
-every study costs. Each has --help."""
+"""python -m bench cpu | gpu | audit | show | precision | replicate | cost: measure, draw again what was measured, test bf16,
+train a pair again by the usual loop, or say what every study costs. Each has --help."""
 
 import sys
 
@@ -16,6 +16,8 @@ def main(arguments):
         from bench.precision import main as run
     elif command == "cost":
         from bench.cost import main as run
+    elif command == "replicate":
+        from bench.replicate import main as run
     elif command == "audit":
         from bench.audit import main as run
     elif command == "show":

@@ -4,6 +4,7 @@ import copy
 import json
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -11,13 +12,13 @@ import numpy as np
 import pytest
 import synthetic
 import torch
-from sklearn.metrics import top_k_accuracy_score
+from sklearn.metrics import balanced_accuracy_score, top_k_accuracy_score
 
-from bench import cost, cpu, gpu, inputs, peer, precision, profile, show
+from bench import cost, cpu, gpu, inputs, peer, precision, profile, replicate, show
 from bench.peer import Traits
 from kdlib.__main__ import _parse
-from kdlib.config import MODELS, Config
-from kdlib.data import crop_and_flip, load, normalise, padded, schedule
+from kdlib.config import MODELS, Config, KdlibError
+from kdlib.data import Split, crop_and_flip, load, normalise, padded, schedule
 from kdlib.losses import method_loss
 from kdlib.models import build
 from kdlib.studies import STUDIES
@@ -329,6 +330,62 @@ def test_bf16_passes_only_if_no_bucket_loses(monkeypatch, capsys, lost, code):
     assert [line.split()[0] for line in lines if "kd many" in line or "kd medium" in line] == ["PASS", "PASS"]
     few = next(line for line in lines if "kd few" in line)
     assert few.startswith("PASS kd few: +0.00" if code == 0 else "FAIL kd few: -30.00")
+
+
+# ---------------------------------------------------------------- a pair again, by the usual loop
+
+REPLICATED = replace(STUDIES["cifar20-lt"], bucket_edges=(1, 1), distilled={"temperature": 2.0}, shared={
+    "dataset": "cifar20", "imbalance": 20.0, "epochs": 3, "batch_size": 16, "lr": 0.2, "decay": "step"})
+
+
+def test_a_replicated_gain_is_the_engines_where_both_see_the_same_pictures(plain, monkeypatch):
+    monkeypatch.setattr(replicate, "study", lambda name: REPLICATED)
+    monkeypatch.setattr(replicate.datasets, "load", lambda cfg, folder: plain)
+    found = replicate.gains("any", ("resnet8", "resnet8"), 0)
+    kd, test = REPLICATED.config(("resnet8", "resnet8"), "kd", 0), {part: getattr(plain, part) for part in ("test", "left_out")}
+    y = np.concatenate([split.y for split in test.values()])
+
+    def trained(cfg, teacher=None):
+        model = build(cfg.student, plain.classes, cfg.stream)
+        fit([Run(cfg, model, method_loss(cfg), plain, teacher)])
+        return model
+
+    predicted = [torch.cat([predict(model, split.x, plain).argmax(dim=1) for split in test.values()]).numpy() for model in (
+        trained(kd, frozen(trained(kd.teacher_config()))), trained(kd.baseline_config()))]
+    after, before = (100 * balanced_accuracy_score(y, p) for p in predicted)
+    assert found[0] == pytest.approx(after - before) and not np.array_equal(*predicted)
+
+
+def test_accuracies_of_a_replication_are_scikit_learns_by_bucket():
+    rng = np.random.default_rng(0)
+    y, bucket = rng.permutation(np.repeat(np.arange(6), [9, 8, 7, 6, 5, 4])), np.array([0, 0, 1, 1, 2, 2])
+    predicted = np.where(rng.random(len(y)) < 0.6, y, 0)
+    split = Split(torch.zeros(len(y)), torch.from_numpy(y), torch.from_numpy(y))
+    expected = [balanced_accuracy_score(y, predicted)]
+    with pytest.warns(UserWarning):   # some predicted classes are not in a bucket
+        expected += [balanced_accuracy_score(y[bucket[y] == k], predicted[bucket[y] == k]) for k in range(3)]
+    assert replicate.accuracies(torch.from_numpy(predicted), split, bucket) == pytest.approx(100 * np.array(expected))
+
+
+def test_a_replication_stands_beside_the_records(tmp_path, monkeypatch, capsys):
+    from scipy import stats
+    monkeypatch.setenv("KDLIB_RECORDS", str(tmp_path))
+    study = replace(synthetic.TINY, demonstration=False)
+    monkeypatch.setitem(STUDIES, "tiny", study)
+    synthetic.write_study(study, one_hot=synthetic.but(0.6, few=0.5), kd=synthetic.but(0.8, few=0.2))
+    found = {0: [10.0, 20.0, 20.0, -30.0], 1: [11.0, 22.0, 20.0, -30.0], 2: [15.0, 24.0, 20.0, -27.0]}
+
+    monkeypatch.setattr(replicate, "ProcessPoolExecutor", lambda *_: ThreadPoolExecutor(1))
+    monkeypatch.setattr(replicate, "gains", lambda name, pair, seed, folder: np.array(found[seed]))
+    assert replicate.main(["tiny", "--seeds", "3"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    low, high = stats.ttest_1samp([10.0, 11.0, 15.0], 0).confidence_interval(0.95)
+    assert f"average: usual loop +12.0 ({low:+.1f} to {high:+.1f}), records +10.0 (+10.0 to +10.0), difference +2.0" in lines[1]
+    assert "few: usual loop -29.0" in lines[-1] and "records -30.0 (-30.0 to -30.0), difference +1.0" in lines[-1]
+    for wrong, said in ((["tiny", "--pair", "a/b"], "allowed: cnn/cnn_small"), (["tiny", "--seeds", "1"], "from 2 to 4"),
+                        (["digits"], "no images that torchvision crops"), (["cifar100"], "no buckets by frequency")):
+        with pytest.raises(KdlibError, match=said):
+            replicate.main(wrong)
 
 
 # ---------------------------------------------------------------- what studies cost

@@ -1,0 +1,97 @@
+"""Is a gain real, or a fault of the engine? The usual loop trains a pair of a study again: `python -m bench replicate STUDY`.
+
+It has the study's images, recipe and starting weights, and none of its loop, views, losses and evaluation: bench/peer.py with
+every habit, and crops and flips that torchvision draws."""
+
+import argparse
+import functools
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
+from multiprocessing import get_context
+
+import numpy as np
+import torch
+
+from bench import peer
+from kdlib import data as datasets
+from kdlib.config import KdlibError
+from kdlib.data import Split, normalise
+from kdlib.findings import complete_seeds
+from kdlib.metrics import BUCKETS, average, bucket_mean, buckets, panel
+from kdlib.models import build
+from kdlib.studies import study
+from kdlib.sweep import default_jobs
+
+PLACES = ("average", *BUCKETS)
+
+
+def accuracies(predicted, split, bucket):
+    """Per cent, (average, many, medium, few): the mean over the classes, and over those of each bucket."""
+    right = (predicted == split.y).double()
+    by_class = np.array([100 * right[split.group == g].mean().item() for g in range(len(bucket))])
+    return np.array([by_class.mean(), *(by_class[bucket == k].mean() for k in range(len(BUCKETS)))])
+
+
+def gains(name, pair, seed, folder=None):
+    """(average, many, medium, few): gain of distillation over one-hot training in points, with one seed's three networks."""
+    torch.set_num_threads(1)
+    torch.manual_seed(seed)   # crops and flips
+    chosen = study(name)
+    cfg = chosen.config(pair, "kd", seed)
+    data = datasets.load(cfg, folder)
+    test = Split(*(torch.cat([getattr(part, field) for part in (data.test, data.left_out)]) for field in ("x", "y", "group")))
+    bucket = buckets(torch.bincount(data.train.group, minlength=len(data.group_names)).numpy(), chosen.bucket_edges)
+    seen = replace(data, test=Split(data.test.x[:1], data.test.y[:1], data.test.group[:1]))   # the loop looks every epoch
+
+    def trained(cfg, teacher=None):
+        model = build(cfg.student, data.classes, cfg.stream)
+        peer.train(model, seen, cfg, teacher=teacher)
+        return model.eval()
+
+    @torch.no_grad()
+    def accuracy(model):
+        predicted = torch.cat([model(normalise(x, data)).argmax(dim=1) for x in test.x.split(500)])
+        return accuracies(predicted, test, bucket)
+
+    return accuracy(trained(cfg, trained(cfg.teacher_config()))) - accuracy(trained(cfg.baseline_config()))
+
+
+def on_record(chosen, pair, seeds):
+    """The same gains by the study's records, (S, 4); NaN without records."""
+    if complete_seeds(chosen.name) < seeds:
+        return np.full((seeds, len(PLACES)), np.nan)
+    p = panel(chosen, pair, seeds)
+    gain = p.gain("kd").observed
+    return np.stack([average(gain), *(bucket_mean(p, k)(gain) for k in range(len(BUCKETS)))], axis=1)
+
+
+def told(values):
+    """Mean and 95 % Student's interval over the seeds."""
+    from scipy.stats import t
+    half = t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values))
+    return f"{values.mean():+.1f} ({values.mean() - half:+.1f} to {values.mean() + half:+.1f})"
+
+
+def main(arguments=None):
+    parser = argparse.ArgumentParser(prog="python -m bench replicate", description=__doc__.partition("\n")[0])
+    parser.add_argument("study", metavar="STUDY")
+    parser.add_argument("--pair", metavar="TEACHER/STUDENT", help="default: the study's first")
+    parser.add_argument("--seeds", type=int, default=3, metavar="N", help="default: 3")
+    parser.add_argument("--data", metavar="DIR")
+    args = parser.parse_args(arguments)
+    chosen = study(args.study)
+    pair = tuple(args.pair.split("/")) if args.pair else chosen.pairs[0]
+    if pair not in chosen.pairs:
+        raise KdlibError(f"--pair {args.pair}: allowed: {', '.join('/'.join(p) for p in chosen.pairs)}.")
+    if not 2 <= args.seeds <= chosen.seeds:
+        raise KdlibError(f"--seeds {args.seeds}: must be from 2 to {chosen.seeds}.")
+    if not chosen.bucket_edges or chosen.demonstration:
+        raise KdlibError(f"study {chosen.name}: has no buckets by frequency, or no images that torchvision crops.")
+    with ProcessPoolExecutor(default_jobs("cpu"), get_context("spawn")) as pool:
+        found = pool.map(functools.partial(gains, chosen.name, pair, folder=args.data), range(args.seeds))
+        print(f"{' -> '.join(pair)}: gain of distillation over one-hot, points; mean and 95 % interval over {args.seeds} seeds")
+        usual = np.array(list(found))
+    ours = on_record(chosen, pair, args.seeds)
+    for place, here, there in zip(PLACES, usual.T, ours.T, strict=True):
+        print(f"{place:>8}: usual loop {told(here)}, records {told(there)}, difference {told(here - there)}")
+    return 0
