@@ -29,7 +29,8 @@ from kdlib.studies import STUDIES
 
 HERE = Path(__file__).parent
 TEMPLATE, STAMPS = HERE / "report_template", ".stamps.json"
-KERNEL = Config({"KernelManager": {"transport": "tcp", "transport_encryption": "auto"}})
+KERNEL = Config({"KernelManager": {"transport": "tcp", "transport_encryption": "auto"},
+                 "NotebookClient": {"extra_arguments": ["--log-level=CRITICAL"]}})   # else it says that it was told to end
 GLANCE = re.compile(r'<title>(.*?)</title>(?:.*?(<img\b(?:"[^"]*"|[^">])*>))?', re.S)  # and first figure
 papermill.log.logger.setLevel("ERROR")  # it warns of names that only its own parser misses
 

@@ -386,6 +386,12 @@ def test_a_kernel_that_dies_is_a_failure_too(tmp_path):
     assert (tmp_path / "reports/digits/a.ipynb").exists()
 
 
+def test_a_kernel_that_is_told_to_end_in_the_middle_says_nothing(tmp_path, capfd):
+    house_notebook(tmp_path / "notebooks" / "a.ipynb", new_code_cell("get_ipython().kernel.log.error('KeyboardInterrupt caught')"))
+    page, = make(tmp_path)[0]
+    assert page.status == "built" and "KeyboardInterrupt" not in "".join(capfd.readouterr())
+
+
 def test_an_output_that_cannot_be_written_is_one_sentence(tmp_path, monkeypatch):
     house_notebook(tmp_path / "notebooks" / "a.ipynb")
     (tmp_path / "reports").write_text("a file stands where the folder should be")
