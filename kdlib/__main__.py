@@ -85,7 +85,7 @@ def report(args):
     seeds = {name: min(n, findings.complete_seeds(name)) for name, n in wanted.items()}
     seeds |= {name: wanted[name] for name in seeds if study(name).kind == "anchors"}   # its page says which runs are missing
     seeds = {name: n for name, n in seeds.items() if n or args.studies}
-    cards = {name: findings.verdicts(name, n) for name, n in seeds.items()}   # refuses a study without a seed
+    cards = {name: findings.verdicts(name, n or findings.some_seeds(name)) for name, n in seeds.items()}
     sources = {name: _sources(name, n) for name, n in seeds.items()}
     inputs = dict.fromkeys(sources, [s["records sha256"] for s in sources.values()])   # the overview reads them all
     books = {name: KINDS[study(name).kind] for name in seeds}

@@ -269,6 +269,13 @@ def complete_seeds(name):
     return done
 
 
+def some_seeds(name):
+    """complete_seeds, of which there must be one: else KdlibError saying how to get it."""
+    if not (done := complete_seeds(name)):
+        raise KdlibError(f"study {name} has no complete seed on record; `python -m kdlib run {name}` makes them.")
+    return done
+
+
 def at_hand():
     """The names of the studies with verdicts and a complete seed on record."""
     return [name for name, s in STUDIES.items() if s.kind == "findings" and complete_seeds(name)]
@@ -276,10 +283,7 @@ def at_hand():
 
 def panels(name, seeds=None):
     """The Panels of a study, one per setting and pair, over the first `seeds` (default: all that are complete)."""
-    seeds = seeds or complete_seeds(name)
-    if not seeds:
-        raise KdlibError(f"study {name} has no complete seed on record; `python -m kdlib run {name}` makes them.")
-    chosen = study(name)
+    seeds, chosen = seeds or some_seeds(name), study(name)
     return [panel(chosen, pair, seeds, setting=setting) for setting in chosen.settings for pair in chosen.pairs]
 
 

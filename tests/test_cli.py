@@ -217,8 +217,10 @@ def test_report_by_default_is_of_the_studies_with_a_complete_seed(complete, monk
     assert cli.main(["report"]) == 0
     assert built["inputs"]["digits"] != before
     capsys.readouterr()
-    assert cli.main(["report", "cifar20-lt"]) == 2
-    assert "study cifar20-lt has no complete seed on record" in capsys.readouterr().err
+    monkeypatch.setitem(cli.STUDIES, "knobs", dataclasses.replace(STUDIES["cifar20-lt"], name="knobs", kind="knobs"))   # without verdicts
+    for name in ("cifar20-lt", "knobs"):
+        assert cli.main(["report", name]) == 2
+        assert f"study {name} has no complete seed on record" in capsys.readouterr().err
 
 
 def test_report_does_missing_runs_of_digits_first(empty, monkeypatch, capsys):
