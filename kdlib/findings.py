@@ -47,11 +47,9 @@ class Part:
 
     @property
     def brief(self):
-        """For a table's cell: average gain: open, +0.1 (−1.8 to +2.0)."""
-        if not self.result or np.isnan(self.result.se):
-            return f"{self.label}: {self.holds}"
-        estimate, low, high = (number(v, "", self.digits) for v in (self.result.estimate, self.result.low, self.result.high))
-        return f"{self.label}: {self.holds}, {estimate} ({low} to {high})"
+        """For a table's cell: open, +0.1 (−1.8 to +2.0)."""
+        known = self.result and not np.isnan(self.result.estimate)
+        return f"{self.holds}, {brief(self.result, self.digits)}" if known else self.holds
 
 
 def number(value, unit="points", digits=1):
@@ -68,6 +66,12 @@ def told(result, unit="points", digits=1):
         return f"{number(result.estimate, unit, digits)} (one seed: no interval)"
     low, high = (number(v, "", digits) for v in (result.low, result.high))
     return f"{number(result.estimate, unit, digits)} (95 % interval {low} to {high})"
+
+
+def brief(result, digits=1):
+    """An interval, or a row of a table with one, in a cell: +1.2 (−0.3 to +2.7)."""
+    estimate, low, high = (number(v, "", digits) for v in (result.estimate, result.low, result.high))
+    return estimate if np.isnan(result.low) else f"{estimate} ({low} to {high})"
 
 
 def with_p(result):

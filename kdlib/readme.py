@@ -23,12 +23,12 @@ def answer():
             early = "" if both[0].seeds == study.seeds else f" (preliminary: {both[0].seeds} of {study.seeds} seeds)"
             lines += [f"**{shown.sentence}**{early}", "", f"![{shown.sentence}]({FIGURE})", "", shown.caption, "", UNITS, ""]
         cards = [card for p in both for card in pair_verdicts(p)]
-        lines += [_of(study, both[0].seeds), "", *_short(cards), "", "<details><summary>Every condition in words, with its test"
-                  "</summary>", "", *_long(cards), "", "</details>", ""]
+        lines += [_of(study, both[0].seeds), "", *_short(cards), "", *_bullets(both), "",
+                  "<details><summary>Every condition in words, with its test</summary>", "", *_long(cards), "", "</details>", ""]
     for study in on_record:
         if study.kind != "findings":
             of = panels(study.name)
-            lines += [_of(study, of[0].seeds), "", *(f"- {sentence}" for sentence in sensitivity.headlines(of)), ""]
+            lines += [_of(study, of[0].seeds), "", *_bullets(of), ""]
     text = "\n".join(lines) if lines else "No study is on record yet; `make report` shows the demonstration.\n"
     return f"{text}\nPublished numbers that a correct implementation must hit, beside ours:\n\n{anchors.markdown()}", svg
 
@@ -38,10 +38,15 @@ def _of(study, seeds):
     return f"{study.title} (`{study.name}`), {seeds} of {study.seeds} planned seeds{early}:"
 
 
+def _bullets(panels):
+    return [f"- {sentence}" for sentence in sensitivity.headlines(panels)]
+
+
 def _short(cards):
     """A row for each finding, a column for each pair."""
     pairs = list(dict.fromkeys(c["pair"] for c in cards))
-    cells = {(c["finding"], c["pair"]): f"**{c['verdict']}**<br>" + "<br>".join(part.brief for part in c["parts"]) for c in cards}
+    cells = {(c["finding"], c["pair"]): "<br>".join([f"**{c['verdict']}**", *(f"{p.label}: {p.brief}" for p in c["parts"])])
+             for c in cards}
     rows = {c["finding"]: f"**{c['finding']}** {c['claim']}" for c in cards}
     return [f"| finding | {' | '.join(pairs)} |", "|---|" + "---|" * len(pairs),
             *(f"| {claim} | {' | '.join(cells[finding, pair] for pair in pairs)} |" for finding, claim in rows.items())]

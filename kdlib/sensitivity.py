@@ -5,16 +5,19 @@ Everything here is sensitivity: no verdict depends on it."""
 import numpy as np
 import pandas as pd
 
-from kdlib.findings import mitigated, name_of, number
+from kdlib.findings import brief, mitigated, name_of, number
 from kdlib.metrics import average, bucket_mean
 from kdlib.plots import LOOKS, Shown, axes_of, clear, in_style, legend, non_dominated, seeds_and_intervals
+from kdlib.shown import Table
 from kdlib.stats import interval
-from kdlib.tables import filled_buckets, gain_by_bucket, row_of
+from kdlib.tables import filled_buckets, gain_by_baseline, gain_by_bucket, row_of
 
 
 def headlines(panels):
     """The sentences of a study's main figures, by its kind; a list, empty for kinds that have none."""
     p, kind = panels[0], panels[0].study.kind
+    if kind == "findings":
+        return [luck_of_the_baseline(p) for p in panels]
     if kind == "recipe":
         return [recipe_curves(recipe(panels), p.name).sentence]
     methods = [m for m in p.runs if m != "one_hot"]
@@ -37,6 +40,32 @@ def weight_by_class(p):
     rarest = table.index[-1]
     return (f"{p.name}: against distillation with one weight for all classes, the mean of its own, AdaAlpha shows "
             f"{clear(table.loc['average'])} on average and {clear(table.loc[rarest])} on the {rarest} classes.")
+
+
+# ---------------------------------------------------------------- the baseline itself
+
+
+def baselines(panels):
+    """Table for all pairs: the gain of distillation over one-hot, over the placebo, which is one-hot training from other starting
+    weights, and over the mean of both."""
+    rows = []
+    for p in panels:
+        for baseline, part in gain_by_baseline(p).groupby("baseline", sort=False):
+            rows.append({"pair": p.name, "gain over": baseline, **{row.bucket: brief(row) for row in part.itertuples()}})
+    return Table(pd.DataFrame(rows), " ".join(luck_of_the_baseline(p) for p in panels))
+
+
+def luck_of_the_baseline(p):
+    """Whether one_hot and the placebo, which differ by chance alone, do differ, and what distillation gains over their mean."""
+    placebo = gain_by_bucket(p, ["placebo"]).iloc[0]   # on average
+    both = gain_by_baseline(p).set_index(["baseline", "bucket"]).loc["mean of both"]
+    luck = ""
+    if placebo.high < 0 or placebo.low > 0:
+        how, much = ("better", "small") if placebo.high < 0 else ("worse", "large")
+        luck = f": by chance the baselines of these seeds are {how} than their siblings, and gains over them look {much}"
+    return (f"{p.name}: the placebo, one-hot training from other starting weights, shows {clear(placebo)} on average{luck}. "
+            f"Over the mean of both baselines distillation shows {clear(both.loc['average'])} on average and "
+            f"{clear(both.iloc[-1])} on the {both.index[-1]} classes.")
 
 
 # ---------------------------------------------------------------- many methods: one row each
@@ -99,12 +128,16 @@ def frontier(table, pair):
                  "of the means; the crosses are 95 % intervals and often overlap.", table)
 
 
+CONDITIONS = ("The three conditions of F4 on every method, in points with 95 % intervals: sensitivity. The first two are against "
+              "distillation, the third is against one-hot.")
+
+
 def mitigations(p, methods):
     """The three conditions of F4 for any method: one row per method. Sensitivity, not verdicts."""
     rows = []
     for method in methods:
         parts = mitigated(p, method)
-        rows.append({"method": name_of(method), **{part.label: f"{part.holds}: {part.sentence}" for part in parts}})
+        rows.append({"method": name_of(method), **{part.label: part.brief for part in parts}})
     return pd.DataFrame(rows)
 
 
@@ -139,22 +172,26 @@ def collapse(p, methods):
     return pd.DataFrame(rows).sort_values("alpha", kind="stable", ignore_index=True)
 
 
+NAME_WIDTH = 0.05   # of a name written upwards, in units of alpha
+
+
 @in_style
 def collapse_curve(table, pair):
     """collapse -> Shown."""
-    figure, axes = axes_of(height=4.0)
+    figure, axes = axes_of(height=4.8)
     for other in dict.fromkeys(table["as"]):
         rows = table[table["as"] == other]
         colour, marker = LOOKS[other]
         axes.plot(rows.alpha, rows.estimate, marker=marker, color=colour, label=f"predicts the same as {other}")
-    for row in table[table["as"] == "distillation"].itertuples():
-        axes.annotate(row.method.removeprefix("AdaAlpha, "), (row.alpha, row.estimate), rotation=90, fontsize=7, xytext=(0, 6),
-                      textcoords="offset points", ha="center", va="bottom")
+    x = -1.0
+    for alpha, rows in table.groupby("alpha"):
+        for row in rows[rows["as"] == "distillation"].itertuples():
+            x = max(x + NAME_WIDTH, alpha)   # names stand above the axes, side by side
+            axes.annotate(row.method.removeprefix("AdaAlpha, "), (alpha, rows.estimate.max()), (x, 1.06), rotation=90, fontsize=8,
+                          textcoords=axes.get_xaxis_transform(), ha="center", va="bottom",
+                          arrowprops={"arrowstyle": "-", "color": "#999999", "linewidth": 0.6})
     axes.set_xlabel("mean weight of the teacher, alpha")
     axes.set_ylabel("% of test examples")
-    bottom, ticks = axes.get_ylim()[0], [t for t in axes.get_yticks() if t <= 100]
-    axes.set_ylim(bottom, 100 + 0.45 * (100 - bottom))   # room for the names
-    axes.set_yticks([t for t in ticks if t >= bottom])
     legend(figure, axes)
     ada = table[table.method.str.startswith("AdaAlpha") & (table["as"] == "distillation")]
     most, least = ada.loc[ada.alpha.idxmax()], ada.loc[ada.alpha.idxmin()]

@@ -60,8 +60,8 @@ class Verdicts:
         out = []
         for c in self.cards:
             early = f" (preliminary: {c['seeds']} of {c['planned']} planned seeds)" if c["preliminary"] else ""
-            parts = "".join(f"<li><strong>{html.escape(part.label)}: {part.holds}.</strong> {html.escape(part.sentence)}</li>"
-                            for part in c["parts"])
+            parts = "".join(f"<li><strong>{html.escape(f'{p.label}: {p.holds}.')}</strong> {html.escape(p.sentence)}</li>"
+                            for p in c["parts"])
             what = html.escape(", ".join([c["finding"], c["study"], c["pair"]]))
             out.append(f'<p>{what}: {_word(c["verdict"])}{early}. {html.escape(c["claim"])}</p><ul>{parts}</ul>')
         return "\n".join(out)

@@ -36,6 +36,14 @@ def gain_by_bucket(p, methods, over="one_hot"):
                          for place, f in _places(p) for method in methods])
 
 
+def gain_by_baseline(p, method="kd"):
+    """Gain of a method in points over one_hot, over the placebo, and over the mean of both: one row per (baseline, bucket)."""
+    one_hot, placebo = p.accuracy("one_hot"), p.accuracy("placebo")
+    over = {"one-hot": one_hot, "placebo": placebo, "mean of both": (one_hot + placebo) * 0.5}
+    return pd.DataFrame([row_of(interval(*(p.accuracy(method) - accuracy).map(f)), baseline=name, bucket=place)
+                         for name, accuracy in over.items() for place, f in _places(p)])
+
+
 def gain_by_group(p, method="kd"):
     """Gain of each group in points with its moderated t over seeds and FDR q; one row per group, most frequent first."""
     gain = p.gain(method).observed

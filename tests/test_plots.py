@@ -188,7 +188,7 @@ def test_hostile_names_are_text_everywhere(shown, panels):
         assert "<script" not in s._repr_html_() and html.escape(HOSTILE) in s._repr_html_()
     for told in (Table(tables.gain_by_group(panels["self"]), HOSTILE), Verdicts(
             [{"study": HOSTILE, "finding": HOSTILE, "pair": HOSTILE, "claim": HOSTILE, "verdict": HOSTILE, "preliminary": False, "seeds": 1, "planned": 1,
-              "parts": [(HOSTILE, HOSTILE, HOSTILE)]}])):
+              "parts": [findings.Part(HOSTILE, HOSTILE, HOSTILE)]}])):
         page = Page(told._repr_html_())
         assert not page.of("script") and HOSTILE in "".join(page.text.values())
 
@@ -208,8 +208,8 @@ def test_verdict_cards(panels):
     assert page.text["p"].count("(preliminary: 3 of 4 planned seeds)") == len(cards)
     for c in cards:
         assert c["claim"] in page.text["p"]
-        for label, holds, said in c["parts"]:
-            assert f"{label}: {holds}. {said}" in page.text["li"]
+        for part in c["parts"]:
+            assert f"{part.label}: {part.holds}. {part.sentence}" in page.text["li"]
     whole = [c | {"preliminary": False} for c in cards]
     assert "preliminary" not in Verdicts(whole)._repr_html_()
 

@@ -66,7 +66,9 @@ def test_conditions_of_f4_are_those_of_the_verdicts():
     p = made(BEYOND, kd=but(0.7, few=0.5), halfway=but(0.7, few=0.65))
     row, = sensitivity.mitigations(p, ["halfway"]).to_dict("records")
     assert list(row.values())[0] == "halfway"
-    assert list(row.values())[1:] == [f"{part.holds}: {part.sentence}" for part in findings.mitigated(p, "halfway")]
+    for part, cell in zip(findings.mitigated(p, "halfway"), list(row.values())[1:], strict=True):
+        holds, numbers = cell.split(", ")
+        assert holds == part.holds and numbers.replace(" (", " points (95 % interval ") in part.sentence
 
 
 def test_methods_that_read_val_labels_are_marked():
@@ -242,7 +244,7 @@ def test_balanced_buckets_are_tenths_by_other_seeds_margins(panels_of):
         others = np.mean([np.roll(np.linspace(0.9, 0.1, GROUPS), s) for s in range(3) if s != seed], axis=0)
         assert p.buckets_by_seed[seed][others.argmin()] == 2 and (p.buckets_by_seed[seed] == 2).sum() == 1
     cards = findings.pair_verdicts(p)
-    assert [part[0] for part in cards[1]["parts"]][0] == "lowest tenth loses"
+    assert cards[1]["parts"][0].label == "lowest tenth loses"
     assert plots.gain_by_bucket(tables.gain_by_bucket(p, ["kd"]), p.name).figure.axes[0].get_xlabel() == "classes by margin of the teacher"
 
 
@@ -271,7 +273,29 @@ def test_the_sentences_of_a_study_are_those_of_its_figures(panels_of):
     knobs = panels_of(replace(BEYOND, name="tiny-knobs", kind="knobs"), facts=margins)
     collapse, forest = sensitivity.headlines(knobs)
     assert "mean weight of the teacher runs from" in collapse and "gains most over distillation" in forest
-    assert sensitivity.headlines(panels_of(TINY)) == []
+    found = panels_of(TINY)
+    assert sensitivity.headlines(found) == [sensitivity.luck_of_the_baseline(p) for p in found]
+
+
+@pytest.mark.parametrize("placebo, how, much", [(0.5, "better", "small"), (0.8, "worse", "large"), (0.7, None, None)])
+def test_luck_of_the_baseline_is_said_and_taken_out(panels_of, placebo, how, much):
+    p, = found = panels_of(TINY, one_hot=0.7, placebo=placebo, kd=but(0.6, few=0.9))
+    said = sensitivity.luck_of_the_baseline(p)
+    assert ("by chance" in said) == bool(how)
+    assert how is None or f"are {how} than their siblings, and gains over them look {much}" in said
+    mean = 0.5 * (0.7 + placebo)
+    average, few = 100 * (0.66 - mean), 100 * (0.9 - mean)
+    assert f"shows a clear {'gain' if average > 0 else 'loss'} ({findings.number(average)}) on average" in said
+    assert said.endswith(f"a clear gain ({findings.number(few)}) on the few classes.")
+    shown = sensitivity.baselines(found)
+    cells = shown.table.set_index("gain over")
+    assert shown.caption == said and list(cells.index) == ["one-hot", "placebo", "mean of both"]
+    for over, rate in (("one-hot", 0.7), ("placebo", placebo), ("mean of both", mean)):
+        assert cells.loc[over, "few"].startswith(findings.number(100 * (0.9 - rate), "") + " (")
+    for over, method in (("one-hot", "one_hot"), ("placebo", "placebo")):
+        few = tables.gain_by_bucket(p, ["kd"], method).iloc[-1]
+        low, high = (findings.number(v, "") for v in (few.low, few.high))
+        assert cells.loc[over, "few"].endswith(f" ({low} to {high})")
 
 
 def test_what_the_weight_by_class_adds_is_said_against_the_constant_weight(panels_of):
