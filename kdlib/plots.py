@@ -139,7 +139,8 @@ def margin_and_gain(table, pair, correlation):
     figure, axes = axes_of(width=6.2, height=4.0)
     for bucket, (colour, marker) in BUCKET_LOOKS.items():
         part = table[table.bucket == bucket]
-        axes.plot(part.margin, part.gain, marker, color=colour, label=bucket, markersize=7, alpha=0.85)
+        if len(part):
+            axes.plot(part.margin, part.gain, marker, color=colour, label=bucket, markersize=7, alpha=0.85)
     outer = table.iloc[[table.gain.argmin(), table.gain.argmax(), table.margin.argmin()]].drop_duplicates("group")
     for row in outer.itertuples():
         axes.annotate(row.group, (row.margin, row.gain), xytext=(6, 3), textcoords="offset points", fontsize=8)

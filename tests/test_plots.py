@@ -166,6 +166,12 @@ def test_the_log_loss_names_the_lowest_and_the_highest_wherever_they_stand():
                                                              "2.25 nats, and placebo the highest, 4.50.")
 
 
+@pytest.mark.parametrize("name", ["gain_by_group", "margin_and_gain"])
+def test_legends_name_the_buckets_of_the_table_and_no_others(shown, name):
+    legend, = shown[name].figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == ["many", "medium", "few"]
+
+
 # ---------------------------------------------------------------- HTML
 
 @pytest.mark.parametrize("name", FIGURES)
