@@ -1,7 +1,7 @@
 """The answer in README.md: verdicts, figure, sensitivity and anchors, generated from the committed records."""
 
 from kdlib import anchors, plots, sensitivity, tables
-from kdlib.findings import complete_seeds, pair_verdicts, panels
+from kdlib.findings import complete_seeds, name_of, pair_verdicts, panels
 from kdlib.studies import STUDIES
 
 FIGURE = "docs/answer.svg"
@@ -17,11 +17,8 @@ def answer():
             continue
         both = panels(study.name)
         if svg is None:
-            methods = [m for m in study.methods if m != "one_hot"]
-            shown = plots.gain_by_bucket(tables.gain_by_bucket(both[0], methods), both[0].name)
-            svg = shown.svg()
-            early = "" if both[0].seeds == study.seeds else f" (preliminary: {both[0].seeds} of {study.seeds} seeds)"
-            lines += [f"**{shown.sentence}**{early}", "", f"![{shown.sentence}]({FIGURE})", "", shown.caption, "", UNITS, ""]
+            headline, svg = _headline(both)
+            lines += headline
         cards = [card for p in both for card in pair_verdicts(p)]
         lines += [_of(study, both[0].seeds), "", *_short(cards), "", *_bullets(both), "",
                   "<details><summary>Every condition in words, with its test</summary>", "", *_long(cards), "", "</details>", ""]
@@ -31,6 +28,20 @@ def answer():
             lines += [_of(study, of[0].seeds), "", *_bullets(of), ""]
     text = "\n".join(lines) if lines else "No study is on record yet; `make report` shows the demonstration.\n"
     return f"{text}\nPublished numbers that a correct implementation must hit, beside ours:\n\n{anchors.markdown()}", svg
+
+
+def _headline(panels):
+    """(Markdown lines, SVG): for each pair what distillation does and what softening its teacher adds, and the first figure."""
+    lines, figures = [], []
+    for p in panels:
+        ours = {"one_hot": [m for m in p.runs if m != "one_hot"], "kd": [m for m in p.runs if m.startswith("ada_")]}
+        gain, softened = (plots.gain_by_bucket(tables.gain_by_bucket(p, methods, over), p.name, name_of(over))
+                          for over, methods in ours.items())
+        early = "" if p.seeds == p.study.seeds else f" (preliminary: {p.seeds} of {p.study.seeds} seeds)"
+        lines += [f"**{gain.sentence}** {softened.sentence}{early}", ""]
+        figures.append(gain)
+    first = figures[0]
+    return [*lines, f"![{first.sentence}]({FIGURE})", "", first.caption, "", UNITS, ""], first.svg()
 
 
 def _of(study, seeds):
