@@ -69,9 +69,9 @@ def told(result, unit="points", digits=1):
 
 
 def brief(result, digits=1):
-    """An interval, or a row of a table with one, in a cell: +1.2 (−0.3 to +2.7)."""
+    """An interval, or a row of a table with one, in a cell, on one line: +1.2 (−0.3 to +2.7)."""
     estimate, low, high = (number(v, "", digits) for v in (result.estimate, result.low, result.high))
-    return estimate if np.isnan(result.low) else f"{estimate} ({low} to {high})"
+    return estimate if np.isnan(result.low) else f"{estimate} ({low} to {high})".replace(" ", "\u00a0")
 
 
 def with_p(result):

@@ -45,14 +45,12 @@ def weight_by_class(p):
 # ---------------------------------------------------------------- the baseline itself
 
 
-def baselines(panels):
-    """Table for all pairs: the gain of distillation over one-hot, over the placebo, which is one-hot training from other starting
-    weights, and over the mean of both."""
-    rows = []
-    for p in panels:
-        for baseline, part in gain_by_baseline(p).groupby("baseline", sort=False):
-            rows.append({"pair": p.name, "gain over": baseline, **{row.bucket: brief(row) for row in part.itertuples()}})
-    return Table(pd.DataFrame(rows), " ".join(luck_of_the_baseline(p) for p in panels))
+def baselines(p):
+    """Table: the gain of distillation over one-hot, over the placebo, which is one-hot training from other starting weights, and
+    over the mean of both."""
+    rows = [{"gain over": baseline, **{row.bucket: brief(row) for row in part.itertuples()}}
+            for baseline, part in gain_by_baseline(p).groupby("baseline", sort=False)]
+    return Table(pd.DataFrame(rows), luck_of_the_baseline(p))
 
 
 def luck_of_the_baseline(p):

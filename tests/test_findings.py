@@ -337,7 +337,7 @@ def test_the_answer_of_the_readme(monkeypatch):
     assert answer.count("\n| F") == 5 and answer.count("\n| **F") == 5    # in words, and short
     average = interval(*panels("tiny")[0].gain("kd").map(lambda groups: groups.mean(axis=-1)))
     assert (f"| **F1** {findings.CLAIMS['F1']} | **reproduced**<br>average gain: yes, "
-            f"+{average.estimate:.1f} (+{average.low:.1f} to +{average.high:.1f}) |\n") in answer
+            f"+{average.estimate:.1f} (+{average.low:.1f} to +{average.high:.1f}) |\n") in answer.replace("\u00a0", " ")
     methods = {**TINY.methods, "kd_tuned": {"method": "kd", "alpha": 0.5}}
     rivals = replace(TINY, name="tiny-rivals", kind="rivals", methods=methods, demonstration=False)
     monkeypatch.setitem(STUDIES, "tiny-rivals", rivals)

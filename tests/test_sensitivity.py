@@ -68,7 +68,8 @@ def test_conditions_of_f4_are_those_of_the_verdicts():
     assert list(row.values())[0] == "halfway"
     for part, cell in zip(findings.mitigated(p, "halfway"), list(row.values())[1:], strict=True):
         holds, numbers = cell.split(", ")
-        assert holds == part.holds and numbers.replace(" (", " points (95 % interval ") in part.sentence
+        numbers = numbers.replace("\u00a0", " ").replace(" (", " points (95 % interval ")
+        assert holds == part.holds and numbers in part.sentence
 
 
 def test_methods_that_read_val_labels_are_marked():
@@ -279,7 +280,7 @@ def test_the_sentences_of_a_study_are_those_of_its_figures(panels_of):
 
 @pytest.mark.parametrize("placebo, how, much", [(0.5, "better", "small"), (0.8, "worse", "large"), (0.7, None, None)])
 def test_luck_of_the_baseline_is_said_and_taken_out(panels_of, placebo, how, much):
-    p, = found = panels_of(TINY, one_hot=0.7, placebo=placebo, kd=but(0.6, few=0.9))
+    p, = panels_of(TINY, one_hot=0.7, placebo=placebo, kd=but(0.6, few=0.9))
     said = sensitivity.luck_of_the_baseline(p)
     assert ("by chance" in said) == bool(how)
     assert how is None or f"are {how} than their siblings, and gains over them look {much}" in said
@@ -287,8 +288,8 @@ def test_luck_of_the_baseline_is_said_and_taken_out(panels_of, placebo, how, muc
     average, few = 100 * (0.66 - mean), 100 * (0.9 - mean)
     assert f"shows a clear {'gain' if average > 0 else 'loss'} ({findings.number(average)}) on average" in said
     assert said.endswith(f"a clear gain ({findings.number(few)}) on the few classes.")
-    shown = sensitivity.baselines(found)
-    cells = shown.table.set_index("gain over")
+    shown = sensitivity.baselines(p)
+    cells = shown.table.set_index("gain over").map(lambda cell: cell.replace("\u00a0", " "))
     assert shown.caption == said and list(cells.index) == ["one-hot", "placebo", "mean of both"]
     for over, rate in (("one-hot", 0.7), ("placebo", placebo), ("mean of both", mean)):
         assert cells.loc[over, "few"].startswith(findings.number(100 * (0.9 - rate), "") + " (")
