@@ -16,11 +16,12 @@ from bench import peer
 from kdlib import data as datasets
 from kdlib.config import KdlibError
 from kdlib.data import Split, normalise
-from kdlib.findings import complete_seeds
+from kdlib.findings import some_seeds
 from kdlib.metrics import BUCKETS, average, bucket_mean, buckets, panel
 from kdlib.models import build
 from kdlib.studies import study
 from kdlib.sweep import default_jobs
+from kdlib.tables import over_seeds
 
 PLACES = ("average", *BUCKETS)
 
@@ -57,19 +58,16 @@ def gains(name, pair, seed, folder=None):
 
 
 def on_record(chosen, pair, seeds):
-    """The same gains by the study's records, (S, 4); NaN without records."""
-    if complete_seeds(chosen.name) < seeds:
-        return np.full((seeds, len(PLACES)), np.nan)
+    """The same gains by the study's records, (S, 4)."""
     p = panel(chosen, pair, seeds)
     gain = p.gain("kd").observed
     return np.stack([average(gain), *(bucket_mean(p, k)(gain) for k in range(len(BUCKETS)))], axis=1)
 
 
 def told(values):
-    """Mean and 95 % Student's interval over the seeds."""
-    from scipy.stats import t
-    half = t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values))
-    return f"{values.mean():+.1f} ({values.mean() - half:+.1f} to {values.mean() + half:+.1f})"
+    """Mean and 95 % interval over the seeds."""
+    found = over_seeds(values)
+    return f"{found.estimate:+.1f} ({found.low:+.1f} to {found.high:+.1f})"
 
 
 def main(arguments=None):
@@ -83,10 +81,10 @@ def main(arguments=None):
     pair = tuple(args.pair.split("/")) if args.pair else chosen.pairs[0]
     if pair not in chosen.pairs:
         raise KdlibError(f"--pair {args.pair}: allowed: {', '.join('/'.join(p) for p in chosen.pairs)}.")
-    if not 2 <= args.seeds <= chosen.seeds:
-        raise KdlibError(f"--seeds {args.seeds}: must be from 2 to {chosen.seeds}.")
     if not chosen.bucket_edges or chosen.demonstration:
         raise KdlibError(f"study {chosen.name}: has no buckets by frequency, or no images that torchvision crops.")
+    if not 2 <= args.seeds <= some_seeds(chosen.name):
+        raise KdlibError(f"--seeds {args.seeds}: must be from 2 to {some_seeds(chosen.name)}, the complete seeds on record.")
     with ProcessPoolExecutor(default_jobs("cpu"), get_context("spawn")) as pool:
         found = pool.map(functools.partial(gains, chosen.name, pair, folder=args.data), range(args.seeds))
         print(f"{' -> '.join(pair)}: gain of distillation over one-hot, points; mean and 95 % interval over {args.seeds} seeds")

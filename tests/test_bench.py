@@ -384,7 +384,8 @@ def test_a_replication_stands_beside_the_records(tmp_path, monkeypatch, capsys):
     low, high = stats.ttest_1samp([10.0, 11.0, 15.0], 0).confidence_interval(0.95)
     assert f"average: usual loop +12.0 ({low:+.1f} to {high:+.1f}), records +10.0 (+10.0 to +10.0), difference +2.0" in lines[1]
     assert "few: usual loop -29.0" in lines[-1] and "records -30.0 (-30.0 to -30.0), difference +1.0" in lines[-1]
-    for wrong, said in ((["tiny", "--pair", "a/b"], "allowed: cnn/cnn_small"), (["tiny", "--seeds", "1"], "from 2 to 4"),
+    monkeypatch.setitem(STUDIES, "empty", replace(study, name="empty", shared={**study.shared, "lr": 0.01}))
+    for wrong, said in ((["empty"], "study empty has no complete seed on record"), (["tiny", "--pair", "a/b"], "allowed: cnn/cnn_small"), (["tiny", "--seeds", "1"], "from 2 to 4"),
                         (["digits"], "no images that torchvision crops"), (["cifar100"], "no buckets by frequency")):
         with pytest.raises(KdlibError, match=said):
             replicate.main(wrong)
