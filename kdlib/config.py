@@ -13,7 +13,7 @@ RECIPE = 1  # bump when the meaning of a field changes: old records then no long
 
 DATASETS = ("digits", "cifar20", "cifar100", "cifar10", "superclass")
 DEPTHS = (8, 14, 20, 32, 44, 56, 110)
-MODELS = ("cnn", "cnn_small", *(f"resnet{d}" for d in DEPTHS), *(f"resnet{d}-conv" for d in DEPTHS))
+MODELS = ("cnn", "cnn_small", *(f"resnet{d}" for d in DEPTHS), *(f"resnet{d}-conv" for d in DEPTHS), "resnet8x2")
 
 _TEACHER = ("teacher", "teacher_seed", "teacher_method", "temperature")
 _MARGIN = ("margin_source", "margin_kind", "margin_temperature")

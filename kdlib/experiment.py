@@ -247,19 +247,24 @@ def _log(line):
 
 
 def machine(device, precision="fp32"):
-    """Where and with what a run was done, for its record. fp32 on a GPU lets convolutions and products use TF32."""
-    name = torch.cuda.get_device_name() if str(device).startswith("cuda") else _processor()
-    return {"device": name, "threads": torch.get_num_threads(), "precision": precision, "git": git_sha(),
+    """Where and with what a run was done, for its record. fp32 on a GPU lets convolutions and products use TF32.
+
+    Runs repeat bit for bit where `processor` and `versions` are the same, and differ where its kernels differ."""
+    processor = _processor()
+    name = torch.cuda.get_device_name() if str(device).startswith("cuda") else processor["name"]
+    return {"device": name, "processor": processor, "threads": torch.get_num_threads(), "precision": precision, "git": git_sha(),
             "versions": {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__}}
 
 
 @functools.cache
 def _processor():
-    try:
-        with open("/proc/cpuinfo") as f:
-            return next(line.split(":", 1)[1].strip() for line in f if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
+    """{name, family, model, capability}: the last is that of torch's kernels, such as AVX2 or AVX512; None: not known here."""
+    lines = []
+    with contextlib.suppress(OSError), open("/proc/cpuinfo") as f:
+        lines = [line.split(":", 1) for line in f if ":" in line]
+    facts = {key.strip(): value.strip() for key, value in reversed(lines)}   # of the first core
+    return {"name": facts.get("model name", platform.processor() or platform.machine()), "family": facts.get("cpu family"),
+            "model": facts.get("model"), "capability": torch.backends.cpu.get_cpu_capability()}
 
 
 @functools.cache

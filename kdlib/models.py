@@ -38,22 +38,25 @@ class Block(nn.Module):
 
 
 class ResNet(nn.Module):
-    """6 n + 2 layers: three stages of n blocks with 16, 32, 64 channels on 32x32 images, global average, linear."""
+    """6 n + 2 layers: three stages of n blocks with 16, 32, 64 channels on 32x32 images, global average, linear.
 
-    def __init__(self, classes, depth, shortcut):
+    width: factor of all channels; "resnet8x2" has 32, 64, 128."""
+
+    def __init__(self, classes, depth, shortcut, width=1):
         super().__init__()
         n = (depth - 2) // 6
-        self.conv, self.bn = _conv3x3(3, 16), nn.BatchNorm2d(16)
-        widths = [16] + [16] * n + [32] * n + [64] * n
+        stages = [16 * width, 32 * width, 64 * width]
+        self.conv, self.bn = _conv3x3(3, stages[0]), nn.BatchNorm2d(stages[0])
+        widths = stages[:1] + [channels for channels in stages for _ in range(n)]
         pairs = zip(widths, widths[1:], strict=False)
         self.blocks = nn.Sequential(*(Block(a, b, 1 if a == b else 2, shortcut) for a, b in pairs))
-        self.linear = nn.Linear(64, classes)
+        self.linear = nn.Linear(stages[-1], classes)
         for m in self.modules():
             if isinstance(m, nn.Conv2d):
                 nn.init.kaiming_normal_(m.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, x):                                # (B, 3, 32, 32)
-        x = self.blocks(F.relu_(self.bn(self.conv(x))))   # (B, 64, 8, 8)
+        x = self.blocks(F.relu_(self.bn(self.conv(x))))   # (B, 64 width, 8, 8)
         return self.linear(x.mean(dim=(2, 3)))           # (B, classes)
 
 
@@ -69,6 +72,7 @@ MODELS = {
     "cnn": partial(cnn, width=16), "cnn_small": partial(cnn, width=4),
     **{f"resnet{d}": partial(ResNet, depth=d, shortcut="pad") for d in DEPTHS},
     **{f"resnet{d}-conv": partial(ResNet, depth=d, shortcut="conv") for d in DEPTHS},
+    "resnet8x2": partial(ResNet, depth=8, shortcut="pad", width=2),
 }
 
 
