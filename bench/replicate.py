@@ -17,7 +17,7 @@ from kdlib import data as datasets
 from kdlib.config import KdlibError
 from kdlib.data import Split, normalise
 from kdlib.findings import some_seeds
-from kdlib.metrics import BUCKETS, average, bucket_mean, buckets, panel
+from kdlib.metrics import BUCKETS, buckets, panel
 from kdlib.models import build
 from kdlib.studies import study
 from kdlib.sweep import default_jobs
@@ -60,8 +60,8 @@ def gains(name, pair, seed, folder=None):
 def on_record(chosen, pair, seeds):
     """The same gains by the study's records, (S, 4)."""
     p = panel(chosen, pair, seeds)
-    gain = p.gain("kd").observed
-    return np.stack([average(gain), *(bucket_mean(p, k)(gain) for k in range(len(BUCKETS)))], axis=1)
+    gain = p.accuracy("kd").observed - p.accuracy("one_hot").observed[:seeds]   # as there: each with its own baseline
+    return np.stack([(gain * weights).sum(axis=1) for weights in p.places().values()], axis=1)
 
 
 def told(values):

@@ -193,10 +193,11 @@ def comparison():
     "not planned": our study has no such run. Peak rate, temperature, test half and (long tails) the draw differ."""
     import pandas as pd
 
-    from kdlib.findings import complete_seeds, name_of
-    from kdlib.metrics import average, panel
+    from kdlib.findings import complete_seeds
+    from kdlib.metrics import panel
     from kdlib.stats import interval, worst
     from kdlib.studies import study
+    from kdlib.words import name_of
     rows = []
     for (name, pair), methods in WANG.items():
         chosen, seeds = study(name), complete_seeds(name)
@@ -204,7 +205,7 @@ def comparison():
         for method, (published, published_worst) in methods.items():
             said = ["not run" if pair in chosen.pairs and method in chosen.methods else "not planned"] * 2
             if ours and method in chosen.methods:
-                found = [interval(*ours.accuracy(method).map(f)) for f in (average, lambda values: worst(values, 1))]
+                found = [interval(*ours.accuracy(method).map(f)) for f in (lambda v: v.mean(axis=-1), lambda v: worst(v, 1))]
                 said = [f"{r.estimate:.2f}" + ("" if seeds == 1 else f" ± {r.high - r.estimate:.2f}") for r in found]
             rows.append({"study": name, "pair": " → ".join(pair), "method": name_of(method), "W, average": published,
                          "ours, average": said[0], "W, worst class": published_worst, "ours, worst class": said[1],

@@ -16,12 +16,12 @@ from kdlib import __version__
 from kdlib.audit_files import AuditError, printable
 from kdlib.auditing import METRICS, ROLES, facts, met
 from kdlib.config import KdlibError
-from kdlib.findings import number, told
 from kdlib.plots import axes_of, in_style, legend
 from kdlib.records import whole_file
 from kdlib.report_template.filters import tidy
 from kdlib.shown import Appendix, Headline, Shown, Table, csv_text, table_html
 from kdlib.stats import Interval
+from kdlib.words import number, told
 
 TEMPLATE = Path(__file__).with_name("report_template")
 EDGE, ROWS = 20, 200      # groups at either end of a figure; groups in the table of a page

@@ -174,8 +174,8 @@ def audit_study(name, pair=None, method="kd", seeds=None):
     p = panel(chosen, pairs[pair], seeds or some_seeds(name))
 
     def columns(role):
-        runs = p.teachers if role == "teacher" else p.runs[role]
-        reduced = [(x.predicted, x.log_p[:, 0], x.log_p[:, 1]) for x in p.predictions(role)]
+        runs = p.records(role)[: p.seeds]   # of the pooled baselines those of the same seeds, with which an audit pairs
+        reduced = [(x.predicted, x.log_p[:, 0], x.log_p[:, 1]) for x in p.predictions(role)[: p.seeds]]
         return [Source(run.config.key(), dict(zip(audit_inputs.REDUCED, of, strict=True)), None, run.facts["weights_sha256"])
                 for run, of in zip(runs, reduced, strict=True)]
 

@@ -19,7 +19,6 @@ _TEACHER = ("teacher", "teacher_seed", "teacher_method", "temperature")
 _MARGIN = ("margin_source", "margin_kind", "margin_temperature")
 KNOBS = {  # method -> the loss fields it reads; any other loss field must stay at its default
     "one_hot": (),
-    "placebo": (),
     "kd": (*_TEACHER, "soften", "alpha"),
     "ada_alpha": (*_TEACHER, "soften", *_MARGIN, "margin_level"),
     "ada_margin": (*_TEACHER, "soften", *_MARGIN, "margin_reading", "margin_scale"),
@@ -147,8 +146,8 @@ class Config:
 
     @property
     def stream(self):
-        """Seed of the weights at the start and of the batches. The placebo is one_hot of another seed."""
-        return self.seed + 2000 if self.method == "placebo" else self.seed
+        """Seed of the weights at the start and of the batches."""
+        return self.seed
 
     def key(self):
         """Stable, readable name of the run: what it is, and a hash of every field that is not at its default."""

@@ -287,7 +287,7 @@ def _robust_kd(cfg, margins, train):
 
 
 METHODS = {
-    "one_hot": _one_hot, "placebo": _one_hot, "kd": _kd, "ada_alpha": _ada_alpha, "ada_margin": _ada_margin,
+    "one_hot": _one_hot, "kd": _kd, "ada_alpha": _ada_alpha, "ada_margin": _ada_margin,
     "label_smoothing": _label_smoothing, "logit_adjusted": _logit_adjusted, "post_hoc": _one_hot, "group_dro": _group_dro,
     "balanced_kd": _balanced_kd, "decoupled_kd": _decoupled_kd, "long_tailed_kd": _long_tailed_kd, "robust_kd": _robust_kd,
 }

@@ -1,13 +1,13 @@
 """What records say: by group, by bucket, worst, calibration, and the eight cells of transfer. Counts first, rates derived."""
 
 import functools
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from kdlib import records
 from kdlib.config import KdlibError
-from kdlib.stats import group_means
+from kdlib.stats import GroupMeans, group_means, interval, welch
 from kdlib.studies import Study
 
 BUCKETS = ("many", "medium", "few")                       # by training images
@@ -68,15 +68,20 @@ def eight_cells(teacher_right, one_hot_right, distilled_right):
 
 @dataclass(frozen=True)
 class Panel:
-    """All records of one (teacher, student) pair and setting of a study over the first seeds, aligned by seed and example."""
+    """All records of one (teacher, student) pair and setting of a study over the first seeds, aligned by example.
+
+    Baselines are pooled: runs["one_hot"] holds every one_hot network of the student, data and recipe on record, those of the
+    panel's seeds first. Other methods have one network for each seed, or fewer seeds (Study.fewer)."""
 
     study: Study
     pair: tuple
     seeds: int
-    runs: dict            # method -> tuple of Records, one per seed
+    runs: dict            # method -> tuple of Records
     teachers: tuple       # Records, one per seed
+    margins: np.ndarray   # (S, G) held-out margin (val) of each seed's teacher
     split: str            # "test_plus", or "test" for comparison with the literature
     setting: dict = field(default_factory=dict)   # Config fields that differ from the study's
+    memory: dict = field(default_factory=dict, repr=False)   # what was computed of single records; shared by `posing`
 
     @property
     def name(self):
@@ -84,6 +89,10 @@ class Panel:
                             for name, value in self.setting.items() if name != "teacher")
         pair = " → ".join((self.setting.get("teacher", self.pair[0]), self.pair[1]))
         return f"{pair}, {changed}" if changed else pair
+
+    def posing(self, **runs):
+        """The same panel with other records in the place of some methods, such as baselines that pose as a method."""
+        return replace(self, runs=self.runs | runs)
 
     @functools.cached_property
     def group(self):
@@ -110,58 +119,106 @@ class Panel:
         """(G,) index into bucket_names; balanced: by the mean held-out margin of all seeds' teachers, for display only."""
         if self.study.bucket_edges:
             return buckets(self.train_counts, self.study.bucket_edges)
-        return tenths(self.teacher_margin().mean(axis=0))
+        return tenths(self.margins.mean(axis=0))
 
     @functools.cached_property
     def buckets_by_seed(self):
         """(S, G): as bucket; balanced: for each seed by the margins of the other seeds' teachers, whose luck is not its own."""
         if self.study.bucket_edges or self.seeds < 2:
             return np.tile(self.bucket, (self.seeds, 1))
-        margins = self.teacher_margin()
-        return np.array([tenths(np.delete(margins, s, axis=0).mean(axis=0)) for s in range(self.seeds)])
+        return np.array([tenths(margin) for margin in others(self.margins)])
 
     def _predictions(self, record):
         return record.test_plus() if self.split == "test_plus" else record.splits[self.split]
 
+    def records(self, method):
+        """Records of a method; "teacher": of the teachers."""
+        return self.teachers if method == "teacher" else self.runs[method]
+
     def predictions(self, method):
-        """Predictions of each seed's run; method may be "teacher"."""
-        return [self._predictions(r) for r in (self.teachers if method == "teacher" else self.runs[method])]
+        """Predictions of each record of a method; it may be "teacher"."""
+        return [self._predictions(r) for r in self.records(method)]
 
     def predicted(self, method):
         """Predicted class, (S, N)."""
         return np.array([p.predicted for p in self.predictions(method)])
 
-    def right(self, method):
-        """(S, N) bool."""
-        return self.predicted(method) == self.y
+    def paired(self, *methods):
+        """Predicted class of each method, (S, N) each, over the seeds that all of them have: one network beside another."""
+        seeds = min(self.seeds, *(len(self.records(m)) for m in methods))
+        return [self.predicted(m)[:seeds] for m in methods]
 
     def means(self, values):
         """GroupMeans of values (S, N), paired by example with every other of this panel."""
         return group_means(values, self.group, len(self.group_names))
 
-    @functools.lru_cache(maxsize=32)                     # noqa: B019 - panels are few and short-lived
+    def remembered(self, what, records, compute):
+        """Values of single records, computed once: compute(list of the new ones) -> a list with a value for each."""
+        keys = [(what, self.split, record.config.key()) for record in records]
+        new = {key: record for key, record in zip(keys, records, strict=True) if key not in self.memory}
+        if new:
+            self.memory.update(zip(new, compute(list(new.values())), strict=True))
+        return [self.memory[key] for key in keys]
+
     def accuracy(self, method):
         """GroupMeans of accuracy, in per cent."""
-        return 100 * self.means(self.right(method))
+        def compute(records):
+            means = 100 * self.means(np.array([self._predictions(r).right for r in records]))
+            return [(means.observed[k], means.resampled[:, k].copy()) for k in range(len(records))]
 
-    def gain(self, method, over="one_hot"):
-        """GroupMeans of the accuracy gain over another method, in points."""
-        return self.accuracy(method) - self.accuracy(over)
+        values = self.remembered("accuracy", self.records(method), compute)
+        return GroupMeans(np.array([v for v, _ in values]), np.stack([r for _, r in values], axis=1))
+
+    # ------------------------------------------------------------ gains: linear contrasts over groups
+
+    @property
+    def average(self):
+        """Weights (S, G) of the mean over groups."""
+        return np.full(self.buckets_by_seed.shape, 1 / len(self.group_names))
+
+    def in_bucket(self, index):
+        """Weights (S, G) of the mean over the groups of one bucket."""
+        members = self.buckets_by_seed == index
+        return members / members.sum(axis=1, keepdims=True)
+
+    def places(self):
+        """{name: weights} of the average and of each bucket with a group, most frequent first."""
+        filled = [(index, name) for index, name in enumerate(self.bucket_names) if (self.bucket == index).any()]
+        return {"average": self.average, **{name: self.in_bucket(index) for index, name in filled}}
+
+    def gain(self, method, weights, over="one_hot"):
+        """Interval of a contrast of accuracies, in points: a method minus the pooled baselines, or minus another method, with
+        which it is paired by seed (same teacher, starting weights and batches)."""
+        mine = self.accuracy(method)
+        weights = weights[: len(mine.observed)]
+        if over == "one_hot":
+            pooled = weights.mean(axis=0)
+            return welch(mine.map(lambda a: (a * weights).sum(axis=-1)),
+                         self.accuracy("one_hot").map(lambda a: (a * pooled).sum(axis=-1)))
+        other = self.accuracy(over)
+        seeds = min(len(mine.observed), len(other.observed))
+        difference = mine.map(lambda a: a[..., :seeds, :]) - other.map(lambda a: a[..., :seeds, :])
+        return interval(*difference.map(lambda d: (d * weights[:seeds]).sum(axis=-1)))
+
+    def group_gain(self, method):
+        """(S, G) points: each network of a method minus the mean of the baselines."""
+        return self.accuracy(method).observed - self.accuracy("one_hot").observed.mean(axis=0)
 
     def val_accuracy(self, method):
         """(S, G) per cent on val, which may choose."""
-        out = []
-        for record in self.teachers if method == "teacher" else self.runs[method]:
-            table = by_group(record.splits["val"], len(self.group_names), len(record.facts["class_names"]))
-            out.append(100 * table["correct"] / table["n"])
-        return np.array(out)
+        def compute(records):
+            tables = [by_group(r.splits["val"], len(self.group_names), len(r.facts["class_names"])) for r in records]
+            return [100 * t["correct"] / t["n"] for t in tables]
 
-    def teacher_margin(self):
-        """(S, G) held-out margin (val) of each seed's teacher."""
-        return np.array([r.facts["teacher_margin_val"] for r in self.runs["kd"]])
+        return np.array(self.remembered("val accuracy", self.records(method), compute))
 
     def __hash__(self):
         return id(self)
+
+
+def others(values):
+    """(S, G) -> (S, G): for each seed the mean over the other seeds."""
+    return (values.sum(axis=0) - values) / (len(values) - 1)
 
 
 def panel(study, pair, seeds, split="test_plus", setting=None):
@@ -169,25 +226,19 @@ def panel(study, pair, seeds, split="test_plus", setting=None):
     if not 1 <= seeds <= 1000:
         raise KdlibError(f"seeds={seeds}: must be between 1 and 1000; the study plans {study.seeds}.")
     setting = setting or {}
-    runs = {method: tuple(records.read(study.config(pair, method, s, setting)) for s in range(seeds)) for method in study.methods}
+    runs = {method: tuple(records.read(study.config(pair, method, s, setting)) for s in study.seeds_of(method, seeds))
+            for method in study.methods if method != "one_hot"}
+    own = [study.config(pair, "one_hot", s, setting) for s in range(seeds)]
+    more = [cfg for cfg in study.pool(pair, setting) if cfg not in own and records.exists(cfg)]
+    runs = {"one_hot": tuple(records.read(cfg) for cfg in (*own, *more)), **runs}
     teachers = tuple(records.read(r.config.teacher_config()) for r in runs["kd"])
     for done in runs.values():
         for record in done:
             if record.config.teacher:
                 records.check_pair(record, records.read(record.config.teacher_config()))
             records.check_pair(record, runs["one_hot"][0])
-    return Panel(study, tuple(pair), seeds, runs, teachers, split, setting)
-
-
-def bucket_mean(panel, index):
-    """Statistic over values (..., S, G): mean of the groups of one bucket of each seed."""
-    members = panel.buckets_by_seed == index
-    return lambda values: (values * members).sum(axis=-1) / members.sum(axis=-1)
-
-
-def average(values):
-    """Statistic over the trailing group axis: every group counts alike."""
-    return values.mean(axis=-1)
+    margins = np.array([r.facts["teacher_margin_val"] for r in runs["kd"]])
+    return Panel(study, tuple(pair), seeds, runs, teachers, margins, split, setting)
 
 
 def table(panel):
@@ -195,14 +246,14 @@ def table(panel):
     import pandas as pd
     rows = []
     sizes = len(panel.group_names), len(panel.teachers[0].facts["class_names"])
-    base = [by_group(p, *sizes) for p in panel.predictions("one_hot")]
+    base = panel.accuracy("one_hot").observed.mean(axis=0)
     for method in (*panel.runs, "teacher"):
-        for seed, predictions in enumerate(panel.predictions(method)):
-            t = by_group(predictions, *sizes)
+        for record, predictions in zip(panel.records(method), panel.predictions(method), strict=True):
+            t, seed = by_group(predictions, *sizes), record.config.seed
             accuracy = 100 * t["correct"] / t["n"]
             rows.append(pd.DataFrame({
                 "method": method, "seed": seed, "group": panel.group_names, "n_train": panel.train_counts,
                 "bucket": [panel.bucket_names[b] for b in panel.bucket], **t, "accuracy": accuracy,
-                "gain": accuracy - 100 * base[seed]["correct"] / base[seed]["n"]}))
+                "gain": accuracy - base}))
     return pd.concat(rows, ignore_index=True)
 

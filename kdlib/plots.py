@@ -8,15 +8,15 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from kdlib.findings import NAMES, number
 from kdlib.shown import STYLE, Appendix, Headline, Shown, Table, Verdicts
+from kdlib.words import NAMES, number
 
 __all__ = ["Headline", "Shown", "Table", "Verdicts"]   # for notebooks, which draw and show
 # Okabe and Ito's palette by family, a marker for each method: never colour alone
 _FAMILIES = {
-    "#000000": {"one_hot": "x"}, "#767676": {"placebo": "D", "label_smoothing": "v"},
+    "#000000": {"one_hot": "x", "one_hot_with_val": "D"}, "#767676": {"label_smoothing": "v"},
     "#0072B2": {"kd": "o", "kd_mean_alpha": "p", "kd_tuned": "h", "decoupled_kd": "d"},
-    "#D55E00": {"ada_alpha": "s", "ada_alpha_01": "*"}, "#007a5a": {"ada_margin": "^"},
+    "#D55E00": {"ada_alpha": "s", "ada_alpha_crossfit": "D", "ada_alpha_01": "*"}, "#007a5a": {"ada_margin": "^"},
     "#8a4f7d": {"teacher": "P", "balanced_kd": "<", "long_tailed_kd": ">", "robust_kd": "X", "kd_adjusted_teacher": "8"},
     "#9a6a00": {"logit_adjusted": "H", "post_hoc": "1", "group_dro": "2"},
 }
@@ -102,8 +102,9 @@ def gain_by_bucket(table, pair, over="one-hot"):
     rarest = first.index[-1]
     sentence = (f"{pair}: {first.iloc[0].method} shows {clear(first.loc['average'])} on average and "
                 f"{clear(first.loc[rarest])} on the {rarest} classes, against {over}.")
-    return Shown(figure, sentence, "Small dots are seeds, large marks their mean, bars its 95 % interval over seeds and test "
-                 "examples; within a bucket every class counts alike. Test images include those that the draw left out.", table)
+    return Shown(figure, sentence, "Small dots are seeds, large marks their mean, bars its 95 % interval over seeds, baselines "
+                 "and test examples; within a bucket every class counts alike. Test images include those that the draw left out.",
+                 table)
 
 
 @in_style
@@ -314,12 +315,12 @@ def power(table, pair):
         sentence = f"{pair}: one seed has no spread, so no effect of {methods[0]} can be found, however large."
     else:
         last = first.iloc[-1]
-        source = "seeds" if last["from seeds"] >= last["from test images"] else "test images"
+        source = "networks" if last["from networks"] >= last["from test images"] else "test images"
         sentence = (f"{pair}: the smallest effect of {methods[0]} that this study would find is {kd.iloc[0]:.1f} points on "
                     f"average and {kd.iloc[-1]:.1f} in the {kd.index[-1]} bucket, where most uncertainty is due to {source}.")
     return Shown(figure, sentence, "Marks are gains; a shaded bar reaches as far from zero as a true effect must lie to be found "
-                 "with 80 % power at a two-sided level of 5 %. The table splits each standard error into seeds and test images; "
-                 f"of {first.seeds.iloc[0]} seeds the exact sign-flip p is never below {first['floor of p'].iloc[0]:.3f}.", table)
+                 "with 80 % power at a two-sided level of 5 %. The table splits each standard error into networks (students and "
+                 "baselines) and test images.", table)
 
 
 # ---------------------------------------------------------------- tables, with what they are
@@ -334,7 +335,8 @@ def accuracies(table, pair):
 
 def differences(table, pair, over="one-hot"):
     """tables.differences -> Table."""
-    return Table(table, f"Paired difference to {over} in points ± half-width of its 95 % interval, exact sign-flip p, {pair}")
+    how = "the mean of all baselines, with Welch's p" if over == "one-hot" else f"{over} by seed, with the exact sign-flip p"
+    return Table(table, f"Difference to {how}, in points ± half-width of its 95 % interval, {pair}")
 
 
 def by_class(table, data, study, pair):

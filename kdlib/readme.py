@@ -1,8 +1,9 @@
 """The answer in README.md: verdicts, figure, sensitivity and anchors, generated from the committed records."""
 
 from kdlib import anchors, plots, sensitivity, tables
-from kdlib.findings import complete_seeds, name_of, pair_verdicts, panels
+from kdlib.findings import complete_seeds, pair_verdicts, panels
 from kdlib.studies import STUDIES
+from kdlib.words import name_of
 
 FIGURE = "docs/answer.svg"
 UNITS = "In the tables: points, with the 95 % interval over seeds and test examples; margin and gain: a rank correlation."

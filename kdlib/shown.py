@@ -52,7 +52,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Verdicts:
-    """Verdict cards of findings.py as HTML: the word, then every part with its numbers."""
+    """Verdict cards of findings.py as HTML: the word, the claim, the numbers, and how often its rule fires on nothing."""
 
     cards: list
 
@@ -60,10 +60,9 @@ class Verdicts:
         out = []
         for c in self.cards:
             early = f" (preliminary: {c['seeds']} of {c['planned']} planned seeds)" if c["preliminary"] else ""
-            parts = "".join(f"<li><strong>{html.escape(f'{p.label}: {p.holds}.')}</strong> {html.escape(p.sentence)}</li>"
-                            for p in c["parts"])
             what = html.escape(", ".join([c["finding"], c["study"], c["pair"]]))
-            out.append(f'<p>{what}: {_word(c["verdict"])}{early}. {html.escape(c["claim"])}</p><ul>{parts}</ul>')
+            numbers = html.escape(f"{c['sentence']} {c['alarm']}".rstrip())
+            out.append(f'<p>{what}: {_word(c["verdict"])}{early}. {html.escape(c["claim"])}</p><ul><li>{numbers}</li></ul>')
         return "\n".join(out)
 
 

@@ -128,13 +128,25 @@ class Interval:
     bias: float  # mean of the resampled statistic minus estimate: printed, not subtracted
     n: int  # seeds
     per_seed: tuple[float, ...]
+    baselines: int = 0  # networks of the other sample, where there is one; see welch
+    fisher: bool = False  # a correlation: se and quantiles are on Fisher's scale
+
+    def p(self, threshold: float = 0.0) -> float:
+        """Two-sided p of the hypothesis that the true value is `threshold`; NaN without an interval or any spread."""
+        if not self.se > 0:
+            return np.nan
+        from scipy.special import stdtr
+
+        scale = np.arctanh if self.fisher else np.asarray
+        return float(2 * stdtr(self.df, -abs(scale(self.estimate) - scale(threshold)) / self.se))
 
     @property
     def detectable(self) -> float:
         """The smallest true effect that such a study finds with power 80 % in a two-sided test at 5 %."""
         from scipy.special import stdtrit
 
-        return float((stdtrit(self.df, 0.975) + stdtrit(self.df, 0.8)) * self.se)
+        effect = float((stdtrit(self.df, 0.975) + stdtrit(self.df, 0.8)) * self.se)
+        return float(np.tanh(effect)) if self.fisher else effect
 
 
 def interval(observed, resampled) -> Interval:
@@ -165,19 +177,52 @@ def interval(observed, resampled) -> Interval:
     estimate, per_seed = float(observed.mean()), tuple(observed.tolist())
     if seeds == 1 or resamples < 2 or not (np.isfinite(observed).all() and np.isfinite(resampled).all()):
         return Interval(estimate, *[np.nan] * 5, seeds, per_seed)
-    from scipy.special import stdtrit
-
-    by_seed = observed.var(ddof=1) / seeds
+    by_seed = [(observed.var(ddof=1) / seeds, seeds - 1)]
     by_example = resampled.mean(axis=1).var(ddof=1)
     in_both = max(0.0, (resampled.var(axis=0, ddof=1).mean() - by_example) / (seeds - 1))
-    variance = max(by_seed + by_example - in_both, by_seed, by_example)
+    bias = float(resampled.mean()) - estimate
+    return _interval(estimate, by_seed, by_example, in_both, resamples, bias, seeds, per_seed)
+
+
+def welch(mine: GroupMeans, other: GroupMeans) -> Interval:
+    """95 % interval for the difference of two means over networks, `mine` (S,) minus `other` (n,); S and n may differ.
+
+    The two samples share their test examples and nothing else: the resamples are paired, the networks are not. The variance
+    is that of two means over independent networks (Welch), plus that of the difference over resampled examples, less what is
+    in both (see interval), for each sample. Degrees of freedom: Satterthwaite, S - 1 and n - 1 for the networks and B - 1 for
+    what the examples add. per_seed: each of `mine` minus the mean of `other`. One network on a side, NaN or infinity: no
+    interval.
+    """
+    samples = [(np.asarray(observed, dtype=np.float64), resampled) for observed, resampled in (mine, other)]
+    estimate = float(samples[0][0].mean() - samples[1][0].mean())
+    per_seed = tuple((samples[0][0] - samples[1][0].mean()).tolist())
+    counts = [len(observed) for observed, _ in samples]
+    resampled = samples[0][1].mean(axis=1) - samples[1][1].mean(axis=1)
+    finite = all(np.isfinite(part).all() for sample in samples for part in sample)
+    if min(counts) == 1 or len(resampled) < 2 or not finite:
+        return Interval(estimate, *[np.nan] * 5, counts[0], per_seed, counts[1])
+    by_network, in_both = [], 0.0
+    for observed, redrawn in samples:
+        by_network.append(observed.var(ddof=1) / len(observed))
+        single, joint = redrawn.var(axis=0, ddof=1).mean(), redrawn.mean(axis=1).var(ddof=1)
+        in_both += max(0.0, (single - joint) / (len(observed) - 1))
+    parts = [(v, n - 1) for v, n in zip(by_network, counts, strict=True)]
+    bias = float(resampled.mean()) - estimate
+    return _interval(estimate, parts, resampled.var(ddof=1), in_both, len(resampled), bias, counts[0], per_seed, counts[1])
+
+
+def _interval(estimate, by_network, by_example, in_both, resamples, bias, *facts) -> Interval:
+    """The Interval from its variances: by_network [(variance of a mean over networks, its degrees of freedom), ...]."""
+    from scipy.special import stdtrit
+
+    networks = sum(variance for variance, _ in by_network)
+    variance = max(networks + by_example - in_both, networks, by_example)
     added = max(0.0, by_example - in_both)
-    scatter = by_seed**2 / (seeds - 1) + added**2 / (resamples - 1)
-    df = float(variance**2 / scatter) if scatter else seeds - 1.0
+    scatter = sum(v**2 / df for v, df in by_network) + added**2 / (resamples - 1)
+    df = float(variance**2 / scatter) if scatter else float(sum(df for _, df in by_network))
     se = float(np.sqrt(variance))
     half = float(stdtrit(df, 0.975)) * se
-    bias = float(resampled.mean()) - estimate
-    return Interval(estimate, estimate - half, estimate + half, se, df, bias, seeds, per_seed)
+    return Interval(estimate, estimate - half, estimate + half, se, df, bias, *facts)
 
 
 def above(result: Interval, threshold: float = 0.0) -> str:
@@ -212,38 +257,49 @@ def sign_flip(per_seed) -> tuple[float, float]:
     return float((np.abs(sums) >= abs(gains.sum()) - tie).mean()), floor
 
 
-def moderated_t(gains) -> tuple[np.ndarray, np.ndarray, float]:
-    """Paired t over seeds per group, with shrunk variances: (S, G) -> t (G,), two-sided p (G,), df.
+def moderated_t(mine, other) -> tuple[np.ndarray, np.ndarray, float]:
+    """Two-sample t per group with shrunk variances: (S, G), (n, G) -> t (G,), two-sided p (G,), df.
 
-    Smyth 2004, Linear models and empirical Bayes methods (Stat. Appl. Genet. Mol. Biol. 3:3), section 6.2: a
-    scaled inverse chi-square prior with d0 degrees of freedom is fitted by moments of the log variances; df
-    is d0 + S - 1, at most G (S - 1). Zero variances are raised to 1e-5 of the median (of the positive ones if
-    that is zero), as limma does. It tests the mean over seeds on these test examples, not on new ones. A
-    group with a NaN stays NaN; one seed, or no spread over seeds anywhere, gives NaN throughout.
+    Smyth 2004, Linear models and empirical Bayes methods (Stat. Appl. Genet. Mol. Biol. 3:3), section 6.2: the pooled variance
+    of each group, with d = S + n - 2 degrees of freedom, is shrunk towards a common one; a scaled inverse chi-square prior with
+    d0 degrees of freedom is fitted by moments of the log variances; df is d0 + d, at most G d. It tests the difference of the
+    means over networks on these test examples, not on new ones. A group with a NaN stays NaN; no spread anywhere, or one
+    network on a side, gives NaN throughout.
     """
     from scipy.special import stdtr
 
-    gains = _matrix(gains, "moderated_t")
-    variances, df = shrunk_variances(gains)
+    mine, other = _matrix(mine, "moderated_t"), _matrix(other, "moderated_t")
+    if min(len(mine), len(other)) < 2:
+        return *[np.full(mine.shape[1], np.nan)] * 2, np.nan
+    d = len(mine) + len(other) - 2
+    squares = (len(mine) - 1) * mine.var(axis=0, ddof=1) + (len(other) - 1) * other.var(axis=0, ddof=1)
+    variances, df = _shrunk(squares / d, d)
     with np.errstate(divide="ignore", invalid="ignore"):
-        t = gains.mean(axis=0) / np.sqrt(variances / len(gains))
+        t = (mine.mean(axis=0) - other.mean(axis=0)) / np.sqrt(variances * (1 / len(mine) + 1 / len(other)))
     return t, 2 * stdtr(df, -np.abs(t)), df
 
 
 def shrunk_variances(gains) -> tuple[np.ndarray, float]:
     """Variance over seeds of each group, shrunk towards a common one: (S, G) -> (G,), df; see moderated_t."""
     gains = _matrix(gains, "shrunk_variances")
-    seeds, groups = gains.shape
-    out, kept = np.full(groups, np.nan), np.isfinite(gains).all(axis=0)
-    varies = np.ptp(gains[:, kept], axis=0) > TIE
-    if not varies.any():
+    with np.errstate(divide="ignore", invalid="ignore"):  # one seed has no variance
+        variances = gains.var(axis=0, ddof=1) if len(gains) > 1 else np.full(gains.shape[1], np.nan)
+    return _shrunk(np.where(np.ptp(gains, axis=0) > TIE, variances, variances * 0), len(gains) - 1)
+
+
+def _shrunk(variances: np.ndarray, d: int) -> tuple[np.ndarray, float]:
+    """(shrunk variances, df) of (G,) variances with d degrees of freedom each; NaN stays.
+
+    Zero variances are raised to 1e-5 of the median (of the positive ones if that is zero), as limma does."""
+    out, kept = np.full(len(variances), np.nan), np.isfinite(variances)
+    positive = variances[kept & (variances > TIE**2)]
+    if not len(positive):
         return out, np.nan
-    d = seeds - 1
-    variances = gains[:, kept].var(axis=0, ddof=1) * varies
-    variances = np.maximum(variances, 1e-5 * (np.median(variances) or np.median(variances[varies])))
-    d0, prior = _variance_prior(variances, d)
-    out[kept] = prior if np.isinf(d0) else (d0 * prior + d * variances) / (d0 + d)
-    return out, float(min(d0 + d, d * len(variances)))
+    known = np.where(variances[kept] > TIE**2, variances[kept], 0.0)
+    known = np.maximum(known, 1e-5 * (np.median(known) or np.median(positive)))
+    d0, prior = _variance_prior(known, d)
+    out[kept] = prior if np.isinf(d0) else (d0 * prior + d * known) / (d0 + d)
+    return out, float(min(d0 + d, d * len(known)))
 
 
 def _variance_prior(variances: np.ndarray, d: int) -> tuple[float, float]:
@@ -277,64 +333,42 @@ def false_discovery(p) -> np.ndarray:
     return q
 
 
-def agreement(gains, permutations: int = 4000, seed: int = 0) -> tuple[float, float]:
-    """Do seeds agree on which groups gain? (S, G) -> mean cross-seed covariance over groups, one-sided p.
+def holm(p) -> np.ndarray:
+    """Holm's adjusted p, (m,) -> (m,): of findings with adjusted p <= 0.05 none is false in 95 % of families. NaN counts as 1."""
+    p = np.asarray(p, dtype=np.float64)
+    order = np.argsort(np.where(np.isnan(p), 1.0, p), kind="stable")
+    steps = np.where(np.isnan(p), 1.0, p)[order] * (len(p) - np.arange(len(p)))
+    out = np.empty(len(p))
+    out[order] = np.minimum(1.0, np.maximum.accumulate(steps))
+    return out
 
-    Covariance over groups between the centred gains of two seeds, averaged over pairs of different seeds.
-    Null: groups permuted within each seed independently; p = (1 + count)/(1 + permutations). Groups with a
-    NaN are dropped; fewer than 2 seeds or groups give NaN.
 
-    Speaks of these test examples only: seeds share them, so examples that one method tends to get right make
-    the seeds agree on their groups even if the groups themselves do not differ (simulated, 100 groups of 50
-    and 8 seeds: p <= 0.05 in up to 95 % of such nulls). `agreement_elsewhere` speaks of the groups.
+def agreement(mine, pool, permutations: int = 4000, seed: int = 0) -> tuple[float, float]:
+    """Do seeds agree on which groups gain? Mean covariance over groups between two seeds' gains, one-sided p.
+
+    mine (K, 2, S, G), pool (K, 2, n, G): means of each network of a method and of each baseline on the two halves of every
+    group's examples, in K random splits. In each split the pool is halved as well, so that the two gains that are compared
+    share neither seed, nor example, nor baseline, and nothing but the groups can make them agree. The covariance is averaged
+    over splits; then one permutation test relabels the groups of one side, alike for all seeds and splits. Fewer than two
+    seeds, groups or baselines give NaN.
     """
-    gains = _centred(_matrix(gains, "agreement"))
-    seeds, groups = gains.shape
-    if seeds < 2 or groups < 2:
+    (splits, _, seeds, groups), baselines = mine.shape, pool.shape[2]
+    if min(seeds, groups, baselines) < 2:
         return np.nan, np.nan
     rng = np.random.default_rng(seed)
-    totals = np.zeros((permutations, groups))
-    for row in gains:
-        totals += rng.permuted(np.broadcast_to(row, (permutations, groups)), axis=1)
-    squares = (gains**2).sum()  # what pairs of a seed with itself add: no permutation changes it
-    return _permutation_p((gains.sum(axis=0) ** 2).sum() - squares, (totals**2).sum(axis=1) - squares, gains)
-
-
-def agreement_elsewhere(gains, elsewhere, permutations: int = 4000, seed: int = 0) -> tuple[float, float]:
-    """Agreement across seeds and across examples: gains, elsewhere (S, G) -> mean covariance, one-sided p.
-
-    `elsewhere` holds the same seeds' gains on other examples of the same groups, e.g. `gains` from one random
-    half of each group and `elsewhere` from the other. The covariance is between one seed's gains and another
-    seed's gains elsewhere, so neither shared seeds nor shared examples can produce it. Null: the groups of
-    `elsewhere` relabelled, alike for all seeds (rejects 3 to 6 % of simulated nulls at 5 %). NaN as in
-    `agreement`.
-    """
-    here, there = (_matrix(x, "agreement_elsewhere") for x in (gains, elsewhere))
-    if here.shape != there.shape:
-        raise KdlibError(f"agreement_elsewhere needs the same seeds and groups, got {here.shape}, "
-                         f"{there.shape}.")
-    here, there = np.split(_centred(np.concatenate([here, there])), 2)
-    seeds, groups = here.shape
-    if seeds < 2 or groups < 2:
-        return np.nan, np.nan
-    products = np.outer(here.sum(axis=0), there.sum(axis=0)) - here.T @ there  # (G, G), pairs s != s'
+    products = np.zeros((groups, groups))
+    for k in range(splits):
+        order = rng.permutation(baselines)
+        halves = order[: baselines // 2], order[baselines // 2 :]
+        here, there = (mine[k, side] - pool[k, side, half].mean(axis=0) for side, half in enumerate(halves))
+        here, there = (gains - gains.mean(axis=1, keepdims=True) for gains in (here, there))
+        products += np.outer(here.sum(axis=0), there.sum(axis=0)) - here.T @ there  # pairs of different seeds
     labels = np.arange(groups)
-    orders = np.random.default_rng(seed).permuted(np.broadcast_to(labels, (permutations, groups)), axis=1)
-    return _permutation_p(np.trace(products), products[labels, orders].sum(axis=1), here)
-
-
-def _permutation_p(measured: float, null: np.ndarray, gains: np.ndarray) -> tuple[float, float]:
-    """The sum over pairs of seeds as a mean covariance; its one-sided p among the (permutations,) null."""
-    seeds, groups = gains.shape
-    tie = TIE * (gains**2).sum()
-    p = (1 + np.count_nonzero(null >= measured - tie)) / (1 + len(null))
-    return float(measured / (seeds * (seeds - 1) * (groups - 1))), float(p)
-
-
-def _centred(gains: np.ndarray) -> np.ndarray:
-    """(S, G) without the groups that hold a NaN, each row minus its mean."""
-    gains = gains[:, np.isfinite(gains).all(axis=0)]
-    return gains - gains.mean(axis=1, keepdims=True) if gains.size else gains
+    orders = rng.permuted(np.broadcast_to(labels, (permutations, groups)), axis=1)
+    measured, null = np.trace(products), products[labels, orders].sum(axis=1)
+    tie = TIE * np.abs(products).sum()
+    p = (1 + np.count_nonzero(null >= measured - tie)) / (1 + permutations)
+    return float(measured / (splits * seeds * (seeds - 1) * (groups - 1))), float(p)
 
 
 def _matrix(gains, name: str) -> np.ndarray:
@@ -359,6 +393,47 @@ def rank_correlation(a, b) -> np.ndarray:
     a, b = (rankdata(np.round(x[..., kept], 12), axis=-1) - (kept.sum() + 1) / 2 for x in (a, b))
     with np.errstate(invalid="ignore"):  # 0 / 0 where all ranks are tied
         return (a * b).sum(axis=-1) / np.sqrt((a * a).sum(axis=-1) * (b * b).sum(axis=-1))
+
+
+def partial_rank_correlation(a, b, given) -> np.ndarray:
+    """Spearman correlation of a and b at equal `given`, over the trailing group axis; see rank_correlation."""
+    ab, ac, bc = rank_correlation(a, b), rank_correlation(a, given), rank_correlation(b, given)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return (ab - ac * bc) / np.sqrt((1 - ac**2) * (1 - bc**2))
+
+
+def correlation_with_gain(statistic: Callable, mine: GroupMeans, pool: GroupMeans, *traits, seed: int = 0) -> Interval:
+    """95 % interval of the mean over seeds of a correlation over groups with the gain over the pool's mean.
+
+    statistic(gain, *traits) correlates over the trailing group axis. mine (S, G), pool (n, G): accuracies; traits (S, G): what
+    the gain is compared with, such as the margin of the other seeds' teachers. Groups, seeds, baselines and examples are all
+    resampled, so it covers other groups (classes) too, and that is most of its width. The interval is symmetric on Fisher's
+    scale, with t quantiles for groups - 2 degrees of freedom, and never leaves [-1, 1].
+    """
+    from scipy.special import stdtrit
+
+    kept = np.isfinite(mine.observed).all(axis=0) & np.isfinite(pool.observed).all(axis=0)
+    mine, pool = (GroupMeans(*(part[..., kept] for part in means)) for means in (mine, pool))
+    traits = [np.asarray(trait)[:, kept] for trait in traits]
+    (seeds, groups), baselines, resamples = mine.observed.shape, len(pool.observed), len(mine.resampled)
+    gains = mine.observed - pool.observed.mean(axis=0)
+    per_seed = statistic(gains, *traits)
+    estimate = float(per_seed.mean())
+    facts = seeds, tuple(per_seed.tolist()), baselines
+    rng = np.random.default_rng(seed)
+    group = rng.integers(groups, size=(resamples, 1, groups))
+    own = rng.integers(seeds, size=(resamples, seeds, 1))
+    other = rng.integers(baselines, size=(resamples, baselines, 1))
+    b = np.arange(resamples)[:, None, None]
+    redrawn = mine.resampled[b, own, group] - pool.resampled[b, other, group].mean(axis=1, keepdims=True)
+    values = statistic(redrawn, *(trait[own, group] for trait in traits)).mean(axis=1)
+    if groups < 4 or not (np.isfinite(estimate) and np.isfinite(values).mean() > 0.5):
+        return Interval(estimate, *[np.nan] * 5, *facts)
+    values = values[np.isfinite(values)]
+    z, scattered = (np.arctanh(np.clip(v, -0.9999, 0.9999)) for v in (estimate, values))
+    se, df = float(scattered.std(ddof=1)), groups - 2.0
+    low, high = np.tanh(z + np.array([-1, 1]) * stdtrit(df, 0.975) * se)
+    return Interval(estimate, float(low), float(high), se, df, float(values.mean()) - estimate, *facts, fisher=True)
 
 
 def _nan_groups(values: np.ndarray) -> np.ndarray:

@@ -14,8 +14,8 @@ KINDS = {   # kind of a study: the notebooks that show it
     "knobs": ("04_what_the_mitigation_depends_on",), "ablations": ("05_when_does_distillation_harm",),
     "rivals": ("06_rivals",), "anchors": ("90_anchors",), "recipe": ("91_choice_of_recipe",),
 }
-PRIMARY = {"one_hot": {}, "kd": {}, "ada_alpha": {}, "ada_margin": {}, "placebo": {}}
-PRIMARY_METHODS = tuple(PRIMARY)
+PRIMARY = {"one_hot": {}, "kd": {}, "ada_alpha": {}, "ada_margin": {}}
+MOST_SEEDS = 64   # of a study
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,9 @@ class Study:
     bucket_edges: tuple          # training images: many > first, few < second, medium between; (): tenths by teacher margin
     worst: tuple                 # k of the worst-k metrics
     methods: dict = field(default_factory=lambda: dict(PRIMARY))   # name: Config fields; "method" if it is not the name itself
+    baselines: int = 0           # seeds of one_hot, if more than `seeds`
+    fewer: dict = field(default_factory=dict)   # name of a method: its seeds, if fewer than `seeds`
+    teacher_seeds: dict = field(default_factory=dict)   # pair: seed of its first teacher, if it is not 1000
     settings: tuple = ({},)      # of Config fields that differ from the above, for all methods alike; {}: none
     kind: str = "findings"       # see KINDS; the verdicts are those of "findings", everything else is sensitivity
     first_seed: int = 0
@@ -42,19 +45,37 @@ class Study:
         teacher, student = pair
         fields = {"method": method, "student": student, "seed": self.first_seed + seed, **self.shared}
         changes = {"teacher": teacher, **self.distilled, **(setting or {}), **self.methods[method]}
+        if pair in self.teacher_seeds:
+            changes.setdefault("teacher_seed", self.teacher_seeds[pair] + self.first_seed + seed)
         knobs = KNOBS[changes.get("method", method)]
         losses = {k for ks in KNOBS.values() for k in ks}
         return Config(**{**fields, **{k: v for k, v in changes.items() if k in knobs or k not in losses}})
 
+    def seeds_of(self, method, seeds):
+        """Which seeds of a method belong to the first `seeds` of the study: further baselines are dealt out among them."""
+        if method == "one_hot":
+            return [k for k in range(max(self.baselines, self.seeds)) if k % self.seeds < seeds]
+        return list(range(min(seeds, self.fewer.get(method, seeds))))
+
     def __call__(self, seeds=None):
         """All runs of the first `seeds` seeds, each once, seed by seed, teachers before their students."""
         configs = {}
-        for seed in range(self.seeds if seeds is None else seeds):
+        seeds = self.seeds if seeds is None else seeds
+        for seed in range(seeds):
             for setting, pair, method in itertools.product(self.settings, self.pairs, self.methods):
-                cfg = self.config(pair, method, seed, setting)
-                for c in (*cfg.dependencies(), cfg):
-                    configs.setdefault(c.key(), c)
+                for k in self.seeds_of(method, seeds):
+                    if k % self.seeds == seed:
+                        cfg = self.config(pair, method, k, setting)
+                        for c in (*cfg.dependencies(), cfg):
+                            configs.setdefault(c.key(), c)
         return list(configs.values())
+
+    def pool(self, pair, setting=None):
+        """Configs of every network that may be a baseline of a pair: one_hot training of its student on the same data by the
+        same recipe, whatever it was trained for (also as a teacher), but not the seeds that a recipe was chosen with."""
+        first = self.config(pair, "one_hot", 0, setting)
+        start = self.first_seed
+        return [replace(first, seed=seed) for block in (start, 1000 + start) for seed in range(block, block + MOST_SEEDS)]
 
 
 def study(name):
@@ -92,8 +113,9 @@ def check_names(namespace, known):
 
 DIGITS = {"dataset": "digits", "draw_seed": 0, "imbalance": 50.0, "epochs": 40, "warmup": 4, "batch_size": 32,
           "lr": 0.05, "weight_decay": 5e-4}
-CIFAR20 = {"dataset": "cifar20", "draw_seed": 0, "imbalance": 20.0, "epochs": 40, "warmup": 8, "batch_size": 128,
-           "lr": 0.2, "weight_decay": 5e-4}
+CIFAR20 = {"dataset": "cifar20", "draw_seed": 0, "imbalance": 20.0, "epochs": 160, "warmup": 5, "batch_size": 32,
+           "lr": 0.1, "weight_decay": 5e-4}
+SHORT = {**CIFAR20, "epochs": 40, "warmup": 8, "batch_size": 128, "lr": 0.2}   # version 1: superseded (PROTOCOL.md, D19)
 # Wang et al. 2023 (W): the schedule on the long tail, and the one on balanced classes. Peak rate: not stated there.
 W_TAIL = {"epochs": 256, "warmup": 15, "decay": "step", "milestones": (96, 192, 224), "batch_size": 128, "lr": 0.1,
           "weight_decay": 1e-4}
@@ -113,7 +135,7 @@ RIVALS = PRIMARY | {
 }
 _ALPHA, _MARGIN = {"method": "ada_alpha"}, {"method": "ada_margin"}
 KNOB_ARMS = {   # the primary methods, then one choice changed at a time
-    "one_hot": {}, "placebo": {}, "kd": {}, "ada_alpha": {}, "ada_margin": {},
+    "one_hot": {}, "kd": {}, "ada_alpha": {}, "ada_margin": {},
     "AdaAlpha, margin of train": {**_ALPHA, "margin_source": "train"},
     "AdaAlpha, margin by crossfit": {**_ALPHA, "margin_source": "crossfit"},
     "AdaAlpha, per example by crossfit": {**_ALPHA, "margin_source": "crossfit", "margin_level": "example"},
@@ -156,10 +178,18 @@ _DIGITS = Study(
     about="1,797 real 8x8 images of scikit-learn; a demonstration that runs on any computer, not a reproduction.",
     pairs=(("cnn", "cnn_small"), ("cnn_small", "cnn_small")), seeds=8, shared=DIGITS, distilled=T2,
     bucket_edges=(30, 7), worst=(1, 3), demonstration=True)
+_CROSSFIT = {"method": "ada_alpha", "margin_source": "crossfit"}
 _CIFAR20 = Study(
     name="cifar20-lt", title="Twenty classes of CIFAR-100, long-tailed",
     about="The first fine class of each CIFAR-100 superclass, 400 down to 20 training images; sized for a CPU.",
-    pairs=(("resnet20", "resnet8"), ("resnet8", "resnet8")), seeds=6, shared=CIFAR20, distilled={"temperature": 1.0},
+    pairs=(("resnet8", "resnet8"), ("resnet8x2", "resnet8")), seeds=8, shared=CIFAR20, distilled={"temperature": 1.0},
+    bucket_edges=(150, 45), worst=(1, 3, 6), baselines=16, fewer={"ada_alpha_crossfit": 4},
+    methods={"one_hot": {}, "kd": {}, "kd_tuned": {"method": "kd", "alpha": 0.5}, "ada_alpha": {},
+             "ada_alpha_crossfit": _CROSSFIT, "ada_margin": {}})
+_SHORT = Study(
+    name="cifar20-lt-short", title="Twenty classes of CIFAR-100, long-tailed, trained too little",
+    about="The recipe of version 1, 40 epochs of batch 128: its networks do not fit their training images. Superseded.",
+    pairs=(("resnet20", "resnet8"), ("resnet8", "resnet8")), seeds=6, shared=SHORT, distilled={"temperature": 1.0},
     bucket_edges=(150, 45), worst=(1, 3, 6))
 _CIFAR100_LT = Study(
     name="cifar100-lt", title="CIFAR-100, long-tailed",
@@ -173,9 +203,7 @@ _CIFAR100 = replace(
 
 STUDIES = {s.name: s for s in (
     _CIFAR20,
-    replace(_CIFAR20, name="cifar20-lt-first", title="Twenty classes of CIFAR-100, long-tailed, trained too little",
-            about="Rate 0.1 and T = 2, fixed before val chose (PROTOCOL.md, D14). Superseded; shows what depended on the recipe.",
-            shared={**CIFAR20, "lr": 0.1}, distilled=T2),
+    _SHORT,
     _CIFAR100_LT,
     _CIFAR100,
     replace(_CIFAR100_LT, name="cifar10-lt", title="CIFAR-10, long-tailed", seeds=4, bucket_edges=(1000, 200), worst=(1, 3),

@@ -1,13 +1,16 @@
 """The table behind each figure: a Panel in, a DataFrame out. Every number on a page is in one of these."""
 
+import functools
+
 import numpy as np
 import pandas as pd
 
 from kdlib.anchors import WANG
-from kdlib.findings import amplification, copied_share, name_of, number, uses_extra_labels
-from kdlib.metrics import CELLS, average, bucket_mean, calibration_error, eight_cells
+from kdlib.metrics import CELLS, calibration_error, eight_cells
 from kdlib.metrics import table as every_run
+from kdlib.rules import amplification, copied_share, labels_read, stack, weakest_fifth
 from kdlib.stats import false_discovery, interval, moderated_t, sign_flip, worst
+from kdlib.words import name_of, number
 
 
 def row_of(result, **labels):
@@ -26,32 +29,25 @@ def filled_buckets(p):
     return [(index, name) for index, name in enumerate(p.bucket_names) if (p.bucket == index).any()]
 
 
-def _places(p):
-    return [("average", average), *((name, bucket_mean(p, index)) for index, name in filled_buckets(p))]
+def statistics(p):
+    """{name: statistic over (..., G)} of the average and of each bucket, for any number of networks."""
+    return {name: functools.partial(np.dot, b=weights.mean(axis=0)) for name, weights in p.places().items()}
 
 
 def gain_by_bucket(p, methods, over="one_hot"):
     """Gain of each method in points, on average and in each bucket: one row per (bucket, method)."""
-    return pd.DataFrame([row_of(interval(*p.gain(method, over).map(f)), bucket=place, method=name_of(method))
-                         for place, f in _places(p) for method in methods])
-
-
-def gain_by_baseline(p, method="kd"):
-    """Gain of a method in points over one_hot, over the placebo, and over the mean of both: one row per (baseline, bucket)."""
-    one_hot, placebo = p.accuracy("one_hot"), p.accuracy("placebo")
-    over = {"one-hot": one_hot, "placebo": placebo, "mean of both": (one_hot + placebo) * 0.5}
-    return pd.DataFrame([row_of(interval(*(p.accuracy(method) - accuracy).map(f)), baseline=name, bucket=place)
-                         for name, accuracy in over.items() for place, f in _places(p)])
+    return pd.DataFrame([row_of(p.gain(method, weights, over), bucket=place, method=name_of(method))
+                         for place, weights in p.places().items() for method in methods])
 
 
 def gain_by_group(p, method="kd"):
-    """Gain of each group in points with its moderated t over seeds and FDR q; one row per group, most frequent first."""
-    gain = p.gain(method).observed
-    t, pvalue, _ = moderated_t(gain) if p.seeds > 1 else (*[np.full(gain.shape[1], np.nan)] * 2, np.nan)
+    """Gain of each group in points with its moderated t over networks and FDR q; one row per group, most frequent first."""
+    gain = p.group_gain(method)
+    t, pvalue, _ = moderated_t(p.accuracy(method).observed, p.accuracy("one_hot").observed)
     mean, q = gain.mean(axis=0), false_discovery(pvalue)
     frame = pd.DataFrame({
         "group": p.group_names, "n_train": p.train_counts, "bucket": [p.bucket_names[b] for b in p.bucket],
-        "n_test": np.bincount(p.group, minlength=len(p.group_names)), "margin": p.teacher_margin().mean(axis=0),
+        "n_test": np.bincount(p.group, minlength=len(p.group_names)), "margin": p.margins.mean(axis=0),
         "one_hot": p.accuracy("one_hot").observed.mean(axis=0), "gain": mean,
         "spread": gain.std(axis=0, ddof=1) if p.seeds > 1 else np.nan, "t": t, "p": pvalue, "q": q,
         "finding": np.where(q <= 0.05, np.where(mean < 0, "harmed", "helped"), "no clear difference")})
@@ -59,8 +55,21 @@ def gain_by_group(p, method="kd"):
 
 
 def copied_errors(p, methods):
-    """Per cent of the teacher's errors where a method gives the same wrong label: one row per method."""
-    return pd.DataFrame([row_of(interval(*copied_share(p, m)), where="teacher wrong", method=name_of(m)) for m in methods])
+    """Per cent of the teacher's errors where a method gives the same wrong label: one row per method.
+
+    A student is compared with its own teacher; a baseline with the teachers of all seeds but itself, on average."""
+    rows = []
+    for method in methods:
+        shares = [copied_share(p, method, s) for s in range(p.seeds)]
+        if method == "one_hot":
+            own = [[r.config.key() == t.config.key() for r in p.runs[method]] for t in p.teachers]
+            keep = ~np.array(own)                                                          # (S, n)
+            each = [share.map(lambda v, k=k: np.where(k, v, np.nan)) for share, k in zip(shares, keep, strict=True)]
+            share = each[0].map(lambda *values: np.nanmean(values, axis=0), *each[1:])
+        else:
+            share = stack([shares[s].map(lambda v, s=s: v[..., s]) for s in range(len(p.runs[method]))])
+        rows.append(row_of(interval(*share), where="teacher wrong", method=name_of(method)))
+    return pd.DataFrame(rows)
 
 
 def amplified_errors(p, methods):
@@ -69,22 +78,25 @@ def amplified_errors(p, methods):
     None but in self-distillation with two seeds or more: "beyond the teacher" needs the same network, "weakest" other seeds."""
     if p.pair[0] != p.pair[1] or p.seeds < 2:
         return None
-    return pd.DataFrame([row_of(interval(*amplification(p, m)), where="weakest fifth − rest", method=name_of(m))
+    weights = weakest_fifth(p)
+    return pd.DataFrame([row_of(interval(*amplification(p, m, weights)), where="weakest fifth − rest", method=name_of(m))
                          for m in methods])
 
 
 def cells(p, method="kd"):
-    """The eight outcomes (teacher, one-hot, distilled right?) in per cent of test examples, classes weighing alike."""
-    outcomes = [p.right(m) for m in ("teacher", "one_hot", method)]
+    """The eight outcomes (teacher, one-hot, distilled right?) in per cent of test examples, classes weighing alike.
+
+    Each distilled network stands beside its own teacher and the one-hot network of the same seed."""
+    outcomes = [predicted == p.y for predicted in p.paired("teacher", "one_hot", method)]
     code = 4 * outcomes[0].astype(int) + 2 * outcomes[1] + outcomes[2]
     totals = eight_cells(*(o.ravel() for o in outcomes))
     rows = []
     for (teacher, one_hot, distilled), name in CELLS.items():
         share = 100 * p.means(code == 4 * teacher + 2 * one_hot + distilled)
+        result = interval(*share.map(lambda v: v.mean(axis=-1)))
         yes = {True: "right", False: "wrong"}
         rows.append({"outcome": name, "teacher": yes[teacher], "one-hot": yes[one_hot], name_of(method): yes[distilled],
-                     "count": totals[name], **{k: v for k, v in row_of(interval(*share.map(average))).items()
-                                               if k in ("estimate", "low", "high")}})
+                     "count": totals[name], "estimate": result.estimate, "low": result.low, "high": result.high})
     return pd.DataFrame(rows)
 
 
@@ -94,13 +106,13 @@ def accuracies(p, methods):
     Worst-k picked on the examples that score it is too low; beside it stand the k groups that are lowest on val under one_hot.
     Where Wang et al. (2023) ran the same setting, "published" has their average."""
     lowest = np.argsort(p.val_accuracy("one_hot").mean(axis=0), kind="stable")
-    places = {**dict(_places(p)),
+    places = {**statistics(p),
               **{f"worst {k}": (lambda v, k=k: worst(v, k)) for k in p.study.worst},
               **{f"worst {k} by val": (lambda v, k=k: v[..., lowest[:k]].mean(axis=-1)) for k in p.study.worst}}
     published, rows = WANG.get((p.study.name, p.pair), {}) if not p.setting else {}, []
     for method in methods:
-        extra = method != "teacher" and uses_extra_labels(p, method)
-        row = {"method": name_of(method) + (" (uses extra labels)" if extra else "")}
+        row = {"method": name_of(method), "networks": len(p.records(method)),
+               "labels beyond training": "–" if method == "teacher" else labels_read(p, method) or "none"}
         for place, f in places.items():
             result = interval(*p.accuracy(method).map(f))
             row[place] = f"{result.estimate:.1f}" + ("" if np.isnan(result.se) else f" ± {result.high - result.estimate:.1f}")
@@ -111,15 +123,16 @@ def accuracies(p, methods):
 
 
 def differences(p, methods, over="one_hot"):
-    """Paired difference to another method in points: one row per method, "estimate ± half-width" on average and in each bucket,
-    each with its exact sign-flip p."""
+    """Difference to the pooled baselines, or to another method by seed, in points: one row per method, "estimate ± half-width"
+    on average and in each bucket, each with its p; against another method the exact sign-flip p."""
     rows = []
     for method in methods:
         row = {"method": name_of(method)}
-        for place, f in _places(p):
-            result = interval(*p.gain(method, over).map(f))
+        for place, weights in p.places().items():
+            result = p.gain(method, weights, over)
             row[place] = number(result.estimate, "") + ("" if np.isnan(result.se) else f" ± {result.high - result.estimate:.1f}")
-            row[f"p, {place}"] = f"{sign_flip(result.per_seed)[0]:.3f}" if p.seeds > 1 else "–"
+            value = result.p() if over == "one_hot" else sign_flip(result.per_seed)[0]
+            row[f"p, {place}"] = "–" if p.seeds < 2 or np.isnan(value) else f"{value:.3f}"
         rows.append(row)
     return pd.DataFrame(rows)
 
@@ -141,8 +154,8 @@ def calibration(p, methods):
 def log_loss(p, methods):
     """Mean -log probability of the label in nats, average and by bucket, classes weighing alike: one row per (bucket, method)."""
     nats = {m: p.means(np.array([-x.log_p[:, 0].astype(np.float64) for x in p.predictions(m)])) for m in methods}
-    return pd.DataFrame([row_of(interval(*nats[m].map(f)), bucket=place, method=name_of(m)) for place, f in _places(p)
-                         for m in methods])
+    return pd.DataFrame([row_of(interval(*nats[m].map(f)), bucket=place, method=name_of(m))
+                         for place, f in statistics(p).items() for m in methods])
 
 
 def learning_curves(p, methods):
@@ -181,18 +194,19 @@ def optimism(p, methods):
 def power(p, methods):
     """How uncertain each gain is and why, and the smallest effect that would have been found: one row per (bucket, method).
 
-    "from seeds" is the standard error that the spread over seeds alone would give, "from test images" what the test examples add:
-    their squares add up to that of "standard error"."""
+    "from networks" is the standard error that the spread over students and baselines alone would give, "from test images" what
+    the test examples add: their squares add up to that of "standard error"."""
     rows = []
-    for place, f in _places(p):
+    for place, weights in p.places().items():
+        pooled = (p.accuracy("one_hot").observed * weights.mean(axis=0)).sum(axis=-1)
         for method in methods:
-            result = interval(*p.gain(method).map(f))
-            spread = np.std(result.per_seed, ddof=1) if p.seeds > 1 else np.nan
-            seeds = spread / p.seeds**0.5
+            result = p.gain(method, weights)
+            spread, baselines = (np.std(v, ddof=1) if len(v) > 1 else np.nan for v in (result.per_seed, pooled))
+            networks = np.sqrt(spread**2 / result.n + baselines**2 / len(pooled))
             rows.append({"bucket": place, "method": name_of(method), "gain": result.estimate, "standard error": result.se,
-                         "from seeds": seeds, "from test images": np.sqrt(np.maximum(0.0, result.se**2 - seeds**2)),
-                         "spread over seeds": spread, "smallest detectable": result.detectable, "seeds": p.seeds,
-                         "floor of p": sign_flip(result.per_seed)[1]})
+                         "from networks": networks, "from test images": np.sqrt(np.maximum(0.0, result.se**2 - networks**2)),
+                         "spread of students": spread, "spread of baselines": baselines,
+                         "smallest detectable": result.detectable, "seeds": result.n, "baselines": len(pooled)})
     return pd.DataFrame(rows)
 
 
@@ -200,16 +214,16 @@ def by_class(p, methods):
     """One row per group, most frequent first: images, the teacher's held-out margin, accuracy of one_hot, gain of each method."""
     frame = pd.DataFrame({
         "class": p.group_names, "training images": p.train_counts, "bucket": [p.bucket_names[b] for b in p.bucket],
-        "test images": np.bincount(p.group, minlength=len(p.group_names)), "teacher's margin": p.teacher_margin().mean(axis=0),
+        "test images": np.bincount(p.group, minlength=len(p.group_names)), "teacher's margin": p.margins.mean(axis=0),
         "one-hot, %": p.accuracy("one_hot").observed.mean(axis=0),
-        **{f"gain of {name_of(m)}": p.gain(m).observed.mean(axis=0) for m in methods}})
+        **{f"gain of {name_of(m)}": p.group_gain(m).mean(axis=0) for m in methods}})
     return frame.sort_values("training images", ascending=False, kind="stable", ignore_index=True)
 
 
 def by_class_and_seed(p):
     """One row per (method, seed, group), the teacher among the methods: what was counted, before any mean over seeds."""
     frame = every_run(p)[["method", "seed", "group", "n_train", "bucket", "n", "correct", "nll", "margin"]]
-    return frame.assign(method=frame.method.map(name_of), seed=frame.seed + p.study.first_seed).rename(columns={
+    return frame.assign(method=frame.method.map(name_of)).rename(columns={
         "group": "class", "n_train": "training images", "n": "test images", "nll": "log-loss, nats"})
 
 
@@ -217,7 +231,7 @@ def margins(p):
     """The teacher's margin of each group, held-out and on its training images, mean over seeds: what AdaAlpha would use."""
     of_train = np.mean([r.facts["teacher_margin_train"] for r in p.runs["kd"]], axis=0)
     frame = pd.DataFrame({"group": p.group_names, "n_train": p.train_counts, "bucket": [p.bucket_names[b] for b in p.bucket],
-                          "held_out": p.teacher_margin().mean(axis=0), "on_training": of_train})
+                          "held_out": p.margins.mean(axis=0), "on_training": of_train})
     return frame.sort_values("n_train", ascending=False, kind="stable", ignore_index=True)
 
 
@@ -233,8 +247,10 @@ def deviations(p):
          "T in {1, 3, 5} on the teacher's side only (re-run)"),
         ("AdaAlpha", f"alpha is the margin of the group on {ada.margin_source}, T = {ada.margin_temperature:g}",
          "formula not published in what we could read: reconstructed"),
-        ("extra labels", "AdaAlpha reads the labels of val for its margins", "not stated in what we could read"),
-        ("seeds", f"{p.seeds} of {p.study.seeds} planned", "not stated in what we could read"),
+        ("extra labels", "AdaAlpha reads the labels of val for its margins, where they are not by crossfit",
+         "not stated in what we could read"),
+        ("seeds", f"{p.seeds} of {p.study.seeds} planned, {len(p.runs['one_hot'])} baselines",
+         "not stated in what we could read"),
     ]
     if "ada_margin" in p.runs:
         rows.insert(4, ("AdaMargin", f"reading {p.runs['ada_margin'][0].config.margin_reading}",

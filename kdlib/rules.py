@@ -1,0 +1,271 @@
+"""The rules of PROTOCOL.md, section 5: a Panel in, Findings with their p-values out."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from kdlib.metrics import others
+from kdlib.stats import (
+    GroupMeans,
+    Interval,
+    agreement,
+    correlation_with_gain,
+    holm,
+    interval,
+    partial_rank_correlation,
+    rank_correlation,
+    welch,
+)
+from kdlib.words import name_of, number, told, told_p
+
+HARM = -0.5              # points: the smallest mean harm that F2b calls one
+AVERAGE_MARGIN = 1.0     # points: F4
+LOWEST_ACCURACY = 5.0    # per cent on val: below it nothing can be harmed in a bucket
+LEVEL = 0.05             # of all findings of a pair together (Holm)
+HALVES = 200             # random splits of the examples in F2a
+CLAIMS = {
+    "F1": "Distillation raises the student's average accuracy.",
+    "F1 tuned": "Distillation with the constant weight that val chose raises the average accuracy.",
+    "F2a": "The gain is not the same for all classes.",
+    "F2b": "The rarest classes lose.",
+    "F3a": "The teacher's margin predicts which classes gain.",
+    "F3b": "Errors of the teacher are transferred to the student.",
+    "F3c": "Errors of the teacher are amplified by the student.",
+    "F4": "Softening the teacher keeps the average and lifts the rarest classes.",
+}
+
+
+def labels_read(p, method):
+    """Which labels a method reads beyond those of its training images, in words; "" if none."""
+    cfg = p.runs[method][0].config
+    if getattr(cfg, "with_val", False):
+        return "trains on the labels of val"
+    if cfg.method == "post_hoc":
+        return "labels of val, for one number"
+    margins = cfg.method == "ada_alpha" or cfg.method == "ada_margin" and cfg.margin_reading != "B"
+    return "labels of val, for its margins" if margins and cfg.margin_source == "val" else ""
+
+
+def verdict_bucket(p):
+    """Index of the rarest bucket where one_hot is above 5 % on val, or None."""
+    accuracy = p.val_accuracy("one_hot").mean(axis=0)
+    for index in (2, 1, 0):
+        members = p.buckets_by_seed == index
+        if members.any() and np.broadcast_to(accuracy, members.shape)[members].mean() >= LOWEST_ACCURACY:
+            return index
+    return None
+
+
+# ---------------------------------------------------------------- the rules
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What a rule makes of a panel, before the correction for the number of findings."""
+
+    name: str
+    result: Interval                    # of the number that decides
+    holds: float                        # p-value of the claim; 1 where the numbers do not point that way
+    contradicted: float                 # of its contrary
+    say: Callable                       # () -> the numbers in words
+    method: str = "kd"
+    unit: str = "points"
+    digits: int = 1
+
+    @property
+    def claim(self):
+        return CLAIMS[self.name if self.name in CLAIMS else self.name.split()[0]]
+
+
+def above(result, threshold=0.0):
+    """p-value of the claim that the true value is above the threshold; 1 where the estimate is not."""
+    return result.p(threshold) if result.estimate > threshold else 1.0
+
+
+def below(result, threshold=0.0):
+    """p-value of the claim that the true value is below the threshold; 1 where the estimate is not."""
+    return result.p(threshold) if result.estimate < threshold else 1.0
+
+
+def helps_on_average(p, method="kd"):
+    """F1: the average gain is above 0."""
+    result = p.gain(method, p.average)
+    name = "F1" if method == "kd" else "F1 tuned"
+    return Finding(name, result, above(result), below(result),
+                   lambda: f"{name_of(method)} changes the average by {told(result)}", method)
+
+
+def not_uniform(p, method="kd"):
+    """F2a: few-shot and many-shot classes do not gain alike, or seeds agree on which classes gain."""
+    filled = [index for index in range(3) if (p.bucket == index).any()]
+    contrast = p.gain(method, p.in_bucket(filled[-1]) - p.in_bucket(filled[0]))
+    covariance, agree = agreement(halves(p, method), halves(p, "one_hot"))
+    rarest, most = p.bucket_names[filled[-1]], p.bucket_names[filled[0]]
+    value = min(1.0, 2 * np.nanmin([contrast.p(), agree, 1.0]))
+
+    def say():
+        return (f"gain of the {rarest} minus gain of the {most} classes: {told(contrast)}; agreement of seeds on which classes "
+                f"gain: covariance {number(covariance, 'points²', 2)}, {told_p(agree)}")
+
+    return Finding("F2a", contrast, value, 1.0, say, method)
+
+
+def halves(p, method):
+    """(K, 2, S, G) per cent: accuracy of each network on the two halves of each group's examples, in K random splits."""
+    def compute(runs):
+        right = 100.0 * np.array([p._predictions(r).right for r in runs]).T   # (N, S)
+        out = np.empty((HALVES, 2, len(runs), len(p.group_names)))
+        for g in range(len(p.group_names)):
+            members = right[p.group == g]
+            rng = np.random.default_rng([g, len(members)])
+            order = rng.permuted(np.tile(np.arange(len(members)), (HALVES, 1)), axis=1)
+            first = order < len(members) // 2                                  # (K, n)
+            for side, some in enumerate((first, ~first)):
+                out[:, side, :, g] = some @ members / some.sum(axis=1, keepdims=True)
+        return [out[:, :, k] for k in range(len(runs))]
+
+    return np.stack(p.remembered("halves", p.records(method), compute), axis=2)
+
+
+def rarest_lose(p, method="kd"):
+    """F2b: the verdict bucket loses, at least half a point."""
+    bucket = verdict_bucket(p)
+    result = p.gain(method, p.in_bucket(bucket))
+    return Finding("F2b", result, below(result) if result.estimate <= HARM else 1.0, above(result, HARM),
+                   lambda: f"{name_of(method)} changes accuracy in the {p.bucket_names[bucket]} classes by {told(result)}",
+                   method)
+
+
+def margin_predicts(p, method="kd"):
+    """F3a: rank correlation over groups of the other seeds' teachers' margin with the gain."""
+    mine, pool = p.accuracy(method), p.accuracy("one_hot")
+    seeds = len(mine.observed)
+    traits = [others(values)[:seeds] for values in (p.margins, p.val_accuracy("teacher"))]
+    result = correlation_with_gain(rank_correlation, mine, pool, traits[0])
+
+    def say():
+        rest = correlation_with_gain(partial_rank_correlation, mine, pool, *traits)
+        return (f"rank correlation over classes of the teacher's margin and the gain: {told(result, '', 2)}; at equal accuracy "
+                f"of the teacher: {told(rest, '', 2)}")
+
+    return Finding("F3a", result, above(result), below(result), say, method, "", 2)
+
+
+def errors_transferred(p, method="kd"):
+    """F3b: the student gives the teacher's wrong label more often than one-hot students of equal accuracy do."""
+    mine, pool = copied_beyond_accuracy(p, method)
+    result = welch(mine, pool)
+    return Finding("F3b", result, above(result), below(result),
+                   lambda: "where the teacher is wrong, rate of its wrong label, beyond that of one-hot students of equal "
+                   f"accuracy: {told(result)}", method)
+
+
+def copied_beyond_accuracy(p, method):
+    """(mine (S,), pool (n,)) GroupMeans whose means differ by c - C e / E, in points.
+
+    c, C: share of the teacher's errors of which the student, and the mean baseline, give the same wrong label (see
+    copied_share). e, E: their errors on all test examples. A baseline whose errors became e / E as many, alike in kind, would
+    copy C e / E. No baseline is compared with itself as the teacher. To first order in the deviations of single networks
+    from their means, which is what the interval needs (delta method)."""
+    rates = [copied_share(p, "one_hot", s) for s in range(p.seeds)]
+    seeds = len(p.runs[method])
+    shared = [np.array([r.config.key() != p.teachers[s].config.key() for r in p.runs["one_hot"]]) for s in range(seeds)]
+    copies = stack([copied_share(p, method, s).map(lambda c, s=s: c[..., s]) for s in range(seeds)])
+    by_seed = [rates[s].map(lambda c, s=s: c[..., shared[s]].mean(axis=-1)) for s in range(seeds)]
+    means = np.nanmean([np.where(shared[s], rates[s].observed, np.nan) for s in range(seeds)], axis=0)
+    redrawn = np.nanmean([np.where(shared[s], rates[s].resampled, np.nan) for s in range(seeds)], axis=0)
+    by_pool = GroupMeans(means, redrawn - redrawn.mean(axis=-1, keepdims=True) + means.mean())
+    error, theirs = (p.accuracy(m).map(lambda a: 100 - a.mean(axis=-1)) for m in (method, "one_hot"))
+    e, other, rate = error.observed.mean(), theirs.observed.mean(), means.mean()
+    mine = copies - stack(by_seed) * (e / other) - (error + -e) * (rate / other)
+    return mine, (by_pool + -rate) * (e / other) - (theirs + -other) * (rate * e / other**2)
+
+
+def stack(parts):
+    """GroupMeans (S,) from one GroupMeans () for each seed."""
+    return GroupMeans(np.array([p.observed for p in parts]), np.stack([p.resampled for p in parts], axis=-1))
+
+
+def copied_share(p, method, seed):
+    """Per cent of the errors of a seed's teacher (classes weigh alike) where a student gives the same wrong label:
+    GroupMeans over the networks of a method (S,)."""
+    teacher = p._predictions(p.teachers[seed])
+    wrong = teacher.predicted != p.y
+    all_wrong, = p.remembered("wrong", [p.teachers[seed]],
+                              lambda _: [p.means(wrong[None]).map(lambda m: m.mean(axis=-1))])
+
+    def compute(runs):
+        copies = p.means(wrong & (np.array([p._predictions(r).predicted for r in runs]) == teacher.predicted))
+        share = 100 * (copies.map(lambda m: m.mean(axis=-1)) / all_wrong)
+        return [share.map(lambda v, k=k: v[..., k]) for k in range(len(runs))]
+
+    return stack(p.remembered(f"copied from {p.teachers[seed].config.key()}", p.records(method), compute))
+
+
+def errors_amplified(p, method="kd"):
+    """F3c: (student error - teacher error), weakest fifth of groups minus the rest, above that of one-hot students; and, in
+    self-distillation, above 0."""
+    weights = weakest_fifth(p)[: len(p.runs[method])]
+    more = p.gain(method, -weights)
+    results = [more] if p.pair[0] != p.pair[1] else [more, interval(*amplification(p, method, weights))]
+
+    def say():
+        own = f"; beyond the teacher's own: {told(results[-1])}" if len(results) == 2 else ""
+        return ("error in the weakest fifth of classes minus error in the rest, beyond that of one-hot students: "
+                f"{told(more)}{own}")
+
+    return Finding("F3c", more, max(map(above, results)), min(1.0, len(results) * min(map(below, results))), say, method)
+
+
+def weakest_fifth(p):
+    """Weights (S, G) of the fifth of groups that are weakest on val for the teachers of the other seeds, minus the rest."""
+    accuracy = others(p.val_accuracy("teacher"))
+    k = int(np.ceil(accuracy.shape[1] / 5))
+    weak = np.argsort(np.argsort(accuracy, axis=1, kind="stable"), axis=1) < k
+    return weak / k - ~weak / (accuracy.shape[1] - k)
+
+
+def amplification(p, method, weights):
+    """A contrast of (student error - teacher error), each student beside its own teacher, in points: GroupMeans (S,)."""
+    mine = p.accuracy(method)
+    seeds = len(weights)
+    excess = p.accuracy("teacher").map(lambda a: a[..., :seeds, :]) - mine
+    return excess.map(lambda e: (e * weights).sum(axis=-1))
+
+
+def mitigated(p, method):
+    """F4: the average is not below that of kd by a point, and the verdict bucket is above that of kd."""
+    bucket = verdict_bucket(p)
+    average, rare = (p.gain(method, weights, "kd") for weights in (p.average, p.in_bucket(bucket)))
+
+    def say():
+        read = labels_read(p, method)
+        return (f"against distillation, average {told(average)}, {p.bucket_names[bucket]} classes {told(rare)}; it reads "
+                + (read or "no labels beyond those it trains on"))
+
+    holds = max(above(average, -AVERAGE_MARGIN), above(rare))
+    contradicted = min(1.0, 2 * min(below(average, -AVERAGE_MARGIN), below(rare)))
+    return Finding(f"F4 {name_of(method)}", rare, holds, contradicted, say, method)
+
+
+def mitigations(p):
+    """The methods that F4 speaks of."""
+    return [m for m in p.runs if m.startswith("ada_")]
+
+
+def findings(p):
+    """Every Finding of a panel of two seeds or more, in order."""
+    average = [helps_on_average(p, m) for m in ("kd", "kd_tuned") if m in p.runs]
+    if verdict_bucket(p) is None:
+        return average
+    return [*average, not_uniform(p), rarest_lose(p), margin_predicts(p), errors_transferred(p), errors_amplified(p),
+            *(mitigated(p, m) for m in mitigations(p))]
+
+
+def decided(found):
+    """[(Finding, word, Holm's p)]: "holds" or "contradicted" where the p of either, corrected for the number of findings, is
+    at most LEVEL; else "not decided"."""
+    corrected = holm([min(f.holds, f.contradicted) for f in found])
+    return [(f, "not decided" if p > LEVEL else "holds" if f.holds <= f.contradicted else "contradicted", float(p))
+            for f, p in zip(found, corrected, strict=True)]
