@@ -75,6 +75,7 @@ class Config:
     profile: str = "exp"
     fold: int | None = None                # crossfit teachers only: the fifth of the training images left out
     label_noise: float = 0.0               # share of the training images whose labels are shuffled among them
+    with_val: bool = False                 # train on val's labels too; learning curves on val are then training curves
     # teacher and loss
     teacher: str | None = None
     teacher_seed: int | None = None        # default 1000 + seed: the teacher is never the baseline itself
@@ -135,6 +136,11 @@ class Config:
                              "are the classes; in 'superclass' they are not.")
         if self.fold is not None and self.method != "one_hot":
             raise KdlibError("Config field fold: only teachers of a crossfit (method 'one_hot') leave a fold out.")
+        if self.with_val and (self.teacher is not None or self.fold is not None or self.method == "post_hoc"):
+            raise KdlibError(
+                "Config field with_val: only a method without a teacher that chooses nothing on val, and no fold of a "
+                "crossfit, may train on val's labels; leave it at False."
+            )
         if self.margin_source == "crossfit" and self.teacher_method != "one_hot":
             raise KdlibError("Config field teacher_method: the teachers of a crossfit are trained by 'one_hot'.")
         if self.decay != "step" and (self.milestones or self.decay_factor != DEFAULTS["decay_factor"]):

@@ -184,6 +184,15 @@ def _leave_fold_out(split, fold):
     return Split(split.x[keep], split.y[keep], split.group[keep])
 
 
+def with_val(data):
+    """The Data with val among its training images too, after those of the draw; val itself stays what it was."""
+    joined = (
+        torch.cat([getattr(data.train, name), getattr(data.val, name)])
+        for name in ("x", "y", "group")
+    )
+    return replace(data, train=Split(*joined))
+
+
 def fold_of(y):
     """Fold of each example: (N,) int64 in [0, FOLDS), dealt out in turn within each class."""
     return dealt(y, FOLDS)
@@ -290,4 +299,5 @@ PUBLISHED = {"cifar20": "cifar100", "cifar100": "cifar100", "cifar10": "cifar10"
 
 def load(cfg, data=None):
     """The Data of a Config. `data`: folder to look in first, or Images; see readers.load_images."""
-    return DATASETS[cfg.dataset](cfg, data)
+    loaded = DATASETS[cfg.dataset](cfg, data)
+    return with_val(loaded) if cfg.with_val else loaded

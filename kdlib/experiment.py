@@ -7,6 +7,7 @@ import platform
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -44,13 +45,15 @@ def default_device():
 
 @functools.lru_cache(maxsize=2)
 def _load(cfg, folder, device):
-    loaded = datasets.load(cfg, folder)
-    return loaded.to(device), loaded.sha256()
+    plain = datasets.load(replace(cfg, with_val=False), folder)
+    loaded = datasets.with_val(plain) if cfg.with_val else plain
+    # The hash is of the splits as dealt: else a run with_val could not be compared with one without.
+    return loaded.to(device), plain.sha256()
 
 
 def load(cfg, folder=None, device="cpu"):
     """(Data on the device, its sha256) of a Config. The last two are kept in memory."""
-    data_fields = ("dataset", "draw_seed", "imbalance", "profile", "fold", "label_noise")
+    data_fields = ("dataset", "draw_seed", "imbalance", "profile", "fold", "label_noise", "with_val")
     return _load(Config(**{name: getattr(cfg, name) for name in data_fields}), folder, device)
 
 

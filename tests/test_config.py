@@ -89,7 +89,7 @@ def test_the_placebo_draws_from_a_stream_no_other_run_has():
     ({"method": "ada_alpha", "teacher": "cnn", "margin_source": "crossfit", "teacher_method": "logit_adjusted"},
      "teacher_method: the teachers of a crossfit are trained by 'one_hot'"),
     ({"dataset": "superclass", "method": "ada_margin", "teacher": "resnet8", "margin_reading": "A"}, "in 'superclass' they are not"),
-    ({"method": "post_hoc", "fold": 1}, "fold: only teachers of a crossfit")])
+    ({"method": "post_hoc", "fold": 1}, "fold: only teachers of a crossfit"), ({"with_val": 1}, "with_val=1: must be bool")])
 def test_what_the_new_fields_refuse_is_one_sentence(wrong, said):
     with pytest.raises(KdlibError, match="^Config field ") as e:
         Config(**wrong)
@@ -107,7 +107,7 @@ def test_keys_of_configs_from_before_the_rivals_are_what_they_were(key):
 
 
 def test_every_new_field_has_a_key_of_its_own():
-    new = {"label_noise": 0.2, "nesterov": True, "dataset": "superclass"}
+    new = {"label_noise": 0.2, "nesterov": True, "dataset": "superclass", "with_val": True}
     assert len({Config(**{k: v}).key() for k, v in new.items()} | {Config().key()}) == len(new) + 1
     for method, knobs in KNOBS.items():
         base = Config(method=method, **({"teacher": "cnn"} if "teacher" in knobs else {}), draw_seed=3)
@@ -118,6 +118,29 @@ def test_every_new_field_has_a_key_of_its_own():
         assert len(keys) == len(varied) + 1
     levels = [Config(method="ada_alpha", teacher="cnn", margin_level=level, margin_source="train") for level in ALLOWED["margin_level"]]
     assert len({c.key() for c in levels}) == 3
+
+
+def test_only_a_method_without_a_teacher_that_chooses_nothing_on_val_may_train_on_val():
+    allowed = []
+    for method in KNOBS:
+        fields = {"method": method, "with_val": True}
+        if "teacher" in KNOBS[method]:
+            fields["teacher"] = "cnn"
+        try:
+            Config(**fields)
+            allowed.append(method)
+        except KdlibError as e:
+            assert str(e).startswith("Config field with_val: only a method without a teacher")
+            assert str(e).count(".") == 1 and "\n" not in str(e)
+    assert allowed == ["one_hot", "placebo", "label_smoothing", "logit_adjusted", "group_dro"]
+    with pytest.raises(KdlibError, match="^Config field with_val: .* no fold of a crossfit"):
+        Config(fold=1, with_val=True)
+
+
+def test_training_on_val_is_no_part_of_the_key_of_a_run_that_does_not():
+    old = {name: value for name, value in DEFAULTS.items() if name != "with_val"}
+    assert Config.from_dict(old).key() == "digits_cnn_small_one_hot_s0_c65eca07e6"   # pinned before the field
+    assert Config(**old, with_val=False).key() == Config(**old).key() != Config(**old, with_val=True).key()
 
 
 @pytest.mark.parametrize("method", KNOBS)

@@ -178,6 +178,51 @@ def test_label_noise_touches_the_labels_of_the_training_images_alone():
     assert torch.equal(fold.y, noisy.train.y[data.fold_of(noisy.train.y) != 2])
 
 
+# ---------------------------------------------------------------- val among the training images
+
+WITH_VAL = {
+    "digits": {"imbalance": 50, "draw_seed": 0},
+    "digits, noisy": {"imbalance": 10, "draw_seed": 1, "label_noise": 0.4},
+    "cifar20": {"dataset": "cifar20", "student": "resnet8", "imbalance": 20, "draw_seed": 0},
+    "superclass": {"dataset": "superclass", "student": "resnet8", "imbalance": 10},
+}
+
+
+def rows(*splits):
+    """Every example of some splits as (pixels, class, group), sorted."""
+    examples = []
+    for split in splits:
+        pixels = map(bytes, split.x.numpy())
+        examples += zip(pixels, split.y.tolist(), split.group.tolist(), strict=True)
+    return sorted(examples)
+
+
+@pytest.mark.parametrize("name", WITH_VAL)
+def test_with_val_trains_on_train_and_val_of_the_plain_config_and_on_nothing_else(name, data_root):
+    cfg = Config(**WITH_VAL[name])
+    plain = data.load(cfg, data_root)
+    both = data.load(replace(cfg, with_val=True), data_root)
+    assert rows(both.train) == rows(plain.train, plain.val)
+    assert len(both.train) == len(plain.train) + len(plain.val)
+    for split in ("val", "test", "left_out"):
+        mine, theirs = getattr(both, split), getattr(plain, split)
+        assert all(torch.equal(getattr(mine, of), getattr(theirs, of)) for of in ("x", "y", "group"))
+    # Each image is in one split: nothing of test and left_out is trained on. (By pixels alone this would not hold for
+    # CIFAR-100, in which a few images are there twice.)
+    everything = rows(plain.train, plain.val, plain.test, plain.left_out)
+    assert rows(both.train, both.test, both.left_out) == everything
+    assert (both.mean, both.std, both.pad) == (plain.mean, plain.std, plain.pad)
+    assert torch.equal(both.val_half, plain.val_half)
+
+
+def test_with_val_shares_no_digit_with_test_and_left_out():
+    digits = data.load(Config(imbalance=50, draw_seed=0, with_val=True))
+    trained_on = set(map(bytes, digits.train.x.numpy()))
+    assert len(trained_on) == 276 + 240
+    for split in (digits.test, digits.left_out):
+        assert not trained_on & set(map(bytes, split.x.numpy()))
+
+
 # ---------------------------------------------------------------- halves of val, superclasses
 
 def test_halves_of_val_are_dealt_out_in_turn_within_each_group():

@@ -25,7 +25,8 @@ def test_keys_are_pinned_and_change_with_every_field():
     assert CFG.key().startswith("digits_cnn_small_one_hot_s0_")
     assert [c.key()[-10:] for c in (Config(), CFG, KD)] == ["c65eca07e6", "1c42336146", "3358a54b6a"]
     other = {"dataset": "cifar100", "student": "cnn", "method": "placebo", "seed": 1, "draw_seed": 1, "imbalance": 2.0,
-             "fold": 1, "epochs": 3, "warmup": 1, "decay": "step", "batch_size": 64, "lr": 0.2, "weight_decay": 0.0}
+             "fold": 1, "epochs": 3, "warmup": 1, "decay": "step", "batch_size": 64, "lr": 0.2, "weight_decay": 0.0,
+             "with_val": True}
     keys = {replace(Config(), **{k: v}).key() for k, v in other.items()} | {Config().key()}
     assert len(keys) == len(other) + 1
     full = Config(method="ada_alpha", teacher="cnn", margin_source="train")
@@ -286,3 +287,20 @@ def test_label_noise_is_part_of_the_data(records_folder):
     assert noisy.facts["curves"]["loss"][-1] > clean.facts["curves"]["loss"][-1]
     with pytest.raises(RecordError, match="different data"):
         records.check_pair(noisy, clean)
+
+
+def test_a_run_on_val_too_counts_val_and_pairs_with_runs_that_hold_val_out(records_folder):
+    cfg = replace(CFG, with_val=True)
+    data, plain = experiment.load(cfg)[0], experiment.load(CFG)[0]
+    assert (len(data.train), len(plain.train)) == (276 + 240, 276)        # each from its own place in the cache
+    assert experiment.load(replace(cfg, seed=9))[0] is data
+    both, held_out = run(cfg), run(CFG)
+    of_val = np.bincount(held_out.splits["val"].y)
+    assert both.facts["train_counts"] == (held_out.facts["train_counts"] + of_val).tolist()
+    assert sum(both.facts["train_counts"]) == 276 + 240
+    assert both.facts["weights_sha256"] != held_out.facts["weights_sha256"]
+    records.check_pair(both, held_out)                                    # the same splits, which the Config says how to use
+    assert both.facts["data_sha256"] == plain.sha256() != data.sha256()
+    other = run(replace(cfg, draw_seed=1))
+    with pytest.raises(RecordError, match="different data"):
+        records.check_pair(other, held_out)

@@ -192,5 +192,6 @@ def test_every_committed_record_is_a_run_of_a_study_on_real_images():
         if cfg.dataset == "cifar20":   # official test images and the pool of training images, each once
             assert np.bincount(kept.splits["test"].y).tolist() == [100] * 20, path.name
             left_out = np.bincount(kept.splits["left_out"].y, minlength=20)
-            assert cfg.fold is not None or (left_out + kept.facts["train_counts"]).tolist() == [400] * 20, path.name
+            pool = 400 + 100 * cfg.with_val   # images of a class that are drawn from, and val's
+            assert cfg.fold is not None or (left_out + kept.facts["train_counts"]).tolist() == [pool] * 20, path.name
     assert len(set(data.values())) == len(data)
