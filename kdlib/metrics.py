@@ -226,8 +226,9 @@ def panel(study, pair, seeds, split="test_plus", setting=None):
     if not 1 <= seeds <= 1000:
         raise KdlibError(f"seeds={seeds}: must be between 1 and 1000; the study plans {study.seeds}.")
     setting = setting or {}
-    runs = {method: tuple(records.read(study.config(pair, method, s, setting)) for s in study.seeds_of(method, seeds))
-            for method in study.methods if method != "one_hot"}
+    of_methods = {method: study.seeds_of(tuple(pair), method, seeds) for method in study.methods if method != "one_hot"}
+    runs = {method: tuple(records.read(study.config(pair, method, s, setting)) for s in some)
+            for method, some in of_methods.items() if some}
     own = [study.config(pair, "one_hot", s, setting) for s in range(seeds)]
     more = [cfg for cfg in study.pool(pair, setting) if cfg not in own and records.exists(cfg)]
     runs = {"one_hot": tuple(records.read(cfg) for cfg in (*own, *more)), **runs}

@@ -44,10 +44,10 @@ def legend(figure, axes):
     figure.legend(handles, labels, loc="outside upper left", ncols=len(labels), columnspacing=1.2, handletextpad=0.3)
 
 
-def axes_of(width=7.2, height=3.6, columns=1, **options):
-    """(Figure, its axes): one, or an array of `columns`."""
+def axes_of(width=7.2, height=3.6, columns=1, rows=1, **options):
+    """(Figure, its axes): one, or an array of `columns` or `rows`."""
     figure = Figure(figsize=(width, height))
-    return figure, figure.subplots(1, columns, **options)
+    return figure, figure.subplots(rows, columns, **options)
 
 
 def _name_groups(axes, table):

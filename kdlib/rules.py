@@ -39,7 +39,7 @@ CLAIMS = {
 def labels_read(p, method):
     """Which labels a method reads beyond those of its training images, in words; "" if none."""
     cfg = p.runs[method][0].config
-    if getattr(cfg, "with_val", False):
+    if cfg.with_val:
         return "trains on the labels of val"
     if cfg.method == "post_hoc":
         return "labels of val, for one number"

@@ -15,8 +15,6 @@ from kdlib.words import brief, name_of, number
 def headlines(panels):
     """The sentences of a study's main figures, by its kind; a list, empty for kinds that have none."""
     p, kind = panels[0], panels[0].study.kind
-    if kind == "recipe":
-        return [recipe_curves(recipe(panels), p.name).sentence]
     methods = [m for m in p.runs if m != "one_hot"]
     if kind == "rivals":
         over = [m for m in methods if m != "ada_alpha"]
@@ -333,38 +331,24 @@ def variances(table, pair):
 # ---------------------------------------------------------------- the choice of the recipe, on val
 
 
-def recipe(panels):
-    """Mean accuracy on val of one_hot and kd by setting: one row per (field, level); `chosen` is the best mean of the two.
-
-    Of equals the lowest level. See steps."""
-    rows = []
-    for field, fixed, levels in steps(panels):
-        scores = []
-        for value, p in levels:
-            one_hot, kd = (p.val_accuracy(m).mean(axis=1) for m in ("one_hot", "kd"))
-            score = (one_hot + kd) / 2
-            scores.append({"field": field, "at": ", ".join(f"{k} = {v:g}" for k, v in fixed.items()) or "the primary values",
-                           "level": value, "one_hot": one_hot.mean(), "kd": kd.mean(), "mean": score.mean(),
-                           "per_seed": tuple(score), "seeds": p.seeds})
-        best = max(scores, key=lambda row: row["mean"])
-        rows += [{**row, "chosen": "yes" if row is best else ""} for row in scores]
-    return pd.DataFrame(rows)
-
-
 @in_style
-def recipe_curves(table, pair):
-    """recipe -> Shown: a panel for each field."""
-    fields = list(dict.fromkeys(table.field))
-    figure, all_axes = axes_of(columns=len(fields), height=3.2, sharey=True)
-    for axes, field in zip(np.atleast_1d(all_axes), fields, strict=True):
-        rows = table[table.field == field]
-        for column, name in (("one_hot", "one-hot"), ("kd", "distillation")):
-            colour, marker = LOOKS[name]
-            axes.plot(range(len(rows)), rows[column], marker=marker, color=colour, label=name)
-        axes.set_xticks(range(len(rows)), [f"{v:g}{'*' * bool(c)}" for v, c in zip(rows.level, rows.chosen, strict=True)])
-        axes.set_xlabel({"lr": "learning rate"}.get(field, field))
-    np.atleast_1d(all_axes)[0].set_ylabel("accuracy on val, %")
-    legend(figure, np.atleast_1d(all_axes)[0])
-    chosen = ", ".join(f"{row.field} = {row.level:g}" for row in table[table.chosen == "yes"].itertuples())
-    return Shown(figure, f"{pair}: val chooses {chosen}.", "Means over seeds that no other study uses; a star marks the level "
-                 "with the best mean of one-hot training and distillation. Test images are not looked at.", table)
+def search_steps(table, title):
+    """search.scores -> Shown: a row for each level, step by step from above."""
+    questions = list(dict.fromkeys(table.question))
+    sizes = [int((table.question == q).sum()) for q in questions]
+    figure, all_axes = axes_of(height=1.1 + 0.27 * (sum(sizes) + len(sizes)), rows=len(questions), sharex=True,
+                               height_ratios=sizes)
+    for axes, question in zip(np.atleast_1d(all_axes), questions, strict=True):
+        rows = table[table.question == question].reset_index(drop=True)
+        for y, row in rows.iterrows():
+            axes.plot(row.per_seed, np.full(len(row.per_seed), y), ".", color="#767676", markersize=5)
+            axes.plot(row["mean"], y, "*" if row.chosen else "o", color="#D55E00" if row.chosen else "#0072B2",
+                      markersize=11 if row.chosen else 6)
+        axes.set_yticks(range(len(rows)), rows.level, fontsize=8)
+        axes.set_ylim(len(rows) - 0.5, -0.5)
+        axes.set_title(question, loc="left", fontsize=9)
+    np.atleast_1d(all_axes)[-1].set_xlabel("accuracy on val, %")
+    chosen = "; ".join(table[table.chosen == "yes"].level)
+    return Shown(figure, f"{title}: val chooses {chosen}.", "Small dots are seeds that no other study uses, large marks their "
+                 "mean, a star the level that is taken. Each step has what the steps above it chose. Test images are not looked "
+                 "at.", table)

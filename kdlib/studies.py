@@ -6,8 +6,9 @@ import ast
 import itertools
 from dataclasses import dataclass, field, replace
 
-from kdlib.anchors import ANCHORS, ANCHORS_LT
+from kdlib.anchors import ANCHORS, ANCHORS_LT, LDAM
 from kdlib.config import KNOBS, Config, KdlibError, did_you_mean
+from kdlib.search import Search, Step
 
 KINDS = {   # kind of a study: the notebooks that show it
     "findings": ("00_overview", "01_gains_are_not_uniform", "02_teacher_errors_are_amplified", "03_softening_the_teacher"),
@@ -33,7 +34,7 @@ class Study:
     worst: tuple                 # k of the worst-k metrics
     methods: dict = field(default_factory=lambda: dict(PRIMARY))   # name: Config fields; "method" if it is not the name itself
     baselines: int = 0           # seeds of one_hot, if more than `seeds`
-    fewer: dict = field(default_factory=dict)   # name of a method: its seeds, if fewer than `seeds`
+    fewer: dict = field(default_factory=dict)   # method, or (pair, method): its seeds, if fewer than `seeds`; 0: none
     teacher_seeds: dict = field(default_factory=dict)   # pair: seed of its first teacher, if it is not 1000
     settings: tuple = ({},)      # of Config fields that differ from the above, for all methods alike; {}: none
     kind: str = "findings"       # see KINDS; the verdicts are those of "findings", everything else is sensitivity
@@ -51,11 +52,11 @@ class Study:
         losses = {k for ks in KNOBS.values() for k in ks}
         return Config(**{**fields, **{k: v for k, v in changes.items() if k in knobs or k not in losses}})
 
-    def seeds_of(self, method, seeds):
+    def seeds_of(self, pair, method, seeds):
         """Which seeds of a method belong to the first `seeds` of the study: further baselines are dealt out among them."""
         if method == "one_hot":
             return [k for k in range(max(self.baselines, self.seeds)) if k % self.seeds < seeds]
-        return list(range(min(seeds, self.fewer.get(method, seeds))))
+        return list(range(min(seeds, self.fewer.get(method, seeds), self.fewer.get((pair, method), seeds))))
 
     def __call__(self, seeds=None):
         """All runs of the first `seeds` seeds, each once, seed by seed, teachers before their students."""
@@ -63,7 +64,7 @@ class Study:
         seeds = self.seeds if seeds is None else seeds
         for seed in range(seeds):
             for setting, pair, method in itertools.product(self.settings, self.pairs, self.methods):
-                for k in self.seeds_of(method, seeds):
+                for k in self.seeds_of(pair, method, seeds):
                     if k % self.seeds == seed:
                         cfg = self.config(pair, method, k, setting)
                         for c in (*cfg.dependencies(), cfg):
@@ -125,6 +126,7 @@ CIFAR100_LT = {"dataset": "cifar100", "draw_seed": 0, "imbalance": 100.0, **W_TA
 T2 = {"temperature": 2.0}
 R56 = (("resnet56", "resnet20"), ("resnet56", "resnet56"))
 
+_CROSSFIT = {"method": "ada_alpha", "margin_source": "crossfit"}
 RIVALS = PRIMARY | {
     "kd_mean_alpha": {"method": "ada_alpha", "margin_level": "all"},     # does the choice by group matter, or labels as such?
     "kd_tuned": {"method": "kd", "alpha": 0.5},                          # chosen on val; see the recipe studies
@@ -148,7 +150,6 @@ KNOB_ARMS = {   # the primary methods, then one choice changed at a time
     "AdaMargin, reading C-inverse": {**_MARGIN, "margin_reading": "C-inverse"},
     "AdaMargin, half the scale": {**_MARGIN, "margin_scale": 0.5},
 }
-CHOOSERS = {"one_hot": {}, "kd": {}}
 ABLATED = {"one_hot": {}, "kd": {}, "ada_alpha": {}}
 
 
@@ -158,19 +159,34 @@ def _settings(**levels):
 
 
 _BEYOND = {   # kind of a study beyond the findings: title, about
-    "recipe": ("Choice of the recipe", "Rate, temperature, weight of the teacher: chosen on val, with seeds of no other study."),
     "rivals": ("Rivals", "All methods at equal budget: the same data, network, epochs, batches and starting weights."),
     "knobs": ("Knobs", "Each reconstructed choice of AdaAlpha and AdaMargin, changed one at a time."),
     "ablations": ("When does distillation harm?", "One field of the recipe or of the data changed at a time."),
+    "length": ("How long were the networks trained?", "Whom distillation hurts, by the length of training."),
 }
 
 
 def _beyond(base, kind, **changes):
     """A study on the data, recipe and first pair of another one; its name is the base's and the kind."""
     title, about = _BEYOND[kind]
-    more = {"first_seed": 900, "methods": CHOOSERS} if kind == "recipe" else {}
-    return replace(base, name=f"{base.name}-{kind}", kind=kind, title=f"{title} {base.title}" if title[-1] == "?" else
-                   f"{title}: {base.title}", about=about, pairs=base.pairs[:1], **more, **changes)
+    return replace(base, name=f"{base.name}-{kind}", kind="ablations" if kind == "length" else kind, about=about,
+                   title=f"{title} {base.title}" if title[-1] == "?" else f"{title}: {base.title}", pairs=base.pairs[:1],
+                   **{"baselines": 0, "fewer": {}, **changes})
+
+
+def _steps(temperature, lr):
+    """The steps of a search without a gate: rate, then temperature, then a constant weight for `kd_tuned`."""
+    return (Step("Learning rate", tuple({"lr": v} for v in lr), ("one_hot", "kd"), {"temperature": temperature}),
+            Step("Temperature", TEMPERATURES, ("kd",)),
+            Step("Weight of the teacher", tuple({"alpha": v} for v in (0.25, 0.5, 0.75)), ("kd",), {"temperature": temperature}))
+
+
+TEMPERATURES = tuple({"temperature": v} for v in (1.0, 2.0, 4.0))
+
+
+def _recipe(base, steps, about="Rate, temperature, weight of the teacher: chosen on val, with seeds of no other study.", **more):
+    return Search(f"{base.name}-recipe", f"Choice of the recipe: {base.title}", about, steps, base.shared, base.pairs[:1],
+                  base.bucket_edges, demonstration=base.demonstration, **more)
 
 
 _DIGITS = Study(
@@ -178,14 +194,13 @@ _DIGITS = Study(
     about="1,797 real 8x8 images of scikit-learn; a demonstration that runs on any computer, not a reproduction.",
     pairs=(("cnn", "cnn_small"), ("cnn_small", "cnn_small")), seeds=8, shared=DIGITS, distilled=T2,
     bucket_edges=(30, 7), worst=(1, 3), demonstration=True)
-_CROSSFIT = {"method": "ada_alpha", "margin_source": "crossfit"}
 _CIFAR20 = Study(
     name="cifar20-lt", title="Twenty classes of CIFAR-100, long-tailed",
     about="The first fine class of each CIFAR-100 superclass, 400 down to 20 training images; sized for a CPU.",
     pairs=(("resnet8", "resnet8"), ("resnet8x2", "resnet8")), seeds=8, shared=CIFAR20, distilled={"temperature": 1.0},
-    bucket_edges=(150, 45), worst=(1, 3, 6), baselines=16, fewer={"ada_alpha_crossfit": 4},
+    bucket_edges=(150, 45), worst=(1, 3, 6), baselines=16, fewer={"ada_alpha_crossfit": 4, "one_hot_with_val": 4},
     methods={"one_hot": {}, "kd": {}, "kd_tuned": {"method": "kd", "alpha": 0.5}, "ada_alpha": {},
-             "ada_alpha_crossfit": _CROSSFIT, "ada_margin": {}})
+             "ada_alpha_crossfit": _CROSSFIT, "ada_margin": {}, "one_hot_with_val": {"method": "one_hot", "with_val": True}})
 _SHORT = Study(
     name="cifar20-lt-short", title="Twenty classes of CIFAR-100, long-tailed, trained too little",
     about="The recipe of version 1, 40 epochs of batch 128: its networks do not fit their training images. Superseded.",
@@ -204,6 +219,14 @@ _CIFAR100 = replace(
 STUDIES = {s.name: s for s in (
     _CIFAR20,
     _SHORT,
+    Study(name="cifar100-lt-small", title="CIFAR-100, long-tailed, on a CPU",
+          about="All 100 classes, 500 down to 5 training images, by the recipe of the ResNet-32 anchor (200 epochs).",
+          pairs=(("resnet20", "resnet20"), ("resnet32", "resnet20")), seeds=4, baselines=8,
+          shared={name: value for name, value in LDAM.items() if name != "student"}, distilled=T2,
+          bucket_edges=(100, 20), worst=(1, 10, 20),
+          methods={"one_hot": {}, "kd": {}, "kd_tuned": {"method": "kd", "alpha": 0.5}, "ada_alpha": {}, "ada_margin": {}},
+          fewer={(("resnet20", "resnet20"), "kd_tuned"): 0, (("resnet20", "resnet20"), "ada_margin"): 0},
+          teacher_seeds={("resnet32", "resnet20"): 0}),   # its teachers are the anchor's networks
     _CIFAR100_LT,
     _CIFAR100,
     replace(_CIFAR100_LT, name="cifar10-lt", title="CIFAR-10, long-tailed", seeds=4, bucket_edges=(1000, 200), worst=(1, 3),
@@ -214,27 +237,32 @@ STUDIES = {s.name: s for s in (
     replace(_CIFAR100_LT, name="superclass", title="Rare subgroups that the label does not show", pairs=R56[:1],
             about="CIFAR-100 with its 20 superclasses as labels; the fine classes are the groups, with a long tail inside each.",
             shared={**CIFAR100_LT, "dataset": "superclass"}),
-    _beyond(_CIFAR20, "recipe", seeds=2,
-            settings=(*_settings(temperature=(2.0, 4.0), alpha=(0.25, 0.5, 0.75)),
-                      *({"lr": lr, "temperature": 2.0} for lr in (0.1, 0.4)))),   # the rate was chosen first, at T = 2
+    _recipe(_CIFAR20, (
+        Step("Batch size and learning rate", tuple({"batch_size": b, "lr": lr} for b, lr in (
+            (32, 0.05), (32, 0.1), (32, 0.2), (64, 0.1), (64, 0.2), (128, 0.2), (128, 0.4))), fields={"epochs": 80}),
+        Step("Epochs", tuple({"epochs": e} for e in (80, 160, 320))),
+        Step("Teacher", tuple({"student": name} for name in ("resnet8", "resnet14", "resnet20", "resnet8x2")), teachers=True),
+        Step("Temperature", TEMPERATURES, ("kd",)),
+        Step("Weight of the teacher", tuple({"alpha": a} for a in (0.25, 0.5, 0.75, 0.9)), ("kd",),
+             fields=dict(_CIFAR20.distilled))),
+        "The cheapest recipe that trains enough, then teacher, temperature and a constant weight: chosen on val (PROTOCOL.md, D19).",
+        epochs=(80, 160)),
     _beyond(_CIFAR20, "rivals", seeds=6, methods=RIVALS),
     _beyond(_CIFAR20, "knobs", seeds=4, methods=KNOB_ARMS),
     _beyond(_CIFAR20, "ablations", seeds=4, methods=ABLATED, settings=(
-        *_settings(temperature=(2.0, 4.0), alpha=(0.25, 0.5, 0.75), teacher=("resnet8", "resnet14"), imbalance=(1.0, 5.0, 50.0),
-                   label_noise=(0.2,), draw_seed=(1, 2)),
-        {"lr": 0.1, "temperature": 2.0})),   # the recipe before val had chosen (PROTOCOL.md, D14)
-    _beyond(_CIFAR100_LT, "recipe", seeds=2,
-            settings=_settings(lr=(0.05, 0.2, 0.4), temperature=(1.0, 4.0), alpha=(0.25, 0.5, 0.75))),
+        *_settings(temperature=(1.0, 2.0, 4.0), alpha=(0.25, 0.5, 0.75), teacher=("resnet14", "resnet20"),
+                   imbalance=(1.0, 5.0, 50.0), label_noise=(0.2,), draw_seed=(1, 2)),)),
+    _beyond(_CIFAR20, "length", seeds=4, methods=ABLATED, settings=_settings(epochs=(20, 40, 80, 320))),
+    _recipe(_CIFAR100_LT, _steps(2.0, (0.05, 0.1, 0.2, 0.4))),
     _beyond(_CIFAR100_LT, "rivals", seeds=8, methods=RIVALS),
     _beyond(_CIFAR100_LT, "knobs", seeds=4, methods=KNOB_ARMS),
     _beyond(_CIFAR100_LT, "ablations", seeds=4, methods=ABLATED, settings=(
         *_settings(temperature=(1.0, 4.0), alpha=(0.25, 0.5, 0.75), teacher=("resnet8", "resnet14", "resnet32", "resnet110"),
                    imbalance=(1.0, 10.0, 50.0, 200.0), profile=("step",), label_noise=(0.2, 0.4)),
         *({"draw_seed": d, "teacher_seed": t} for d in (0, 1, 2) for t in (3000, 3001, 3002)))),   # crossed with the seeds
-    _beyond(_CIFAR100, "recipe", seeds=1,
-            settings=_settings(lr=(0.2, 0.4, 1.6), temperature=(1.0, 4.0), alpha=(0.25, 0.5, 0.75))),
+    _recipe(_CIFAR100, _steps(2.0, (0.2, 0.4, 0.8, 1.6)), seeds=1),
     _DIGITS,
-    _beyond(_DIGITS, "recipe", seeds=6, settings=_settings(lr=(0.1, 0.2), temperature=(1.0, 4.0), alpha=(0.25, 0.5, 0.75))),
+    _recipe(_DIGITS, _steps(2.0, (0.05, 0.1, 0.2)), seeds=6),
     _beyond(_DIGITS, "rivals", seeds=3, methods=RIVALS),
     _beyond(_DIGITS, "knobs", seeds=3,   # its rarest class has two images: no crossfit
             methods={name: fields for name, fields in KNOB_ARMS.items() if "crossfit" not in name}),

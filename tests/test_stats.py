@@ -15,16 +15,18 @@ from kdlib.config import KdlibError
 from kdlib.stats import (
     GroupMeans,
     Interval,
-    above,
     agreement,
-    agreement_elsewhere,
+    correlation_with_gain,
     false_discovery,
     group_means,
+    holm,
     interval,
     moderated_t,
-    non_inferior,
+    partial_rank_correlation,
     rank_correlation,
+    shrunk_variances,
     sign_flip,
+    welch,
     worst,
 )
 
@@ -258,12 +260,12 @@ def test_detectable_effect_is_found_with_power_80_percent():
     ([0.3, 0.2], np.where(np.arange(40).reshape(20, 2) == 7, np.nan, 0.3)),
     ([0.3, 0.2], np.where(np.arange(40).reshape(20, 2) == 7, np.inf, 0.3)),
 ])
-def test_one_seed_or_a_value_that_is_not_finite_gives_no_interval_and_open_verdicts(observed, resampled):
+def test_one_seed_or_a_value_that_is_not_finite_gives_no_interval_and_no_p(observed, resampled):
     got = interval(observed, resampled)
     assert got.n == len(observed) and got.per_seed[0] == 0.3
     assert np.isnan([got.se, got.low, got.high, got.df, got.bias, got.detectable]).all()
     assert np.isnan(got.estimate) == np.isnan(observed).any()
-    assert above(got) == non_inferior(got, 1.0) == "open"
+    assert np.isnan(got.p())
 
 
 @pytest.mark.parametrize("observed, resampled", [
@@ -274,24 +276,77 @@ def test_interval_refuses_other_shapes(observed, resampled):
         interval(observed, resampled)
 
 
-def with_bounds(low, high):
-    return Interval((low + high) / 2, low, high, 1.0, 5.0, 0.0, 6, (0.0,) * 6)
+def test_p_is_that_of_a_t_test_and_agrees_with_the_interval():
+    gains = np.random.default_rng(3).normal(0.4, 1, 9)
+    got = interval(gains, np.tile(gains, (50, 1)))
+    for threshold in (0.0, 1.0, -0.5):
+        assert got.p(threshold) == pytest.approx(stats.ttest_1samp(gains, threshold).pvalue)
+    assert got.p(got.low) == got.p(got.high) == pytest.approx(0.05)
 
 
-@pytest.mark.parametrize("low, high, is_above, is_non_inferior", [
-    (0.1, 0.5, "yes", "yes"), (-0.5, 0.5, "open", "yes"), (-1.5, 0.5, "open", "open"),
-    (-1.5, -0.5, "no", "open"), (-3.0, -1.2, "no", "no"), (-0.5, -0.1, "no", "yes"),
-    (0.0, 0.5, "open", "yes"), (-1.0, 0.5, "open", "open"),
-])
-def test_verdicts(low, high, is_above, is_non_inferior):
-    result = with_bounds(low, high)
-    assert (above(result), non_inferior(result, margin=1.0)) == (is_above, is_non_inferior)
-    assert above(with_bounds(low + 7, high + 7), threshold=7) == is_above
+# ---- networks of two samples -------------------------------------------------------------------------------
 
 
-def test_a_negative_margin_is_refused():
-    with pytest.raises(KdlibError, match="margin of 0 or more, got -1"):
-        non_inferior(with_bounds(0, 1), -1.0)
+def test_without_example_variance_welch_is_the_textbook_test():
+    rng = np.random.default_rng(0)
+    mine, other = rng.normal(1, 2, 5), rng.normal(0, 1, 24)
+    got = welch(*(GroupMeans(values, np.tile(values, (40, 1))) for values in (mine, other)))
+    wanted = stats.ttest_ind(mine, other, equal_var=False)
+    bounds = wanted.confidence_interval()
+    assert (got.estimate, got.low, got.high) == pytest.approx((mine.mean() - other.mean(), bounds.low, bounds.high))
+    assert (got.df, got.p()) == pytest.approx((wanted.df, wanted.pvalue))
+    assert (got.n, got.baselines) == (5, 24)
+    assert got.per_seed == pytest.approx(mine - other.mean())
+
+
+def test_with_one_and_the_same_sample_size_and_no_shared_seed_welch_adds_the_examples_once():
+    """Networks that differ by nothing but chance on the examples: the variance is that of the examples alone."""
+    rng = np.random.default_rng(1)
+    effect = rng.normal(0, 3, 2000)   # of each resample, on all networks of one sample alike
+    got = welch(GroupMeans(np.full(6, 2.0), np.tile(effect[:, None], (1, 6))),
+                GroupMeans(np.full(9, 1.0), np.tile(0.5 * effect[:, None], (1, 9))))
+    assert got.se == pytest.approx(effect.std(ddof=1) / 2)
+
+
+@pytest.mark.parametrize("mine, other", [([0.1], [0.1, 0.3]), ([0.1, 0.3], [0.2]), ([0.1, np.nan], [0.2, 0.3])])
+def test_welch_needs_two_networks_on_either_side(mine, other):
+    got = welch(*(GroupMeans(np.array(v), np.tile(v, (40, 1))) for v in (mine, other)))
+    assert np.isnan([got.se, got.low, got.high, got.p()]).all()
+
+
+def pools(rng, seeds, baselines, network_sd, example_sd, both_sd, groups=8, n=40, gain=0.0):
+    """GroupMeans of a method and a pool: effects of network, of example on the method alone, of both, and of difficulty."""
+    group = np.repeat(np.arange(groups), n)
+    difficulty, own = rng.normal(0, 5, len(group)), rng.normal(0, example_sd, len(group))
+    samples = []
+    for count, extra in ((seeds, gain + own), (baselines, 0 * own)):
+        networks = rng.normal(0, network_sd, (count, 1)) + rng.normal(0, both_sd, (count, len(group)))
+        samples.append(group_means(difficulty + extra + networks, group, groups, 200))
+    return samples
+
+
+@pytest.mark.parametrize("seeds, baselines", [(8, 24), (4, 12), (8, 8)])
+@pytest.mark.parametrize("network_sd, example_sd, both_sd", [(1.0, 1.0, 3.0), (0.5, 8.0, 1.0), (1.0, 0.0, 0.0)])
+def test_coverage_of_gains_over_a_pool(seeds, baselines, network_sd, example_sd, both_sd):
+    rng, covered = np.random.default_rng(4), []
+    for _ in range(1500):
+        mine, pool = pools(rng, seeds, baselines, network_sd, example_sd, both_sd, gain=0.7)
+        got = welch(mine.map(average), pool.map(average))
+        covered.append(got.low <= 0.7 <= got.high)
+    assert 0.93 < np.mean(covered) < 0.965
+
+
+def test_holm_by_hand_and_without_any_false_finding_in_95_percent_of_families():
+    # sorted 0.01 0.02 0.03 0.5, times 4 3 2 1, never falling; NaN counts as 1
+    np.testing.assert_allclose(holm([0.03, 0.01, np.nan, 0.02]), [0.06, 0.04, 1.0, 0.06])
+    rng, false = np.random.default_rng(5), []
+    for _ in range(2000):
+        p = rng.uniform(size=8)
+        p[:3] = 1e-5   # three findings that are there
+        adjusted = holm(p)
+        assert (adjusted[:3] <= 0.05).all()
+        false.append((adjusted[3:] <= 0.05).any())
+    assert 0.035 < np.mean(false) < 0.06
 
 
 @pytest.mark.parametrize("seeds", [6, 8])
@@ -405,75 +460,87 @@ def hierarchical_gains(rng, seeds, groups, d0, prior=4.0, effect=0.0):
     return effect + np.sqrt(variances) * rng.normal(size=(seeds, groups))
 
 
-def test_moderated_t_with_one_group_is_the_paired_t():
-    gains = np.random.default_rng(0).normal(0.5, 1, (6, 1))
-    t, p, df = moderated_t(gains)
-    wanted = stats.ttest_1samp(gains[:, 0], 0)
-    assert (t[0], p[0], df) == pytest.approx((wanted.statistic, wanted.pvalue, 5))
+def two(gains, first):
+    """A sample of gains (S, G) as two samples of which the null is true: its first rows, and the rest."""
+    return gains[:first], gains[first:]
+
+
+def test_moderated_t_with_one_group_is_students_t():
+    mine, other = two(np.random.default_rng(0).normal(0.5, 1, (16, 1)), 6)
+    t, p, df = moderated_t(mine, other)
+    wanted = stats.ttest_ind(mine[:, 0], other[:, 0])
+    assert (t[0], p[0], df) == pytest.approx((wanted.statistic, wanted.pvalue, 14))
 
 
 def test_moderated_t_with_wildly_different_variances_does_not_shrink():
     rng = np.random.default_rng(0)
-    gains = rng.normal(1, 1, (7, 61)) * np.where(np.arange(61) < 40, 1.0, 10.0 ** (6 * np.arange(61) - 240))
-    t, p, df = moderated_t(gains)
-    wanted = stats.ttest_1samp(gains, 0)
-    assert 6 < df < 6.1
+    gains = rng.normal(1, 1, (9, 61)) * np.where(np.arange(61) < 40, 1.0, 10.0 ** (6 * np.arange(61) - 240))
+    t, p, df = moderated_t(*two(gains, 4))
+    wanted = stats.ttest_ind(*two(gains, 4))
+    assert 7 < df < 7.1
     np.testing.assert_allclose(t, wanted.statistic, rtol=0.02)
     np.testing.assert_allclose(p, wanted.pvalue, rtol=0.1)
 
 
 def test_moderated_t_with_equal_variances_pools_them_completely():
     base, means = np.array([-1.0, 0.0, 1.0, 2.0, -2.0]), np.linspace(-1, 1, 12)
-    t, p, df = moderated_t(base[:, None] + means)
-    assert df == 12 * 4  # d0 is infinite: all the pooled degrees of freedom
-    np.testing.assert_allclose(t, means / np.sqrt(2.5 / 5), atol=1e-12)
-    np.testing.assert_allclose(p, 2 * stats.t.sf(np.abs(t), 48))
+    t, p, df = moderated_t(base[:, None] + means, base[:, None] + 0 * means)
+    assert df == 12 * 8  # d0 is infinite: all the pooled degrees of freedom
+    np.testing.assert_allclose(t, means / np.sqrt(2.5 * 2 / 5), atol=1e-12)
+    np.testing.assert_allclose(p, 2 * stats.t.sf(np.abs(t), 96))
 
 
-@pytest.mark.parametrize("seeds, d0", [(4, 3.0), (8, 10.0), (6, 1.0)])
-def test_moderated_t_equals_smyth_solved_by_root_finding(seeds, d0):
-    gains = hierarchical_gains(np.random.default_rng(5), seeds, 300, d0, effect=0.5)
-    d, s2 = seeds - 1, gains.var(axis=0, ddof=1)
+@pytest.mark.parametrize("seeds, baselines, d0", [(4, 12, 3.0), (8, 24, 10.0), (6, 6, 1.0)])
+def test_moderated_t_equals_smyth_solved_by_root_finding(seeds, baselines, d0):
+    mine, other = two(hierarchical_gains(np.random.default_rng(5), seeds + baselines, 300, d0, effect=0.5), seeds)
+    d = seeds + baselines - 2
+    s2 = ((seeds - 1) * mine.var(axis=0, ddof=1) + (baselines - 1) * other.var(axis=0, ddof=1)) / d
     e = np.log(s2) - special.digamma(d / 2) + np.log(d / 2)
     excess = e.var(ddof=1) - special.polygamma(1, d / 2)
     fitted = 2 * optimize.brentq(lambda h: special.polygamma(1, h) - excess, 1e-3, 1e4, xtol=1e-12)
     prior = np.exp(e.mean() + special.digamma(fitted / 2) - np.log(fitted / 2))
-    wanted = gains.mean(axis=0) / np.sqrt((fitted * prior + d * s2) / (fitted + d) / seeds)
-    t, p, df = moderated_t(gains)
+    shrunk = (fitted * prior + d * s2) / (fitted + d)
+    wanted = (mine.mean(axis=0) - other.mean(axis=0)) / np.sqrt(shrunk * (1 / seeds + 1 / baselines))
+    t, p, df = moderated_t(mine, other)
     assert df == pytest.approx(fitted + d, rel=1e-8)
     np.testing.assert_allclose(t, wanted, rtol=1e-8)
     np.testing.assert_allclose(p, 2 * stats.t.sf(np.abs(wanted), fitted + d), rtol=1e-6)
 
 
 def test_moderated_t_recovers_the_prior_and_its_null_p_is_uniform():
-    gains = hierarchical_gains(np.random.default_rng(6), 6, 20000, d0=5.0)
-    t, p, df = moderated_t(gains)
-    assert df - 5 == pytest.approx(5, rel=0.08)
-    shrunk = 6 * (gains.mean(axis=0) / t) ** 2
-    np.testing.assert_allclose(shrunk, (5 * 4.0 + 5 * gains.var(axis=0, ddof=1)) / 10, rtol=0.1)
+    gains = hierarchical_gains(np.random.default_rng(6), 12, 20000, d0=5.0)
+    t, p, df = moderated_t(*two(gains, 4))
+    assert df - 10 == pytest.approx(5, rel=0.08)
     assert stats.kstest(p, "uniform").pvalue > 0.01
-    assert stats.kstest(stats.ttest_1samp(gains, 0).pvalue, "uniform").pvalue > 0.01  # the data are null
+    assert stats.kstest(stats.ttest_ind(*two(gains, 4)).pvalue, "uniform").pvalue > 0.01  # the data are null
 
 
 def test_moderated_t_with_zero_variances_and_nan_groups():
-    gains = np.random.default_rng(7).normal(0.2, 1, (6, 20))
+    gains = np.random.default_rng(7).normal(0.2, 1, (12, 20))
     gains[:, 3], gains[2, 9] = 0.0, np.nan
     gains[:, 4] = 0.1 + 0.2 - 0.3  # zero but for rounding
-    t, p, df = moderated_t(gains)
+    t, p, df = moderated_t(*two(gains, 6))
     assert np.isnan(t[9]) and np.isnan(p[9]) and np.isfinite(np.delete(t, 9)).all()
     assert t[3] == 0 and p[3] == 1 and p[4] > 0.999
-    without = moderated_t(np.delete(gains, 9, axis=1))
+    without = moderated_t(*two(np.delete(gains, 9, axis=1), 6))
     np.testing.assert_array_equal(np.delete(p, 9), without[1])
-    rounding = np.tile([[0.0], [0.1 + 0.2 - 0.3]], (3, 1))
-    for pinned in (0.0, rounding):
-        t, p, df = moderated_t(np.where(np.arange(20) < 15, pinned, np.nan_to_num(gains)))  # most of the groups
-        assert (p[:15] > 0.999).all() and ((p[15:] > 0) & (p[15:] < 1)).all() and df > 5
 
 
-@pytest.mark.parametrize("gains", [np.ones((1, 5)), np.full((4, 5), 0.1), np.full((4, 5), np.nan)])
-def test_moderated_t_without_spread_over_seeds_is_nan(gains):
-    t, p, df = moderated_t(gains)
+@pytest.mark.parametrize("mine, other", [
+    (np.ones((1, 5)), np.ones((4, 5))), (np.ones((4, 5)), np.ones((1, 5))), (np.full((4, 5), 0.1), np.full((4, 5), 0.1)),
+    (np.full((4, 5), np.nan), np.ones((4, 5)))])
+def test_moderated_t_without_spread_or_with_one_network_is_nan(mine, other):
+    t, p, df = moderated_t(mine, other)
     assert t.shape == p.shape == (5,) and np.isnan([*t, *p, df]).all()
+
+
+def test_shrunk_variances_recover_the_prior():
+    gains = hierarchical_gains(np.random.default_rng(6), 6, 20000, d0=5.0)
+    variances, df = shrunk_variances(gains)
+    assert df - 5 == pytest.approx(5, rel=0.08)
+    np.testing.assert_allclose(variances, (5 * 4.0 + 5 * gains.var(axis=0, ddof=1)) / 10, rtol=0.1)
+    assert np.isnan(shrunk_variances(gains[:1])[0]).all()
+    assert np.isnan(shrunk_variances(np.full((3, 4), 0.3))[0]).all()
 
 
 def test_false_discovery_by_hand():
@@ -487,7 +554,8 @@ def test_false_discoveries_are_controlled_on_mixtures():
     rng, effect = np.random.default_rng(8), np.where(np.arange(100) < 20, 4.0, 0.0)
     shares, found = [], []
     for _ in range(200):
-        q = false_discovery(moderated_t(hierarchical_gains(rng, 8, 100, d0=6.0, effect=effect))[1])
+        gains = hierarchical_gains(rng, 16, 100, d0=6.0)
+        q = false_discovery(moderated_t(gains[:8] + effect * 1.4, gains[8:])[1])
         chosen = q <= 0.05
         shares.append(chosen[20:].sum() / max(1, chosen.sum()))
         found.append(chosen[:20].mean())
@@ -498,77 +566,46 @@ def test_false_discoveries_are_controlled_on_mixtures():
 # ---- agreement ---------------------------------------------------------------------------------------------
 
 
-def mean_cross_covariance(here, there):
-    pairs = itertools.permutations(range(len(here)), 2)
-    return np.mean([np.cov(here[s], there[z])[0, 1] for s, z in pairs])
+def cut(rng, network, example, groups, splits=20, n=16, seeds=6, baselines=12, signal=0.0):
+    """(mine, pool) for `agreement`: effects of network x group and of examples on the method, in random halves of n examples."""
+    values = rng.normal(0, example, (groups, n))
+    noise = [rng.normal(0, 1, (count, groups, n)) + rng.normal(0, network, (count, groups, 1)) for count in (seeds, baselines)]
+    right = [noise[0] + values + np.broadcast_to(signal, groups)[:, None], noise[1]]
+    first = rng.permuted(np.tile(np.arange(n) < n // 2, (splits, groups, 1)), axis=2)   # (K, G, n)
+    return [np.stack([np.einsum("sgn,kgn->ksg", r, half) / (n // 2) for half in (first, ~first)], axis=1) for r in right]
 
 
-def test_agreement_statistics_are_mean_covariances_between_seeds():
-    here, there = np.random.default_rng(0).normal(size=(2, 4, 9))
-    assert agreement(here, 10)[0] == pytest.approx(mean_cross_covariance(here, here))
-    assert agreement_elsewhere(here, there, 10)[0] == pytest.approx(mean_cross_covariance(here, there))
+def test_agreement_is_the_mean_covariance_between_seeds_examples_and_baselines():
+    """One split by hand: the covariance over groups between different seeds, each over its own half of pool and examples."""
+    mine, pool = cut(np.random.default_rng(0), 1.0, 1.0, 9, splits=1)
+    order = np.random.default_rng(7).permutation(12)
+    here, there = mine[0, 0] - pool[0, 0, order[:6]].mean(axis=0), mine[0, 1] - pool[0, 1, order[6:]].mean(axis=0)
+    wanted = np.mean([np.cov(here[s], there[z])[0, 1] for s, z in itertools.permutations(range(6), 2)])
+    assert agreement(mine, pool, 10, seed=7)[0] == pytest.approx(wanted)
 
 
-def test_agreement_p_values_against_all_permutations():
-    rng = np.random.default_rng(1)
-    signal = np.array([0.0, 0.5, 1.0, 2.0])
-    here, there = signal + rng.normal(size=(2, 2, 4))
-    orders = [list(order) for order in itertools.permutations(range(4))]
-    within = [mean_cross_covariance([here[0], here[1][o]], [here[0], here[1][o]]) for o in orders]
-    relabelled = [mean_cross_covariance(here, there[:, o]) for o in orders]
-    tested = [(within, agreement(here, 20000)), (relabelled, agreement_elsewhere(here, there, 20000))]
-    for null, (_, p) in tested:
-        exact = np.mean(np.array(null) >= null[0] - 1e-9)
-        assert 0.05 < exact < 0.95 and p == pytest.approx(exact, abs=0.012)
-
-
-def test_agreement_of_pure_noise_is_uniform_and_of_a_strong_signal_at_the_floor():
-    rng = np.random.default_rng(2)
-    p = [agreement(rng.normal(size=(6, 20)), permutations=199, seed=i)[1] for i in range(400)]
-    assert stats.kstest(p, "uniform").pvalue > 0.01
-    signal = np.linspace(-3, 3, 20) + rng.normal(size=(6, 20))
-    assert agreement(signal, permutations=999)[1] == 1 / 1000
-    assert agreement(-signal[:2] * [[1], [-1]], permutations=999)[1] > 0.99  # one-sided: seeds that disagree
-
-
-def test_agreement_elsewhere_is_not_fooled_by_shared_examples():
-    """Groups do not differ, examples do: the plain test takes the shared examples for agreement on groups."""
-    rng, plain, elsewhere, real = np.random.default_rng(3), [], [], []
+def test_agreement_is_fooled_neither_by_shared_examples_nor_by_a_shared_pool():
+    """Groups do not differ; examples, networks and the baselines that all seeds are compared with do."""
+    rng, null, real = np.random.default_rng(3), [], []
     for i in range(300):
-        examples = rng.normal(size=(2, 1, 30))  # means of the example effects in each half, shared by seeds
-        seeds = 0.7 * rng.normal(size=(1, 8, 30))  # what a seed does to a group, in both halves
-        halves = examples + seeds + rng.normal(size=(2, 8, 30))
-        plain.append(agreement(halves.mean(axis=0), 199, seed=i)[1])
-        elsewhere.append(agreement_elsewhere(*halves, 199, seed=i)[1])
-        real.append(agreement_elsewhere(*(halves + rng.normal(size=30)), 199, seed=i)[1])
-    assert np.mean(np.array(plain) <= 0.05) > 0.9
-    assert np.mean(np.array(elsewhere) <= 0.05) < 0.08 and 0.4 < np.mean(elsewhere) < 0.6
+        null.append(agreement(*cut(rng, 0.7, 3.0, 30, baselines=4), 199, seed=i)[1])
+        real.append(agreement(*cut(rng, 0.7, 3.0, 30, baselines=4, signal=rng.normal(0, 1.5, 30)), 199, seed=i)[1])
+    assert np.mean(np.array(null) <= 0.05) < 0.085 and 0.4 < np.mean(null) < 0.6
     assert np.mean(np.array(real) <= 0.05) > 0.6
 
 
-@pytest.mark.parametrize("test", [
-    agreement, lambda gains, *rest, **more: agreement_elsewhere(gains, -gains, *rest, **more),
-])
-def test_agreement_drops_nan_groups_repeats_itself_and_needs_two_seeds_and_groups(test):
-    gains = np.random.default_rng(4).normal(size=(4, 12))
-    holed = np.insert(gains, 5, [0.1, np.nan, 0.2, 0.3], axis=1)
-    assert test(holed, 300, seed=1) == test(gains, 300, seed=1)
-    assert test(gains, 300, seed=1) != test(gains, 300, seed=2)
-    for small in (gains[:1], gains[:, :1], np.full((3, 4), np.nan)):
-        assert np.isnan(test(small, 10)).all()
+def test_agreement_drops_nan_groups_repeats_itself_and_needs_two_of_everything():
+    mine, pool = cut(np.random.default_rng(4), 1.0, 1.0, 12)
+    holed = [np.insert(part, 5, np.nan, axis=-1) for part in (mine, pool)]
+    assert agreement(*holed, 300, seed=1) == agreement(mine, pool, 300, seed=1)
+    assert agreement(mine, pool, 300, seed=1) != agreement(mine, pool, 300, seed=2)
+    for small in ((mine[:, :, :1], pool), (mine, pool[:, :, :1]), (mine[..., :1], pool[..., :1])):
+        assert np.isnan(agreement(*small, 10)).all()
 
 
-@pytest.mark.parametrize("call", [
-    agreement, moderated_t, lambda gains: agreement_elsewhere(np.ones((2, 2)), gains),
-])
-def test_tests_over_groups_refuse_a_single_row(call):
+def test_moderated_t_refuses_a_single_row():
     with pytest.raises(KdlibError, match=r"needs gains \(S, G\), one row per seed, got shape \(5,\)"):
-        call(np.ones(5))
-
-
-def test_agreement_elsewhere_refuses_another_shape():
-    with pytest.raises(KdlibError, match=r"the same seeds and groups, got \(2, 3\), \(3, 3\)"):
-        agreement_elsewhere(np.ones((2, 3)), np.ones((3, 3)))
+        moderated_t(np.ones(5), np.ones((2, 5)))
 
 
 # ---- statistics over groups --------------------------------------------------------------------------------
@@ -613,3 +650,46 @@ def test_worst_is_the_mean_of_the_smallest_without_nan():
     for k in (0, 5):
         with pytest.raises(KdlibError, match=f"worst needs k from 1 to 4, .* got {k}"):
             worst(values, k)
+
+
+def test_partial_rank_correlation_is_that_of_the_residuals_of_the_ranks():
+    rng = np.random.default_rng(2)
+    given = rng.normal(size=30)
+    a, b = given + rng.normal(size=30), given + rng.normal(size=30)
+    ranks = [stats.rankdata(x) for x in (a, b, given)]
+    left = [x - np.polyval(np.polyfit(ranks[2], x, 1), ranks[2]) for x in ranks[:2]]
+    assert partial_rank_correlation(a, b, given) == pytest.approx(np.corrcoef(*left)[0, 1])
+
+
+def correlated(rng, slope, groups=20, seeds=6, baselines=12):
+    """(interval, margins) of a study whose classes are drawn anew: the gain rises with the margin by `slope`."""
+    group = np.repeat(np.arange(groups), 30)
+    margin = rng.uniform(size=groups)
+    gain = slope * margin + rng.normal(0, 0.5, groups)
+    shared = rng.normal(size=len(group))
+    mine = shared + gain[group] + rng.normal(size=(seeds, len(group)))
+    pool = shared + rng.normal(size=(baselines, len(group)))
+    traits = margin + rng.normal(0, 0.05, (seeds, groups))
+    return correlation_with_gain(rank_correlation, *(group_means(v, group, groups, 300) for v in (mine, pool)), traits)
+
+
+def test_a_correlation_with_the_gain_covers_other_classes_and_stays_in_its_range():
+    rng = np.random.default_rng(8)
+    truth = np.mean([correlated(rng, 1.5, groups=400, seeds=2, baselines=4).estimate for _ in range(20)])
+    found = [correlated(rng, 1.5) for _ in range(150)]
+    assert 0.9 < np.mean([r.low <= truth <= r.high for r in found]) < 1.0
+    assert all(-1 <= r.low < r.high <= 1 for r in found)
+    null = [correlated(rng, 0.0).p() for _ in range(200)]
+    assert np.mean(np.array(null) <= 0.05) < 0.09
+
+
+def test_a_correlation_with_the_gain_is_the_mean_over_seeds_of_spearmans():
+    rng = np.random.default_rng(9)
+    group = np.repeat(np.arange(7), 20)
+    mine, pool = (group_means(rng.normal(size=(count, 140)), group, 7, 50) for count in (3, 5))
+    traits = rng.normal(size=(3, 7))
+    got = correlation_with_gain(rank_correlation, mine, pool, traits)
+    gains = mine.observed - pool.observed.mean(axis=0)
+    wanted = [stats.spearmanr(gains[s], traits[s]).statistic for s in range(3)]
+    assert got.per_seed == pytest.approx(wanted) and got.estimate == pytest.approx(np.mean(wanted))
+    assert got.p() == pytest.approx(2 * stats.t.sf(abs(np.arctanh(got.estimate)) / got.se, 5))

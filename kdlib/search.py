@@ -1,0 +1,146 @@
+"""How a recipe is chosen on val, step by step, and the gate it has to pass before a study may rest on it."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import pandas as pd
+
+from kdlib import records
+from kdlib.config import KNOBS, Config
+
+LEAST_CHANGE = 1.0     # points that twice the epochs may still change the average of one_hot
+LEAST_MARGIN = 0.9     # of the teacher on its own training images, mean over images
+LEAST_FEW_SHOT = 2.0   # per cent on val in every few-shot class, mean over seeds
+
+
+@dataclass(frozen=True)
+class Step:
+    """One choice: the best level by the mean accuracy on val of `methods`, ties go to the first level; of epochs, where there
+    is a gate, the fewest that pass it."""
+
+    question: str
+    levels: tuple            # of Config fields
+    methods: tuple = ("one_hot",)
+    fields: dict = field(default_factory=dict)   # that hold in this step alone
+    teachers: bool = False   # what is trained are teachers: their seeds are those of the search and 1000
+
+
+@dataclass(frozen=True)
+class Search:
+    """Steps of a choice as a study: called, it gives the Configs of its runs. Its seeds are of no other study."""
+
+    name: str
+    title: str
+    about: str
+    steps: tuple             # in order; each with what the ones before it chose
+    shared: dict             # Config fields of every run, as chosen
+    pairs: tuple             # one (teacher, student)
+    bucket_edges: tuple
+    epochs: tuple = ()       # lengths among which the gate looks for the cheapest that passes; (): no gate
+    seeds: int = 2
+    first_seed: int = 900
+    kind: str = "recipe"
+    demonstration: bool = False
+    settings: tuple = ({},)
+    worst: tuple = ()
+
+    @property
+    def methods(self):
+        """{name: Config fields that differ}, as of any study."""
+        return {method: {} for step in self.steps for method in step.methods}
+
+    def config(self, step, level, method, seed):
+        """The Config of one level of a step."""
+        teacher, student = self.pairs[0]
+        fields = self.shared | {"student": student, "method": method, "teacher": teacher} | step.fields | level
+        losses = {knob for knobs in KNOBS.values() for knob in knobs} - set(KNOBS[method])
+        start = self.first_seed + 1000 * step.teachers
+        return Config(seed=start + seed, **{k: v for k, v in fields.items() if k not in losses})
+
+    def __call__(self, seeds=None):
+        """All runs of the first `seeds` seeds, each once, step by step, teachers before their students."""
+        configs = {}
+        for step in self.steps:
+            for seed in range(self.seeds if seeds is None else seeds):
+                for level in step.levels:
+                    for method in step.methods:
+                        cfg = self.config(step, level, method, seed)
+                        for c in (*cfg.dependencies(), cfg):
+                            configs.setdefault(c.key(), c)
+        return list(configs.values())
+
+
+def _val(cfg):
+    """(G,) per cent: accuracy of a run on val by group."""
+    val = records.read(cfg).splits["val"]
+    return np.array([100 * val.right[val.group == g].mean() for g in np.unique(val.group)])
+
+
+def scores(search, seeds):
+    """Table: accuracy on val in per cent for every level of every step, by seed and mean; `chosen` marks the best of a step."""
+    rows = []
+    for step in search.steps:
+        of_step = []
+        for level in step.levels:
+            runs = [[_val(search.config(step, level, m, s)).mean() for m in step.methods] for s in range(seeds)]
+            per_seed = np.mean(runs, axis=1)
+            of_step.append({"question": step.question, "level": in_words(level), "mean": per_seed.mean(),
+                            "per_seed": tuple(per_seed), "seeds": seeds})
+        best = max(of_step, key=lambda row: row["mean"])   # the first of equals
+        if search.epochs and "epochs" in step.levels[0]:   # not the best, but the cheapest that passes the gate
+            best = of_step[step.levels.index({"epochs": search.shared["epochs"]})]
+        rows += [{**row, "chosen": "yes" if row is best else ""} for row in of_step]
+    return pd.DataFrame(rows)
+
+
+def in_words(level):
+    """A level as text: batch_size = 32, lr = 0.1."""
+    return ", ".join(f"{k} = {v:g}" if isinstance(v, float) else f"{k} = {v}" for k, v in level.items())
+
+
+def gate(search, seeds):
+    """Table: each number of epochs and whether it is enough; one row per length whose double was run too.
+
+    change: what twice the epochs add to the average of one_hot on val. lowest: the few-shot class with the lowest accuracy.
+    margin: of the teacher on its own training images, known at the chosen length alone, where students record it."""
+    rows = []
+    chosen = search.shared["epochs"]
+    step = next(step for step in search.steps if any("epochs" in level for level in step.levels))
+    for epochs in search.epochs:
+        longer = {"epochs": 2 * epochs}
+        if longer not in step.levels:
+            continue
+        here, there = (np.mean([_val(search.config(step, level, "one_hot", s)) for s in range(seeds)], axis=0)
+                       for level in ({"epochs": epochs}, longer))
+        counts = np.array(records.read(search.config(step, {"epochs": epochs}, "one_hot", 0)).facts["train_counts"])
+        margin = _teacher_margin(search, seeds, counts) if epochs == chosen else np.nan
+        lowest = here[counts < search.bucket_edges[1]].min()
+        known = abs(there.mean() - here.mean()) < LEAST_CHANGE and lowest >= LEAST_FEW_SHOT
+        passes = known and margin >= LEAST_MARGIN
+        rows.append({"epochs": epochs, "average": here.mean(), "change at twice the epochs": there.mean() - here.mean(),
+                     "lowest few-shot class": lowest, "teacher's margin on its training images": margin,
+                     "passes": "yes" if passes else "no"})
+    return pd.DataFrame(rows)
+
+
+def _teacher_margin(search, seeds, counts):
+    """Mean over the training images of the margin of the teachers of the chosen recipe."""
+    step = next(step for step in search.steps if "kd" in step.methods)
+    facts = [records.read(search.config(step, step.levels[0], "kd", s)).facts for s in range(seeds)]
+    return np.mean([np.average(f["teacher_margin_train"], weights=counts) for f in facts])
+
+
+def headline(search, seeds):
+    """What val chose and whether the gate is passed, in sentences."""
+    table = scores(search, seeds)
+    chosen = "; ".join(table[table.chosen == "yes"].level)
+    said = [f"{search.title}: val chooses {chosen}."]
+    if search.epochs:
+        row = gate(search, seeds).set_index("epochs").loc[search.shared["epochs"]]
+        word = "passes" if row.passes == "yes" else "does not pass"
+        said.append(
+            f"{search.shared['epochs']} epochs: the recipe {word} the gate. Twice the epochs change the average by "
+            f"{row['change at twice the epochs']:+.1f} points (less than {LEAST_CHANGE:g} is enough); the teacher's margin on its "
+            f"training images is {row.iloc[3]:.2f} (at least {LEAST_MARGIN:g}); the lowest few-shot class is at "
+            f"{row['lowest few-shot class']:.0f} % (at least {LEAST_FEW_SHOT:g}).".replace("+-", "−"))
+    return said
