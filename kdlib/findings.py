@@ -8,7 +8,7 @@ from kdlib.config import KdlibError
 from kdlib.false_alarms import false_alarms
 from kdlib.metrics import panel
 from kdlib.rules import CLAIMS, decided, findings, verdict_bucket
-from kdlib.studies import STUDIES, study
+from kdlib.studies import STUDIES, Study, study
 from kdlib.words import brief, told_p
 
 
@@ -17,11 +17,11 @@ def pair_verdicts(p):
 
     Words: holds; contradicted ("not under this reading" for reconstructed methods); not decided; not tested."""
     if p.seeds < 2:
-        return [_card(p, f, claim, "not tested", "one seed has no spread, so nothing is tested.") for f, claim in CLAIMS.items()]
+        return [_card(p, f, claim, "not tested", "One seed has no spread, so nothing is tested.") for f, claim in CLAIMS.items()]
     results, alarms = decided(findings(p)), false_alarms(p)
     cards = [_decided_card(p, *result, len(results), alarms) for result in results]
     if verdict_bucket(p) is None:
-        why = "one-hot is below 5 % on val in every bucket: nothing can be harmed."
+        why = "One-hot is below 5 % on val in every bucket: nothing can be harmed."
         cards += [_card(p, f, claim, "not tested", why) for f, claim in CLAIMS.items() if not f.startswith("F1")]
     return cards
 
@@ -66,8 +66,9 @@ def _said(alarm):
 
 def complete_seeds(name):
     """How many first seeds of a study have all their records; 0 to the planned number."""
-    done = 0
-    while done < study(name).seeds and all(map(records.exists, study(name)(done + 1))):
+    done, chosen = 0, study(name)
+    core = {"extras": False} if isinstance(chosen, Study) else {}
+    while done < chosen.seeds and all(map(records.exists, chosen(done + 1, **core))):
         done += 1
     return done
 

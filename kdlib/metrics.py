@@ -1,6 +1,7 @@
 """What records say: by group, by bucket, worst, calibration, and the eight cells of transfer. Counts first, rates derived."""
 
 import functools
+import itertools
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -227,8 +228,10 @@ def panel(study, pair, seeds, split="test_plus", setting=None):
         raise KdlibError(f"seeds={seeds}: must be between 1 and 1000; the study plans {study.seeds}.")
     setting = setting or {}
     of_methods = {method: study.seeds_of(tuple(pair), method, seeds) for method in study.methods if method != "one_hot"}
-    runs = {method: tuple(records.read(study.config(pair, method, s, setting)) for s in some)
-            for method, some in of_methods.items() if some}
+    wanted = {method: [study.config(pair, method, s, setting) for s in some] for method, some in of_methods.items()}
+    for method in wanted.keys() & study.fewer.keys():   # of what a study does not wait for, what is there
+        wanted[method] = list(itertools.takewhile(records.exists, wanted[method]))
+    runs = {method: tuple(map(records.read, some)) for method, some in wanted.items() if some}
     own = [study.config(pair, "one_hot", s, setting) for s in range(seeds)]
     more = [cfg for cfg in study.pool(pair, setting) if cfg not in own and records.exists(cfg)]
     runs = {"one_hot": tuple(records.read(cfg) for cfg in (*own, *more)), **runs}

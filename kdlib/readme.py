@@ -1,18 +1,20 @@
 """The answer in README.md: verdicts, figure, sensitivity and anchors, generated from the committed records."""
 
-from kdlib import anchors, plots, sensitivity, tables
+from kdlib import anchors, plots, search, sensitivity, tables
 from kdlib.findings import complete_seeds, pair_verdicts, panels
 from kdlib.studies import STUDIES
 from kdlib.words import name_of
 
 FIGURE = "docs/answer.svg"
-UNITS = "In the tables: points, with the 95 % interval over seeds and test examples; margin and gain: a rank correlation."
+UNITS = ("In the tables: points, with the 95 % interval over networks and test examples; F3a is a rank correlation. A claim holds, is "
+         "contradicted, or is not decided, corrected for the number of findings of a pair.")
 
 
 def answer():
     """(Markdown, SVG bytes or None) of the studies on record that are not demonstrations; the first one gives the figure."""
     lines, svg = [], None
-    on_record = [s for s in STUDIES.values() if not s.demonstration and s.kind != "anchors" and complete_seeds(s.name)]
+    done = {s.name: complete_seeds(s.name) for s in STUDIES.values() if not s.demonstration and s.kind != "anchors"}
+    on_record = [s for s in STUDIES.values() if done.get(s.name, 0) > (s.kind == "findings")]   # of findings two seeds or more
     for study in on_record:
         if study.kind != "findings":
             continue
@@ -21,12 +23,13 @@ def answer():
             headline, svg = _headline(both)
             lines += headline
         cards = [card for p in both for card in pair_verdicts(p)]
-        lines += [_of(study, both[0].seeds), "", *_short(cards), "", *_bullets(both), "",
-                  "<details><summary>Every condition in words, with its test</summary>", "", *_long(cards), "", "</details>", ""]
+        lines += [f"{_of(study, both[0].seeds)[:-1]}, {len(both[0].runs['one_hot'])} baselines:", "", *_short(cards), "",
+                  "<details><summary>Every finding in words, with its test</summary>", "", *_long(cards), "", "</details>", ""]
     for study in on_record:
         if study.kind != "findings":
-            of = panels(study.name)
-            lines += [_of(study, of[0].seeds), "", *_bullets(of), ""]
+            seeds = done[study.name]
+            said = search.headline(study, seeds) if study.kind == "recipe" else sensitivity.headlines(panels(study.name))
+            lines += [_of(study, seeds), "", *(f"- {sentence}" for sentence in said), ""]
     text = "\n".join(lines) if lines else "No study is on record yet; `make report` shows the demonstration.\n"
     return f"{text}\nPublished numbers that a correct implementation must hit, beside ours:\n\n{anchors.markdown()}", svg
 
@@ -50,21 +53,20 @@ def _of(study, seeds):
     return f"{study.title} (`{study.name}`), {seeds} of {study.seeds} planned seeds{early}:"
 
 
-def _bullets(panels):
-    return [f"- {sentence}" for sentence in sensitivity.headlines(panels)]
-
-
 def _short(cards):
-    """A row for each finding, a column for each pair."""
+    """A row for each finding, a column for each pair; last how often all rules of a pair together fire on nothing."""
     pairs = list(dict.fromkeys(c["pair"] for c in cards))
-    cells = {(c["finding"], c["pair"]): "<br>".join([f"**{c['verdict']}**", *(f"{p.label}: {p.brief}" for p in c["parts"])])
-             for c in cards}
+    cells = {(c["finding"], c["pair"]): "<br>".join([f"**{c['verdict']}**", *([c["brief"]] if c["brief"] else [])]) for c in cards}
     rows = {c["finding"]: f"**{c['finding']}** {c['claim']}" for c in cards}
-    return [f"| finding | {' | '.join(pairs)} |", "|---|" + "---|" * len(pairs),
-            *(f"| {claim} | {' | '.join(cells[finding, pair] for pair in pairs)} |" for finding, claim in rows.items())]
+    lines = [f"| finding | {' | '.join(pairs)} |", "|---|" + "---|" * len(pairs),
+             *(f"| {claim} | {' | '.join(cells.get((finding, pair), '–') for pair in pairs)} |" for finding, claim in rows.items())]
+    together = [next(c["any_alarm"] for c in cards if c["pair"] == pair) for pair in pairs]
+    if None in together:
+        return lines
+    return [*lines, f"| share of random splits of the baselines in which any of these rules fires on nothing | "
+            f"{' | '.join(f'{100 * share:.1f} %' for share in together)} |"]
 
 
 def _long(cards):
-    return ["| finding | teacher → student | verdict | what holds, and the numbers |", "|---|---|---|---|",
-            *(f"| {c['finding']} | {c['pair']} | **{c['verdict']}** | "
-              + "; ".join(f"*{part.label}: {part.holds}* ({part.sentence})" for part in c["parts"]) + " |" for c in cards)]
+    return ["| finding | teacher → student | verdict | the numbers |", "|---|---|---|---|",
+            *(f"| {c['finding']} | {c['pair']} | **{c['verdict']}** | {c['sentence']} {c['alarm']} |".replace("  ", " ") for c in cards)]

@@ -17,6 +17,7 @@ from kdlib.config import KdlibError
 
 CHUNK = 4_000_000  # draws held at once in group_means: about 100 MB
 MAX_SIGNS = 20  # sign_flip enumerates 2^n sums
+CERTAIN = 0.9999  # correlations beyond are taken for this one on Fisher's scale
 TIE = 1e-12  # differences of means that are equal on paper differ by about 1e-16
 
 
@@ -131,13 +132,16 @@ class Interval:
     fisher: bool = False  # a correlation: se and quantiles are on Fisher's scale
 
     def p(self, threshold: float = 0.0) -> float:
-        """Two-sided p of the hypothesis that the true value is `threshold`; NaN without an interval or any spread."""
-        if not self.se > 0:
+        """Two-sided p of the hypothesis that the true value is `threshold`; NaN without an interval."""
+        if np.isnan(self.se):
             return np.nan
+        if self.se == 0:  # nothing varies
+            return float(self.estimate == threshold)
         from scipy.special import stdtr
 
-        scale = np.arctanh if self.fisher else np.asarray
-        return float(2 * stdtr(self.df, -abs(scale(self.estimate) - scale(threshold)) / self.se))
+        ends = np.array([self.estimate, threshold])
+        distance = abs(np.subtract(*(np.arctanh(ends.clip(-CERTAIN, CERTAIN)) if self.fisher else ends)))
+        return float(2 * stdtr(self.df, -distance / self.se))
 
     @property
     def detectable(self) -> float:
@@ -417,7 +421,7 @@ def correlation_with_gain(statistic: Callable, mine: GroupMeans, pool: GroupMean
     if groups < 4 or not (np.isfinite(estimate) and np.isfinite(values).mean() > 0.5):
         return Interval(estimate, *[np.nan] * 5, *facts)
     values = values[np.isfinite(values)]
-    z, scattered = (np.arctanh(np.clip(v, -0.9999, 0.9999)) for v in (estimate, values))
+    z, scattered = (np.arctanh(np.clip(v, -CERTAIN, CERTAIN)) for v in (estimate, values))
     se, df = float(scattered.std(ddof=1)), groups - 2.0
     low, high = np.tanh(z + np.array([-1, 1]) * stdtrit(df, 0.975) * se)
     return Interval(estimate, float(low), float(high), se, df, float(values.mean()) - estimate, *facts, fisher=True)

@@ -58,13 +58,15 @@ class Study:
             return [k for k in range(max(self.baselines, self.seeds)) if k % self.seeds < seeds]
         return list(range(min(seeds, self.fewer.get(method, seeds), self.fewer.get((pair, method), seeds))))
 
-    def __call__(self, seeds=None):
-        """All runs of the first `seeds` seeds, each once, seed by seed, teachers before their students."""
+    def __call__(self, seeds=None, extras=True):
+        """All runs of the first `seeds` seeds, each once, seed by seed, teachers before their students; last the `extras`:
+        methods of fewer seeds, which no seed has to wait for."""
         configs = {}
         seeds = self.seeds if seeds is None else seeds
-        for seed in range(seeds):
+        for extra, seed in itertools.product((False, True)[: 1 + extras], range(seeds)):
             for setting, pair, method in itertools.product(self.settings, self.pairs, self.methods):
-                for k in self.seeds_of(pair, method, seeds):
+                some = self.seeds_of(pair, method, seeds) if (method in self.fewer) == extra else ()
+                for k in some:
                     if k % self.seeds == seed:
                         cfg = self.config(pair, method, k, setting)
                         for c in (*cfg.dependencies(), cfg):
@@ -241,7 +243,7 @@ STUDIES = {s.name: s for s in (
         Step("Batch size and learning rate", tuple({"batch_size": b, "lr": lr} for b, lr in (
             (32, 0.05), (32, 0.1), (32, 0.2), (64, 0.1), (64, 0.2), (128, 0.2), (128, 0.4))), fields={"epochs": 80}),
         Step("Epochs", tuple({"epochs": e} for e in (80, 160, 320))),
-        Step("Teacher", tuple({"student": name} for name in ("resnet8", "resnet14", "resnet20", "resnet8x2")), teachers=True),
+        Step("Teacher", tuple({"student": name} for name in ("resnet8", "resnet8x2")), teachers=True),
         Step("Temperature", TEMPERATURES, ("kd",)),
         Step("Weight of the teacher", tuple({"alpha": a} for a in (0.25, 0.5, 0.75, 0.9)), ("kd",),
              fields=dict(_CIFAR20.distilled))),
