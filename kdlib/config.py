@@ -164,7 +164,7 @@ class Config:
 
     def baseline_config(self):
         """The one_hot run this run is compared with: same student, seed and data."""
-        return replace(self, method="one_hot", **{k: DEFAULTS[k] for k in KNOBS[self.method]})
+        return replace(self, method="one_hot", with_val=False, **{k: DEFAULTS[k] for k in KNOBS[self.method]})
 
     def teacher_config(self):
         """The run that trains this run's teacher: one_hot, or another teacher_method."""

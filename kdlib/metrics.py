@@ -91,6 +91,11 @@ class Panel:
         pair = " → ".join((self.setting.get("teacher", self.pair[0]), self.pair[1]))
         return f"{pair}, {changed}" if changed else pair
 
+    @property
+    def methods(self):
+        """Every method on record but the baselines."""
+        return [method for method in self.runs if method != "one_hot"]
+
     def posing(self, **runs):
         """The same panel with other records in the place of some methods, such as baselines that pose as a method."""
         return replace(self, runs=self.runs | runs)

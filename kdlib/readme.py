@@ -6,8 +6,8 @@ from kdlib.studies import STUDIES
 from kdlib.words import name_of
 
 FIGURE = "docs/answer.svg"
-UNITS = ("In the tables: points, with the 95 % interval over networks and test examples; F3a is a rank correlation. A claim holds, is "
-         "contradicted, or is not decided, corrected for the number of findings of a pair.")
+UNITS = ("In the tables: points, with the 95 % interval over networks and test examples; F3a is a rank correlation. A claim "
+         "holds, is contradicted, or is not decided, corrected for the number of findings of a pair.")
 
 
 def answer():
@@ -56,10 +56,10 @@ def _of(study, seeds):
 def _short(cards):
     """A row for each finding, a column for each pair; last how often all rules of a pair together fire on nothing."""
     pairs = list(dict.fromkeys(c["pair"] for c in cards))
-    cells = {(c["finding"], c["pair"]): "<br>".join([f"**{c['verdict']}**", *([c["brief"]] if c["brief"] else [])]) for c in cards}
-    rows = {c["finding"]: f"**{c['finding']}** {c['claim']}" for c in cards}
-    lines = [f"| finding | {' | '.join(pairs)} |", "|---|" + "---|" * len(pairs),
-             *(f"| {claim} | {' | '.join(cells.get((finding, pair), '–') for pair in pairs)} |" for finding, claim in rows.items())]
+    cells = {(c["finding"], c["pair"]): f"**{c['verdict']}**<br>{c['brief']}".removesuffix("<br>") for c in cards}
+    lines = [f"| finding | {' | '.join(pairs)} |", "|---|" + "---|" * len(pairs)]
+    for finding, claim in {c["finding"]: c["claim"] for c in cards}.items():
+        lines.append(f"| **{finding}** {claim} | {' | '.join(cells.get((finding, pair), '–') for pair in pairs)} |")
     together = [next(c["any_alarm"] for c in cards if c["pair"] == pair) for pair in pairs]
     if None in together:
         return lines
@@ -68,5 +68,6 @@ def _short(cards):
 
 
 def _long(cards):
+    rows = [[c["finding"], c["pair"], f"**{c['verdict']}**", f"{c['sentence']} {c['alarm']}".rstrip()] for c in cards]
     return ["| finding | teacher → student | verdict | the numbers |", "|---|---|---|---|",
-            *(f"| {c['finding']} | {c['pair']} | **{c['verdict']}** | {c['sentence']} {c['alarm']} |".replace("  ", " ") for c in cards)]
+            *(f"| {' | '.join(row)} |" for row in rows)]

@@ -228,10 +228,9 @@ def weakest_fifth(p):
 
 def amplification(p, method, weights):
     """A contrast of (student error - teacher error), each student beside its own teacher, in points: GroupMeans (S,)."""
-    mine = p.accuracy(method)
-    seeds = len(weights)
-    excess = p.accuracy("teacher").map(lambda a: a[..., :seeds, :]) - mine
-    return excess.map(lambda e: (e * weights).sum(axis=-1))
+    seeds = min(len(weights), len(p.records(method)))
+    mine, teachers = (p.accuracy(m).map(lambda a: a[..., :seeds, :]) for m in (method, "teacher"))
+    return (teachers - mine).map(lambda e: (e * weights[:seeds]).sum(axis=-1))
 
 
 def mitigated(p, method):

@@ -2,14 +2,11 @@
 
 from dataclasses import dataclass, field
 
-import numpy as np
-import pandas as pd
-
-from kdlib import records
 from kdlib.config import KNOBS, Config
 
 LEAST_CHANGE = 1.0     # points that twice the epochs may still change the average of one_hot
 LEAST_MARGIN = 0.9     # of the teacher on its own training images, mean over images
+MARGIN = "teacher's margin on its training images"
 LEAST_FEW_SHOT = 2.0   # per cent on val in every few-shot class, mean over seeds
 
 
@@ -72,12 +69,18 @@ class Search:
 
 def _val(cfg):
     """(G,) per cent: accuracy of a run on val by group."""
+    import numpy as np  # not above: the command line reads the studies before anything heavy
+
+    from kdlib import records
     val = records.read(cfg).splits["val"]
     return np.array([100 * val.right[val.group == g].mean() for g in np.unique(val.group)])
 
 
 def scores(search, seeds):
-    """Table: accuracy on val in per cent for every level of every step, by seed and mean; `chosen` marks the best of a step."""
+    """DataFrame: accuracy on val in per cent for every level of every step, by seed and mean; `chosen` marks what a step took."""
+    import numpy as np
+    import pandas as pd
+
     rows = []
     for step in search.steps:
         of_step = []
@@ -99,10 +102,14 @@ def in_words(level):
 
 
 def gate(search, seeds):
-    """Table: each number of epochs and whether it is enough; one row per length whose double was run too.
+    """DataFrame: each number of epochs and whether it is enough; one row per length whose double was run too.
 
     change: what twice the epochs add to the average of one_hot on val. lowest: the few-shot class with the lowest accuracy.
     margin: of the teacher on its own training images, known at the chosen length alone, where students record it."""
+    import numpy as np
+    import pandas as pd
+
+    from kdlib import records
     rows = []
     chosen = search.shared["epochs"]
     step = next(step for step in search.steps if any("epochs" in level for level in step.levels))
@@ -118,13 +125,15 @@ def gate(search, seeds):
         known = abs(there.mean() - here.mean()) < LEAST_CHANGE and lowest >= LEAST_FEW_SHOT
         passes = known and margin >= LEAST_MARGIN
         rows.append({"epochs": epochs, "average": here.mean(), "change at twice the epochs": there.mean() - here.mean(),
-                     "lowest few-shot class": lowest, "teacher's margin on its training images": margin,
-                     "passes": "yes" if passes else "no"})
+                     "lowest few-shot class": lowest, MARGIN: margin, "passes": "yes" if passes else "no"})
     return pd.DataFrame(rows)
 
 
 def _teacher_margin(search, seeds, counts):
     """Mean over the training images of the margin of the teachers of the chosen recipe."""
+    import numpy as np
+
+    from kdlib import records
     step = next(step for step in search.steps if "kd" in step.methods)
     facts = [records.read(search.config(step, step.levels[0], "kd", s)).facts for s in range(seeds)]
     return np.mean([np.average(f["teacher_margin_train"], weights=counts) for f in facts])
@@ -132,6 +141,7 @@ def _teacher_margin(search, seeds, counts):
 
 def headline(search, seeds):
     """What val chose and whether the gate is passed, in sentences."""
+    from kdlib.words import number
     table = scores(search, seeds)
     chosen = "; ".join(table[table.chosen == "yes"].level)
     said = [f"{search.title}: val chooses {chosen}."]
@@ -140,7 +150,7 @@ def headline(search, seeds):
         word = "passes" if row.passes == "yes" else "does not pass"
         said.append(
             f"{search.shared['epochs']} epochs: the recipe {word} the gate. Twice the epochs change the average by "
-            f"{row['change at twice the epochs']:+.1f} points (less than {LEAST_CHANGE:g} is enough); the teacher's margin on its "
-            f"training images is {row.iloc[3]:.2f} (at least {LEAST_MARGIN:g}); the lowest few-shot class is at "
-            f"{row['lowest few-shot class']:.0f} % (at least {LEAST_FEW_SHOT:g}).".replace("+-", "−"))
+            f"{number(row['change at twice the epochs'])} (less than {LEAST_CHANGE:g} is enough); the teacher's margin on its "
+            f"training images is {row[MARGIN]:.2f} (at least {LEAST_MARGIN:g}); the lowest few-shot class is at "
+            f"{row['lowest few-shot class']:.0f} % (at least {LEAST_FEW_SHOT:g}).")
     return said

@@ -166,7 +166,8 @@ def interval(observed, resampled) -> Interval:
     each a lower bound. Degrees of freedom: Satterthwaite, S - 1 for V_S and B - 1 (Monte Carlo error) for
     what V_E adds.
 
-    Simulated coverage of means (normal effects): 94.5 to 97 % with 6 or 8 seeds; 98 % if only R is left; with few seeds, V_S large and V_E a few per cent, 93.6 % (4 seeds) and 92.3 % (3 seeds).
+    Simulated coverage of means (normal effects): 94.5 to 97 % with 6 or 8 seeds; 98 % if only R is left; with few seeds,
+    V_S large and V_E a few per cent, 93.6 % (4 seeds) and 92.3 % (3 seeds).
     Statistics that pick or rank groups: 92 to 97 %. The spread over resamples of a group of n examples is
     short by the factor (n - 1)/n, not corrected. One seed, NaN or infinity: no interval.
     """

@@ -204,7 +204,7 @@ _CIFAR20 = Study(
     methods={"one_hot": {}, "kd": {}, "kd_tuned": {"method": "kd", "alpha": 0.5}, "ada_alpha": {},
              "ada_alpha_crossfit": _CROSSFIT, "ada_margin": {}, "one_hot_with_val": {"method": "one_hot", "with_val": True}})
 _SHORT = Study(
-    name="cifar20-lt-short", title="Twenty classes of CIFAR-100, long-tailed, trained too little",
+    name="cifar20-short", title="Twenty classes of CIFAR-100, long-tailed, trained too little",
     about="The recipe of version 1, 40 epochs of batch 128: its networks do not fit their training images. Superseded.",
     pairs=(("resnet20", "resnet8"), ("resnet8", "resnet8")), seeds=6, shared=SHORT, distilled={"temperature": 1.0},
     bucket_edges=(150, 45), worst=(1, 3, 6))
@@ -247,13 +247,13 @@ STUDIES = {s.name: s for s in (
         Step("Temperature", TEMPERATURES, ("kd",)),
         Step("Weight of the teacher", tuple({"alpha": a} for a in (0.25, 0.5, 0.75, 0.9)), ("kd",),
              fields=dict(_CIFAR20.distilled))),
-        "The cheapest recipe that trains enough, then teacher, temperature and a constant weight: chosen on val (PROTOCOL.md, D19).",
+        "The cheapest recipe that trains enough, then teacher, temperature, constant weight: chosen on val (PROTOCOL.md, D19).",
         epochs=(80, 160)),
     _beyond(_CIFAR20, "rivals", seeds=6, methods=RIVALS),
     _beyond(_CIFAR20, "knobs", seeds=4, methods=KNOB_ARMS),
-    _beyond(_CIFAR20, "ablations", seeds=4, methods=ABLATED, settings=(
-        *_settings(temperature=(1.0, 2.0, 4.0), alpha=(0.25, 0.5, 0.75), teacher=("resnet14", "resnet20"),
-                   imbalance=(1.0, 5.0, 50.0), label_noise=(0.2,), draw_seed=(1, 2)),)),
+    _beyond(_CIFAR20, "ablations", seeds=4, methods=ABLATED, settings=_settings(
+        temperature=(2.0, 4.0), alpha=(0.25, 0.5, 0.75), teacher=("resnet14", "resnet20"), imbalance=(1.0, 5.0, 50.0),
+        label_noise=(0.2,), draw_seed=(1, 2))),
     _beyond(_CIFAR20, "length", seeds=4, methods=ABLATED, settings=_settings(epochs=(20, 40, 80, 320))),
     _recipe(_CIFAR100_LT, _steps(2.0, (0.05, 0.1, 0.2, 0.4))),
     _beyond(_CIFAR100_LT, "rivals", seeds=8, methods=RIVALS),

@@ -160,6 +160,7 @@ def log_loss(p, methods):
 
 def learning_curves(p, methods):
     """Accuracy on val in per cent during training, mean over seeds: one row per (place, method, epoch)."""
+    methods = [m for m in methods if not p.runs[m][0].config.with_val]   # which trains on val
     rows, members = [], {"average": np.ones(len(p.bucket), bool)}
     rarest, name = filled_buckets(p)[-1]
     members[name] = p.bucket == rarest
@@ -178,7 +179,7 @@ def optimism(p, methods):
     Chosen on one half of val; "the same half" scores it there, "the other half" honestly; both ways round, then averaged. None
     if a record has no halves."""
     rows = []
-    for method in methods:
+    for method in (m for m in methods if not p.runs[m][0].config.with_val):
         halves = [r.facts.get("val_accuracy_by_half") for r in p.runs[method]]
         if not all(halves):
             return None

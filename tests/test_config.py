@@ -73,12 +73,6 @@ def test_the_default_teacher_seed_is_never_the_seed():
         Config().teacher_config()
 
 
-def test_the_placebo_draws_from_a_stream_no_other_run_has():
-    placebo = [Config(method="placebo", seed=s).stream for s in range(20)]
-    others = [Config(seed=s).stream for s in (*range(20), *range(1000, 1020))]
-    assert not set(placebo) & set(others) and len(set(placebo)) == 20
-
-
 @pytest.mark.parametrize("wrong, said", [
     ({"label_noise": 1.5}, "label_noise=1.5: must lie between 0 and 1"), ({"nesterov": 1}, "nesterov=1: must be bool"),
     ({"dataset": "superclas"}, "did you mean 'superclass'"), ({"method": "decoupledkd", "teacher": "cnn"}, "did you mean 'decoupled_kd'"),
@@ -97,7 +91,7 @@ def test_what_the_new_fields_refuse_is_one_sentence(wrong, said):
 
 
 @pytest.mark.parametrize("key", [
-    "cifar20_resnet8_one_hot_s0_c2f0a98d23", "cifar20_resnet8_placebo_s0_192ffe93c0", "cifar20_resnet20-resnet8_kd_s0_743d617ee2",
+    "cifar20_resnet8_one_hot_s0_c2f0a98d23", "cifar20_resnet20-resnet8_kd_s0_743d617ee2",
     "cifar20_resnet20-resnet8_ada_alpha_s0_a7984c8d80", "cifar20_resnet20-resnet8_ada_margin_s0_e919899cae"])
 def test_keys_of_configs_from_before_the_rivals_are_what_they_were(key):
     """Records in the repository answer to these; a new field at its default is no part of a key."""
@@ -132,7 +126,7 @@ def test_only_a_method_without_a_teacher_that_chooses_nothing_on_val_may_train_o
         except KdlibError as e:
             assert str(e).startswith("Config field with_val: only a method without a teacher")
             assert str(e).count(".") == 1 and "\n" not in str(e)
-    assert allowed == ["one_hot", "placebo", "label_smoothing", "logit_adjusted", "group_dro"]
+    assert allowed == ["one_hot", "label_smoothing", "logit_adjusted", "group_dro"]
     with pytest.raises(KdlibError, match="^Config field with_val: .* no fold of a crossfit"):
         Config(fold=1, with_val=True)
 

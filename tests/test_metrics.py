@@ -8,12 +8,31 @@ import numpy as np
 import pytest
 import torch
 from fairlearn.metrics import MetricFrame
+from scipy import stats
 from sklearn.metrics import accuracy_score, log_loss
-from synthetic import COUNTS, FEW, GROUPS, PAIR, TINY, but, made, predictions, record, write_study
+from synthetic import (
+    COUNTS,
+    FEW,
+    GROUPS,
+    PAIR,
+    SELF,
+    TINY,
+    but,
+    made,
+    predictions,
+    record,
+    write_study,
+)
 
 from kdlib import anchors, metrics, records, tables
 from kdlib.config import KdlibError
 from kdlib.metrics import CELLS, buckets, by_group, calibration_error, eight_cells, panel, tenths
+from kdlib.stats import group_means, moderated_t
+
+ITSELF = replace(TINY, pairs=(SELF,))
+POOL = replace(TINY, baselines=7)              # four seeds of each method, seven baselines
+FEWER = replace(TINY, fewer={"ada_alpha": 2})
+ALL = ("one_hot", "kd", "ada_alpha", "ada_margin", "teacher")
 
 
 @pytest.fixture(autouse=True)
@@ -142,22 +161,24 @@ def test_test_plus_is_test_then_left_out():
 
 
 def test_panel_reads_each_role_from_its_own_records():
-    rates = {"teacher": 0.95, "one_hot": 0.3, "placebo": 0.4, "kd": 0.5, "ada_alpha": 0.6, "ada_margin": 0.8}
+    rates = {"teacher": 0.95, "one_hot": 0.3, "kd": 0.5, "ada_alpha": 0.6, "ada_margin": 0.8}
     p = made(seeds=2, margin=lambda seed: np.full(GROUPS, 0.1 * (seed + 1)), **rates)
     for role, rate in rates.items():
         np.testing.assert_allclose(p.accuracy(role).observed, 100 * rate)
         np.testing.assert_allclose(p.val_accuracy(role), 100 * rate)
-    np.testing.assert_allclose(p.gain("kd").observed, 20)
-    np.testing.assert_allclose(p.gain("ada_alpha", "kd").observed, 10)
-    np.testing.assert_allclose(p.teacher_margin(), [[0.1] * GROUPS, [0.2] * GROUPS])
+    np.testing.assert_allclose(p.group_gain("kd"), 20)
+    assert p.gain("kd", p.average).estimate == pytest.approx(20)
+    assert p.gain("ada_alpha", p.average, "kd").estimate == pytest.approx(10)
+    np.testing.assert_allclose(p.margins, [[0.1] * GROUPS, [0.2] * GROUPS])
     assert p.name == "cnn → cnn_small" and p.predicted("kd").shape == (2, 400)
 
 
 def test_bucket_means_weigh_groups_alike():
     p = made(seeds=1, kd=but(0.7, g8=0.9, g9=0.0))
-    few = p.accuracy("kd").map(metrics.bucket_mean(p, 2)).observed
-    np.testing.assert_allclose(few, 45)
-    np.testing.assert_allclose(p.accuracy("kd").map(metrics.average).observed, (8 * 70 + 90) / 10)
+    accuracy, = p.accuracy("kd").observed
+    assert accuracy @ p.in_bucket(2)[0] == pytest.approx(45)
+    assert accuracy @ p.average[0] == pytest.approx((8 * 70 + 90) / 10)
+    assert list(p.places()) == ["average", "many", "medium", "few"]
     np.testing.assert_array_equal(p.bucket == 2, FEW)
     np.testing.assert_array_equal(p.train_counts, COUNTS)
 
@@ -168,7 +189,7 @@ def rewritten(cfg, **facts):
     records.write(replace(old, facts=old.facts | facts))
 
 
-@pytest.mark.parametrize("method", ["one_hot", "kd", "placebo"])
+@pytest.mark.parametrize("method", ["one_hot", "kd", "ada_margin"])
 def test_panel_refuses_other_data(method):
     write_study(seeds=2)
     cfg = TINY.config(PAIR, method, 1)
@@ -176,7 +197,17 @@ def test_panel_refuses_other_data(method):
     with pytest.raises(KdlibError, match="are of different data") as caught:
         panel(TINY, PAIR, 2)
     assert cfg.key() in str(caught.value)
-    panel(TINY, PAIR, 1)                                                 # the first seed has nothing to do with it
+    if method != "one_hot":
+        panel(TINY, PAIR, 1)                                             # the first seed has nothing to do with it
+
+
+def test_a_baseline_beyond_the_seeds_is_checked_like_every_other():
+    write_study(seeds=2)
+    cfg = TINY.config(PAIR, "one_hot", 1)
+    rewritten(cfg, data_sha256="e" * 64)
+    with pytest.raises(KdlibError, match="are of different data") as caught:
+        panel(TINY, PAIR, 1)                                             # it is in the pool of the first seed too
+    assert cfg.key() in str(caught.value)
 
 
 def test_panel_refuses_another_teacher_by_name():
@@ -244,15 +275,20 @@ def test_buckets_of_one_seed_and_of_a_long_tail_are_the_same_for_all_seeds():
     assert tail.bucket_names == metrics.BUCKETS
 
 
-def test_the_mean_of_a_bucket_follows_each_seeds_own_buckets():
-    p = made(BALANCED, seeds=3, margin=erratic)
-    values = np.random.default_rng(0).normal(size=(5, 3, GROUPS))           # (resamples, seeds, groups)
+def test_the_gain_of_a_bucket_follows_each_seeds_own_buckets():
+    """Each network minus the mean baseline, in the groups that are of the bucket for its own seed."""
+    def rates(shift):
+        return lambda seed, split: np.roll(np.linspace(0.3, 0.75, GROUPS), shift + 3 * seed)
+    p = made(BALANCED, seeds=3, margin=erratic, kd=rates(0), one_hot=rates(1))
+    accuracy = {m: [[100 * np.mean(right[p.group == g]) for g in range(GROUPS)]
+                    for right in p.predicted(m) == p.y] for m in ("kd", "one_hot")}
     for index in range(3):
-        mean = metrics.bucket_mean(p, index)
-        for r, s in itertools.product(range(5), range(3)):
+        gains = []
+        for s in range(3):
             members = [g for g in range(GROUPS) if p.buckets_by_seed[s][g] == index]
-            assert mean(values)[r, s] == pytest.approx(sum(values[r, s, g] for g in members) / len(members))
-        np.testing.assert_allclose(mean(values[0]), mean(values)[0])
+            usual = [np.mean([run[g] for run in accuracy["one_hot"]]) for g in members]
+            gains.append(np.mean([accuracy["kd"][s][g] for g in members]) - np.mean(usual))
+        assert p.gain("kd", p.in_bucket(index)).estimate == pytest.approx(np.mean(gains))
 
 
 def write_setting(setting, seeds, **rates):
@@ -268,12 +304,12 @@ def write_setting(setting, seeds, **rates):
 def test_a_panel_of_a_setting_reads_the_runs_of_that_setting_and_shares_those_that_do_not_read_it():
     base = made(seeds=2, kd=0.6)
     hot, tail = {"temperature": 4.0}, {"imbalance": 10.0}
-    write_setting(hot, 2, kd=0.9, one_hot=0.7, placebo=0.7)
+    write_setting(hot, 2, kd=0.9, one_hot=0.7)
     write_setting(tail, 2, kd=0.2, one_hot=0.3)
     for setting, kd, one_hot in (({}, 60, 70), (hot, 90, 70), (tail, 20, 30)):
         p = panel(TINY, PAIR, 2, setting=setting)
         np.testing.assert_allclose(p.accuracy("kd").observed, kd)
-        np.testing.assert_allclose(p.gain("kd").observed, kd - one_hot)
+        np.testing.assert_allclose(p.group_gain("kd"), kd - one_hot)
         assert p.setting == setting
         assert all(getattr(r.config, k) == v for r in p.runs["kd"] for k, v in setting.items())
     assert [r.config for r in panel(TINY, PAIR, 2, setting=hot).runs["one_hot"]] == [r.config for r in base.runs["one_hot"]]
@@ -286,28 +322,140 @@ def test_a_panel_of_a_setting_reads_the_runs_of_that_setting_and_shares_those_th
     ({"teacher": "resnet14"}, "resnet14 → cnn_small"), ({"profile": "step"}, "cnn → cnn_small, profile = step"),
     ({"draw_seed": 1, "teacher_seed": 3000}, "cnn → cnn_small, draw_seed = 1, teacher_seed = 3000")])
 def test_a_panel_is_named_by_its_pair_and_what_its_setting_changes(setting, name):
-    assert metrics.Panel(TINY, PAIR, 1, {}, (), "test", setting).name == name
+    assert metrics.Panel(TINY, PAIR, 1, {}, (), np.empty((0, GROUPS)), "test", setting).name == name
+
+
+# ---------------------------------------------------------------- memory
+
+def test_what_is_computed_of_a_record_is_computed_once_and_shared_by_posing():
+    p = made(seeds=2)
+    asked = []
+
+    def seed_of(some):
+        asked.append([(r.config.method, r.config.seed) for r in some])
+        return [10 * r.config.seed for r in some]
+
+    assert p.remembered("ten", p.runs["kd"][1:], seed_of) == [10]
+    assert p.remembered("ten", p.runs["kd"], seed_of) == [0, 10]
+    assert p.posing(kd=p.runs["one_hot"]).remembered("ten", p.runs["one_hot"], seed_of) == [0, 10]
+    assert p.remembered("ten", (*p.runs["one_hot"], p.runs["kd"][0]), seed_of) == [0, 10, 0]
+    assert asked == [[("kd", 1)], [("kd", 0)], [("one_hot", 0), ("one_hot", 1)]]
+    assert p.remembered("twenty", p.runs["kd"], lambda some: [20] * len(some)) == [20, 20]
+    assert replace(p, split="test").remembered("ten", p.runs["kd"], lambda some: ["test"] * 2) == ["test"] * 2
+    assert panel(TINY, PAIR, 2).memory == {}                       # another panel has its own
+
+
+def test_accuracy_is_that_of_the_records_whoever_poses_as_whom():
+    p = made(seeds=3, shuffled=("one_hot", "kd"), kd=lambda seed, split: 0.5 + 0.1 * seed)
+    p.accuracy("one_hot"), p.accuracy("kd")
+    one_hot, kd = p.runs["one_hot"], p.runs["kd"]
+    fake = p.posing(kd=(one_hot[2], kd[0]), one_hot=(one_hot[1], one_hot[0], kd[1]))
+    for method, some in (("kd", (one_hot[2], kd[0])), ("one_hot", (one_hot[1], one_hot[0], kd[1]))):
+        right = np.array([r.test_plus().predicted == r.test_plus().y for r in some])
+        wanted = group_means(right, p.group, GROUPS)
+        np.testing.assert_allclose(fake.accuracy(method).observed, 100 * wanted.observed)
+        np.testing.assert_allclose(fake.accuracy(method).resampled, 100 * wanted.resampled)
+    np.testing.assert_allclose(p.accuracy("kd").observed, [[50] * GROUPS, [60] * GROUPS, [70] * GROUPS])
+    assert fake.val_accuracy("kd")[1].mean() == pytest.approx(50)
 
 
 # ---------------------------------------------------------------- tables
 
 def test_table_of_a_panel():
     frame = metrics.table(made(seeds=2, kd=but(0.7, few=0.5)))
-    assert len(frame) == 6 * 2 * GROUPS                                   # five methods and the teacher
+    assert len(frame) == 5 * 2 * GROUPS                                   # four methods and the teacher
     row = frame[(frame.method == "kd") & (frame.seed == 1) & (frame.group == "class 9")].iloc[0]
     assert (row.n_train, row.bucket, row.n, row.correct) == (2, "few", 40, 20)
     assert row.accuracy == pytest.approx(50) and row.gain == pytest.approx(-20)
     assert (frame[frame.method == "one_hot"].gain == 0).all()
 
 
+def test_the_table_of_a_panel_has_every_baseline_and_gains_over_their_mean():
+    frame = metrics.table(made(POOL, one_hot=lambda seed, split: 0.4 + 0.05 * seed, kd=0.6))
+    own = frame[frame.method == "one_hot"]
+    assert sorted(set(own.seed)) == list(range(7)) and len(own) == 7 * GROUPS
+    usual = np.mean([40 + 5 * seed for seed in range(7)])
+    np.testing.assert_allclose(own.gain, 40 + 5 * own.seed - usual)
+    np.testing.assert_allclose(frame[frame.method == "kd"].gain, 60 - usual)
+
+
 def test_gain_by_bucket_table():
-    frame = tables.gain_by_bucket(made(seeds=2, kd=but(0.8, few=0.5)), ["kd", "placebo"])
+    p = made(seeds=2, kd=but(0.8, few=0.5))
+    frame = tables.gain_by_bucket(p, ["kd", "ada_alpha"])
     rows = frame[frame.method == "distillation"].set_index("bucket")
     assert list(rows.index) == ["average", "many", "medium", "few"]
     np.testing.assert_allclose(rows.estimate.astype(float), [4, 10, 10, -20])
     assert (rows.seeds == 2).all() and all(len(s) == 2 for s in rows.per_seed)
-    over_kd = tables.gain_by_bucket(made(seeds=2, kd=but(0.8, few=0.5)), ["placebo"], "kd")
+    over_kd = tables.gain_by_bucket(p, ["ada_alpha"], "kd")
     np.testing.assert_allclose(over_kd.estimate.astype(float), [-4, -10, -10, 20])
+
+
+# Networks that are right on all images of a group or on none: their test images add nothing, so that the intervals and p-values
+# are those of two samples of networks.
+
+def all_or_none(chance, stream):
+    """function (seed, split) -> (G,) of 0 and 1."""
+    return lambda seed, split: (np.random.default_rng([stream, seed]).random(GROUPS) < chance) * 1.0
+
+
+SHARP = {"one_hot": all_or_none(0.5, 1), "kd": all_or_none(0.7, 6), "ada_alpha": all_or_none(0.6, 3)}
+PLACES = {"average": range(10), "many": range(4), "medium": range(4, 8), "few": range(8, 10)}
+
+
+def sharp_accuracy(method, seeds, place):
+    """Per cent of each network of SHARP in a place, as it was made."""
+    return [100 * SHARP[method](seed, "test")[list(PLACES[place])].mean() for seed in range(seeds)]
+
+
+def test_gains_over_the_pool_are_those_of_welch_in_scipy():
+    """Every baseline counts once, however many seeds the method has."""
+    p = made(POOL, **SHARP)
+    frame = tables.gain_by_bucket(p, ["kd", "ada_alpha"]).set_index(["bucket", "method"])
+    for place, (method, name) in itertools.product(
+            PLACES, (("kd", "distillation"), ("ada_alpha", "AdaAlpha"))):
+        mine, pool = sharp_accuracy(method, 4, place), sharp_accuracy("one_hot", 7, place)
+        wanted = stats.ttest_ind(mine, pool, equal_var=False)
+        row = frame.loc[(place, name)]
+        assert row.estimate == pytest.approx(np.mean(mine) - np.mean(pool))
+        assert (row.low, row.high) == pytest.approx(tuple(wanted.confidence_interval(0.95)))
+        assert row.per_seed == pytest.approx(np.subtract(mine, np.mean(pool))) and row.seeds == 4
+
+
+def told(cell):
+    """estimate ± half-width as two numbers."""
+    return [float(part) for part in cell.replace("−", "-").split(" ± ")]
+
+
+def test_differences_to_the_pool_have_the_p_of_welch_in_scipy():
+    p = made(POOL, **SHARP)
+    frame = tables.differences(p, ["kd", "ada_alpha"]).set_index("method")
+    assert list(frame.columns) == [c for place in PLACES for c in (place, f"p, {place}")]
+    for place in PLACES:
+        mine, pool = sharp_accuracy("kd", 4, place), sharp_accuracy("one_hot", 7, place)
+        wanted = stats.ttest_ind(mine, pool, equal_var=False)
+        half = np.ptp(wanted.confidence_interval(0.95)) / 2
+        estimate = np.mean(mine) - np.mean(pool)
+        assert told(frame.loc["distillation", place]) == pytest.approx([estimate, half], abs=0.051)
+        assert frame.loc["distillation", place][0] in "+−"
+        p_value = float(frame.loc["distillation", f"p, {place}"])
+        assert p_value == pytest.approx(wanted.pvalue, abs=0.00051)
+
+
+def test_differences_to_a_method_are_paired_by_seed_and_have_the_exact_p_of_sign_flips():
+    p = made(POOL, **SHARP)
+    row = tables.differences(p, ["ada_alpha"], "kd").iloc[0]
+    for place in PLACES:
+        gains = np.subtract(sharp_accuracy("ada_alpha", 4, place), sharp_accuracy("kd", 4, place))
+        flips = [abs(np.dot(signs, gains)) for signs in itertools.product((-1, 1), repeat=4)]
+        assert float(row[f"p, {place}"]) == pytest.approx(
+            np.mean([flip >= abs(gains.sum()) - 1e-9 for flip in flips]), abs=0.00051)
+        half = stats.t.ppf(0.975, 3) * gains.std(ddof=1) / 2
+        assert told(row[place]) == pytest.approx([gains.mean(), half], abs=0.051)
+
+
+def test_one_seed_has_no_p():
+    row = tables.differences(made(seeds=1), ["kd"]).iloc[0]
+    assert row.tolist() == ["distillation", *["+0.0", "–"] * 4]
 
 
 def test_gain_by_group_table_names_harm_and_help_by_their_sign():
@@ -322,28 +470,87 @@ def test_gain_by_group_table_names_harm_and_help_by_their_sign():
     assert (single.finding == "no clear difference").all() and single.q.isna().all()
 
 
+def test_gain_by_group_tests_all_networks_against_all_baselines():
+    """Accuracies as they were made, in whole images, some rows of them; t as tests of stats hold it."""
+    def rates(stream, shift):
+        return lambda seed, split: np.random.default_rng([stream, seed]).integers(6, 13, GROUPS) / 20 + shift
+    one_hot, kd = rates(1, 0.0), rates(2, np.where(np.arange(GROUPS) == 3, 0.35, 0.0))
+    counts = tuple(np.random.default_rng(0).permutation(COUNTS).tolist())      # not in order of size
+    p = made(POOL, one_hot=one_hot, kd=kd)
+    p = replace(p, teachers=tuple(replace(t, facts=t.facts | {"train_counts": list(counts)}) for t in p.teachers))
+    mine, pool = (100 * np.array([rate(seed, "") for seed in range(n)]) for rate, n in ((kd, 4), (one_hot, 7)))
+    t, p_values, _ = moderated_t(mine, pool)
+    q = stats.false_discovery_control(p_values)
+    frame = tables.gain_by_group(p)
+    assert list(frame.n_train) == sorted(counts, reverse=True)
+    for row in frame.itertuples():
+        g = int(row.group.split()[1])
+        assert row.n_train == counts[g]
+        assert (row.t, row.p, row.q) == pytest.approx((t[g], p_values[g], q[g]))
+        assert row.gain == pytest.approx(mine[:, g].mean() - pool[:, g].mean())
+        assert row.one_hot == pytest.approx(pool[:, g].mean())
+        assert row.spread == pytest.approx(mine[:, g].std(ddof=1))
+        assert (row.finding == "helped") == (g == 3) == (q[g] <= 0.05)
+
+
 def test_cells_table_sums_to_everything():
     p = made(seeds=2, teacher=0.8, one_hot=0.7, kd=0.5, shuffled=("teacher", "one_hot", "kd"))
     frame = tables.cells(p)
     assert frame["count"].sum() == 2 * 400 and frame.estimate.sum() == pytest.approx(100)
+    right = {m: p.predicted(m) == p.y for m in ("teacher", "one_hot", "kd")}
     for row in frame.to_dict("records"):
-        hits = sum(all((row[column] == "right") == bool(p.right(m)[s, i]) for column, m in
+        hits = sum(all((row[column] == "right") == bool(right[m][s, i]) for column, m in
                        (("teacher", "teacher"), ("one-hot", "one_hot"), ("distillation", "kd")))
                    for s in range(2) for i in range(400))
         assert row["count"] == hits
         assert row["estimate"] == pytest.approx(100 * hits / 800)         # groups are of equal size here
 
 
+def outcomes_by_names(p, method):
+    """{(teacher, one-hot, distilled right?): count}, each student beside the two networks that its Config names."""
+    known = {r.config.key(): r for some in (*p.runs.values(), p.teachers) for r in some}
+    counts = dict.fromkeys(itertools.product((True, False), repeat=3), 0)
+    for run in p.runs[method]:
+        beside = (run.config.teacher_config(), run.config.baseline_config(), run.config)
+        for outcome in zip(*(known[cfg.key()].test_plus().right for cfg in beside), strict=True):
+            counts[tuple(map(bool, outcome))] += 1
+    return counts
+
+
+@pytest.mark.parametrize("method", ["kd", "ada_alpha"])
+def test_cells_stand_a_student_beside_its_own_teacher_and_the_baseline_of_its_seed(method):
+    """Also where there are more baselines than seeds, and fewer students."""
+    study = replace(ITSELF, baselines=6, fewer={"ada_alpha": 2})
+    p = made(study, shuffled=ALL, teacher=0.8, one_hot=0.6, kd=0.5, ada_alpha=0.7)
+    assert len(p.runs["one_hot"]) == 10                                   # six, and four teachers
+    frame, expected = tables.cells(p, method), outcomes_by_names(p, method)
+    for row in frame.itertuples():
+        count = expected[tuple(word == "right" for word in row[2:5])]
+        assert row.count == count
+        assert row.estimate == pytest.approx(100 * count / sum(expected.values()))
+
+
 def test_accuracies_table():
     val = but(0.7, g0=0.05, g1=0.1, g9=0.15)                               # else than on test, which is what is reported
     p = made(seeds=2, one_hot=lambda seed, split: val if split == "val" else but(0.7, g9=0.1, g8=0.3))
     frame = tables.accuracies(p, ("teacher", "one_hot")).set_index("method")
-    assert list(frame.columns) == ["average", "many", "medium", "few", "worst 1", "worst 3", "worst 1 by val", "worst 3 by val"]
-    means = {c: float(frame.loc["one-hot", c].split(" ± ")[0]) for c in frame.columns}
+    numbers = ["average", "many", "medium", "few", "worst 1", "worst 3", "worst 1 by val", "worst 3 by val"]
+    assert list(frame.columns) == ["networks", "labels beyond training", *numbers]
+    means = {c: float(frame.loc["one-hot", c].split(" ± ")[0]) for c in numbers}
     assert means == {"average": 60, "many": 70, "medium": 70, "few": 20, "worst 1": 10, "worst 3": 36.7,
                      "worst 1 by val": 70, "worst 3 by val": 50}
-    assert all(" ± " in v for v in frame.to_numpy().ravel())
-    assert not any("±" in v for v in tables.accuracies(made(seeds=1), ("kd",)).iloc[0, 1:])
+    assert all(" ± " in v for v in frame[numbers].to_numpy().ravel())
+    assert not any("±" in v for v in tables.accuracies(made(seeds=1), ("kd",))[numbers].iloc[0])
+
+
+def test_accuracies_are_over_every_network_and_say_how_many():
+    p = made(POOL, **SHARP)
+    frame = tables.accuracies(p, ("one_hot", "kd")).set_index("method")
+    assert frame.networks.to_dict() == {"one-hot": 7, "distillation": 4}
+    for place in PLACES:
+        pool = np.array(sharp_accuracy("one_hot", 7, place))
+        half = stats.t.ppf(0.975, 6) * stats.sem(pool)
+        assert told(frame.loc["one-hot", place]) == pytest.approx([pool.mean(), half], abs=0.051)
 
 
 def test_calibration_table_by_hand():
@@ -361,9 +568,11 @@ def test_classes_count_alike_however_many_images_they_have():
         kept = {name: getattr(left, name)[left.group != 9] for name in records.ARRAYS}
         return replace(run, splits=run.splits | {"left_out": records.Predictions(**kept)})
     p = made(seeds=2, kd=but(0.7, g8=1.0, g9=0.0))
-    p = replace(p, runs={m: tuple(map(thinner, runs)) for m, runs in p.runs.items()}, teachers=tuple(map(thinner, p.teachers)))
+    p = replace(p, runs={m: tuple(map(thinner, runs)) for m, runs in p.runs.items()}, teachers=tuple(map(thinner, p.teachers)),
+                memory={})                                                # the records are others now
     assert np.bincount(p.group).tolist() == [40] * 9 + [20]
-    np.testing.assert_allclose(p.accuracy("kd").map(metrics.bucket_mean(p, 2)).observed, 50)
+    np.testing.assert_allclose((p.accuracy("kd").observed * p.in_bucket(2)).sum(axis=1), 50)
+    assert p.gain("kd", p.in_bucket(2)).estimate == pytest.approx(50 - 70)
     assert tables.calibration(p, ("kd",)).iloc[-1].estimate == pytest.approx(20, abs=0.05)
     shares = tables.cells(p).set_index("outcome")
     wrong = shares.loc[["new harm", "not learned", "transferred", "all wrong"]]
@@ -371,25 +580,13 @@ def test_classes_count_alike_however_many_images_they_have():
     assert wrong["count"].sum() == 2 * (8 * 12 + 20)
 
 
-def test_differences_table_is_that_of_the_gains_with_their_p():
-    p = made(seeds=3, kd=but(0.8, few=0.5), shuffled=("kd", "placebo"))
-    frame = tables.differences(p, ["kd", "placebo"]).set_index("method")
-    assert list(frame.columns) == [c for place in ("average", "many", "medium", "few") for c in (place, f"p, {place}")]
-    gains = tables.gain_by_bucket(p, ["kd"]).set_index("bucket")
-    for place, mean in (("average", 4), ("many", 10), ("medium", 10), ("few", -20)):
-        told, half = frame.loc["distillation", place].replace("−", "-").split(" ± ")
-        assert float(told) == pytest.approx(mean) and told[0] in "+-"
-        assert float(half) == pytest.approx(gains.high[place] - mean, abs=0.051)
-        assert frame.loc["distillation", f"p, {place}"] == "0.250"         # all three seeds alike: 2 of 8 signs
-    assert tables.differences(made(seeds=1), ["kd"]).iloc[0].tolist() == ["distillation", *["+0.0", "–"] * 4]
-
-
 def test_published_numbers_stand_beside_ours_only_where_the_setting_is_theirs(monkeypatch):
     p = made(seeds=2)
     assert "published" not in tables.accuracies(p, ("kd",))
     monkeypatch.setitem(anchors.WANG, ("tiny", PAIR), {"kd": ("74.61±0.15", "43.81±0.58")})
     frame = tables.accuracies(p, ("teacher", "kd")).set_index("method")
-    assert list(frame.columns)[:2] == ["average", "published"]
+    columns = list(frame.columns)
+    assert columns[columns.index("average") + 1] == "published"
     assert frame.published.to_dict() == {"teacher": "–", "distillation": "74.61 ± 0.15"}
     assert "published" not in tables.accuracies(replace(p, setting={"temperature": 4.0}), ("kd",))
 
@@ -403,25 +600,145 @@ def test_log_loss_table_by_hand():
     assert list(dict.fromkeys(frame.index.get_level_values(0))) == ["average", "many", "medium", "few"]
 
 
-def test_power_splits_the_standard_error_into_seeds_and_test_images():
+def test_power_of_networks_that_are_all_or_nothing_is_that_of_two_samples_of_networks():
+    frame = tables.power(made(POOL, **SHARP), ["kd"]).set_index("bucket")
+    for place in PLACES:
+        mine, pool = (np.array(sharp_accuracy(m, n, place)) for m, n in (("kd", 4), ("one_hot", 7)))
+        row = frame.loc[place]
+        assert row["spread of students"] == pytest.approx(mine.std(ddof=1))
+        assert row["spread of baselines"] == pytest.approx(pool.std(ddof=1))
+        networks = np.hypot(stats.sem(mine), stats.sem(pool))
+        assert row["from networks"] == pytest.approx(networks) == row["standard error"]
+        assert row["from test images"] == pytest.approx(0, abs=1e-5)
+        assert (row.seeds, row.baselines) == (4, 7)
+
+
+def test_power_of_equal_networks_is_that_of_their_test_images():
+    """kd is right on 36 of 40 images of each group, one_hot on 20 of these: a share of 0.4 of the images makes the gain."""
+    row = tables.power(made(POOL, kd=0.9, one_hot=0.5), ["kd"]).set_index("bucket").loc["average"]
+    assert row["from networks"] == pytest.approx(0, abs=1e-9)
+    images = 100 * np.sqrt(0.4 * 0.6 / 40 / GROUPS)
+    assert row["from test images"] == pytest.approx(images, rel=0.1)     # 1,000 resamples
+    assert row["standard error"] == row["from test images"]
+
+
+def test_power_splits_the_standard_error_into_networks_and_test_images():
     def kd(seed, split):
         return but(0.6 + 0.1 * (seed % 2), few=0.5)
-    for how, more, less in ((dict(kd=kd), "from seeds", "from test images"),
-                            (dict(kd=0.9, one_hot=0.5), "from test images", "from seeds")):   # every seed gains the same
-        row = tables.power(made(**how), ["kd"]).set_index("bucket").loc["average"]
-        assert row[more] > row[less] and row["from seeds"]**2 + row["from test images"]**2 == pytest.approx(row["standard error"]**2)
-    row = tables.power(made(kd=kd), ["kd"]).set_index("bucket").loc["average"]
-    assert row["from seeds"] == pytest.approx(np.std([-12, -4, -12, -4], ddof=1) / 2)
-    assert np.isnan(tables.power(made(seeds=1), ["kd"])["from seeds"]).all()
+    row = tables.power(made(kd=kd, shuffled=("kd", "one_hot")), ["kd"]).set_index("bucket").loc["average"]
+    assert row["from networks"] == pytest.approx(np.std([-12, -4, -12, -4], ddof=1) / 2)
+    assert row["from networks"]**2 + row["from test images"]**2 == pytest.approx(row["standard error"]**2)
+    assert row["from networks"] > 0 < row["from test images"]
+    single = tables.power(made(seeds=1), ["kd"])
+    assert single[["standard error", "from networks", "from test images", "smallest detectable"]].isna().all(axis=None)
 
 
 def test_tables_of_every_class():
     p = made(seeds=2, kd=but(0.8, few=0.5), names=["=first", *(f"class {g}" for g in range(1, GROUPS))])
-    frame = tables.by_class(p, ["kd", "placebo"]).set_index("class")
+    frame = tables.by_class(p, ["kd", "ada_alpha"]).set_index("class")
     assert list(frame["training images"]) == sorted(COUNTS, reverse=True) and (frame["test images"] == 40).all()
     assert frame.loc["class 9", "gain of distillation"] == pytest.approx(-20) and frame.loc["=first", "gain of distillation"] == pytest.approx(10)
     np.testing.assert_allclose(frame["one-hot, %"], 70)
     runs = tables.by_class_and_seed(p)
-    assert len(runs) == 6 * 2 * GROUPS and set(runs.seed) == {0, 1} and "teacher" in set(runs.method)
+    assert len(runs) == 5 * 2 * GROUPS
+    assert set(runs[runs.method != "teacher"].seed) == {0, 1}
+    assert set(runs[runs.method == "teacher"].seed) == {1000, 1001}
     means = runs[runs.method == "distillation"].groupby("class").correct.mean() / 40
     assert means["=first"] == pytest.approx(0.8) and means["class 9"] == pytest.approx(0.5)
+
+
+# ---------------------------------------------------------------- errors of the teacher
+
+def copied(run, teacher):
+    """Per cent of a teacher's errors where a run gives the same wrong label, groups weighing alike: in loops."""
+    mine, its = run.test_plus(), teacher.test_plus()
+    both, wrong = np.zeros(GROUPS), np.zeros(GROUPS)
+    for label, group, a, b in zip(its.y, its.group, mine.predicted, its.predicted, strict=True):
+        wrong[group] += b != label
+        both[group] += b != label and a == b
+    n = np.bincount(its.group)
+    return 100 * np.mean(both / n) / np.mean(wrong / n)
+
+
+def by_name(frame):
+    return frame.set_index("method").loc
+
+
+def test_a_student_copies_its_own_teacher_and_a_baseline_the_teachers_of_all_seeds():
+    p = made(FEWER, shuffled=ALL, teacher=0.6, one_hot=0.3, kd=0.4, ada_alpha=0.2, copies=("kd",))
+    frame = by_name(tables.copied_errors(p, ["one_hot", "kd", "ada_alpha"]))
+    for method, name, seeds in (("kd", "distillation", 4), ("ada_alpha", "AdaAlpha", 2)):
+        shares = [copied(p.runs[method][s], p.teachers[s]) for s in range(seeds)]
+        assert frame[name].per_seed == pytest.approx(shares) and frame[name].seeds == seeds
+    shares = [np.mean([copied(run, teacher) for teacher in p.teachers]) for run in p.runs["one_hot"]]
+    assert frame["one-hot"].per_seed == pytest.approx(shares)
+    assert frame["one-hot"].estimate == pytest.approx(np.mean(shares))
+
+
+def test_a_baseline_that_is_the_teacher_itself_is_not_compared_with_itself():
+    p = made(ITSELF, shuffled=ALL, teacher=0.7)
+    row = by_name(tables.copied_errors(p, ["one_hot"]))["one-hot"]
+    expected = [np.mean([copied(run, teacher) for teacher in p.teachers if teacher.config != run.config])
+                for run in p.runs["one_hot"]]
+    assert row.per_seed == pytest.approx(expected) and len(expected) == 8
+    assert max(row.per_seed) < 50 and copied(p.teachers[0], p.teachers[0]) == 100
+
+
+def test_the_only_teacher_is_no_baseline_of_its_own_errors(recwarn):
+    p = made(ITSELF, seeds=1, shuffled=ALL, teacher=0.7)
+    row = by_name(tables.copied_errors(p, ["one_hot"]))["one-hot"]
+    assert row.estimate == pytest.approx(copied(p.runs["one_hot"][0], p.teachers[0]))
+    assert not recwarn.list
+
+
+def test_amplified_errors_of_every_method_however_many_networks_it_has():
+    """Weakest by val are classes 8 and 9 for every teacher; accuracies on test by hand."""
+    study = replace(ITSELF, fewer={"ada_alpha": 2})
+    rates = {"one_hot": but(0.8, few=0.6), "kd": but(0.7, few=0.2), "ada_alpha": but(0.9, few=0.8)}
+    p = made(study, teacher=but(0.8, few=0.5), **rates)
+    frame = by_name(tables.amplified_errors(p, ["kd"]))
+    assert frame["distillation"].estimate == pytest.approx((50 - 20) - (80 - 70))
+    frame = by_name(tables.amplified_errors(p, ["one_hot", "kd", "ada_alpha"]))     # as page 02 asks
+    assert frame["AdaAlpha"].estimate == pytest.approx((50 - 80) - (80 - 90)) and frame["AdaAlpha"].seeds == 2
+    assert frame["one-hot"].estimate == pytest.approx((50 - 60) - (80 - 80))        # beside the teacher of its seed
+
+
+# ---------------------------------------------------------------- a method with fewer seeds than the study
+
+def test_of_a_method_with_fewer_seeds_there_is_what_is_on_record():
+    write_study(FEWER)
+    assert {m: len(r) for m, r in panel(FEWER, PAIR, 4).runs.items()} == {
+        "one_hot": 4, "kd": 4, "ada_alpha": 2, "ada_margin": 4}
+    path = records.folder() / f"{FEWER.config(PAIR, 'ada_alpha', 1).key()}.json"
+    path.unlink()
+    assert [r.config.seed for r in panel(FEWER, PAIR, 4).runs["ada_alpha"]] == [0]
+    (records.folder() / f"{FEWER.config(PAIR, 'ada_alpha', 0).key()}.json").unlink()
+    assert "ada_alpha" not in panel(FEWER, PAIR, 4).runs                  # nobody waits for it
+    (records.folder() / f"{FEWER.config(PAIR, 'ada_margin', 3).key()}.json").unlink()
+    with pytest.raises(KdlibError, match="there is no record of this run"):
+        panel(FEWER, PAIR, 4)                                             # of the others all must be there
+
+
+def test_a_pair_may_go_without_a_method():
+    study = replace(TINY, pairs=(PAIR, SELF), fewer={(SELF, "ada_alpha"): 0})
+    write_study(study, seeds=2)
+    assert "ada_alpha" in panel(study, PAIR, 2).runs
+    assert "ada_alpha" not in panel(study, SELF, 2).runs
+
+
+def test_a_method_with_fewer_seeds_is_compared_with_the_whole_pool_and_with_the_same_seeds_of_another():
+    p = made(replace(POOL, fewer={"ada_alpha": 3}), **SHARP)
+    frame = tables.gain_by_bucket(p, ["ada_alpha"]).set_index("bucket")
+    paired = tables.gain_by_bucket(p, ["ada_alpha"], "kd").set_index("bucket")
+    for place in PLACES:
+        mine, kd = sharp_accuracy("ada_alpha", 3, place), sharp_accuracy("kd", 3, place)
+        wanted = stats.ttest_ind(mine, sharp_accuracy("one_hot", 7, place), equal_var=False)
+        assert (frame.low[place], frame.high[place]) == pytest.approx(tuple(wanted.confidence_interval(0.95)))
+        assert paired.per_seed[place] == pytest.approx(np.subtract(mine, kd))
+    assert set(frame.seeds) == set(paired.seeds) == {3}
+    assert tables.accuracies(p, ("ada_alpha",)).networks.tolist() == [3]
+    assert tables.power(p, ["ada_alpha"]).seeds.tolist() == [3] * 4
+    pooled = np.mean([SHARP["one_hot"](seed, "") for seed in range(7)], axis=0)
+    gains = 100 * (np.mean([SHARP["ada_alpha"](seed, "") for seed in range(3)], axis=0) - pooled)
+    np.testing.assert_allclose(tables.by_class(p, ["ada_alpha"])["gain of AdaAlpha"], gains)
+    assert (tables.by_class_and_seed(p).method == "AdaAlpha").sum() == 3 * GROUPS

@@ -20,7 +20,7 @@ POOL = {"digits": (100, 10), "cifar20": (400, 20), "cifar100": (500, 100), "cifa
 
 def cells(s, seeds):
     """Every (seed, setting, pair, method) of a study."""
-    return itertools.product(range(seeds), s.settings, s.pairs, s.methods)
+    return [(seed, *cell) for cell in itertools.product(s.settings, s.pairs, s.methods) for seed in s.seeds_of(*cell[1:], seeds)]
 
 
 # ---------------------------------------------------------------- the grids
@@ -73,11 +73,35 @@ def test_a_setting_changes_the_runs_that_read_it_and_shares_the_others(name):
         assert any(changed) or same_draw_teacher                                       # else nothing is learned from it
 
 
+def test_methods_of_fewer_seeds_come_last_and_further_baselines_with_the_seeds():
+    s = STUDIES["cifar20-lt"]
+    seeds = [c.seed for c in s() if c == s.config(s.pairs[0], "one_hot", c.seed)]
+    assert seeds == [seed for k in range(8) for seed in (k, 8 + k, 1000 + k)]
+    extras = [c for c in s() if c not in s(extras=False)]
+    assert s() == s(extras=False) + extras
+    assert {c.margin_source == "crossfit" or c.fold is not None or c.with_val for c in extras} == {True}
+    assert {c.seed for c in extras if c.teacher} == {0, 1, 2, 3}
+    small = STUDIES["cifar100-lt-small"]
+    itself, other = small.pairs
+    assert {c.method for c in small() if c.teacher == "resnet20"} == {"kd", "ada_alpha"}
+    assert [small.config(other, "kd", k).teacher_config() for k in range(3)] == [STUDIES["anchors-lt"].rows[0].config(k) for k in range(3)]
+    assert small.config(itself, "kd", 2).teacher_seed == 1002
+
+
+def test_the_pool_is_every_seed_of_the_student_but_those_of_a_search():
+    s = STUDIES["cifar20-lt"]
+    pool = s.pool(s.pairs[1])
+    assert {c.student for c in pool} == {"resnet8"} and {c.method for c in pool} == {"one_hot"}
+    assert not {c.key() for c in STUDIES["cifar20-lt-recipe"]()} & {c.key() for c in pool}
+    wanted = {c.key() for c in s() if c.method == "one_hot" and c.student == "resnet8" and c.fold is None and not c.with_val}
+    assert wanted <= {c.key() for c in pool} and len(wanted) == 24
+
+
 def test_a_study_drops_the_loss_fields_that_a_method_does_not_read():
     s = STUDIES["cifar20-lt-rivals"]
     pair, = s.pairs
     fields = {**s.shared, "student": "resnet8"}
-    taught = {**fields, "teacher": "resnet20", **s.distilled}
+    taught = {**fields, "teacher": "resnet8", **s.distilled}
     changed = {"temperature": 4.0, "alpha": 0.5, "teacher": "resnet14", "teacher_seed": 7, "lr": 0.3}
     assert s.config(pair, "one_hot", 0) == Config(**fields)
     assert s.config(pair, "one_hot", 3, changed) == Config(**{**fields, "seed": 3, "lr": 0.3})
@@ -88,7 +112,7 @@ def test_a_study_drops_the_loss_fields_that_a_method_does_not_read():
     assert s.config(pair, "ada_alpha_01", 0) == Config(**taught, method="ada_alpha", margin_level="example", margin_source="train",
                                                        margin_kind="hit")
     assert s.config(pair, "kd_adjusted_teacher", 0).teacher_config() == Config(
-        **{**fields, "student": "resnet20"}, seed=1000, method="logit_adjusted")
+        **fields, seed=1000, method="logit_adjusted")
     for method in ("label_smoothing", "logit_adjusted", "post_hoc", "group_dro"):
         assert s.config(pair, method, 1) == Config(**fields, method=method, seed=1)
     for method in ("balanced_kd", "long_tailed_kd", "robust_kd"):
@@ -96,11 +120,12 @@ def test_a_study_drops_the_loss_fields_that_a_method_does_not_read():
 
 
 SIZES = {   # runs of one seed: methods, teachers, and the fold teachers of a crossfit, once each
-    "digits": 5 + 1 + 3 + 1, "cifar20-lt": 5 + 1 + 3 + 1, "cifar20-lt-first": 5 + 1 + 3 + 1, "superclass": 5 + 1,
-    # resnet56 is the teacher, and the student whose one_hot and placebo are of other seeds
-    **{name: 5 + 1 + 5 for name in ("cifar100-lt", "cifar100", "cifar10-lt", "cifar10")},
-    **{f"{name}-rivals": 17 + 2 for name in ("digits", "cifar20-lt", "cifar100-lt")},
-    "digits-knobs": 14 + 1, "cifar20-lt-knobs": 16 + 1 + FOLDS, "cifar100-lt-knobs": 16 + 1 + FOLDS,
+    "digits": 4 + 1 + 3 + 1, "cifar20-short": 4 + 1 + 3 + 1, "superclass": 4 + 1,
+    "cifar20-lt": 2 + 1 + 2 * (5 + 1 + FOLDS), "cifar100-lt-small": 2 + (2 + 1) + (4 + 1),   # of 16 and 8 baselines two
+    # resnet56 is the teacher, and the student whose one_hot is of other seeds
+    **{name: 4 + 1 + 4 for name in ("cifar100-lt", "cifar100", "cifar10-lt", "cifar10")},
+    **{f"{name}-rivals": 16 + 2 for name in ("digits", "cifar20-lt", "cifar100-lt")},
+    "digits-knobs": 13 + 1, "cifar20-lt-knobs": 15 + 1 + FOLDS, "cifar100-lt-knobs": 15 + 1 + FOLDS,
 }
 
 
@@ -108,7 +133,7 @@ def size_of_settings(s):
     """Runs of one seed: all methods and a teacher for each recipe and data; else what reads the field, and a new teacher."""
     levels = collections.Counter(",".join(sorted(setting)) for setting in s.settings)
     crossed = levels.pop("draw_seed,teacher_seed", 0)
-    anew = sum(levels.pop(f, 0) for f in ("", "lr", "lr,temperature", "imbalance", "profile", "label_noise", "draw_seed"))
+    anew = sum(levels.pop(f, 0) for f in ("", "epochs", "imbalance", "profile", "label_noise", "draw_seed"))
     taught = len(s.methods) - 1
     size = anew * (taught + 2) + levels.pop("temperature", 0) * taught + levels.pop("alpha", 0) + levels.pop("teacher", 0) * (taught + 1)
     assert not levels
@@ -138,23 +163,21 @@ def test_no_seed_of_a_recipe_study_occurs_in_any_other_study():
 
 
 @pytest.mark.parametrize("name", GRIDS)
-def test_no_placebo_or_teacher_shares_the_stream_of_a_student(name):
-    s = GRIDS[name]
-    configs = s()
+def test_no_teacher_shares_network_and_seed_with_a_student(name):
+    configs = GRIDS[name]()
     taught = {c.teacher_config() for c in configs if c.teacher}
-    students = {c.stream for c in configs if c not in taught and c.fold is None and c.method != "placebo"}
-    assert not students & {c.stream for c in configs if c in taught or c.method == "placebo"}
+    students = {(c.student, c.seed) for c in configs if c not in taught and c.fold is None}
+    assert not students & {(c.student, c.seed) for c in taught}
 
 
 def test_studies_beyond_the_findings_share_data_recipe_and_first_pair_with_theirs():
     for s in GRIDS.values():
         if s.kind != "findings":
-            base = STUDIES[s.name.removesuffix(f"-{s.kind}")]
+            base = STUDIES[s.name.rpartition("-")[0]]
             for field in ("shared", "distilled", "bucket_edges", "worst", "demonstration"):
                 assert getattr(s, field) == getattr(base, field)
             assert s.pairs == base.pairs[:1] and s.name != base.name and base.kind == "findings"
-            if s.kind != "recipe":                                                     # runs in common are made once
-                assert s.config(s.pairs[0], "kd", 0) in base(1)
+            assert s.config(s.pairs[0], "kd", 0) in base(1)                             # runs in common are made once
 
 
 # ---------------------------------------------------------------- parameters of a notebook
