@@ -2,6 +2,7 @@
 
 from kdlib import anchors, plots, search, sensitivity, tables
 from kdlib.findings import complete_seeds, pair_verdicts, panels
+from kdlib.records import exists
 from kdlib.studies import STUDIES
 from kdlib.words import name_of
 
@@ -15,9 +16,10 @@ def answer():
     lines, svg = [], None
     done = {s.name: complete_seeds(s.name) for s in STUDIES.values() if not s.demonstration and s.kind != "anchors"}
     on_record = [s for s in STUDIES.values() if done.get(s.name, 0) > (s.kind == "findings")]   # of findings two seeds or more
-    for study in on_record:
-        if study.kind != "findings":
-            continue
+    found = sorted((s for s in on_record if s.kind == "findings"), key=lambda s: s.superseded)   # stable
+    if found and found[0].superseded:
+        lines += [_under_way(), ""]
+    for study in found:
         both = panels(study.name)
         if svg is None:
             headline, svg = _headline(both)
@@ -46,6 +48,15 @@ def _headline(panels):
         figures.append(gain)
     first = figures[0]
     return [*lines, f"![{first.sentence}]({FIGURE})", "", first.caption, "", UNITS, ""], first.svg()
+
+
+def _under_way():
+    """That the first study has no verdict yet, and what is on record of it."""
+    first = next(s for s in STUDIES.values() if s.kind == "findings" and not s.superseded)
+    runs = first()
+    return (f"**The answer is being measured again, on networks that are trained enough.** {sum(map(exists, runs))} of {len(runs)} runs "
+            f"of `{first.name}` are on record; verdicts are shown from the second seed on. What follows is superseded: networks that "
+            "were trained too little to fit their training images.")
 
 
 def _of(study, seeds):

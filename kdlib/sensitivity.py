@@ -25,7 +25,7 @@ def headlines(panels):
         return [collapse_curve(collapse(p, list(p.runs)), p.name).sentence,
                 forest(gain_by_bucket(p, [m for m in methods if m != "kd"], "kd"), p.name, "distillation").sentence]
     if kind == "ablations":
-        return [ablation(part, p.name).sentence for _, part in ablations(panels, methods).groupby("field", sort=False)]
+        return [ablation_figure(part, p.name).sentence for _, part in ablations(panels, methods).groupby("field", sort=False)]
     return []
 
 
@@ -251,6 +251,43 @@ def _depth(value):
 
 
 @in_style
+def length(table, pair):
+    """ablations of the epochs -> Shown: the gains against the number of epochs, and the shortest length that passes the gate."""
+    figure, both = axes_of(columns=2, height=3.4, sharey=True)
+    epochs = table.level.astype(int)
+    gate = epochs[table.base == "yes"].iloc[0]
+    for axes, place in zip(both, ("average", "rarest bucket"), strict=True):
+        for method in dict.fromkeys(table.method):
+            rows = table[(table.method == method) & (table.bucket == place)]
+            colour, marker = LOOKS[method]
+            spread = np.nan_to_num(np.array([rows.estimate - rows.low, rows.high - rows.estimate]))
+            axes.errorbar(epochs[rows.index], rows.estimate, spread, fmt=f"{marker}-", color=colour, capsize=3, label=method)
+        axes.axhline(0, color="#444444", linewidth=1)
+        axes.axvline(gate, color="#444444", linewidth=1, linestyle=":")
+        axes.set_xscale("log")
+        axes.set_xticks(sorted(set(epochs)), sorted(set(epochs)), minor=False)
+        axes.minorticks_off()
+        axes.set_title("average" if place == "average" else "rarest classes")
+        axes.set_xlabel("epochs")
+    both[0].set_ylabel("gain over one-hot, points")
+    both[0].annotate("gate", (gate, 1), xycoords=("data", "axes fraction"), xytext=(3, -10), textcoords="offset points", fontsize=8)
+    legend(figure, both[0])
+    kd = table[table.method == "distillation"].set_index(["bucket", "level"])
+    first, last = (str(f(epochs)) for f in (min, max))
+    said = [f"{clear(kd.loc['average', level])} on average and {clear(kd.loc['rarest bucket', level])} on the rarest classes"
+            for level in (first, last)]
+    return Shown(figure, f"{pair}: after {first} epochs distillation shows {said[0]}; after {last} epochs {said[1]}.",
+                 "Each length against one-hot training of the same length, teachers too. The dotted line is the length of the "
+                 "primary study, the shortest that passes the gate (page 91): shorter networks do not fit their training images. "
+                 "Bars are 95 % intervals.", table)
+
+
+def ablation_figure(table, pair):
+    """ablations of one field -> Shown, by what the field is."""
+    return length(table, pair) if table.field.iloc[0] == "epochs" else ablation(table, pair)
+
+
+@in_style
 def ablation(table, pair):
     """ablations of one field -> Shown."""
     field = table.field.iloc[0]
@@ -294,6 +331,12 @@ def variance_components(panels, method="kd"):
             rows.append({"bucket": place, "source": source, "variance": variance, "standard deviation": variance**0.5,
                          "levels": {"draw": len(draws), "teacher": len(teachers)}.get(source, gains.size)})
     return pd.DataFrame(rows)
+
+
+def variances_of(panels):
+    """[Shown] of the variance by source; empty where the panels are of one draw."""
+    table = variance_components(panels)
+    return [] if table is None else [variances(table, panels[0].name)]
 
 
 def moments(gains):

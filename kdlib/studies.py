@@ -40,6 +40,7 @@ class Study:
     kind: str = "findings"       # see KINDS; the verdicts are those of "findings", everything else is sensitivity
     first_seed: int = 0
     demonstration: bool = False
+    superseded: bool = False     # shown after everything else, and never as the answer while there is another
 
     def config(self, pair, method, seed, setting=None):
         """The Config of a method for one (teacher, student), the seed-th seed, and one of the settings."""
@@ -206,6 +207,7 @@ _CIFAR20 = Study(
 _SHORT = Study(
     name="cifar20-short", title="Twenty classes of CIFAR-100, long-tailed, trained too little",
     about="The recipe of version 1, 40 epochs of batch 128: its networks do not fit their training images. Superseded.",
+    superseded=True,
     pairs=(("resnet20", "resnet8"), ("resnet8", "resnet8")), seeds=6, shared=SHORT, distilled={"temperature": 1.0},
     bucket_edges=(150, 45), worst=(1, 3, 6))
 _CIFAR100_LT = Study(

@@ -42,7 +42,7 @@ def drawn(name, p):
         "gain_by_group": lambda: plots.gain_by_group(tables.gain_by_group(p), p.name),
         "margin_and_gain": lambda: plots.margin_and_gain(tables.gain_by_group(p), p.name, sentence("F3a")),
         "copied_and_amplified": lambda: plots.copied_and_amplified(
-            tables.copied_errors(p, METHODS), tables.amplified_errors(p, METHODS), p.name, sentence("F3b")),
+            tables.copied_errors(p, p.runs), tables.amplified_errors(p, p.runs), p.name, sentence("F3b")),
         "trade_off": lambda: plots.trade_off(tables.gain_by_bucket(p, METHODS), p.name),
         "margins": lambda: plots.margins(tables.margins(p), p.name),
         "calibration": lambda: plots.calibration_by_bucket(tables.calibration(p, p.study.methods), p.name),
@@ -64,7 +64,8 @@ def panels(tmp_path_factory):
     """{name: Panel}: of self-distillation with hostile group names, of another teacher, and of one seed."""
     def kd(seed, split):
         return but(0.8, few=0.3, g0=0.1) + 0.05 * (seed % 2)             # whole images; all classes vary alike
-    how = {"names": NAMES, "kd": kd, "one_hot": but(0.7, g0=0.9), "copies": ("kd",),
+    usual = but(0.7, g0=0.9)                                             # of teachers too: some are baselines
+    how = {"names": NAMES, "kd": kd, "one_hot": usual, "teacher": usual, "copies": ("kd",),
            "shuffled": ("kd",), "margin": lambda seed: np.linspace(0.95, 0.1 + 0.01 * seed, GROUPS)}
     made_of = {}
     with pytest.MonkeyPatch.context() as patch:

@@ -277,6 +277,19 @@ def test_learning_curves_are_means_over_seeds():
     assert table["average", 40] == pytest.approx(100 * but(0.5, few=0.3).mean())
 
 
+def test_a_method_that_trains_on_val_has_no_learning_curve_on_val_and_chooses_no_epoch_there():
+    study = replace(TINY, methods={**TINY.methods, "with val": {"method": "one_hot", "with_val": True}}, seeds=2)
+
+    def on_val(method, seed):
+        accuracy = {"5": [0.2] * GROUPS, "40": [0.3] * GROUPS}
+        halves = {"5": [0.2, 0.2], "40": [0.3, 0.3]}
+        return {"val_accuracy_by_group": accuracy, "val_accuracy_by_half": halves}
+
+    p = made(study, facts=on_val)
+    for table in (tables.learning_curves(p, p.runs), tables.optimism(p, p.runs)):
+        assert list(dict.fromkeys(table.method)) == ["one-hot", "distillation", "AdaAlpha", "AdaMargin"]
+
+
 def test_worst_groups_chosen_on_val_are_scored_on_test():
     """Group 0 is worst on val, group 1 on test."""
     def rates(seed, split):

@@ -1,0 +1,298 @@
+"""A recipe is chosen on val, step by step, and the gate is what PROTOCOL.md says: on records made by hand."""
+
+import re
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from synthetic import COUNTS, FEW, GROUPS, SELF, but, record
+
+from kdlib import search
+from kdlib.config import KdlibError
+from kdlib.records import write
+from kdlib.search import Search, Step
+from kdlib.sensitivity import search_steps
+from kdlib.studies import DIGITS
+
+RATES = tuple({"lr": value} for value in (0.05, 0.1, 0.2))
+EPOCHS = tuple({"epochs": value} for value in (20, 40, 80))
+TEACHERS = ({"student": "cnn_small"}, {"student": "cnn"})
+TEMPERATURES = tuple({"temperature": value} for value in (1.0, 2.0))
+TINY = Search(
+    "tiny-recipe", "Choice", "About.", (
+        Step("Rate", RATES, fields={"epochs": 20}),
+        Step("Epochs", EPOCHS),
+        Step("Teacher", TEACHERS, teachers=True),
+        Step("Temperature", TEMPERATURES, ("kd",))),
+    {**DIGITS, "lr": 0.1, "epochs": 40}, (SELF,), (30, 7), epochs=(20, 40))
+BOTH = Search(   # without a gate: a level is as good as its one_hot and kd together
+    "tiny-both", "Choice", "About.", (
+        Step("Rate", RATES, ("one_hot", "kd"), {"temperature": 2.0}),
+        Step("Temperature", TEMPERATURES, ("kd",))),
+    DIGITS, (SELF,), (30, 7))
+
+
+@pytest.fixture(autouse=True)
+def _records(records_folder):
+    """Empty."""
+
+
+def on_val(rates):
+    """Accuracies by split: on val those, on all other images 0.1, which must decide nothing."""
+    return lambda seed, split: rates if split == "val" else 0.1
+
+
+def write_search(chosen, rates, margin_train=1.0):
+    """Every record of a search. rates: function Config -> accuracy on val, a number or (G,).
+
+    margin_train: of the teachers on their training images, a number or (G,)."""
+    margin = np.linspace(0.9, 0.1, GROUPS)
+    of_train = np.broadcast_to(margin_train, GROUPS).tolist()
+    for cfg in chosen():
+        known = {"teacher_margin_train": of_train} if cfg.teacher else {}
+        write(record(cfg, cfg.method, 0, on_val(rates(cfg)), margin=margin, **known))
+
+
+def step_of(table, question):
+    """Rows of a step by their level."""
+    return table[table.question == question].set_index("level")
+
+
+def chosen_of(table):
+    """{question: level that is taken}."""
+    taken = table[table.chosen == "yes"]
+    assert len(taken) == table.question.nunique()                 # one for each step
+    return dict(zip(taken.question, taken.level, strict=True))
+
+
+# ---------------------------------------------------------------- its runs
+
+def test_every_step_has_what_the_ones_before_it_chose_but_for_its_own_fields():
+    rate, epochs, teacher, temperature = TINY.steps
+    assert TINY.config(rate, {"lr": 0.2}, "one_hot", 0).epochs == 20
+    assert TINY.config(epochs, {"epochs": 80}, "one_hot", 0).lr == 0.1
+    student = TINY.config(temperature, {"temperature": 2.0}, "kd", 1)
+    assert (student.lr, student.epochs, student.temperature, student.seed) == (0.1, 40, 2.0, 901)
+    assert (student.teacher, student.teacher_seed) == ("cnn_small", 1901)
+    wide = TINY.config(teacher, {"student": "cnn"}, "one_hot", 1)
+    assert (wide.student, wide.seed, wide.epochs) == ("cnn", 1901, 40)
+
+
+def test_the_teachers_that_are_compared_are_those_that_students_learn_from():
+    *_, teacher, temperature = TINY.steps
+    for seed in range(2):
+        student = TINY.config(temperature, {"temperature": 1.0}, "kd", seed)
+        assert TINY.config(teacher, {"student": "cnn_small"}, "one_hot", seed) == student.teacher_config()
+
+
+def test_every_run_is_there_once_and_teachers_come_before_their_students():
+    configs = TINY()
+    keys = [cfg.key() for cfg in configs]
+    assert len(set(keys)) == len(keys) == 2 * (3 + 2 + 2 + 2)      # 20 epochs at rate 0.1 are of two steps
+    for cfg in configs:
+        assert all(keys.index(c.key()) < keys.index(cfg.key()) for c in cfg.dependencies())
+    assert {cfg.seed for cfg in TINY(1)} == {900, 1900}
+
+
+# ---------------------------------------------------------------- scores
+
+def test_the_best_mean_is_chosen_and_of_equals_the_first():
+    """lr = 0.2 is best for seed 901, 0.1 on average; both temperatures are alike."""
+    rate = {(0.05, 900): 0.6, (0.05, 901): 0.6, (0.1, 900): 0.75, (0.1, 901): 0.65,
+            (0.2, 900): 0.55, (0.2, 901): 0.8}
+
+    def rates(cfg):
+        if cfg.epochs == 20:
+            return rate[cfg.lr, cfg.seed]
+        return {"cnn_small": 0.7, "cnn": 0.85}[cfg.student]
+    write_search(TINY, rates)
+    table = search.scores(TINY, 2)
+    rows = step_of(table, "Rate")
+    assert list(rows.index) == ["lr = 0.05", "lr = 0.1", "lr = 0.2"]
+    np.testing.assert_allclose(rows["mean"], [60, 70, 67.5])
+    np.testing.assert_allclose(rows.per_seed.tolist(), [(60, 60), (75, 65), (55, 80)])
+    assert chosen_of(table) == {"Rate": "lr = 0.1", "Epochs": "epochs = 40", "Teacher": "student = cnn",
+                                "Temperature": "temperature = 1"}
+    of_one = search.scores(TINY, 1)
+    np.testing.assert_allclose(step_of(of_one, "Rate")["mean"], [60, 75, 55])   # of seed 900 alone
+
+
+def test_groups_weigh_alike_on_val():
+    """Group 0 has twice the images of the others."""
+    cfg = TINY.config(TINY.steps[0], RATES[0], "one_hot", 0)
+    run = record(cfg, "one_hot", 0, on_val(but(0.5, g0=1.0)))
+    val, twice = run.splits["val"], np.flatnonzero(run.splits["val"].group == 0)
+    order = np.concatenate([np.arange(len(val.y)), twice])
+    arrays = {name: values[order] for name, values in vars(val).items()}
+    write(replace(run, splits=run.splits | {"val": replace(val, **arrays)}))
+    lone = replace(TINY, steps=(Step("Rate", RATES[:1], fields={"epochs": 20}),), epochs=())
+    assert search.scores(lone, 1)["mean"].tolist() == pytest.approx([55])
+
+
+def test_a_step_of_two_methods_is_scored_by_their_mean():
+    """At lr 0.1 kd alone is best, at 0.2 the mean of both is."""
+    rate = {0.05: (0.7, 0.7), 0.1: (0.4, 0.9), 0.2: (0.8, 0.75)}
+    write_search(BOTH, lambda cfg: rate[cfg.lr][cfg.method == "kd"])
+    table = search.scores(BOTH, 2)
+    np.testing.assert_allclose(step_of(table, "Rate")["mean"], [70, 65, 77.5])
+    assert chosen_of(table) == {"Rate": "lr = 0.2", "Temperature": "temperature = 1"}
+    assert step_of(table, "Temperature")["mean"].tolist() == pytest.approx([70, 70])   # of kd alone, at DIGITS' rate
+
+
+def test_levels_in_words():
+    assert search.in_words({"batch_size": 32, "lr": 0.1}) == "batch_size = 32, lr = 0.1"
+    assert search.in_words({"student": "cnn"}) == "student = cnn"
+    assert search.in_words({"temperature": 4.0}) == "temperature = 4"
+
+
+def test_a_missing_run_is_named():
+    with pytest.raises(KdlibError, match="there is no record of this run"):
+        search.scores(TINY, 2)
+
+
+# ---------------------------------------------------------------- the gate
+
+def written(few=0.5, longer=0.7, margin=1.0):
+    """The search with one_hot at 70 % after 40 epochs, its few-shot classes at `few`, `longer` after 80.
+
+    Each may be one for each seed."""
+    few, longer = np.broadcast_to(few, 2), np.broadcast_to(longer, 2)
+
+    def rates(cfg):
+        if cfg.epochs == 80:
+            return longer[cfg.seed - 900]
+        if cfg.epochs == 40 and cfg.seed < 1000:
+            return np.where(FEW, few[cfg.seed - 900], 0.7)
+        return 0.6
+    write_search(TINY, rates, margin)
+
+
+def gate_at_40():
+    """Row of the gate of the chosen length."""
+    return search.gate(TINY, 2).set_index("epochs").loc[40]
+
+
+def change(points):
+    """Accuracy of ten groups after twice the epochs: 70 % and so many points of the average more, in whole images."""
+    images = round(points / 0.5)                                  # one of 20 in one of ten groups is half a point
+    return 0.7 + 0.05 * np.sign(images) * (np.arange(GROUPS) < abs(images))
+
+
+def at_twice_the_epochs(first, second):
+    """The search whose two seeds change by so many points."""
+    by_seed = {900: change(first), 901: change(second)}
+    write_search(TINY, lambda cfg: by_seed[cfg.seed] if cfg.epochs == 80 else 0.7)
+
+
+@pytest.mark.parametrize(("first", "second", "word"), [
+    (0.0, 0.0, "yes"), (1.0, 0.5, "yes"), (-1.0, -0.5, "yes"), (1.5, 1.0, "no"), (-1.5, -1.0, "no"),
+    (3.0, -3.0, "yes")])
+def test_twice_the_epochs_must_change_the_average_by_less_than_a_point(first, second, word):
+    """Of the mean over seeds, up or down."""
+    at_twice_the_epochs(first, second)
+    row = gate_at_40()
+    assert row["change at twice the epochs"] == pytest.approx((first + second) / 2)
+    assert row.average == pytest.approx(70)
+    assert row.passes == word
+
+
+@pytest.mark.parametrize(("few", "lowest", "word"), [
+    ((0.05, 0.0), 2.5, "yes"), ((0.0, 0.0), 0, "no"), ((0.0, 0.1), 5, "yes")])
+def test_no_few_shot_class_may_be_below_two_per_cent(few, lowest, word):
+    """Mean over seeds; the change is the same for all."""
+    by_seed = {900: few[0], 901: few[1]}
+
+    def rates(cfg):
+        return np.where(np.arange(GROUPS) == 9, by_seed.get(cfg.seed, 0.7), 0.7)
+    write_search(TINY, rates)
+    row = gate_at_40()
+    assert row["lowest few-shot class"] == pytest.approx(lowest)
+    assert row["change at twice the epochs"] == pytest.approx(0)
+    assert row.passes == word
+
+
+@pytest.mark.parametrize(("limit", "word"), [(1.9, "yes"), (2.5, "yes"), (2.6, "no")])
+def test_the_limit_of_a_few_shot_class_is_that_of_the_protocol(monkeypatch, limit, word):
+    assert (search.LEAST_CHANGE, search.LEAST_MARGIN, search.LEAST_FEW_SHOT) == (1, 0.9, 2)
+    write_search(TINY, lambda cfg: np.where(FEW, 0.05 * (cfg.seed == 900), 0.7))     # 2.5 %
+    monkeypatch.setattr(search, "LEAST_FEW_SHOT", limit)
+    assert gate_at_40().passes == word
+
+
+def test_a_class_that_is_not_few_shot_may_be_at_nothing():
+    """Edges (30, 7): seven images are medium."""
+    write_search(TINY, lambda cfg: but(0.7, g7=0.0))
+    row = gate_at_40()
+    assert COUNTS[7] == 7 and row.passes == "yes"
+    assert row["lowest few-shot class"] == pytest.approx(70)
+
+
+@pytest.mark.parametrize(("margin", "word"), [(0.905, "yes"), (0.895, "no"), (1.0, "yes")])
+def test_the_teacher_must_have_fitted_its_training_images(margin, word):
+    write_search(TINY, lambda cfg: 0.7, margin)
+    row = gate_at_40()
+    assert row["teacher's margin on its training images"] == pytest.approx(margin)
+    assert row.passes == word
+
+
+def test_the_margin_is_the_mean_over_images_not_classes():
+    """The two rarest classes have 8 of 296 images."""
+    write_search(TINY, lambda cfg: 0.7, np.where(FEW, 0.0, 0.95))
+    row = gate_at_40()
+    by_hand = 0.95 * sum(COUNTS[:8]) / sum(COUNTS)
+    assert row["teacher's margin on its training images"] == pytest.approx(by_hand) and by_hand > 0.9
+    assert row.passes == "yes"
+
+
+def test_a_length_that_was_not_chosen_has_no_students_that_know_its_margin():
+    write_search(TINY, lambda cfg: 0.7)
+    table = search.gate(TINY, 2).set_index("epochs")
+    assert list(table.index) == [20, 40]
+    assert np.isnan(table.loc[20, "teacher's margin on its training images"])
+    assert table.loc[20, "passes"] != "yes"
+
+
+def test_a_length_whose_double_was_not_run_has_no_row():
+    write_search(TINY, lambda cfg: 0.7)
+    assert list(search.gate(replace(TINY, epochs=(20, 40, 80)), 2).epochs) == [20, 40]
+
+
+def test_the_epochs_step_marks_the_length_of_the_gate_not_the_best():
+    write_search(TINY, lambda cfg: {20: 0.5, 40: 0.7, 80: 0.75}[cfg.epochs])
+    assert chosen_of(search.scores(TINY, 2))["Epochs"] == "epochs = 40"
+    assert chosen_of(search.scores(replace(TINY, epochs=()), 2))["Epochs"] == "epochs = 80"
+
+
+# ---------------------------------------------------------------- in sentences
+
+def test_the_headline_says_what_val_chose_and_that_the_gate_is_passed():
+    at_twice_the_epochs(1.0, 0.0)
+    assert search.headline(TINY, 2) == [
+        "Choice: val chooses lr = 0.05; epochs = 40; student = cnn_small; temperature = 1.",
+        "40 epochs: the recipe passes the gate. Twice the epochs change the average by +0.5 points (less than 1 is enough); "
+        "the teacher's margin on its training images is 1.00 (at least 0.9); the lowest few-shot class is at 70 % (at least 2)."]
+
+
+def test_a_loss_in_the_headline_has_a_real_minus():
+    at_twice_the_epochs(-2.0, -1.0)
+    _, gate = search.headline(TINY, 2)
+    assert "the recipe does not pass the gate. Twice the epochs change the average by −1.5 points" in gate
+
+
+@pytest.mark.parametrize("how", [{}, {"few": 0.0}, {"longer": 0.9}, {"margin": 0.5}])
+def test_no_sentence_has_a_nan(how):
+    written(**how)
+    for sentence in search.headline(TINY, 2):
+        assert not re.search(r"\bnan\b", sentence) and sentence.endswith(".")
+    shown = search_steps(search.scores(TINY, 2), "Choice")
+    assert not re.search(r"\bnan\b", shown.sentence + shown.caption)
+
+
+def test_a_search_without_a_gate_says_what_val_chose_alone():
+    write_search(BOTH, lambda cfg: 0.7)
+    assert search.headline(BOTH, 2) == ["Choice: val chooses lr = 0.05; temperature = 1."]
+
+
+def test_the_figure_says_what_the_headline_says():
+    written()
+    assert search_steps(search.scores(TINY, 2), TINY.title).sentence == search.headline(TINY, 2)[0]
