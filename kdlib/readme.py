@@ -54,9 +54,9 @@ def _under_way():
     """That the first study has no verdict yet, and what is on record of it."""
     first = next(s for s in STUDIES.values() if s.kind == "findings" and not s.superseded)
     runs = first()
-    return (f"**The answer is being measured again, on networks that are trained enough.** {sum(map(exists, runs))} of {len(runs)} runs "
-            f"of `{first.name}` are on record; verdicts are shown from the second seed on. What follows is superseded: networks that "
-            "were trained too little to fit their training images.")
+    return (f"**The answer is being measured again, on networks that are trained enough.** {sum(map(exists, runs))} of "
+            f"{len(runs)} runs of `{first.name}` are on record; verdicts are shown from the second seed on. What follows is "
+            "superseded: networks that were trained too little to fit their training images.")
 
 
 def _of(study, seeds):

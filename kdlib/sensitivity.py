@@ -11,15 +11,16 @@ from kdlib.stats import interval
 from kdlib.tables import filled_buckets, gain_by_bucket, row_of
 from kdlib.words import brief, name_of, number
 
+NO_LABELS = "no labels beyond training"
+
 
 def headlines(panels):
     """The sentences of a study's main figures, by its kind; a list, empty for kinds that have none."""
     p, kind = panels[0], panels[0].study.kind
     methods = [m for m in p.runs if m != "one_hot"]
     if kind == "rivals":
-        over = [m for m in methods if m != "ada_alpha"]
         return [frontier(gain_by_bucket(p, methods), p.name).sentence,
-                forest(gain_by_bucket(p, over, "ada_alpha"), p.name, "AdaAlpha").sentence,
+                ahead_of_ada_alpha(p),
                 *([weight_by_class(p)] if "kd_mean_alpha" in p.runs else [])]
     if kind == "knobs":
         return [collapse_curve(collapse(p, list(p.runs)), p.name).sentence,
@@ -27,6 +28,20 @@ def headlines(panels):
     if kind == "ablations":
         return [ablation_figure(part, p.name).sentence for _, part in ablations(panels, methods).groupby("field", sort=False)]
     return []
+
+
+def ahead_of_ada_alpha(p):
+    """Which rivals clearly beat AdaAlpha in the rarest bucket, by how much, and which labels they read, in one sentence."""
+    name, weights = list(p.places().items())[-1]
+    ahead = []
+    for method in p.methods:
+        gain = p.gain(method, weights, "ada_alpha")
+        if gain.low > 0:
+            labels = labels_read(p, method) or NO_LABELS
+            ahead.append((-gain.estimate, f"{name_of(method)} by {number(gain.estimate)} ({labels})"))
+    said = ", ".join(text for _, text in sorted(ahead)) or "none of them"
+    mine = labels_read(p, "ada_alpha") or NO_LABELS
+    return f"{p.name}: of {len(p.methods) - 1} methods these beat AdaAlpha ({mine}) in the {name} classes clearly: {said}."
 
 
 def weight_by_class(p):
@@ -270,7 +285,8 @@ def length(table, pair):
         axes.set_title("average" if place == "average" else "rarest classes")
         axes.set_xlabel("epochs")
     both[0].set_ylabel("gain over one-hot, points")
-    both[0].annotate("gate", (gate, 1), xycoords=("data", "axes fraction"), xytext=(3, -10), textcoords="offset points", fontsize=8)
+    both[0].annotate("gate", (gate, 1), xycoords=("data", "axes fraction"), xytext=(3, -10), textcoords="offset points",
+                     fontsize=8)
     legend(figure, both[0])
     kd = table[table.method == "distillation"].set_index(["bucket", "level"])
     first, last = (str(f(epochs)) for f in (min, max))

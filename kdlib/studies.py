@@ -251,7 +251,7 @@ STUDIES = {s.name: s for s in (
              fields=dict(_CIFAR20.distilled))),
         "The cheapest recipe that trains enough, then teacher, temperature, constant weight: chosen on val (PROTOCOL.md, D19).",
         epochs=(80, 160)),
-    _beyond(_CIFAR20, "rivals", seeds=6, methods=RIVALS),
+    _beyond(_CIFAR20, "rivals", seeds=6, methods=RIVALS | {"ada_alpha_crossfit": _CROSSFIT}, fewer={"ada_alpha_crossfit": 4}),
     _beyond(_CIFAR20, "knobs", seeds=4, methods=KNOB_ARMS),
     _beyond(_CIFAR20, "ablations", seeds=4, methods=ABLATED, settings=_settings(
         temperature=(2.0, 4.0), alpha=(0.25, 0.5, 0.75), teacher=("resnet14", "resnet20"), imbalance=(1.0, 5.0, 50.0),

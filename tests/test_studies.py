@@ -124,7 +124,7 @@ SIZES = {   # runs of one seed: methods, teachers, and the fold teachers of a cr
     "cifar20-lt": 2 + 1 + 2 * (5 + 1 + FOLDS), "cifar100-lt-small": 2 + (2 + 1) + (4 + 1),   # of 16 and 8 baselines two
     # resnet56 is the teacher, and the student whose one_hot is of other seeds
     **{name: 4 + 1 + 4 for name in ("cifar100-lt", "cifar100", "cifar10-lt", "cifar10")},
-    **{f"{name}-rivals": 16 + 2 for name in ("digits", "cifar20-lt", "cifar100-lt")},
+    **{f"{name}-rivals": 16 + 2 for name in ("digits", "cifar100-lt")}, "cifar20-lt-rivals": 16 + 2 + 1 + FOLDS,
     "digits-knobs": 13 + 1, "cifar20-lt-knobs": 15 + 1 + FOLDS, "cifar100-lt-knobs": 15 + 1 + FOLDS,
 }
 
