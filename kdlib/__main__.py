@@ -12,7 +12,7 @@ from pathlib import Path
 
 from kdlib import __version__
 from kdlib.config import KdlibError, did_you_mean
-from kdlib.studies import KINDS, STUDIES, study
+from kdlib.studies import KINDS, STUDIES, Study, study
 
 NOTEBOOKS, README = (Path(__file__).resolve().parents[1] / name for name in ("notebooks", "README.md"))
 DATA_FROM = {   # source of each data set
@@ -129,11 +129,21 @@ def audit(args):
     return min(1, len(failed))
 
 
+def _hardware(facts):
+    """Where a run was done, as far as its last bits depend on it; older records name the processor alone."""
+    processor = facts.get("processor")
+    if not processor or processor["name"] != facts["device"]:
+        return facts["device"]
+    return f"{processor['name']}, family {processor['family']}, model {processor['model']}, {processor['capability']}"
+
+
 def _sources(name, seeds):
     """Provenance of the pages of a study: {label: value}."""
     from kdlib import records
     from kdlib.experiment import git_sha
-    commit, configs, digest = git_sha(), [cfg for cfg in study(name)(seeds) if records.exists(cfg)], hashlib.sha256()
+    commit, digest, chosen = git_sha(), hashlib.sha256(), study(name)
+    pools = [chosen.pool(pair, setting) for pair in chosen.pairs for setting in chosen.settings] if isinstance(chosen, Study) else []
+    configs = [cfg for cfg in dict.fromkeys(sum(pools, chosen(seeds))) if records.exists(cfg)]
     facts = [records.read(cfg).facts for cfg in configs]
     for cfg in configs:
         digest.update(cfg.key().encode() + (records.folder() / f"{cfg.key()}.json").read_bytes())
@@ -145,7 +155,7 @@ def _sources(name, seeds):
             "records sha256": digest.hexdigest(), "data": named, "data sha256": sorted({f["data_sha256"] for f in facts}),
             "seeds": f"{seeds} of {study(name).seeds} planned",
             "versions": sorted({f"{of} {version}" for f in facts for of, version in f["versions"].items()}),
-            "hardware": sorted({f["device"] for f in facts}), "number of runs": len(configs),
+            "hardware": sorted({_hardware(f) for f in facts}), "number of runs": len(configs),
             "wall time of the runs": _words(sum(f["seconds"] for f in facts))}
 
 

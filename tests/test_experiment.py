@@ -24,7 +24,7 @@ KD = replace(CFG, method="kd", teacher="cnn_small", temperature=2.0)
 def test_keys_are_pinned_and_change_with_every_field():
     assert CFG.key().startswith("digits_cnn_small_one_hot_s0_")
     assert [c.key()[-10:] for c in (Config(), CFG, KD)] == ["c65eca07e6", "1c42336146", "3358a54b6a"]
-    other = {"dataset": "cifar100", "student": "cnn", "method": "placebo", "seed": 1, "draw_seed": 1, "imbalance": 2.0,
+    other = {"dataset": "cifar100", "student": "cnn", "method": "group_dro", "seed": 1, "draw_seed": 1, "imbalance": 2.0,
              "fold": 1, "epochs": 3, "warmup": 1, "decay": "step", "batch_size": 64, "lr": 0.2, "weight_decay": 0.0,
              "with_val": True}
     keys = {replace(Config(), **{k: v}).key() for k, v in other.items()} | {Config().key()}

@@ -14,7 +14,6 @@ import kdlib.stats
 from kdlib.config import KdlibError
 from kdlib.stats import (
     GroupMeans,
-    Interval,
     agreement,
     correlation_with_gain,
     false_discovery,
