@@ -142,8 +142,10 @@ def _sources(name, seeds):
     from kdlib import records
     from kdlib.experiment import git_sha
     commit, digest, chosen = git_sha(), hashlib.sha256(), study(name)
-    pools = [chosen.pool(pair, setting) for pair in chosen.pairs for setting in chosen.settings] if isinstance(chosen, Study) else []
-    configs = [cfg for cfg in dict.fromkeys(sum(pools, chosen(seeds))) if records.exists(cfg)]
+    configs = chosen(seeds)
+    if isinstance(chosen, Study):   # whose pages depend on every baseline
+        configs += [cfg for pair in chosen.pairs for setting in chosen.settings for cfg in chosen.pool(pair, setting)]
+    configs = [cfg for cfg in dict.fromkeys(configs) if records.exists(cfg)]
     facts = [records.read(cfg).facts for cfg in configs]
     for cfg in configs:
         digest.update(cfg.key().encode() + (records.folder() / f"{cfg.key()}.json").read_bytes())

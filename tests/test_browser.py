@@ -56,7 +56,7 @@ def gallery(browser, tmp_path_factory):
     folder = tmp_path_factory.mktemp("gallery")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("KDLIB_RECORDS", str(folder / "records"))
-        write_study(STUDIES["digits"], 2, names=NAMES, kd=but(0.8, few=0.3), shuffled=("kd", "placebo"), facts=history)
+        write_study(STUDIES["digits"], 2, names=NAMES, kd=but(0.8, few=0.3), shuffled=("kd", "one_hot"), facts=history)
         pages = report.build({"digits": {"seeds": 2}}, folder / "reports", ROOT / "notebooks", books={"digits": BOOKS},
                              verdicts={"digits": CARDS}, provenance={"digits": PROVENANCE}, say=lambda line: None)
     assert [page.status for page in pages] == ["built"] * len(BOOKS), [page.message for page in pages]

@@ -28,7 +28,7 @@ def lab(browser, tmp_path):
     (tmp_path / "notebooks" / BOOK).write_text(source.replace('seeds = 8 ', 'seeds = 2 '), encoding="utf-8")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("KDLIB_RECORDS", str(tmp_path / "records"))
-        write_study(STUDIES["digits"], 2, shuffled=("kd", "placebo"))
+        write_study(STUDIES["digits"], 2, shuffled=("kd", "one_hot"))
         own = {f"JUPYTER_{kind}_DIR": str(tmp_path / kind.lower()) for kind in ("CONFIG", "DATA", "RUNTIME")}
         env = os.environ | own | {"PYTHONPATH": str(ROOT), "JUPYTERLAB_SETTINGS_DIR": str(tmp_path / "settings"),
                                   "JUPYTERLAB_WORKSPACES_DIR": str(tmp_path / "workspaces")}
