@@ -272,7 +272,7 @@ def _parse(argv):
     add = commands[run].add_argument
     add("--budget", type=_duration, metavar="TIME", help="start only what ends in time: 90s, 9m, 2h")
     add("--device", choices=("cpu", "cuda"), help="default: cuda where torch can use it")
-    add("--jobs", type=_count, metavar="N", help="runs at a time; default: CPU cores, or 4 on a GPU")
+    add("--jobs", type=_count, metavar="N", help="runs at a time; default: CPU cores, or 9 on a GPU")
     add("--data", metavar="DIR", help="default: $KDLIB_DATA, else data/")
     add("--yes", action="store_true", help="start also what takes more than ten minutes")
     commands[report].add_argument("--out", default="reports", metavar="DIR", help="default: reports")

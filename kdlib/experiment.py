@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from kdlib import data as datasets
-from kdlib import records
+from kdlib import cuda, records
 from kdlib.config import Config, KdlibError
 from kdlib.losses import method_loss, needs_margins, post_hoc_tau, prior_of
 from kdlib.models import build
@@ -45,6 +45,8 @@ def default_device():
 @functools.lru_cache(maxsize=2)
 def _load(cfg, folder, device):
     loaded = datasets.load(cfg, folder)
+    if str(device).startswith("cuda"):
+        cuda.settings()   # before anything is computed there: tables and predictions are as fast as steps
     return loaded.to(device), loaded.sha256()
 
 
@@ -251,8 +253,12 @@ def machine(device, precision="fp32"):
 
     Runs repeat bit for bit where `processor` and `versions` are the same, and differ where its kernels differ."""
     processor = _processor()
-    name = torch.cuda.get_device_name() if str(device).startswith("cuda") else processor["name"]
-    return {"device": name, "processor": processor, "threads": torch.get_num_threads(), "precision": precision, "git": git_sha(),
+    name, kernels = processor["name"], {}
+    if str(device).startswith("cuda"):
+        name = torch.cuda.get_device_name()
+        norm = "native" if cuda.Captured.native_norm else "cudnn"
+        kernels = {"kernels": {"graphs": cuda.Captured.graphs, "batch_norm": norm}}
+    return {"device": name, **kernels, "processor": processor, "threads": torch.get_num_threads(), "precision": precision, "git": git_sha(),
             "versions": {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__}}
 
 
@@ -269,10 +275,12 @@ def _processor():
 
 @functools.cache
 def git_sha():
-    """Commit of the code, with "+" where tracked code differs from it; "unknown" outside a clone."""
+    """Commit of the code, with "+" where tracked code differs from it; outside a clone $KDLIB_GIT, else "unknown"."""
     def git(*words):
         return subprocess.run(["git", *words], cwd=records.ROOT, capture_output=True, text=True, check=True).stdout.strip()
     try:
+        if not (records.ROOT / ".git").exists():   # git would look in the folders above
+            raise FileNotFoundError
         return git("rev-parse", "HEAD")[:12] + ("+" if git("status", "--porcelain", "--untracked-files=no", "kdlib") else "")
     except (OSError, subprocess.CalledProcessError):
-        return "unknown"
+        return os.environ.get("KDLIB_GIT") or "unknown"

@@ -3,7 +3,6 @@
 import contextlib
 import functools
 import gc
-import itertools
 import math
 import multiprocessing
 import os
@@ -18,7 +17,7 @@ from dataclasses import replace
 import torch
 from tqdm import tqdm  # tqdm.auto warns in notebooks without ipywidgets
 
-from kdlib import records
+from kdlib import cuda, records
 from kdlib.config import Config, KdlibError
 from kdlib.data import Split
 from kdlib.experiment import EVALUATIONS, OutOfTime, default_device, load, together
@@ -33,12 +32,28 @@ def missing(configs):
 
 
 def default_jobs(device):
-    """Runs at a time: one for each core, or four side by side on a GPU, which then has work all the time."""
-    return len(os.sched_getaffinity(0)) if device == "cpu" else 4
+    """Runs at a time: one for each core, or nine side by side on a GPU, which then has work all the time."""
+    cores = len(os.sched_getaffinity(0))
+    return cores if device == "cpu" else 9 if cuda.Captured.graphs else min(9, cores)
+
+
+def _falls_back(function):
+    """The function, called again without graphs where steps cannot be captured, and that is said."""
+    @functools.wraps(function)
+    def either(*arguments, **more):
+        try:
+            return function(*arguments, **more)
+        except cuda.CaptureError as error:
+            cuda.graphs_off()
+            tqdm.write(f"{error} Going on with these, one process for each run.")
+            return function(*arguments, **more)
+
+    return either
 
 
 # ---------------------------------------------------------------- how long
 
+@_falls_back
 def estimate(configs, folder=None, device=None):
     """Seconds each Config takes on this machine (one thread on a CPU; alone on a GPU), from a few of its own steps.
 
@@ -71,6 +86,7 @@ def _pace(name, data, batch_size, precision):
         cfg = Config(student=name, batch_size=batch_size, precision=precision, epochs=3)   # the first warms up
         model, ends = build(name, data.classes, 0).to(data.train.x.device), [time.perf_counter()]
         fit([Run(cfg, model, method_loss(cfg), some, after_epoch=lambda epoch, curves: ends.append(time.perf_counter()))])
+        predict(model, some.train.x, some)   # a GPU looks for its fastest kernels at the first call
         start = time.perf_counter()
         predict(model, some.train.x, some)
         forward = (time.perf_counter() - start) / n
@@ -88,8 +104,8 @@ def sweep(configs, folder=None, device=None, jobs=None, budget=None):
     needed = {c.key(): c for cfg in configs for c in (*cfg.dependencies(), cfg)}   # a teacher is a run like any other
     todo = missing(needed.values())
     if todo:
-        device = device or default_device()
-        _do_all(todo, folder, device, min(jobs or default_jobs(device), len(todo)), budget)
+        device, deadline = device or default_device(), None if budget is None else time.time() + budget
+        _do_all(todo, folder, device, jobs, deadline)
     return [records.read(cfg) for cfg in configs if budget is None or records.exists(cfg)]
 
 
@@ -102,20 +118,33 @@ class _Plan:
 
     def next(self, most, busy):
         """At most `most` runs, taken off the plan. `busy`: teachers whose students are running; others first, because
-        one process fills a teacher's table and a second would wait for it."""
+        one process fills a teacher's table and a second would wait for it. What does not fit into the time stays."""
+        left = self.deadline - time.time() if self.deadline else math.inf
         ready = [c for c in self.pending if all(map(records.exists, c.dependencies()))]
+        ready = [c for c in ready if self.needs([c], most) <= left]
         ready.sort(key=lambda c: c.teacher is not None and c.teacher_config() in busy)   # stable
-        if most > 1:   # in lockstep, a longer run would go on alone
-            ready = [c for c in ready if c.epochs == ready[0].epochs]
-        if self.deadline:
-            left = self.deadline - time.time()
-            need = [self.seconds[c.key()] * self.slower() for c in ready]
-            late = [c for c, alone in zip(ready, need, strict=True) if alone > left]
-            self.pending = [c for c in self.pending if c not in late]
-            ready = [c for c, all_so_far in zip(ready, itertools.accumulate(need), strict=True) if all_so_far <= left]
-        chosen = ready[:most]
+        if most > 1 and ready:
+            ready = self._alike(ready, most)
+        chosen = []
+        for cfg in ready[:most]:
+            if self.needs([*chosen, cfg], most) <= left:
+                chosen.append(cfg)
         self.pending = [c for c in self.pending if c not in chosen]
         return chosen
+
+    def _alike(self, ready, most):
+        """A group for a lockstep, in which a longer run would go on alone and a larger network keep the others waiting."""
+        awaited = {d for c in self.pending for d in c.dependencies()}
+        ready = sorted(ready, key=lambda c: c not in awaited)   # then all students of a seed can go together
+        group = [c for c in ready if (c.epochs, c.student) == (ready[0].epochs, ready[0].student)]
+        return group[:math.ceil(len(group) / math.ceil(len(group) / most))]   # of ten at most nine: five and five
+
+    def needs(self, configs, most):
+        """Seconds of runs side by side: in a lockstep at least those of the longest of them alone."""
+        if not self.deadline:
+            return 0.0
+        seconds = [self.seconds[c.key()] for c in configs]
+        return max(sum(seconds) * self.slower(), max(seconds) if most > 1 else 0.0)
 
     def took(self, configs, seconds):
         self.taken += seconds
@@ -134,13 +163,19 @@ def _timed(configs, folder, device, deadline):
     return together(configs, folder, device, deadline), time.monotonic() - start
 
 
-def _do_all(todo, folder, device, jobs, budget):
+def _in_processes(device):
+    return device == "cpu" or not cuda.Captured.graphs
+
+
+@_falls_back
+def _do_all(todo, folder, device, jobs, deadline):
     """On a CPU a run goes to the next free process; on a GPU `jobs` runs go in lockstep, and the next when they are done."""
-    deadline, seconds = None, {}
-    if budget is not None:
-        deadline = time.time() + budget
+    todo, seconds = missing(todo), {}   # again: this is the second call where steps could not be captured
+    if deadline is not None:
         seconds = dict(zip([cfg.key() for cfg in todo], estimate(todo, folder, device), strict=True))
-    plan, failures, running, group = _Plan(todo, deadline, seconds), [], {}, 1 if device == "cpu" else jobs
+    jobs = min(jobs or default_jobs(device), max(1, len(todo)))
+    group = 1 if _in_processes(device) else jobs
+    plan, failures, running = _Plan(todo, deadline, seconds), [], {}
     quiet = False if "ipykernel" in sys.modules else None   # None: where there is no terminal
     with tqdm(total=len(todo), desc="runs", unit="run", disable=quiet) as bar, _pool(jobs, device) as pool:
         while True:
@@ -167,6 +202,8 @@ def _do_all(todo, folder, device, jobs, budget):
                 if not error:
                     outcomes, seconds = future.result()
                     plan.took(configs, seconds)
+                    if stopped := [o for o in outcomes if isinstance(o, cuda.CaptureError)]:
+                        raise stopped[0]
                 failures += [o for o in outcomes if isinstance(o, Exception) and not isinstance(o, OutOfTime)]
                 bar.update(len(configs))
     if failures:
@@ -174,7 +211,7 @@ def _do_all(todo, folder, device, jobs, budget):
 
 
 class _Here:
-    """The part of an executor that _do_all uses, in this process: for a GPU."""
+    """The part of an executor that _do_all uses, in this process: for captured steps on a GPU."""
 
     def submit(self, function, *arguments):
         future = futures.Future()
@@ -190,7 +227,7 @@ class _Here:
 def _pool(jobs, device):
     """Processes of one thread each: results then do not depend on the number of cores, and two such processes do more
     than one with two threads. All are stopped when the block is left, also by an interrupt."""
-    if device != "cpu":
+    if not _in_processes(device):
         yield _Here()
         return
     others = set(multiprocessing.active_children())

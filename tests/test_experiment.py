@@ -286,3 +286,13 @@ def test_label_noise_is_part_of_the_data(records_folder):
     assert noisy.facts["curves"]["loss"][-1] > clean.facts["curves"]["loss"][-1]
     with pytest.raises(RecordError, match="different data"):
         records.check_pair(noisy, clean)
+
+
+def test_the_commit_comes_from_the_environment_where_there_is_no_clone(tmp_path, monkeypatch):
+    here = experiment.git_sha.__wrapped__()
+    monkeypatch.setenv("KDLIB_GIT", "0123456789ab")
+    assert experiment.git_sha.__wrapped__() == here   # a clone knows better
+    monkeypatch.setattr(records, "ROOT", tmp_path)
+    assert experiment.git_sha.__wrapped__() == "0123456789ab"
+    monkeypatch.delenv("KDLIB_GIT")
+    assert experiment.git_sha.__wrapped__() == "unknown"
