@@ -176,9 +176,11 @@ CHECKS = (views_are_torchvisions, table_is_the_live_teacher, captured_is_eager, 
           rate_zero_freezes, every_image_is_seen, nan_stops_one_run_alone, bf16_learns, prediction_folds)
 
 
-def run_all(device, say=print):
-    """{name: {"passed": bool, "seen": str}} of every check; one that raises has failed, and the others go on."""
-    results = {}
+def run_all(device, say=print, results=None):
+    """{name: {"passed": bool, "seen": str}} of every check; one that raises has failed, and the others go on.
+
+    results: a dictionary to fill, so that what is known is there when a check hangs."""
+    results = {} if results is None else results
     for check in CHECKS:
         try:
             passed, seen = check(device)

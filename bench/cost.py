@@ -1,6 +1,6 @@
 """What every study costs: its runs, the images each network sees, and the time on machines whose speed was measured.
 
-Nothing is loaded or trained. --write puts the table into GPU.md."""
+Nothing is loaded or trained. --write puts the table into COST.md."""
 
 import argparse
 import json
@@ -122,12 +122,11 @@ def cpu_machine(results):
 
 
 def gpu_machine(results):
-    """The Machine of results/gpu.json: four runs at once (T), the table (G4). None unless both were measured."""
-    if not ("images/s" in results.get("T", {}) and "seconds" in results.get("G4", {}) and "device" in results):
+    """The Machine of results/gpu.json: eight runs at once (pace), the table (G4). None unless both were measured."""
+    if not ("images/s" in results.get("pace", {}) and "seconds" in results.get("G4", {}) and "device" in results):
         return None
-    rates = results["T"]["images/s"]
-    return Machine(results["device"], {"resnet20": rates["R20"], "resnet56": rates["R56"]},
-                   {"resnet56": results["G4"]["views"] / min(results["G4"]["seconds"])}, "gpu_tables")
+    rates = results["pace"]["images/s"]
+    return Machine(results["device"], {network: of["8"] for network, of in rates.items()}, {"resnet56": results["G4"]["views"] / min(results["G4"]["seconds"])}, "gpu_tables")
 
 
 def machines(folder=HERE / "results"):
@@ -187,8 +186,8 @@ def filled(text, measured=None):
 
 def main(arguments=None):
     parser = argparse.ArgumentParser(prog="python -m bench cost", description=__doc__)
-    parser.add_argument("--write", action="store_true", help="also write it into GPU.md")
-    given, page = parser.parse_args(arguments), HERE / "GPU.md"
+    parser.add_argument("--write", action="store_true", help="also write it into COST.md")
+    given, page = parser.parse_args(arguments), HERE / "COST.md"
     print(table())
     if given.write:
         page.write_text(filled(page.read_text()))

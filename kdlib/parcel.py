@@ -67,12 +67,18 @@ def pack_records(name, to):
         suffixes = SUFFIXES if cfg.key() in teachers else (".npz", ".json")
         files += [path for suffix in suffixes if (path := where / f"{cfg.key()}{suffix}").exists()]
     to = Path(to) / f"{name}.tar" if Path(to).is_dir() else Path(to)
-    with records.whole_file(to) as temporary, tarfile.open(temporary, "w", format=tarfile.PAX_FORMAT) as tar:
-        for path in sorted(files):
+    with records.whole_file(to) as temporary, open(temporary, "wb") as opened:
+        write_tar(sorted(files), opened)
+    return to, len(configs)
+
+
+def write_tar(files, to):
+    """Write files into a tar file, the binary file object `to`, in order and with their hashes; the same files give the same bytes."""
+    with tarfile.open(fileobj=to, mode="w", format=tarfile.PAX_FORMAT) as tar:
+        for path in files:
             content, member = path.read_bytes(), tarfile.TarInfo(path.name)
             member.size, member.pax_headers = len(content), {SHA256: hashlib.sha256(content).hexdigest()}
             tar.addfile(member, io.BytesIO(content))
-    return to, len(configs)
 
 
 # ---------------------------------------------------------------- records in
