@@ -172,8 +172,9 @@ def prediction_folds(device):
     return error < (1e-5 if device == "cpu" else 2e-3), f"largest difference {error:.1e} of the largest logit"
 
 
-CHECKS = (views_are_torchvisions, table_is_the_live_teacher, captured_is_eager, captured_is_the_plain_loop, together_is_alone,
-          rate_zero_freezes, every_image_is_seen, nan_stops_one_run_alone, bf16_learns, prediction_folds)
+# first those by which a visit decides, bench/visit.py
+CHECKS = (captured_is_the_plain_loop, rate_zero_freezes, every_image_is_seen, captured_is_eager, views_are_torchvisions,
+          table_is_the_live_teacher, together_is_alone, nan_stops_one_run_alone, bf16_learns, prediction_folds)
 
 
 def run_all(device, say=print, results=None):

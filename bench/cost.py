@@ -122,11 +122,13 @@ def cpu_machine(results):
 
 
 def gpu_machine(results):
-    """The Machine of results/gpu.json: eight runs at once (pace), the table (G4). None unless both were measured."""
-    if not ("images/s" in results.get("pace", {}) and "seconds" in results.get("G4", {}) and "device" in results):
+    """The Machine of results/gpu.json: eight runs at once (pace) and the table (G4), or None."""
+    pace, table = results.get("pace", {}), results.get("G4", {})
+    if not ("images/s" in pace and "seconds" in table and "device" in results):
         return None
-    rates = results["pace"]["images/s"]
-    return Machine(results["device"], {network: of["8"] for network, of in rates.items()}, {"resnet56": results["G4"]["views"] / min(results["G4"]["seconds"])}, "gpu_tables")
+    train = {network: rates["8"] for network, rates in pace["images/s"].items()}
+    forward = {"resnet56": table["views"] / min(table["seconds"])}
+    return Machine(results["device"], train, forward, "gpu_tables")
 
 
 def machines(folder=HERE / "results"):

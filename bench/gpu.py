@@ -147,7 +147,7 @@ def equivalence(bench):
 
 
 def norm(bench):
-    """Batch norm by cuDNN or by torch itself: images/s of eight runs at once. The faster one is used from here on."""
+    """Batch norm by cuDNN or by torch: images/s of eight runs at once. The faster one stays in use."""
     speeds = {}
     for kind in ("cudnn", "native"):
         Captured.native_norm = kind == "native"
@@ -159,7 +159,8 @@ def norm(bench):
 
 def pace(bench):
     """Images/s of training on labels, one run and eight at once."""
-    return {"images/s": {name: {count: ours(bench, count, name, None) for count in (1, 8)} for name in (STUDENT, TEACHER)}}
+    return {"images/s": {name: {count: ours(bench, count, name, None) for count in (1, 8)}
+                         for name in (STUDENT, TEACHER)}}
 
 
 def start_up(bench):
@@ -317,7 +318,8 @@ def profile(bench):
 
 
 SECTIONS = {   # name: (function, seconds it needs at most)
-    "E": (equivalence, 60), "norm": (norm, 30), "pace": (pace, 45), "G5": (start_up, 40), "G4": (table_fill, 40), "G1": (single, 60), "G3": (grid, 100),
+    "E": (equivalence, 60), "norm": (norm, 30), "pace": (pace, 45), "G5": (start_up, 40),
+    "G4": (table_fill, 40), "G1": (single, 60), "G3": (grid, 100),
     "memory": (memory, 30), "T": (study, 40), "precision": (precision, 50), "profile": (profile, 20), "ladder": (ladder, 60),
     "compile": (compiled, 100)}
 

@@ -39,13 +39,13 @@ def graphs_off():
 
 
 class NativeNorm(nn.BatchNorm2d):
-    """Batch norm by torch's own kernels: cuDNN's may hold the whole chip, so that streams wait for one another."""
+    """Batch norm by torch's own kernels: cuDNN's may hold the whole chip while other streams wait."""
 
     def forward(self, x):
         if self.training:
             self.num_batches_tracked.add_(1)
-        return torch.batch_norm(x, self.weight, self.bias, self.running_mean, self.running_var, self.training, self.momentum,
-                                self.eps, False)   # the last one: by cuDNN
+        return torch.batch_norm(x, self.weight, self.bias, self.running_mean, self.running_var,
+                                self.training, self.momentum, self.eps, cudnn_enabled=False)
 
 
 @contextlib.contextmanager
@@ -66,7 +66,7 @@ class Captured(Stepper):
     `graphs = False` does the same step without a graph: on a CPU it tests everything but the capture."""
 
     graphs = os.environ.get("KDLIB_GRAPHS") != "0"   # the way out if captures fail on some machine
-    native_norm = os.environ.get("KDLIB_BATCH_NORM") == "native"   # `python -m bench gpu norm` says which is faster
+    native_norm = os.environ.get("KDLIB_BATCH_NORM") == "native"   # `python -m bench gpu norm` compares
 
     def __init__(self, run, x):
         super().__init__(run, x)
@@ -132,7 +132,7 @@ class Captured(Stepper):
         return {size: self.captured(size) for size in sizes}
 
     def captured(self, size):
-        """A function that does the next step of `size` images; CaptureError if there is no graph of it."""
+        """A function that does the next step of `size` images. CaptureError if it has no graph."""
         if not self.graphs:
             return functools.partial(self._next, size)
         self.optimizer.zero_grad()
@@ -145,7 +145,7 @@ class Captured(Stepper):
             if torch.OutOfMemoryError in (type(error), type(error.__context__)):
                 raise torch.OutOfMemoryError(str(error)) from error
             reason = str(error.__context__ or error).partition("\n")[0]
-            raise CaptureError(f"A training step cannot be captured as a CUDA graph here ({reason}); KDLIB_GRAPHS=0 takes "
-                               "the same steps one kernel at a time.") from error
-        self.pool = graph.pool()   # the graphs of a run are never replayed at the same time, so they may share memory
+            raise CaptureError(f"A training step cannot be captured as a CUDA graph here ({reason}); "
+                               "KDLIB_GRAPHS=0 takes the same steps one kernel at a time.") from error
+        self.pool = graph.pool()   # graphs of a run are never replayed at the same time: they share memory
         return graph.replay

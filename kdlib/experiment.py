@@ -12,8 +12,8 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from kdlib import data as datasets
 from kdlib import cuda, records
+from kdlib import data as datasets
 from kdlib.config import Config, KdlibError
 from kdlib.losses import method_loss, needs_margins, post_hoc_tau, prior_of
 from kdlib.models import build
@@ -46,7 +46,7 @@ def default_device():
 def _load(cfg, folder, device):
     loaded = datasets.load(cfg, folder)
     if str(device).startswith("cuda"):
-        cuda.settings()   # before anything is computed there: tables and predictions are as fast as steps
+        cuda.settings()   # before anything is computed there, tables and predictions too
     return loaded.to(device), loaded.sha256()
 
 
@@ -258,7 +258,8 @@ def machine(device, precision="fp32"):
         name = torch.cuda.get_device_name()
         norm = "native" if cuda.Captured.native_norm else "cudnn"
         kernels = {"kernels": {"graphs": cuda.Captured.graphs, "batch_norm": norm}}
-    return {"device": name, **kernels, "processor": processor, "threads": torch.get_num_threads(), "precision": precision, "git": git_sha(),
+    return {"device": name, **kernels, "processor": processor, "threads": torch.get_num_threads(),
+            "precision": precision, "git": git_sha(),
             "versions": {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__}}
 
 
@@ -275,7 +276,9 @@ def _processor():
 
 @functools.cache
 def git_sha():
-    """Commit of the code, with "+" where tracked code differs from it; outside a clone $KDLIB_GIT, else "unknown"."""
+    """Commit of the code, with "+" where tracked code differs from it.
+
+    Outside a clone it is what $KDLIB_GIT says, else "unknown"."""
     def git(*words):
         return subprocess.run(["git", *words], cwd=records.ROOT, capture_output=True, text=True, check=True).stdout.strip()
     try:

@@ -73,7 +73,9 @@ def pack_records(name, to):
 
 
 def write_tar(files, to):
-    """Write files into a tar file, the binary file object `to`, in order and with their hashes; the same files give the same bytes."""
+    """Write files, with their hashes, into a tar file, the binary file object `to`.
+
+    The same files in the same order give the same bytes."""
     with tarfile.open(fileobj=to, mode="w", format=tarfile.PAX_FORMAT) as tar:
         for path in files:
             content, member = path.read_bytes(), tarfile.TarInfo(path.name)

@@ -32,7 +32,7 @@ def missing(configs):
 
 
 def default_jobs(device):
-    """Runs at a time: one for each core, or nine side by side on a GPU, which then has work all the time."""
+    """Runs at a time: one for each core, or nine side by side on a GPU, to have work all the time."""
     cores = len(os.sched_getaffinity(0))
     return cores if device == "cpu" else 9 if cuda.Captured.graphs else min(9, cores)
 
@@ -104,8 +104,8 @@ def sweep(configs, folder=None, device=None, jobs=None, budget=None):
     needed = {c.key(): c for cfg in configs for c in (*cfg.dependencies(), cfg)}   # a teacher is a run like any other
     todo = missing(needed.values())
     if todo:
-        device, deadline = device or default_device(), None if budget is None else time.time() + budget
-        _do_all(todo, folder, device, jobs, deadline)
+        deadline = None if budget is None else time.time() + budget
+        _do_all(todo, folder, device or default_device(), jobs, deadline)
     return [records.read(cfg) for cfg in configs if budget is None or records.exists(cfg)]
 
 
@@ -117,8 +117,10 @@ class _Plan:
         self.taken = self.expected = 0.0
 
     def next(self, most, busy):
-        """At most `most` runs, taken off the plan. `busy`: teachers whose students are running; others first, because
-        one process fills a teacher's table and a second would wait for it. What does not fit into the time stays."""
+        """At most `most` runs, taken off the plan. What does not fit into the time stays.
+
+        `busy`: teachers whose students are running; others first, because one process fills a teacher's
+        table and a second would wait for it."""
         left = self.deadline - time.time() if self.deadline else math.inf
         ready = [c for c in self.pending if all(map(records.exists, c.dependencies()))]
         ready = [c for c in ready if self.needs([c], most) <= left]
@@ -133,11 +135,12 @@ class _Plan:
         return chosen
 
     def _alike(self, ready, most):
-        """A group for a lockstep, in which a longer run would go on alone and a larger network keep the others waiting."""
+        """A group for a lockstep: a longer run would go on alone, a larger network keep others waiting."""
         awaited = {d for c in self.pending for d in c.dependencies()}
         ready = sorted(ready, key=lambda c: c not in awaited)   # then all students of a seed can go together
         group = [c for c in ready if (c.epochs, c.student) == (ready[0].epochs, ready[0].student)]
-        return group[:math.ceil(len(group) / math.ceil(len(group) / most))]   # of ten at most nine: five and five
+        groups = math.ceil(len(group) / most)
+        return group[:math.ceil(len(group) / groups)]   # ten, where nine may go together: five and five
 
     def needs(self, configs, most):
         """Seconds of runs side by side: in a lockstep at least those of the longest of them alone."""
@@ -170,7 +173,7 @@ def _in_processes(device):
 @_falls_back
 def _do_all(todo, folder, device, jobs, deadline):
     """On a CPU a run goes to the next free process; on a GPU `jobs` runs go in lockstep, and the next when they are done."""
-    todo, seconds = missing(todo), {}   # again: this is the second call where steps could not be captured
+    todo, seconds = missing(todo), {}   # some may be there when this is called again without graphs
     if deadline is not None:
         seconds = dict(zip([cfg.key() for cfg in todo], estimate(todo, folder, device), strict=True))
     jobs = min(jobs or default_jobs(device), max(1, len(todo)))
