@@ -88,21 +88,15 @@ def _files(plan, folder, besides=()):
     """Files of the records of a plan, in the order they were done; weights of teachers alone."""
     planned = [cfg for item in plan for cfg in configs(item)]
     teachers = {d.key() for cfg in planned for d in cfg.dependencies()}
-    done = [
-        folder / f"{key}.json"
-        for key in dict.fromkeys(cfg.key() for cfg in planned)
-        if key not in besides
-    ]
-    done = sorted(
-        (path for path in done if path.exists()), key=lambda path: path.stat().st_mtime_ns
-    )
-    files = [
-        path.with_suffix(suffix)
-        for path in done
-        for suffix in parcel.SUFFIXES
-        if suffix != ".pt" or path.stem in teachers
-    ]
-    return [file for file in files if file.exists()]
+    wanted = {cfg.key() for cfg in planned} - set(besides)
+    done = [path for path in folder.glob("*.json") if path.stem in wanted]
+    files = []
+    for path in sorted(done, key=lambda path: path.stat().st_mtime_ns):
+        for suffix in parcel.SUFFIXES:
+            file = path.with_suffix(suffix)
+            if file.exists() and (suffix != ".pt" or path.stem in teachers):
+                files.append(file)
+    return files
 
 
 def _tree_bytes():

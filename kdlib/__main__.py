@@ -42,7 +42,8 @@ def run(args):
     if todo:
         if device == "cpu":
             torch.set_num_threads(1)   # as in the processes of a sweep, whose time is to be estimated
-        seconds = sum(sweep.estimate(todo, args.data, device)) / min(jobs, len(todo))
+        count, rows = (1, jobs) if device == "cpu" else (min(jobs, sweep.MEASURED), 1)
+        seconds = sum(sweep.estimate(todo, args.data, device, count)) / min(rows, len(todo))
         print(f"{len(todo)} to do: about {_words(seconds)} here ({device}, {jobs} at a time)", flush=True)
         if seconds > ASK_ABOVE and not (args.yes or args.budget):
             if not sys.stdin.isatty():

@@ -53,16 +53,21 @@ def _falls_back(function):
 
 # ---------------------------------------------------------------- how long
 
-@_falls_back
-def estimate(configs, folder=None, device=None):
-    """Seconds each Config takes on this machine (one thread on a CPU; alone on a GPU), from a few of its own steps.
+MEASURED = 4   # runs side by side whose pace is measured; each takes seconds to be captured
 
+
+@_falls_back
+def estimate(configs, folder=None, device=None, count=1):
+    """Seconds each Config takes on this machine (one thread on a CPU), from a few of its own steps.
+
+    count: how many runs go side by side on a GPU; a run then takes its share of their time.
     Counted are the steps, the evaluations and, for the first student of each teacher, the teacher's table."""
     device, seconds, tables = device or default_device(), [], set()
     for cfg in configs:
         data = load(cfg, folder, device)[0]
         n, images = len(data.train), EVALUATIONS * len(data.val) + sum(map(len, data.splits().values()))
-        pace = functools.partial(_pace, data=data, batch_size=cfg.batch_size, precision=cfg.precision)
+        pace = functools.partial(_pace, data=data, batch_size=cfg.batch_size,
+                                 precision=cfg.precision, count=count)
         step, forward = pace(cfg.student)
         total = cfg.epochs * math.ceil(n / cfg.batch_size) * step + images * forward
         table = (cfg.teacher_config(), cfg.stream, cfg.epochs) if cfg.teacher else None
@@ -77,20 +82,27 @@ def estimate(configs, folder=None, device=None):
 _PACES = {}
 
 
-def _pace(name, data, batch_size, precision):
-    """(seconds of a training step, seconds of the forward pass of one image) of a network, measured once here."""
-    key = (name, data.train.x.shape[1:], data.train.x.device, batch_size, precision)
+def _pace(name, data, batch_size, precision, count=1):
+    """(seconds of a training step, of the forward pass of one image) of a network, measured once here.
+
+    Of `count` runs side by side a step is one of all their steps."""
+    key = (name, data.train.x.shape[1:], data.train.x.device, batch_size, precision, count)
     if key not in _PACES:
         n = min(len(data.train), batch_size * (20 if data.train.x.is_cuda else 1))
         some = replace(data, train=Split(data.train.x[:n], data.train.y[:n], data.train.group[:n]))
         cfg = Config(student=name, batch_size=batch_size, precision=precision, epochs=3)   # the first warms up
-        model, ends = build(name, data.classes, 0).to(data.train.x.device), [time.perf_counter()]
-        fit([Run(cfg, model, method_loss(cfg), some, after_epoch=lambda epoch, curves: ends.append(time.perf_counter()))])
-        predict(model, some.train.x, some)   # a GPU looks for its fastest kernels at the first call
+        models = [build(name, data.classes, 0).to(data.train.x.device) for _ in range(count)]
+        ends, runs = [], [Run(cfg, m, method_loss(cfg), some) for m in models]
+        runs[-1] = replace(runs[-1], after_epoch=lambda *_: ends.append(time.perf_counter()))
+        for outcome in fit(runs):
+            if isinstance(outcome, Exception):
+                raise outcome
+        predict(models[0], some.train.x, some)   # at the first call a GPU looks for its fastest kernels
         start = time.perf_counter()
-        predict(model, some.train.x, some)
+        predict(models[0], some.train.x, some)
         forward = (time.perf_counter() - start) / n
-        _PACES[key] = min(b - a for a, b in zip(ends[1:], ends[2:], strict=False)) / math.ceil(n / batch_size), forward
+        epoch = min(b - a for a, b in zip(ends, ends[1:], strict=False))
+        _PACES[key] = epoch / math.ceil(n / batch_size) / count, forward
     return _PACES[key]
 
 
@@ -112,8 +124,10 @@ def sweep(configs, folder=None, device=None, jobs=None, budget=None):
 class _Plan:
     """Which runs come next: those whose teachers are there, in order, and in time."""
 
-    def __init__(self, todo, deadline, seconds):
-        self.pending, self.deadline, self.seconds = list(todo), deadline, seconds
+    def __init__(self, todo, deadline, alone, shares=None):
+        """alone: seconds of each key by itself; shares: in a lockstep. Both only for a deadline."""
+        self.pending, self.deadline = list(todo), deadline
+        self.alone, self.shares = alone, shares or alone
         self.taken = self.expected = 0.0
 
     def next(self, most, busy):
@@ -123,13 +137,13 @@ class _Plan:
         table and a second would wait for it."""
         left = self.deadline - time.time() if self.deadline else math.inf
         ready = [c for c in self.pending if all(map(records.exists, c.dependencies()))]
-        ready = [c for c in ready if self.needs([c], most) <= left]
+        ready = [c for c in ready if self.needs([c]) <= left]
         ready.sort(key=lambda c: c.teacher is not None and c.teacher_config() in busy)   # stable
         if most > 1 and ready:
             ready = self._alike(ready, most)
         chosen = []
         for cfg in ready[:most]:
-            if self.needs([*chosen, cfg], most) <= left:
+            if self.needs([*chosen, cfg]) <= left:
                 chosen.append(cfg)
         self.pending = [c for c in self.pending if c not in chosen]
         return chosen
@@ -142,16 +156,19 @@ class _Plan:
         groups = math.ceil(len(group) / most)
         return group[:math.ceil(len(group) / groups)]   # ten, where nine may go together: five and five
 
-    def needs(self, configs, most):
-        """Seconds of runs side by side: in a lockstep at least those of the longest of them alone."""
-        if not self.deadline:
-            return 0.0
-        seconds = [self.seconds[c.key()] for c in configs]
-        return max(sum(seconds) * self.slower(), max(seconds) if most > 1 else 0.0)
+    def needs(self, configs):
+        """Seconds of a lockstep of runs, as far as is known; without a deadline nothing is."""
+        return self.slower() * self._expected(configs)
+
+    def _expected(self, configs):
+        """Their shares, but no less than the longest of them takes alone."""
+        keys = [c.key() for c in configs]
+        shares, alone = ([of.get(key, 0.0) for key in keys] for of in (self.shares, self.alone))
+        return max(sum(shares), *alone)
 
     def took(self, configs, seconds):
         self.taken += seconds
-        self.expected += sum(self.seconds.get(c.key(), 0) for c in configs)
+        self.expected += self._expected(configs)
 
     def slower(self):
         """What the finished runs took corrects the estimates of the others."""
@@ -173,12 +190,16 @@ def _in_processes(device):
 @_falls_back
 def _do_all(todo, folder, device, jobs, deadline):
     """On a CPU a run goes to the next free process; on a GPU `jobs` runs go in lockstep, and the next when they are done."""
-    todo, seconds = missing(todo), {}   # some may be there when this is called again without graphs
-    if deadline is not None:
-        seconds = dict(zip([cfg.key() for cfg in todo], estimate(todo, folder, device), strict=True))
+    todo, alone, shares = missing(todo), {}, {}   # again: it is called once more without graphs
     jobs = min(jobs or default_jobs(device), max(1, len(todo)))
+    if deadline is not None:
+        keys = [cfg.key() for cfg in todo]
+        alone = dict(zip(keys, estimate(todo, folder, device), strict=True))
+        if not _in_processes(device):
+            beside = estimate(todo, folder, device, min(jobs, MEASURED))
+            shares = dict(zip(keys, beside, strict=True))
     group = 1 if _in_processes(device) else jobs
-    plan, failures, running = _Plan(todo, deadline, seconds), [], {}
+    plan, failures, running = _Plan(todo, deadline, alone, shares), [], {}
     quiet = False if "ipykernel" in sys.modules else None   # None: where there is no terminal
     with tqdm(total=len(todo), desc="runs", unit="run", disable=quiet) as bar, _pool(jobs, device) as pool:
         while True:

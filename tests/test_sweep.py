@@ -86,10 +86,30 @@ def test_what_fits_into_the_time_is_counted_without_what_does_not():
         assert plan.next(9, set()) == [SEEDS[0], SEEDS[2], SEEDS[4]]   # 40 + 30 + 20
 
 
-def test_a_group_takes_as_long_as_its_longest_run_alone():
-    plan = sweep._Plan(SEEDS, time.time() + 100, dict.fromkeys(keys(SEEDS), 10.0))
-    plan.took(SEEDS, 15.0)   # five at once took a third of the time
-    assert plan.needs(SEEDS[:1], 9) == 10 and plan.needs(SEEDS, 9) == pytest.approx(15) and plan.needs(SEEDS[:1], 1) == 3
+def test_a_group_takes_the_shares_of_its_runs_and_no_less_than_its_longest_run_alone():
+    alone, shares = (dict.fromkeys(keys(SEEDS), seconds) for seconds in (50.0, 20.0))
+    plan = sweep._Plan(SEEDS, time.time() + 90, alone, shares)
+    assert [plan.needs(SEEDS[:n]) for n in (1, 2, 3, 5)] == [50, 50, 60, 100]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sweep.records, "exists", lambda cfg: True)
+        assert plan.next(9, set()) == SEEDS[:4]
+    plan.took(SEEDS[:4], 160.0)   # twice as long as was thought
+    assert plan.needs(SEEDS[4:]) == 100
+
+
+def test_shares_are_measured_side_by_side(monkeypatch):
+    """Four networks in one lockstep, of which a run's share is a quarter."""
+    plain, sizes = sweep.fit, []
+
+    def fit(runs):
+        sizes.append(len({id(run.model) for run in runs}))
+        return plain(runs)
+
+    monkeypatch.setattr(sweep, "fit", fit)
+    monkeypatch.setattr(sweep, "_PACES", {})
+    data = experiment.load(CFG)[0]
+    alone, four = (sweep._pace("cnn_small", data, 32, "fp32", count)[0] for count in (1, 4))
+    assert sizes == [1, 4] and 0.3 < four / alone < 3   # on a CPU they take turns
 
 
 # ---------------------------------------------------------------- no graphs
