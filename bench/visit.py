@@ -65,7 +65,9 @@ def pack(args):
     half = len(images) // 2
     (folders[0] / f"{DATA}.tar.0").write_bytes(images[:half])
     (folders[1] / f"{DATA}.tar.1").write_bytes(images[half:])
-    (folders[1] / "records.tar").write_bytes(_tar(_files(args.plan, records.folder())))
+    brought = _files(args.plan, records.folder())
+    (folders[1] / "records.tar").write_bytes(_tar(brought))
+    say(f"{sum(file.suffix == '.json' for file in brought)} records of the plan go along")
     (folders[1] / "commit").write_text(git_sha())
     tree = _tree_bytes()
     for folder in folders:
@@ -119,7 +121,7 @@ def first(args):
     """Keep the first part; checks, then speeds. What is chosen is kept for the second command."""
     end = time.monotonic() + args.seconds
     store(args)
-    chosen = dict(USUAL)
+    chosen = USUAL | _by_hand()
     checks = _bench(args, ["E"], "checks", SHARE * args.seconds, chosen)
     if not _captured(checks):
         say("Captured steps fail or hang here: now one kernel at a time, one process for each run.")
@@ -157,6 +159,11 @@ def _captured(checks):
     return all(checks.get("E", {}).get(name, {}).get("passed") for name in needed)
 
 
+def _by_hand():
+    """What is set outside wins."""
+    return {name: os.environ[name] for name in USUAL if name in os.environ}
+
+
 def _keep(args, chosen):
     (args.machine / "chosen.json").write_text(json.dumps(chosen))
 
@@ -186,7 +193,7 @@ def second(args):
     end = time.monotonic() + args.seconds
     store(args)
     file = args.machine / "chosen.json"
-    chosen = json.loads(file.read_text()) if file.exists() else USUAL
+    chosen = (json.loads(file.read_text()) if file.exists() else USUAL) | _by_hand()
     os.environ |= {
         "KDLIB_DATA": str(args.machine / "data"),
         "KDLIB_RECORDS": str(args.machine / "records"),

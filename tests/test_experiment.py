@@ -296,3 +296,15 @@ def test_the_commit_comes_from_the_environment_where_there_is_no_clone(tmp_path,
     assert experiment.git_sha.__wrapped__() == "0123456789ab"
     monkeypatch.delenv("KDLIB_GIT")
     assert experiment.git_sha.__wrapped__() == "unknown"
+
+
+@pytest.mark.parametrize("device, times", [("cpu", 0), ("cuda", 1)])
+def test_settings_of_a_gpu_are_made_when_data_get_there(monkeypatch, device, times):
+    """Before the first table or prediction, not only before the first step."""
+    class Loaded:
+        to, sha256 = (lambda self, device: f"on {device}"), (lambda self: "hash")
+
+    made = []
+    monkeypatch.setattr(experiment.datasets, "load", lambda *arguments: Loaded())
+    monkeypatch.setattr(experiment.cuda, "settings", lambda: made.append(1))
+    assert experiment._load.__wrapped__(CFG, None, device) == (f"on {device}", "hash") and len(made) == times

@@ -75,7 +75,8 @@ def test_both_commands_of_the_page_run_on_a_cpu(tmp_path, monkeypatch, capsys):
     first_pair = visit.configs("digits:1")
     teacher = run(next(cfg for cfg in first_pair if cfg.teacher).teacher_config())
     visit.main(["pack", "--data", str(tmp_path / "data"), "--to", str(carry), "--plan", "digits:1"])
-    assert "of 64 MiB" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "1 records of the plan go along" in said and "of 64 MiB" in said
     for package in ("kdlib", "bench"):
         shutil.copytree(ROOT / package, tree / package)
     out.mkdir()
@@ -315,6 +316,9 @@ def test_studies_that_die_or_hang_begin_again_without_graphs(
     monkeypatch.setattr(visit, "_watched", watched)
     args.out.mkdir()
     assert visit.second(args) == code and seen == tried
+    os.environ["KDLIB_GRAPHS"] = "0"  # by hand
+    left.append(0)
+    assert visit.second(args) == 0 and seen == [*tried, "0"]
     assert experiment.os.environ["KDLIB_GIT"] == "0123456789ab"
 
 
