@@ -35,15 +35,18 @@ def multiplications(network):
     """Of one forward pass of a CIFAR ResNet: what rates are scaled by. None for other networks."""
     if not network.startswith("resnet"):
         return None
-    depth, _, shortcut = network.removeprefix("resnet").partition("-")
-    total, inputs = 9 * 3 * 16 * 32**2, 16
-    for outputs, side in ((16, 32), (32, 16), (64, 8)):
+    size, _, shortcut = network.removeprefix("resnet").partition("-")
+    depth, _, width = size.partition("x")   # of resnet8x2
+    factor = int(width or 1)
+    inputs = 16 * factor
+    total = 9 * 3 * inputs * 32**2
+    for outputs, side in ((16 * factor, 32), (32 * factor, 16), (64 * factor, 8)):
         for _ in range((int(depth) - 2) // 6):
             total += 9 * (inputs + outputs) * outputs * side**2
             if shortcut and inputs != outputs:
                 total += inputs * outputs * side**2
             inputs = outputs
-    return total + 64 * 100
+    return total + inputs * 100
 
 
 # ---------------------------------------------------------------- what a study needs

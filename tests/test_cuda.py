@@ -113,7 +113,7 @@ class Recording(TorchDispatchMode):
 
 @pytest.fixture
 def emulated(monkeypatch):
-    """As much of torch.cuda as Captured uses, on a CPU: one stream, and a Recording in the place of a graph."""
+    """As much of torch.cuda as Captured uses, on a CPU, with a Recording in the place of a graph."""
     class Stream:
         def __init__(self, device):
             pass
@@ -135,8 +135,9 @@ def emulated(monkeypatch):
             yield
         of.recording.undo()
 
-    for name, value in {"Stream": Stream, "CUDAGraph": Graph, "graph": graph, "stream": lambda s: contextlib.nullcontext(),
-                        "current_stream": lambda device: None}.items():
+    fakes = {"Stream": Stream, "CUDAGraph": Graph, "graph": graph,
+             "stream": lambda stream: contextlib.nullcontext(), "current_stream": lambda device: None}
+    for name, value in fakes.items():
         monkeypatch.setattr(torch.cuda, name, value)
     monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self: self)
     monkeypatch.setattr(cuda.Captured, "graphs", True)
