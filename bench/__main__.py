@@ -1,5 +1,5 @@
-"""python -m bench cpu | gpu | audit | show | precision | replicate | cost: measure, draw again what was measured, test bf16,
-train a pair again by the usual loop, or say what every study costs. Each has --help."""
+"""python -m bench cpu | gpu | visit | audit | show | precision | replicate | cost: measure, use a borrowed GPU, draw again
+what was measured, test bf16, train a pair again by the usual loop, or say what every study costs. Each has --help."""
 
 import sys
 
@@ -12,6 +12,8 @@ def main(arguments):
         from bench.cpu import main as run
     elif command == "gpu":
         from bench.gpu import main as run  # needs only torch, and a GPU
+    elif command == "visit":
+        from bench.visit import main as run
     elif command == "precision":
         from bench.precision import main as run
     elif command == "cost":

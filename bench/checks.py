@@ -40,7 +40,7 @@ def images(device, n=32 * 3 + 7, classes=10):
 def new_run(device, cfg=KD, loss=None):
     """A run of cfg from its initial weights, on `images`, with an untrained teacher."""
     data, margins = images(device), torch.linspace(0.1, 0.9, 10, device=device)
-    model, network = (build(*net).to(device) for net in ((cfg.student, data.classes, cfg.stream), ("resnet8", data.classes, 99)))
+    model, network = (build(*net).to(device) for net in ((cfg.student, data.classes, cfg.seed), ("resnet8", data.classes, 99)))
     return Run(cfg, model, loss or method_loss(cfg, margins, data.train), data, frozen(network) if cfg.teacher else None)
 
 
@@ -172,13 +172,16 @@ def prediction_folds(device):
     return error < (1e-5 if device == "cpu" else 2e-3), f"largest difference {error:.1e} of the largest logit"
 
 
-CHECKS = (views_are_torchvisions, table_is_the_live_teacher, captured_is_eager, captured_is_the_plain_loop, together_is_alone,
-          rate_zero_freezes, every_image_is_seen, nan_stops_one_run_alone, bf16_learns, prediction_folds)
+# first those by which a visit decides, bench/visit.py
+CHECKS = (captured_is_the_plain_loop, rate_zero_freezes, every_image_is_seen, captured_is_eager, views_are_torchvisions,
+          table_is_the_live_teacher, together_is_alone, nan_stops_one_run_alone, bf16_learns, prediction_folds)
 
 
-def run_all(device, say=print):
-    """{name: {"passed": bool, "seen": str}} of every check; one that raises has failed, and the others go on."""
-    results = {}
+def run_all(device, say=print, results=None):
+    """{name: {"passed": bool, "seen": str}} of every check; one that raises has failed, and the others go on.
+
+    results: a dictionary to fill, so that what is known is there when a check hangs."""
+    results = {} if results is None else results
     for check in CHECKS:
         try:
             passed, seen = check(device)

@@ -1,6 +1,6 @@
 """What every study costs: its runs, the images each network sees, and the time on machines whose speed was measured.
 
-Nothing is loaded or trained. --write puts the table into GPU.md."""
+Nothing is loaded or trained. --write puts the table into COST.md."""
 
 import argparse
 import json
@@ -35,15 +35,18 @@ def multiplications(network):
     """Of one forward pass of a CIFAR ResNet: what rates are scaled by. None for other networks."""
     if not network.startswith("resnet"):
         return None
-    depth, _, shortcut = network.removeprefix("resnet").partition("-")
-    total, inputs = 9 * 3 * 16 * 32**2, 16
-    for outputs, side in ((16, 32), (32, 16), (64, 8)):
+    size, _, shortcut = network.removeprefix("resnet").partition("-")
+    depth, _, width = size.partition("x")   # of resnet8x2
+    factor = int(width or 1)
+    inputs = 16 * factor
+    total = 9 * 3 * inputs * 32**2
+    for outputs, side in ((16 * factor, 32), (32 * factor, 16), (64 * factor, 8)):
         for _ in range((int(depth) - 2) // 6):
             total += 9 * (inputs + outputs) * outputs * side**2
             if shortcut and inputs != outputs:
                 total += inputs * outputs * side**2
             inputs = outputs
-    return total + 64 * 100
+    return total + inputs * 100
 
 
 # ---------------------------------------------------------------- what a study needs
@@ -76,7 +79,7 @@ def works(names=None):
                 continue
             views = view_count(0 if cfg.dataset == "digits" else 4)
             shown = 1 - (1 - 1 / views) ** cfg.epochs if views > 1 else 1   # part of an image's views, on average
-            for tables, part, key in ((work.cpu_tables, shown, (cfg.teacher_config(), cfg.stream, cfg.epochs)),
+            for tables, part, key in ((work.cpu_tables, shown, (cfg.teacher_config(), cfg.seed, cfg.epochs)),
                                       (work.gpu_tables, 1, cfg.teacher_config())):
                 if key not in seen:
                     seen.add(key)
@@ -122,12 +125,13 @@ def cpu_machine(results):
 
 
 def gpu_machine(results):
-    """The Machine of results/gpu.json: four runs at once (T), the table (G4). None unless both were measured."""
-    if not ("images/s" in results.get("T", {}) and "seconds" in results.get("G4", {}) and "device" in results):
+    """The Machine of results/gpu.json: eight runs at once (pace) and the table (G4), or None."""
+    pace, table = results.get("pace", {}), results.get("G4", {})
+    if not ("images/s" in pace and "seconds" in table and "device" in results):
         return None
-    rates = results["T"]["images/s"]
-    return Machine(results["device"], {"resnet20": rates["R20"], "resnet56": rates["R56"]},
-                   {"resnet56": results["G4"]["views"] / min(results["G4"]["seconds"])}, "gpu_tables")
+    train = {network: rates["8"] for network, rates in pace["images/s"].items()}
+    forward = {"resnet56": table["views"] / min(table["seconds"])}
+    return Machine(results["device"], train, forward, "gpu_tables")
 
 
 def machines(folder=HERE / "results"):
@@ -187,8 +191,8 @@ def filled(text, measured=None):
 
 def main(arguments=None):
     parser = argparse.ArgumentParser(prog="python -m bench cost", description=__doc__)
-    parser.add_argument("--write", action="store_true", help="also write it into GPU.md")
-    given, page = parser.parse_args(arguments), HERE / "GPU.md"
+    parser.add_argument("--write", action="store_true", help="also write it into COST.md")
+    given, page = parser.parse_args(arguments), HERE / "COST.md"
     print(table())
     if given.write:
         page.write_text(filled(page.read_text()))

@@ -54,7 +54,7 @@ QUICK = Size(train=24, test=16, path=64, batch_size=16, epochs=1, rounds=1, teac
 
 def peer_seconds(data, cfg, teacher=None, workers=0, traits=PEER, table=None):
     """Wall time of one run of the usual loop, from initial weights."""
-    model = build(cfg.student, data.classes, cfg.stream)
+    model = build(cfg.student, data.classes, cfg.seed)
     start = time.perf_counter()
     train(model, data, cfg, traits, teacher, table, workers)
     return time.perf_counter() - start
@@ -68,7 +68,7 @@ def elsewhere(pool, *arguments, **options):
 
 def our_seconds(data, cfg, teacher=None):
     """Wall time of one run of kdlib's engine, from the same weights, with the same evaluations."""
-    model, accuracies = build(cfg.student, data.classes, cfg.stream), []
+    model, accuracies = build(cfg.student, data.classes, cfg.seed), []
 
     def evaluate(epoch, curves):
         accuracies.append((predict(model, data.test.x, data).argmax(dim=1) == data.test.y).double().mean().item())
@@ -85,7 +85,7 @@ def our_views_seconds(data, cfg):
     """Wall time of the views of one epoch as kdlib makes them, padding of the images included."""
     start = time.perf_counter()
     x = padded(data.train.x, data.pad)
-    order, views = schedule(cfg.stream, 0, len(data.train), data.views)
+    order, views = schedule(cfg.seed, 0, len(data.train), data.views)
     for index, view in zip(order.split(cfg.batch_size), views.split(cfg.batch_size), strict=True):
         normalise(crop_and_flip(x, index, view, data.pad), data)
     return time.perf_counter() - start
@@ -125,7 +125,7 @@ def distillation(size, data, usual):
     cfg = inputs.config(size.students[0], size.teacher, size.epochs, batch_size=size.batch_size)
     once = replace(cfg, epochs=1)
     teacher = inputs.teacher_network(size.teacher, data)
-    codes = planned(cfg.stream, cfg.epochs, len(data.train), data.views)
+    codes = planned(cfg.seed, cfg.epochs, len(data.train), data.views)
     table, live = Table.fill(teacher, data, codes), frozen(teacher)
     workers, tried = best_workers(lambda n: usual(data, once, teacher, n))
     for warm in (table, live):
@@ -181,7 +181,7 @@ def _prepared(size):
     data, _ = inputs.images(size.train, size.test, size.random)
     cfg = inputs.config(size.students[0], size.teacher, 1, batch_size=size.batch_size)
     teacher = inputs.teacher_network(size.teacher, data)
-    codes = planned(cfg.stream, cfg.epochs, len(data.train), data.views)
+    codes = planned(cfg.seed, cfg.epochs, len(data.train), data.views)
     return data, cfg, teacher, Table.fill(teacher, data, codes)
 
 
@@ -235,7 +235,7 @@ def _peak(size, side, workers):
     if side == "peer":
         peer_seconds(data, cfg, teacher, workers)
         return {"bytes": _status("VmHWM") - base}
-    codes = planned(cfg.stream, cfg.epochs, len(data.train), data.views)
+    codes = planned(cfg.seed, cfg.epochs, len(data.train), data.views)
     table = Table.fill(teacher, data, codes)
     our_seconds(data, cfg, table)
     held = [table.logits] + ([table.row] if table.row is not None else [])

@@ -43,6 +43,8 @@ class Bench:
         self.args, self.started = args, time.monotonic()
         data, what = inputs.images(args.train, args.test, args.random)
         self.device, self.data = args.device, data.to(args.device)
+        if args.device == "cuda":
+            cuda.settings()   # before anything is computed there
         self.network = inputs.teacher_network(TEACHER, self.data)
         self.tables = {}
         self.results = {"images": what, "n": len(data.train), "test": len(data.test), **machine(args.device)}
@@ -67,6 +69,9 @@ class Bench:
                 self.results[name] = {"failed": f"{type(error).__name__}: {error}"}
             self.results[name]["took"] = round(time.monotonic() - start, 1)
         print(name, json.dumps(self.results[name])[:600], flush=True)
+        self.write()
+
+    def write(self):
         self.args.out.parent.mkdir(parents=True, exist_ok=True)
         self.args.out.write_text(json.dumps(self.results, indent=1) + "\n")
 
@@ -131,7 +136,31 @@ def spread(values):
 # ---------------------------------------------------------------- sections
 
 def equivalence(bench):
-    return checks.run_all(bench.device)
+    """Written after each check, so that one that hangs hides no other."""
+    results = bench.results["E"] = {}
+
+    def say(line):
+        print(line, flush=True)
+        bench.write()
+
+    return checks.run_all(bench.device, say, results)
+
+
+def norm(bench):
+    """Batch norm by cuDNN or by torch: images/s of eight runs at once. The faster one stays in use."""
+    speeds = {}
+    for kind in ("cudnn", "native"):
+        Captured.native_norm = kind == "native"
+        speeds[kind] = ours(bench, 8, STUDENT, None)
+    faster = max(speeds, key=speeds.get)
+    Captured.native_norm = faster == "native"
+    return {"network": STUDENT, "images/s": speeds, "faster": faster}
+
+
+def pace(bench):
+    """Images/s of training on labels, one run and eight at once."""
+    return {"images/s": {name: {count: ours(bench, count, name, None) for count in (1, 8)}
+                         for name in (STUDENT, TEACHER)}}
 
 
 def start_up(bench):
@@ -289,7 +318,8 @@ def profile(bench):
 
 
 SECTIONS = {   # name: (function, seconds it needs at most)
-    "E": (equivalence, 60), "G5": (start_up, 40), "G4": (table_fill, 40), "G1": (single, 60), "G3": (grid, 100),
+    "E": (equivalence, 60), "norm": (norm, 30), "pace": (pace, 45), "G5": (start_up, 40),
+    "G4": (table_fill, 40), "G1": (single, 60), "G3": (grid, 100),
     "memory": (memory, 30), "T": (study, 40), "precision": (precision, 50), "profile": (profile, 20), "ladder": (ladder, 60),
     "compile": (compiled, 100)}
 

@@ -115,7 +115,7 @@ def loader(dataset, batch_size, workers, device, order=None):
 
 def training_batches(data, cfg, epoch, traits, workers, dataset, x, device):
     """Batches (images, y, index, view) of one epoch in the order of kdlib's schedule; the loader draws its own views."""
-    order, views = schedule(cfg.stream, epoch, len(data.train), data.views)
+    order, views = schedule(cfg.seed, epoch, len(data.train), data.views)
     if traits.loader:
         for images, y, index in loader(dataset, cfg.batch_size, workers, device, order.tolist()):
             yield images.to(device, non_blocking=True), y.to(device, non_blocking=True), index, None
@@ -231,7 +231,7 @@ def run(job):
         torch.set_num_threads(job.threads)
     data, what = inputs.images(job.train, job.test, job.random)
     data = data.to(job.device)
-    model = build(job.cfg.student, data.classes, job.cfg.stream).to(job.device)
+    model = build(job.cfg.student, data.classes, job.cfg.seed).to(job.device)
     teacher = inputs.teacher_network(job.cfg.teacher, data) if job.cfg.teacher else None
     clock = [now(job.device)]
     accuracies = train(model, data, job.cfg, job.traits, teacher, workers=job.workers,

@@ -51,7 +51,7 @@ def shares(data, batch_size, student, teacher):
 
 def _shares(data, cfg, teacher):
     loss = labelled("loss", method_loss(cfg))
-    run = train.Run(cfg, build(cfg.student, data.classes, cfg.stream), loss, data, teacher and labelled("teacher", teacher))
+    run = train.Run(cfg, build(cfg.student, data.classes, cfg.seed), loss, data, teacher and labelled("teacher", teacher))
     with ExitStack() as stack:
         for name in ("crop_and_flip", "normalise"):
             stack.enter_context(mock.patch.object(train, name, labelled("data path", getattr(train, name))))

@@ -45,7 +45,7 @@ def gains(name, pair, seed, folder=None):
     seen = replace(data, test=Split(data.test.x[:1], data.test.y[:1], data.test.group[:1]))   # the loop looks every epoch
 
     def trained(cfg, teacher=None):
-        model = build(cfg.student, data.classes, cfg.stream)
+        model = build(cfg.student, data.classes, cfg.seed)
         peer.train(model, seen, cfg, teacher=teacher)
         return model.eval()
 

@@ -42,7 +42,8 @@ def run(args):
     if todo:
         if device == "cpu":
             torch.set_num_threads(1)   # as in the processes of a sweep, whose time is to be estimated
-        seconds = sum(sweep.estimate(todo, args.data, device)) / min(jobs, len(todo))
+        count, rows = (1, jobs) if device == "cpu" else (min(jobs, sweep.MEASURED), 1)
+        seconds = sum(sweep.estimate(todo, args.data, device, count)) / min(rows, len(todo))
         print(f"{len(todo)} to do: about {_words(seconds)} here ({device}, {jobs} at a time)", flush=True)
         if seconds > ASK_ABOVE and not (args.yes or args.budget):
             if not sys.stdin.isatty():
@@ -284,7 +285,7 @@ def _parse(argv):
     add = commands[run].add_argument
     add("--budget", type=_duration, metavar="TIME", help="start only what ends in time: 90s, 9m, 2h")
     add("--device", choices=("cpu", "cuda"), help="default: cuda where torch can use it")
-    add("--jobs", type=_count, metavar="N", help="runs at a time; default: CPU cores, or 4 on a GPU")
+    add("--jobs", type=_count, metavar="N", help="runs at a time; default: CPU cores, or 9 on a GPU")
     add("--data", metavar="DIR", help="default: $KDLIB_DATA, else data/")
     add("--yes", action="store_true", help="start also what takes more than ten minutes")
     commands[report].add_argument("--out", default="reports", metavar="DIR", help="default: reports")

@@ -150,11 +150,6 @@ class Config:
         if self.imbalance == 1 and self.profile != "exp":
             raise KdlibError("Config field profile: without imbalance there is no profile; leave it at 'exp'.")
 
-    @property
-    def stream(self):
-        """Seed of the weights at the start and of the batches."""
-        return self.seed
-
     def key(self):
         """Stable, readable name of the run: what it is, and a hash of every field that is not at its default."""
         fields = {k: v for k, v in dataclasses.asdict(self).items() if v != DEFAULTS[k]}

@@ -5,13 +5,23 @@ and several runs replayed side by side fill the chip. Everything a step reads is
 order and views, the rates of all steps, and a counter that each replay moves on."""
 
 import contextlib
+import faulthandler
+import functools
 import os
+import sys
 
 import torch
+from torch import nn
 
+from kdlib.config import KdlibError
 from kdlib.train import Stepper, learning_rate
 
 WARM_UP = 3   # steps before the capture: they choose algorithms and make the optimizer's state
+CAPTURE_LIMIT = 180   # seconds for the warm-up and the captures of one run, a few in ordinary times
+
+
+class CaptureError(KdlibError):
+    """Steps that cannot be captured on this machine."""
 
 
 def settings():
@@ -22,20 +32,53 @@ def settings():
     torch.backends.cuda.matmul.allow_tf32 = True
 
 
+def graphs_off():
+    """From here on steps are taken one kernel at a time, in this process and in those it starts."""
+    Captured.graphs = False
+    os.environ["KDLIB_GRAPHS"] = "0"
+
+
+class NativeNorm(nn.BatchNorm2d):
+    """Batch norm by torch's own kernels: cuDNN's may hold the whole chip while other streams wait."""
+
+    def forward(self, x):
+        if self.training:
+            self.num_batches_tracked.add_(1)
+        return torch.batch_norm(x, self.weight, self.bias, self.running_mean, self.running_var,
+                                self.training, self.momentum, self.eps, cudnn_enabled=False)
+
+
+@contextlib.contextmanager
+def watchdog(seconds):
+    """A block that takes longer ends the process (status 1) and says on stderr where it hung.
+
+    The clock is the C library's: it also runs while the interpreter waits for a device."""
+    faulthandler.dump_traceback_later(seconds, exit=True, file=sys.__stderr__)
+    try:
+        yield
+    finally:
+        faulthandler.cancel_dump_traceback_later()
+
+
 class Captured(Stepper):
     """A Stepper that replays its step. The last, shorter batch of an epoch is a graph of its own.
 
     `graphs = False` does the same step without a graph: on a CPU it tests everything but the capture."""
 
     graphs = os.environ.get("KDLIB_GRAPHS") != "0"   # the way out if captures fail on some machine
+    native_norm = os.environ.get("KDLIB_BATCH_NORM") == "native"   # `python -m bench gpu norm` compares
 
     def __init__(self, run, x):
         super().__init__(run, x)
         cfg, n, device = run.cfg, len(run.data.train), x.device
         if x.is_cuda:
             settings()
+        if self.native_norm:
+            for module in run.model.modules():
+                if type(module) is nn.BatchNorm2d:
+                    module.__class__ = NativeNorm
         if self.graphs:
-            self.stream = torch.cuda.Stream(device)
+            self.stream, self.pool = torch.cuda.Stream(device), None
         rates = [learning_rate(cfg, s, self.steps_per_epoch) for s in range(cfg.epochs * self.steps_per_epoch)]
         self.rates = torch.tensor(rates, device=device)
         self.done = torch.zeros(1, dtype=torch.int64, device=device)    # steps, since the first epoch began
@@ -43,7 +86,7 @@ class Captured(Stepper):
         self.sizes = [cfg.batch_size] * (n // cfg.batch_size) + [n % cfg.batch_size] * (n % cfg.batch_size > 0)
         if self.graphs:
             self.stream.wait_stream(torch.cuda.current_stream(device))   # for everything above
-        with self.on_stream():
+        with self.on_stream(), watchdog(CAPTURE_LIMIT) if self.graphs else contextlib.nullcontext():
             self.replay = self._prepared()
 
     def sgd(self, **more):
@@ -86,13 +129,23 @@ class Captured(Stepper):
                 memory["momentum_buffer"].zero_()
             if state is not None:
                 state.copy_(first)
+        return {size: self.captured(size) for size in sizes}
+
+    def captured(self, size):
+        """A function that does the next step of `size` images. CaptureError if it has no graph."""
         if not self.graphs:
-            return {size: lambda size=size: self._next(size) for size in sizes}
-        graphs, pool = {}, None
-        for size in sizes:   # they are never replayed at the same time, so they may share memory
-            self.optimizer.zero_grad()
-            graphs[size] = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graphs[size], pool=pool, stream=self.stream):
+            return functools.partial(self._next, size)
+        self.optimizer.zero_grad()
+        graph = torch.cuda.CUDAGraph()
+        try:
+            with torch.cuda.graph(graph, pool=self.pool, stream=self.stream):
                 self._next(size)
-            pool = graphs[size].pool()
-        return {size: graph.replay for size, graph in graphs.items()}
+        except RuntimeError as error:
+            # memory that runs out spoils the capture too, and then torch complains of the capture
+            if torch.OutOfMemoryError in (type(error), type(error.__context__)):
+                raise torch.OutOfMemoryError(str(error)) from error
+            reason = str(error.__context__ or error).partition("\n")[0]
+            raise CaptureError(f"A training step cannot be captured as a CUDA graph here ({reason}); "
+                               "KDLIB_GRAPHS=0 takes the same steps one kernel at a time.") from error
+        self.pool = graph.pool()   # graphs of a run are never replayed at the same time: they share memory
+        return graph.replay

@@ -13,8 +13,8 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from kdlib import cuda, records
 from kdlib import data as datasets
-from kdlib import records
 from kdlib.config import Config, KdlibError
 from kdlib.losses import method_loss, needs_margins, post_hoc_tau, prior_of
 from kdlib.models import build
@@ -47,6 +47,8 @@ def default_device():
 def _load(cfg, folder, device):
     plain = datasets.load(replace(cfg, with_val=False), folder)
     loaded = datasets.with_val(plain) if cfg.with_val else plain
+    if str(device).startswith("cuda"):
+        cuda.settings()   # before anything is computed there, tables and predictions too
     # The hash is of the splits as dealt: else a run with_val could not be compared with one without.
     return loaded.to(device), plain.sha256()
 
@@ -95,7 +97,7 @@ def trained(cfg, folder=None, device=None):
             if isinstance(outcome, KdlibError):
                 raise outcome
             record = outcome
-    model = build(cfg.student, len(record.facts["class_names"]), cfg.stream).to(device)
+    model = build(cfg.student, len(record.facts["class_names"]), cfg.seed).to(device)
     model.load_state_dict(torch.load(path, map_location=device, weights_only=True))
     if weights_sha256(model) != record.facts["weights_sha256"]:
         raise TeacherError(f"{path}: not the weights of its record; delete it to train them again.")
@@ -143,7 +145,7 @@ def _ready(cfg, folder, device, deadline, teachers):
     if cfg.teacher:
         teacher, margins, facts_of_teacher = _teacher(cfg, data, data_sha256, folder, device, teachers)
         facts |= facts_of_teacher
-    model = build(cfg.student, data.classes, cfg.stream).to(device)
+    model = build(cfg.student, data.classes, cfg.seed).to(device)
     evaluations = {"val_accuracy_by_group": {}, "val_accuracy_by_half": {}}
     watch = functools.partial(_watch, cfg, model, data, evaluations, deadline)
     return _Ready(Run(cfg, model, method_loss(cfg, margins, data.train), data, teacher, watch), facts, evaluations)
@@ -186,7 +188,7 @@ def _refuse_if_paired(cfg):
 def _teacher(cfg, data, data_sha256, folder, device, teachers):
     """(teacher, margins or None, facts) of a Config with a teacher. `teachers`: those of the runs beside it, to share."""
     teacher_cfg, *fold_cfgs = cfg.dependencies()
-    shared = (teacher_cfg, cfg.stream, cfg.epochs)   # a table on a CPU holds the views of one schedule
+    shared = (teacher_cfg, cfg.seed, cfg.epochs)   # a table on a CPU holds the views of one schedule
     if shared not in teachers:
         model = _checked_teacher(cfg, data, folder, device)
         teachers[shared] = model, teacher_of(model, data, data_sha256, cfg, _log, _warn)
@@ -254,8 +256,13 @@ def machine(device, precision="fp32"):
 
     Runs repeat bit for bit where `processor` and `versions` are the same, and differ where its kernels differ."""
     processor = _processor()
-    name = torch.cuda.get_device_name() if str(device).startswith("cuda") else processor["name"]
-    return {"device": name, "processor": processor, "threads": torch.get_num_threads(), "precision": precision, "git": git_sha(),
+    name, kernels = processor["name"], {}
+    if str(device).startswith("cuda"):
+        name = torch.cuda.get_device_name()
+        norm = "native" if cuda.Captured.native_norm else "cudnn"
+        kernels = {"kernels": {"graphs": cuda.Captured.graphs, "batch_norm": norm}}
+    return {"device": name, **kernels, "processor": processor, "threads": torch.get_num_threads(),
+            "precision": precision, "git": git_sha(),
             "versions": {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__}}
 
 
@@ -272,10 +279,14 @@ def _processor():
 
 @functools.cache
 def git_sha():
-    """Commit of the code, with "+" where tracked code differs from it; "unknown" outside a clone."""
+    """Commit of the code, with "+" where tracked code differs from it.
+
+    Outside a clone it is what $KDLIB_GIT says, else "unknown"."""
     def git(*words):
         return subprocess.run(["git", *words], cwd=records.ROOT, capture_output=True, text=True, check=True).stdout.strip()
     try:
+        if not (records.ROOT / ".git").exists():   # git would look in the folders above
+            raise FileNotFoundError
         return git("rev-parse", "HEAD")[:12] + ("+" if git("status", "--porcelain", "--untracked-files=no", "kdlib") else "")
     except (OSError, subprocess.CalledProcessError):
-        return "unknown"
+        return os.environ.get("KDLIB_GIT") or "unknown"

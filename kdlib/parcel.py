@@ -67,12 +67,20 @@ def pack_records(name, to):
         suffixes = SUFFIXES if cfg.key() in teachers else (".npz", ".json")
         files += [path for suffix in suffixes if (path := where / f"{cfg.key()}{suffix}").exists()]
     to = Path(to) / f"{name}.tar" if Path(to).is_dir() else Path(to)
-    with records.whole_file(to) as temporary, tarfile.open(temporary, "w", format=tarfile.PAX_FORMAT) as tar:
-        for path in sorted(files):
+    with records.whole_file(to) as temporary, open(temporary, "wb") as opened:
+        write_tar(sorted(files), opened)
+    return to, len(configs)
+
+
+def write_tar(files, to):
+    """Write files, with their hashes, into a tar file, the binary file object `to`.
+
+    The same files in the same order give the same bytes."""
+    with tarfile.open(fileobj=to, mode="w", format=tarfile.PAX_FORMAT) as tar:
+        for path in files:
             content, member = path.read_bytes(), tarfile.TarInfo(path.name)
             member.size, member.pax_headers = len(content), {SHA256: hashlib.sha256(content).hexdigest()}
             tar.addfile(member, io.BytesIO(content))
-    return to, len(configs)
 
 
 # ---------------------------------------------------------------- records in
@@ -167,7 +175,7 @@ def _check(cfg, where, weights=True):
         raise records.RecordError(f"{cfg.key()}.json: names another teacher than its Config does")
     if weights and path.exists():
         try:
-            model = build(cfg.student, len(record.facts["class_names"]), cfg.stream)
+            model = build(cfg.student, len(record.facts["class_names"]), cfg.seed)
             model.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
         except Exception as error:   # torch says in a dozen ways that a file is none of its own
             raise records.RecordError(f"{path}: not the weights of a {cfg.student} ({type(error).__name__})") from error

@@ -3,7 +3,6 @@
 import contextlib
 import functools
 import gc
-import itertools
 import math
 import multiprocessing
 import os
@@ -18,7 +17,7 @@ from dataclasses import replace
 import torch
 from tqdm import tqdm  # tqdm.auto warns in notebooks without ipywidgets
 
-from kdlib import records
+from kdlib import cuda, records
 from kdlib.config import Config, KdlibError
 from kdlib.data import Split
 from kdlib.experiment import EVALUATIONS, OutOfTime, default_device, load, together
@@ -33,24 +32,45 @@ def missing(configs):
 
 
 def default_jobs(device):
-    """Runs at a time: one for each core, or four side by side on a GPU, which then has work all the time."""
-    return len(os.sched_getaffinity(0)) if device == "cpu" else 4
+    """Runs at a time: one for each core, or nine side by side on a GPU, to have work all the time."""
+    cores = len(os.sched_getaffinity(0))
+    return cores if device == "cpu" else 9 if cuda.Captured.graphs else min(9, cores)
+
+
+def _falls_back(function):
+    """The function, called again without graphs where steps cannot be captured, and that is said."""
+    @functools.wraps(function)
+    def either(*arguments, **more):
+        try:
+            return function(*arguments, **more)
+        except cuda.CaptureError as error:
+            cuda.graphs_off()
+            tqdm.write(f"{error} Going on with these, one process for each run.")
+            return function(*arguments, **more)
+
+    return either
 
 
 # ---------------------------------------------------------------- how long
 
-def estimate(configs, folder=None, device=None):
-    """Seconds each Config takes on this machine (one thread on a CPU; alone on a GPU), from a few of its own steps.
+MEASURED = 4   # runs side by side whose pace is measured; each takes seconds to be captured
 
+
+@_falls_back
+def estimate(configs, folder=None, device=None, count=1):
+    """Seconds each Config takes on this machine (one thread on a CPU), from a few of its own steps.
+
+    count: how many runs go side by side on a GPU; a run then takes its share of their time.
     Counted are the steps, the evaluations and, for the first student of each teacher, the teacher's table."""
     device, seconds, tables = device or default_device(), [], set()
     for cfg in configs:
         data = load(cfg, folder, device)[0]
         n, images = len(data.train), EVALUATIONS * len(data.val) + sum(map(len, data.splits().values()))
-        pace = functools.partial(_pace, data=data, batch_size=cfg.batch_size, precision=cfg.precision)
+        pace = functools.partial(_pace, data=data, batch_size=cfg.batch_size,
+                                 precision=cfg.precision, count=count)
         step, forward = pace(cfg.student)
         total = cfg.epochs * math.ceil(n / cfg.batch_size) * step + images * forward
-        table = (cfg.teacher_config(), cfg.stream, cfg.epochs) if cfg.teacher else None
+        table = (cfg.teacher_config(), cfg.seed, cfg.epochs) if cfg.teacher else None
         if table and table not in tables:
             tables.add(table)
             seen = 1 - (1 - 1 / data.views) ** cfg.epochs if device == "cpu" else 1   # part of an image's views, on average
@@ -62,19 +82,27 @@ def estimate(configs, folder=None, device=None):
 _PACES = {}
 
 
-def _pace(name, data, batch_size, precision):
-    """(seconds of a training step, seconds of the forward pass of one image) of a network, measured once here."""
-    key = (name, data.train.x.shape[1:], data.train.x.device, batch_size, precision)
+def _pace(name, data, batch_size, precision, count=1):
+    """(seconds of a training step, of the forward pass of one image) of a network, measured once here.
+
+    Of `count` runs side by side a step is one of all their steps."""
+    key = (name, data.train.x.shape[1:], data.train.x.device, batch_size, precision, count)
     if key not in _PACES:
         n = min(len(data.train), batch_size * (20 if data.train.x.is_cuda else 1))
         some = replace(data, train=Split(data.train.x[:n], data.train.y[:n], data.train.group[:n]))
         cfg = Config(student=name, batch_size=batch_size, precision=precision, epochs=3)   # the first warms up
-        model, ends = build(name, data.classes, 0).to(data.train.x.device), [time.perf_counter()]
-        fit([Run(cfg, model, method_loss(cfg), some, after_epoch=lambda epoch, curves: ends.append(time.perf_counter()))])
+        models = [build(name, data.classes, 0).to(data.train.x.device) for _ in range(count)]
+        ends, runs = [], [Run(cfg, m, method_loss(cfg), some) for m in models]
+        runs[-1] = replace(runs[-1], after_epoch=lambda *_: ends.append(time.perf_counter()))
+        for outcome in fit(runs):
+            if isinstance(outcome, Exception):
+                raise outcome
+        predict(models[0], some.train.x, some)   # at the first call a GPU looks for its fastest kernels
         start = time.perf_counter()
-        predict(model, some.train.x, some)
+        predict(models[0], some.train.x, some)
         forward = (time.perf_counter() - start) / n
-        _PACES[key] = min(b - a for a, b in zip(ends[1:], ends[2:], strict=False)) / math.ceil(n / batch_size), forward
+        epoch = min(b - a for a, b in zip(ends, ends[1:], strict=False))
+        _PACES[key] = epoch / math.ceil(n / batch_size) / count, forward
     return _PACES[key]
 
 
@@ -88,38 +116,59 @@ def sweep(configs, folder=None, device=None, jobs=None, budget=None):
     needed = {c.key(): c for cfg in configs for c in (*cfg.dependencies(), cfg)}   # a teacher is a run like any other
     todo = missing(needed.values())
     if todo:
-        device = device or default_device()
-        _do_all(todo, folder, device, min(jobs or default_jobs(device), len(todo)), budget)
+        deadline = None if budget is None else time.time() + budget
+        _do_all(todo, folder, device or default_device(), jobs, deadline)
     return [records.read(cfg) for cfg in configs if budget is None or records.exists(cfg)]
 
 
 class _Plan:
     """Which runs come next: those whose teachers are there, in order, and in time."""
 
-    def __init__(self, todo, deadline, seconds):
-        self.pending, self.deadline, self.seconds = list(todo), deadline, seconds
+    def __init__(self, todo, deadline, alone, shares=None):
+        """alone: seconds of each key by itself; shares: in a lockstep. Both only for a deadline."""
+        self.pending, self.deadline = list(todo), deadline
+        self.alone, self.shares = alone, shares or alone
         self.taken = self.expected = 0.0
 
     def next(self, most, busy):
-        """At most `most` runs, taken off the plan. `busy`: teachers whose students are running; others first, because
-        one process fills a teacher's table and a second would wait for it."""
+        """At most `most` runs, taken off the plan. What does not fit into the time stays.
+
+        `busy`: teachers whose students are running; others first, because one process fills a teacher's
+        table and a second would wait for it."""
+        left = self.deadline - time.time() if self.deadline else math.inf
         ready = [c for c in self.pending if all(map(records.exists, c.dependencies()))]
+        ready = [c for c in ready if self.needs([c]) <= left]
         ready.sort(key=lambda c: c.teacher is not None and c.teacher_config() in busy)   # stable
-        if most > 1:   # in lockstep, a longer run would go on alone
-            ready = [c for c in ready if c.epochs == ready[0].epochs]
-        if self.deadline:
-            left = self.deadline - time.time()
-            need = [self.seconds[c.key()] * self.slower() for c in ready]
-            late = [c for c, alone in zip(ready, need, strict=True) if alone > left]
-            self.pending = [c for c in self.pending if c not in late]
-            ready = [c for c, all_so_far in zip(ready, itertools.accumulate(need), strict=True) if all_so_far <= left]
-        chosen = ready[:most]
+        if most > 1 and ready:
+            ready = self._alike(ready, most)
+        chosen = []
+        for cfg in ready[:most]:
+            if self.needs([*chosen, cfg]) <= left:
+                chosen.append(cfg)
         self.pending = [c for c in self.pending if c not in chosen]
         return chosen
 
+    def _alike(self, ready, most):
+        """A group for a lockstep: a longer run would go on alone, a larger network keep others waiting."""
+        awaited = {d for c in self.pending for d in c.dependencies()}
+        ready = sorted(ready, key=lambda c: c not in awaited)   # then all students of a seed can go together
+        group = [c for c in ready if (c.epochs, c.student) == (ready[0].epochs, ready[0].student)]
+        groups = math.ceil(len(group) / most)
+        return group[:math.ceil(len(group) / groups)]   # ten, where nine may go together: five and five
+
+    def needs(self, configs):
+        """Seconds of a lockstep of runs, as far as is known; without a deadline nothing is."""
+        return self.slower() * self._expected(configs)
+
+    def _expected(self, configs):
+        """Their shares, but no less than the longest of them takes alone."""
+        keys = [c.key() for c in configs]
+        shares, alone = ([of.get(key, 0.0) for key in keys] for of in (self.shares, self.alone))
+        return max(sum(shares), *alone)
+
     def took(self, configs, seconds):
         self.taken += seconds
-        self.expected += sum(self.seconds.get(c.key(), 0) for c in configs)
+        self.expected += self._expected(configs)
 
     def slower(self):
         """What the finished runs took corrects the estimates of the others."""
@@ -134,13 +183,23 @@ def _timed(configs, folder, device, deadline):
     return together(configs, folder, device, deadline), time.monotonic() - start
 
 
-def _do_all(todo, folder, device, jobs, budget):
+def _in_processes(device):
+    return device == "cpu" or not cuda.Captured.graphs
+
+
+@_falls_back
+def _do_all(todo, folder, device, jobs, deadline):
     """On a CPU a run goes to the next free process; on a GPU `jobs` runs go in lockstep, and the next when they are done."""
-    deadline, seconds = None, {}
-    if budget is not None:
-        deadline = time.time() + budget
-        seconds = dict(zip([cfg.key() for cfg in todo], estimate(todo, folder, device), strict=True))
-    plan, failures, running, group = _Plan(todo, deadline, seconds), [], {}, 1 if device == "cpu" else jobs
+    todo, alone, shares = missing(todo), {}, {}   # again: it is called once more without graphs
+    jobs = min(jobs or default_jobs(device), max(1, len(todo)))
+    if deadline is not None:
+        keys = [cfg.key() for cfg in todo]
+        alone = dict(zip(keys, estimate(todo, folder, device), strict=True))
+        if not _in_processes(device):
+            beside = estimate(todo, folder, device, min(jobs, MEASURED))
+            shares = dict(zip(keys, beside, strict=True))
+    group = 1 if _in_processes(device) else jobs
+    plan, failures, running = _Plan(todo, deadline, alone, shares), [], {}
     quiet = False if "ipykernel" in sys.modules else None   # None: where there is no terminal
     with tqdm(total=len(todo), desc="runs", unit="run", disable=quiet) as bar, _pool(jobs, device) as pool:
         while True:
@@ -167,6 +226,8 @@ def _do_all(todo, folder, device, jobs, budget):
                 if not error:
                     outcomes, seconds = future.result()
                     plan.took(configs, seconds)
+                    if stopped := [o for o in outcomes if isinstance(o, cuda.CaptureError)]:
+                        raise stopped[0]
                 failures += [o for o in outcomes if isinstance(o, Exception) and not isinstance(o, OutOfTime)]
                 bar.update(len(configs))
     if failures:
@@ -174,7 +235,7 @@ def _do_all(todo, folder, device, jobs, budget):
 
 
 class _Here:
-    """The part of an executor that _do_all uses, in this process: for a GPU."""
+    """The part of an executor that _do_all uses, in this process: for captured steps on a GPU."""
 
     def submit(self, function, *arguments):
         future = futures.Future()
@@ -190,7 +251,7 @@ class _Here:
 def _pool(jobs, device):
     """Processes of one thread each: results then do not depend on the number of cores, and two such processes do more
     than one with two threads. All are stopped when the block is left, also by an interrupt."""
-    if device != "cpu":
+    if not _in_processes(device):
         yield _Here()
         return
     others = set(multiprocessing.active_children())

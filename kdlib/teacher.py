@@ -88,15 +88,15 @@ def table_bytes(pairs, n, views, classes):
 def teacher_of(model, data, data_sha256, cfg, say=print, warn=print):
     """The teacher of a run of cfg: its table, from the cache or filled now; live if there is no room for a table.
 
-    On a GPU the table is complete and serves all seeds; on a CPU it holds what the schedule of cfg.stream shows, and serves
+    On a GPU the table is complete and serves all seeds; on a CPU it holds what the schedule of cfg.seed shows, and serves
     all methods of that seed. say(line) hears what memory it takes before it is taken; warn(line) why a cached file was
     refused, or why the teacher is live after all."""
     n, device = len(data.train), data.train.x.device
     plan = {"teacher": weights_sha256(model), "data": data_sha256, "pairs": "all"}
     codes = torch.arange(n * data.views)
     if device.type == "cpu":
-        codes = planned(cfg.stream, cfg.epochs, n, data.views)
-        plan["pairs"] = f"seed {cfg.stream}, {cfg.epochs} epochs"
+        codes = planned(cfg.seed, cfg.epochs, n, data.views)
+        plan["pairs"] = f"seed {cfg.seed}, {cfg.epochs} epochs"
     need, free = table_bytes(len(codes), n, data.views, data.classes), free_memory(device)
     say(f"teacher table: {len(codes)} views, {need / 1e6:.0f} MB of {free / 1e9:.1f} GB free")
     if need > 0.5 * free:

@@ -69,7 +69,7 @@ class Stepper:
 
     def schedule(self, epoch):
         """The epoch's order and views; see data.schedule."""
-        return schedule(self.run.cfg.stream, epoch, len(self.run.data.train), self.run.data.views)
+        return schedule(self.run.cfg.seed, epoch, len(self.run.data.train), self.run.data.views)
 
     def begin(self, epoch):
         self.run.model.train()

@@ -16,7 +16,6 @@ from sklearn.metrics import balanced_accuracy_score, top_k_accuracy_score
 
 from bench import cost, cpu, gpu, inputs, peer, precision, profile, replicate, show
 from bench.peer import Traits
-from kdlib.__main__ import _parse
 from kdlib.config import MODELS, Config, KdlibError
 from kdlib.data import Split, crop_and_flip, load, normalise, padded, schedule
 from kdlib.losses import method_loss
@@ -48,13 +47,13 @@ def teacher(augmented):
 
 
 def by_peer(data, traits, cfg=CFG, **more):
-    model = build(cfg.student, data.classes, cfg.stream)
+    model = build(cfg.student, data.classes, cfg.seed)
     accuracies = peer.train(model, data, cfg, traits, **more)
     return model.state_dict(), accuracies
 
 
 def by_engine(data, cfg=CFG, teacher=None):
-    model = build(cfg.student, data.classes, cfg.stream)
+    model = build(cfg.student, data.classes, cfg.seed)
     fit([Run(cfg, model, method_loss(cfg), data, teacher)])
     right = predict(model, data.test.x, data).argmax(1) == data.test.y
     return model.state_dict(), [100 * right.double().mean().item()]
@@ -70,7 +69,7 @@ def assert_same(one, other):
 # ---------------------------------------------------------------- the same training
 
 def test_usual_loop_and_engine_train_the_same_network(plain, teacher):
-    before = build("resnet8", plain.classes, CFG.stream).state_dict()
+    before = build("resnet8", plain.classes, CFG.seed).state_dict()
     ours = by_engine(plain, teacher=frozen(teacher))
     assert not torch.allclose(ours[0]["linear.weight"], before["linear.weight"], atol=0.02)   # it did train
     assert_same(by_peer(plain, Traits(), teacher=teacher), ours)
@@ -91,7 +90,7 @@ def test_a_switch_changes_cost_not_result(plain, teacher, name):
 @pytest.mark.parametrize("given_up", range(1, len(NAMES) + 1))
 def test_every_rung_of_the_ladder_trains_what_the_engine_trains(augmented, teacher, given_up):
     traits = Traits(**dict.fromkeys(NAMES[:given_up], False))   # without the loader both sides draw the same views
-    codes = planned(CFG.stream, CFG.epochs, len(augmented.train), augmented.views)
+    codes = planned(CFG.seed, CFG.epochs, len(augmented.train), augmented.views)
     more = {"teacher": teacher if traits.teacher_each_step else None, "table": Table.fill(teacher, augmented, codes)}
     assert_same(by_peer(augmented, traits, **more), by_engine(augmented, teacher=frozen(teacher)))
 
@@ -118,7 +117,7 @@ def test_the_teacher_is_asked_at_every_step_unfolded_and_stays_as_it_is(plain, t
 # ---------------------------------------------------------------- the habits are what they say
 
 def test_the_loader_shows_random_views_of_the_right_images_in_order(augmented):
-    order, _ = schedule(CFG.stream, 0, 40, augmented.views)
+    order, _ = schedule(CFG.seed, 0, 40, augmented.views)
     dataset = peer.pictures(augmented.train, augmented, augment=True)
     torch.manual_seed(0)
     batches = list(peer.training_batches(augmented, CFG, 0, Traits(), 0, dataset, None, CPU))
@@ -280,6 +279,26 @@ def test_quick_runs_end_to_end_and_leaves_the_results_alone(tmp_path):
 
 # ---------------------------------------------------------------- the GPU part, rehearsed; and bf16
 
+def test_the_faster_batch_norm_stays(monkeypatch):
+    monkeypatch.setattr(gpu.Captured, "native_norm", False)
+    for speeds in ({False: 2.0, True: 3.0}, {False: 3.0, True: 2.0}):
+        monkeypatch.setattr(gpu, "ours", lambda bench, count, *more, speeds=speeds: speeds[gpu.Captured.native_norm])
+        found = gpu.norm(None)
+        assert found["images/s"] == {"cudnn": speeds[False], "native": speeds[True]}
+        assert (found["faster"] == "native") == gpu.Captured.native_norm == (speeds[True] == 3.0)
+
+
+def test_checks_that_are_done_are_written_before_one_that_hangs(tmp_path, monkeypatch):
+    def hangs(device):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(gpu, "TEACHER", "resnet8")
+    monkeypatch.setattr(gpu.checks, "CHECKS", (gpu.checks.views_are_torchvisions, hangs))
+    with pytest.raises(KeyboardInterrupt):
+        gpu.main(["E", "--device", "cpu", "--random", "--train", "8", "--test", "8", "--out", str(tmp_path / "gpu.json")])
+    assert json.loads((tmp_path / "gpu.json").read_text())["E"]["views_are_torchvisions"]["passed"]
+
+
 def test_the_gpu_part_is_rehearsed_on_a_cpu(tmp_path, monkeypatch):
     monkeypatch.setattr(gpu, "TEACHER", "resnet8")
     monkeypatch.setattr(gpu, "STUDENT", "resnet8")
@@ -347,7 +366,7 @@ def test_a_replicated_gain_is_the_engines_where_both_see_the_same_pictures(plain
     y = np.concatenate([split.y for split in test.values()])
 
     def trained(cfg, teacher=None):
-        model = build(cfg.student, plain.classes, cfg.stream)
+        model = build(cfg.student, plain.classes, cfg.seed)
         fit([Run(cfg, model, method_loss(cfg), plain, teacher)])
         return model
 
@@ -462,37 +481,25 @@ def test_rates_are_read_from_what_was_measured(tmp_path):
     size = {"train": 1024, "epochs": 2, "students": ["resnet8", "resnet20"], "teacher": "resnet56"}
     cpu_json = {"size": size, "machine": {"processor": "P", "cores": 2}, "C1": {"pairs": 2000, "seconds": {"fill": [4.0, 9.0, 2.0]}},
                 "C2 small": {"seconds": {"ours": [2.0, 1.0, 4.0]}}, "C2 large": {"seconds": {"ours": [8.0]}}}
-    gpu_json = {"device": "G", "T": {"images/s": {"R56": 5.0, "R56 kd": 6.0, "R20": 7.0}}, "G4": {"views": 100, "seconds": [4.0, 2.0]}}
+    rates = {"resnet20": {"1": 2.0, "8": 7.0}, "resnet56": {"1": 1.0, "8": 5.0}}
+    gpu_json = {"device": "G", "pace": {"images/s": rates}, "G4": {"views": 100, "seconds": [4.0, 2.0]}}
     (tmp_path / "cpu.json").write_text(json.dumps(cpu_json))
     assert cost.machines(tmp_path)["GPU"] is None and "\nGPU: not measured." in cost.table(cost.machines(tmp_path))
     (tmp_path / "gpu.json").write_text(json.dumps(gpu_json))
     found = cost.machines(tmp_path)
     assert found["CPU"] == cost.Machine("P, 2 cores", {"resnet8": 1024, "resnet20": 256}, {"resnet56": 500}, "cpu_tables")
     assert found["GPU"] == cost.Machine("G", {"resnet20": 7, "resnet56": 5}, {"resnet56": 50}, "gpu_tables")
-    for section, broken in (("T", {"failed": "x"}), ("G4", {"skipped": "x"})):
+    for section, broken in (("pace", {"failed": "x"}), ("G4", {"skipped": "x"})):
         (tmp_path / "gpu.json").write_text(json.dumps(gpu_json | {section: broken}))
         assert cost.machines(tmp_path)["GPU"] is None
 
 
-GPU_PAGE = (ROOT / "bench/GPU.md").read_text()
-
-
-def test_the_cost_on_the_gpu_page_is_computed_from_the_studies():
+def test_the_cost_on_its_page_is_computed_from_the_studies():
     """After a change of a study or of the rates: python -m bench cost --write."""
-    assert cost.filled(GPU_PAGE) == GPU_PAGE
-    rows = [line.split("`")[1] for line in GPU_PAGE.split("<!-- cost:start -->")[1].splitlines() if line.startswith("| `")]
+    page = (ROOT / "bench/COST.md").read_text()
+    assert cost.filled(page) == page
+    rows = [line.split("`")[1] for line in page.split("<!-- cost:start -->")[1].splitlines() if line.startswith("| `")]
     assert sorted(rows) == sorted(STUDIES) and tuple(rows[:len(cost.ORDER)]) == cost.ORDER
-
-
-def test_commands_of_the_gpu_page_are_understood_and_in_order_of_work():
-    lines = [line.partition("#")[0].split() for block in GPU_PAGE.split("```sh\n")[1:] for line in block.split("```")[0].splitlines()]
-    ours = [words[3:] for words in lines if words[:3] == ["python", "-m", "kdlib"]]
-    parsed = [_parse(["cifar20-lt" if word == "STUDY" else word for word in words]) for words in ours]
-    ran = [args for args in parsed if "budget" in args and args.data is None]
-    assert tuple(args.study for args in ran) == cost.ORDER and all(args.budget == 540 for args in ran)
-    for args in parsed:
-        named = [args.study] if "study" in args else [args.name] if "name" in args else getattr(args, "studies", [])
-        assert set(named) <= set(STUDIES)
 
 
 # ---------------------------------------------------------------- the audit

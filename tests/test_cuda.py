@@ -1,13 +1,18 @@
-"""The captured step on a CPU: all of it but the capture. With a GPU, the same checks capture for real."""
+"""The captured step on a CPU, where the capture is emulated. With a GPU, the same checks capture for real."""
 
+import contextlib
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
 import torch
+from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from bench import checks
-from kdlib import config
+from kdlib import config, cuda
 from kdlib.config import Config
 from kdlib.data import padded
 from kdlib.losses import method_loss
@@ -46,32 +51,171 @@ class Capturing(TorchDispatchMode):
 
 
 KNOBS = [
-    {}, {"method": "placebo"}, {"method": "kd"}, {"method": "kd", "soften": "teacher", "alpha": 0.5}, {"method": "ada_alpha"},
+    {}, {"seed": 7}, {"method": "kd"}, {"method": "kd", "soften": "teacher", "alpha": 0.5}, {"method": "ada_alpha"},
     {"method": "ada_alpha", "margin_level": "example", "margin_source": "train", "margin_kind": "max"},
     {"method": "ada_alpha", "margin_level": "example", "margin_source": "crossfit"},
     {"method": "ada_margin"}, {"method": "ada_margin", "margin_kind": "max"}, {"method": "ada_margin", "margin_reading": "A"},
     {"method": "ada_margin", "margin_reading": "C"}, {"method": "ada_margin", "margin_reading": "C-inverse"},
     {"method": "ada_alpha", "margin_level": "all"},
     {"method": "ada_alpha", "margin_level": "example", "margin_source": "train", "margin_kind": "hit"},
-    *({"method": m} for m in config.KNOBS if m not in ("one_hot", "placebo", "kd", "ada_alpha", "ada_margin")),
+    *({"method": m} for m in config.KNOBS if m not in ("one_hot", "kd", "ada_alpha", "ada_margin")),
     {"nesterov": True}, {"precision": "bf16"}, {"student": "resnet8-conv"}]
 
 
 @pytest.mark.parametrize("knobs", KNOBS, ids=str)
 def test_a_step_never_asks_the_host(knobs):
-    kd = {"teacher": "resnet8", "temperature": 2.0} if "teacher" in config.KNOBS[knobs.get("method", "one_hot")] else {}
-    cfg = replace(checks.CFG, **kd, **knobs)
-    run, data = checks.new_run("cpu", cfg), checks.images("cpu")
-    by_example = knobs.get("margin_source") == "crossfit"
-    margins = torch.linspace(0, 1, len(data.train) if by_example else 10)
-    run = replace(run, loss=method_loss(cfg, margins, data.train))
-    steps = checks.Eager(run, padded(data.train.x, data.pad))   # warmed up
+    run = made(knobs)[1]()
+    steps = checks.Eager(run, padded(run.data.train.x, run.data.pad))   # warmed up
     steps.begin(0)
     with Capturing():
         steps.step(0)
         steps.step(steps.steps_per_epoch - 1)
     with pytest.raises(AssertionError, match="may not do _local_scalar_dense"), Capturing():
         steps.sums[0, 0].item()
+
+
+class Recording(TorchDispatchMode):
+    """Notes every operation with the tensors it read and wrote, like a CUDA graph: `undo` takes back what was written, as
+    a capture computes nothing; `replay` does all of it again in the same places. No Python of the step runs then, so what
+    the host decided or computed stays as it was."""
+
+    ALSO_WRITTEN = {"native_batch_norm": (3, 4)}   # running mean and variance, of which its schema is silent
+
+    def __init__(self):
+        super().__init__()
+        self.done, self.before = [], {}
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        also = self.ALSO_WRITTEN.get(func.overloadpacket.__name__, ())
+        for k, (argument, value) in enumerate(zip(func._schema.arguments, args, strict=False)):
+            if k in also or (argument.alias_info and argument.alias_info.is_write):
+                for tensor in tree_leaves(value):
+                    self.before.setdefault(id(tensor), (tensor, tensor.clone()))
+        out = func(*args, **(kwargs or {}))
+        self.done.append((func, args, kwargs or {}, out))
+        return out
+
+    def undo(self):
+        with torch.no_grad():
+            for tensor, value in reversed(self.before.values()):
+                tensor.copy_(value)
+
+    def replay(self):
+        with torch.no_grad():
+            for func, args, kwargs, out in self.done:
+                again = func(*args, **kwargs)
+                if any(r.alias_info for r in func._schema.returns):
+                    continue   # a view, or written in place: there already
+                for old, new in zip(tree_leaves(out), tree_leaves(again), strict=True):
+                    if isinstance(old, torch.Tensor) and old.data_ptr() != new.data_ptr():
+                        old.copy_(new)
+
+
+@pytest.fixture
+def emulated(monkeypatch):
+    """As much of torch.cuda as Captured uses, on a CPU, with a Recording in the place of a graph."""
+    class Stream:
+        def __init__(self, device):
+            pass
+
+        def wait_stream(self, other):
+            pass
+
+    class Graph:
+        def pool(self):
+            return "pool"
+
+        def replay(self):
+            self.recording.replay()
+
+    @contextlib.contextmanager
+    def graph(of, pool, stream):
+        of.recording = Recording()
+        with of.recording:
+            yield
+        of.recording.undo()
+
+    fakes = {"Stream": Stream, "CUDAGraph": Graph, "graph": graph,
+             "stream": lambda stream: contextlib.nullcontext(), "current_stream": lambda device: None}
+    for name, value in fakes.items():
+        monkeypatch.setattr(torch.cuda, name, value)
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self: self)
+    monkeypatch.setattr(cuda.Captured, "graphs", True)
+
+
+def made(knobs, epochs=2):
+    """(Config, function that makes a run of it) of some knobs."""
+    kd = {"teacher": "resnet8", "temperature": 2.0} if "teacher" in config.KNOBS[knobs.get("method", "one_hot")] else {}
+    cfg, data = replace(checks.CFG, epochs=epochs, **kd, **knobs), checks.images("cpu")
+    margins = torch.linspace(0, 1, len(data.train) if knobs.get("margin_source") == "crossfit" else 10)
+    return cfg, lambda: checks.new_run("cpu", cfg, method_loss(cfg, margins, data.train))
+
+
+@pytest.mark.parametrize("knobs", KNOBS, ids=str)
+def test_replayed_steps_are_the_eager_ones_bit_for_bit(emulated, knobs):
+    cfg, run = made(knobs)
+    ours, theirs, untrained = run(), run(), run()
+    assert fit([ours], cuda.Captured) == fit([theirs], checks.Eager)
+    assert checks.difference(ours, theirs) == 0 < checks.difference(ours, untrained)
+    if hasattr(ours.loss, "state"):
+        assert torch.equal(ours.loss.state, theirs.loss.state)
+
+
+def test_what_the_host_decides_in_a_step_is_found_by_the_emulation(emulated):
+    cfg, run = made({})
+    plain, asked = method_loss(cfg), []
+
+    def growing(logits, batch):
+        asked.append(1)
+        return plain(logits, batch) * len(asked)   # of the host: a graph keeps the number of its capture
+
+    ours, theirs = (replace(run(), loss=growing) for _ in range(2))
+    fit([ours], cuda.Captured)
+    asked.clear()
+    fit([theirs], checks.Eager)
+    assert checks.difference(ours, theirs) > 0
+
+
+def test_torchs_own_batch_norm_is_the_same_function(monkeypatch):
+    plain, native = checks.new_run("cpu"), checks.new_run("cpu")
+    fit([plain], checks.Eager)
+    monkeypatch.setattr(checks.Eager, "native_norm", True)
+    fit([native], checks.Eager)
+    assert checks.difference(plain, native) == 0
+    assert [type(run.model.bn) for run in (plain, native)] == [nn.BatchNorm2d, cuda.NativeNorm]
+    assert native.model.bn.num_batches_tracked == plain.model.bn.num_batches_tracked > 0
+    passed, seen = checks.prediction_folds("cpu")
+    assert passed, seen
+
+
+@pytest.mark.parametrize("while_capturing, expected", [
+    (RuntimeError("operation not permitted"), cuda.CaptureError), (torch.OutOfMemoryError("full"), torch.OutOfMemoryError)])
+def test_a_capture_that_fails_says_so_and_memory_that_is_short_remains_that(monkeypatch, while_capturing, expected):
+    """torch ends the spoiled capture with an error of its own, behind which the first one hides."""
+    @contextlib.contextmanager
+    def graph(*arguments, **more):
+        try:
+            yield
+        except BaseException:
+            raise RuntimeError("capture invalidated")   # noqa: B904 as torch does
+
+    def fails(self, size):
+        raise while_capturing
+
+    steps = checks.Eager(checks.new_run("cpu"), padded(checks.images("cpu").train.x, 4))
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", object)
+    monkeypatch.setattr(torch.cuda, "graph", graph)
+    monkeypatch.setattr(checks.Eager, "_next", fails)
+    steps.graphs, steps.pool, steps.stream = True, None, None
+    with pytest.raises(expected, match="operation not permitted.*KDLIB_GRAPHS=0" if expected is cuda.CaptureError else "invalidated"):
+        steps.captured(32)
+
+
+def test_a_hang_is_ended_and_shown():
+    code = "import time; from kdlib.cuda import watchdog\nwith watchdog(1):\n    pass\ntime.sleep(1.5); print('on', flush=True)\n"
+    code += "with watchdog(1):\n    time.sleep(60)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=50)
+    assert done.returncode == 1 and done.stdout == "on\n" and "Timeout" in done.stderr and "line 6" in done.stderr
 
 
 def test_warm_up_leaves_no_trace():

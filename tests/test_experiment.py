@@ -192,12 +192,12 @@ def test_methods_of_a_seed_start_from_equal_weights_but_the_teacher_does_not(rec
         return plain(runs)
 
     monkeypatch.setattr(experiment, "fit", watched)
-    runs = [CFG, KD, replace(KD, method="ada_alpha"), replace(KD, method="ada_margin"), replace(CFG, method="placebo")]
+    runs = [CFG, KD, replace(KD, method="ada_alpha"), replace(KD, method="ada_margin"), replace(CFG, seed=7)]
     for cfg in runs:
         run(cfg)
-    one_hot, *students, placebo = (start[cfg.key()] for cfg in runs)
+    one_hot, *students, another = (start[cfg.key()] for cfg in runs)
     assert set(students) == {one_hot}
-    assert len({one_hot, placebo, start[KD.teacher_config().key()]}) == 3   # same network, three seeds
+    assert len({one_hot, another, start[KD.teacher_config().key()]}) == 3   # same network, three seeds
 
 
 def test_a_fold_is_part_of_the_data(records_folder):
@@ -304,3 +304,25 @@ def test_a_run_on_val_too_counts_val_and_pairs_with_runs_that_hold_val_out(recor
     other = run(replace(cfg, draw_seed=1))
     with pytest.raises(RecordError, match="different data"):
         records.check_pair(other, held_out)
+
+
+def test_the_commit_comes_from_the_environment_where_there_is_no_clone(tmp_path, monkeypatch):
+    here = experiment.git_sha.__wrapped__()
+    monkeypatch.setenv("KDLIB_GIT", "0123456789ab")
+    assert experiment.git_sha.__wrapped__() == here   # a clone knows better
+    monkeypatch.setattr(records, "ROOT", tmp_path)
+    assert experiment.git_sha.__wrapped__() == "0123456789ab"
+    monkeypatch.delenv("KDLIB_GIT")
+    assert experiment.git_sha.__wrapped__() == "unknown"
+
+
+@pytest.mark.parametrize("device, times", [("cpu", 0), ("cuda", 1)])
+def test_settings_of_a_gpu_are_made_when_data_get_there(monkeypatch, device, times):
+    """Before the first table or prediction, not only before the first step."""
+    class Loaded:
+        to, sha256 = (lambda self, device: f"on {device}"), (lambda self: "hash")
+
+    made = []
+    monkeypatch.setattr(experiment.datasets, "load", lambda *arguments: Loaded())
+    monkeypatch.setattr(experiment.cuda, "settings", lambda: made.append(1))
+    assert experiment._load.__wrapped__(CFG, None, device) == (f"on {device}", "hash") and len(made) == times

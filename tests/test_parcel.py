@@ -234,7 +234,7 @@ def write(cfg, **facts):
     if cfg.teacher:
         records.write(record(cfg, cfg.method, cfg.seed, 0.7, margin=np.ones(10), **facts))
         return
-    model = build(cfg.student, 10, cfg.stream)
+    model = build(cfg.student, 10, cfg.seed)
     records.write(record(cfg, "one_hot", cfg.seed % 1000, 0.7, **{"weights_sha256": weights_sha256(model)} | facts))
     torch.save(model.state_dict(), records.folder() / f"{cfg.key()}.pt")
 
@@ -245,7 +245,7 @@ def sent(tmp_path, monkeypatch):
     monkeypatch.setitem(STUDIES, "digits", STUDY)
     monkeypatch.setenv("KDLIB_RECORDS", str(tmp_path / "there"))
     for cfg in STUDY():
-        teacher = cfg.teacher and weights_sha256(build(cfg.teacher, 10, cfg.teacher_config().stream))
+        teacher = cfg.teacher and weights_sha256(build(cfg.teacher, 10, cfg.teacher_config().seed))
         write(cfg, **({"teacher_sha256": teacher} if teacher else {}))
     (tmp_path / "there" / "runs.log").write_text("not of the study")
     assert cli.main(["records", "pack", "digits", "--to", str(tmp_path / "r.tar")]) == 0

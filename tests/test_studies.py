@@ -155,7 +155,7 @@ def test_every_draw_of_a_study_has_an_image_of_each_class_and_of_each_fold(name)
 
 def test_no_seed_of_a_recipe_study_occurs_in_any_other_study():
     def seeds(configs):
-        return {seed for c in configs for seed in (c.seed, c.stream)}
+        return {c.seed for c in configs}
 
     recipe = set().union(*(seeds(s()) for s in STUDIES.values() if s.kind == "recipe"))
     others = set().union(*(seeds(s()) for s in STUDIES.values() if s.kind != "recipe"))
@@ -270,7 +270,7 @@ def dry(tmp_path_factory):
 @pytest.mark.parametrize("cfg", EVERYTHING, ids=name_of)
 def test_every_method_and_network_of_any_study_trains_from_data_to_record(dry, cfg):
     record, made = run(cfg), dry[cfg.dataset]
-    model, start = trained(cfg), build(cfg.student, made.classes, cfg.stream)
+    model, start = trained(cfg), build(cfg.student, made.classes, cfg.seed)
     for (name, after), before in zip(model.named_parameters(), start.parameters(), strict=True):
         assert after.isfinite().all() and not torch.equal(after, before), f"{name} does not learn"
     assert all(torch.tensor(curve).isfinite().all() for curve in record.facts["curves"].values())

@@ -1,5 +1,7 @@
 """Which runs go when: groups for a GPU, room and time running out; with runs that only pretend, and with real ones."""
 
+import contextlib
+import os
 import time
 from dataclasses import replace
 
@@ -7,7 +9,7 @@ import pytest
 import torch
 from synthetic import record
 
-from kdlib import experiment, records, sweep
+from kdlib import cuda, experiment, records, sweep
 from kdlib.config import Config, KdlibError
 from kdlib.experiment import OutOfTime, together
 from kdlib.train import Diverged, fit
@@ -51,14 +53,120 @@ def test_on_a_gpu_runs_whose_teachers_are_there_go_together(pretend):
     students = [replace(KD, seed=s, teacher_seed=None) for s in range(2)]
     done = sweep.sweep([*students, *SEEDS[:2]], device="cuda", jobs=3)
     teachers = [s.teacher_config() for s in students]
-    assert pretend == [keys([teachers[0], teachers[1], SEEDS[0]]), keys([*students, SEEDS[1]])]
+    assert pretend == [keys(teachers), keys(students), keys(SEEDS[:2])]
     assert [r.config for r in done] == [*students, *SEEDS[:2]]
-    assert sweep.default_jobs("cuda") == 4
 
 
-def test_only_runs_of_equal_length_go_together(pretend):
-    sweep.sweep([SEEDS[0], replace(SEEDS[1], epochs=9), SEEDS[2]], device="cuda", jobs=3)
-    assert pretend == [keys([SEEDS[0], SEEDS[2]]), keys([replace(SEEDS[1], epochs=9)])]
+def test_only_runs_of_equal_length_and_network_go_together(pretend):
+    other, long = replace(SEEDS[3], student="cnn"), replace(SEEDS[1], epochs=9)
+    sweep.sweep([SEEDS[0], long, other, SEEDS[2]], device="cuda", jobs=4)
+    assert pretend == [keys([SEEDS[0], SEEDS[2]]), keys([long]), keys([other])]
+
+
+@pytest.mark.parametrize("runs, groups", [(9, [9]), (10, [5, 5]), (19, [7, 6, 6]), (3, [3])])
+def test_nine_runs_at_most_go_together_in_groups_of_one_size(pretend, runs, groups):
+    sweep.sweep([replace(CFG, seed=s) for s in range(runs)], device="cuda")
+    assert [len(group) for group in pretend] == groups and sweep.default_jobs("cuda") == 9
+
+
+def test_a_run_that_does_not_fit_keeps_nobody_waiting(pretend):
+    """Wherever it stands, and also where it is the only one of its length or alone in its group."""
+    long = replace(SEEDS[4], epochs=9)
+    pretend.seconds = {long.key(): 600.0, SEEDS[1].key(): 600.0}
+    for jobs, order in ((1, [long, *SEEDS[:3]]), (3, [long, *SEEDS[:3]]), (3, [SEEDS[1], long, SEEDS[3]])):
+        done = sweep.sweep(order, device="cuda", jobs=jobs, budget=60.0)
+        assert [r.config for r in done] == [c for c in order if c not in (long, SEEDS[1])]
+
+
+def test_what_fits_into_the_time_is_counted_without_what_does_not():
+    seconds = dict(zip(keys(SEEDS), (40.0, 80.0, 30.0, 40.0, 20.0), strict=True))
+    plan = sweep._Plan(SEEDS, time.time() + 100, seconds)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sweep.records, "exists", lambda cfg: True)
+        assert plan.next(9, set()) == [SEEDS[0], SEEDS[2], SEEDS[4]]   # 40 + 30 + 20
+
+
+def test_a_group_takes_the_shares_of_its_runs_and_no_less_than_its_longest_run_alone():
+    alone, shares = (dict.fromkeys(keys(SEEDS), seconds) for seconds in (50.0, 20.0))
+    plan = sweep._Plan(SEEDS, time.time() + 90, alone, shares)
+    assert [plan.needs(SEEDS[:n]) for n in (1, 2, 3, 5)] == [50, 50, 60, 100]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sweep.records, "exists", lambda cfg: True)
+        assert plan.next(9, set()) == SEEDS[:4]
+    plan.took(SEEDS[:4], 160.0)   # twice as long as was thought
+    assert plan.needs(SEEDS[4:]) == 100
+
+
+def test_shares_are_measured_side_by_side(monkeypatch):
+    """Four networks in one lockstep, of which a run's share is a quarter."""
+    plain, sizes = sweep.fit, []
+
+    def fit(runs):
+        sizes.append(len({id(run.model) for run in runs}))
+        return plain(runs)
+
+    monkeypatch.setattr(sweep, "fit", fit)
+    monkeypatch.setattr(sweep, "_PACES", {})
+    data = experiment.load(CFG)[0]
+    alone, four = (sweep._pace("cnn_small", data, 32, "fp32", count)[0] for count in (1, 4))
+    assert sizes == [1, 4] and 0.3 < four / alone < 3   # on a CPU they take turns
+
+
+# ---------------------------------------------------------------- no graphs
+
+@pytest.fixture
+def graphs(monkeypatch):
+    """Captures are asked for, as on a GPU."""
+    monkeypatch.setattr(cuda.Captured, "graphs", True)
+    monkeypatch.setenv("KDLIB_GRAPHS", "1")
+
+
+@pytest.mark.parametrize("raised", [True, False])
+def test_where_steps_cannot_be_captured_each_run_goes_on_in_its_own_process(pretend, graphs, monkeypatch, capsys, raised):
+    plain, pools, error = sweep.together, [], cuda.CaptureError("A training step cannot be captured here.")
+
+    def first_fails(configs, *more):
+        if cuda.Captured.graphs:
+            if raised:
+                raise error
+            return [error for _ in configs]   # of a teacher that had to be trained again
+        return plain(configs, *more)
+
+    def here(jobs, device):
+        pools.append((jobs, sweep._in_processes(device)))
+        return contextlib.nullcontext(sweep._Here())
+
+    monkeypatch.setattr(sweep, "together", first_fails)
+    monkeypatch.setattr(sweep, "_pool", here)
+    done = sweep.sweep(SEEDS, device="cuda", jobs=3)
+    assert [r.config for r in done] == SEEDS and pretend == [[c.key()] for c in SEEDS]
+    assert pools == [(3, False), (3, True)] and os.environ["KDLIB_GRAPHS"] == "0"
+    assert capsys.readouterr().out == "A training step cannot be captured here. Going on with these, one process for each run.\n"
+
+
+def test_an_estimate_falls_back_too(graphs, monkeypatch, capsys):
+    def pace(name, **how):
+        if cuda.Captured.graphs:
+            raise cuda.CaptureError("no capture.")
+        return 1.0, 0.0
+
+    monkeypatch.setattr(sweep, "_pace", pace)
+    steps = -(-len(experiment.load(CFG)[0].train) // 32)
+    assert sweep.estimate([CFG]) == [2 * steps] and "no capture. Going on" in capsys.readouterr().out
+
+
+def test_prediction_is_timed_warm(monkeypatch):
+    """The first call on a GPU also looks for kernels; here it sleeps instead."""
+    calls = []
+
+    def predict(model, x, data):
+        calls.append(len(x))
+        time.sleep(0.3 if len(calls) == 1 else 0.0)
+
+    monkeypatch.setattr(sweep, "predict", predict)
+    monkeypatch.setattr(sweep, "_PACES", {})
+    forward = sweep._pace("cnn_small", data=experiment.load(CFG)[0], batch_size=32, precision="fp32")[1]
+    assert len(calls) == 2 and forward * calls[0] < 0.1
 
 
 def test_out_of_memory_means_fewer_at_once_and_loses_nothing(pretend, capsys):
@@ -89,7 +197,7 @@ def test_a_budget_takes_what_fits_and_time_that_was_misjudged_is_learned(pretend
     assert plan.slower() == 6 and plan.next(2, set()) == SEEDS[2:3]
     plan = sweep._Plan(SEEDS, time.time() + 100, {c.key(): 10.0 for c in SEEDS})
     plan.took(SEEDS[:1], 110.0)
-    assert plan.next(2, set()) == [] and plan.pending == []
+    assert plan.next(2, set()) == [] and plan.pending == SEEDS        # they may yet fit, if the next ones are quicker
 
 
 def test_runs_that_gave_up_in_time_are_not_failures(pretend):

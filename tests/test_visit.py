@@ -1,0 +1,334 @@
+"""A visit to a borrowed GPU: its two commands run on a CPU, and what fails there is survived."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from synthetic import TINY, record
+
+from bench import visit
+from kdlib import experiment, parcel, records
+from kdlib.config import KdlibError
+from kdlib.experiment import git_sha, run
+from kdlib.studies import STUDIES
+
+ROOT = Path(__file__).parents[1]
+PAGE = (ROOT / "bench/GPU.md").read_text()
+COMMANDS = [line for line in PAGE.splitlines() if line.startswith("timeout ")]
+
+
+def made_up_images(folder):
+    """Five files that are called like shards; the digits of the rehearsal read none of them."""
+    (folder / "cifar100").mkdir(parents=True)
+    for k in range(5):
+        (folder / "cifar100" / f"train-{k:05}-of-00005.parquet").write_bytes(
+            np.random.default_rng(k).bytes(1001)
+        )
+
+
+def rehearsed(command, tree, carry, machine, out, *more):
+    """The finished process of a command of the page, in a bare tree, with folders of the test."""
+    for old, new in (
+        (r"timeout \d+", "timeout 900"),
+        ("python3", sys.executable),
+        (r"\.carry", carry),
+        ("/tmp/kdlib", machine),
+    ):
+        command = re.sub(old, str(new), command)
+    environment = {
+        name: value for name, value in os.environ.items() if not name.startswith("KDLIB_")
+    }
+    environment |= {"OUT": str(out), "PYTHONPATH": "", "OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        " ".join([command, "--device cpu", *more]),
+        shell=True,
+        cwd=tree,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+
+
+def files_in(folder):
+    return sorted(
+        str(path.relative_to(folder))
+        for path in folder.rglob("*")
+        if path.is_file() and path.suffix != ".pyc"
+    )
+
+
+def test_both_commands_of_the_page_run_on_a_cpu(tmp_path, monkeypatch, capsys):
+    """Without .git and records. Nothing is written into the tree; the commit comes home."""
+    tree, carry, machine, out, home = (
+        tmp_path / name for name in ("tree", "carry", "machine", "out", "home")
+    )
+    monkeypatch.setenv("KDLIB_RECORDS", str(home))
+    made_up_images(tmp_path / "data")
+    first_pair = visit.configs("digits:1")
+    teacher = run(next(cfg for cfg in first_pair if cfg.teacher).teacher_config())
+    visit.main(["pack", "--data", str(tmp_path / "data"), "--to", str(carry), "--plan", "digits:1"])
+    said = capsys.readouterr().out
+    assert "1 records of the plan go along" in said and "of 64 MiB" in said
+    for package in ("kdlib", "bench"):
+        shutil.copytree(ROOT / package, tree / package)
+    out.mkdir()
+    before = files_in(tree)
+
+    done = rehearsed(COMMANDS[0], tree, carry, machine, out, "--quick", "--seconds 800")
+    assert done.returncode == 0, done.stdout + done.stderr
+    checks, speeds = (
+        json.loads((out / f"{name}.json").read_text()) for name in ("checks", "speeds")
+    )
+    assert all(checks["E"][check.__name__]["passed"] for check in visit.CHECKS)
+    assert {name: sorted(rates) for name, rates in speeds["pace"]["images/s"].items()} == {
+        "resnet20": ["1", "8"],
+        "resnet56": ["1", "8"],
+    }
+    assert (
+        "| resnet56 | 8 |" in done.stdout
+        and "10 of 10 checks passed; steps captured" in done.stdout
+    )
+
+    shutil.rmtree(out)  # as before each command
+    out.mkdir()
+    done = rehearsed(COMMANDS[1], tree, carry, machine, out, "--plan digits:1")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"digits:1: {len(first_pair)} of {len(first_pair)} runs are on record" in done.stdout
+    assert files_in(machine / "data") == files_in(tmp_path / "data") and files_in(tree) == before
+    for name in files_in(machine / "data"):
+        assert (machine / "data" / name).read_bytes() == (tmp_path / "data" / name).read_bytes()
+    (tmp_path / "results.tar").write_bytes(
+        b"".join(file.read_bytes() for file in sorted(out.glob("results.tar.*")))
+    )
+    taken = parcel.take_records(tmp_path / "results.tar")
+    assert (taken.taken, taken.here, taken.refused, taken.damage) == (
+        len(first_pair) - 1,
+        0,
+        [],
+        "",
+    )  # the teacher was here
+    for cfg in first_pair:
+        facts = records.read(cfg).facts
+        assert facts["git"] == git_sha() != "unknown"
+        assert facts.get("teacher_sha256") in (None, teacher.facts["weights_sha256"])
+
+
+def test_the_page_says_what_is_so():
+    first, second = (
+        re.search(rf"visit {name} .*", command)[0]
+        for name, command in zip(("first", "second"), COMMANDS, strict=True)
+    )
+    for words in (first, second):
+        assert "--machine /tmp/kdlib --out $OUT" in words
+    limits = [int(re.match(r"timeout (\d+)", command)[1]) for command in COMMANDS]
+    assert limits == [200, 540] and sum(limits) + 120 < 900
+    assert (
+        f"(at most {visit.SHARE * 190:.0f} s)" in PAGE
+        and f"say nothing for {visit.SILENCE} s" in PAGE
+    )
+    assert len(PAGE.splitlines()) < 90
+
+
+def test_a_plan_names_studies_and_seeds_of_first_pairs():
+    assert visit.configs("anchors-lt") == STUDIES["anchors-lt"]()
+    some = visit.configs("cifar100-lt:2")
+    assert {cfg.student for cfg in some if cfg.teacher} == {"resnet20"} and {
+        cfg.teacher for cfg in some
+    } == {"resnet56", None}
+    assert all(visit.configs(item) for item in visit.PLAN)
+
+
+def test_what_is_too_large_to_be_carried_is_refused(tmp_path, monkeypatch, capsys):
+    with pytest.raises(KdlibError, match="no Parquet files in cifar100/"):
+        visit.main(["pack", "--data", str(tmp_path), "--to", str(tmp_path / "carry")])
+    made_up_images(tmp_path)
+    monkeypatch.setattr(visit, "CARRIED", 1_500_000)
+    with pytest.raises(KdlibError, match="carry/1 is too large"):
+        visit.main(
+            ["pack", "--data", str(tmp_path), "--to", str(tmp_path / "carry"), "--plan", "digits"]
+        )
+
+
+def test_a_part_that_is_on_another_machine_is_named(tmp_path):
+    (tmp_path / "parts").mkdir()
+    (tmp_path / "parts" / "cifar100.tar.1").write_bytes(b"")
+    with pytest.raises(KdlibError, match="Part 1 of the images is not in"):
+        visit.unpack(tmp_path)
+
+
+# ---------------------------------------------------------------- what is lost, and what is not
+
+
+@pytest.fixture
+def tiny(records_folder, monkeypatch):
+    """A study of a teacher and five students, none of it on record."""
+    monkeypatch.setitem(STUDIES, "tiny", TINY)
+    return visit.configs("tiny:1")
+
+
+def put(cfg):
+    role = cfg.method if cfg.teacher or cfg.seed < 1000 else "teacher"
+    records.write(record(cfg, role, cfg.seed, 0.7, margin=[0.5] * 10))
+    (records.folder() / f"{cfg.key()}.pt").write_bytes(b"weights")
+    time.sleep(0.01)  # so that the order in which they were done can be seen
+
+
+def test_pieces_that_are_full_stay_and_a_kill_between_two_loses_only_the_later(
+    tiny, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(visit, "PIECE", 7000)
+    out = tmp_path / "out"
+    brought, *others = tiny
+    put(brought)
+    seen = []
+    for cfg in reversed(others):
+        put(cfg)
+        visit.save_results(["tiny:1"], out, {brought.key()})
+        seen.append(
+            [
+                file.read_bytes()
+                for file in sorted(out.glob("results.tar.*"), key=lambda f: int(f.suffix[1:]))
+            ]
+        )
+    for earlier, later in zip(seen, seen[1:], strict=False):
+        data = [b"".join(pieces).rstrip(b"\0") for pieces in (earlier, later)]
+        assert data[1].startswith(data[0]) and all(len(piece) == 7000 for piece in later[:-1])
+    monkeypatch.setattr(parcel, "_take", lambda cfg, staging: True)
+    torn = tmp_path / "torn.tar"
+    torn.write_bytes(b"".join(seen[-1]))
+    whole = parcel.take_records(torn)
+    assert whole.taken == len(others) and not whole.damage
+    names = {path.stem for path in records.folder().glob("*.pt")}
+    teachers = {d.key() for cfg in tiny for d in cfg.dependencies()}
+    assert b"weights" in torn.read_bytes() and len(names) == len(tiny) > len(teachers)
+    torn.write_bytes(b"".join(seen[-1][:-2]))  # the last one, of zeros, and the one before it
+    cut = parcel.take_records(torn)
+    assert 0 < cut.taken < len(others) and cut.damage
+
+
+def test_a_child_is_watched_and_ended_with_its_own(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(visit, "BENCH", (sys.executable, "-c"))
+    monkeypatch.setattr(visit, "SILENCE", 2)
+    monkeypatch.setattr(visit, "EVERY", 0.3)
+    saves, log, alive = [], tmp_path / "runs.log", tmp_path / "alive"
+    code = "import os, time; time.sleep(1); raise SystemExit(3 + (os.environ['A'] == 'b'))"
+    assert visit._watched([code], 60, {"A": "b"}, None, lambda: saves.append(1)) == 4
+    assert saves
+
+    grandchild = (
+        "import pathlib, time\n"
+        f"while True: pathlib.Path({str(alive)!r}).write_text(str(time.time())); time.sleep(0.1)"
+    )
+    code = (
+        "import subprocess, sys, time\n"
+        f"subprocess.Popen([sys.executable, '-c', {grandchild!r}])\n"
+        "time.sleep(600)"
+    )
+    start = time.monotonic()
+    assert visit._watched([code], 3, {}) is None
+    assert "its time is up" in capsys.readouterr().out
+    stopped = alive.read_text()
+    time.sleep(0.5)
+    assert alive.read_text() == stopped
+
+    assert visit._watched(["import time; time.sleep(600)"], 600, {}, log) is None
+    assert "nothing was heard of it for 2 s" in capsys.readouterr().out
+    assert time.monotonic() - start < 30
+    code = f"import time\nfor _ in range(6): open({str(log)!r}, 'a').write('x'); time.sleep(0.7)"
+    assert visit._watched([code], 600, {}, log) == 0  # it writes
+
+
+def arguments(tmp_path, **more):
+    carry = tmp_path / "carry"
+    carry.mkdir()
+    return SimpleNamespace(
+        carry=carry,
+        machine=tmp_path / "machine",
+        out=tmp_path / "out",
+        device="cpu",
+        quick=True,
+        seconds=100,
+        spare=1,
+        plan=["digits:1"],
+        **more,
+    )
+
+
+GOOD = {check.__name__: {"passed": True} for check in visit.CHECKS}
+
+
+def but(name):
+    return {"E": GOOD | {name: {"passed": False}}}
+
+
+@pytest.mark.parametrize(
+    "captured, speeds, graphs, norm, code",
+    [
+        ({"E": GOOD}, {"pace": {}, "norm": {"faster": "native", "network": "n"}}, "1", "native", 0),
+        (but("rate_zero_freezes"), {"pace": {}}, "0", "cudnn", 0),  # eager, the checks pass
+        (but("captured_is_eager"), {"pace": {}}, "1", "cudnn", 1),  # last bits
+        ({}, {"pace": {}}, "0", "cudnn", 0),  # it hung before it wrote anything
+        ({"E": {"rate_zero_freezes": {"passed": True}}}, {"pace": {}}, "0", "cudnn", 0),
+        ({"E": GOOD}, {}, "0", "cudnn", 0),  # it died under load
+    ],
+)
+def test_what_the_second_command_does_is_decided_in_the_first(
+    tmp_path, monkeypatch, captured, speeds, graphs, norm, code
+):
+    def bench(args, sections, name, seconds, environment):
+        if "E" not in sections:
+            return speeds
+        return captured if environment["KDLIB_GRAPHS"] == "1" else {"E": GOOD}
+
+    monkeypatch.setattr(visit, "_bench", bench)
+    args = arguments(tmp_path)
+    assert visit.first(args) == code
+    assert json.loads((args.machine / "chosen.json").read_text()) == {
+        "KDLIB_GRAPHS": graphs,
+        "KDLIB_BATCH_NORM": norm,
+    }
+
+
+@pytest.mark.parametrize(
+    "statuses, tried, code", [([0], ["1"], 0), ([None, 0], ["1", "0"], 0), ([1, 1], ["1", "0"], 1)]
+)
+def test_studies_that_die_or_hang_begin_again_without_graphs(
+    tmp_path, monkeypatch, statuses, tried, code
+):
+    left, seen, args = list(statuses), [], arguments(tmp_path)
+
+    def watched(command, seconds, environment, log, save):
+        seen.append(environment["KDLIB_GRAPHS"])
+        return left.pop(0)
+
+    (args.carry / "commit").write_text("0123456789ab")
+    (args.carry / "records.tar").write_bytes(visit._tar([]))
+    monkeypatch.setattr(os, "environ", dict(os.environ))
+    monkeypatch.setattr(visit, "unpack", lambda machine: None)
+    monkeypatch.setattr(visit, "_watched", watched)
+    args.out.mkdir()
+    assert visit.second(args) == code and seen == tried
+    os.environ["KDLIB_GRAPHS"] = "0"  # by hand
+    left.append(0)
+    assert visit.second(args) == 0 and seen == [*tried, "0"]
+    assert experiment.os.environ["KDLIB_GIT"] == "0123456789ab"
+
+
+def test_a_run_that_fails_stops_no_other_item(monkeypatch, capsys, records_folder):
+    asked = []
+
+    def sweep(configs, device, budget):
+        asked.append(len(configs))
+        raise KdlibError("Run x stopped.")
+
+    monkeypatch.setattr(visit, "sweep", sweep)
+    visit.studies(SimpleNamespace(plan=["digits:1", "digits:2"], seconds=9, device="cpu"))
+    assert len(asked) == 2 and capsys.readouterr().out.count("Run x stopped.") == 2
