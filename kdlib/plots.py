@@ -14,7 +14,7 @@ from kdlib.words import NAMES, number
 __all__ = ["Headline", "Shown", "Table", "Verdicts"]   # for notebooks, which draw and show
 # Okabe and Ito's palette by family, a marker for each method: never colour alone
 _FAMILIES = {
-    "#000000": {"one_hot": "x", "one_hot_with_val": "D"}, "#767676": {"label_smoothing": "v"},
+    "#000000": {"one_hot": "x", "one_hot_with_val": "+"}, "#767676": {"label_smoothing": "v"},
     "#0072B2": {"kd": "o", "kd_mean_alpha": "p", "kd_tuned": "h", "decoupled_kd": "d"},
     "#D55E00": {"ada_alpha": "s", "ada_alpha_crossfit": "D", "ada_alpha_01": "*"}, "#007a5a": {"ada_margin": "^"},
     "#8a4f7d": {"teacher": "P", "balanced_kd": "<", "long_tailed_kd": ">", "robust_kd": "X", "kd_adjusted_teacher": "8"},
@@ -150,7 +150,7 @@ def margin_and_gain(table, pair, correlation):
     axes.set_xlabel("teacher's held-out margin (1: always certain and right)")
     axes.set_ylabel("gain of distillation, points")
     legend(figure, axes)
-    return Shown(figure, f"{pair}: {correlation}.", "One point per class, means over seeds. The correlation is computed seed by "
+    return Shown(figure, f"{pair}: {correlation}", "One point per class, means over seeds. The correlation is computed seed by "
                  "seed with the margin of the other seeds' teachers, so that one teacher's luck cannot make it.",
                  table[["group", "n_train", "bucket", "margin", "gain"]])
 
@@ -171,7 +171,7 @@ def copied_and_amplified(copied, amplified, pair, sentence):
         copied = pd.concat([copied, amplified], ignore_index=True)
     for a in np.atleast_1d(axes):
         a.set_xlim(-0.6, 0.6)
-    return Shown(figure, f"{pair}: {sentence}.", "Transferred: share of the test examples the teacher gets wrong on which a "
+    return Shown(figure, f"{pair}: {sentence}", "Transferred: share of the test examples the teacher gets wrong on which a "
                  "student gives the same wrong label. Amplified: student error minus teacher error, in the fifth of classes "
                  "weakest for other seeds' teachers minus in the rest. Dots are seeds; bars 95 % intervals.", copied)
 

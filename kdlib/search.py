@@ -122,10 +122,10 @@ def gate(search, seeds):
         counts = np.array(records.read(search.config(step, {"epochs": epochs}, "one_hot", 0)).facts["train_counts"])
         margin = _teacher_margin(search, seeds, counts) if epochs == chosen else np.nan
         lowest = here[counts < search.bucket_edges[1]].min()
-        known = abs(there.mean() - here.mean()) < LEAST_CHANGE and lowest >= LEAST_FEW_SHOT
-        passes = known and margin >= LEAST_MARGIN
+        passes = abs(there.mean() - here.mean()) < LEAST_CHANGE and lowest >= LEAST_FEW_SHOT
+        word = "no" if not passes or margin < LEAST_MARGIN else "not known" if np.isnan(margin) else "yes"
         rows.append({"epochs": epochs, "average": here.mean(), "change at twice the epochs": there.mean() - here.mean(),
-                     "lowest few-shot class": lowest, MARGIN: margin, "passes": "yes" if passes else "no"})
+                     "lowest few-shot class": lowest, MARGIN: margin, "passes": word})
     return pd.DataFrame(rows)
 
 
@@ -148,9 +148,9 @@ def headline(search, seeds):
     if search.epochs:
         row = gate(search, seeds).set_index("epochs").loc[search.shared["epochs"]]
         word = "passes" if row.passes == "yes" else "does not pass"
+        change = number(row["change at twice the epochs"], digits=2)
         said.append(
-            f"{search.shared['epochs']} epochs: the recipe {word} the gate. Twice the epochs change the average by "
-            f"{number(row['change at twice the epochs'])} (less than {LEAST_CHANGE:g} is enough); the teacher's margin on its "
-            f"training images is {row[MARGIN]:.2f} (at least {LEAST_MARGIN:g}); the lowest few-shot class is at "
-            f"{row['lowest few-shot class']:.0f} % (at least {LEAST_FEW_SHOT:g}).")
+            f"{search.shared['epochs']} epochs: the recipe {word} the gate. Twice the epochs change the average by {change} (less "
+            f"than {LEAST_CHANGE:g} is enough); the teacher's margin on its training images is {row[MARGIN]:.3f} (at least "
+            f"{LEAST_MARGIN:g}); the lowest few-shot class is at {row['lowest few-shot class']:.1f} % (at least {LEAST_FEW_SHOT:g}).")
     return said

@@ -119,7 +119,7 @@ CONDITIONS = ("The conditions of F4 on every method, against distillation, and i
 def mitigations(p, methods):
     """The conditions of F4 for any method, its gain over one_hot, and what labels it reads: one row per method."""
     bucket = verdict_bucket(p)
-    rare, name = p.in_bucket(bucket), p.bucket_names[bucket]
+    name, rare = list(p.places().items())[-1] if bucket is None else (p.bucket_names[bucket], p.in_bucket(bucket))
     rows = []
     for method in methods:
         rows.append({

@@ -65,7 +65,8 @@ def copied_errors(p, methods):
             own = [[r.config.key() == t.config.key() for r in p.runs[method]] for t in p.teachers]
             keep = ~np.array(own)                                                          # (S, n)
             each = [share.map(lambda v, k=k: np.where(k, v, np.nan)) for share, k in zip(shares, keep, strict=True)]
-            share = each[0].map(lambda *values: np.nanmean(values, axis=0), *each[1:])
+            some = keep.any(axis=0)   # with one seed its teacher is compared with nobody
+            share = each[0].map(lambda *values: np.nanmean([v[..., some] for v in values], axis=0), *each[1:])
         else:
             share = stack([shares[s].map(lambda v, s=s: v[..., s]) for s in range(len(p.runs[method]))])
         rows.append(row_of(interval(*share), where="teacher wrong", method=name_of(method)))
@@ -132,7 +133,7 @@ def differences(p, methods, over="one_hot"):
             result = p.gain(method, weights, over)
             row[place] = number(result.estimate, "") + ("" if np.isnan(result.se) else f" ± {result.high - result.estimate:.1f}")
             value = result.p() if over == "one_hot" else sign_flip(result.per_seed)[0]
-            row[f"p, {place}"] = "–" if p.seeds < 2 or np.isnan(value) else f"{value:.3f}"
+            row[f"p, {place}"] = "–" if np.isnan(result.se) or np.isnan(value) else f"{value:.3f}"
         rows.append(row)
     return pd.DataFrame(rows)
 
