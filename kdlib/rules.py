@@ -168,18 +168,32 @@ def copied_beyond_accuracy(p, method):
     copied_share). e, E: their errors on all test examples. A baseline whose errors became e / E as many, alike in kind, would
     copy C e / E. No baseline is compared with itself as the teacher. To first order in the deviations of single networks
     from their means, which is what the interval needs (delta method)."""
-    rates = [copied_share(p, "one_hot", s) for s in range(p.seeds)]
     seeds = len(p.runs[method])
-    shared = [np.array([r.config.key() != p.teachers[s].config.key() for r in p.runs["one_hot"]]) for s in range(seeds)]
     copies = stack([copied_share(p, method, s).map(lambda c, s=s: c[..., s]) for s in range(seeds)])
-    by_seed = [rates[s].map(lambda c, s=s: c[..., shared[s]].mean(axis=-1)) for s in range(seeds)]
-    means = np.nanmean([np.where(shared[s], rates[s].observed, np.nan) for s in range(seeds)], axis=0)
-    redrawn = np.nanmean([np.where(shared[s], rates[s].resampled, np.nan) for s in range(seeds)], axis=0)
-    by_pool = GroupMeans(means, redrawn - redrawn.mean(axis=-1, keepdims=True) + means.mean())
+    by_seed = stack([copied_share(p, "one_hot", s).map(lambda c, k=k: c[..., k].mean(axis=-1))
+                     for s, k in enumerate(_not_the_teacher(p)[:seeds])])
+    by_pool = copied_by_baselines(p, seeds)
     error, theirs = (p.accuracy(m).map(lambda a: 100 - a.mean(axis=-1)) for m in (method, "one_hot"))
-    e, other, rate = error.observed.mean(), theirs.observed.mean(), means.mean()
-    mine = copies - stack(by_seed) * (e / other) - (error + -e) * (rate / other)
-    return mine, (by_pool + -rate) * (e / other) - (theirs + -other) * (rate * e / other**2)
+    e, other, rate = error.observed.mean(), theirs.observed.mean(), by_pool.observed.mean()
+    mine = copies - by_seed * (e / other) - (error + -e) * (rate / other)
+    # the mean of the pool over resamples is in `mine` already: only what single baselines differ from it by
+    deviation = GroupMeans(by_pool.observed - rate, by_pool.resampled - by_pool.resampled.mean(axis=-1, keepdims=True))
+    return mine, deviation * (e / other) - (theirs + -other) * (rate * e / other**2)
+
+
+def copied_by_baselines(p, seeds=None):
+    """As copied_share, of each baseline, mean over the teachers of the first `seeds` that are not itself: GroupMeans (n,)."""
+    keep = _not_the_teacher(p)[:seeds]
+    shares = [copied_share(p, "one_hot", s) for s in range(len(keep))]
+    some = keep.any(axis=0)   # with one seed its teacher is compared with nobody
+    parts = (np.stack(part) for part in zip(*shares, strict=True))   # (S, n), (S, B, n)
+    return GroupMeans(*(np.nanmean(np.where(keep.reshape(len(keep), *[1] * (part.ndim - 2), -1), part, np.nan)[..., some], axis=0)
+                        for part in parts))
+
+
+def _not_the_teacher(p):
+    """(S, n) bool: whether a baseline is another network than the teacher of a seed."""
+    return np.array([[r.config.key() != t.config.key() for r in p.runs["one_hot"]] for t in p.teachers])
 
 
 def stack(parts):

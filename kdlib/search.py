@@ -150,7 +150,8 @@ def headline(search, seeds):
         word = "passes" if row.passes == "yes" else "does not pass"
         change = number(row["change at twice the epochs"], digits=2)
         said.append(
-            f"{search.shared['epochs']} epochs: the recipe {word} the gate. Twice the epochs change the average by {change} (less "
-            f"than {LEAST_CHANGE:g} is enough); the teacher's margin on its training images is {row[MARGIN]:.3f} (at least "
-            f"{LEAST_MARGIN:g}); the lowest few-shot class is at {row['lowest few-shot class']:.1f} % (at least {LEAST_FEW_SHOT:g}).")
+            f"{search.shared['epochs']} epochs: the recipe {word} the gate. Twice the epochs change the average by {change} "
+            f"(less than {LEAST_CHANGE:g} is enough); the teacher's margin on its training images is {row[MARGIN]:.3f} (at least "
+            f"{LEAST_MARGIN:g}); the lowest few-shot class is at {row['lowest few-shot class']:.1f} % (at least "
+            f"{LEAST_FEW_SHOT:g}).")
     return said

@@ -243,7 +243,7 @@ STUDIES = {s.name: s for s in (
             shared={**CIFAR100_LT, "dataset": "superclass"}),
     _recipe(_CIFAR20, (
         Step("Batch size and learning rate", tuple({"batch_size": b, "lr": lr} for b, lr in (
-            (32, 0.05), (32, 0.1), (32, 0.2), (64, 0.1), (64, 0.2), (128, 0.2), (128, 0.4))), fields={"epochs": 80}),
+            (32, 0.05), (32, 0.1), (32, 0.2), (32, 0.4), (64, 0.1), (64, 0.2), (128, 0.2), (128, 0.4))), fields={"epochs": 80}),
         Step("Epochs", tuple({"epochs": e} for e in (80, 160, 320))),
         Step("Teacher", tuple({"student": name} for name in ("resnet8", "resnet8x2")), teachers=True),
         Step("Temperature", TEMPERATURES, ("kd",)),

@@ -8,7 +8,7 @@ import pandas as pd
 from kdlib.anchors import WANG
 from kdlib.metrics import CELLS, calibration_error, eight_cells
 from kdlib.metrics import table as every_run
-from kdlib.rules import amplification, copied_share, labels_read, stack, weakest_fifth
+from kdlib.rules import amplification, copied_by_baselines, copied_share, labels_read, stack, weakest_fifth
 from kdlib.stats import false_discovery, interval, moderated_t, sign_flip, worst
 from kdlib.words import name_of, number
 
@@ -60,15 +60,8 @@ def copied_errors(p, methods):
     A student is compared with its own teacher; a baseline with the teachers of all seeds but itself, on average."""
     rows = []
     for method in methods:
-        shares = [copied_share(p, method, s) for s in range(p.seeds)]
-        if method == "one_hot":
-            own = [[r.config.key() == t.config.key() for r in p.runs[method]] for t in p.teachers]
-            keep = ~np.array(own)                                                          # (S, n)
-            each = [share.map(lambda v, k=k: np.where(k, v, np.nan)) for share, k in zip(shares, keep, strict=True)]
-            some = keep.any(axis=0)   # with one seed its teacher is compared with nobody
-            share = each[0].map(lambda *values: np.nanmean([v[..., some] for v in values], axis=0), *each[1:])
-        else:
-            share = stack([shares[s].map(lambda v, s=s: v[..., s]) for s in range(len(p.runs[method]))])
+        share = copied_by_baselines(p) if method == "one_hot" else stack(
+            [copied_share(p, method, s).map(lambda v, s=s: v[..., s]) for s in range(len(p.runs[method]))])
         rows.append(row_of(interval(*share), where="teacher wrong", method=name_of(method)))
     return pd.DataFrame(rows)
 
