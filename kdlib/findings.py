@@ -27,20 +27,22 @@ def pair_verdicts(p):
 
 
 def _decided_card(p, finding, word, corrected, number_of, alarms):
-    alone = min(finding.holds, finding.contradicted)
-    sentence = f"{finding.say()}. {told_p(alone)} alone, {told_p(corrected)} corrected for {number_of} findings (Holm)."
+    said = finding.say()
+    said = f"{said[0].upper()}{said[1:]}."
+    sentence = f"{said} {told_p(finding.p)} alone, {told_p(corrected)} corrected for {number_of} findings (Holm)."
     if word == "not decided" and np.isfinite(finding.result.detectable):
         smallest = f"{finding.result.detectable:.{finding.digits}f} {finding.unit}".rstrip()
         sentence += f" The smallest effect that this study would have found: {smallest}."
     if word == "contradicted" and finding.name.startswith("F4"):
         word = "not under this reading"
-    return _card(p, finding.name, finding.claim, word, sentence[0].upper() + sentence[1:], alarms, finding.result, finding.digits)
+    return _card(p, finding.name, finding.claim, word, sentence, alarms, finding.result, finding.digits) | {"said": said}
 
 
 def _card(p, finding, claim, word, sentence, alarms=None, result=None, digits=1):
     baselines, (alarm, any_alarm) = len(p.runs["one_hot"]), ((alarms or {}).get(name) for name in (finding, "any"))
-    return {"study": p.study.name, "finding": finding, "pair": p.name, "claim": claim, "verdict": word, "sentence": sentence,
-            "preliminary": p.seeds < p.study.seeds, "seeds": p.seeds, "planned": p.study.seeds, "baselines": baselines,
+    return {"study": p.study.name, "finding": finding, "pair": p.name, "claim": claim, "verdict": word,
+            "sentence": sentence, "said": sentence, "preliminary": p.seeds < p.study.seeds, "seeds": p.seeds,
+            "planned": p.study.seeds, "baselines": baselines,
             "alarm": _said(alarm), "false_alarm": alarm, "any_alarm": any_alarm, "result": result,
             "brief": "" if result is None else brief(result, digits)}
 

@@ -40,7 +40,7 @@ def labels_read(p, method):
     """Which labels a method reads beyond those of its training images, in words; "" if none."""
     cfg = p.runs[method][0].config
     if cfg.with_val:
-        return "trains on the labels of val"
+        return "labels of val, to train on"
     if cfg.method == "post_hoc":
         return "labels of val, for one number"
     margins = cfg.method == "ada_alpha" or cfg.method == "ada_margin" and cfg.margin_reading != "B"
@@ -72,6 +72,11 @@ class Finding:
     method: str = "kd"
     unit: str = "points"
     digits: int = 1
+
+    @property
+    def p(self):
+        """p-value of whichever of the two the numbers point to."""
+        return min(self.holds, self.contradicted)
 
     @property
     def claim(self):
@@ -279,6 +284,6 @@ def findings(p):
 def decided(found):
     """[(Finding, word, Holm's p)]: "holds" or "contradicted" where the p of either, corrected for the number of findings, is
     at most LEVEL; else "not decided"."""
-    corrected = holm([min(f.holds, f.contradicted) for f in found])
+    corrected = holm([f.p for f in found])
     return [(f, "not decided" if p > LEVEL else "holds" if f.holds <= f.contradicted else "contradicted", float(p))
             for f, p in zip(found, corrected, strict=True)]

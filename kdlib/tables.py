@@ -10,7 +10,7 @@ from kdlib.metrics import CELLS, calibration_error, eight_cells
 from kdlib.metrics import table as every_run
 from kdlib.rules import amplification, copied_by_baselines, copied_share, labels_read, stack, weakest_fifth
 from kdlib.stats import false_discovery, interval, moderated_t, sign_flip, worst
-from kdlib.words import name_of, number
+from kdlib.words import name_of, number, p_value
 
 
 def row_of(result, **labels):
@@ -106,7 +106,7 @@ def accuracies(p, methods):
     published, rows = WANG.get((p.study.name, p.pair), {}) if not p.setting else {}, []
     for method in methods:
         row = {"method": name_of(method), "networks": len(p.records(method)),
-               "labels beyond training": "–" if method == "teacher" else labels_read(p, method) or "none"}
+               "labels of val": "–" if method == "teacher" else labels_read(p, method).removeprefix("labels of val, ") or "no"}
         for place, f in places.items():
             result = interval(*p.accuracy(method).map(f))
             row[place] = f"{result.estimate:.1f}" + ("" if np.isnan(result.se) else f" ± {result.high - result.estimate:.1f}")
@@ -126,7 +126,7 @@ def differences(p, methods, over="one_hot"):
             result = p.gain(method, weights, over)
             row[place] = number(result.estimate, "") + ("" if np.isnan(result.se) else f" ± {result.high - result.estimate:.1f}")
             value = result.p() if over == "one_hot" else sign_flip(result.per_seed)[0]
-            row[f"p, {place}"] = "–" if np.isnan(result.se) or np.isnan(value) else f"{value:.3f}"
+            row[f"p, {place}"] = "–" if np.isnan(result.se) or np.isnan(value) else p_value(value)
         rows.append(row)
     return pd.DataFrame(rows)
 

@@ -34,6 +34,11 @@ def brief(result, digits=1):
     return estimate if np.isnan(result.low) else f"{estimate} ({low} to {high})".replace(" ", "\u00a0")
 
 
+def p_value(p):
+    """A p-value for a cell: 0.012, or <0.001."""
+    return "<0.001" if p < 0.001 else f"{p:.3f}"
+
+
 def told_p(p):
     """A p-value in words: p = 0.012, or p < 0.001."""
     return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
