@@ -11,7 +11,7 @@ from kdlib import metrics, rules, stats
 from kdlib.readers import cache_folder
 from kdlib.records import whole_file
 
-SPLITS = 500          # of the baselines
+SPLITS = 500  # of the baselines
 IN_A_DEMONSTRATION = 100
 
 
@@ -32,8 +32,11 @@ def false_alarms(p, splits=None):
     rng = np.random.default_rng(0)
     counts = {}
     for _ in range(splits):
-        fired = [f.name for f, word, _ in rules.decided(rules.findings(posing(p, rng)))
-                 if word == "holds" or word == "contradicted" and f.name != "F2b"]
+        fired = [
+            f.name
+            for f, word, _ in rules.decided(rules.findings(posing(p, rng)))
+            if word == "holds" or word == "contradicted" and f.name != "F2b"
+        ]
         for name in {*fired, *(["any"] if fired else [])}:
             counts[name] = counts.get(name, 0) + 1
     names = [f.name for f in rules.findings(p)]
@@ -63,7 +66,9 @@ def posing(p, rng):
 
 def _digest(p, splits):
     """Of everything that the shares depend on: records, seeds, rules."""
-    of_records = [[m, [r.facts["weights_sha256"] for r in p.records(m)]] for m in (*p.runs, "teacher")]
+    of_records = [
+        [m, [r.facts["weights_sha256"] for r in p.records(m)]] for m in (*p.runs, "teacher")
+    ]
     facts = [splits, p.study.name, p.split, p.buckets_by_seed.tolist(), of_records, _code()]
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
 

@@ -17,12 +17,19 @@ def pair_verdicts(p):
 
     Words: holds; contradicted ("not under this reading" for reconstructed methods); not decided; not tested."""
     if p.seeds < 2:
-        return [_card(p, f, claim, "not tested", "One seed has no spread, so nothing is tested.") for f, claim in CLAIMS.items()]
+        return [
+            _card(p, f, claim, "not tested", "One seed has no spread, so nothing is tested.")
+            for f, claim in CLAIMS.items()
+        ]
     results, alarms = decided(findings(p)), false_alarms(p)
     cards = [_decided_card(p, *result, len(results), alarms) for result in results]
     if verdict_bucket(p) is None:
         why = "One-hot is below 5 % on val in every bucket: nothing can be harmed."
-        cards += [_card(p, f, claim, "not tested", why) for f, claim in CLAIMS.items() if not f.startswith("F1")]
+        cards += [
+            _card(p, f, claim, "not tested", why)
+            for f, claim in CLAIMS.items()
+            if not f.startswith("F1")
+        ]
     return cards
 
 
@@ -35,25 +42,58 @@ def _decided_card(p, finding, word, corrected, number_of, alarms):
         sentence += f" The smallest effect that this study would have found: {smallest}."
     if word == "contradicted" and finding.name.startswith("F4"):
         word = "not under this reading"
-    return _card(p, finding.name, finding.claim, word, sentence, alarms, finding.result, finding.digits) | {"said": said}
+    return _card(
+        p, finding.name, finding.claim, word, sentence, alarms, finding.result, finding.digits
+    ) | {"said": said}
 
 
 def _card(p, finding, claim, word, sentence, alarms=None, result=None, digits=1):
-    baselines, (alarm, any_alarm) = len(p.runs["one_hot"]), ((alarms or {}).get(name) for name in (finding, "any"))
-    return {"study": p.study.name, "finding": finding, "pair": p.name, "claim": claim, "verdict": word,
-            "sentence": sentence, "said": sentence, "preliminary": p.seeds < p.study.seeds, "seeds": p.seeds,
-            "planned": p.study.seeds, "baselines": baselines,
-            "alarm": _said(alarm), "false_alarm": alarm, "any_alarm": any_alarm, "result": result,
-            "brief": "" if result is None else brief(result, digits)}
+    baselines, (alarm, any_alarm) = (
+        len(p.runs["one_hot"]),
+        ((alarms or {}).get(name) for name in (finding, "any")),
+    )
+    return {
+        "study": p.study.name,
+        "finding": finding,
+        "pair": p.name,
+        "claim": claim,
+        "verdict": word,
+        "sentence": sentence,
+        "said": sentence,
+        "preliminary": p.seeds < p.study.seeds,
+        "seeds": p.seeds,
+        "planned": p.study.seeds,
+        "baselines": baselines,
+        "alarm": _said(alarm),
+        "false_alarm": alarm,
+        "any_alarm": any_alarm,
+        "result": result,
+        "brief": "" if result is None else brief(result, digits),
+    }
 
 
 def short(cards):
     """Cards of one pair as a DataFrame: finding, claim, verdict, the number that decides, how often its rule fires on nothing;
     last all rules of the pair together."""
-    rows = [{"finding": c["finding"], "claim": c["claim"], "verdict": c["verdict"], "estimate": c["brief"] or "–",
-             "fires on nothing": _share(c["false_alarm"])} for c in cards]
-    rows.append({"finding": "any", "claim": "At least one of the rules above.", "verdict": "–", "estimate": "–",
-                 "fires on nothing": _share(cards[0]["any_alarm"])})
+    rows = [
+        {
+            "finding": c["finding"],
+            "claim": c["claim"],
+            "verdict": c["verdict"],
+            "estimate": c["brief"] or "–",
+            "fires on nothing": _share(c["false_alarm"]),
+        }
+        for c in cards
+    ]
+    rows.append(
+        {
+            "finding": "any",
+            "claim": "At least one of the rules above.",
+            "verdict": "–",
+            "estimate": "–",
+            "fires on nothing": _share(cards[0]["any_alarm"]),
+        }
+    )
     return pd.DataFrame(rows)
 
 
@@ -63,7 +103,11 @@ def _share(alarm):
 
 def _said(alarm):
     """How often a rule fires on nothing, in words; "" where too few baselines can say."""
-    return "" if alarm is None else f"On baselines that pose as methods this rule fires in {_share(alarm)} of random splits."
+    return (
+        ""
+        if alarm is None
+        else f"On baselines that pose as methods this rule fires in {_share(alarm)} of random splits."
+    )
 
 
 def complete_seeds(name):
@@ -78,7 +122,9 @@ def complete_seeds(name):
 def some_seeds(name):
     """complete_seeds, of which there must be one: else KdlibError saying how to get it."""
     if not (done := complete_seeds(name)):
-        raise KdlibError(f"study {name} has no complete seed on record; `python -m kdlib run {name}` makes them.")
+        raise KdlibError(
+            f"study {name} has no complete seed on record; `python -m kdlib run {name}` makes them."
+        )
     return done
 
 
@@ -90,10 +136,18 @@ def at_hand():
 def panels(name, seeds=None):
     """The Panels of a study, one per setting and pair, over the first `seeds` (default: all that are complete)."""
     seeds, chosen = seeds or some_seeds(name), study(name)
-    return [panel(chosen, pair, seeds, setting=setting) for setting in chosen.settings for pair in chosen.pairs]
+    return [
+        panel(chosen, pair, seeds, setting=setting)
+        for setting in chosen.settings
+        for pair in chosen.pairs
+    ]
 
 
 def verdicts(name, seeds=None):
     """Verdict cards of a study: a list of dictionaries for the report's index, pair by pair. Empty unless its kind is
     "findings": everything else is sensitivity."""
-    return [] if study(name).kind != "findings" else [card for p in panels(name, seeds) for card in pair_verdicts(p)]
+    return (
+        []
+        if study(name).kind != "findings"
+        else [card for p in panels(name, seeds) for card in pair_verdicts(p)]
+    )

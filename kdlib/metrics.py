@@ -11,12 +11,21 @@ from kdlib.config import KdlibError
 from kdlib.stats import GroupMeans, group_means, interval, welch
 from kdlib.studies import Study
 
-BUCKETS = ("many", "medium", "few")                       # by training images
-TENTHS = ("highest tenth", "middle", "lowest tenth")      # by the teacher's margin, where classes are balanced
+BUCKETS = ("many", "medium", "few")  # by training images
+TENTHS = (
+    "highest tenth",
+    "middle",
+    "lowest tenth",
+)  # by the teacher's margin, where classes are balanced
 CELLS = {  # (teacher right, one-hot right, distilled right): name
-    (True, True, True): "all right", (True, True, False): "new harm", (True, False, True): "repaired",
-    (True, False, False): "not learned", (False, True, True): "resisted", (False, True, False): "transferred",
-    (False, False, True): "surpassed", (False, False, False): "all wrong",
+    (True, True, True): "all right",
+    (True, True, False): "new harm",
+    (True, False, True): "repaired",
+    (True, False, False): "not learned",
+    (False, True, True): "resisted",
+    (False, True, False): "transferred",
+    (False, False, True): "surpassed",
+    (False, False, False): "all wrong",
 }
 
 
@@ -28,7 +37,10 @@ def buckets(train_counts, edges):
 
 def tenths(margin):
     """Bucket of each group by a reliability, (G,) -> (G,) index into TENTHS: the highest tenth, the rest, the lowest tenth."""
-    rank, k = np.argsort(np.argsort(-np.asarray(margin), kind="stable"), kind="stable"), max(1, round(len(margin) / 10))
+    rank, k = (
+        np.argsort(np.argsort(-np.asarray(margin), kind="stable"), kind="stable"),
+        max(1, round(len(margin) / 10)),
+    )
     return np.where(rank < k, 0, np.where(rank >= len(margin) - k, 2, 1))
 
 
@@ -37,11 +49,16 @@ def by_group(predictions, groups, classes):
     group = predictions.group.astype(np.int64)
     n = np.bincount(group, minlength=groups)
     log_p = predictions.log_p[:, 0].astype(np.float64)
-    margin = (classes * np.exp(log_p) - 1) / (classes - 1)   # gamma_avg, see losses.margin
+    margin = (classes * np.exp(log_p) - 1) / (classes - 1)  # gamma_avg, see losses.margin
     with np.errstate(invalid="ignore"):
-        return {"n": n, "correct": np.bincount(group, weights=predictions.right, minlength=groups).astype(np.int64),
-                "nll": np.bincount(group, weights=-log_p, minlength=groups) / n,
-                "margin": np.bincount(group, weights=margin, minlength=groups) / n}
+        return {
+            "n": n,
+            "correct": np.bincount(group, weights=predictions.right, minlength=groups).astype(
+                np.int64
+            ),
+            "nll": np.bincount(group, weights=-log_p, minlength=groups) / n,
+            "margin": np.bincount(group, weights=margin, minlength=groups) / n,
+        }
 
 
 def calibration_error(predictions, weights=None, bins=15):
@@ -62,7 +79,9 @@ def calibration_error(predictions, weights=None, bins=15):
 
 def eight_cells(teacher_right, one_hot_right, distilled_right):
     """{name: count} of the eight outcomes per example; each argument (N,) bool."""
-    code = 4 * teacher_right.astype(int) + 2 * one_hot_right.astype(int) + distilled_right.astype(int)
+    code = (
+        4 * teacher_right.astype(int) + 2 * one_hot_right.astype(int) + distilled_right.astype(int)
+    )
     counts = np.bincount(code, minlength=8)
     return {name: int(counts[4 * t + 2 * o + d]) for (t, o, d), name in CELLS.items()}
 
@@ -77,17 +96,22 @@ class Panel:
     study: Study
     pair: tuple
     seeds: int
-    runs: dict            # method -> tuple of Records
-    teachers: tuple       # Records, one per seed
-    margins: np.ndarray   # (S, G) held-out margin (val) of each seed's teacher
-    split: str            # "test_plus", or "test" for comparison with the literature
-    setting: dict = field(default_factory=dict)   # Config fields that differ from the study's
-    memory: dict = field(default_factory=dict, repr=False)   # what was computed of single records; shared by `posing`
+    runs: dict  # method -> tuple of Records
+    teachers: tuple  # Records, one per seed
+    margins: np.ndarray  # (S, G) held-out margin (val) of each seed's teacher
+    split: str  # "test_plus", or "test" for comparison with the literature
+    setting: dict = field(default_factory=dict)  # Config fields that differ from the study's
+    memory: dict = field(
+        default_factory=dict, repr=False
+    )  # what was computed of single records; shared by `posing`
 
     @property
     def name(self):
-        changed = ", ".join(f"{name} = {value:g}" if isinstance(value, float) else f"{name} = {value}"
-                            for name, value in self.setting.items() if name != "teacher")
+        changed = ", ".join(
+            f"{name} = {value:g}" if isinstance(value, float) else f"{name} = {value}"
+            for name, value in self.setting.items()
+            if name != "teacher"
+        )
         pair = " → ".join((self.setting.get("teacher", self.pair[0]), self.pair[1]))
         return f"{pair}, {changed}" if changed else pair
 
@@ -161,19 +185,24 @@ class Panel:
     def remembered(self, what, records, compute):
         """Values of single records, computed once: compute(list of the new ones) -> a list with a value for each."""
         keys = [(what, self.split, record.config.key()) for record in records]
-        new = {key: record for key, record in zip(keys, records, strict=True) if key not in self.memory}
+        new = {
+            key: record for key, record in zip(keys, records, strict=True) if key not in self.memory
+        }
         if new:
             self.memory.update(zip(new, compute(list(new.values())), strict=True))
         return [self.memory[key] for key in keys]
 
     def accuracy(self, method):
         """GroupMeans of accuracy, in per cent."""
+
         def compute(records):
             means = 100 * self.means(np.array([self._predictions(r).right for r in records]))
             return [(means.observed[k], means.resampled[:, k].copy()) for k in range(len(records))]
 
         values = self.remembered("accuracy", self.records(method), compute)
-        return GroupMeans(np.array([v for v, _ in values]), np.stack([r for _, r in values], axis=1))
+        return GroupMeans(
+            np.array([v for v, _ in values]), np.stack([r for _, r in values], axis=1)
+        )
 
     # ------------------------------------------------------------ gains: linear contrasts over groups
 
@@ -189,7 +218,11 @@ class Panel:
 
     def places(self):
         """{name: weights} of the average and of each bucket with a group, most frequent first."""
-        filled = [(index, name) for index, name in enumerate(self.bucket_names) if (self.bucket == index).any()]
+        filled = [
+            (index, name)
+            for index, name in enumerate(self.bucket_names)
+            if (self.bucket == index).any()
+        ]
         return {"average": self.average, **{name: self.in_bucket(index) for index, name in filled}}
 
     def gain(self, method, weights, over="one_hot"):
@@ -199,8 +232,10 @@ class Panel:
         weights = weights[: len(mine.observed)]
         if over == "one_hot":
             pooled = weights.mean(axis=0)
-            return welch(mine.map(lambda a: (a * weights).sum(axis=-1)),
-                         self.accuracy("one_hot").map(lambda a: (a * pooled).sum(axis=-1)))
+            return welch(
+                mine.map(lambda a: (a * weights).sum(axis=-1)),
+                self.accuracy("one_hot").map(lambda a: (a * pooled).sum(axis=-1)),
+            )
         other = self.accuracy(over)
         seeds = min(len(mine.observed), len(other.observed))
         difference = mine.map(lambda a: a[..., :seeds, :]) - other.map(lambda a: a[..., :seeds, :])
@@ -212,8 +247,12 @@ class Panel:
 
     def val_accuracy(self, method):
         """(S, G) per cent on val, which may choose."""
+
         def compute(records):
-            tables = [by_group(r.splits["val"], len(self.group_names), len(r.facts["class_names"])) for r in records]
+            tables = [
+                by_group(r.splits["val"], len(self.group_names), len(r.facts["class_names"]))
+                for r in records
+            ]
             return [100 * t["correct"] / t["n"] for t in tables]
 
         return np.array(self.remembered("val accuracy", self.records(method), compute))
@@ -230,11 +269,22 @@ def others(values):
 def panel(study, pair, seeds, split="test_plus", setting=None):
     """The Panel of a pair and setting; every record is checked against its own teacher and the first baseline."""
     if not 1 <= seeds <= 1000:
-        raise KdlibError(f"seeds={seeds}: must be between 1 and 1000; the study plans {study.seeds}.")
+        raise KdlibError(
+            f"seeds={seeds}: must be between 1 and 1000; the study plans {study.seeds}."
+        )
     setting = setting or {}
-    of_methods = {method: study.seeds_of(tuple(pair), method, seeds) for method in study.methods if method != "one_hot"}
-    wanted = {method: [study.config(pair, method, s, setting) for s in some] for method, some in of_methods.items()}
-    for method in wanted.keys() & study.fewer.keys():   # of what a study does not wait for, what is there
+    of_methods = {
+        method: study.seeds_of(tuple(pair), method, seeds)
+        for method in study.methods
+        if method != "one_hot"
+    }
+    wanted = {
+        method: [study.config(pair, method, s, setting) for s in some]
+        for method, some in of_methods.items()
+    }
+    for method in (
+        wanted.keys() & study.fewer.keys()
+    ):  # of what a study does not wait for, what is there
         wanted[method] = list(itertools.takewhile(records.exists, wanted[method]))
     runs = {method: tuple(map(records.read, some)) for method, some in wanted.items() if some}
     own = [study.config(pair, "one_hot", s, setting) for s in range(seeds)]
@@ -253,16 +303,28 @@ def panel(study, pair, seeds, split="test_plus", setting=None):
 def table(panel):
     """DataFrame with one row per (method, seed, group): n_train, bucket, n, correct, accuracy, gain, nll, margin."""
     import pandas as pd
+
     rows = []
     sizes = len(panel.group_names), len(panel.teachers[0].facts["class_names"])
     base = panel.accuracy("one_hot").observed.mean(axis=0)
     for method in (*panel.runs, "teacher"):
-        for record, predictions in zip(panel.records(method), panel.predictions(method), strict=True):
+        for record, predictions in zip(
+            panel.records(method), panel.predictions(method), strict=True
+        ):
             t, seed = by_group(predictions, *sizes), record.config.seed
             accuracy = 100 * t["correct"] / t["n"]
-            rows.append(pd.DataFrame({
-                "method": method, "seed": seed, "group": panel.group_names, "n_train": panel.train_counts,
-                "bucket": [panel.bucket_names[b] for b in panel.bucket], **t, "accuracy": accuracy,
-                "gain": accuracy - base}))
+            rows.append(
+                pd.DataFrame(
+                    {
+                        "method": method,
+                        "seed": seed,
+                        "group": panel.group_names,
+                        "n_train": panel.train_counts,
+                        "bucket": [panel.bucket_names[b] for b in panel.bucket],
+                        **t,
+                        "accuracy": accuracy,
+                        "gain": accuracy - base,
+                    }
+                )
+            )
     return pd.concat(rows, ignore_index=True)
-

@@ -19,11 +19,11 @@ from kdlib.stats import (
 )
 from kdlib.words import name_of, number, told, told_p
 
-HARM = -0.5              # points: the smallest mean harm that F2b calls one
-AVERAGE_MARGIN = 1.0     # points: F4
-LOWEST_ACCURACY = 5.0    # per cent on val: below it nothing can be harmed in a bucket
-LEVEL = 0.05             # of all findings of a pair together (Holm)
-HALVES = 200             # random splits of the examples in F2a
+HARM = -0.5  # points: the smallest mean harm that F2b calls one
+AVERAGE_MARGIN = 1.0  # points: F4
+LOWEST_ACCURACY = 5.0  # per cent on val: below it nothing can be harmed in a bucket
+LEVEL = 0.05  # of all findings of a pair together (Holm)
+HALVES = 200  # random splits of the examples in F2a
 CLAIMS = {
     "F1": "Distillation raises the student's average accuracy.",
     "F1 tuned": "Distillation with the constant weight that val chose raises the average accuracy.",
@@ -52,7 +52,10 @@ def verdict_bucket(p):
     accuracy = p.val_accuracy("one_hot").mean(axis=0)
     for index in (2, 1, 0):
         members = p.buckets_by_seed == index
-        if members.any() and np.broadcast_to(accuracy, members.shape)[members].mean() >= LOWEST_ACCURACY:
+        if (
+            members.any()
+            and np.broadcast_to(accuracy, members.shape)[members].mean() >= LOWEST_ACCURACY
+        ):
             return index
     return None
 
@@ -65,10 +68,10 @@ class Finding:
     """What a rule makes of a panel, before the correction for the number of findings."""
 
     name: str
-    result: Interval                    # of the number that decides
-    holds: float                        # p-value of the claim; 1 where the numbers do not point that way
-    contradicted: float                 # of its contrary
-    say: Callable                       # () -> the numbers in words
+    result: Interval  # of the number that decides
+    holds: float  # p-value of the claim; 1 where the numbers do not point that way
+    contradicted: float  # of its contrary
+    say: Callable  # () -> the numbers in words
     method: str = "kd"
     unit: str = "points"
     digits: int = 1
@@ -97,8 +100,14 @@ def helps_on_average(p, method="kd"):
     """F1: the average gain is above 0."""
     result = p.gain(method, p.average)
     name = "F1" if method == "kd" else "F1 tuned"
-    return Finding(name, result, above(result), below(result),
-                   lambda: f"{name_of(method)} changes the average by {told(result)}", method)
+    return Finding(
+        name,
+        result,
+        above(result),
+        below(result),
+        lambda: f"{name_of(method)} changes the average by {told(result)}",
+        method,
+    )
 
 
 def not_uniform(p, method="kd"):
@@ -110,22 +119,25 @@ def not_uniform(p, method="kd"):
     value = min(1.0, 2 * np.nanmin([contrast.p(), agree, 1.0]))
 
     def say():
-        return (f"gain of the {rarest} minus gain of the {most} classes: {told(contrast)}; agreement of seeds on which classes "
-                f"gain: covariance {number(covariance, 'points²', 2)}, {told_p(agree)}")
+        return (
+            f"gain of the {rarest} minus gain of the {most} classes: {told(contrast)}; agreement of seeds on which classes "
+            f"gain: covariance {number(covariance, 'points²', 2)}, {told_p(agree)}"
+        )
 
     return Finding("F2a", contrast, value, 1.0, say, method)
 
 
 def halves(p, method):
     """(K, 2, S, G) per cent: accuracy of each network on the two halves of each group's examples, in K random splits."""
+
     def compute(runs):
-        right = 100.0 * np.array([p._predictions(r).right for r in runs]).T   # (N, S)
+        right = 100.0 * np.array([p._predictions(r).right for r in runs]).T  # (N, S)
         out = np.empty((HALVES, 2, len(runs), len(p.group_names)))
         for g in range(len(p.group_names)):
             members = right[p.group == g]
             rng = np.random.default_rng([g, len(members)])
             order = rng.permuted(np.tile(np.arange(len(members)), (HALVES, 1)), axis=1)
-            first = order < len(members) // 2                                  # (K, n)
+            first = order < len(members) // 2  # (K, n)
             for side, some in enumerate((first, ~first)):
                 out[:, side, :, g] = some @ members / some.sum(axis=1, keepdims=True)
         return [out[:, :, k] for k in range(len(runs))]
@@ -137,9 +149,16 @@ def rarest_lose(p, method="kd"):
     """F2b: the verdict bucket loses, at least half a point."""
     bucket = verdict_bucket(p)
     result = p.gain(method, p.in_bucket(bucket))
-    return Finding("F2b", result, below(result) if result.estimate <= HARM else 1.0, above(result, HARM),
-                   lambda: f"{name_of(method)} changes accuracy in the {p.bucket_names[bucket]} classes by {told(result)}",
-                   method)
+    return Finding(
+        "F2b",
+        result,
+        below(result) if result.estimate <= HARM else 1.0,
+        above(result, HARM),
+        lambda: (
+            f"{name_of(method)} changes accuracy in the {p.bucket_names[bucket]} classes by {told(result)}"
+        ),
+        method,
+    )
 
 
 def margin_predicts(p, method="kd"):
@@ -151,8 +170,10 @@ def margin_predicts(p, method="kd"):
 
     def say():
         rest = correlation_with_gain(partial_rank_correlation, mine, pool, *traits)
-        return (f"rank correlation over classes of the teacher's margin and the gain: {told(result, '', 2)}; at equal accuracy "
-                f"of the teacher: {told(rest, '', 2)}")
+        return (
+            f"rank correlation over classes of the teacher's margin and the gain: {told(result, '', 2)}; at equal accuracy "
+            f"of the teacher: {told(rest, '', 2)}"
+        )
 
     return Finding("F3a", result, above(result), below(result), say, method, "", 2)
 
@@ -161,9 +182,17 @@ def errors_transferred(p, method="kd"):
     """F3b: the student gives the teacher's wrong label more often than one-hot students of equal accuracy do."""
     mine, pool = copied_beyond_accuracy(p, method)
     result = welch(mine, pool)
-    return Finding("F3b", result, above(result), below(result),
-                   lambda: "where the teacher is wrong, rate of its wrong label, beyond that of one-hot students of equal "
-                   f"accuracy: {told(result)}", method)
+    return Finding(
+        "F3b",
+        result,
+        above(result),
+        below(result),
+        lambda: (
+            "where the teacher is wrong, rate of its wrong label, beyond that of one-hot students of equal "
+            f"accuracy: {told(result)}"
+        ),
+        method,
+    )
 
 
 def copied_beyond_accuracy(p, method):
@@ -175,14 +204,22 @@ def copied_beyond_accuracy(p, method):
     from their means, which is what the interval needs (delta method)."""
     seeds = len(p.runs[method])
     copies = stack([copied_share(p, method, s).map(lambda c, s=s: c[..., s]) for s in range(seeds)])
-    by_seed = stack([copied_share(p, "one_hot", s).map(lambda c, k=k: c[..., k].mean(axis=-1))
-                     for s, k in enumerate(_not_the_teacher(p)[:seeds])])
+    by_seed = stack(
+        [
+            copied_share(p, "one_hot", s).map(lambda c, k=k: c[..., k].mean(axis=-1))
+            for s, k in enumerate(_not_the_teacher(p)[:seeds])
+        ]
+    )
     by_pool = copied_by_baselines(p, seeds)
-    error, theirs = (p.accuracy(m).map(lambda a: 100 - a.mean(axis=-1)) for m in (method, "one_hot"))
+    error, theirs = (
+        p.accuracy(m).map(lambda a: 100 - a.mean(axis=-1)) for m in (method, "one_hot")
+    )
     e, other, rate = error.observed.mean(), theirs.observed.mean(), by_pool.observed.mean()
     mine = copies - by_seed * (e / other) - (error + -e) * (rate / other)
     # the mean of the pool over resamples is in `mine` already: only what single baselines differ from it by
-    deviation = GroupMeans(by_pool.observed - rate, by_pool.resampled - by_pool.resampled.mean(axis=-1, keepdims=True))
+    deviation = GroupMeans(
+        by_pool.observed - rate, by_pool.resampled - by_pool.resampled.mean(axis=-1, keepdims=True)
+    )
     return mine, deviation * (e / other) - (theirs + -other) * (rate * e / other**2)
 
 
@@ -190,20 +227,33 @@ def copied_by_baselines(p, seeds=None):
     """As copied_share, of each baseline, mean over the teachers of the first `seeds` that are not itself: GroupMeans (n,)."""
     keep = _not_the_teacher(p)[:seeds]
     shares = [copied_share(p, "one_hot", s) for s in range(len(keep))]
-    some = keep.any(axis=0)   # with one seed its teacher is compared with nobody
-    parts = (np.stack(part) for part in zip(*shares, strict=True))   # (S, n), (S, B, n)
-    return GroupMeans(*(np.nanmean(np.where(keep.reshape(len(keep), *[1] * (part.ndim - 2), -1), part, np.nan)[..., some], axis=0)
-                        for part in parts))
+    some = keep.any(axis=0)  # with one seed its teacher is compared with nobody
+    parts = (np.stack(part) for part in zip(*shares, strict=True))  # (S, n), (S, B, n)
+    return GroupMeans(
+        *(
+            np.nanmean(
+                np.where(keep.reshape(len(keep), *[1] * (part.ndim - 2), -1), part, np.nan)[
+                    ..., some
+                ],
+                axis=0,
+            )
+            for part in parts
+        )
+    )
 
 
 def _not_the_teacher(p):
     """(S, n) bool: whether a baseline is another network than the teacher of a seed."""
-    return np.array([[r.config.key() != t.config.key() for r in p.runs["one_hot"]] for t in p.teachers])
+    return np.array(
+        [[r.config.key() != t.config.key() for r in p.runs["one_hot"]] for t in p.teachers]
+    )
 
 
 def stack(parts):
     """GroupMeans (S,) from one GroupMeans () for each seed."""
-    return GroupMeans(np.array([p.observed for p in parts]), np.stack([p.resampled for p in parts], axis=-1))
+    return GroupMeans(
+        np.array([p.observed for p in parts]), np.stack([p.resampled for p in parts], axis=-1)
+    )
 
 
 def copied_share(p, method, seed):
@@ -211,15 +261,20 @@ def copied_share(p, method, seed):
     GroupMeans over the networks of a method (S,)."""
     teacher = p._predictions(p.teachers[seed])
     wrong = teacher.predicted != p.y
-    all_wrong, = p.remembered("wrong", [p.teachers[seed]],
-                              lambda _: [p.means(wrong[None]).map(lambda m: m.mean(axis=-1))])
+    (all_wrong,) = p.remembered(
+        "wrong", [p.teachers[seed]], lambda _: [p.means(wrong[None]).map(lambda m: m.mean(axis=-1))]
+    )
 
     def compute(runs):
-        copies = p.means(wrong & (np.array([p._predictions(r).predicted for r in runs]) == teacher.predicted))
+        copies = p.means(
+            wrong & (np.array([p._predictions(r).predicted for r in runs]) == teacher.predicted)
+        )
         share = 100 * (copies.map(lambda m: m.mean(axis=-1)) / all_wrong)
         return [share.map(lambda v, k=k: v[..., k]) for k in range(len(runs))]
 
-    return stack(p.remembered(f"copied from {p.teachers[seed].config.key()}", p.records(method), compute))
+    return stack(
+        p.remembered(f"copied from {p.teachers[seed].config.key()}", p.records(method), compute)
+    )
 
 
 def errors_amplified(p, method="kd"):
@@ -227,14 +282,25 @@ def errors_amplified(p, method="kd"):
     self-distillation, above 0."""
     weights = weakest_fifth(p)[: len(p.runs[method])]
     more = p.gain(method, -weights)
-    results = [more] if p.pair[0] != p.pair[1] else [more, interval(*amplification(p, method, weights))]
+    results = (
+        [more] if p.pair[0] != p.pair[1] else [more, interval(*amplification(p, method, weights))]
+    )
 
     def say():
         own = f"; beyond the teacher's own: {told(results[-1])}" if len(results) == 2 else ""
-        return ("error in the weakest fifth of classes minus error in the rest, beyond that of one-hot students: "
-                f"{told(more)}{own}")
+        return (
+            "error in the weakest fifth of classes minus error in the rest, beyond that of one-hot students: "
+            f"{told(more)}{own}"
+        )
 
-    return Finding("F3c", more, max(map(above, results)), min(1.0, len(results) * min(map(below, results))), say, method)
+    return Finding(
+        "F3c",
+        more,
+        max(map(above, results)),
+        min(1.0, len(results) * min(map(below, results))),
+        say,
+        method,
+    )
 
 
 def weakest_fifth(p):
@@ -259,8 +325,10 @@ def mitigated(p, method):
 
     def say():
         read = labels_read(p, method)
-        return (f"against distillation, average {told(average)}, {p.bucket_names[bucket]} classes {told(rare)}; it reads "
-                + (read or "no labels beyond those it trains on"))
+        return (
+            f"against distillation, average {told(average)}, {p.bucket_names[bucket]} classes {told(rare)}; it reads "
+            + (read or "no labels beyond those it trains on")
+        )
 
     holds = max(above(average, -AVERAGE_MARGIN), above(rare))
     contradicted = min(1.0, 2 * min(below(average, -AVERAGE_MARGIN), below(rare)))
@@ -277,13 +345,30 @@ def findings(p):
     average = [helps_on_average(p, m) for m in ("kd", "kd_tuned") if m in p.runs]
     if verdict_bucket(p) is None:
         return average
-    return [*average, not_uniform(p), rarest_lose(p), margin_predicts(p), errors_transferred(p), errors_amplified(p),
-            *(mitigated(p, m) for m in mitigations(p))]
+    return [
+        *average,
+        not_uniform(p),
+        rarest_lose(p),
+        margin_predicts(p),
+        errors_transferred(p),
+        errors_amplified(p),
+        *(mitigated(p, m) for m in mitigations(p)),
+    ]
 
 
 def decided(found):
     """[(Finding, word, Holm's p)]: "holds" or "contradicted" where the p of either, corrected for the number of findings, is
     at most LEVEL; else "not decided"."""
     corrected = holm([f.p for f in found])
-    return [(f, "not decided" if p > LEVEL else "holds" if f.holds <= f.contradicted else "contradicted", float(p))
-            for f, p in zip(found, corrected, strict=True)]
+    return [
+        (
+            f,
+            "not decided"
+            if p > LEVEL
+            else "holds"
+            if f.holds <= f.contradicted
+            else "contradicted",
+            float(p),
+        )
+        for f, p in zip(found, corrected, strict=True)
+    ]

@@ -4,10 +4,10 @@ from dataclasses import dataclass, field
 
 from kdlib.config import KNOBS, Config
 
-LEAST_CHANGE = 1.0     # points that twice the epochs may still change the average of one_hot
-LEAST_MARGIN = 0.9     # of the teacher on its own training images, mean over images
+LEAST_CHANGE = 1.0  # points that twice the epochs may still change the average of one_hot
+LEAST_MARGIN = 0.9  # of the teacher on its own training images, mean over images
 MARGIN = "teacher's margin on its training images"
-LEAST_FEW_SHOT = 2.0   # per cent on val in every few-shot class, mean over seeds
+LEAST_FEW_SHOT = 2.0  # per cent on val in every few-shot class, mean over seeds
 
 
 @dataclass(frozen=True)
@@ -16,10 +16,12 @@ class Step:
     is a gate, the fewest that pass it."""
 
     question: str
-    levels: tuple            # of Config fields
+    levels: tuple  # of Config fields
     methods: tuple = ("one_hot",)
-    fields: dict = field(default_factory=dict)   # that hold in this step alone
-    teachers: bool = False   # what is trained are teachers: their seeds are those of the search and 1000
+    fields: dict = field(default_factory=dict)  # that hold in this step alone
+    teachers: bool = (
+        False  # what is trained are teachers: their seeds are those of the search and 1000
+    )
 
 
 @dataclass(frozen=True)
@@ -29,11 +31,11 @@ class Search:
     name: str
     title: str
     about: str
-    steps: tuple             # in order; each with what the ones before it chose
-    shared: dict             # Config fields of every run, as chosen
-    pairs: tuple             # one (teacher, student)
+    steps: tuple  # in order; each with what the ones before it chose
+    shared: dict  # Config fields of every run, as chosen
+    pairs: tuple  # one (teacher, student)
     bucket_edges: tuple
-    epochs: tuple = ()       # lengths among which the gate looks for the cheapest that passes; (): no gate
+    epochs: tuple = ()  # lengths among which the gate looks for the cheapest that passes; (): no gate
     seeds: int = 2
     first_seed: int = 900
     kind: str = "recipe"
@@ -49,7 +51,12 @@ class Search:
     def config(self, step, level, method, seed):
         """The Config of one level of a step."""
         teacher, student = self.pairs[0]
-        fields = self.shared | {"student": student, "method": method, "teacher": teacher} | step.fields | level
+        fields = (
+            self.shared
+            | {"student": student, "method": method, "teacher": teacher}
+            | step.fields
+            | level
+        )
         losses = {knob for knobs in KNOBS.values() for knob in knobs} - set(KNOBS[method])
         start = self.first_seed + 1000 * step.teachers
         return Config(seed=start + seed, **{k: v for k, v in fields.items() if k not in losses})
@@ -72,6 +79,7 @@ def _val(cfg):
     import numpy as np  # not above: the command line reads the studies before anything heavy
 
     from kdlib import records
+
     val = records.read(cfg).splits["val"]
     return np.array([100 * val.right[val.group == g].mean() for g in np.unique(val.group)])
 
@@ -85,12 +93,24 @@ def scores(search, seeds):
     for step in search.steps:
         of_step = []
         for level in step.levels:
-            runs = [[_val(search.config(step, level, m, s)).mean() for m in step.methods] for s in range(seeds)]
+            runs = [
+                [_val(search.config(step, level, m, s)).mean() for m in step.methods]
+                for s in range(seeds)
+            ]
             per_seed = np.mean(runs, axis=1)
-            of_step.append({"question": step.question, "level": in_words(level), "mean": per_seed.mean(),
-                            "per_seed": tuple(per_seed), "seeds": seeds})
-        best = max(of_step, key=lambda row: row["mean"])   # the first of equals
-        if search.epochs and "epochs" in step.levels[0]:   # not the best, but the cheapest that passes the gate
+            of_step.append(
+                {
+                    "question": step.question,
+                    "level": in_words(level),
+                    "mean": per_seed.mean(),
+                    "per_seed": tuple(per_seed),
+                    "seeds": seeds,
+                }
+            )
+        best = max(of_step, key=lambda row: row["mean"])  # the first of equals
+        if (
+            search.epochs and "epochs" in step.levels[0]
+        ):  # not the best, but the cheapest that passes the gate
             best = of_step[step.levels.index({"epochs": search.shared["epochs"]})]
         rows += [{**row, "chosen": "yes" if row is best else ""} for row in of_step]
     return pd.DataFrame(rows)
@@ -98,7 +118,9 @@ def scores(search, seeds):
 
 def in_words(level):
     """A level as text: batch_size = 32, lr = 0.1."""
-    return ", ".join(f"{k} = {v:g}" if isinstance(v, float) else f"{k} = {v}" for k, v in level.items())
+    return ", ".join(
+        f"{k} = {v:g}" if isinstance(v, float) else f"{k} = {v}" for k, v in level.items()
+    )
 
 
 def gate(search, seeds):
@@ -110,6 +132,7 @@ def gate(search, seeds):
     import pandas as pd
 
     from kdlib import records
+
     rows = []
     chosen = search.shared["epochs"]
     step = next(step for step in search.steps if any("epochs" in level for level in step.levels))
@@ -117,15 +140,35 @@ def gate(search, seeds):
         longer = {"epochs": 2 * epochs}
         if longer not in step.levels:
             continue
-        here, there = (np.mean([_val(search.config(step, level, "one_hot", s)) for s in range(seeds)], axis=0)
-                       for level in ({"epochs": epochs}, longer))
-        counts = np.array(records.read(search.config(step, {"epochs": epochs}, "one_hot", 0)).facts["train_counts"])
+        here, there = (
+            np.mean([_val(search.config(step, level, "one_hot", s)) for s in range(seeds)], axis=0)
+            for level in ({"epochs": epochs}, longer)
+        )
+        counts = np.array(
+            records.read(search.config(step, {"epochs": epochs}, "one_hot", 0)).facts[
+                "train_counts"
+            ]
+        )
         margin = _teacher_margin(search, seeds, counts) if epochs == chosen else np.nan
         lowest = here[counts < search.bucket_edges[1]].min()
         passes = abs(there.mean() - here.mean()) < LEAST_CHANGE and lowest >= LEAST_FEW_SHOT
-        word = "no" if not passes or margin < LEAST_MARGIN else "not known" if np.isnan(margin) else "yes"
-        rows.append({"epochs": epochs, "average": here.mean(), "change at twice the epochs": there.mean() - here.mean(),
-                     "lowest few-shot class": lowest, MARGIN: margin, "passes": word})
+        word = (
+            "no"
+            if not passes or margin < LEAST_MARGIN
+            else "not known"
+            if np.isnan(margin)
+            else "yes"
+        )
+        rows.append(
+            {
+                "epochs": epochs,
+                "average": here.mean(),
+                "change at twice the epochs": there.mean() - here.mean(),
+                "lowest few-shot class": lowest,
+                MARGIN: margin,
+                "passes": word,
+            }
+        )
     return pd.DataFrame(rows)
 
 
@@ -134,6 +177,7 @@ def _teacher_margin(search, seeds, counts):
     import numpy as np
 
     from kdlib import records
+
     step = next(step for step in search.steps if "kd" in step.methods)
     facts = [records.read(search.config(step, step.levels[0], "kd", s)).facts for s in range(seeds)]
     return np.mean([np.average(f["teacher_margin_train"], weights=counts) for f in facts])
@@ -142,6 +186,7 @@ def _teacher_margin(search, seeds, counts):
 def headline(search, seeds):
     """What val chose and whether the gate is passed, in sentences."""
     from kdlib.words import number
+
     table = scores(search, seeds)
     chosen = "; ".join(table[table.chosen == "yes"].level)
     said = [f"{search.title}: val chooses {chosen}."]
@@ -153,5 +198,6 @@ def headline(search, seeds):
             f"{search.shared['epochs']} epochs: the recipe {word} the gate. Twice the epochs change the average by {change} "
             f"(less than {LEAST_CHANGE:g} is enough); the teacher's margin on its training images is {row[MARGIN]:.3f} (at least "
             f"{LEAST_MARGIN:g}); the lowest few-shot class is at {row['lowest few-shot class']:.1f} % (at least "
-            f"{LEAST_FEW_SHOT:g}).")
+            f"{LEAST_FEW_SHOT:g})."
+        )
     return said

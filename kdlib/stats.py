@@ -37,11 +37,15 @@ class GroupMeans(NamedTuple):
 
         With others: statistic(self, *others), part by part, e.g. `margin.map(rank_correlation, gain)`.
         """
-        return GroupMeans(*(statistic(*parts, **options) for parts in zip(self, *others, strict=True)))
+        return GroupMeans(
+            *(statistic(*parts, **options) for parts in zip(self, *others, strict=True))
+        )
 
     def _with(self, other, operation: Callable) -> "GroupMeans":
         pair = other if isinstance(other, GroupMeans) else (other, other)
-        with np.errstate(divide="ignore", invalid="ignore"):  # 0 / 0 is NaN, and interval passes NaN on
+        with np.errstate(
+            divide="ignore", invalid="ignore"
+        ):  # 0 / 0 is NaN, and interval passes NaN on
             return GroupMeans(*(operation(mine, its) for mine, its in zip(self, pair, strict=True)))
 
     __array_ufunc__ = None  # array * means must come to __rmul__, not treat means as a tuple of two
@@ -98,22 +102,30 @@ def redraws(seed: int, group: int, n: int, resamples: int) -> np.ndarray:
     return counts
 
 
-_redraws = functools.lru_cache(maxsize=256)(redraws)   # a page asks for the same ones dozens of times
+_redraws = functools.lru_cache(maxsize=256)(
+    redraws
+)  # a page asks for the same ones dozens of times
 
 
 def _check_examples(values: np.ndarray, group: np.ndarray, groups: int, resamples: int) -> None:
     if values.ndim != 2 or group.shape != values.shape[1:]:
-        raise KdlibError(f"group_means needs values (S, N), group (N,), not {values.shape}, {group.shape}.")
+        raise KdlibError(
+            f"group_means needs values (S, N), group (N,), not {values.shape}, {group.shape}."
+        )
     if not values.size:
-        raise KdlibError(f"group_means needs at least one seed and one example, got values {values.shape}.")
+        raise KdlibError(
+            f"group_means needs at least one seed and one example, got values {values.shape}."
+        )
     if not np.issubdtype(group.dtype, np.integer) or group.min() < 0 or group.max() >= groups:
         raise KdlibError(f"group_means needs integers from 0 to {groups - 1} in group.")
     if resamples < 2:
         raise KdlibError(f"group_means needs at least 2 resamples, got {resamples}.")
     if not np.isfinite(values).all():
         row, example = np.argwhere(~np.isfinite(values))[0]
-        raise KdlibError(f"group_means needs finite values, got {values[row, example]} in row {row}, "
-                         f"example {example}.")
+        raise KdlibError(
+            f"group_means needs finite values, got {values[row, example]} in row {row}, "
+            f"example {example}."
+        )
 
 
 @dataclass(frozen=True)
@@ -140,7 +152,9 @@ class Interval:
         from scipy.special import stdtr
 
         ends = np.array([self.estimate, threshold])
-        distance = abs(np.subtract(*(np.arctanh(ends.clip(-CERTAIN, CERTAIN)) if self.fisher else ends)))
+        distance = abs(
+            np.subtract(*(np.arctanh(ends.clip(-CERTAIN, CERTAIN)) if self.fisher else ends))
+        )
         return float(2 * stdtr(self.df, -distance / self.se))
 
     @property
@@ -171,13 +185,27 @@ def interval(observed, resampled) -> Interval:
     Statistics that pick or rank groups: 92 to 97 %. The spread over resamples of a group of n examples is
     short by the factor (n - 1)/n, not corrected. One seed, NaN or infinity: no interval.
     """
-    observed, resampled = np.asarray(observed, dtype=np.float64), np.asarray(resampled, dtype=np.float64)
-    if observed.ndim != 1 or not observed.size or resampled.ndim != 2 or resampled.shape[1] != observed.size:
-        raise KdlibError(f"interval needs observed (S,), resampled (B, S), got {observed.shape} and "
-                         f"{resampled.shape}.")
+    observed, resampled = (
+        np.asarray(observed, dtype=np.float64),
+        np.asarray(resampled, dtype=np.float64),
+    )
+    if (
+        observed.ndim != 1
+        or not observed.size
+        or resampled.ndim != 2
+        or resampled.shape[1] != observed.size
+    ):
+        raise KdlibError(
+            f"interval needs observed (S,), resampled (B, S), got {observed.shape} and "
+            f"{resampled.shape}."
+        )
     seeds, resamples = len(observed), len(resampled)
     estimate, per_seed = float(observed.mean()), tuple(observed.tolist())
-    if seeds == 1 or resamples < 2 or not (np.isfinite(observed).all() and np.isfinite(resampled).all()):
+    if (
+        seeds == 1
+        or resamples < 2
+        or not (np.isfinite(observed).all() and np.isfinite(resampled).all())
+    ):
         return Interval(estimate, *[np.nan] * 5, seeds, per_seed)
     by_seed = [(observed.var(ddof=1) / seeds, seeds - 1)]
     by_example = resampled.mean(axis=1).var(ddof=1)
@@ -195,7 +223,9 @@ def welch(mine: GroupMeans, other: GroupMeans) -> Interval:
     what the examples add. per_seed: each of `mine` minus the mean of `other`. One network on a side, NaN or infinity: no
     interval.
     """
-    samples = [(np.asarray(observed, dtype=np.float64), resampled) for observed, resampled in (mine, other)]
+    samples = [
+        (np.asarray(observed, dtype=np.float64), resampled) for observed, resampled in (mine, other)
+    ]
     estimate = float(samples[0][0].mean() - samples[1][0].mean())
     per_seed = tuple((samples[0][0] - samples[1][0].mean()).tolist())
     counts = [len(observed) for observed, _ in samples]
@@ -210,7 +240,17 @@ def welch(mine: GroupMeans, other: GroupMeans) -> Interval:
         in_both += max(0.0, (single - joint) / (len(observed) - 1))
     parts = [(v, n - 1) for v, n in zip(by_network, counts, strict=True)]
     bias = float(resampled.mean()) - estimate
-    return _interval(estimate, parts, resampled.var(ddof=1), in_both, len(resampled), bias, counts[0], per_seed, counts[1])
+    return _interval(
+        estimate,
+        parts,
+        resampled.var(ddof=1),
+        in_both,
+        len(resampled),
+        bias,
+        counts[0],
+        per_seed,
+        counts[1],
+    )
 
 
 def _interval(estimate, by_network, by_example, in_both, resamples, bias, *facts) -> Interval:
@@ -236,11 +276,15 @@ def sign_flip(per_seed) -> tuple[float, float]:
     """
     gains = np.asarray(per_seed, dtype=np.float64)
     if gains.ndim != 1 or not 1 <= gains.size <= MAX_SIGNS:
-        raise KdlibError(f"sign_flip needs 1 to {MAX_SIGNS} differences, one per seed, got {gains.shape}.")
+        raise KdlibError(
+            f"sign_flip needs 1 to {MAX_SIGNS} differences, one per seed, got {gains.shape}."
+        )
     floor = 2.0 / 2**gains.size
     if not np.isfinite(gains).all():
         return np.nan, floor
-    sums = gains[:1]  # the other sign of the first difference mirrors every sum: same absolute values
+    sums = gains[
+        :1
+    ]  # the other sign of the first difference mirrors every sum: same absolute values
     for gain in gains[1:]:
         sums = np.concatenate([sums + gain, sums - gain])
     tie = TIE * np.abs(gains).sum()  # rounding must not split sums that are equal on paper
@@ -262,10 +306,14 @@ def moderated_t(mine, other) -> tuple[np.ndarray, np.ndarray, float]:
     if min(len(mine), len(other)) < 2:
         return *[np.full(mine.shape[1], np.nan)] * 2, np.nan
     d = len(mine) + len(other) - 2
-    squares = (len(mine) - 1) * mine.var(axis=0, ddof=1) + (len(other) - 1) * other.var(axis=0, ddof=1)
+    squares = (len(mine) - 1) * mine.var(axis=0, ddof=1) + (len(other) - 1) * other.var(
+        axis=0, ddof=1
+    )
     variances, df = _shrunk(squares / d, d)
     with np.errstate(divide="ignore", invalid="ignore"):
-        t = (mine.mean(axis=0) - other.mean(axis=0)) / np.sqrt(variances * (1 / len(mine) + 1 / len(other)))
+        t = (mine.mean(axis=0) - other.mean(axis=0)) / np.sqrt(
+            variances * (1 / len(mine) + 1 / len(other))
+        )
     return t, 2 * stdtr(df, -np.abs(t)), df
 
 
@@ -302,7 +350,9 @@ def _variance_prior(variances: np.ndarray, d: int) -> tuple[float, float]:
     excess = logs.var(ddof=1) - polygamma(1, d / 2)
     if excess <= 0:  # no more spread than chance: one common variance
         return np.inf, float(variances.mean())
-    half = 0.5 + 1 / excess  # trigamma(half) = excess by Newton on 1 / trigamma, monotone (Smyth, appendix)
+    half = (
+        0.5 + 1 / excess
+    )  # trigamma(half) = excess by Newton on 1 / trigamma, monotone (Smyth, appendix)
     for _ in range(50):
         value = polygamma(1, half)
         step = value * (1 - value / excess) / polygamma(2, half)
@@ -352,9 +402,13 @@ def agreement(mine, pool, permutations: int = 4000, seed: int = 0) -> tuple[floa
     for k in range(splits):
         order = rng.permutation(baselines)
         halves = order[: baselines // 2], order[baselines // 2 :]
-        here, there = (mine[k, side] - pool[k, side, half].mean(axis=0) for side, half in enumerate(halves))
+        here, there = (
+            mine[k, side] - pool[k, side, half].mean(axis=0) for side, half in enumerate(halves)
+        )
         here, there = (gains - gains.mean(axis=1, keepdims=True) for gains in (here, there))
-        products += np.outer(here.sum(axis=0), there.sum(axis=0)) - here.T @ there  # pairs of different seeds
+        products += (
+            np.outer(here.sum(axis=0), there.sum(axis=0)) - here.T @ there
+        )  # pairs of different seeds
     labels = np.arange(groups)
     orders = rng.permuted(np.broadcast_to(labels, (permutations, groups)), axis=1)
     measured, null = np.trace(products), products[labels, orders].sum(axis=1)
@@ -380,7 +434,9 @@ def rank_correlation(a, b) -> np.ndarray:
 
     a, b = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
     if not a.ndim or a.shape[-1:] != b.shape[-1:]:
-        raise KdlibError(f"rank_correlation needs the same groups on both sides, got {a.shape}, {b.shape}.")
+        raise KdlibError(
+            f"rank_correlation needs the same groups on both sides, got {a.shape}, {b.shape}."
+        )
     kept = ~(_nan_groups(a) | _nan_groups(b))
     a, b = (rankdata(np.round(x[..., kept], 12), axis=-1) - (kept.sum() + 1) / 2 for x in (a, b))
     with np.errstate(invalid="ignore"):  # 0 / 0 where all ranks are tied
@@ -394,7 +450,9 @@ def partial_rank_correlation(a, b, given) -> np.ndarray:
         return (ab - ac * bc) / np.sqrt((1 - ac**2) * (1 - bc**2))
 
 
-def correlation_with_gain(statistic: Callable, mine: GroupMeans, pool: GroupMeans, *traits, seed: int = 0) -> Interval:
+def correlation_with_gain(
+    statistic: Callable, mine: GroupMeans, pool: GroupMeans, *traits, seed: int = 0
+) -> Interval:
     """95 % interval of the mean over seeds of a correlation over groups with the gain over the pool's mean.
 
     statistic(gain, *traits) correlates over the trailing group axis. mine (S, G), pool (n, G): accuracies; traits (S, G): what
@@ -407,7 +465,11 @@ def correlation_with_gain(statistic: Callable, mine: GroupMeans, pool: GroupMean
     kept = np.isfinite(mine.observed).all(axis=0) & np.isfinite(pool.observed).all(axis=0)
     mine, pool = (GroupMeans(*(part[..., kept] for part in means)) for means in (mine, pool))
     traits = [np.asarray(trait)[:, kept] for trait in traits]
-    (seeds, groups), baselines, resamples = mine.observed.shape, len(pool.observed), len(mine.resampled)
+    (seeds, groups), baselines, resamples = (
+        mine.observed.shape,
+        len(pool.observed),
+        len(mine.resampled),
+    )
     gains = mine.observed - pool.observed.mean(axis=0)
     per_seed = statistic(gains, *traits)
     estimate = float(per_seed.mean())
@@ -417,7 +479,9 @@ def correlation_with_gain(statistic: Callable, mine: GroupMeans, pool: GroupMean
     own = rng.integers(seeds, size=(resamples, seeds, 1))
     other = rng.integers(baselines, size=(resamples, baselines, 1))
     b = np.arange(resamples)[:, None, None]
-    redrawn = mine.resampled[b, own, group] - pool.resampled[b, other, group].mean(axis=1, keepdims=True)
+    redrawn = mine.resampled[b, own, group] - pool.resampled[b, other, group].mean(
+        axis=1, keepdims=True
+    )
     values = statistic(redrawn, *(trait[own, group] for trait in traits)).mean(axis=1)
     if groups < 4 or not (np.isfinite(estimate) and np.isfinite(values).mean() > 0.5):
         return Interval(estimate, *[np.nan] * 5, *facts)
@@ -425,7 +489,16 @@ def correlation_with_gain(statistic: Callable, mine: GroupMeans, pool: GroupMean
     z, scattered = (np.arctanh(np.clip(v, -CERTAIN, CERTAIN)) for v in (estimate, values))
     se, df = float(scattered.std(ddof=1)), groups - 2.0
     low, high = np.tanh(z + np.array([-1, 1]) * stdtrit(df, 0.975) * se)
-    return Interval(estimate, float(low), float(high), se, df, float(values.mean()) - estimate, *facts, fisher=True)
+    return Interval(
+        estimate,
+        float(low),
+        float(high),
+        se,
+        df,
+        float(values.mean()) - estimate,
+        *facts,
+        fisher=True,
+    )
 
 
 def _nan_groups(values: np.ndarray) -> np.ndarray:
@@ -441,5 +514,7 @@ def worst(values, k: int) -> np.ndarray:
     values = np.asarray(values, dtype=np.float64)
     filled = int((~np.isnan(values)).sum(axis=-1).min())
     if not 1 <= k <= filled:
-        raise KdlibError(f"worst needs k from 1 to {filled}, the groups with test examples, got {k}.")
+        raise KdlibError(
+            f"worst needs k from 1 to {filled}, the groups with test examples, got {k}."
+        )
     return np.partition(values, k - 1, axis=-1)[..., :k].mean(axis=-1)  # NaN sorts last

@@ -39,8 +39,16 @@ def brute_force(panel, statistic, draws=400, seed=0):
     rng = np.random.default_rng(seed)
     values = []
     for _ in range(draws):
-        own, pool = rng.integers(panel.seeds, size=panel.seeds), rng.integers(len(panel.runs["one_hot"]), size=len(panel.runs["one_hot"]))
-        examples = np.concatenate([rng.choice(np.flatnonzero(panel.group == g), (panel.group == g).sum()) for g in range(GROUPS)])
+        own, pool = (
+            rng.integers(panel.seeds, size=panel.seeds),
+            rng.integers(len(panel.runs["one_hot"]), size=len(panel.runs["one_hot"])),
+        )
+        examples = np.concatenate(
+            [
+                rng.choice(np.flatnonzero(panel.group == g), (panel.group == g).sum())
+                for g in range(GROUPS)
+            ]
+        )
         values.append(statistic(panel, own, pool, examples))
     return np.std(values, ddof=1)
 
@@ -53,21 +61,28 @@ def test_better_on_average_and_worse_where_rare():
     verdicts = said(panel)
     assert list(verdicts) == NAMES
     assert verdicts["F1"] == verdicts["F2a"] == verdicts["F2b"] == "holds"
-    assert "+10.0 points" in card(panel, "F1")["sentence"]      # (8 * 20 - 2 * 30) / 10
+    assert "+10.0 points" in card(panel, "F1")["sentence"]  # (8 * 20 - 2 * 30) / 10
     assert "in the few classes by −30.0 points" in card(panel, "F2b")["sentence"]
-    assert "gain of the few minus gain of the many classes: −50.0" in card(panel, "F2a")["sentence"].lower()
+    assert (
+        "gain of the few minus gain of the many classes: −50.0"
+        in card(panel, "F2a")["sentence"].lower()
+    )
 
 
 def test_the_opposite_is_contradicted():
     verdicts = said(made(one_hot=but(0.8, few=0.4), kd=but(0.6, few=0.6)))
-    assert verdicts["F1"] == "contradicted"      # the average falls ...
-    assert verdicts["F2b"] == "contradicted"     # ... and the rare classes gain,
-    assert verdicts["F2a"] == "holds"            # which is no more uniform than a harm
+    assert verdicts["F1"] == "contradicted"  # the average falls ...
+    assert verdicts["F2b"] == "contradicted"  # ... and the rare classes gain,
+    assert verdicts["F2a"] == "holds"  # which is no more uniform than a harm
 
 
 def test_a_loss_that_is_alike_everywhere_is_uniform():
     verdicts = said(made(one_hot=0.8, kd=0.6))
-    assert (verdicts["F1"], verdicts["F2a"], verdicts["F2b"]) == ("contradicted", "not decided", "holds")
+    assert (verdicts["F1"], verdicts["F2a"], verdicts["F2b"]) == (
+        "contradicted",
+        "not decided",
+        "holds",
+    )
 
 
 def test_seeds_that_agree_on_some_classes_show_that_the_gain_is_not_uniform():
@@ -82,24 +97,30 @@ def test_no_effect_is_not_decided_and_says_what_would_be_seen():
     for name in ("F1", "F2a", "F2b"):
         c = card(panel, name)
         assert c["verdict"] == "not decided" and c["result"].detectable > 0.5
-        assert c["sentence"].endswith(f"The smallest effect that this study would have found: {c['result'].detectable:.1f} points.")
+        assert c["sentence"].endswith(
+            f"The smallest effect that this study would have found: {c['result'].detectable:.1f} points."
+        )
 
 
 def test_no_effect_with_precision_contradicts_a_harm():
-    assert said(made())["F2b"] == "contradicted"      # the interval is [0, 0], above −0.5
+    assert said(made())["F2b"] == "contradicted"  # the interval is [0, 0], above −0.5
 
 
 def test_a_harm_below_half_a_point_is_no_harm():
     """0.3 points in the few bucket without much noise: clear, and too small to be called harm."""
+
     def kd(seed, split):
         return but(0.7, g9=0.65 if split == "test" and seed == 0 else 0.7)
-    finding = rules.rarest_lose(made(kd=kd))      # one of 2 * 2 * 20 images in one of four seeds, so few: (−2.5 / 2) / 4 points
+
+    finding = rules.rarest_lose(
+        made(kd=kd)
+    )  # one of 2 * 2 * 20 images in one of four seeds, so few: (−2.5 / 2) / 4 points
     assert finding.holds == 1 and finding.result.estimate == pytest.approx(-0.3125)
 
 
 @pytest.mark.parametrize(("least", "holds"), [(-29.99, True), (-30.01, False)])
 def test_the_mean_harm_must_be_half_a_point(monkeypatch, least, holds):
-    panel = made(**HELPS_MANY_HARMS_FEW)      # the harm is 30 points
+    panel = made(**HELPS_MANY_HARMS_FEW)  # the harm is 30 points
     assert rules.HARM == -0.5
     monkeypatch.setattr(rules, "HARM", least)
     assert (rules.rarest_lose(panel).holds < 0.01) == holds
@@ -109,8 +130,11 @@ def test_halves_are_those_of_each_group_and_together_the_whole():
     panel = made()
     parts = rules.halves(panel, "kd")
     assert parts.shape == (rules.HALVES, 2, 4, GROUPS)
-    np.testing.assert_allclose(parts.mean(axis=1), np.broadcast_to(panel.accuracy("kd").observed, (rules.HALVES, 4, GROUPS)))
-    assert parts[:, 0].std(axis=0).max() > 1      # each split is another one
+    np.testing.assert_allclose(
+        parts.mean(axis=1),
+        np.broadcast_to(panel.accuracy("kd").observed, (rules.HALVES, 4, GROUPS)),
+    )
+    assert parts[:, 0].std(axis=0).max() > 1  # each split is another one
     np.testing.assert_array_equal(rules.halves(made(), "kd"), parts)
 
 
@@ -136,9 +160,13 @@ def test_teachers_of_self_distillation_are_baselines():
 
 
 def test_a_gain_over_a_method_is_paired_by_seed():
-    panel = made(kd=lambda seed, split: 0.5 + 0.1 * seed, ada_alpha=lambda seed, split: 0.55 + 0.1 * seed)
+    panel = made(
+        kd=lambda seed, split: 0.5 + 0.1 * seed, ada_alpha=lambda seed, split: 0.55 + 0.1 * seed
+    )
     result = panel.gain("ada_alpha", panel.average, "kd")
-    assert result.per_seed == pytest.approx([5.0] * 4)      # the spread over seeds is that of both, and cancels
+    assert result.per_seed == pytest.approx(
+        [5.0] * 4
+    )  # the spread over seeds is that of both, and cancels
 
 
 # ---------------------------------------------------------------- seeds
@@ -173,8 +201,13 @@ def copied_by_loops(panel, own, pool, examples):
         wrong = teacher[s] != y
         mine.append(mean(wrong & (kd[s] == teacher[s])) / mean(wrong))
         others = [j for j in pool if keys[0][j] != keys[1][s]]
-        theirs.append(np.mean([mean(wrong & (one_hot[j] == teacher[s])) / mean(wrong) for j in others]))
-    error, usual = np.mean([mean(kd[s] != y) for s in own]), np.mean([mean(one_hot[j] != y) for j in pool])
+        theirs.append(
+            np.mean([mean(wrong & (one_hot[j] == teacher[s])) / mean(wrong) for j in others])
+        )
+    error, usual = (
+        np.mean([mean(kd[s] != y) for s in own]),
+        np.mean([mean(one_hot[j] != y) for j in pool]),
+    )
     return 100 * (np.mean(mine) - np.mean(theirs) * error / usual)
 
 
@@ -191,7 +224,9 @@ def test_copied_errors_are_found():
     panel = made(shuffled=("one_hot",), copies=("kd",))
     assert said(panel)["F3b"] == "holds"
     for seed in range(4):
-        assert rules.copied_share(panel, "kd", seed).observed[seed] == pytest.approx(100)     # it errs wherever the teacher does
+        assert rules.copied_share(panel, "kd", seed).observed[seed] == pytest.approx(
+            100
+        )  # it errs wherever the teacher does
 
 
 def test_a_better_student_that_copies_less_because_it_errs_less_copies_nothing():
@@ -206,35 +241,45 @@ def test_a_better_student_that_copies_less_because_it_errs_less_copies_nothing()
 def test_no_baseline_is_compared_with_itself_as_the_teacher():
     panel = made(ITSELF, shuffled=("teacher",), teacher=0.7)
     rates = rules.copied_share(panel, "one_hot", 0).observed
-    assert rates[4] == 100      # the teacher of seed 0, among the baselines, copies itself
+    assert rates[4] == 100  # the teacher of seed 0, among the baselines, copies itself
     _, pool = rules.copied_beyond_accuracy(panel, "kd")
     assert np.ptp(pool.observed) < 60
 
 
 def test_others():
-    np.testing.assert_allclose(metrics.others(np.array([[1.0, 10], [2, 20], [6, 60]])), [[4, 40], [3.5, 35], [1.5, 15]])
+    np.testing.assert_allclose(
+        metrics.others(np.array([[1.0, 10], [2, 20], [6, 60]])), [[4, 40], [3.5, 35], [1.5, 15]]
+    )
 
 
 def test_the_margin_is_of_the_other_seeds_teachers():
     """Two seeds with opposite margins; the gain follows the margin of the other one: correlation +1, with one's own −1."""
     up, down = np.linspace(0.1, 0.9, GROUPS), np.linspace(0.9, 0.1, GROUPS)
-    rising = np.linspace(0.3, 0.75, GROUPS)                         # steps of 0.05: whole images
-    panel = made(replace(TINY, seeds=2), one_hot=0.3, kd=lambda seed, split: (rising[::-1], rising)[seed],
-                 margin=lambda seed: (up, down)[seed])
+    rising = np.linspace(0.3, 0.75, GROUPS)  # steps of 0.05: whole images
+    panel = made(
+        replace(TINY, seeds=2),
+        one_hot=0.3,
+        kd=lambda seed, split: (rising[::-1], rising)[seed],
+        margin=lambda seed: (up, down)[seed],
+    )
     assert rules.margin_predicts(panel).result.estimate == pytest.approx(1)
 
 
 def test_margin_predicts_gain():
     gains = but(0.6) + np.linspace(0.3, -0.15, GROUPS)
-    assert said(made(one_hot=0.6, kd=gains))["F3a"] == "holds"      # margins fall from class 0 to class 9, as the gains
+    assert (
+        said(made(one_hot=0.6, kd=gains))["F3a"] == "holds"
+    )  # margins fall from class 0 to class 9, as the gains
     assert said(made(one_hot=0.6, kd=gains[::-1]))["F3a"] == "contradicted"
 
 
 def test_amplification_by_hand():
     """Weakest fifth = two classes, chosen by the other seed's teacher: classes 0 and 1 for seed 0, 8 and 9 for seed 1."""
+
     def teacher(seed, split):
         weak = but(0.8, g8=0.1, g9=0.1) if seed == 0 else but(0.8, g0=0.1, g1=0.1)
         return weak if split == "val" else 0.9
+
     kd = but(0.7, g0=0.5, g1=0.3, g8=0.2, g9=0.1)
     panel = made(replace(ITSELF, seeds=2), teacher=teacher, kd=kd)
     excess = 100 * (0.9 - kd)
@@ -242,24 +287,39 @@ def test_amplification_by_hand():
     seed1 = excess[[8, 9]].mean() - excess[:8].mean()
     assert abs(seed0 - seed1) > 10
     weights = rules.weakest_fifth(panel)
-    np.testing.assert_allclose(rules.amplification(panel, "kd", weights).observed, [seed0, seed1], atol=1e-9)
+    np.testing.assert_allclose(
+        rules.amplification(panel, "kd", weights).observed, [seed0, seed1], atol=1e-9
+    )
     # against one-hot students, at 70 % everywhere, and the teachers among them, at 90: the same contrast of kd alone
     loss = 100 * (0.8 - kd)
-    expected = np.mean([loss[[0, 1]].mean() - loss[2:].mean(), loss[[8, 9]].mean() - loss[:8].mean()])
+    expected = np.mean(
+        [loss[[0, 1]].mean() - loss[2:].mean(), loss[[8, 9]].mean() - loss[:8].mean()]
+    )
     assert rules.errors_amplified(panel).result.estimate == pytest.approx(expected)
 
 
-@pytest.mark.parametrize(("one_hot", "verdict"), [(but(0.8, few=0.6), "holds"), (but(0.8, few=0.3), "not decided"),
-                                                  (but(0.8, few=0.2), "contradicted")])
+@pytest.mark.parametrize(
+    ("one_hot", "verdict"),
+    [
+        (but(0.8, few=0.6), "holds"),
+        (but(0.8, few=0.3), "not decided"),
+        (but(0.8, few=0.2), "contradicted"),
+    ],
+)
 def test_amplified_means_more_than_one_hot_students_and_more_than_the_teacher(one_hot, verdict):
     """The distilled student loses 40 points where its teacher is weak, 10 elsewhere: beyond the teacher it amplifies."""
     panel = made(ITSELF, teacher=but(0.8, few=0.6), kd=but(0.7, few=0.2), one_hot=one_hot)
-    panel = panel.posing(one_hot=panel.runs["one_hot"][:4])      # without the teachers
+    panel = panel.posing(one_hot=panel.runs["one_hot"][:4])  # without the teachers
     assert said(panel)["F3c"] == verdict
 
 
 def test_errors_spread_evenly_are_not_amplified():
-    assert said(made(ITSELF, teacher=but(0.8, few=0.6), one_hot=but(0.8, few=0.6), kd=but(0.6, few=0.6)))["F3c"] == "contradicted"
+    assert (
+        said(
+            made(ITSELF, teacher=but(0.8, few=0.6), one_hot=but(0.8, few=0.6), kd=but(0.6, few=0.6))
+        )["F3c"]
+        == "contradicted"
+    )
 
 
 def test_another_network_is_compared_with_one_hot_students_alone():
@@ -273,9 +333,15 @@ def test_another_network_is_compared_with_one_hot_students_alone():
 KD = {"one_hot": but(0.7, few=0.5), "kd": but(0.8, few=0.2)}
 
 
-@pytest.mark.parametrize(("ada_alpha", "verdict"), [
-    (but(0.8, few=0.5), "holds"), (but(0.6, few=0.5), "not under this reading"), (but(0.8, few=0.2), "not decided"),
-    (but(0.8, few=0.1), "not under this reading")])
+@pytest.mark.parametrize(
+    ("ada_alpha", "verdict"),
+    [
+        (but(0.8, few=0.5), "holds"),
+        (but(0.6, few=0.5), "not under this reading"),
+        (but(0.8, few=0.2), "not decided"),
+        (but(0.8, few=0.1), "not under this reading"),
+    ],
+)
 def test_a_mitigation_keeps_the_average_and_lifts_the_few(ada_alpha, verdict):
     assert said(made(**KD, ada_alpha=ada_alpha))["F4 AdaAlpha"] == verdict
 
@@ -290,13 +356,32 @@ def test_a_mitigation_says_which_labels_it_reads():
 
 
 def finding(holds, contradicted=1.0):
-    return Finding("F1", Interval(1.0, 0.5, 1.5, 0.25, 9.0, 0.0, 4, (1.0,) * 4), holds, contradicted, lambda: "it is so")
+    return Finding(
+        "F1",
+        Interval(1.0, 0.5, 1.5, 0.25, 9.0, 0.0, 4, (1.0,) * 4),
+        holds,
+        contradicted,
+        lambda: "it is so",
+    )
 
 
 def test_findings_are_corrected_for_their_number():
-    found = [finding(0.012), finding(0.6), finding(1.0, 0.03), finding(0.9)]      # 0.012 * 4 = 0.048; 0.03 * 3 = 0.09
-    assert [word for _, word, _ in decided(found)] == ["holds", "not decided", "not decided", "not decided"]
-    assert [word for _, word, _ in decided([finding(0.012), finding(1.0, 0.03)])] == ["holds", "contradicted"]
+    found = [
+        finding(0.012),
+        finding(0.6),
+        finding(1.0, 0.03),
+        finding(0.9),
+    ]  # 0.012 * 4 = 0.048; 0.03 * 3 = 0.09
+    assert [word for _, word, _ in decided(found)] == [
+        "holds",
+        "not decided",
+        "not decided",
+        "not decided",
+    ]
+    assert [word for _, word, _ in decided([finding(0.012), finding(1.0, 0.03)])] == [
+        "holds",
+        "contradicted",
+    ]
     assert decided(found)[2][2] == pytest.approx(0.09)
 
 
@@ -315,11 +400,11 @@ def test_a_false_alarm_is_counted_and_kept(monkeypatch):
     panel = made(ITSELF, shuffled=(*NOISE, "teacher"), teacher=0.7)
     quiet = false_alarms(panel, 20)
     assert list(quiet) == [*NAMES, "any"] and max(quiet.values()) <= 0.15
-    monkeypatch.setattr(rules, "LEVEL", 1.1)      # everything fires
-    assert false_alarms(panel, 20) == quiet       # kept
+    monkeypatch.setattr(rules, "LEVEL", 1.1)  # everything fires
+    assert false_alarms(panel, 20) == quiet  # kept
     loud = false_alarms(panel, 10)
     assert loud["any"] == 1 and loud["F3b"] == 1
-    assert loud["F2b"] < 1                        # where it is contradicted, that is true
+    assert loud["F2b"] < 1  # where it is contradicted, that is true
 
 
 def test_on_real_baselines_all_rules_of_a_pair_fire_in_at_most_a_tenth_of_splits(monkeypatch):
@@ -329,7 +414,9 @@ def test_on_real_baselines_all_rules_of_a_pair_fire_in_at_most_a_tenth_of_splits
     assert false_alarms(panel, 60)["any"] <= 0.1
     rng = np.random.default_rng(1)
     fakes = [rules.findings(posing(panel, rng)) for _ in range(60)]
-    uncorrected = [any(min(f.holds, f.contradicted) <= 0.05 for f in fake if f.name != "F2b") for fake in fakes]
+    uncorrected = [
+        any(min(f.holds, f.contradicted) <= 0.05 for f in fake if f.name != "F2b") for fake in fakes
+    ]
     assert np.mean(uncorrected) > 0.1
 
 
@@ -342,7 +429,7 @@ def test_too_few_baselines_say_nothing_of_false_alarms():
 
 
 def on_val(few, rest=0.7, elsewhere=0.7):
-    return lambda seed, split: (np.where(FEW, few, rest) if split == "val" else elsewhere)
+    return lambda seed, split: np.where(FEW, few, rest) if split == "val" else elsewhere
 
 
 @pytest.mark.parametrize(("few", "bucket"), [(0.1, "few"), (0.05, "few"), (0.0, "medium")])
@@ -363,10 +450,12 @@ def test_only_the_many_are_above_the_floor():
 def test_all_on_the_floor_leaves_only_the_average():
     cards = findings.pair_verdicts(made(one_hot=on_val(0, 0)))
     assert [c["finding"] for c in cards] == ["F1", "F2a", "F2b", "F3a", "F3b", "F3c", "F4"]
-    assert cards[0]["verdict"] != "not tested"                  # the average needs no bucket
+    assert cards[0]["verdict"] != "not tested"  # the average needs no bucket
     for c in cards[1:]:
         assert c["verdict"] == "not tested"
-        assert c["sentence"] == "One-hot is below 5 % on val in every bucket: nothing can be harmed."
+        assert (
+            c["sentence"] == "One-hot is below 5 % on val in every bucket: nothing can be harmed."
+        )
 
 
 # ---------------------------------------------------------------- words
@@ -374,19 +463,46 @@ def test_all_on_the_floor_leaves_only_the_average():
 
 def test_cards_say_what_the_report_needs():
     for c in findings.pair_verdicts(made(shuffled=NOISE)):
-        assert set(c) >= {"study", "finding", "pair", "claim", "verdict", "sentence", "preliminary", "seeds", "planned", "alarm"}
-        assert c["pair"] == "cnn → cnn_small" and c["sentence"].endswith(".") and ".." not in c["sentence"]
+        assert set(c) >= {
+            "study",
+            "finding",
+            "pair",
+            "claim",
+            "verdict",
+            "sentence",
+            "preliminary",
+            "seeds",
+            "planned",
+            "alarm",
+        }
+        assert (
+            c["pair"] == "cnn → cnn_small"
+            and c["sentence"].endswith(".")
+            and ".." not in c["sentence"]
+        )
         assert c["sentence"][0] == c["sentence"][0].upper() and "nan" not in c["sentence"].lower()
-        assert c["verdict"] in ("holds", "contradicted", "not under this reading", "not decided", "not tested")
+        assert c["verdict"] in (
+            "holds",
+            "contradicted",
+            "not under this reading",
+            "not decided",
+            "not tested",
+        )
 
 
 def test_verdicts_of_a_study(monkeypatch):
     study = replace(TINY, pairs=(PAIR, SELF))
     monkeypatch.setitem(STUDIES, "tiny", study)
-    with pytest.raises(KdlibError, match="study tiny has no complete seed on record; `python -m kdlib run tiny` makes them"):
+    with pytest.raises(
+        KdlibError,
+        match="study tiny has no complete seed on record; `python -m kdlib run tiny` makes them",
+    ):
         findings.verdicts("tiny")
     write_study(study, seeds=3, **HELPS_MANY_HARMS_FEW)
-    assert findings.complete_seeds("tiny") == 3 and findings.at_hand() == ["digits", "tiny"]   # the same Configs
+    assert findings.complete_seeds("tiny") == 3 and findings.at_hand() == [
+        "digits",
+        "tiny",
+    ]  # the same Configs
     cards = findings.verdicts("tiny")
     assert [c["pair"] for c in cards] == ["cnn → cnn_small"] * 8 + ["cnn_small → cnn_small"] * 8
     assert {c["seeds"] for c in cards} == {3} and all(c["preliminary"] for c in cards)
@@ -397,29 +513,40 @@ def test_verdicts_of_a_study(monkeypatch):
 
 
 def test_the_answer_of_the_readme(monkeypatch):
-    for name in reversed(list(STUDIES)):   # so that undoing it keeps their order
+    for name in reversed(list(STUDIES)):  # so that undoing it keeps their order
         monkeypatch.delitem(STUDIES, name)
     monkeypatch.setitem(STUDIES, "tiny", replace(TINY, demonstration=True))
     write_study(TINY, seeds=3, **HELPS_MANY_HARMS_FEW)
     nothing, svg = readme.answer()
-    assert nothing.startswith("No study is on record yet; `make report` shows the demonstration.\n") and svg is None
+    assert (
+        nothing.startswith("No study is on record yet; `make report` shows the demonstration.\n")
+        and svg is None
+    )
     assert anchors.markdown() in nothing
     monkeypatch.setitem(STUDIES, "tiny", replace(TINY, demonstration=False))
     answer, svg = readme.answer()
     assert "](docs/answer.svg)" in answer and svg.startswith(b"<?xml")
     assert "Tiny (`tiny`), 3 of 4 planned seeds, preliminary, 3 baselines:" in answer
-    assert "| F1 | cnn → cnn_small | **holds** | Distillation changes the average by +10.0 points" in answer
-    assert answer.count("\n| F") == 8 and answer.count("\n| **F") == 8    # in words, and short
+    assert (
+        "| F1 | cnn → cnn_small | **holds** | Distillation changes the average by +10.0 points"
+        in answer
+    )
+    assert answer.count("\n| F") == 8 and answer.count("\n| **F") == 8  # in words, and short
     panel = findings.panels("tiny")[0]
     average = panel.gain("kd", panel.average)
-    assert (f"| **F1** {rules.CLAIMS['F1']} | **holds**<br>"
-            f"+{average.estimate:.1f} (+{average.low:.1f} to +{average.high:.1f}) |\n") in answer.replace("\u00a0", " ")
+    assert (
+        f"| **F1** {rules.CLAIMS['F1']} | **holds**<br>"
+        f"+{average.estimate:.1f} (+{average.low:.1f} to +{average.high:.1f}) |\n"
+    ) in answer.replace("\u00a0", " ")
     methods = {**TINY.methods, "kd_tuned": {"method": "kd", "alpha": 0.5}}
     rivals = replace(TINY, name="tiny-rivals", kind="rivals", methods=methods, demonstration=False)
     monkeypatch.setitem(STUDIES, "tiny-rivals", rivals)
     write_study(rivals, seeds=2, **HELPS_MANY_HARMS_FEW)
     answer, _ = readme.answer()
-    assert "(`tiny-rivals`), 2 of 4 planned seeds, preliminary:\n\n- cnn → cnn_small: no other method has both" in answer
+    assert (
+        "(`tiny-rivals`), 2 of 4 planned seeds, preliminary:\n\n- cnn → cnn_small: no other method has both"
+        in answer
+    )
 
 
 def test_a_correlation_of_ties_is_not_called_one_seed():

@@ -19,17 +19,32 @@ EPOCHS = tuple({"epochs": value} for value in (20, 40, 80))
 TEACHERS = ({"student": "cnn_small"}, {"student": "cnn"})
 TEMPERATURES = tuple({"temperature": value} for value in (1.0, 2.0))
 TINY = Search(
-    "tiny-recipe", "Choice", "About.", (
+    "tiny-recipe",
+    "Choice",
+    "About.",
+    (
         Step("Rate", RATES, fields={"epochs": 20}),
         Step("Epochs", EPOCHS),
         Step("Teacher", TEACHERS, teachers=True),
-        Step("Temperature", TEMPERATURES, ("kd",))),
-    {**DIGITS, "lr": 0.1, "epochs": 40}, (SELF,), (30, 7), epochs=(20, 40))
-BOTH = Search(   # without a gate: a level is as good as its one_hot and kd together
-    "tiny-both", "Choice", "About.", (
+        Step("Temperature", TEMPERATURES, ("kd",)),
+    ),
+    {**DIGITS, "lr": 0.1, "epochs": 40},
+    (SELF,),
+    (30, 7),
+    epochs=(20, 40),
+)
+BOTH = Search(  # without a gate: a level is as good as its one_hot and kd together
+    "tiny-both",
+    "Choice",
+    "About.",
+    (
         Step("Rate", RATES, ("one_hot", "kd"), {"temperature": 2.0}),
-        Step("Temperature", TEMPERATURES, ("kd",))),
-    DIGITS, (SELF,), (30, 7))
+        Step("Temperature", TEMPERATURES, ("kd",)),
+    ),
+    DIGITS,
+    (SELF,),
+    (30, 7),
+)
 
 
 @pytest.fixture(autouse=True)
@@ -61,11 +76,12 @@ def step_of(table, question):
 def chosen_of(table):
     """{question: level that is taken}."""
     taken = table[table.chosen == "yes"]
-    assert len(taken) == table.question.nunique()                 # one for each step
+    assert len(taken) == table.question.nunique()  # one for each step
     return dict(zip(taken.question, taken.level, strict=True))
 
 
 # ---------------------------------------------------------------- its runs
+
 
 def test_every_step_has_what_the_ones_before_it_chose_but_for_its_own_fields():
     rate, epochs, teacher, temperature = TINY.steps
@@ -82,13 +98,18 @@ def test_the_teachers_that_are_compared_are_those_that_students_learn_from():
     *_, teacher, temperature = TINY.steps
     for seed in range(2):
         student = TINY.config(temperature, {"temperature": 1.0}, "kd", seed)
-        assert TINY.config(teacher, {"student": "cnn_small"}, "one_hot", seed) == student.teacher_config()
+        assert (
+            TINY.config(teacher, {"student": "cnn_small"}, "one_hot", seed)
+            == student.teacher_config()
+        )
 
 
 def test_every_run_is_there_once_and_teachers_come_before_their_students():
     configs = TINY()
     keys = [cfg.key() for cfg in configs]
-    assert len(set(keys)) == len(keys) == 2 * (3 + 2 + 2 + 2)      # 20 epochs at rate 0.1 are of two steps
+    assert (
+        len(set(keys)) == len(keys) == 2 * (3 + 2 + 2 + 2)
+    )  # 20 epochs at rate 0.1 are of two steps
     for cfg in configs:
         assert all(keys.index(c.key()) < keys.index(cfg.key()) for c in cfg.dependencies())
     assert {cfg.seed for cfg in TINY(1)} == {900, 1900}
@@ -96,25 +117,37 @@ def test_every_run_is_there_once_and_teachers_come_before_their_students():
 
 # ---------------------------------------------------------------- scores
 
+
 def test_the_best_mean_is_chosen_and_of_equals_the_first():
     """lr = 0.2 is best for seed 901, 0.1 on average; both temperatures are alike."""
-    rate = {(0.05, 900): 0.6, (0.05, 901): 0.6, (0.1, 900): 0.75, (0.1, 901): 0.65,
-            (0.2, 900): 0.55, (0.2, 901): 0.8}
+    rate = {
+        (0.05, 900): 0.6,
+        (0.05, 901): 0.6,
+        (0.1, 900): 0.75,
+        (0.1, 901): 0.65,
+        (0.2, 900): 0.55,
+        (0.2, 901): 0.8,
+    }
 
     def rates(cfg):
         if cfg.epochs == 20:
             return rate[cfg.lr, cfg.seed]
         return {"cnn_small": 0.7, "cnn": 0.85}[cfg.student]
+
     write_search(TINY, rates)
     table = search.scores(TINY, 2)
     rows = step_of(table, "Rate")
     assert list(rows.index) == ["lr = 0.05", "lr = 0.1", "lr = 0.2"]
     np.testing.assert_allclose(rows["mean"], [60, 70, 67.5])
     np.testing.assert_allclose(rows.per_seed.tolist(), [(60, 60), (75, 65), (55, 80)])
-    assert chosen_of(table) == {"Rate": "lr = 0.1", "Epochs": "epochs = 40", "Teacher": "student = cnn",
-                                "Temperature": "temperature = 1"}
+    assert chosen_of(table) == {
+        "Rate": "lr = 0.1",
+        "Epochs": "epochs = 40",
+        "Teacher": "student = cnn",
+        "Temperature": "temperature = 1",
+    }
     of_one = search.scores(TINY, 1)
-    np.testing.assert_allclose(step_of(of_one, "Rate")["mean"], [60, 75, 55])   # of seed 900 alone
+    np.testing.assert_allclose(step_of(of_one, "Rate")["mean"], [60, 75, 55])  # of seed 900 alone
 
 
 def test_groups_weigh_alike_on_val():
@@ -136,7 +169,9 @@ def test_a_step_of_two_methods_is_scored_by_their_mean():
     table = search.scores(BOTH, 2)
     np.testing.assert_allclose(step_of(table, "Rate")["mean"], [70, 65, 77.5])
     assert chosen_of(table) == {"Rate": "lr = 0.2", "Temperature": "temperature = 1"}
-    assert step_of(table, "Temperature")["mean"].tolist() == pytest.approx([70, 70])   # of kd alone, at DIGITS' rate
+    assert step_of(table, "Temperature")["mean"].tolist() == pytest.approx(
+        [70, 70]
+    )  # of kd alone, at DIGITS' rate
 
 
 def test_levels_in_words():
@@ -152,6 +187,7 @@ def test_a_missing_run_is_named():
 
 # ---------------------------------------------------------------- the gate
 
+
 def written(few=0.5, longer=0.7, margin=1.0):
     """The search with one_hot at 70 % after 40 epochs, its few-shot classes at `few`, `longer` after 80.
 
@@ -164,6 +200,7 @@ def written(few=0.5, longer=0.7, margin=1.0):
         if cfg.epochs == 40 and cfg.seed < 1000:
             return np.where(FEW, few[cfg.seed - 900], 0.7)
         return 0.6
+
     write_search(TINY, rates, margin)
 
 
@@ -174,7 +211,7 @@ def gate_at_40():
 
 def change(points):
     """Accuracy of ten groups after twice the epochs: 70 % and so many points of the average more, in whole images."""
-    images = round(points / 0.5)                                  # one of 20 in one of ten groups is half a point
+    images = round(points / 0.5)  # one of 20 in one of ten groups is half a point
     return 0.7 + 0.05 * np.sign(images) * (np.arange(GROUPS) < abs(images))
 
 
@@ -184,9 +221,17 @@ def at_twice_the_epochs(first, second):
     write_search(TINY, lambda cfg: by_seed[cfg.seed] if cfg.epochs == 80 else 0.7)
 
 
-@pytest.mark.parametrize(("first", "second", "word"), [
-    (0.0, 0.0, "yes"), (1.0, 0.5, "yes"), (-1.0, -0.5, "yes"), (1.5, 1.0, "no"), (-1.5, -1.0, "no"),
-    (3.0, -3.0, "yes")])
+@pytest.mark.parametrize(
+    ("first", "second", "word"),
+    [
+        (0.0, 0.0, "yes"),
+        (1.0, 0.5, "yes"),
+        (-1.0, -0.5, "yes"),
+        (1.5, 1.0, "no"),
+        (-1.5, -1.0, "no"),
+        (3.0, -3.0, "yes"),
+    ],
+)
 def test_twice_the_epochs_must_change_the_average_by_less_than_a_point(first, second, word):
     """Of the mean over seeds, up or down."""
     at_twice_the_epochs(first, second)
@@ -203,14 +248,17 @@ def test_classes_may_change_as_long_as_the_average_does_not():
     assert row["change at twice the epochs"] == pytest.approx(0) and row.passes == "yes"
 
 
-@pytest.mark.parametrize(("few", "lowest", "word"), [
-    ((0.05, 0.0), 2.5, "yes"), ((0.0, 0.0), 0, "no"), ((0.0, 0.1), 5, "yes")])
+@pytest.mark.parametrize(
+    ("few", "lowest", "word"),
+    [((0.05, 0.0), 2.5, "yes"), ((0.0, 0.0), 0, "no"), ((0.0, 0.1), 5, "yes")],
+)
 def test_no_few_shot_class_may_be_below_two_per_cent(few, lowest, word):
     """Mean over seeds; the change is the same for all."""
     by_seed = {900: few[0], 901: few[1]}
 
     def rates(cfg):
         return np.where(np.arange(GROUPS) == 9, by_seed.get(cfg.seed, 0.7), 0.7)
+
     write_search(TINY, rates)
     row = gate_at_40()
     assert row["lowest few-shot class"] == pytest.approx(lowest)
@@ -221,7 +269,7 @@ def test_no_few_shot_class_may_be_below_two_per_cent(few, lowest, word):
 @pytest.mark.parametrize(("limit", "word"), [(1.9, "yes"), (2.5, "yes"), (2.6, "no")])
 def test_the_limit_of_a_few_shot_class_is_that_of_the_protocol(monkeypatch, limit, word):
     assert (search.LEAST_CHANGE, search.LEAST_MARGIN, search.LEAST_FEW_SHOT) == (1, 0.9, 2)
-    write_search(TINY, lambda cfg: np.where(FEW, 0.05 * (cfg.seed == 900), 0.7))     # 2.5 %
+    write_search(TINY, lambda cfg: np.where(FEW, 0.05 * (cfg.seed == 900), 0.7))  # 2.5 %
     monkeypatch.setattr(search, "LEAST_FEW_SHOT", limit)
     assert gate_at_40().passes == word
 
@@ -247,7 +295,9 @@ def test_the_margin_is_the_mean_over_images_not_classes():
     write_search(TINY, lambda cfg: 0.7, np.where(FEW, 0.0, 0.95))
     row = gate_at_40()
     by_hand = 0.95 * sum(COUNTS[:8]) / sum(COUNTS)
-    assert row["teacher's margin on its training images"] == pytest.approx(by_hand) and by_hand > 0.9
+    assert (
+        row["teacher's margin on its training images"] == pytest.approx(by_hand) and by_hand > 0.9
+    )
     assert row.passes == "yes"
 
 
@@ -272,18 +322,23 @@ def test_the_epochs_step_marks_the_length_of_the_gate_not_the_best():
 
 # ---------------------------------------------------------------- in sentences
 
+
 def test_the_headline_says_what_val_chose_and_that_the_gate_is_passed():
     at_twice_the_epochs(1.0, 0.0)
     assert search.headline(TINY, 2) == [
         "Choice: val chooses lr = 0.05; epochs = 40; student = cnn_small; temperature = 1.",
         "40 epochs: the recipe passes the gate. Twice the epochs change the average by +0.50 points (less than 1 is enough); "
-        "the teacher's margin on its training images is 1.000 (at least 0.9); the lowest few-shot class is at 70.0 % (at least 2)."]
+        "the teacher's margin on its training images is 1.000 (at least 0.9); the lowest few-shot class is at 70.0 % (at least 2).",
+    ]
 
 
 def test_a_loss_in_the_headline_has_a_real_minus():
     at_twice_the_epochs(-2.0, -1.0)
     _, gate = search.headline(TINY, 2)
-    assert "the recipe does not pass the gate. Twice the epochs change the average by −1.50 points" in gate
+    assert (
+        "the recipe does not pass the gate. Twice the epochs change the average by −1.50 points"
+        in gate
+    )
 
 
 @pytest.mark.parametrize("how", [{}, {"few": 0.0}, {"longer": 0.9}, {"margin": 0.5}])
