@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import functools
 import hashlib
 import json
 import types
@@ -152,6 +153,10 @@ class Config:
 
     def key(self):
         """Stable, readable name of the run: what it is, and a hash of every field that is not at its default."""
+        return self._key
+
+    @functools.cached_property
+    def _key(self):
         fields = {k: v for k, v in dataclasses.asdict(self).items() if v != DEFAULTS[k]}
         text = json.dumps({"recipe": RECIPE, **fields}, sort_keys=True)
         networks = f"{self.teacher}-{self.student}" if self.teacher else self.student

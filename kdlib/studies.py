@@ -118,8 +118,8 @@ def check_names(namespace, known):
 DIGITS = {"dataset": "digits", "draw_seed": 0, "imbalance": 50.0, "epochs": 40, "warmup": 4, "batch_size": 32,
           "lr": 0.05, "weight_decay": 5e-4}
 CIFAR20 = {"dataset": "cifar20", "draw_seed": 0, "imbalance": 20.0, "epochs": 160, "warmup": 5, "batch_size": 32,
-           "lr": 0.1, "weight_decay": 5e-4}
-SHORT = {**CIFAR20, "epochs": 40, "warmup": 8, "batch_size": 128, "lr": 0.2}   # version 1: superseded (PROTOCOL.md, D19)
+           "lr": 0.2, "weight_decay": 5e-4}
+SHORT = {**CIFAR20, "epochs": 40, "warmup": 8, "batch_size": 128}   # version 1: superseded (PROTOCOL.md, D19)
 # Wang et al. 2023 (W): the schedule on the long tail, and the one on balanced classes. Peak rate: not stated there.
 W_TAIL = {"epochs": 256, "warmup": 15, "decay": "step", "milestones": (96, 192, 224), "batch_size": 128, "lr": 0.1,
           "weight_decay": 1e-4}

@@ -84,7 +84,8 @@ def write_study(study=TINY, seeds=None, shuffled=(), copies=(), margin=None, nam
         more = {"shuffled": method in shuffled, "copies": method in copies, "names": names}
         write(record(cfg, method, seed, rates.get(method, 0.7), margin=margin(seed), **more, **(facts(method, seed) if facts else {})))
         if cfg.teacher:
-            write(record(cfg.teacher_config(), "teacher", seed, rates["teacher"], "teacher" in shuffled, names=names))
+            more = facts("teacher", seed) if facts else {}
+            write(record(cfg.teacher_config(), "teacher", seed, rates["teacher"], "teacher" in shuffled, names=names, **more))
 
 
 def made(study=TINY, seeds=None, split="test_plus", **how):

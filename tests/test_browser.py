@@ -24,8 +24,8 @@ HOSTILE = "<script>document.title='stolen'</script>"
 NAMES = [HOSTILE, "=1+1", *(f"a class of a long name {g}" for g in range(2, GROUPS))]
 CARDS = [{"study": "digits", "finding": finding, "pair": f"cnn → {HOSTILE}", "claim": "It helps.", "verdict": verdict,
           "seeds": seeds, "planned": 8, "preliminary": seeds < 8, "sentence": f"+1.4 points; {HOSTILE}.", "parts": []}
-         for finding, verdict, seeds in [("F1", "reproduced", 8), ("F2", "partly reproduced", 8), ("F3", "contradicted", 8),
-                                         ("F4 AdaAlpha", "inconclusive", 3), ("F4 AdaMargin", "not testable", 8)]]
+         for finding, verdict, seeds in [("F1", "holds", 8), ("F2a", "not under this reading", 8), ("F3", "contradicted", 8),
+                                         ("F4 AdaAlpha", "not decided", 3), ("F4 AdaMargin", "not tested", 8)]]
 PROVENANCE = {"commit": "3f2a9c1", "data": f"digits {HOSTILE}", "command": "python -m kdlib report"}
 BOOKS = ["00_overview", "03_softening_the_teacher"]   # the methods' tables; every other kind of figure, and the appendix
 PAGES = ["index.html", *(f"digits/{book}.html" for book in BOOKS)]
@@ -227,7 +227,7 @@ def test_verdicts_have_a_word_and_a_shape(browser, gallery):
     cards = browser.execute_script("return [...document.querySelectorAll('.card .verdict')].map(e => "
                                    "[e.textContent.trim(), e.querySelector('svg').innerHTML])")
     assert [word for word, _ in cards] == [card["verdict"] for card in CARDS]
-    assert len({shape for _, shape in cards}) == 5
+    assert len({shape for _, shape in cards}) == 4      # contradicted has one, under whatever reading
     assert "preliminary: 3 of 8 seeds" in browser.find_element("tag name", "main").text
 
 

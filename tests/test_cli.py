@@ -184,7 +184,7 @@ def notebooks(tmp_path, monkeypatch):
     monkeypatch.setattr(cli, "NOTEBOOKS", folder)
     monkeypatch.setitem(cli.KINDS, "findings", ("page",))
     monkeypatch.setattr(findings, "verdicts", lambda name, seeds: [
-        card("F1", "a → b", "reproduced"), card("F2", "a → b", "inconclusive"), card("F1", "b → b", "contradicted")])
+        card("F1", "a → b", "holds"), card("F2a", "a → b", "not decided"), card("F1", "b → b", "contradicted")])
 
 
 def test_report_draws_what_is_on_record_with_its_provenance(complete, notebooks, tmp_path, capsys):
@@ -193,7 +193,7 @@ def test_report_draws_what_is_on_record_with_its_provenance(complete, notebooks,
     out = tmp_path / "reports"
     assert cli.main(["report", "digits", "--seeds", "3", "--out", str(out)]) == 0
     said, err = capsys.readouterr()
-    assert said == f"digits (a → b, 3 of 4 seeds): F1 reproduced, F2 inconclusive\n{out / 'index.html'}\n"
+    assert said == f"digits (a → b, 3 of 4 seeds): F1 holds, F2a not decided\n{out / 'index.html'}\n"
     assert err == ""
     page, index = (out / "digits" / "page.html").read_text(), (out / "index.html").read_text()
     facts = json.loads((complete / f"{SMALL(1)[0].key()}.json").read_text())
@@ -207,7 +207,7 @@ def test_report_draws_what_is_on_record_with_its_provenance(complete, notebooks,
 def test_report_by_default_is_of_the_studies_with_a_complete_seed(complete, monkeypatch, tmp_path, capsys):
     built = {}
     monkeypatch.setattr("kdlib.report.build", lambda studies, *rest, **more: built.update(studies=studies, **more) or [])
-    monkeypatch.setattr(findings, "pair_verdicts", lambda panel: [card("F1", "a → b", "reproduced")])
+    monkeypatch.setattr(findings, "pair_verdicts", lambda panel: [card("F1", "a → b", "holds")])
     monkeypatch.setattr(findings, "panel", lambda *some, **more: None)   # SMALL lacks methods that one needs
     assert cli.main(["report"]) == 0
     assert built["studies"] == {"digits": {"seeds": 4}}   # no record of cifar20-lt
@@ -258,7 +258,7 @@ def test_status_counts_runs_and_complete_seeds(complete, capsys):
     assert capsys.readouterr().out == "digits: 12 of 12 runs, 4 of 4 seeds complete\n"
     (complete / f"{SMALL.config(SMALL.pairs[0], 'kd', 1).key()}.json").unlink()
     assert cli.main(["status"]) == 0
-    assert capsys.readouterr().out == ("cifar20-lt: 0 of 60 runs, 0 of 6 seeds complete\n"
+    assert capsys.readouterr().out == ("cifar20-lt: 0 of 148 runs, 0 of 8 seeds complete\n"
                                        "digits: 11 of 12 runs, 1 of 4 seeds complete\n")
 
 

@@ -21,15 +21,16 @@ AUDIT = ROOT / "notebooks" / "audit_your_model.ipynb"   # of no study: its param
 NOTEBOOKS = sorted(set((ROOT / "notebooks").glob("*.ipynb")) - {AUDIT})
 ORDER = ["markdown", "code", "code", "markdown", "code", "code", "markdown", "code", "code"]
 FINDINGS = {  # notebook: what its verdict cards are about
-    "00_overview": {"F1", "F2", "F3", "F4 AdaAlpha", "F4 AdaMargin"}, "01_gains_are_not_uniform": {"F1", "F2"},
-    "02_teacher_errors_are_amplified": {"F3"}, "03_softening_the_teacher": {"F4 AdaAlpha", "F4 AdaMargin"},
+    "00_overview": {"F1", "F2a", "F2b", "F3a", "F3b", "F3c", "F4 AdaAlpha", "F4 AdaMargin"},
+    "01_gains_are_not_uniform": {"F1", "F2a", "F2b"}, "02_teacher_errors_are_amplified": {"F3a", "F3b", "F3c"},
+    "03_softening_the_teacher": {"F4 AdaAlpha", "F4 AdaMargin"},
 }
 FIGURES = {  # notebook without verdicts: its figures
     "04_what_the_mitigation_depends_on": 4, "05_when_does_distillation_harm": 7, "06_rivals": 6, "90_anchors": 0,
     "91_choice_of_recipe": 1,
 }
 ELEMENTS = {   # of a page in their order, words of their captions: the notebook of findings that shows it, the only one
-    "Accuracy in per cent": "00_overview", "Paired difference to one-hot": "00_overview", "gains most over one-hot": "00_overview",
+    "Accuracy in per cent": "00_overview", "Difference to the mean of all baselines": "00_overview", "gains most over one-hot": "00_overview",
     "classes, against one-hot.": "01_gains_are_not_uniform", "a star marks a class": "01_gains_are_not_uniform",
     "The correlation is computed seed by seed": "02_teacher_errors_are_amplified",
     "Transferred: share of": "02_teacher_errors_are_amplified", "The eight outcomes": "02_teacher_errors_are_amplified",
@@ -40,7 +41,7 @@ ELEMENTS = {   # of a page in their order, words of their captions: the notebook
 }
 KIND = {book: kind for kind, books in KINDS.items() for book in books}
 DEMO = {kind: next(s.name for s in STUDIES.values() if s.kind == kind and (s.demonstration or kind == "anchors")) for kind in KINDS}
-WORDS = {"reproduced", "partly reproduced", "not reproduced", "contradicted", "inconclusive", "not testable"}
+WORDS = {"holds", "contradicted", "not under this reading", "not decided", "not tested"}
 each = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
 audit_too = pytest.mark.parametrize("path", [*NOTEBOOKS, AUDIT], ids=lambda p: p.stem)
 
@@ -139,7 +140,7 @@ def test_good_parameters(seeds):
     (injected(seeds=True), "parameter seeds=True: must be"),
     (injected(seeds=0), "parameter seeds=0: must be"),
     (injected(seeds=9), "parameter seeds=9: must be"),
-    (injected(seeds=7, study="cifar20-lt"), "must be a whole number from 1 to 6 for cifar20-lt."),
+    (injected(seeds=9, study="cifar20-lt"), "must be a whole number from 1 to 8 for cifar20-lt."),
 ])
 def test_bad_parameters(namespace, said):
     with pytest.raises(KdlibError) as caught:
@@ -221,7 +222,7 @@ def test_a_notebook_of_findings_runs_from_records(executed, request):
     assert {word for *_, word in verdicts} <= WORDS
     assert "(preliminary: 2 of 8 planned seeds)" in "\n".join(pages)
     assert "a demonstration, not a reproduction" in pages[-1]             # what deviates comes last
-    assert "20 runs: 2 pairs of teacher and student, 5 methods, 2 seeds" in printed
+    assert "18 runs: 2 pairs of teacher and student, 4 methods, 2 seeds" in printed
     assert in_order(pages) == [words for words, book in ELEMENTS.items() if book == request.node.callspec.id]
 
 

@@ -64,9 +64,9 @@ PROVENANCE = {"commit": "3f2a9c1 (dirty)", "data": f"digits {HOSTILE}", "seeds":
               "versions": {"python": "3.11", "torch": "2.15"}, "command": "python -m kdlib report"}
 CARDS = [{"finding": finding, "pair": f"cnn → {HOSTILE}", "claim": "It helps.", "verdict": verdict,
           "seeds": seeds, "planned": 8, "preliminary": seeds < 8, "sentence": f"+1.4 points; {HOSTILE}."}
-         for finding, verdict, seeds in [("F1", "reproduced", 8), ("F2", "partly reproduced", 8),
-                                         ("F3", "contradicted", 8), ("F4 ada_alpha", "inconclusive", 3),
-                                         ("F4 ada_margin", "not testable", 8)]]
+         for finding, verdict, seeds in [("F1", "holds", 8), ("F2a", "not under this reading", 8),
+                                         ("F3", "contradicted", 8), ("F4 ada_alpha", "not decided", 3),
+                                         ("F4 ada_margin", "not tested", 8)]]
 
 
 def make(folder, studies=("digits",), **options):
@@ -259,7 +259,7 @@ def test_the_headline_is_lifted_under_the_title(tmp_path):
     assert text.count('<div class="kd-headline">') == 1
     assert text.index("</h1>") < text.index(html.escape(said)) < text.index("The claim.")
     words, _ = Document(text).all("div", **{"class": "kd-headline"})[0]
-    assert words == f"{said}cnn → {HOSTILE}: F1 reproduced."
+    assert words == f"{said}cnn → {HOSTILE}: F1 holds."
 
 
 def test_text_from_data_is_text(built):
