@@ -19,9 +19,8 @@ class Step:
     levels: tuple  # of Config fields
     methods: tuple = ("one_hot",)
     fields: dict = field(default_factory=dict)  # that hold in this step alone
-    teachers: bool = (
-        False  # what is trained are teachers: their seeds are those of the search and 1000
-    )
+    seeds: int = 0  # where a step needs more than the others
+    teachers: bool = False  # teachers are trained: their seeds are 1000 higher
 
 
 @dataclass(frozen=True)
@@ -61,11 +60,15 @@ class Search:
         start = self.first_seed + 1000 * step.teachers
         return Config(seed=start + seed, **{k: v for k, v in fields.items() if k not in losses})
 
+    def seeds_of(self, step, seeds=None):
+        """How many seeds of a step belong to the first `seeds` of the search; None, or all of them: every one it has."""
+        return max(self.seeds, step.seeds) if seeds in (None, self.seeds) else seeds
+
     def __call__(self, seeds=None):
         """All runs of the first `seeds` seeds, each once, step by step, teachers before their students."""
         configs = {}
         for step in self.steps:
-            for seed in range(self.seeds if seeds is None else seeds):
+            for seed in range(self.seeds_of(step, seeds)):
                 for level in step.levels:
                     for method in step.methods:
                         cfg = self.config(step, level, method, seed)
@@ -95,7 +98,7 @@ def scores(search, seeds):
         for level in step.levels:
             runs = [
                 [_val(search.config(step, level, m, s)).mean() for m in step.methods]
-                for s in range(seeds)
+                for s in range(search.seeds_of(step, seeds))
             ]
             per_seed = np.mean(runs, axis=1)
             of_step.append(
@@ -104,13 +107,11 @@ def scores(search, seeds):
                     "level": in_words(level),
                     "mean": per_seed.mean(),
                     "per_seed": tuple(per_seed),
-                    "seeds": seeds,
+                    "seeds": len(per_seed),
                 }
             )
         best = max(of_step, key=lambda row: row["mean"])  # the first of equals
-        if (
-            search.epochs and "epochs" in step.levels[0]
-        ):  # not the best, but the cheapest that passes the gate
+        if search.epochs and "epochs" in step.levels[0]:  # the cheapest that passes the gate
             best = of_step[step.levels.index({"epochs": search.shared["epochs"]})]
         rows += [{**row, "chosen": "yes" if row is best else ""} for row in of_step]
     return pd.DataFrame(rows)
@@ -136,29 +137,23 @@ def gate(search, seeds):
     rows = []
     chosen = search.shared["epochs"]
     step = next(step for step in search.steps if any("epochs" in level for level in step.levels))
+    some = range(search.seeds_of(step, seeds))
     for epochs in search.epochs:
         longer = {"epochs": 2 * epochs}
         if longer not in step.levels:
             continue
         here, there = (
-            np.mean([_val(search.config(step, level, "one_hot", s)) for s in range(seeds)], axis=0)
+            np.mean([_val(search.config(step, level, "one_hot", s)) for s in some], axis=0)
             for level in ({"epochs": epochs}, longer)
         )
-        counts = np.array(
-            records.read(search.config(step, {"epochs": epochs}, "one_hot", 0)).facts[
-                "train_counts"
-            ]
-        )
+        first = records.read(search.config(step, {"epochs": epochs}, "one_hot", 0))
+        counts = np.array(first.facts["train_counts"])
         margin = _teacher_margin(search, seeds, counts) if epochs == chosen else np.nan
         lowest = here[counts < search.bucket_edges[1]].min()
-        passes = abs(there.mean() - here.mean()) < LEAST_CHANGE and lowest >= LEAST_FEW_SHOT
-        word = (
-            "no"
-            if not passes or margin < LEAST_MARGIN
-            else "not known"
-            if np.isnan(margin)
-            else "yes"
-        )
+        enough = abs(there.mean() - here.mean()) < LEAST_CHANGE and lowest >= LEAST_FEW_SHOT
+        word = "not known" if enough and np.isnan(margin) else "no"
+        if enough and margin >= LEAST_MARGIN:
+            word = "yes"
         rows.append(
             {
                 "epochs": epochs,

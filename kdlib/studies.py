@@ -244,7 +244,7 @@ STUDIES = {s.name: s for s in (
     _recipe(_CIFAR20, (
         Step("Batch size and learning rate", tuple({"batch_size": b, "lr": lr} for b, lr in (
             (32, 0.05), (32, 0.1), (32, 0.2), (32, 0.4), (64, 0.1), (64, 0.2), (128, 0.2), (128, 0.4))), fields={"epochs": 80}),
-        Step("Epochs", tuple({"epochs": e} for e in (80, 160, 320))),
+        Step("Epochs", tuple({"epochs": e} for e in (80, 160, 320)), seeds=4),
         Step("Teacher", tuple({"student": name} for name in ("resnet8", "resnet8x2")), teachers=True),
         Step("Temperature", TEMPERATURES, ("kd",)),
         Step("Weight of the teacher", tuple({"alpha": a} for a in (0.25, 0.5, 0.75, 0.9)), ("kd",),
