@@ -61,7 +61,7 @@ def test_a_key_is_readable_a_file_name_and_of_its_recipe(monkeypatch):
     assert re.fullmatch(r"cifar20_resnet20-resnet8_kd_s3_[0-9a-f]{10}", cfg.key())
     before = cfg.key()
     monkeypatch.setattr(config, "RECIPE", config.RECIPE + 1)
-    assert replace(cfg).key() != before
+    assert dataclasses.replace(cfg).key() != before
 
 
 def test_the_default_teacher_seed_is_never_the_seed():
