@@ -3,6 +3,7 @@
 import functools
 import hashlib
 import json
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -16,52 +17,82 @@ IN_A_DEMONSTRATION = 100
 
 
 def false_alarms(p, splits=None):
-    """{finding: share of random splits of the baselines in which its rule fires}, and "any": at least one of the pair's.
+    """{finding: share of random splits of the baselines in which its rule fires}; "any": at least one of the pair's; and for
+    each remedy, as "idle F4 ...", the share in which baselines in its place pass against the real distillation.
 
-    In a split as many baselines as the study has seeds pose as distillation, and the rest is the pool. For each remedy, others
+    In a split as many baselines as the study has seeds pose as distillation, and the rest is the pool; for each remedy others
     of that rest pose as it. Teachers and margins stay, but no network poses as the student of itself. Whatever fires is a false
-    alarm, except that "the rarest classes lose" is rightly contradicted. {} where the baselines are too few: fewer than two
-    would be left. Kept in the cache, since a page needs minutes of it."""
+    alarm, except that "the rarest classes lose" is rightly contradicted. Where distillation harms, doing nothing is better
+    than it: then a remedy that passes need not be more than idle. {} where the baselines are too few: fewer than two would be
+    left. Kept in the cache, since it takes a minute."""
     pool = p.runs["one_hot"]
     splits = splits or (IN_A_DEMONSTRATION if p.study.demonstration else SPLITS)
-    if p.seeds < 2 or len(pool) < p.seeds + 2 or rules.verdict_bucket(p) is None:
+    if p.seeds < rules.LEAST_SEEDS or len(pool) < p.seeds + 2 or rules.verdict_bucket(p) is None:
         return {}
     path = cache_folder() / f"false-alarms-{_digest(p, splits)}.json"
     if path.exists():
         return json.loads(path.read_text())
     rng = np.random.default_rng(0)
-    counts = {}
-    for _ in range(splits):
-        fired = [
-            f.name
-            for f, word, _ in rules.decided(rules.findings(posing(p, rng)))
-            if word == "holds" or word == "contradicted" and f.name != "F2b"
-        ]
-        for name in {*fired, *(["any"] if fired else [])}:
-            counts[name] = counts.get(name, 0) + 1
-    names = [f.name for f in rules.findings(p)]
-    shares = {name: counts.get(name, 0) / splits for name in (*names, "any")}
+    shares = _fired(p, splits, rng) | _idle(p, splits, rng)
     path.parent.mkdir(parents=True, exist_ok=True)
     with whole_file(path) as temporary:
         temporary.write_text(json.dumps(shares))
     return shares
 
 
+def _fired(p, splits, rng):
+    counts, known = Counter(), set()
+    for _ in range(splits):
+        found = rules.decided(rules.findings(posing(p, rng)))
+        known |= {f.name for f, *_ in found}
+        fired = {
+            f.name
+            for f, word, _ in found
+            if word == "holds" or word == "contradicted" and f.name != "F2b"
+        }
+        counts.update(fired | ({"any"} if fired else set()))
+    return {
+        name: counts[name] / splits
+        for name in (*rules.names_of(p), "any")
+        if name in known | {"any"}
+    }
+
+
+def _idle(p, splits, rng):
+    real, pool, counts = rules.findings(p), p.runs["one_hot"], Counter()
+    for method in rules.remedies(p):
+        name = f"F4 {rules.name_of(method)}"
+        others = [f for f in real if f.name != name]
+        for _ in range(splits):
+            some = rng.permutation(len(pool))[: len(p.runs[method])]
+            idle = rules.mitigated(p.posing(**{method: tuple(pool[k] for k in some)}), method)
+            word = rules.decided([*others, idle])[-1][1]
+            counts[name] += word == "holds"
+    return {
+        f"idle F4 {rules.name_of(m)}": counts[f"F4 {rules.name_of(m)}"] / splits
+        for m in rules.remedies(p)
+    }
+
+
 def posing(p, rng):
-    """The panel with baselines in the place of every method, and the rest of them as baselines."""
-    pool = p.runs["one_hot"]
+    """The panel with baselines in the place of every method, and the rest of them as baselines.
+
+    Distillation with a tuned weight is compared with the pool too, so it needs networks of its own; where they are too few it
+    is left out."""
+    pool, seeds = p.runs["one_hot"], p.seeds
     teachers = [t.config for t in p.teachers]
     while True:
-        order = rng.permutation(len(pool))
-        taken, rest = ([pool[k] for k in part] for part in (order[: p.seeds], order[p.seeds :]))
-        if all(run.config != teacher for run, teacher in zip(taken, teachers, strict=True)):
+        order = [pool[k] for k in rng.permutation(len(pool))]
+        if all(run.config != teacher for run, teacher in zip(order, teachers, strict=False)):
             break
-    runs = {"kd": tuple(taken), "one_hot": tuple(rest)}
-    for method in ("kd_tuned", *rules.mitigations(p)):
-        if method in p.runs:
-            seeds = min(len(p.runs[method]), len(rest))
-            runs[method] = tuple(rest[k] for k in rng.permutation(len(rest))[:seeds])
-    return p.posing(**runs)
+    runs = {"kd": order[:seeds], "kd_tuned": (), "one_hot": order[seeds:]}
+    if "kd_tuned" in p.runs and len(pool) >= 2 * seeds + 2:
+        runs |= {"kd_tuned": order[seeds : 2 * seeds], "one_hot": order[2 * seeds :]}
+    spare = order[seeds:]
+    for method in rules.remedies(p):
+        some = rng.permutation(len(spare))[: len(p.runs[method])]
+        runs[method] = [spare[k] for k in some]
+    return p.posing(**{method: tuple(some) for method, some in runs.items()})
 
 
 def _digest(p, splits):

@@ -7,7 +7,7 @@ from kdlib import records
 from kdlib.config import KdlibError
 from kdlib.false_alarms import false_alarms
 from kdlib.metrics import panel
-from kdlib.rules import CLAIMS, decided, findings, verdict_bucket
+from kdlib.rules import LEAST_SEEDS, LEVEL, claim_of, decided, findings, names_of
 from kdlib.studies import STUDIES, Study, study
 from kdlib.words import brief, told_p
 
@@ -18,96 +18,111 @@ def pair_verdicts(p):
     Words: holds; contradicted ("not under this reading" for reconstructed methods); not decided; not tested."""
     if p.seeds < 2:
         return [
-            _card(p, f, claim, "not tested", "One seed has no spread, so nothing is tested.")
-            for f, claim in CLAIMS.items()
+            _untested(p, name, "One seed has no spread, so nothing is tested.")
+            for name in names_of(p)
         ]
-    results, alarms = decided(findings(p)), false_alarms(p)
-    cards = [_decided_card(p, *result, len(results), alarms) for result in results]
-    if verdict_bucket(p) is None:
-        why = "One-hot is below 5 % on val in every bucket: nothing can be harmed."
-        cards += [
-            _card(p, f, claim, "not tested", why)
-            for f, claim in CLAIMS.items()
-            if not f.startswith("F1")
-        ]
-    return cards
+    found = findings(p)
+    enough = [f for f in found if f.result.n >= LEAST_SEEDS]
+    alarms = false_alarms(p)
+    cards = {
+        f.name: _decided_card(p, f, word, corrected, len(enough), alarms)
+        for f, word, corrected in decided(enough)
+    }
+    for finding in found:
+        why = f"{_said(finding)} A verdict needs {LEAST_SEEDS} seeds; there are {finding.result.n}."
+        cards.setdefault(finding.name, _untested(p, finding.name, why, finding))
+    why = "One-hot is below 5 % on val in every bucket: nothing can be harmed."
+    return [cards.get(name) or _untested(p, name, why) for name in names_of(p)]
+
+
+def _untested(p, name, why, finding=None):
+    return _card(p, name, "not tested", why, {}, finding)
+
+
+def _said(finding):
+    said = finding.say()
+    return f"{said[0].upper()}{said[1:]}."
 
 
 def _decided_card(p, finding, word, corrected, number_of, alarms):
-    said = finding.say()
-    said = f"{said[0].upper()}{said[1:]}."
+    said = _said(finding)
     sentence = f"{said} {told_p(finding.p)} alone, {told_p(corrected)} corrected for {number_of} findings (Holm)."
-    if word == "not decided" and np.isfinite(finding.result.detectable):
-        smallest = f"{finding.result.detectable:.{finding.digits}f} {finding.unit}".rstrip()
+    smallest = finding.result.smallest(LEVEL / number_of)
+    if word == "not decided" and np.isfinite(smallest):
+        smallest = f"{smallest:.{finding.digits}f} {finding.unit}".rstrip()
         sentence += f" The smallest effect that this study would have found: {smallest}."
     if word == "contradicted" and finding.name.startswith("F4"):
         word = "not under this reading"
-    return _card(
-        p, finding.name, finding.claim, word, sentence, alarms, finding.result, finding.digits
-    ) | {"said": said}
+    return _card(p, finding.name, word, sentence, alarms, finding) | {"said": said}
 
 
-def _card(p, finding, claim, word, sentence, alarms=None, result=None, digits=1):
-    baselines, (alarm, any_alarm) = (
-        len(p.runs["one_hot"]),
-        ((alarms or {}).get(name) for name in (finding, "any")),
-    )
+def _card(p, name, word, sentence, alarms, finding=None):
+    planned, seeds = p.study.seeds, p.seeds
+    if finding and finding.method in p.study.fewer:
+        planned, seeds = p.study.fewer[finding.method], finding.result.n
     return {
         "study": p.study.name,
-        "finding": finding,
+        "finding": name,
         "pair": p.name,
-        "claim": claim,
+        "claim": claim_of(p, name),
         "verdict": word,
         "sentence": sentence,
         "said": sentence,
-        "preliminary": p.seeds < p.study.seeds,
-        "seeds": p.seeds,
-        "planned": p.study.seeds,
-        "baselines": baselines,
-        "alarm": _said(alarm),
-        "false_alarm": alarm,
-        "any_alarm": any_alarm,
-        "result": result,
-        "brief": "" if result is None else brief(result, digits),
+        "preliminary": seeds < planned,
+        "seeds": seeds,
+        "planned": planned,
+        "baselines": len(p.runs["one_hot"]),
+        "alarm": _alarm(alarms, name),
+        "false_alarm": alarms.get(name),
+        "idle": alarms.get(f"idle {name}"),
+        "any_alarm": alarms.get("any"),
+        "result": finding and finding.result,
+        "brief": brief(finding.result, finding.digits) if finding else "",
     }
 
 
+def _alarm(alarms, name):
+    """How often a rule fires on nothing, in words; "" where too few baselines can say."""
+    if name not in alarms:
+        return ""
+    said = f"On baselines that pose as methods this rule fires in {share(alarms[name])} of random splits"
+    idle = alarms.get(f"idle {name}")
+    return (
+        f"{said}."
+        if idle is None
+        else f"{said}; one-hot networks in the place of this remedy pass in {share(idle)}."
+    )
+
+
 def short(cards):
-    """Cards of one pair as a DataFrame: finding, claim, verdict, the number that decides, how often its rule fires on nothing;
-    last all rules of the pair together."""
+    """Cards of one pair as a DataFrame: finding, claim, verdict, the number that decides, how often its rule fires on nothing,
+    how often one-hot networks in the place of a remedy pass; last all rules of the pair together."""
     rows = [
         {
             "finding": c["finding"],
             "claim": c["claim"],
             "verdict": c["verdict"],
             "estimate": c["brief"] or "–",
-            "fires on nothing": _share(c["false_alarm"]),
+            "fires on nothing": share(c["false_alarm"]),
+            "one-hot in its place": share(c["idle"]),
         }
         for c in cards
     ]
+    together = {
+        "finding": "any",
+        "claim": "At least one of the rules above.",
+        "verdict": "–",
+        "estimate": "–",
+    }
     rows.append(
-        {
-            "finding": "any",
-            "claim": "At least one of the rules above.",
-            "verdict": "–",
-            "estimate": "–",
-            "fires on nothing": _share(cards[0]["any_alarm"]),
-        }
+        together | {"fires on nothing": share(cards[0]["any_alarm"]), "one-hot in its place": "–"}
     )
     return pd.DataFrame(rows)
 
 
-def _share(alarm):
-    return "–" if alarm is None else f"{100 * alarm:.1f} %"
-
-
-def _said(alarm):
-    """How often a rule fires on nothing, in words; "" where too few baselines can say."""
-    return (
-        ""
-        if alarm is None
-        else f"On baselines that pose as methods this rule fires in {_share(alarm)} of random splits."
-    )
+def share(value):
+    """A share in per cent for a cell; a dash for None."""
+    return "–" if value is None else f"{100 * value:.1f} %"
 
 
 def complete_seeds(name):
@@ -129,8 +144,9 @@ def some_seeds(name):
 
 
 def at_hand():
-    """The names of the studies with verdicts and a complete seed on record."""
-    return [name for name, s in STUDIES.items() if s.kind == "findings" and complete_seeds(name)]
+    """The names of the studies with verdicts and a complete seed on record, but superseded ones."""
+    names = [name for name, s in STUDIES.items() if s.kind == "findings" and not s.superseded]
+    return [name for name in names if complete_seeds(name)]
 
 
 def panels(name, seeds=None):

@@ -121,8 +121,8 @@ class Panel:
         return [method for method in self.runs if method != "one_hot"]
 
     def posing(self, **runs):
-        """The same panel with other records in the place of some methods, such as baselines that pose as a method."""
-        return replace(self, runs=self.runs | runs)
+        """The same panel with other records in the place of some methods, such as baselines that pose as one; (): without it."""
+        return replace(self, runs={m: some for m, some in (self.runs | runs).items() if some})
 
     @functools.cached_property
     def group(self):
@@ -296,6 +296,15 @@ def panel(study, pair, seeds, split="test_plus", setting=None):
             if record.config.teacher:
                 records.check_pair(record, records.read(record.config.teacher_config()))
             records.check_pair(record, runs["one_hot"][0])
+    tested = set(
+        teachers[0].test_plus().group if split == "test_plus" else teachers[0].splits[split].group
+    )
+    names = teachers[0].facts["group_names"]
+    for g, group in enumerate(names):
+        if g not in tested:
+            raise KdlibError(
+                f"study {study.name}: group {group!r} has no test example, so it has no gain."
+            )
     margins = np.array([r.facts["teacher_margin_val"] for r in runs["kd"]])
     return Panel(study, tuple(pair), seeds, runs, teachers, margins, split, setting)
 

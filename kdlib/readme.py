@@ -1,10 +1,9 @@
 """The answer in README.md: verdicts, figure, sensitivity and anchors, generated from the committed records."""
 
 from kdlib import anchors, plots, search, sensitivity, tables
-from kdlib.findings import complete_seeds, pair_verdicts, panels
+from kdlib.findings import complete_seeds, pair_verdicts, panels, share
 from kdlib.records import exists
 from kdlib.studies import STUDIES
-from kdlib.words import name_of
 
 FIGURE = "docs/answer.svg"
 UNITS = (
@@ -16,78 +15,75 @@ UNITS = (
 def answer():
     """(Markdown, SVG bytes or None) of the studies on record that are not demonstrations; the first one gives the figure."""
     lines, svg = [], None
-    done = {
-        s.name: complete_seeds(s.name)
-        for s in STUDIES.values()
-        if not s.demonstration and s.kind != "anchors"
-    }
-    on_record = [
-        s for s in STUDIES.values() if done.get(s.name, 0) > (s.kind == "findings")
-    ]  # of findings two seeds or more
-    found = sorted(
-        (s for s in on_record if s.kind == "findings"), key=lambda s: s.superseded
-    )  # stable
+    shown = [s for s in STUDIES.values() if not s.demonstration and s.kind != "anchors"]
+    done = {s.name: complete_seeds(s.name) for s in shown}
+    found = [s for s in shown if s.kind == "findings" and done[s.name] > 1]
+    found.sort(key=lambda s: s.superseded)  # stable
     if found and found[0].superseded:
         lines += [_under_way(), ""]
     for study in found:
         both = panels(study.name)
-        if svg is None:
-            headline, svg = _headline(both)
-            lines += headline
         cards = [card for p in both for card in pair_verdicts(p)]
+        if svg is None:
+            lines += _headline(cards)
+            figure = plots.gain_by_bucket(
+                tables.gain_by_bucket(both[0], both[0].methods), both[0].name
+            )
+            svg = figure.svg()
+            lines += [f"![{figure.sentence}]({FIGURE})", "", figure.caption, "", UNITS, ""]
+        lines += _of_findings(study, both[0], cards)
+    for study in (s for s in shown if s.kind != "findings" and done[s.name]):
         lines += [
-            f"{_of(study, both[0].seeds)[:-1]}, {len(both[0].runs['one_hot'])} baselines:",
+            _of(study, done[study.name]) + ":",
             "",
-            *_short(cards),
-            "",
-            "<details><summary>Every finding in words, with its test</summary>",
-            "",
-            *_long(cards),
-            "",
-            "</details>",
+            *(f"- {said}" for said in _sentences(study, done[study.name])),
             "",
         ]
-    for study in on_record:
-        if study.kind != "findings":
-            seeds = done[study.name]
-            said = (
-                search.headline(study, seeds)
-                if study.kind == "recipe"
-                else sensitivity.headlines(panels(study.name))
-            )
-            lines += [_of(study, seeds), "", *(f"- {sentence}" for sentence in said), ""]
-    text = (
-        "\n".join(lines)
-        if lines
-        else "No study is on record yet; `make report` shows the demonstration.\n"
-    )
+    text = "\n".join(lines) or "No study is on record yet; `make report` shows the demonstration.\n"
     return (
         f"{text}\nPublished numbers that a correct implementation must hit, beside ours:\n\n{anchors.markdown()}",
         svg,
     )
 
 
-def _headline(panels):
-    """(Markdown lines, SVG): for each pair what distillation does and what softening its teacher adds, and the first figure."""
-    lines, figures = [], []
-    for p in panels:
-        ours = {
-            "one_hot": [m for m in p.runs if m != "one_hot"],
-            "kd": [m for m in p.runs if m.startswith("ada_")],
+def _headline(cards):
+    """For each pair, in words: what distillation does on average and to the rarest classes, and what AdaAlpha adds."""
+    lines = []
+    for pair in dict.fromkeys(c["pair"] for c in cards):
+        said = {
+            c["finding"]: f"{c['said']} *{c['claim'].rstrip('.')}: {c['verdict']}.*"
+            for c in cards
+            if c["pair"] == pair
         }
-        gain, softened = (
-            plots.gain_by_bucket(tables.gain_by_bucket(p, methods, over), p.name, name_of(over))
-            for over, methods in ours.items()
-        )
-        early = (
-            ""
-            if p.seeds == p.study.seeds
-            else f" (preliminary: {p.seeds} of {p.study.seeds} seeds)"
-        )
-        lines += [f"**{gain.sentence}** {softened.sentence}{early}", ""]
-        figures.append(gain)
-    first = figures[0]
-    return [*lines, f"![{first.sentence}]({FIGURE})", "", first.caption, "", UNITS, ""], first.svg()
+        lines += [
+            f"**{pair}.** {' '.join(said[name] for name in ('F1', 'F2b', 'F4 AdaAlpha') if name in said)}",
+            "",
+        ]
+    return lines
+
+
+def _of_findings(study, panel, cards):
+    return [
+        f"{_of(study, panel.seeds)}, {len(panel.runs['one_hot'])} baselines:",
+        "",
+        *_short(cards),
+        "",
+        "<details><summary>Every finding in words, with its test</summary>",
+        "",
+        *_long(cards),
+        "",
+        "</details>",
+        "",
+    ]
+
+
+def _sentences(study, seeds):
+    """What a study beyond the findings says."""
+    return (
+        search.headline(study, seeds)
+        if study.kind == "recipe"
+        else sensitivity.headlines(panels(study.name))
+    )
 
 
 def _under_way():
@@ -96,36 +92,33 @@ def _under_way():
     runs = first()
     return (
         f"**The answer is being measured again, on networks that are trained enough.** {sum(map(exists, runs))} of "
-        f"{len(runs)} runs of `{first.name}` are on record; verdicts are shown from the second seed on. What follows is "
-        "superseded: networks that were trained too little to fit their training images."
+        f"{len(runs)} runs of `{first.name}` are on record; numbers are shown from the second seed on, verdicts from the "
+        "fourth. What follows is superseded: networks that were trained too little to fit their training images."
     )
 
 
 def _of(study, seeds):
     early = ", preliminary" if seeds < study.seeds else ""
-    return f"{study.title} (`{study.name}`), {seeds} of {study.seeds} planned seeds{early}:"
+    return f"{study.title} (`{study.name}`), {seeds} of {study.seeds} planned seeds{early}"
 
 
 def _short(cards):
     """A row for each finding, a column for each pair; last how often all rules of a pair together fire on nothing."""
     pairs = list(dict.fromkeys(c["pair"] for c in cards))
-    cells = {
-        (c["finding"], c["pair"]): f"**{c['verdict']}**<br>{c['brief']}".removesuffix("<br>")
-        for c in cards
-    }
     lines = [f"| finding | {' | '.join(pairs)} |", "|---|" + "---|" * len(pairs)]
-    for finding, claim in {c["finding"]: c["claim"] for c in cards}.items():
-        lines.append(
-            f"| **{finding}** {claim} | {' | '.join(cells.get((finding, pair), '–') for pair in pairs)} |"
-        )
-    together = [next(c["any_alarm"] for c in cards if c["pair"] == pair) for pair in pairs]
-    if None in together:
-        return lines
-    return [
-        *lines,
-        f"| share of random splits of the baselines in which any of these rules fires on nothing | "
-        f"{' | '.join(f'{100 * share:.1f} %' for share in together)} |",
-    ]
+    for finding in dict.fromkeys(c["finding"] for c in cards):
+        own = {c["pair"]: c for c in cards if c["finding"] == finding}
+        claims = " / ".join(dict.fromkeys(c["claim"] for c in own.values()))
+        cells = [
+            f"**{own[pair]['verdict']}**<br>{own[pair]['brief']}".removesuffix("<br>")
+            if pair in own
+            else "–"
+            for pair in pairs
+        ]
+        lines.append(f"| **{finding}** {claims} | {' | '.join(cells)} |")
+    together = [share(next(c["any_alarm"] for c in cards if c["pair"] == pair)) for pair in pairs]
+    what = "share of random splits of the baselines in which any of these rules fires on nothing"
+    return [*lines, f"| {what} | {' | '.join(together)} |"]
 
 
 def _long(cards):

@@ -6,6 +6,7 @@ from kdlib.config import KNOBS, Config
 
 LEAST_CHANGE = 1.0  # points that twice the epochs may still change the average of one_hot
 LEAST_MARGIN = 0.9  # of the teacher on its own training images, mean over images
+CHANGE = "change at twice the epochs"
 MARGIN = "teacher's margin on its training images"
 LEAST_FEW_SHOT = 2.0  # per cent on val in every few-shot class, mean over seeds
 
@@ -104,15 +105,20 @@ def scores(search, seeds):
             of_step.append(
                 {
                     "question": step.question,
-                    "level": in_words(level),
+                    "level": f"teacher = {level['student']}" if step.teachers else in_words(level),
                     "mean": per_seed.mean(),
                     "per_seed": tuple(per_seed),
                     "seeds": len(per_seed),
                 }
             )
         best = max(of_step, key=lambda row: row["mean"])  # the first of equals
-        if search.epochs and "epochs" in step.levels[0]:  # the cheapest that passes the gate
-            best = of_step[step.levels.index({"epochs": search.shared["epochs"]})]
+        if search.epochs and "epochs" in step.levels[0]:  # the fewest that pass the gate, if any
+            passed = [
+                f"epochs = {row.epochs}"
+                for row in gate(search, seeds).itertuples()
+                if row.passes == "yes"
+            ]
+            best = next((row for row in of_step if row["level"] in passed), None)
         rows += [{**row, "chosen": "yes" if row is best else ""} for row in of_step]
     return pd.DataFrame(rows)
 
@@ -143,14 +149,16 @@ def gate(search, seeds):
         if longer not in step.levels:
             continue
         here, there = (
-            np.mean([_val(search.config(step, level, "one_hot", s)) for s in some], axis=0)
+            np.array([_val(search.config(step, level, "one_hot", s)) for s in some])
             for level in ({"epochs": epochs}, longer)
         )
+        change = there.mean() - here.mean()
+        low, high = _interval(there.mean(axis=1), here.mean(axis=1))
         first = records.read(search.config(step, {"epochs": epochs}, "one_hot", 0))
         counts = np.array(first.facts["train_counts"])
         margin = _teacher_margin(search, seeds, counts) if epochs == chosen else np.nan
-        lowest = here[counts < search.bucket_edges[1]].min()
-        enough = abs(there.mean() - here.mean()) < LEAST_CHANGE and lowest >= LEAST_FEW_SHOT
+        lowest = here.mean(axis=0)[counts < search.bucket_edges[1]].min()
+        enough = abs(change) < LEAST_CHANGE and lowest >= LEAST_FEW_SHOT
         word = "not known" if enough and np.isnan(margin) else "no"
         if enough and margin >= LEAST_MARGIN:
             word = "yes"
@@ -158,13 +166,24 @@ def gate(search, seeds):
             {
                 "epochs": epochs,
                 "average": here.mean(),
-                "change at twice the epochs": there.mean() - here.mean(),
+                CHANGE: change,
+                "low": low,
+                "high": high,
                 "lowest few-shot class": lowest,
                 MARGIN: margin,
                 "passes": word,
             }
         )
     return pd.DataFrame(rows)
+
+
+def _interval(a, b):
+    """95 % interval of the difference of two means over networks (Welch); NaN with one network."""
+    from scipy.stats import ttest_ind
+
+    if min(len(a), len(b)) < 2:
+        return float("nan"), float("nan")
+    return ttest_ind(a, b, equal_var=False).confidence_interval()
 
 
 def _teacher_margin(search, seeds, counts):
@@ -187,12 +206,14 @@ def headline(search, seeds):
     said = [f"{search.title}: val chooses {chosen}."]
     if search.epochs:
         row = gate(search, seeds).set_index("epochs").loc[search.shared["epochs"]]
-        word = "passes" if row.passes == "yes" else "does not pass"
-        change = number(row["change at twice the epochs"], digits=2)
+        word = {"yes": "passes", "no": "does not pass", "not known": "is not known to pass"}[
+            row.passes
+        ]
+        ends = f"{number(row.low, '', 1)} to {number(row.high, '', 1)}"
         said.append(
-            f"{search.shared['epochs']} epochs: the recipe {word} the gate. Twice the epochs change the average by {change} "
-            f"(less than {LEAST_CHANGE:g} is enough); the teacher's margin on its training images is {row[MARGIN]:.3f} (at least "
-            f"{LEAST_MARGIN:g}); the lowest few-shot class is at {row['lowest few-shot class']:.1f} % (at least "
-            f"{LEAST_FEW_SHOT:g})."
+            f"{search.shared['epochs']} epochs: the recipe {word} the gate. Twice the epochs change the average by "
+            f"{number(row[CHANGE], digits=2)} (95 % interval over networks {ends}; less than {LEAST_CHANGE:g} is enough); the "
+            f"teacher's margin on its training images is {row[MARGIN]:.3f} (at least {LEAST_MARGIN:g}); the lowest few-shot "
+            f"class is at {row['lowest few-shot class']:.1f} % (at least {LEAST_FEW_SHOT:g})."
         )
     return said

@@ -225,8 +225,7 @@ def test_verdict_cards(panels):
     assert len(page.of("li")) == len(cards)
     for c in cards:
         assert c["claim"] in page.text["p"]
-        assert f"{c['sentence']} {c['alarm']}" in page.text["li"]
-        assert re.fullmatch(r"On baselines that pose as methods this rule fires in [\d.]+ % of random splits\.", c["alarm"])
+        assert f"{c['sentence']} {c['alarm']}".rstrip() in page.text["li"]
     whole = [c | {"preliminary": False} for c in cards]
     assert "preliminary" not in Verdicts(whole)._repr_html_()
 

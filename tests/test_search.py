@@ -143,7 +143,7 @@ def test_the_best_mean_is_chosen_and_of_equals_the_first():
     assert chosen_of(table) == {
         "Rate": "lr = 0.1",
         "Epochs": "epochs = 40",
-        "Teacher": "student = cnn",
+        "Teacher": "teacher = cnn",
         "Temperature": "temperature = 1",
     }
     of_one = search.scores(TINY, 1)
@@ -316,7 +316,13 @@ def test_a_length_whose_double_was_not_run_has_no_row():
 
 def test_the_epochs_step_marks_the_length_of_the_gate_not_the_best():
     write_search(TINY, lambda cfg: {20: 0.5, 40: 0.7, 80: 0.75}[cfg.epochs])
+    table = search.scores(TINY, 2)
+    assert not (
+        table[table.question == "Epochs"].chosen == "yes"
+    ).any()  # 80 add five points: none passes
+    write_search(TINY, lambda cfg: {20: 0.5, 40: 0.7, 80: 0.7}[cfg.epochs])
     assert chosen_of(search.scores(TINY, 2))["Epochs"] == "epochs = 40"
+    write_search(TINY, lambda cfg: {20: 0.5, 40: 0.7, 80: 0.75}[cfg.epochs])
     assert chosen_of(search.scores(replace(TINY, epochs=()), 2))["Epochs"] == "epochs = 80"
 
 
@@ -326,9 +332,9 @@ def test_the_epochs_step_marks_the_length_of_the_gate_not_the_best():
 def test_the_headline_says_what_val_chose_and_that_the_gate_is_passed():
     at_twice_the_epochs(1.0, 0.0)
     assert search.headline(TINY, 2) == [
-        "Choice: val chooses lr = 0.05; epochs = 40; student = cnn_small; temperature = 1.",
-        "40 epochs: the recipe passes the gate. Twice the epochs change the average by +0.50 points (less than 1 is enough); "
-        "the teacher's margin on its training images is 1.000 (at least 0.9); the lowest few-shot class is at 70.0 % (at least 2).",
+        "Choice: val chooses lr = 0.05; epochs = 40; teacher = cnn_small; temperature = 1.",
+        "40 epochs: the recipe passes the gate. Twice the epochs change the average by +0.50 points (95 % interval over networks "
+        "−5.9 to +6.9; less than 1 is enough); the teacher's margin on its training images is 1.000 (at least 0.9); the lowest few-shot class is at 70.0 % (at least 2).",
     ]
 
 

@@ -669,7 +669,8 @@ def correlated(rng, slope, groups=20, seeds=6, baselines=12):
     mine = shared + gain[group] + rng.normal(size=(seeds, len(group)))
     pool = shared + rng.normal(size=(baselines, len(group)))
     traits = margin + rng.normal(0, 0.05, (seeds, groups))
-    return correlation_with_gain(rank_correlation, *(group_means(v, group, groups, 300) for v in (mine, pool)), traits)
+    means = [group_means(v, group, groups, 2).observed for v in (mine, pool)]
+    return correlation_with_gain(rank_correlation, means[0] - means[1].mean(axis=0), baselines, traits, resamples=300)
 
 
 def test_a_correlation_with_the_gain_covers_other_classes_and_stays_in_its_range():
@@ -678,17 +679,16 @@ def test_a_correlation_with_the_gain_covers_other_classes_and_stays_in_its_range
     found = [correlated(rng, 1.5) for _ in range(150)]
     assert 0.9 < np.mean([r.low <= truth <= r.high for r in found]) < 1.0
     assert all(-1 <= r.low < r.high <= 1 for r in found)
-    null = [correlated(rng, 0.0).p() for _ in range(200)]
-    assert np.mean(np.array(null) <= 0.05) < 0.09
+    null = [correlated(rng, 0.0).p() for _ in range(300)]
+    assert 0.003 < np.mean(np.array(null) <= 0.05) < 0.08
 
 
-def test_a_correlation_with_the_gain_is_the_mean_over_seeds_of_spearmans():
+def test_a_correlation_with_the_gain_is_spearmans_by_seed_averaged_on_fishers_scale():
     rng = np.random.default_rng(9)
-    group = np.repeat(np.arange(7), 20)
-    mine, pool = (group_means(rng.normal(size=(count, 140)), group, 7, 50) for count in (3, 5))
-    traits = rng.normal(size=(3, 7))
-    got = correlation_with_gain(rank_correlation, mine, pool, traits)
-    gains = mine.observed - pool.observed.mean(axis=0)
+    gains, traits = rng.normal(size=(2, 3, 7))
+    got = correlation_with_gain(rank_correlation, gains, 5, traits)
     wanted = [stats.spearmanr(gains[s], traits[s]).statistic for s in range(3)]
-    assert got.per_seed == pytest.approx(wanted) and got.estimate == pytest.approx(np.mean(wanted))
-    assert got.p() == pytest.approx(2 * stats.t.sf(abs(np.arctanh(got.estimate)) / got.se, 5))
+    assert got.per_seed == pytest.approx(wanted)
+    assert got.estimate == pytest.approx(np.tanh(np.arctanh(wanted).mean())) and (got.n, got.baselines) == (3, 5)
+    assert got.p() == pytest.approx(2 * stats.t.sf(abs(np.arctanh(got.estimate)) / got.se, got.df))
+    assert got.p(got.high) == pytest.approx(0.05) and got.se**2 > np.var(np.arctanh(wanted), ddof=1) * (1 / 3 + 1 / 5) - 1e-12
