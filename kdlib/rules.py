@@ -78,6 +78,12 @@ def verdict_bucket(p):
     return None
 
 
+def classes(p, bucket):
+    """The classes of a bucket in words."""
+    name = p.bucket_names[bucket]
+    return f"{name}-shot classes" if p.study.bucket_edges else f"classes of the {name}"
+
+
 # ---------------------------------------------------------------- the rules
 
 
@@ -129,14 +135,12 @@ def not_uniform(p, method="kd"):
     filled = [index for index in range(3) if (p.bucket == index).any()]
     contrast = p.gain(method, p.in_bucket(filled[-1]) - p.in_bucket(filled[0]))
     covariance, agree = agreement(halves(p, method), halves(p, "one_hot"))
-    rarest, most = p.bucket_names[filled[-1]], p.bucket_names[filled[0]]
+    rarest, most = classes(p, filled[-1]), classes(p, filled[0])
     value = min(1.0, 2 * np.nanmin([contrast.p(), agree, 1.0]))
 
     def say():
-        return (
-            f"gain of the {rarest} minus gain of the {most} classes: {told(contrast)}; agreement of seeds on which classes "
-            f"gain: covariance {number(covariance, 'points²', 2)}, {told_p(agree)}"
-        )
+        seeds = f"covariance {number(covariance, 'points²', 2)}, {told_p(agree)}"
+        return f"gain of the {rarest} minus gain of the {most}: {told(contrast)}; agreement of seeds on which classes gain: {seeds}"
 
     return Finding("F2a", contrast, value, 1.0, say, method)
 
@@ -168,9 +172,7 @@ def rarest_lose(p, method="kd"):
         result,
         below(result) if result.estimate <= HARM else 1.0,
         above(result, HARM),
-        lambda: (
-            f"{name_of(method)} changes accuracy in the {p.bucket_names[bucket]} classes by {told(result)}"
-        ),
+        lambda: f"{name_of(method)} changes accuracy in the {classes(p, bucket)} by {told(result)}",
         method,
     )
 
@@ -339,7 +341,7 @@ def mitigated(p, method):
     def say():
         read = labels_read(p, method)
         return (
-            f"against distillation, average {told(average)}, {p.bucket_names[bucket]} classes {told(rare)}; it reads "
+            f"{name_of(method)} against distillation: average {told(average)}, {classes(p, bucket)} {told(rare)}; it reads "
             + (read or "no labels beyond those it trains on")
         )
 

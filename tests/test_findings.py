@@ -63,9 +63,9 @@ def test_better_on_average_and_worse_where_rare():
     assert list(verdicts) == NAMES
     assert verdicts["F1"] == verdicts["F2a"] == verdicts["F2b"] == "holds"
     assert "+10.0 points" in card(panel, "F1")["sentence"]  # (8 * 20 - 2 * 30) / 10
-    assert "in the few classes by −30.0 points" in card(panel, "F2b")["sentence"]
+    assert "in the few-shot classes by −30.0 points" in card(panel, "F2b")["sentence"]
     assert (
-        "gain of the few minus gain of the many classes: −50.0"
+        "gain of the few-shot classes minus gain of the many-shot classes: −50.0"
         in card(panel, "F2a")["sentence"].lower()
     )
 
@@ -499,8 +499,8 @@ def test_a_bucket_on_the_floor_decides_nothing(few, bucket):
     """Read on val, not on test: there one-hot is at 70 %."""
     panel = made(seeds=2, one_hot=on_val(few))
     assert panel.bucket_names[rules.verdict_bucket(panel)] == bucket
-    assert f"in the {bucket} classes" in card(panel, "F2b")["sentence"]
-    assert f", {bucket} classes" in card(panel, "F4 AdaAlpha")["sentence"]
+    assert f"in the {bucket}-shot classes" in card(panel, "F2b")["sentence"]
+    assert f", {bucket}-shot classes" in card(panel, "F4 AdaAlpha")["sentence"]
 
 
 def test_only_the_many_are_above_the_floor():

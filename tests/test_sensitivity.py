@@ -323,7 +323,7 @@ def test_balanced_buckets_are_tenths_by_other_seeds_margins(panels_of):
         others = np.mean([np.roll(np.linspace(0.9, 0.1, GROUPS), s) for s in range(3) if s != seed], axis=0)
         assert p.buckets_by_seed[seed][others.argmin()] == 2 and (p.buckets_by_seed[seed] == 2).sum() == 1
     card = next(c for c in findings.pair_verdicts(p) if c["finding"] == "F2b")
-    assert "changes accuracy in the lowest tenth classes by" in card["sentence"]
+    assert "changes accuracy in the classes of the lowest tenth by" in card["sentence"]
     assert plots.gain_by_bucket(tables.gain_by_bucket(p, ["kd"]), p.name).figure.axes[0].get_xlabel() == "classes by margin of the teacher"
 
 
