@@ -139,8 +139,10 @@ def not_uniform(p, method="kd"):
     value = min(1.0, 2 * np.nanmin([contrast.p(), agree, 1.0]))
 
     def say():
-        seeds = f"covariance {number(covariance, 'points²', 2)}, {told_p(agree)}"
-        return f"gain of the {rarest} minus gain of the {most}: {told(contrast)}; agreement of seeds on which classes gain: {seeds}"
+        return (
+            f"gain of the {rarest} minus gain of the {most}: {told(contrast)}; agreement of seeds on "
+            f"which classes gain: covariance {number(covariance, 'points²', 2)}, {told_p(agree)}"
+        )
 
     return Finding("F2a", contrast, value, 1.0, say, method)
 

@@ -112,9 +112,9 @@ def frontier(table, pair):
                  "of the means; the crosses are 95 % intervals and often overlap.", table)
 
 
-CONDITIONS = ("The conditions of F4 on every method, against distillation with the exact sign-flip p over seeds, and its gain over "
-              "one-hot, in points with 95 % intervals; and the labels it reads beyond those it trains on. Sensitivity: no verdict "
-              "depends on it.")
+CONDITIONS = ("The conditions of F4 on every method, against distillation with the exact sign-flip p over seeds, and its gain "
+              "over one-hot, in points with 95 % intervals; and the labels it reads beyond those it trains on. Sensitivity: no "
+              "verdict depends on it.")
 
 
 def mitigations(p, methods):
