@@ -87,13 +87,14 @@ def _sentences(study, seeds):
 
 
 def _under_way():
-    """That the first study has no verdict yet, and what is on record of it."""
+    """That the first study has no verdict yet, and what is on record of it and of the choice of its recipe."""
     first = next(s for s in STUDIES.values() if s.kind == "findings" and not s.superseded)
-    runs = first()
+    both = [STUDIES[name] for name in (f"{first.name}-recipe", first.name) if name in STUDIES]
+    counts = [f"{sum(map(exists, s()))} of {len(s())} runs of `{s.name}`" for s in both]
     return (
-        f"**The answer is being measured again, on networks that are trained enough.** {sum(map(exists, runs))} of "
-        f"{len(runs)} runs of `{first.name}` are on record; numbers are shown from the second seed on, verdicts from the "
-        "fourth. What follows is superseded: networks that were trained too little to fit their training images."
+        f"**The answer is being measured again, on networks that are trained enough.** On record: {' and '.join(counts)}; "
+        "numbers are shown from the second seed on, verdicts from the fourth. What follows is superseded: networks that were "
+        "trained too little to fit their training images."
     )
 
 

@@ -21,6 +21,9 @@ class Step:
     methods: tuple = ("one_hot",)
     fields: dict = field(default_factory=dict)  # that hold in this step alone
     seeds: int = 0  # where a step needs more than the others
+    taken: dict = field(
+        default_factory=dict
+    )  # the level that was taken where the best did not pass the gate
     teachers: bool = False  # teachers are trained: their seeds are 1000 higher
 
 
@@ -112,12 +115,11 @@ def scores(search, seeds):
                 }
             )
         best = max(of_step, key=lambda row: row["mean"])  # the first of equals
+        if step.taken:
+            best = of_step[step.levels.index(step.taken)]
         if search.epochs and "epochs" in step.levels[0]:  # the fewest that pass the gate, if any
-            passed = [
-                f"epochs = {row.epochs}"
-                for row in gate(search, seeds).itertuples()
-                if row.passes == "yes"
-            ]
+            rows_of_gate = [] if step.fields else gate(search, seeds).itertuples()
+            passed = [f"epochs = {row.epochs}" for row in rows_of_gate if row.passes == "yes"]
             best = next((row for row in of_step if row["level"] in passed), None)
         rows += [{**row, "chosen": "yes" if row is best else ""} for row in of_step]
     return pd.DataFrame(rows)
@@ -142,7 +144,8 @@ def gate(search, seeds):
 
     rows = []
     chosen = search.shared["epochs"]
-    step = next(step for step in search.steps if any("epochs" in level for level in step.levels))
+    # a step with fields of its own tried the lengths of another recipe
+    step = next(s for s in search.steps if "epochs" in s.levels[0] and not s.fields)
     some = range(search.seeds_of(step, seeds))
     for epochs in search.epochs:
         longer = {"epochs": 2 * epochs}

@@ -118,8 +118,8 @@ def check_names(namespace, known):
 DIGITS = {"dataset": "digits", "draw_seed": 0, "imbalance": 50.0, "epochs": 40, "warmup": 4, "batch_size": 32,
           "lr": 0.05, "weight_decay": 5e-4}
 CIFAR20 = {"dataset": "cifar20", "draw_seed": 0, "imbalance": 20.0, "epochs": 160, "warmup": 5, "batch_size": 32,
-           "lr": 0.2, "weight_decay": 5e-4}
-SHORT = {**CIFAR20, "epochs": 40, "warmup": 8, "batch_size": 128}   # version 1: superseded (PROTOCOL.md, D19)
+           "lr": 0.1, "weight_decay": 5e-4}
+SHORT = {**CIFAR20, "epochs": 40, "warmup": 8, "batch_size": 128, "lr": 0.2}   # version 1: superseded (PROTOCOL.md, D19)
 # Wang et al. 2023 (W): the schedule on the long tail, and the one on balanced classes. Peak rate: not stated there.
 W_TAIL = {"epochs": 256, "warmup": 15, "decay": "step", "milestones": (96, 192, 224), "batch_size": 128, "lr": 0.1,
           "weight_decay": 1e-4}
@@ -243,7 +243,9 @@ STUDIES = {s.name: s for s in (
             shared={**CIFAR100_LT, "dataset": "superclass"}),
     _recipe(_CIFAR20, (
         Step("Batch size and learning rate", tuple({"batch_size": b, "lr": lr} for b, lr in (
-            (32, 0.05), (32, 0.1), (32, 0.2), (32, 0.4), (64, 0.1), (64, 0.2), (128, 0.2), (128, 0.4))), fields={"epochs": 80}),
+            (32, 0.05), (32, 0.1), (32, 0.2), (32, 0.4), (64, 0.1), (64, 0.2), (128, 0.2), (128, 0.4))), fields={"epochs": 80},
+            taken={"batch_size": 32, "lr": 0.1}),   # 0.2 does not pass the gate
+        Step("Epochs at rate 0.2", tuple({"epochs": e} for e in (80, 160, 320)), fields={"lr": 0.2}),
         Step("Epochs", tuple({"epochs": e} for e in (80, 160, 320)), seeds=4),
         Step("Teacher", tuple({"student": name} for name in ("resnet8", "resnet8x2")), teachers=True),
         Step("Temperature", TEMPERATURES, ("kd",)),
