@@ -191,14 +191,17 @@ def _interval(a, b):
 
 
 def _teacher_margin(search, seeds, counts):
-    """Mean over the training images of the margin of the teachers of the chosen recipe."""
+    """Mean over the training images of the margin of the teachers of the chosen recipe; NaN before a student records it."""
     import numpy as np
 
     from kdlib import records
 
     step = next(step for step in search.steps if "kd" in step.methods)
-    facts = [records.read(search.config(step, step.levels[0], "kd", s)).facts for s in range(seeds)]
-    return np.mean([np.average(f["teacher_margin_train"], weights=counts) for f in facts])
+    students = [search.config(step, step.levels[0], "kd", s) for s in range(seeds)]
+    if not all(map(records.exists, students)):
+        return np.nan
+    margins = [records.read(cfg).facts["teacher_margin_train"] for cfg in students]
+    return np.mean([np.average(margin, weights=counts) for margin in margins])
 
 
 def headline(search, seeds):

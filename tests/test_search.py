@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from synthetic import COUNTS, FEW, GROUPS, SELF, but, record
 
-from kdlib import search
+from kdlib import records, search
 from kdlib.config import KdlibError
 from kdlib.records import write
 from kdlib.search import Search, Step
@@ -364,3 +364,12 @@ def test_a_search_without_a_gate_says_what_val_chose_alone():
 def test_the_figure_says_what_the_headline_says():
     written()
     assert search_steps(search.scores(TINY, 2), TINY.title).sentence == search.headline(TINY, 2)[0]
+
+
+def test_the_gate_is_not_known_before_a_student_has_recorded_its_teachers_margin():
+    written()
+    step = next(step for step in TINY.steps if "kd" in step.methods)
+    for seed in range(2):
+        (records.folder() / f"{TINY.config(step, step.levels[0], 'kd', seed).key()}.json").unlink()
+    row = search.gate(TINY, 2).set_index("epochs").loc[40]
+    assert row.passes == "not known" and np.isnan(row[search.MARGIN])
