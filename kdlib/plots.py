@@ -333,10 +333,10 @@ def accuracies(table, pair):
     return Table(table, f"Accuracy in per cent ± half-width of its 95 % interval, {pair}{beside}")
 
 
-def differences(table, pair, over="one-hot"):
+def differences(table, pair):
     """tables.differences -> Table."""
-    how = "the mean of all baselines, with Welch's p" if over == "one-hot" else f"{over} by seed, with the exact sign-flip p"
-    return Table(table, f"Difference to {how}, in points ± half-width of its 95 % interval, {pair}")
+    return Table(table, "Difference to the mean of all baselines, with Welch's p, in points ± half-width of its 95 % interval, "
+                 f"{pair}")
 
 
 def by_class(table, data, study, pair):

@@ -210,7 +210,7 @@ def headline(search, seeds):
 
     table = scores(search, seeds)
     chosen = "; ".join(table[table.chosen == "yes"].level)
-    said = [f"{search.title}: val chooses {chosen}."]
+    said = [f"{search.title}: the search takes {chosen}."]
     if search.epochs:
         row = gate(search, seeds).set_index("epochs").loc[search.shared["epochs"]]
         word = {"yes": "passes", "no": "does not pass", "not known": "is not known to pass"}[

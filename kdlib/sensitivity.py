@@ -415,6 +415,6 @@ def search_steps(table, title):
         axes.set_title(question, loc="left", fontsize=9)
     np.atleast_1d(all_axes)[-1].set_xlabel("accuracy on val, %")
     chosen = "; ".join(table[table.chosen == "yes"].level)
-    return Shown(figure, f"{title}: val chooses {chosen}.", "Small dots are seeds that no other study uses, large marks their "
-                 "mean, a star the level that is taken. Each step has what the steps above it chose. Test images are not looked "
-                 "at.", table)
+    return Shown(figure, f"{title}: the search takes {chosen}.", "Small dots are seeds that no other study uses, large marks "
+                 "their mean, a star the level that is taken. Each step has what the steps above it chose. Test images are not "
+                 "looked at.", table)

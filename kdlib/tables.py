@@ -9,7 +9,7 @@ from kdlib.anchors import WANG
 from kdlib.metrics import CELLS, calibration_error, eight_cells
 from kdlib.metrics import table as every_run
 from kdlib.rules import amplification, copied_by_baselines, copied_share, labels_read, stack, weakest_fifth
-from kdlib.stats import false_discovery, interval, moderated_t, sign_flip, worst
+from kdlib.stats import false_discovery, interval, moderated_t, worst
 from kdlib.words import name_of, number, p_value
 
 
@@ -116,17 +116,16 @@ def accuracies(p, methods):
     return pd.DataFrame(rows)
 
 
-def differences(p, methods, over="one_hot"):
-    """Difference to the pooled baselines, or to another method by seed, in points: one row per method, "estimate ± half-width"
-    on average and in each bucket, each with its p; against another method the exact sign-flip p."""
+def differences(p, methods):
+    """Difference to the pooled baselines in points: one row per method, "estimate ± half-width" on average and in each bucket,
+    each with its p."""
     rows = []
     for method in methods:
         row = {"method": name_of(method)}
         for place, weights in p.places().items():
-            result = p.gain(method, weights, over)
+            result = p.gain(method, weights)
             row[place] = number(result.estimate, "") + ("" if np.isnan(result.se) else f" ± {result.high - result.estimate:.1f}")
-            value = result.p() if over == "one_hot" else sign_flip(result.per_seed)[0]
-            row[f"p, {place}"] = "–" if np.isnan(result.se) or np.isnan(value) else p_value(value)
+            row[f"p, {place}"] = "–" if np.isnan(result.se) else p_value(result.p())
         rows.append(row)
     return pd.DataFrame(rows)
 

@@ -252,13 +252,13 @@ def test_the_steps_of_a_search_are_drawn_one_below_the_other_with_a_star_at_what
     assert marks(epochs, "*") == [(70, 0)] and marks(epochs, "o") == [(72, 1)]   # what is taken need not be the best
     dots = [sorted(line.get_xdata()) for line in rate.lines if line.get_marker() == "."]
     assert dots == [[57.5, 62.5], [67.5, 72.5], [62.5, 67.5]]
-    assert shown.sentence == "Recipe: val chooses Rate = b; Epochs = a."
+    assert shown.sentence == "Recipe: the search takes Rate = b; Epochs = a."
     assert shown.table is SCORES
 
 
 def test_a_search_of_one_step_has_one_row_of_axes():
     shown = sensitivity.search_steps(SCORES[SCORES.question == "Rate"], "Recipe")
-    assert len(shown.figure.axes) == 1 and shown.sentence == "Recipe: val chooses Rate = b."
+    assert len(shown.figure.axes) == 1 and shown.sentence == "Recipe: the search takes Rate = b."
 
 
 # ---------------------------------------------------------------- other tables of the pages
