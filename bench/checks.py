@@ -109,7 +109,7 @@ def together_is_alone(device):
 
 def rate_zero_freezes(device):
     run = new_run(device, replace(KD, lr=0.0))
-    before = {name: p.clone() for name, p in run.model.named_parameters()}
+    before = {name: p.detach().clone() for name, p in run.model.named_parameters()}   # no graph that a capture would meet
     buffer = run.model.bn.running_mean.clone()
     fit([run])
     moved = [name for name, p in run.model.named_parameters() if not torch.equal(p, before[name])]

@@ -97,7 +97,7 @@ def ours(bench, count=1, student=STUDENT, teacher="table", precision="fp32", ste
         model = build(student, data.classes, seed).to(bench.device)
         ask = {"table": bench.table, "live": lambda: frozen(bench.network), None: lambda: None}[teacher]()
 
-        def after(epoch, curves, model=model, last=seed == count - 1):
+        def after(epoch, curves, state, model=model, last=seed == count - 1):
             predict(model, data.test.x, data)
             if last:
                 clock.append(now(bench.device))
@@ -144,17 +144,6 @@ def equivalence(bench):
         bench.write()
 
     return checks.run_all(bench.device, say, results)
-
-
-def norm(bench):
-    """Batch norm by cuDNN or by torch: images/s of eight runs at once. The faster one stays in use."""
-    speeds = {}
-    for kind in ("cudnn", "native"):
-        Captured.native_norm = kind == "native"
-        speeds[kind] = ours(bench, 8, STUDENT, None)
-    faster = max(speeds, key=speeds.get)
-    Captured.native_norm = faster == "native"
-    return {"network": STUDENT, "images/s": speeds, "faster": faster}
 
 
 def pace(bench):
@@ -318,7 +307,7 @@ def profile(bench):
 
 
 SECTIONS = {   # name: (function, seconds it needs at most)
-    "E": (equivalence, 60), "norm": (norm, 30), "pace": (pace, 45), "G5": (start_up, 40),
+    "E": (equivalence, 20), "pace": (pace, 40), "G5": (start_up, 40),
     "G4": (table_fill, 40), "G1": (single, 60), "G3": (grid, 100),
     "memory": (memory, 30), "T": (study, 40), "precision": (precision, 50), "profile": (profile, 20), "ladder": (ladder, 60),
     "compile": (compiled, 100)}

@@ -28,12 +28,10 @@ CARRIED = 64 * MIB  # in one call, the tree included
 PIECE = 15 * MIB  # of the results; a file of at most 16 MiB comes back
 SILENCE = 90  # seconds without a line in runs.log: the studies hang
 EVERY = 30  # seconds between two savings of the results
-SHARE = 0.4  # of the time of the first command, for the checks
-# first pairs, two seeds at a time: the steps of a teacher alone would leave half of the GPU idle
-PLAN = ("anchors-lt", "cifar100-lt:2", "cifar100-lt:4", "cifar100-lt:6", "cifar100-lt:8")
+JOBS = 4  # runs side by side: one fills a GPU to four fifths, and a lockstep is kept or lost as a whole
+PLAN = ("cifar100-lt-self", "cifar100-lt-small", "anchors-lt", "cifar20-lt-recipe")
 DATA = "cifar100"
 BENCH = (sys.executable, "-m", "bench")
-USUAL = {"KDLIB_GRAPHS": "1", "KDLIB_BATCH_NORM": "cudnn"}  # until the first command knows better
 
 
 def configs(item):
@@ -118,89 +116,52 @@ def store(args):
 
 
 def first(args):
-    """Keep the first part; checks, then speeds. What is chosen is kept for the second command."""
+    """Keep the first part; checks, then speeds."""
     end = time.monotonic() + args.seconds
     store(args)
-    chosen = USUAL | _by_hand()
-    checks = _bench(args, ["E"], "checks", SHARE * args.seconds, chosen)
-    if not _captured(checks):
-        say("Captured steps fail or hang here: now one kernel at a time, one process for each run.")
-        chosen["KDLIB_GRAPHS"] = "0"
-        checks = _bench(args, ["E"], "checks-eager", SHARE * args.seconds, chosen)
-    _keep(args, chosen)
-    speeds = _bench(args, ["norm", "pace", "G4"], "speeds", end - time.monotonic(), chosen)
-    if "pace" not in speeds and chosen["KDLIB_GRAPHS"] == "1":
-        chosen["KDLIB_GRAPHS"] = "0"  # the checks passed, but something hung or died under load
-    chosen["KDLIB_BATCH_NORM"] = speeds.get("norm", {}).get("faster", "cudnn")
-    _keep(args, chosen)
-    say(table(checks, speeds, chosen))
-    return int(not _passed(checks))
-
-
-def _bench(args, sections, name, seconds, environment):
-    """What `bench gpu` wrote about some sections until it ended or was ended; {} if nothing."""
-    out = args.out / f"{name}.json"
     small = ["--train", "8", "--test", "16"] if args.quick else []
-    how = f"--random --device {args.device} --minutes {seconds / 60:.2f}".split()
-    _watched(["gpu", *sections, *how, *small, "--out", str(out)], seconds, environment)
-    return json.loads(out.read_text()) if out.exists() else {}
+    out = args.out / "speeds.json"
+    how = f"--random --device {args.device} --minutes {args.seconds / 60:.2f}".split()
+    _watched(["gpu", "E", "pace", *how, *small, "--out", str(out)], end - time.monotonic(), {})
+    found = json.loads(out.read_text()) if out.exists() else {}
+    checks = found.get("E", {})
+    say(table(found))
+    return int(not all(checks.get(c.__name__, {}).get("passed") for c in CHECKS))
 
 
-def _passed(checks):
-    """Whether every check ended, and well."""
-    return all(checks.get("E", {}).get(c.__name__, {}).get("passed") for c in CHECKS)
-
-
-def _captured(checks):
-    """Whether captured steps train as they should; False if that never came out.
-
-    Checks bit for bit do not decide: what differs in last bits is printed, and used."""
-    needed = ("captured_is_the_plain_loop", "rate_zero_freezes", "every_image_is_seen")
-    return all(checks.get("E", {}).get(name, {}).get("passed") for name in needed)
-
-
-def _by_hand():
-    """What is set outside wins."""
-    return {name: os.environ[name] for name in USUAL if name in os.environ}
-
-
-def _keep(args, chosen):
-    (args.machine / "chosen.json").write_text(json.dumps(chosen))
-
-
-def table(checks, speeds, chosen):
+def table(found):
     """Markdown: the checks in a line, then images/s."""
-    said = {c.__name__: checks.get("E", {}).get(c.__name__) for c in CHECKS}
-    bad = [f", {name} failed" for name, c in said.items() if c and not c["passed"]]
-    bad += [f", {name} did not end" for name, c in said.items() if not c]
-    steps = "captured" if chosen["KDLIB_GRAPHS"] == "1" else "one kernel at a time"
+    said = {c.__name__: found.get("E", {}).get(c.__name__) for c in CHECKS}
+    failed = [f"{name} failed: {c['seen']}" for name, c in said.items() if c and not c["passed"]]
+    unknown = [f"{name} did not end" for name, c in said.items() if not c]
+    passed = len(CHECKS) - len(failed) - len(unknown)
     lines = [
-        f"{speeds.get('device', 'no GPU')}: {len(CHECKS) - len(bad)} of {len(CHECKS)} checks passed"
-        f"{''.join(bad)}; steps {steps}, batch norm {chosen['KDLIB_BATCH_NORM']}.",
+        f"{found.get('device', 'no GPU')}: {passed} of {len(CHECKS)} checks passed",
+        *failed,
+        *unknown,
         "",
         "| network | runs at once | images/s |",
         "|---|---|---|",
     ]
-    for network, rates in speeds.get("pace", {}).get("images/s", {}).items():
+    for network, rates in found.get("pace", {}).get("images/s", {}).items():
         lines += [f"| {network} | {runs} | {rate:,.0f} |" for runs, rate in rates.items()]
-    for norm, rate in speeds.get("norm", {}).get("images/s", {}).items():
-        lines.append(f"| {speeds['norm']['network']}, batch norm {norm} | 8 | {rate:,.0f} |")
     return "\n".join(lines)
 
 
 def second(args):
-    """Join the parts and do the plan until time is up, with what is done in the out folder."""
+    """Join the parts and do the plan until time is up, with what is done in the out folder.
+
+    Without --carry it goes on where the last one stopped, on the same machine."""
     end = time.monotonic() + args.seconds
-    store(args)
-    file = args.machine / "chosen.json"
-    chosen = (json.loads(file.read_text()) if file.exists() else USUAL) | _by_hand()
+    if args.carry:
+        store(args)
+    unpack(args.machine)
     os.environ |= {
         "KDLIB_DATA": str(args.machine / "data"),
         "KDLIB_RECORDS": str(args.machine / "records"),
         "KDLIB_CACHE": str(args.machine / "cache"),
         "KDLIB_GIT": (args.machine / "parts/commit").read_text(),
     }
-    unpack(args.machine)
     taken = parcel.take_records(args.machine / "parts" / "records.tar").taken
     say(f"records brought along: {taken}")
     brought = {path.stem for path in records.folder().glob("*.json")}
@@ -212,12 +173,15 @@ def second(args):
             shutil.copyfile(log, args.out / "runs.log")
         return count
 
-    for graphs in dict.fromkeys((chosen["KDLIB_GRAPHS"], "0")):  # eager if it dies or hangs
-        left, how = end - time.monotonic() - args.spare, {**chosen, "KDLIB_GRAPHS": graphs}
-        words = f"visit studies --seconds {left:.0f} --device {args.device} --plan".split()
-        status = _watched([*words, *args.plan], left + args.spare / 2, how, log, save)
+    for graphs in dict.fromkeys((os.environ.get("KDLIB_GRAPHS", "1"), "0")):
+        left = end - time.monotonic() - args.spare
+        words = f"--seconds {left:.0f} --device {args.device} --jobs {args.jobs}".split()
+        command = ["visit", "studies", *words, "--plan", *args.plan]
+        how = {"KDLIB_GRAPHS": graphs}
+        status = _watched(command, left + args.spare / 2, how, log, save)
         if status == 0 or end - time.monotonic() < 2 * args.spare:
             break
+        say("The studies died or hang: again, one kernel at a time, one process for each run.")
     say(f"{save()} files of new records in {args.out}")
     return int(status != 0)
 
@@ -242,7 +206,8 @@ def studies(args):
     for item in args.plan:
         wanted = configs(item)
         try:
-            sweep(wanted, device=args.device, budget=max(0.0, end - time.monotonic()))
+            left = max(0.0, end - time.monotonic())
+            sweep(wanted, device=args.device, jobs=args.jobs, budget=left)
         except KdlibError as error:
             say(f"{item}: {error}")
         done = len(wanted) - len(missing(wanted))
@@ -304,12 +269,13 @@ def main(arguments=None):
             add("--to", type=Path, default=Path(".carry"), metavar="DIR", help="default: .carry")
             continue
         if command is not studies:
-            add("--carry", type=Path, required=True, metavar="DIR")
+            add("--carry", type=Path, required=command is not second, metavar="DIR")
             add("--machine", type=Path, required=True, metavar="DIR", help="outlives a command")
             add("--out", type=Path, required=command is not store, metavar="DIR", help="comes back")
-        seconds = {first: 190, second: 525}.get(command, 0)
+        seconds = {first: 85, second: 585}.get(command, 0)
         add("--seconds", type=float, default=seconds, help=f"of all it does; default: {seconds}")
         add("--spare", type=float, default=15, help="seconds of them kept for the last saving")
+        add("--jobs", type=int, default=JOBS, help=f"runs side by side; default: {JOBS}")
         add("--device", choices=("cpu", "cuda"), default="cuda", help="cpu: a rehearsal")
         add("--quick", action="store_true", help="few images; the numbers mean nothing")
     args = parser.parse_args(arguments)

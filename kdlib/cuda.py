@@ -11,7 +11,6 @@ import os
 import sys
 
 import torch
-from torch import nn
 
 from kdlib.config import KdlibError
 from kdlib.train import Stepper, learning_rate
@@ -38,16 +37,6 @@ def graphs_off():
     os.environ["KDLIB_GRAPHS"] = "0"
 
 
-class NativeNorm(nn.BatchNorm2d):
-    """Batch norm by torch's own kernels: cuDNN's may hold the whole chip while other streams wait."""
-
-    def forward(self, x):
-        if self.training:
-            self.num_batches_tracked.add_(1)
-        return torch.batch_norm(x, self.weight, self.bias, self.running_mean, self.running_var,
-                                self.training, self.momentum, self.eps, cudnn_enabled=False)
-
-
 @contextlib.contextmanager
 def watchdog(seconds):
     """A block that takes longer ends the process (status 1) and says on stderr where it hung.
@@ -66,17 +55,12 @@ class Captured(Stepper):
     `graphs = False` does the same step without a graph: on a CPU it tests everything but the capture."""
 
     graphs = os.environ.get("KDLIB_GRAPHS") != "0"   # the way out if captures fail on some machine
-    native_norm = os.environ.get("KDLIB_BATCH_NORM") == "native"   # `python -m bench gpu norm` compares
 
     def __init__(self, run, x):
         super().__init__(run, x)
         cfg, n, device = run.cfg, len(run.data.train), x.device
         if x.is_cuda:
             settings()
-        if self.native_norm:
-            for module in run.model.modules():
-                if type(module) is nn.BatchNorm2d:
-                    module.__class__ = NativeNorm
         if self.graphs:
             self.stream, self.pool = torch.cuda.Stream(device), None
         rates = [learning_rate(cfg, s, self.steps_per_epoch) for s in range(cfg.epochs * self.steps_per_epoch)]
@@ -100,6 +84,10 @@ class Captured(Stepper):
         self.run.model.train()
         for place, values in zip((self.order, self.views), self.schedule(epoch), strict=True):
             place.copy_(values.pin_memory() if self.graphs else values, non_blocking=True)
+
+    def resume(self, state):
+        super().resume(state)
+        self.done.fill_(self.epoch * self.steps_per_epoch)
 
     def step(self, number):
         self.replay[self.sizes[number]]()

@@ -16,6 +16,7 @@ import torch
 from kdlib import cuda, records
 from kdlib import data as datasets
 from kdlib.config import Config, KdlibError
+from kdlib.kept import Kept
 from kdlib.losses import method_loss, needs_margins, post_hoc_tau, prior_of
 from kdlib.models import build
 from kdlib.records import Record
@@ -110,6 +111,7 @@ class _Ready(NamedTuple):
     run: Run
     facts: dict
     evaluations: dict
+    kept: Kept
 
 
 def _attempt(function, *arguments):
@@ -126,11 +128,11 @@ def _do(configs, folder, device, deadline=None, expected=None):
     `expected`: an earlier record of the only Config, whose weights should come out again."""
     try:
         teachers = {}
-        outcomes = [_attempt(_ready, cfg, folder, device, deadline, teachers) for cfg in configs]
+        outcomes = [_attempt(_ready, cfg, folder, device, deadline, teachers, len(configs)) for cfg in configs]
         runs, start = [ready.run for ready in outcomes if isinstance(ready, _Ready)], time.perf_counter()
         curves = iter(fit(runs) if runs else ())
-        share = {"seconds": round((time.perf_counter() - start) / max(1, len(runs)), 2), "together": len(runs)}
-        return [_attempt(_record, ready, next(curves), share, expected) if isinstance(ready, _Ready) else ready
+        seconds = (time.perf_counter() - start) / max(1, len(runs))
+        return [_attempt(_record, ready, next(curves), seconds, len(runs), expected) if isinstance(ready, _Ready) else ready
                 for ready in outcomes]
     except torch.OutOfMemoryError:
         if len(configs) > 1:
@@ -139,19 +141,25 @@ def _do(configs, folder, device, deadline=None, expected=None):
                            "hold it (`nvidia-smi` says), or a smaller batch_size helps.")]
 
 
-def _ready(cfg, folder, device, deadline, teachers):
+def _ready(cfg, folder, device, deadline, teachers, together):
     data, data_sha256 = load(cfg, folder, device)
     facts, teacher, margins = {"data_sha256": data_sha256}, None, None
     if cfg.teacher:
         teacher, margins, facts_of_teacher = _teacher(cfg, data, data_sha256, folder, device, teachers)
         facts |= facts_of_teacher
     model = build(cfg.student, data.classes, cfg.seed).to(device)
-    evaluations = {"val_accuracy_by_group": {}, "val_accuracy_by_half": {}}
-    watch = functools.partial(_watch, cfg, model, data, evaluations, deadline)
-    return _Ready(Run(cfg, model, method_loss(cfg, margins, data.train), data, teacher, watch), facts, evaluations)
+    of_machine = {name: value for name, value in machine(device, cfg.precision).items() if name != "git"}
+    kept = Kept(cfg.key(), {"data": data_sha256, "teacher": facts.get("teacher_sha256"), **of_machine}, together, _warn)
+    evaluations = kept.before.get("evaluations", {"val_accuracy_by_group": {}, "val_accuracy_by_half": {}})
+    state = kept.before.get("state")
+    if state:
+        _log(f"{cfg.key()} goes on after epoch {state['epoch']}/{cfg.epochs}")
+    watch = functools.partial(_watch, cfg, model, data, evaluations, deadline, kept)
+    run_of_it = Run(cfg, model, method_loss(cfg, margins, data.train), data, teacher, watch, state)
+    return _Ready(run_of_it, facts, evaluations, kept)
 
 
-def _record(ready, curves, share, expected):
+def _record(ready, curves, seconds, together, expected):
     """The Record of a fitted run, written with its weights. Raises what stopped the run."""
     if isinstance(curves, KdlibError):
         raise curves
@@ -167,13 +175,16 @@ def _record(ready, curves, share, expected):
         "class_names": data.class_names, "group_names": data.group_names,
         "train_counts": torch.bincount(data.train.group, minlength=len(data.group_names)).tolist(),
         "weights_sha256": weights_sha256(model), "curves": curves, "post_hoc_tau": tau, **ready.evaluations,
-        **share, **machine(data.train.x.device, cfg.precision)}
+        "seconds": round(ready.kept.before["seconds"] + seconds, 2), "together": together,
+        **machine(data.train.x.device, cfg.precision)}
+    facts["git"] = " then ".join(dict.fromkeys([*ready.kept.before["commits"], facts["git"]]))
     if expected and expected.facts["weights_sha256"] != facts["weights_sha256"]:
         _refuse_if_paired(cfg)
     with records.whole_file(records.folder() / f"{cfg.key()}.pt") as temporary:
         torch.save(model.state_dict(), temporary)
     record = Record(cfg, facts, splits)
     records.write(record)
+    ready.kept.remove()
     return record
 
 
@@ -222,10 +233,8 @@ def _rounded(tensor):
     return [round(float(v), 6) for v in tensor.cpu()]
 
 
-def _watch(cfg, model, data, evaluations, deadline, epoch, curves):
-    """After an epoch: a line in the log, and at most EVALUATIONS times the accuracy on val by group."""
-    if deadline and time.time() > deadline and epoch + 1 < cfg.epochs:
-        raise OutOfTime(f"Run {cfg.key()} stopped after epoch {epoch + 1} of {cfg.epochs}: its time is up.")
+def _watch(cfg, model, data, evaluations, deadline, kept, epoch, curves, state):
+    """After an epoch: a line in the log, at most EVALUATIONS times the accuracy on val by group, and the state now and then."""
     _log(f"{cfg.key()} epoch {epoch + 1}/{cfg.epochs} loss {curves['loss'][-1]:.4f}")
     due = {round(cfg.epochs * (k + 1) / EVALUATIONS) for k in range(EVALUATIONS)}
     if epoch + 1 in due:
@@ -239,6 +248,12 @@ def _watch(cfg, model, data, evaluations, deadline, epoch, curves):
 
         evaluations["val_accuracy_by_group"][epoch + 1] = [round(v, 4) for v in rates(half >= 0).tolist()]
         evaluations["val_accuracy_by_half"][epoch + 1] = [round(rates(half == k).mean().item(), 4) for k in (0, 1)]
+    late = deadline and time.time() > deadline and epoch + 1 < cfg.epochs
+    if late or kept.due():
+        kept.write(git_sha(), state=state(), evaluations=evaluations)
+    if late:
+        raise OutOfTime(f"Run {cfg.key()} stopped after epoch {epoch + 1} of {cfg.epochs}: its time is up; "
+                        "it goes on from there.")
 
 
 def _warn(line):
@@ -259,8 +274,7 @@ def machine(device, precision="fp32"):
     name, kernels = processor["name"], {}
     if str(device).startswith("cuda"):
         name = torch.cuda.get_device_name()
-        norm = "native" if cuda.Captured.native_norm else "cudnn"
-        kernels = {"kernels": {"graphs": cuda.Captured.graphs, "batch_norm": norm}}
+        kernels = {"kernels": {"graphs": cuda.Captured.graphs}}
     return {"device": name, **kernels, "processor": processor, "threads": torch.get_num_threads(),
             "precision": precision, "git": git_sha(),
             "versions": {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__}}

@@ -274,7 +274,7 @@ def panel(study, pair, seeds, split="test_plus", setting=None):
         )
     setting = setting or {}
     of_methods = {
-        method: study.seeds_of(tuple(pair), method, seeds)
+        method: study.seeds_of(method, seeds)
         for method in study.methods
         if method != "one_hot"
     }

@@ -34,7 +34,7 @@ class Study:
     worst: tuple                 # k of the worst-k metrics
     methods: dict = field(default_factory=lambda: dict(PRIMARY))   # name: Config fields; "method" if it is not the name itself
     baselines: int = 0           # seeds of one_hot, if more than `seeds`
-    fewer: dict = field(default_factory=dict)   # method, or (pair, method): its seeds, if fewer than `seeds`; 0: none
+    fewer: dict = field(default_factory=dict)   # method: its seeds, if fewer than `seeds`
     teacher_seeds: dict = field(default_factory=dict)   # pair: seed of its first teacher, if it is not 1000
     settings: tuple = ({},)      # of Config fields that differ from the above, for all methods alike; {}: none
     kind: str = "findings"       # see KINDS; the verdicts are those of "findings", everything else is sensitivity
@@ -53,11 +53,11 @@ class Study:
         losses = {k for ks in KNOBS.values() for k in ks}
         return Config(**{**fields, **{k: v for k, v in changes.items() if k in knobs or k not in losses}})
 
-    def seeds_of(self, pair, method, seeds):
+    def seeds_of(self, method, seeds):
         """Which seeds of a method belong to the first `seeds` of the study: further baselines are dealt out among them."""
         if method == "one_hot":
             return [k for k in range(max(self.baselines, self.seeds)) if k % self.seeds < seeds]
-        return list(range(min(seeds, self.fewer.get(method, seeds), self.fewer.get((pair, method), seeds))))
+        return list(range(min(seeds, self.fewer.get(method, seeds))))
 
     def __call__(self, seeds=None, extras=True):
         """All runs of the first `seeds` seeds, each once, seed by seed, teachers before their students; last the `extras`:
@@ -66,7 +66,7 @@ class Study:
         seeds = self.seeds if seeds is None else seeds
         for extra, seed in itertools.product((False, True)[: 1 + extras], range(seeds)):
             for setting, pair, method in itertools.product(self.settings, self.pairs, self.methods):
-                some = self.seeds_of(pair, method, seeds) if (method in self.fewer) == extra else ()
+                some = self.seeds_of(method, seeds) if (method in self.fewer) == extra else ()
                 for k in some:
                     if k % self.seeds == seed:
                         cfg = self.config(pair, method, k, setting)
@@ -210,6 +210,16 @@ _SHORT = Study(
     superseded=True,
     pairs=(("resnet20", "resnet8"), ("resnet8", "resnet8")), seeds=6, shared=SHORT, distilled={"temperature": 1.0},
     bucket_edges=(150, 45), worst=(1, 3, 6))
+_SELF = Study(
+    name="cifar100-lt-self", title="CIFAR-100, long-tailed: a ResNet-20 teaches another",
+    about="All 100 classes, 500 down to 5 training images, by the recipe of the ResNet-32 anchor (200 epochs).",
+    pairs=(("resnet20", "resnet20"),), seeds=4, distilled=T2, bucket_edges=(100, 20), worst=(1, 10, 20),
+    shared={name: value for name, value in LDAM.items() if name != "student"},
+    methods={"one_hot": {}, "kd": {}, "ada_alpha": {}})
+_SMALL = replace(
+    _SELF, name="cifar100-lt-small", title="CIFAR-100, long-tailed: a ResNet-32 teaches a ResNet-20",
+    pairs=(("resnet32", "resnet20"),), teacher_seeds={("resnet32", "resnet20"): 0},   # its teachers are the anchor's networks
+    methods={"one_hot": {}, "kd": {}, "kd_tuned": {"method": "kd", "alpha": 0.5}, "ada_alpha": {}, "ada_margin": {}})
 _CIFAR100_LT = Study(
     name="cifar100-lt", title="CIFAR-100, long-tailed",
     about="All 100 classes, 500 down to 5 training images, by the schedule of Wang et al. 2023.",
@@ -223,14 +233,8 @@ _CIFAR100 = replace(
 STUDIES = {s.name: s for s in (
     _CIFAR20,
     _SHORT,
-    Study(name="cifar100-lt-small", title="CIFAR-100, long-tailed, on a CPU",
-          about="All 100 classes, 500 down to 5 training images, by the recipe of the ResNet-32 anchor (200 epochs).",
-          pairs=(("resnet20", "resnet20"), ("resnet32", "resnet20")), seeds=4, baselines=8,
-          shared={name: value for name, value in LDAM.items() if name != "student"}, distilled=T2,
-          bucket_edges=(100, 20), worst=(1, 10, 20),
-          methods={"one_hot": {}, "kd": {}, "kd_tuned": {"method": "kd", "alpha": 0.5}, "ada_alpha": {}, "ada_margin": {}},
-          fewer={(("resnet20", "resnet20"), "kd_tuned"): 0, (("resnet20", "resnet20"), "ada_margin"): 0},
-          teacher_seeds={("resnet32", "resnet20"): 0}),   # its teachers are the anchor's networks
+    _SELF,
+    _SMALL,
     _CIFAR100_LT,
     _CIFAR100,
     replace(_CIFAR100_LT, name="cifar10-lt", title="CIFAR-10, long-tailed", seeds=4, bucket_edges=(1000, 200), worst=(1, 3),

@@ -33,7 +33,9 @@ class Run:
     loss: Callable                         # (logits (B, C), Batch) -> (B,)
     data: Data
     teacher: Callable | None = None        # (images (B, channels, H, W), index (B,), view (B,)) -> logits (B, C)
-    after_epoch: Callable | None = None    # (epoch, curves); may look at the model but draws no random numbers
+    # (epoch, curves, state); may look at the model but draws no random numbers. state() is what a later Run `resume`s from
+    after_epoch: Callable | None = None
+    resume: dict | None = None             # what state() gave after some epoch; tensors may be on another device
 
 
 def learning_rate(cfg, step, steps_per_epoch):
@@ -56,6 +58,7 @@ class Stepper:
         self.steps_per_epoch = math.ceil(len(run.data.train) / run.cfg.batch_size)
         self.sums = torch.zeros(self.steps_per_epoch, 2, device=x.device)   # loss, cross-entropy of each batch of an epoch
         self.curves = {"loss": [], "cross_entropy": []}
+        self.epoch = 0                                                      # that comes next
         self.optimizer = self.sgd()
 
     def sgd(self, **more):
@@ -108,8 +111,27 @@ class Stepper:
                            f"step {bad + 1} of {self.steps_per_epoch}; a smaller lr than {cfg.lr} may help.")
         for curve, total in zip(self.curves.values(), sums.sum(dim=0).tolist(), strict=True):
             curve.append(total / len(self.run.data.train))
+        self.epoch = epoch + 1
         if self.run.after_epoch:
-            self.run.after_epoch(epoch, self.curves)
+            self.run.after_epoch(epoch, self.curves, self.state)
+
+    def state(self):
+        """All that the next epoch depends on beside the run itself, as tensors, numbers and lists."""
+        memory = [self.optimizer.state[p]["momentum_buffer"] for p in self.run.model.parameters()]
+        return {"epoch": self.epoch, "curves": self.curves, "model": self.run.model.state_dict(), "momentum": memory,
+                "loss": getattr(self.run.loss, "state", None)}
+
+    def resume(self, state):
+        """Go on after the epoch at which a stepper of the same run gave this state; the same weights come out, bit for bit."""
+        self.epoch = state["epoch"]
+        for name, values in state["curves"].items():
+            self.curves[name][:] = values
+        self.run.model.load_state_dict(state["model"])
+        for p, memory in zip(self.run.model.parameters(), state["momentum"], strict=True):
+            kept = self.optimizer.state[p].setdefault("momentum_buffer", torch.empty_like(p))
+            kept.copy_(memory)
+        if state["loss"] is not None:
+            self.run.loss.state.copy_(state["loss"])
 
 
 def fit(runs, stepper=None):
@@ -125,28 +147,29 @@ def fit(runs, stepper=None):
     images = {id(run.data): run.data for run in runs}
     images = {key: padded(data.train.x, data.pad) for key, data in images.items()}   # runs of the same data share them
     steppers = [stepper(run, images[id(run.data)]) for run in runs]
+    for s in steppers:
+        if s.run.resume:
+            with s.on_stream(), torch.no_grad():
+                s.resume(s.run.resume)
     outcomes, going = [s.curves for s in steppers], dict(enumerate(steppers))
 
-    def each(part, *arguments):
+    def each(part):
         for k, s in list(going.items()):
             try:
                 with s.on_stream():
-                    getattr(s, part)(*arguments)
+                    getattr(s, part)(s.epoch)
             except KdlibError as error:
                 outcomes[k] = error
                 del going[k]
 
-    epoch = 0
-    while going:
-        each("begin", epoch)
+    while going := {k: s for k, s in going.items() if s.epoch < s.run.cfg.epochs}:
+        each("begin")
         for number in range(max((s.steps_per_epoch for s in going.values()), default=0)):
             for s in going.values():
                 if number < s.steps_per_epoch:
                     with s.on_stream():
                         s.step(number)
-        each("end", epoch)
-        epoch += 1
-        going = {k: s for k, s in going.items() if epoch < s.run.cfg.epochs}
+        each("end")
     return outcomes
 
 

@@ -78,7 +78,7 @@ def write_study(study=TINY, seeds=None, shuffled=(), copies=(), margin=None, nam
     margin = margin or (lambda seed: np.linspace(0.9, 0.1, GROUPS))
     usual, seeds = USUAL | rates, study.seeds if seeds is None else seeds
     of_study = itertools.product(study.settings, study.pairs, study.methods)
-    for seed, setting, pair, method in ((s, *which) for which in of_study for s in study.seeds_of(which[1], which[2], seeds)):
+    for seed, setting, pair, method in ((s, *which) for which in of_study for s in study.seeds_of(which[2], seeds)):
         rates = usual | (by_setting(setting) if by_setting else {})
         cfg = study.config(pair, method, seed, setting)
         more = {"shuffled": method in shuffled, "copies": method in copies, "names": names}

@@ -1,13 +1,13 @@
 """The captured step on a CPU, where the capture is emulated. With a GPU, the same checks capture for real."""
 
 import contextlib
+import copy
 import subprocess
 import sys
 from dataclasses import replace
 
 import pytest
 import torch
-from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -16,7 +16,7 @@ from kdlib import config, cuda
 from kdlib.config import Config
 from kdlib.data import padded
 from kdlib.losses import method_loss
-from kdlib.train import fit, learning_rate
+from kdlib.train import Stepper, fit, learning_rate
 
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 
@@ -176,18 +176,6 @@ def test_what_the_host_decides_in_a_step_is_found_by_the_emulation(emulated):
     assert checks.difference(ours, theirs) > 0
 
 
-def test_torchs_own_batch_norm_is_the_same_function(monkeypatch):
-    plain, native = checks.new_run("cpu"), checks.new_run("cpu")
-    fit([plain], checks.Eager)
-    monkeypatch.setattr(checks.Eager, "native_norm", True)
-    fit([native], checks.Eager)
-    assert checks.difference(plain, native) == 0
-    assert [type(run.model.bn) for run in (plain, native)] == [nn.BatchNorm2d, cuda.NativeNorm]
-    assert native.model.bn.num_batches_tracked == plain.model.bn.num_batches_tracked > 0
-    passed, seen = checks.prediction_folds("cpu")
-    assert passed, seen
-
-
 @pytest.mark.parametrize("while_capturing, expected", [
     (RuntimeError("operation not permitted"), cuda.CaptureError), (torch.OutOfMemoryError("full"), torch.OutOfMemoryError)])
 def test_a_capture_that_fails_says_so_and_memory_that_is_short_remains_that(monkeypatch, while_capturing, expected):
@@ -279,3 +267,29 @@ def test_runs_of_different_length_and_data_share_a_lockstep():
     short, long = (checks.new_run("cpu", replace(checks.CFG, epochs=e, seed=e, warmup=0)) for e in (1, 2))
     curves = fit([short, long])
     assert [len(c["loss"]) for c in curves] == [1, 2]
+
+
+@pytest.mark.parametrize("stepper", [Stepper, cuda.Captured])
+@pytest.mark.parametrize("knobs", [{}, {"method": "kd"}, {"method": "group_dro"}], ids=str)
+def test_a_run_that_goes_on_from_a_kept_state_ends_in_the_same_weights(emulated, knobs, stepper):
+    """Beside one that begins: each is at its own epoch."""
+    cfg, run = made(knobs, epochs=4)
+    kept = {}
+
+    def after(epoch, curves, state):
+        kept[epoch] = copy.deepcopy(state())
+
+    whole, beside = replace(run(), after_epoch=after), run()
+    curves, _ = fit([whole, beside], stepper)
+    resumed, beginning = replace(run(), resume=kept[1]), run()
+    assert fit([resumed, beginning], stepper) == [curves, curves]
+    assert checks.difference(whole, resumed) == checks.difference(whole, beginning) == 0
+    if hasattr(whole.loss, "state"):
+        assert torch.equal(whole.loss.state, resumed.loss.state)
+    finished = replace(run(), resume=kept[3])
+    assert fit([finished], stepper) == [curves] and checks.difference(whole, finished) == 0
+    for part in ("momentum", "model"):
+        torch.nn.init.ones_(kept[1][part][0] if part == "momentum" else kept[1][part]["conv.weight"])
+        spoiled = replace(run(), resume=kept[1])
+        fit([spoiled], stepper)
+        assert checks.difference(whole, spoiled) > 0

@@ -11,7 +11,7 @@ import pytest
 import torch
 from sklearn.metrics import balanced_accuracy_score
 
-from kdlib import experiment, records, sweep
+from kdlib import experiment, kept, records, sweep, train
 from kdlib.config import DEFAULTS, Config, KdlibError
 from kdlib.experiment import TeacherError, run, trained
 from kdlib.records import RecordError
@@ -326,3 +326,95 @@ def test_settings_of_a_gpu_are_made_when_data_get_there(monkeypatch, device, tim
     monkeypatch.setattr(experiment.datasets, "load", lambda *arguments: Loaded())
     monkeypatch.setattr(experiment.cuda, "settings", lambda: made.append(1))
     assert experiment._load.__wrapped__(CFG, None, device) == (f"on {device}", "hash") and len(made) == times
+
+
+@pytest.fixture
+def kept_each_epoch(records_folder, tmp_path, monkeypatch):
+    """States are kept after each epoch; the folder they lie in."""
+    monkeypatch.setenv("KDLIB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(kept, "EVERY", -1.0)
+    return tmp_path / "cache"
+
+
+def stopped_after(epoch, cfg, monkeypatch):
+    """The run of cfg, killed when it begins the epoch after `epoch`."""
+    plain = experiment._log
+
+    def log(line):
+        if f"epoch {epoch + 1}/" in line:
+            raise KeyboardInterrupt
+        plain(line)
+
+    monkeypatch.setattr(experiment, "_log", log)
+    with pytest.raises(KeyboardInterrupt):
+        run(cfg)
+    monkeypatch.setattr(experiment, "_log", plain)
+
+
+@pytest.mark.parametrize("cfg", [replace(CFG, epochs=5), replace(KD, epochs=5), replace(CFG, epochs=5, method="group_dro")],
+                         ids=lambda cfg: cfg.method)
+def test_a_run_that_was_killed_goes_on_where_it_was(kept_each_epoch, tmp_path, monkeypatch, cfg):
+    whole = run(cfg)
+    assert not list(kept_each_epoch.glob("run-*"))
+    records_folder = tmp_path / "records"
+    for suffix in (".json", ".npz", ".pt"):
+        (records_folder / f"{cfg.key()}{suffix}").unlink()
+    stopped_after(3, cfg, monkeypatch)
+    assert [file.name for file in kept_each_epoch.glob("run-*")] == [f"run-{cfg.key()}.pt"]
+    trained_epochs = []
+    monkeypatch.setattr(train.Stepper, "begin", wraps_begin(trained_epochs, train.Stepper.begin))
+    monkeypatch.setattr(experiment, "git_sha", lambda: "another")
+    again = run(cfg)
+    assert trained_epochs == [3, 4] and not list(kept_each_epoch.glob("run-*"))
+    same = set(whole.facts) - {"git", "seconds"}
+    assert {k: again.facts[k] for k in same} == {k: whole.facts[k] for k in same}
+    assert again.facts["git"] == f"{whole.facts['git']} then another"
+    for split, expected in whole.splits.items():
+        assert np.array_equal(again.splits[split].log_p, expected.log_p)
+    assert f"{cfg.key()} goes on after epoch 3/5" in (records_folder / "runs.log").read_text()
+
+
+def wraps_begin(seen, plain):
+    def begin(self, epoch):
+        seen.append(epoch)
+        plain(self, epoch)
+    return begin
+
+
+def test_a_state_that_is_damaged_or_of_another_machine_is_not_taken_up(kept_each_epoch, monkeypatch, capsys):
+    cfg = replace(CFG, epochs=3)
+    whole = run(cfg)
+    path = kept_each_epoch / f"run-{cfg.key()}.pt"
+    for spoil, said in ((lambda: path.write_bytes(path.read_bytes()[:2000]), "damaged"),
+                        (lambda: path.write_bytes(b"x"), "damaged"),
+                        (lambda: torch.save({"plan": "{}"}, path), "of another run or machine")):
+        (records.folder() / f"{cfg.key()}.json").unlink()
+        stopped_after(2, cfg, monkeypatch)
+        spoil()
+        assert run(cfg).facts["weights_sha256"] == whole.facts["weights_sha256"]
+        warned = capsys.readouterr().err
+        assert str(path) in warned and said in warned and "the run begins anew" in warned
+
+
+def test_a_short_run_is_not_kept_and_a_folder_that_cannot_be_written_stops_nothing(records_folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("KDLIB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(kept.Kept, "write", None)
+    run(CFG)
+    monkeypatch.undo()
+    monkeypatch.setenv("KDLIB_RECORDS", str(records_folder))
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("KDLIB_CACHE", str(tmp_path / "file" / "cache"))
+    monkeypatch.setattr(kept, "EVERY", -1.0)
+    assert run(replace(CFG, seed=1)).config.seed == 1
+    assert "not kept" in capsys.readouterr().err
+
+
+def test_a_run_whose_time_is_up_goes_on_the_next_time(records_folder, tmp_path, monkeypatch):
+    monkeypatch.setenv("KDLIB_CACHE", str(tmp_path / "cache"))
+    cfg = replace(CFG, epochs=3)
+    outcome, = experiment.together([cfg], deadline=1.0)
+    assert "after epoch 1 of 3: its time is up; it goes on from there." in str(outcome)
+    seen = []
+    monkeypatch.setattr(train.Stepper, "begin", wraps_begin(seen, train.Stepper.begin))
+    run(cfg)
+    assert seen == [1, 2]

@@ -183,7 +183,7 @@ def test_protocol_states_every_study():
         assert told["pairs (teacher → student)"] == "; ".join(" → ".join(pair) for pair in study.pairs)
         assert told["methods"] == ", ".join(study.methods)
         assert told["seeds"] == str(study.seeds)
-        assert told["one-hot seeds"] == str(len(study.seeds_of(study.pairs[0], "one_hot", study.seeds)))
+        assert told["one-hot seeds"] == str(len(study.seeds_of("one_hot", study.seeds)))
         assert told["demonstration"] == ("yes" if study.demonstration else "no")
         assert told["bucket_edges"] == (", ".join(map(str, study.bucket_edges)) or "–")
         assert told["worst"] == ", ".join(map(str, study.worst))
@@ -203,7 +203,7 @@ def test_protocol_states_every_field_of_every_primary_run(name):
             cells = {row[0]: row[methods.index(method)] for row in loss}
             assert {knob for knob, cell in cells.items() if cell != "–"} - {"with_val"} == set(KNOBS[of_method]) - {"teacher"}
             cells |= {knob: common[knob] for knob, cell in cells.items() if cell == "of the study"}
-            for seed in study.seeds_of(pair, method, study.seeds):
+            for seed in study.seeds_of(method, study.seeds):
                 cfg = study.config(pair, method, seed)
                 first = study.teacher_seeds.get(pair, 1000)
                 told = {"student": pair[1], "method": of_method, "seed": seed, "with_val": cells["with_val"] == "yes",

@@ -20,7 +20,7 @@ POOL = {"digits": (100, 10), "cifar20": (400, 20), "cifar100": (500, 100), "cifa
 
 def cells(s, seeds):
     """Every (seed, setting, pair, method) of a study."""
-    return [(seed, *cell) for cell in itertools.product(s.settings, s.pairs, s.methods) for seed in s.seeds_of(*cell[1:], seeds)]
+    return [(seed, *cell) for cell in itertools.product(s.settings, s.pairs, s.methods) for seed in s.seeds_of(cell[2], seeds)]
 
 
 # ---------------------------------------------------------------- the grids
@@ -81,11 +81,16 @@ def test_methods_of_fewer_seeds_come_last_and_further_baselines_with_the_seeds()
     assert s() == s(extras=False) + extras
     assert {c.margin_source == "crossfit" or c.fold is not None or c.with_val for c in extras} == {True}
     assert {c.seed for c in extras if c.teacher} == {0, 1, 2, 3}
-    small = STUDIES["cifar100-lt-small"]
-    itself, other = small.pairs
-    assert {c.method for c in small() if c.teacher == "resnet20"} == {"kd", "ada_alpha"}
+
+
+def test_the_small_studies_of_cifar100_lt_share_baselines_and_teachers():
+    itself, small = STUDIES["cifar100-lt-self"], STUDIES["cifar100-lt-small"]
+    (own,), (other,) = itself.pairs, small.pairs
     assert [small.config(other, "kd", k).teacher_config() for k in range(3)] == [STUDIES["anchors-lt"].rows[0].config(k) for k in range(3)]
-    assert small.config(itself, "kd", 2).teacher_seed == 1002
+    assert itself.config(own, "kd", 2).teacher_seed == 1002
+    assert itself.pool(own) == small.pool(other)
+    wanted = {c.key() for c in itself() if c.method == "one_hot"}
+    assert wanted <= {c.key() for c in small.pool(other)} and len(wanted) == 8   # four seeds and four teachers
 
 
 def test_the_pool_is_every_seed_of_the_student_but_those_of_a_search():
@@ -121,7 +126,7 @@ def test_a_study_drops_the_loss_fields_that_a_method_does_not_read():
 
 SIZES = {   # runs of one seed: methods, teachers, and the fold teachers of a crossfit, once each
     "digits": 4 + 1 + 3 + 1, "cifar20-short": 4 + 1 + 3 + 1, "superclass": 4 + 1,
-    "cifar20-lt": 2 + 1 + 2 * (5 + 1 + FOLDS), "cifar100-lt-small": 2 + (2 + 1) + (4 + 1),   # of 16 and 8 baselines two
+    "cifar20-lt": 2 + 1 + 2 * (5 + 1 + FOLDS), "cifar100-lt-self": 3 + 1, "cifar100-lt-small": 5 + 1,   # of 16 baselines two
     # resnet56 is the teacher, and the student whose one_hot is of other seeds
     **{name: 4 + 1 + 4 for name in ("cifar100-lt", "cifar100", "cifar10-lt", "cifar10")},
     **{f"{name}-rivals": 16 + 2 for name in ("digits", "cifar100-lt")}, "cifar20-lt-rivals": 16 + 2 + 1 + FOLDS,
