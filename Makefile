@@ -39,7 +39,7 @@ lab: $(READY)  ## open the notebooks in JupyterLab
 	$(PY) -m jupyterlab notebooks
 
 audit-example: $(READY)  ## audit a pair from the records in this repository: reports/audit-example.html
-	$(PY) -m kdlib audit --study cifar20-lt --pair resnet8/resnet8 --out reports/audit-example.html
+	$(PY) -m kdlib audit --study cifar100-lt-self --out reports/audit-example.html
 
 bench: $(READY)  ## measure the speed on this CPU, under 10 minutes: bench/README.md
 	$(PY) -m bench cpu

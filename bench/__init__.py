@@ -1,1 +1,1 @@
-"""Benchmarks: this engine against a loop as the usual codebases write it. `python -m bench cpu`, `python -m bench gpu`."""
+"""Benchmarks: this engine against a loop as the usual codebases write it; python -m bench."""

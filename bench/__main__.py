@@ -1,5 +1,7 @@
-"""python -m bench cpu | gpu | visit | audit | show | precision | replicate | cost: measure, use a borrowed GPU, draw again
-what was measured, test bf16, train a pair again by the usual loop, or say what every study costs. Each has --help."""
+"""python -m bench cpu | gpu | visit | audit | show | precision | replicate | cost.
+
+Measure (cpu, gpu, audit), use a borrowed GPU, draw again what was measured (show), test bf16, train
+a pair again by the usual loop, or say what every study costs. Each has --help."""
 
 import sys
 
@@ -24,6 +26,7 @@ def main(arguments):
         from bench.audit import main as run
     elif command == "show":
         from bench.show import write
+
         return write()
     else:
         print(__doc__)

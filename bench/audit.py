@@ -1,5 +1,7 @@
-"""The audit at the size it must serve: 100,000 examples, 1,000 classes, three models, 1,000 resamples. Beside it fairlearn's
-bootstrap of one accuracy by class, which is what a user has otherwise: a few resamples are timed and the rest projected."""
+"""The audit at the size it must serve, beside what a user has otherwise.
+
+The size: 100,000 examples, 1,000 classes, three models, 1,000 resamples. The other: fairlearn's
+bootstrap of one accuracy by class; a few resamples are timed and the rest projected."""
 
 import argparse
 import json
@@ -16,7 +18,7 @@ HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "audit.json"
 SIZES = {"examples": 100_000, "classes": 1000, "resamples": 1000, "peer resamples": 3}
 QUICK = {"examples": 2000, "classes": 20, "resamples": 50, "peer resamples": 2}
-MODELS = {"teacher": 3.2, "student": 3.0, "baseline": 2.8}   # logit of the label above the others
+MODELS = {"teacher": 3.2, "student": 3.0, "baseline": 2.8}  # logit of the label above the others
 
 
 def make(folder, examples, classes):
@@ -31,38 +33,57 @@ def make(folder, examples, classes):
 
 
 def ours(folder, resamples):
-    """Seconds and GB at most of an audit and its page; in a process of its own, which starts with nothing loaded."""
+    """Seconds, and GB at most, of an audit; MB of its page.
+
+    For a process of its own, which starts with nothing loaded."""
     start = time.perf_counter()
     from kdlib import audit
-    found = audit(folder / "labels.npy", *(folder / f"{name}.npy" for name in MODELS), resamples=resamples)
+
+    labels, *models = (folder / f"{name}.npy" for name in ("labels", *MODELS))
+    found = audit(labels, *models, resamples=resamples)
     numbers = time.perf_counter() - start
     written = found.save(folder / "page.html")
-    return {"numbers": numbers, "all": time.perf_counter() - start, "harmed": found.metrics["groups_harmed"],
-            "page": written[0].stat().st_size / 1e6, "memory": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6}
+    return {
+        "numbers": numbers,
+        "all": time.perf_counter() - start,
+        "harmed": found.metrics["groups_harmed"],
+        "page": written[0].stat().st_size / 1e6,
+        "memory": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6,
+    }
 
 
 def peer(folder, resamples):
     """Seconds for each resample of fairlearn's MetricFrame: the accuracy of one model by class."""
     from fairlearn.metrics import MetricFrame
     from sklearn.metrics import accuracy_score
+
     y = np.load(folder / "labels.npy")
     chosen = np.load(folder / "student.npy", mmap_mode="r").argmax(axis=1)
     start = time.perf_counter()
-    MetricFrame(metrics=accuracy_score, y_true=y, y_pred=chosen, sensitive_features=y, n_boot=resamples,
-                ci_quantiles=[0.025, 0.975], random_state=0)
-    return {"seconds": (time.perf_counter() - start) / (resamples + 1)}   # one more for the frame itself
+    MetricFrame(
+        metrics=accuracy_score,
+        y_true=y,
+        y_pred=chosen,
+        sensitive_features=y,
+        n_boot=resamples,
+        ci_quantiles=[0.025, 0.975],
+        random_state=0,
+    )
+    # one more for the frame itself
+    return {"seconds": (time.perf_counter() - start) / (resamples + 1)}
 
 
 def measure(sizes):
     """Results of both sides, one after the other, each in its own process."""
     from bench.cpu import machine  # imports torch, which is not to count as memory of the audit
+
     with tempfile.TemporaryDirectory() as folder:
         make(Path(folder), sizes["examples"], sizes["classes"])
         sides = {}
         for side, count in (("ours", sizes["resamples"]), ("peer", sizes["peer resamples"])):
-            done = subprocess.run([sys.executable, "-m", "bench", "audit", "--side", side, folder, str(count)], check=True,
-                                  stdout=subprocess.PIPE, text=True)
-            sides[side] = json.loads(done.stdout.splitlines()[-1])
+            command = [sys.executable, "-m", "bench", "audit", "--side", side, folder, str(count)]
+            said = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+            sides[side] = json.loads(said.splitlines()[-1])
     return {"sizes": sizes, **sides, "machine": machine()}
 
 
@@ -70,15 +91,24 @@ def table(results):
     """Markdown of the results."""
     sizes, mine, of = results["sizes"], results["ours"], results["machine"]
     projected = results["peer"]["seconds"] * sizes["resamples"]
-    return "\n".join([
-        "| what | measured | must |", "|---|---|---|",
-        f"| numbers: three models read, every gain, interval and test | {mine['numbers']:.1f} s | |",
-        f"| with page, JSON and CSV | {mine['all']:.1f} s | 60 s |", f"| peak memory | {mine['memory']:.2f} GB | 4 GB |",
+    timed = f"{sizes['peer resamples']} resamples timed, {sizes['resamples']:,} projected"
+    theirs = f"{projected / 60:.0f} minutes, {projected / mine['all']:.0f} times ours"
+    every = "three models read, every gain, interval and test"
+    lines = [
+        "| what | measured | must |",
+        "|---|---|---|",
+        f"| numbers: {every} | {mine['numbers']:.1f} s | |",
+        f"| with page, JSON and CSV | {mine['all']:.1f} s | 60 s |",
+        f"| peak memory | {mine['memory']:.2f} GB | 4 GB |",
         f"| size of the page | {mine['page']:.2f} MB | 3 MB |",
-        f"| fairlearn, accuracy of one model by class: {sizes['peer resamples']} resamples timed, {sizes['resamples']:,} "
-        f"projected | {projected / 60:.0f} minutes, {projected / mine['all']:.0f} times ours | |", "",
-        f"{sizes['examples']:,} examples, {sizes['classes']:,} classes, three models as float32 npy files, "
-        f"{sizes['resamples']:,} resamples, once. {of['processor']}, {of['cores']} cores; Python {of['python']}.", ""])
+        f"| fairlearn, accuracy of one model by class: {timed} | {theirs} | |",
+        "",
+        f"{sizes['examples']:,} examples, {sizes['classes']:,} classes, three models as float32 "
+        f"npy files, {sizes['resamples']:,} resamples, once. {of['processor']}, {of['cores']} "
+        f"cores; Python {of['python']}.",
+        "",
+    ]
+    return "\n".join(lines)
 
 
 def filled(text, results):
@@ -89,12 +119,14 @@ def filled(text, results):
 
 def main(arguments=None):
     parser = argparse.ArgumentParser(prog="python -m bench audit", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="a small one: does it run? It writes nothing")
-    parser.add_argument("--side", nargs=3, metavar=("SIDE", "FOLDER", "RESAMPLES"), help=argparse.SUPPRESS)
+    add = parser.add_argument
+    add("--quick", action="store_true", help="a small one: does it run? It writes nothing")
+    add("--side", nargs=3, metavar=("SIDE", "FOLDER", "RESAMPLES"), help=argparse.SUPPRESS)
     given = parser.parse_args(arguments)
     if given.side:
         side, folder, count = given.side
-        print(json.dumps({"ours": ours, "peer": peer}[side](Path(folder), int(count))))
+        timed = {"ours": ours, "peer": peer}[side]
+        print(json.dumps(timed(Path(folder), int(count))))
         return
     results = measure(QUICK if given.quick else SIZES)
     print(table(results))

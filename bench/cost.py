@@ -1,6 +1,7 @@
-"""What every study costs: its runs, the images each network sees, and the time on machines whose speed was measured.
+"""What every study costs: its runs, the images each network sees, and the time.
 
-Nothing is loaded or trained. --write puts the table into COST.md."""
+The time is that of machines whose speed was measured. Nothing is loaded or trained. --write puts
+the table into COST.md."""
 
 import argparse
 import json
@@ -12,21 +13,39 @@ from statistics import median
 
 from kdlib.config import FOLDS
 from kdlib.data import long_tail_counts, view_count
-from kdlib.studies import STUDIES
+from kdlib.study.grids import STUDIES
 
 HERE = Path(__file__).parent
-ORDER = ("anchors-lt", "cifar100-lt-recipe", "cifar100-lt", "anchors", "cifar10-lt", "cifar100-recipe", "cifar100",
-         "cifar100-lt-rivals", "cifar100-lt-knobs", "cifar100-lt-ablations", "superclass", "cifar10")   # of work on a GPU
-POOLS = {   # images that a class may be drawn from at most, classes of a long tail, long tails; as in kdlib.data
-    "digits": (100, 10, 1), "cifar20": (400, 20, 1), "cifar100": (500, 100, 1), "cifar10": (5000, 10, 1),
-    "superclass": (500, 5, 20)}
+ORDER = (  # of work on a GPU
+    "anchors-lt",
+    "cifar100-lt-recipe",
+    "cifar100-lt",
+    "anchors",
+    "cifar10-lt",
+    "cifar100-recipe",
+    "cifar100",
+    "cifar100-lt-rivals",
+    "cifar100-lt-knobs",
+    "cifar100-lt-ablations",
+    "superclass",
+    "cifar10",
+)
+# images that a class may be drawn from at most, classes of a long tail, long tails; as in
+# kdlib.study.datasets
+POOLS = {
+    "digits": (100, 10, 1),
+    "cifar20": (400, 20, 1),
+    "cifar100": (500, 100, 1),
+    "cifar10": (5000, 10, 1),
+    "superclass": (500, 5, 20),
+}
 
 
 def images_an_epoch(cfg):
     """Training images of a run, from the formula of the draw."""
     largest, classes, tails = POOLS[cfg.dataset]
     counts = long_tail_counts(largest, cfg.imbalance, classes, cfg.profile)
-    labelled = counts if tails == 1 else [sum(counts)]   # folds are dealt out within a label
+    labelled = counts if tails == 1 else [sum(counts)]  # folds are dealt out within a label
     left_out = 0 if cfg.fold is None else sum(len(range(cfg.fold, n, FOLDS)) for n in labelled)
     return tails * (sum(labelled) - left_out)
 
@@ -36,7 +55,7 @@ def multiplications(network):
     if not network.startswith("resnet"):
         return None
     size, _, shortcut = network.removeprefix("resnet").partition("-")
-    depth, _, width = size.partition("x")   # of resnet8x2
+    depth, _, width = size.partition("x")  # of resnet8x2
     factor = int(width or 1)
     inputs = 16 * factor
     total = 9 * 3 * inputs * 32**2
@@ -51,24 +70,29 @@ def multiplications(network):
 
 # ---------------------------------------------------------------- what a study needs
 
+
 @dataclass
 class Work:
-    """Images by network: trained on, and put through teachers for their tables on a CPU and on a GPU."""
+    """Images by network: trained on, and put through teachers for their tables."""
 
     runs: int = 0
-    new: int = 0                                         # runs that no study before has; only theirs are the images
+    new: int = 0  # runs that no study before has; only theirs are the images
     trained: Counter = field(default_factory=Counter)
-    cpu_tables: Counter = field(default_factory=Counter)   # what the student's schedule shows, once for a seed's students
-    gpu_tables: Counter = field(default_factory=Counter)   # all views, once for a teacher
+    # what the student's schedule shows, once for a seed's students
+    cpu_tables: Counter = field(default_factory=Counter)
+    gpu_tables: Counter = field(default_factory=Counter)  # all views, once for a teacher
 
 
 def works(names=None):
-    """{study: Work}, in order of work, then the others; a run, like a table, is counted where it comes first."""
+    """{study: Work}, in order of work, then the others.
+
+    A run, like a table, is counted where it comes first."""
     names = names or (*ORDER, *(name for name in STUDIES if name not in ORDER))
     seen, out = set(), {}
     for name in names:
         work = out[name] = Work()
-        for cfg in {c.key(): c for run in STUDIES[name]() for c in (*run.dependencies(), run)}.values():
+        runs = {c.key(): c for run in STUDIES[name]() for c in (*run.dependencies(), run)}
+        for cfg in runs.values():
             work.runs += 1
             if cfg.key() in seen:
                 continue
@@ -78,9 +102,12 @@ def works(names=None):
             if not cfg.teacher:
                 continue
             views = view_count(0 if cfg.dataset == "digits" else 4)
-            shown = 1 - (1 - 1 / views) ** cfg.epochs if views > 1 else 1   # part of an image's views, on average
-            for tables, part, key in ((work.cpu_tables, shown, (cfg.teacher_config(), cfg.seed, cfg.epochs)),
-                                      (work.gpu_tables, 1, cfg.teacher_config())):
+            # part of an image's views, on average
+            shown = 1 - (1 - 1 / views) ** cfg.epochs if views > 1 else 1
+            teacher = cfg.teacher_config()
+            on_cpu = (work.cpu_tables, shown, (teacher, cfg.seed, cfg.epochs))
+            on_gpu = (work.gpu_tables, 1, teacher)
+            for tables, part, key in (on_cpu, on_gpu):
                 if key not in seen:
                     seen.add(key)
                     tables[cfg.teacher] += round(part * n * views)
@@ -89,6 +116,7 @@ def works(names=None):
 
 # ---------------------------------------------------------------- how long it takes
 
+
 @dataclass(frozen=True)
 class Machine:
     """Images/s measured on the whole of a machine, by network."""
@@ -96,17 +124,24 @@ class Machine:
     name: str
     train: dict
     forward: dict
-    tables: str         # the field of Work that holds for it
+    tables: str  # the field of Work that holds for it
 
     def seconds(self, work):
         """Of the new runs of a study, or None for a network that nothing measured resembles."""
-        parts = [(images, speed(self.train, network)) for network, images in work.trained.items()]
-        parts += [(images, speed(self.forward, network)) for network, images in getattr(work, self.tables).items()]
-        return None if any(rate is None for _, rate in parts) else sum(images / rate for images, rate in parts)
+        seconds, tables = [], getattr(work, self.tables)
+        for rates, parts in ((self.train, work.trained), (self.forward, tables)):
+            for network, images in parts.items():
+                rate = speed(rates, network)
+                if rate is None:
+                    return None
+                seconds.append(images / rate)
+        return sum(seconds)
 
 
 def speed(rates, network):
-    """Images/s of a network: as measured, or scaled by multiplications from the measured one that is nearest."""
+    """Images/s of a network: as measured, or scaled from the measured one that is nearest.
+
+    Scaled by multiplications. None for a network that has no count of them."""
     size = multiplications(network)
     if network in rates or size is None:
         return rates.get(network)
@@ -118,8 +153,10 @@ def cpu_machine(results):
     """The Machine of results/cpu.json: students on labels (C2), the table of C1."""
     size, of = results["size"], results["machine"]
     seen = size["train"] * size["epochs"]
-    train = {student: seen / median(results[part]["seconds"]["ours"])
-             for student, part in zip(size["students"], ("C2 small", "C2 large"), strict=True)}
+    train = {
+        student: seen / median(results[part]["seconds"]["ours"])
+        for student, part in zip(size["students"], ("C2 small", "C2 large"), strict=True)
+    }
     forward = {size["teacher"]: results["C1"]["pairs"] / median(results["C1"]["seconds"]["fill"])}
     return Machine(f"{of['processor']}, {of['cores']} cores", train, forward, "cpu_tables")
 
@@ -127,7 +164,8 @@ def cpu_machine(results):
 def gpu_machine(results):
     """The Machine of results/gpu.json: the most runs at once (pace) and the table (G4), or None.
 
-    Where no table was measured, an image through a teacher counts as a third of one that is trained on."""
+    Where no table was measured, an image through a teacher counts as a third of one that is trained
+    on."""
     pace, table = results.get("pace", {}), results.get("G4", {})
     if not ("images/s" in pace and "device" in results):
         return None
@@ -149,10 +187,14 @@ def machines(folder=HERE / "results"):
 
 # ---------------------------------------------------------------- text
 
+
 def duration(seconds):
     """In words: 12 min, 3.4 h, 56 days."""
-    return (f"{seconds / 60:.0f} min" if seconds < 3600 else f"{seconds / 3600:.1f} h" if seconds < 48 * 3600
-            else f"{seconds / 86400:.0f} days")
+    if seconds < 3600:
+        return f"{seconds / 60:.0f} min"
+    if seconds < 48 * 3600:
+        return f"{seconds / 3600:.1f} h"
+    return f"{seconds / 86400:.0f} days"
 
 
 def millions(images):
@@ -164,27 +206,40 @@ def millions(images):
 def table(measured=None):
     """Markdown: a row per study, in order of work, and where the times come from."""
     measured = machines() if measured is None else measured
-    lines = ["| study | runs | new | trained on, million images | teacher tables, CPU | teacher tables, GPU | CPU | GPU |",
-             "|---|---|---|---|---|---|---|---|"]
+    lines = [
+        "| study | runs | new | trained on, million images | teacher tables, CPU "
+        "| teacher tables, GPU | CPU | GPU |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
     for name, work in works().items():
         seconds = [machine and machine.seconds(work) for machine in measured.values()]
         times = " | ".join("not measured" if s is None else duration(s) for s in seconds)
-        lines.append(f"| `{name}` | {work.runs} | {work.new} | {millions(work.trained)} | {millions(work.cpu_tables)} | "
-                     f"{millions(work.gpu_tables)} | {times} |")
-    return "\n".join([
-        *lines, "",
-        "*new*: runs that no row above has; images and times are theirs. Tables: million (image, view) pairs put through a "
-        "teacher, on a CPU those that a student's schedule shows, on a GPU all. Evaluations are left out.",
-        *(f"\n{kind}: {_source(machine)}" for kind, machine in measured.items())]) + "\n"
+        lines.append(
+            f"| `{name}` | {work.runs} | {work.new} | {millions(work.trained)} "
+            f"| {millions(work.cpu_tables)} | {millions(work.gpu_tables)} | {times} |"
+        )
+    lines += [
+        "",
+        "*new*: runs that no row above has; images and times are theirs. Tables: million (image, "
+        "view) pairs put through a teacher, on a CPU those that a student's schedule shows, on a "
+        "GPU all. Evaluations are left out.",
+    ]
+    lines += [f"\n{kind}: {_source(machine)}" for kind, machine in measured.items()]
+    return "\n".join(lines) + "\n"
 
 
 def _source(machine):
     if machine is None:
         return "not measured."
-    train, forward = (", ".join(f"{name} {rate:,.0f}" for name, rate in rates.items())
-                      for rates in (machine.train, machine.forward))
-    return (f"{machine.name}; images/s measured in training: {train}; forward: {forward}. Other depths are projected by "
-            "multiplications from the nearest measured one, whatever the batch size.")
+
+    def listed(rates):
+        return ", ".join(f"{name} {rate:,.0f}" for name, rate in rates.items())
+
+    return (
+        f"{machine.name}; images/s measured in training: {listed(machine.train)}; forward: "
+        f"{listed(machine.forward)}. Other depths are projected by multiplications from the "
+        "nearest measured one, whatever the batch size."
+    )
 
 
 def filled(text, measured=None):

@@ -1,4 +1,6 @@
-"""The CPU part: C1 (distillation), C2 (labels only), C3 (the data path), each against the usual loop, alternating in one run."""
+"""The CPU part: C1 (distillation), C2 (labels only) and C3 (the data path).
+
+Each is measured against the usual loop, alternating in one run."""
 
 import argparse
 import contextlib
@@ -19,13 +21,14 @@ import torchvision
 
 from bench import inputs, profile
 from bench.peer import Traits, pictures, train, training_batches
-from kdlib import experiment
 from kdlib.config import KdlibError
 from kdlib.data import crop_and_flip, normalise, padded, schedule
 from kdlib.losses import method_loss
 from kdlib.models import build
+from kdlib.step import Run
+from kdlib.study import experiment
 from kdlib.teacher import Table, frozen, planned
-from kdlib.train import Run, fit, predict
+from kdlib.train import fit, predict
 
 RESULTS = Path(__file__).with_name("results")
 PEER, WORKERS = Traits(), (0, 1, 2)
@@ -35,22 +38,32 @@ PEER, WORKERS = Traits(), (0, 1, 2)
 class Size:
     """How much is measured."""
 
-    train: int = 1024               # images of a training epoch
-    test: int = 1024                # images of the evaluation after each epoch
-    path: int | None = None         # images of the data path alone; None: all of the long-tailed draw
+    train: int = 1024  # images of a training epoch
+    test: int = 1024  # images of the evaluation after each epoch
+    path: int | None = None  # images of the data path alone; None: all of the long-tailed draw
     batch_size: int = 128
-    epochs: int = 2                 # of a timed run
-    rounds: int = 3                 # each times every side once
+    epochs: int = 2  # of a timed run
+    rounds: int = 3  # each times every side once
     teacher: str = "resnet56"
-    students: tuple = ("resnet8", "resnet20")   # the first learns from the teacher, both from labels
-    random: bool = False            # random images even where the real ones are
+    students: tuple = ("resnet8", "resnet20")  # the first learns from the teacher, both from labels
+    random: bool = False  # random images even where the real ones are
 
 
-QUICK = Size(train=24, test=16, path=64, batch_size=16, epochs=1, rounds=1, teacher="resnet14", students=("resnet8", "resnet14"),
-             random=True)
+QUICK = Size(
+    train=24,
+    test=16,
+    path=64,
+    batch_size=16,
+    epochs=1,
+    rounds=1,
+    teacher="resnet14",
+    students=("resnet8", "resnet14"),
+    random=True,
+)
 
 
 # ---------------------------------------------------------------- the two sides
+
 
 def peer_seconds(data, cfg, teacher=None, workers=0, traits=PEER, table=None):
     """Wall time of one run of the usual loop, from initial weights."""
@@ -61,8 +74,10 @@ def peer_seconds(data, cfg, teacher=None, workers=0, traits=PEER, table=None):
 
 
 def elsewhere(pool, *arguments, **options):
-    """peer_seconds in a process of its own: what this engine asks of its process, such as to keep freed memory, is not the
-    usual loop's to enjoy."""
+    """peer_seconds in a process of its own.
+
+    What this engine asks of its process, such as to keep freed memory, is not the usual loop's to
+    enjoy."""
     return pool.submit(peer_seconds, *arguments, **options).result()
 
 
@@ -70,8 +85,9 @@ def our_seconds(data, cfg, teacher=None):
     """Wall time of one run of kdlib's engine, from the same weights, with the same evaluations."""
     model, accuracies = build(cfg.student, data.classes, cfg.seed), []
 
-    def evaluate(epoch, curves):
-        accuracies.append((predict(model, data.test.x, data).argmax(dim=1) == data.test.y).double().mean().item())
+    def evaluate(epoch, curves, state):
+        right = predict(model, data.test.x, data).argmax(dim=1) == data.test.y
+        accuracies.append(right.double().mean().item())
 
     start = time.perf_counter()
     (outcome,) = fit([Run(cfg, model, method_loss(cfg), data, teacher, evaluate)])
@@ -101,7 +117,7 @@ def peer_views_seconds(data, cfg, workers):
 
 
 def alternate(sides, rounds):
-    """Seconds of each side, {name: [one per round]}; within a round each side runs once, in order."""
+    """Seconds of each side, {name: [one per round]}; in a round each side runs once, in order."""
     seconds = {name: [] for name in sides}
     for _ in range(rounds):
         for name, side in sides.items():
@@ -110,7 +126,9 @@ def alternate(sides, rounds):
 
 
 def best_workers(seconds_with):
-    """(number of workers, {number: seconds}) that serves the usual loop best; the first call is a warm-up."""
+    """(number of workers that serves the usual loop best, {number: seconds}).
+
+    The first call is a warm-up."""
     seconds_with(WORKERS[0])
     tried = {workers: seconds_with(workers) for workers in WORKERS}
     return min(tried, key=tried.get), tried
@@ -118,10 +136,11 @@ def best_workers(seconds_with):
 
 # ---------------------------------------------------------------- what is measured
 
-def distillation(size, data, usual):
-    """C1: usual loop, live teacher and table in turn; what the table costs; and the ladder from one loop to the other.
 
-    usual: peer_seconds, in its own process."""
+def distillation(size, data, usual):
+    """C1: usual loop, live teacher and table in turn; what the table costs; and the ladder.
+
+    The ladder goes from one loop to the other. usual: peer_seconds, in its own process."""
     cfg = inputs.config(size.students[0], size.teacher, size.epochs, batch_size=size.batch_size)
     once = replace(cfg, epochs=1)
     teacher = inputs.teacher_network(size.teacher, data)
@@ -130,21 +149,38 @@ def distillation(size, data, usual):
     workers, tried = best_workers(lambda n: usual(data, once, teacher, n))
     for warm in (table, live):
         our_seconds(data, once, warm)
-    sides = {"peer": lambda: usual(data, cfg, teacher, workers), "cached": lambda: our_seconds(data, cfg, table),
-             "live": lambda: our_seconds(data, cfg, live), "fill": lambda: fill_seconds(teacher, data, codes)}
+    sides = {
+        "peer": lambda: usual(data, cfg, teacher, workers),
+        "cached": lambda: our_seconds(data, cfg, table),
+        "live": lambda: our_seconds(data, cfg, live),
+        "fill": lambda: fill_seconds(teacher, data, codes),
+    }
     seconds = alternate(sides, size.rounds)
     rungs = {"usual loop": lambda: usual(data, once, teacher, workers)}
     given_up = {}
-    for name, rung in zip((f.name for f in fields(Traits)), RUNGS, strict=True):
-        given_up[name] = False
-        rungs[rung] = functools.partial(usual, data, once, teacher, workers, Traits(**given_up), table)
+    for field, rung in zip(fields(Traits), RUNGS, strict=True):
+        given_up[field.name] = False
+        traits = Traits(**given_up)
+        rungs[rung] = functools.partial(usual, data, once, teacher, workers, traits, table)
     rungs["this engine"] = lambda: our_seconds(data, once, table)
-    return {"workers": workers, "workers_tried": tried, "pairs": len(codes), "seconds": seconds,
-            "ladder": alternate(rungs, size.rounds)}
+    return {
+        "workers": workers,
+        "workers_tried": tried,
+        "pairs": len(codes),
+        "seconds": seconds,
+        "ladder": alternate(rungs, size.rounds),
+    }
 
 
-RUNGS = ("views of uint8 in batches", "batch norm folded", "teacher from a table", "channels_last", "no features returned",
-         "no meters", "large evaluation batches")   # of the ladder, in the order of Traits
+RUNGS = (  # of the ladder, in the order of Traits
+    "views of uint8 in batches",
+    "batch norm folded",
+    "teacher from a table",
+    "channels_last",
+    "no features returned",
+    "no meters",
+    "large evaluation batches",
+)
 
 
 def fill_seconds(teacher, data, codes):
@@ -159,7 +195,10 @@ def labels_only(size, data, student, usual):
     once = replace(cfg, epochs=1)
     workers, tried = best_workers(lambda n: usual(data, once, workers=n))
     our_seconds(data, once)
-    sides = {"peer": lambda: usual(data, cfg, workers=workers), "ours": lambda: our_seconds(data, cfg)}
+    sides = {
+        "peer": lambda: usual(data, cfg, workers=workers),
+        "ours": lambda: our_seconds(data, cfg),
+    }
     return {"workers": workers, "workers_tried": tried, "seconds": alternate(sides, size.rounds)}
 
 
@@ -169,11 +208,20 @@ def data_path(size):
     cfg = inputs.config(size.students[0], batch_size=size.batch_size)
     workers, tried = best_workers(lambda n: peer_views_seconds(data, cfg, n))
     our_views_seconds(data, cfg)
-    sides = {"peer": lambda: peer_views_seconds(data, cfg, workers), "ours": lambda: our_views_seconds(data, cfg)}
-    return {"workers": workers, "workers_tried": tried, "images": len(data.train), "seconds": alternate(sides, size.rounds)}
+    sides = {
+        "peer": lambda: peer_views_seconds(data, cfg, workers),
+        "ours": lambda: our_views_seconds(data, cfg),
+    }
+    return {
+        "workers": workers,
+        "workers_tried": tried,
+        "images": len(data.train),
+        "seconds": alternate(sides, size.rounds),
+    }
 
 
 # ---------------------------------------------------------------- several processes
+
 
 @functools.cache
 def _prepared(size):
@@ -191,7 +239,7 @@ def _join(barrier):
 
 
 def _span(size, side, threads, processes, workers):
-    """(start, end) of one distillation run in this process, begun together with the other processes."""
+    """(start, end) of one distillation run in this process, begun together with the others."""
     torch.set_num_threads(threads)
     data, cfg, teacher, table = _prepared(size)
     if processes > 1:
@@ -205,32 +253,43 @@ def _span(size, side, threads, processes, workers):
 
 
 ARRANGEMENTS = {  # side, processes, threads of each
-    "ours": ("ours", 2, 1), "peer, 1 process": ("peer", 1, 2), "peer, 2 processes": ("peer", 2, 1)}
+    "ours": ("ours", 2, 1),
+    "peer, 1 process": ("peer", 1, 2),
+    "peer, 2 processes": ("peer", 2, 1),
+}
 
 
 def aggregate(size, workers):
-    """Runs per second of all processes together, {arrangement: [one per round]}; C1 with one epoch, cached on our side."""
+    """Runs per second of all processes together, {arrangement: [one per round]}.
+
+    C1 with one epoch, cached on our side."""
     context = multiprocessing.get_context("spawn")
     with contextlib.ExitStack() as stack:
-        pools = {side: stack.enter_context(ProcessPoolExecutor(2, context, _join, (context.Barrier(2),)))
-                 for side in ("ours", "peer")}
+        pools = {}
+        for side in ("ours", "peer"):
+            pool = ProcessPoolExecutor(2, context, _join, (context.Barrier(2),))
+            pools[side] = stack.enter_context(pool)
 
         def rate(side, processes, threads):
-            asked = [pools[side].submit(_span, size, side, threads, processes, workers) for _ in range(processes)]
-            spans = [f.result() for f in asked]
-            return processes / (max(end for _, end in spans) - min(start for start, _ in spans))
+            task = (_span, size, side, threads, processes, workers)
+            asked = [pools[side].submit(*task) for _ in range(processes)]
+            starts, ends = zip(*(future.result() for future in asked), strict=True)
+            return processes / (max(ends) - min(starts))
 
-        for side in pools:   # warm-up: data, teacher and table
+        for side in pools:  # warm-up: data, teacher and table
             rate(side, 2, 1)
-        return alternate({name: functools.partial(rate, *how) for name, how in ARRANGEMENTS.items()}, size.rounds)
+        sides = {name: functools.partial(rate, *how) for name, how in ARRANGEMENTS.items()}
+        return alternate(sides, size.rounds)
 
 
 def _peak(size, side, workers):
-    """Bytes above the loaded base at the peak of one distillation run in this process; filling the table is part of ours."""
+    """Bytes above the loaded base at the peak of one distillation run in this process.
+
+    Filling the table is part of ours."""
     data, _ = inputs.images(size.train, size.test, size.random)
     cfg = inputs.config(size.students[0], size.teacher, size.epochs, batch_size=size.batch_size)
     teacher = inputs.teacher_network(size.teacher, data)
-    Path("/proc/self/clear_refs").write_text("5")   # the peak starts anew here
+    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew here
     base = _status("VmRSS")
     if side == "peer":
         peer_seconds(data, cfg, teacher, workers)
@@ -261,21 +320,33 @@ def memory(size, workers):
 
 # ---------------------------------------------------------------- the whole
 
+
 def machine():
     """What it ran on, and with what."""
-    return {"processor": experiment.machine("cpu")["device"], "cores": os.cpu_count(), "threads": torch.get_num_threads(),
-            "capability": torch.backends.cpu.get_cpu_capability(), "system": platform.system(),
-            "load_before": os.getloadavg()[0], "python": platform.python_version(), "torch": torch.__version__,
-            "torchvision": torchvision.__version__, "date": datetime.now(UTC).date().isoformat(), "commit": commit()}
+    return {
+        "processor": experiment.machine("cpu")["device"],
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "capability": torch.backends.cpu.get_cpu_capability(),
+        "system": platform.system(),
+        "load_before": os.getloadavg()[0],
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "torchvision": torchvision.__version__,
+        "date": datetime.now(UTC).date().isoformat(),
+        "commit": commit(),
+    }
 
 
 def commit():
     """The git commit, with "+" if the code differs from it; None outside a clone."""
+
     def git(*arguments):
-        return subprocess.run(["git", *arguments], cwd=RESULTS.parent.parent, capture_output=True, text=True, check=True).stdout
+        how = {"cwd": RESULTS.parent.parent, "capture_output": True, "text": True, "check": True}
+        return subprocess.run(["git", *arguments], **how).stdout
 
     try:
-        changed = git("status", "--porcelain", "kdlib/*.py", "bench/*.py")
+        changed = git("status", "--porcelain", "kdlib", "bench/*.py")
         return git("rev-parse", "--short=10", "HEAD").strip() + ("+" if changed else "")
     except (OSError, subprocess.CalledProcessError):
         return None
@@ -312,9 +383,13 @@ def _say(start, what):
 
 def main(arguments=None):
     from bench import show
+
     parser = argparse.ArgumentParser(prog="python -m bench cpu", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="seconds instead of minutes, on random images; measures nothing")
-    parser.add_argument("--out", type=Path, help="folder for cpu.json and cpu.svg; default: bench/results, for --quick none")
+    add = parser.add_argument
+    quick = "seconds instead of minutes, on random images; measures nothing"
+    add("--quick", action="store_true", help=quick)
+    out = "folder for cpu.json and cpu.svg; default: bench/results, for --quick none"
+    add("--out", type=Path, help=out)
     given = parser.parse_args(arguments)
     results = measure(QUICK if given.quick else Size())
     print(show.table(results))

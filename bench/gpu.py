@@ -1,11 +1,11 @@
-"""The GPU part, one command of under ten minutes: equivalence checks first, then G1, G3-G5, memory, and one switch at a time.
+"""The GPU part, one command of under ten minutes: checks, G1, G3-G5, memory, one switch at a time.
 
-Needs torch and numpy (the peer's loader also torchvision). No record is read or written. What is measured is written after
-each section, so a run that is cut short keeps what it has; a section that fails is reported and the others go on."""
+Needs torch and numpy (the peer's loader also torchvision). No record is read or written. What is
+measured is written after each section, so a run that is cut short keeps what it has; a section that
+fails is reported and the others go on."""
 
 import argparse
 import json
-import os
 import platform
 import statistics
 import subprocess
@@ -26,14 +26,17 @@ from kdlib.cuda import Captured
 from kdlib.data import padded
 from kdlib.losses import method_loss
 from kdlib.models import build
+from kdlib.step import Run, Stepper
+from kdlib.study.files import available_cores
 from kdlib.teacher import Table, frozen
-from kdlib.train import Run, Stepper, fit, predict
+from kdlib.train import fit, predict
 
 TEACHER, STUDENT = "resnet56", "resnet20"
-MB_PER_IMAGE = {"resnet8": 2.65, "resnet20": 6.2, "resnet32": 9.8, "resnet56": 16.9}   # bf16 traffic of a step, performance.md
+# bf16 traffic of a step, performance.md
+MB_PER_IMAGE = {"resnet8": 2.65, "resnet20": 6.2, "resnet32": 9.8, "resnet56": 16.9}
 USUAL = Traits()
-EPOCHS = 3           # of a timed run; the first warms up
-STUDY = {"seeds": 8, "epochs": 256, "students": 5, "self_seeds": 4}   # T: the core of cifar100-lt
+EPOCHS = 3  # of a timed run; the first warms up
+STUDY = {"seeds": 8, "epochs": 256, "students": 5, "self_seeds": 4}  # T: the core of cifar100-lt
 
 
 class Bench:
@@ -44,10 +47,11 @@ class Bench:
         data, what = inputs.images(args.train, args.test, args.random)
         self.device, self.data = args.device, data.to(args.device)
         if args.device == "cuda":
-            cuda.settings()   # before anything is computed there
+            cuda.settings()  # before anything is computed there
         self.network = inputs.teacher_network(TEACHER, self.data)
         self.tables = {}
-        self.results = {"images": what, "n": len(data.train), "test": len(data.test), **machine(args.device)}
+        self.results = {"images": what, "n": len(data.train), "test": len(data.test)}
+        self.results |= machine(args.device)
 
     def left(self):
         return self.args.minutes * 60 - (time.monotonic() - self.started)
@@ -65,7 +69,7 @@ class Bench:
             start = time.monotonic()
             try:
                 self.results[name] = function(self)
-            except Exception as error:   # a first run on a new device should say all it can
+            except Exception as error:  # a first run on a new device should say all it can
                 self.results[name] = {"failed": f"{type(error).__name__}: {error}"}
             self.results[name]["took"] = round(time.monotonic() - start, 1)
         print(name, json.dumps(self.results[name])[:600], flush=True)
@@ -77,32 +81,47 @@ class Bench:
 
 
 def machine(device):
-    about = {"torch": torch.__version__, "python": platform.python_version(), "date": time.strftime("%Y-%m-%d")}
+    about = {
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "date": time.strftime("%Y-%m-%d"),
+    }
     if device == "cuda":
         total = torch.cuda.get_device_properties(0).total_memory
-        about |= {"device": torch.cuda.get_device_name(), "memory GB": round(total / 1e9, 1), "cuda": torch.version.cuda,
-                  "graphs": Captured.graphs}
+        about |= {
+            "device": torch.cuda.get_device_name(),
+            "memory GB": round(total / 1e9, 1),
+            "cuda": torch.version.cuda,
+            "graphs": Captured.graphs,
+        }
     return about
 
 
 # ---------------------------------------------------------------- the two sides
 
-def ours(bench, count=1, student=STUDENT, teacher="table", precision="fp32", stepper=None, compiled=False):
-    """Images/s of `count` runs in lockstep, each epoch with one evaluation as the peer's: median of the epochs but the first.
 
-    teacher: "table", "live" or None."""
+def ours(
+    bench, count=1, student=STUDENT, teacher="table", precision="fp32", stepper=None, compiled=False
+):
+    """Images/s of `count` runs in lockstep: median of the epochs but the first.
+
+    Each epoch ends with one evaluation, as the peer's. teacher: "table", "live" or None."""
     data, runs, clock = bench.data, [], []
     for seed in range(count):
-        cfg = inputs.config(student, TEACHER if teacher else None, EPOCHS, seed=seed, precision=precision)
+        how = {"seed": seed, "precision": precision}
+        cfg = inputs.config(student, TEACHER if teacher else None, EPOCHS, **how)
         model = build(student, data.classes, seed).to(bench.device)
-        ask = {"table": bench.table, "live": lambda: frozen(bench.network), None: lambda: None}[teacher]()
+        ask = None
+        if teacher:
+            ask = bench.table() if teacher == "table" else frozen(bench.network)
 
         def after(epoch, curves, state, model=model, last=seed == count - 1):
             predict(model, data.test.x, data)
             if last:
                 clock.append(now(bench.device))
 
-        runs.append(Run(cfg, torch.compile(model) if compiled else model, method_loss(cfg), data, ask, after))
+        network = torch.compile(model) if compiled else model
+        runs.append(Run(cfg, network, method_loss(cfg), data, ask, after))
     for outcome in fit(runs, stepper):
         if isinstance(outcome, Exception):
             raise outcome
@@ -111,8 +130,8 @@ def ours(bench, count=1, student=STUDENT, teacher="table", precision="fp32", ste
 
 
 def peer_job(bench, traits, workers):
-    cfg = inputs.config(STUDENT, TEACHER, EPOCHS)
-    return Job(cfg, traits, workers, 1, bench.device, bench.args.train, bench.args.test, bench.args.random)
+    cfg, args = inputs.config(STUDENT, TEACHER, EPOCHS), bench.args
+    return Job(cfg, traits, workers, 1, bench.device, args.train, args.test, args.random)
 
 
 def peer(bench, traits=USUAL):
@@ -130,10 +149,12 @@ def peers(bench, count):
 
 
 def spread(values):
-    return {"median": statistics.median(values), "min": min(values), "max": max(values), "all": values}
+    median = statistics.median(values)
+    return {"median": median, "min": min(values), "max": max(values), "all": values}
 
 
 # ---------------------------------------------------------------- sections
+
 
 def equivalence(bench):
     """Written after each check, so that one that hangs hides no other."""
@@ -148,17 +169,22 @@ def equivalence(bench):
 
 def pace(bench):
     """Images/s of training on labels, one run and eight at once."""
-    return {"images/s": {name: {count: ours(bench, count, name, None) for count in (1, 8)}
-                         for name in (STUDENT, TEACHER)}}
+    speeds = {}
+    for name in (STUDENT, TEACHER):
+        speeds[name] = {count: ours(bench, count, name, None) for count in (1, 8)}
+    return {"images/s": speeds}
 
 
 def start_up(bench):
     """G5: from the start of Python to the first replay of a captured step of R56 -> R20."""
-    code = ("import time, sys; start = time.time()\n"
-            "from bench import gpu\n"
-            f"gpu.first_step({bench.device!r})\n"
-            "print(time.time() - start)")
-    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=300)
+    code = (
+        "import time, sys; start = time.time()\n"
+        "from bench import gpu\n"
+        f"gpu.first_step({bench.device!r})\n"
+        "print(time.time() - start)"
+    )
+    how = {"capture_output": True, "text": True, "check": True, "timeout": 300}
+    out = subprocess.run([sys.executable, "-c", code], **how)
     return {"seconds": float(out.stdout.split()[-1])}
 
 
@@ -176,7 +202,7 @@ def first_step(device):
 
 
 def table_fill(bench):
-    """G4: seconds to fill the complete table of the long-tailed images; for all 50,000 in proportion."""
+    """G4: seconds to fill the complete table of the long-tailed images; of 50,000 in proportion."""
     bench.tables.clear()
     seconds = []
     for _ in range(2):
@@ -184,24 +210,32 @@ def table_fill(bench):
         bench.tables["lt"] = Table.fill(bench.network, bench.data)
         seconds.append(now(bench.device) - start)
     views = len(bench.data.train) * bench.data.views
-    return {"seconds": seconds, "views": views, "full, in proportion": min(seconds) * 50_000 * 162 / views}
+    full = min(seconds) * 50_000 * 162 / views
+    return {"seconds": seconds, "views": views, "full, in proportion": full}
 
 
 def single(bench):
-    """G1: one run of R56 -> R20, images/s with an evaluation after each epoch, A/B/A/B, and the ratio of each pair."""
+    """G1: images/s of one run of R56 -> R20 on both sides, A/B/A/B, and the ratio of each pair.
+
+    Each epoch ends with an evaluation."""
     theirs, cached, live = [], [], []
     for _ in range(bench.args.rounds):
         theirs.append(peer(bench))
         cached.append(ours(bench))
         live.append(ours(bench, teacher="live"))
-    return {"peer": spread(theirs), "ours": spread(cached), "ours live": spread(live),
-            "ratio": spread([a / b for a, b in zip(cached, theirs, strict=True)]),
-            "ratio live": spread([a / b for a, b in zip(live, theirs, strict=True)])}
+    return {
+        "peer": spread(theirs),
+        "ours": spread(cached),
+        "ours live": spread(live),
+        "ratio": spread([a / b for a, b in zip(cached, theirs, strict=True)]),
+        "ratio live": spread([a / b for a, b in zip(live, theirs, strict=True)]),
+    }
 
 
 def copy_bandwidth(bench):
     """Bytes/s of a large copy, read and written, on the device."""
-    source = torch.empty(2**30 if bench.device == "cuda" else 2**26, dtype=torch.uint8, device=bench.device)
+    size = 2**30 if bench.device == "cuda" else 2**26
+    source = torch.empty(size, dtype=torch.uint8, device=bench.device)
     target, seconds = torch.empty_like(source), []
     for _ in range(6):
         start = now(bench.device)
@@ -211,15 +245,22 @@ def copy_bandwidth(bench):
 
 
 def grid(bench):
-    """G3: images/s of M runs in lockstep against the usual loop in sequence and in concurrent processes, and the share of
-    the memory roof: images/s times the bf16 traffic of a fused step, over the bandwidth of a copy measured here."""
+    """G3: images/s of M runs in lockstep against the usual loop, and the share of the memory roof.
+
+    The usual loop is run in sequence and in concurrent processes. The share: images/s times the
+    bf16 traffic of a fused step, over the bandwidth of a copy measured here."""
     bandwidth = copy_bandwidth(bench)
     mine = {m: ours(bench, m) for m in (1, 2, 4, 8)}
     theirs = {n: peer(bench) if n == 1 else peers(bench, n) for n in (1, 4, 8)}
     most = max(mine.values())
-    return {"bytes/s": bandwidth, "ours": mine, "peer": theirs, "ratio to sequential": most / theirs[1],
-            "ratio to best concurrent": most / max(theirs.values()),
-            "share of roof": {m: v * MB_PER_IMAGE[STUDENT] * 1e6 / bandwidth for m, v in mine.items()}}
+    return {
+        "bytes/s": bandwidth,
+        "ours": mine,
+        "peer": theirs,
+        "ratio to sequential": most / theirs[1],
+        "ratio to best concurrent": most / max(theirs.values()),
+        "share of roof": {m: v * MB_PER_IMAGE[STUDENT] * 1e6 / bandwidth for m, v in mine.items()},
+    }
 
 
 def memory(bench):
@@ -231,12 +272,15 @@ def memory(bench):
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
         ours(bench, m)
-        most[m] = {"allocated": torch.cuda.max_memory_allocated(), "reserved": torch.cuda.max_memory_reserved()}
+        most[m] = {
+            "allocated": torch.cuda.max_memory_allocated(),
+            "reserved": torch.cuda.max_memory_reserved(),
+        }
     return most
 
 
 def ladder(bench):
-    """The usual loop giving up one habit after the other, then this engine's own switches, images/s."""
+    """Images/s: the usual loop giving up one habit after the other, then this engine's switches."""
     traits, steps = Traits(), {"the usual loop": peer(bench)}
     for field in fields(Traits):
         if field.name != "teacher_each_step":
@@ -244,21 +288,29 @@ def ladder(bench):
             steps[f"without {field.name}"] = peer(bench, traits)
     return steps | {
         "this engine, live teacher, eager": ours(bench, teacher="live", stepper=Stepper),
-        "teacher's table, eager": ours(bench, stepper=Stepper), "fused SGD, rate on the device": ours(bench, stepper=Eager),
-        "captured": ours(bench), "captured, 4 at once": ours(bench, 4), "captured, 8 at once": ours(bench, 8)}
+        "teacher's table, eager": ours(bench, stepper=Stepper),
+        "fused SGD, rate on the device": ours(bench, stepper=Eager),
+        "captured": ours(bench),
+        "captured, 4 at once": ours(bench, 4),
+        "captured, 8 at once": ours(bench, 8),
+    }
 
 
 def precision(bench):
-    """Strict fp32, TF32 (the default), bf16, and what determinism costs; images/s of four runs at once."""
+    """Images/s of four runs at once: strict fp32, TF32, bf16, and without determinism.
+
+    TF32, deterministic, is the default."""
     speeds = {"TF32": ours(bench, 4), "bf16": ours(bench, 4, precision="bf16")}
     settings = cuda.settings
 
     def changed(benchmark=True, deterministic=True, tf32=True):
-        torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic = benchmark, deterministic
+        torch.backends.cudnn.benchmark = benchmark
+        torch.backends.cudnn.deterministic = deterministic
         torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = tf32
 
+    changes = {"strict fp32": {"tf32": False}, "not deterministic": {"deterministic": False}}
     try:
-        for name, how in {"strict fp32": {"tf32": False}, "not deterministic": {"deterministic": False}}.items():
+        for name, how in changes.items():
             cuda.settings = lambda how=how: changed(**how)
             speeds[name] = ours(bench, 4)
     finally:
@@ -273,12 +325,22 @@ def compiled(bench):
 
 
 def study(bench):
-    """T: the runs of cifar100-lt's core at the speeds measured here, four at once, evaluations as in a study left out."""
-    n, runs = len(bench.data.train), {"R56": ("resnet56", None), "R56 kd": ("resnet56", "table"), "R20": ("resnet20", "table")}
-    speeds = {name: ours(bench, 4, student, teacher) for name, (student, teacher) in runs.items()}
-    epochs = {"R56": STUDY["seeds"], "R20": STUDY["seeds"] * STUDY["students"], "R56 kd": STUDY["self_seeds"] * STUDY["students"]}
-    seconds = sum(count * STUDY["epochs"] * n / speeds[name] for name, count in epochs.items())
-    return {"images/s": speeds, "projected minutes": seconds / 60, "runs": sum(epochs.values())}
+    """T: the runs of cifar100-lt's core at the speeds measured here, four at once.
+
+    Evaluations as in a study are left out."""
+    speeds = {
+        "R56": ours(bench, 4, "resnet56", None),
+        "R56 kd": ours(bench, 4, "resnet56", "table"),
+        "R20": ours(bench, 4, "resnet20", "table"),
+    }
+    runs = {
+        "R56": STUDY["seeds"],
+        "R20": STUDY["seeds"] * STUDY["students"],
+        "R56 kd": STUDY["self_seeds"] * STUDY["students"],
+    }
+    images = STUDY["epochs"] * len(bench.data.train)
+    seconds = sum(count * images / speeds[name] for name, count in runs.items())
+    return {"images/s": speeds, "projected minutes": seconds / 60, "runs": sum(runs.values())}
 
 
 def profile(bench):
@@ -286,9 +348,11 @@ def profile(bench):
     if bench.device != "cuda":
         return {}
     from torch.profiler import ProfilerActivity
+
     cfg = inputs.config(STUDENT, TEACHER, 2)
     model = build(STUDENT, bench.data.classes, 0).to(bench.device)
-    steps = Captured(Run(cfg, model, method_loss(cfg), bench.data, bench.table()), padded(bench.data.train.x, bench.data.pad))
+    run_of_it = Run(cfg, model, method_loss(cfg), bench.data, bench.table())
+    steps = Captured(run_of_it, padded(bench.data.train.x, bench.data.pad))
     with steps.on_stream():
         steps.begin(0)
         start = now(bench.device)
@@ -300,27 +364,47 @@ def profile(bench):
             for _ in range(20):
                 steps.step(0)
             now(bench.device)
-    events = sorted(seen.key_averages(), key=lambda e: -e.self_device_time_total)
-    kernels = {e.key[:90]: [round(e.self_device_time_total / 20, 1), e.count / 20] for e in events if e.self_device_time_total}
-    return {"wall us per step": 1e6 * wall, "device us per step": sum(v[0] for v in kernels.values()),
-            "kernels per step": sum(v[1] for v in kernels.values()), "us and launches per step": dict(list(kernels.items())[:25])}
+    kernels = {}
+    for event in sorted(seen.key_averages(), key=lambda e: -e.self_device_time_total):
+        if event.self_device_time_total:
+            microseconds = round(event.self_device_time_total / 20, 1)
+            kernels[event.key[:90]] = [microseconds, event.count / 20]
+    return {
+        "wall us per step": 1e6 * wall,
+        "device us per step": sum(v[0] for v in kernels.values()),
+        "kernels per step": sum(v[1] for v in kernels.values()),
+        "us and launches per step": dict(list(kernels.items())[:25]),
+    }
 
 
-SECTIONS = {   # name: (function, seconds it needs at most)
-    "E": (equivalence, 20), "pace": (pace, 40), "G5": (start_up, 40),
-    "G4": (table_fill, 40), "G1": (single, 60), "G3": (grid, 100),
-    "memory": (memory, 30), "T": (study, 40), "precision": (precision, 50), "profile": (profile, 20), "ladder": (ladder, 60),
-    "compile": (compiled, 100)}
+SECTIONS = {  # name: (function, seconds it needs at most)
+    "E": (equivalence, 20),
+    "pace": (pace, 40),
+    "G5": (start_up, 40),
+    "G4": (table_fill, 40),
+    "G1": (single, 60),
+    "G3": (grid, 100),
+    "memory": (memory, 30),
+    "T": (study, 40),
+    "precision": (precision, 50),
+    "profile": (profile, 20),
+    "ladder": (ladder, 60),
+    "compile": (compiled, 100),
+}
 
 
 def main(arguments=None):
-    parser = argparse.ArgumentParser(prog="python -m bench gpu", description=__doc__.partition("\n")[0])
+    about = __doc__.partition("\n")[0]
+    parser = argparse.ArgumentParser(prog="python -m bench gpu", description=about)
     add = parser.add_argument
     add("sections", nargs="*", metavar="SECTION", help=f"default: all of {', '.join(SECTIONS)}")
-    add("--out", type=Path, default=Path(__file__).with_name("results") / "gpu.json", metavar="FILE")
-    add("--minutes", type=float, default=9.0, help="sections that need more than is left are skipped")
+    out = Path(__file__).with_name("results") / "gpu.json"
+    add("--out", type=Path, default=out, metavar="FILE")
+    skipped = "sections that need more than is left are skipped"
+    add("--minutes", type=float, default=9.0, help=skipped)
     add("--rounds", type=int, default=3, help="pairs of G1")
-    add("--device", choices=("cpu", "cuda"), default="cuda", help="cpu: a rehearsal, without graphs; its numbers mean nothing")
+    rehearsal = "cpu: a rehearsal, without graphs; its numbers mean nothing"
+    add("--device", choices=("cpu", "cuda"), default="cuda", help=rehearsal)
     for side in ("train", "test"):
         add(f"--{side}", type=int, metavar="N", help=f"{side} images; default: all")
     add("--random", action="store_true", help="random images")
@@ -329,10 +413,12 @@ def main(arguments=None):
         parser.error("torch cannot use a GPU here")
     if unknown := set(args.sections) - set(SECTIONS):
         parser.error(f"unknown section {sorted(unknown)[0]!r}; allowed: {', '.join(SECTIONS)}")
-    args.cores = len(os.sched_getaffinity(0))
+    args.cores = available_cores()
     bench = Bench(args)
     for name in args.sections or SECTIONS:
         bench.section(name, *SECTIONS[name])
     print(args.out)
-    parts = [part for section in bench.results.values() if isinstance(section, dict) for part in (section, *section.values())]
-    return int(any("failed" in part or part.get("passed") is False for part in parts if isinstance(part, dict)))
+    sections = [section for section in bench.results.values() if isinstance(section, dict)]
+    parts = [part for section in sections for part in (section, *section.values())]
+    parts = [part for part in parts if isinstance(part, dict)]
+    return int(any("failed" in part or part.get("passed") is False for part in parts))

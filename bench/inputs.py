@@ -5,11 +5,11 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from kdlib import data as datasets
 from kdlib.config import Config
-from kdlib.data import CIFAR100_STATISTICS, Data, Split, long_tail_counts
+from kdlib.data import Data, Split, long_tail_counts, normalise
 from kdlib.models import build
-from kdlib.readers import DataError, find
+from kdlib.study.datasets import CIFAR100_STATISTICS, load
+from kdlib.study.readers import DataError, find
 
 LONG_TAIL = Config(dataset="cifar100", imbalance=100)
 CLASSES = 100
@@ -17,23 +17,28 @@ REAL, RANDOM = "CIFAR-100, long-tailed (imbalance 100)", "random images, as CIFA
 
 
 def config(student, teacher=None, epochs=1, **more):
-    """The Config of a benchmarked run. The rate is constant, so that a step costs and does the same on both sides."""
-    kd = {"method": "kd", "teacher": teacher, "alpha": 0.9, "temperature": 4.0} if teacher else {}
-    return replace(LONG_TAIL, student=student, epochs=epochs, **{"lr": 0.05, "decay": "step"} | kd | more)
+    """The Config of a benchmarked run.
+
+    The rate is constant, so that a step costs and does the same on both sides."""
+    fields = {"student": student, "epochs": epochs, "lr": 0.05, "decay": "step"}
+    if teacher:
+        fields |= {"method": "kd", "teacher": teacher, "alpha": 0.9, "temperature": 4.0}
+    return replace(LONG_TAIL, **(fields | more))
 
 
 def images(train=None, test=None, random=False):
-    """(Data, which images they are): the long-tailed CIFAR-100, or random images of the same shape if it is not there.
+    """(Data, which images they are): the long-tailed CIFAR-100, or random images of its shape.
 
-    train, test: how many, the first of a seeded permutation; None: all (10,847 and 5,000)."""
+    The latter if `random`, or if CIFAR-100 is not there. train, test: how many, the first of a
+    seeded permutation; None: all (10,847 and 5,000)."""
     what = RANDOM
     if not random:
         try:
             find("cifar100")
             what = REAL
         except DataError:
-            pass   # said in the results
-    data = datasets.load(LONG_TAIL) if what == REAL else _random_images()
+            pass  # said in the results
+    data = load(LONG_TAIL) if what == REAL else _random_images()
     return replace(data, train=_some(data.train, train), test=_some(data.test, test)), what
 
 
@@ -46,8 +51,9 @@ def _random_images():
 
     counts = long_tail_counts(500, LONG_TAIL.imbalance, CLASSES)
     train, held = np.repeat(np.arange(CLASSES), counts), np.repeat(np.arange(CLASSES), 50)
+    splits = [split(y) for y in (train, held, held, np.arange(CLASSES))]
     names = tuple(f"class {c}" for c in range(CLASSES))
-    return Data(split(train), split(held), split(held), split(np.arange(CLASSES)), names, names, **CIFAR100_STATISTICS, pad=4)
+    return Data(*splits, names, names, **CIFAR100_STATISTICS, pad=4)
 
 
 def _some(split, n):
@@ -57,14 +63,16 @@ def _some(split, n):
 
 @torch.no_grad()
 def teacher_network(name, data):
-    """A network with random weights and the batch-norm statistics of its own activations, so that its logits are of size 1."""
+    """A network with random weights, whose logits are of size 1.
+
+    For that it has the batch-norm statistics of its own activations."""
     network = build(name, CLASSES, 1000).to(data.train.x.device).train()
-    network(datasets.normalise(data.train.x[:256], data))
+    network(normalise(data.train.x[:256], data))
     norms = [m for m in network.modules() if isinstance(m, torch.nn.BatchNorm2d)]
     for norm in norms:
         norm.reset_running_stats()
-        norm.momentum = None   # the plain mean of what comes next
-    network(datasets.normalise(data.train.x[:256], data))
+        norm.momentum = None  # the plain mean of what comes next
+    network(normalise(data.train.x[:256], data))
     for norm in norms:
         norm.momentum = 0.1
     return network.eval()

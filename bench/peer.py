@@ -1,7 +1,8 @@
-"""Distillation as the usual codebases write it: the other side of the benchmark, each of its habits a switch.
+"""Distillation as the usual codebases write it: the benchmark's other side, each habit a switch.
 
-The habits are those of performance.md, section 1, found in RepDistiller, mdistiller, LDAM-DRW, BalancedKD and
-pytorch-cifar100; the code is written here. It runs on whatever device the network is on."""
+The habits are those of performance.md, section 1, found in RepDistiller, mdistiller, LDAM-DRW,
+BalancedKD and pytorch-cifar100; the code is written here. It runs on whatever device the network is
+on."""
 
 import argparse
 import copy
@@ -18,20 +19,23 @@ from bench import inputs
 from kdlib.config import Config
 from kdlib.data import crop_and_flip, normalise, padded, schedule
 from kdlib.models import build, folded
-from kdlib.train import EVALUATION_BATCH, MOMENTUM, learning_rate
+from kdlib.step import MOMENTUM, learning_rate
+from kdlib.train import EVALUATION_BATCH
 
 
 @dataclass(frozen=True)
 class Traits:
     """The habits, in the order in which the ladder gives them up."""
 
-    loader: bool = True             # PIL transforms in a DataLoader, workers forked anew each epoch; off: batched views of uint8
-    unfolded: bool = True           # the teacher keeps its batch norms
-    teacher_each_step: bool = True  # the teacher looks at every batch; off: its logits come from a table
-    nchw: bool = True               # memory format of images and weights; off: channels_last
-    features: bool = True           # networks return the features of all stages
-    meters: bool = True             # loss.item() before backward, top-1 and top-5 accuracies of each batch
-    small_evaluation: bool = True   # evaluation in batches of half the batch size
+    # PIL transforms in a DataLoader, workers forked anew each epoch; off: batched views of uint8
+    loader: bool = True
+    unfolded: bool = True  # the teacher keeps its batch norms
+    # the teacher looks at every batch; off: its logits come from a table
+    teacher_each_step: bool = True
+    nchw: bool = True  # memory format of images and weights; off: channels_last
+    features: bool = True  # networks return the features of all stages
+    meters: bool = True  # loss.item() before backward, top-1 and top-5 accuracies of each batch
+    small_evaluation: bool = True  # evaluation in batches of half the batch size
 
 
 @dataclass(frozen=True)
@@ -40,16 +44,18 @@ class Job:
 
     cfg: Config
     traits: Traits = Traits()
-    workers: int = 0               # of the DataLoader; what is best depends on the machine
-    threads: int | None = None     # None: all
+    workers: int = 0  # of the DataLoader; what is best depends on the machine
+    threads: int | None = None  # None: all
     device: str = "cpu"
-    train: int | None = None       # images; None: all of the long-tailed draw
+    train: int | None = None  # images; None: all of the long-tailed draw
     test: int | None = None
-    random: bool = False           # random images even where the real ones are
+    random: bool = False  # random images even where the real ones are
 
 
 class Staged(nn.Module):
-    """A network of kdlib that returns its features after the first layer, each stage and the average, then its logits."""
+    """A network of kdlib that returns its features, then its logits.
+
+    Features are those after the first layer, after each stage, and averaged."""
 
     def __init__(self, network):
         super().__init__()
@@ -59,7 +65,7 @@ class Staged(nn.Module):
         net = self.network
         features = [F.relu(net.bn(net.conv(x)))]
         for start in range(0, len(net.blocks), self.stage):
-            features.append(net.blocks[start:start + self.stage](features[-1]))
+            features.append(net.blocks[start : start + self.stage](features[-1]))
         features.append(features[-1].mean(dim=(2, 3)))
         return [*features, net.linear(features[-1])]
 
@@ -78,15 +84,18 @@ class Meter:
 
 
 def top_k(logits, y, ks=(1, 5)):
-    """Accuracies in percent among the k largest logits, as Python floats: each waits for the device."""
+    """Accuracies in percent among the k largest logits, as floats: each waits for the device."""
     hit = logits.topk(max(ks), dim=1).indices == y[:, None]
     return [100 * hit[:, :k].any(dim=1).float().mean().item() for k in ks]
 
 
 # ---------------------------------------------------------------- batches
 
+
 class Pictures(torch.utils.data.Dataset):
-    """Images of a split as PIL sees them, each transformed by itself: item -> (image (3, H, W), y, index)."""
+    """Images of a split as PIL sees them, each transformed by itself.
+
+    An item is (image (3, H, W), y, index)."""
 
     def __init__(self, split, transform):
         self.x, self.y, self.transform = split.x.cpu().numpy(), split.y.tolist(), transform
@@ -96,32 +105,49 @@ class Pictures(torch.utils.data.Dataset):
 
     def __getitem__(self, index):
         from PIL import Image
+
         return self.transform(Image.fromarray(self.x[index])), self.y[index], index
 
 
 def pictures(split, data, augment):
     """The Pictures of a split of data, randomly cropped and flipped or as they are."""
-    from torchvision import transforms  # here: a machine without torchvision can still run without the loader
-    crop = [transforms.RandomCrop(split.x.shape[1], padding=data.pad), transforms.RandomHorizontalFlip()]
-    return Pictures(split, transforms.Compose([
-        *(crop if augment and data.pad else ()), transforms.ToTensor(), transforms.Normalize(data.mean, data.std)]))
+    # here: a machine without torchvision can still run without the loader
+    from torchvision import transforms as T
+
+    steps = [T.ToTensor(), T.Normalize(data.mean, data.std)]
+    if augment and data.pad:
+        crop = T.RandomCrop(split.x.shape[1], padding=data.pad)
+        steps = [crop, T.RandomHorizontalFlip(), *steps]
+    return Pictures(split, T.Compose(steps))
 
 
 def loader(dataset, batch_size, workers, device, order=None):
-    """A DataLoader over the dataset in the given order; forks its workers when iterated, joins them at the end."""
-    return torch.utils.data.DataLoader(dataset, batch_size, sampler=order, num_workers=workers, pin_memory=device.type == "cuda",
-                                       multiprocessing_context="fork" if workers else None)
+    """A DataLoader over the dataset in the given order.
+
+    It forks its workers when iterated, and joins them at the end."""
+    return torch.utils.data.DataLoader(
+        dataset,
+        batch_size,
+        sampler=order,
+        num_workers=workers,
+        pin_memory=device.type == "cuda",
+        multiprocessing_context="fork" if workers else None,
+    )
 
 
 def training_batches(data, cfg, epoch, traits, workers, dataset, x, device):
-    """Batches (images, y, index, view) of one epoch in the order of kdlib's schedule; the loader draws its own views."""
+    """Batches (images, y, index, view) of one epoch in the order of kdlib's schedule.
+
+    The loader draws its own views, so its view is None."""
     order, views = schedule(cfg.seed, epoch, len(data.train), data.views)
     if traits.loader:
         for images, y, index in loader(dataset, cfg.batch_size, workers, device, order.tolist()):
             yield images.to(device, non_blocking=True), y.to(device, non_blocking=True), index, None
         return
-    for index, view in zip(*(t.to(device).split(cfg.batch_size) for t in (order, views)), strict=True):
-        yield normalise(crop_and_flip(x, index, view, data.pad), data), data.train.y[index], index, view
+    batches = (t.to(device).split(cfg.batch_size) for t in (order, views))
+    for index, view in zip(*batches, strict=True):
+        images = normalise(crop_and_flip(x, index, view, data.pad), data)
+        yield images, data.train.y[index], index, view
 
 
 def evaluation_batches(data, batch_size, traits, workers, dataset, device):
@@ -136,39 +162,47 @@ def evaluation_batches(data, batch_size, traits, workers, dataset, device):
 
 # ---------------------------------------------------------------- the loop
 
+
 def distillation_loss(logits, teacher_logits, y, cfg):
-    """Mean of the batch: cross-entropy, and T^2 KL of the softened distributions if there is a teacher."""
+    """Mean of the batch: cross-entropy; with a teacher, also T^2 KL of the softened outputs."""
     cross_entropy = F.cross_entropy(logits, y)
     if teacher_logits is None:
         return cross_entropy
     t = cfg.temperature
-    kl = F.kl_div(F.log_softmax(logits / t, dim=1), F.softmax(teacher_logits / t, dim=1), reduction="batchmean")
+    ours, theirs = F.log_softmax(logits / t, dim=1), F.softmax(teacher_logits / t, dim=1)
+    kl = F.kl_div(ours, theirs, reduction="batchmean")
     return (1 - cfg.alpha) * cross_entropy + cfg.alpha * t**2 * kl
 
 
 def train(model, data, cfg, traits=Traits(), teacher=None, table=None, workers=0, after_epoch=None):
-    """Train `model` in place on data.train, with an evaluation on data.test after every epoch: top-1 per epoch, in percent.
+    """Train `model` in place on data.train: top-1 accuracy on data.test per epoch, in percent.
 
-    teacher: a network, used if traits.teacher_each_step; else table (images, index, view) -> logits. workers: of the
-    loader. after_epoch(): called at the end of each. The weights are left in the memory format of the traits."""
+    teacher: a network, used if traits.teacher_each_step; else table(images, index, view) -> logits.
+    workers: of the loader. after_epoch(): called at the end of each. The weights are left in the
+    memory format of the traits. ValueError for a table with the loader."""
     if table and traits.loader and not traits.teacher_each_step and data.views > 1:
         raise ValueError("a table needs to know the views, which the loader draws by itself")
-    device, layout = data.train.x.device, torch.contiguous_format if traits.nchw else torch.channels_last
+    device = data.train.x.device
+    layout = torch.contiguous_format if traits.nchw else torch.channels_last
     if device.type == "cuda":
-        torch.backends.cudnn.benchmark = True   # usual, and to its advantage
+        torch.backends.cudnn.benchmark = True  # usual, and to its advantage
     student = Staged(model) if traits.features else model
     student.to(memory_format=layout)
     ask = asked(teacher, table, traits, layout)
     x, datasets = padded(data.train.x, data.pad), (None, None)
     if traits.loader:
         x, datasets = None, (pictures(data.train, data, True), pictures(data.test, data, False))
-    optimizer = torch.optim.SGD(model.parameters(), lr=cfg.lr, momentum=MOMENTUM, weight_decay=cfg.weight_decay)
+    optimizer = torch.optim.SGD(
+        model.parameters(), lr=cfg.lr, momentum=MOMENTUM, weight_decay=cfg.weight_decay
+    )
     steps_per_epoch, accuracies = -(-len(data.train) // cfg.batch_size), []
     for epoch in range(cfg.epochs):
         student.train()
-        optimizer.param_groups[0]["lr"] = learning_rate(cfg, epoch * steps_per_epoch, steps_per_epoch)
+        rate = learning_rate(cfg, epoch * steps_per_epoch, steps_per_epoch)
+        optimizer.param_groups[0]["lr"] = rate
         losses, top1, top5 = Meter(), Meter(), Meter()
-        for images, y, index, view in training_batches(data, cfg, epoch, traits, workers, datasets[0], x, device):
+        batches = training_batches(data, cfg, epoch, traits, workers, datasets[0], x, device)
+        for images, y, index, view in batches:
             images = images.contiguous(memory_format=layout)
             teacher_logits = ask(images, index, view)
             outputs = student(images)
@@ -188,7 +222,7 @@ def train(model, data, cfg, traits=Traits(), teacher=None, table=None, workers=0
 
 
 def asked(teacher, table, traits, layout):
-    """ask(images, index, view) -> teacher's logits: None without a teacher, the network's, or the table's."""
+    """ask(images, index, view) -> the teacher's logits, from its network or table; else None."""
     if teacher is None and table is None:
         return lambda images, index, view: None
     if not traits.teacher_each_step:
@@ -225,8 +259,11 @@ def evaluate(student, data, cfg, traits, workers, dataset, layout):
 
 # ---------------------------------------------------------------- in a process of its own
 
+
 def run(job):
-    """Do a Job: {"seconds": of each epoch with its evaluation, "accuracy": top-1 after each, "images": which, "n": images}."""
+    """Do a Job: {"seconds": [...], "accuracy": [...], "images": which, "n": how many}.
+
+    Seconds of each epoch with its evaluation; accuracy: top-1 in percent after each."""
     if job.threads:
         torch.set_num_threads(job.threads)
     data, what = inputs.images(job.train, job.test, job.random)
@@ -234,8 +271,12 @@ def run(job):
     model = build(job.cfg.student, data.classes, job.cfg.seed).to(job.device)
     teacher = inputs.teacher_network(job.cfg.teacher, data) if job.cfg.teacher else None
     clock = [now(job.device)]
-    accuracies = train(model, data, job.cfg, job.traits, teacher, workers=job.workers,
-                       after_epoch=lambda: clock.append(now(job.device)))
+
+    def tick():
+        clock.append(now(job.device))
+
+    how = {"teacher": teacher, "workers": job.workers, "after_epoch": tick}
+    accuracies = train(model, data, job.cfg, job.traits, **how)
     seconds = [after - before for before, after in zip(clock, clock[1:], strict=False)]
     return {"seconds": seconds, "accuracy": accuracies, "images": what, "n": len(data.train)}
 
@@ -248,18 +289,20 @@ def now(device):
 
 
 def main(arguments=None):
-    parser = argparse.ArgumentParser(prog="python -m bench.peer", description=__doc__.partition("\n")[0])
-    parser.add_argument("--student", default="resnet8")
-    parser.add_argument("--teacher", help="none: train on labels only")
-    parser.add_argument("--epochs", type=int, default=1)
-    parser.add_argument("--without", nargs="*", default=[], choices=[f.name for f in dataclasses.fields(Traits)],
-                        help="habits to give up")
-    parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--threads", type=int)
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--train", type=int, help="number of training images; default: all")
-    parser.add_argument("--test", type=int, help="number of test images; default: all")
-    parser.add_argument("--random", action="store_true", help="random images")
+    about = __doc__.partition("\n")[0]
+    parser = argparse.ArgumentParser(prog="python -m bench.peer", description=about)
+    habits = [f.name for f in dataclasses.fields(Traits)]
+    add = parser.add_argument
+    add("--student", default="resnet8")
+    add("--teacher", help="none: train on labels only")
+    add("--epochs", type=int, default=1)
+    add("--without", nargs="*", default=[], choices=habits, help="habits to give up")
+    add("--workers", type=int, default=2)
+    add("--threads", type=int)
+    add("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    add("--train", type=int, help="number of training images; default: all")
+    add("--test", type=int, help="number of test images; default: all")
+    add("--random", action="store_true", help="random images")
     given = vars(parser.parse_args(arguments))
     cfg = inputs.config(given.pop("student"), given.pop("teacher"), given.pop("epochs"))
     traits = Traits(**dict.fromkeys(given.pop("without"), False))

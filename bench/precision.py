@@ -1,32 +1,44 @@
-"""Is bf16 as good as fp32? Both are trained, seeds paired, and compared by bucket: `python -m bench precision STUDY`."""
+"""Is bf16 as good as fp32? `python -m bench precision STUDY` trains both and compares by bucket.
+
+Seeds are paired."""
 
 import argparse
 from dataclasses import replace
 
 import numpy as np
 
-from kdlib.metrics import BUCKETS, buckets, by_group
-from kdlib.studies import study
-from kdlib.sweep import sweep
+from kdlib.evidence.metrics import BUCKETS, buckets, by_group
+from kdlib.study.grids import study
+from kdlib.study.sweep import sweep
 
 METHODS = ("one_hot", "kd")
-BOUNDS = {"overall": 0.3, "many": 0.6, "medium": 0.6, "few": 0.6}   # points; performance.md, section 3
-LEVEL = 0.90   # an interval of 90 % inside the bounds is a test of equivalence at 5 % (two one-sided tests)
+# points; performance.md, section 3
+BOUNDS = {"overall": 0.3, "many": 0.6, "medium": 0.6, "few": 0.6}
+# an interval of 90 % inside the bounds is a test of equivalence at 5 % (two one-sided tests)
+LEVEL = 0.90
 
 
 def accuracies(record, edges):
-    """Accuracy in percent on test_plus: {"overall", "many", "medium", "few"}; classes count alike in each."""
-    counts = by_group(record.test_plus(), len(record.facts["group_names"]), len(record.facts["class_names"]))
-    rate, bucket = 100 * counts["correct"] / counts["n"], buckets(record.facts["train_counts"], edges)
-    return {"overall": rate.mean(), **{name: rate[bucket == k].mean() for k, name in enumerate(BUCKETS)}}
+    """{"overall", "many", "medium", "few": accuracy on test_plus, in percent}.
+
+    Classes count alike in each."""
+    facts = record.facts
+    counts = by_group(record.test_plus(), len(facts["group_names"]), len(facts["class_names"]))
+    rate, bucket = 100 * counts["correct"] / counts["n"], buckets(facts["train_counts"], edges)
+    by_bucket = {name: rate[bucket == k].mean() for k, name in enumerate(BUCKETS)}
+    return {"overall": rate.mean(), **by_bucket}
 
 
 def compare(differences, bound):
-    """(mean, low, high, equivalent) of paired differences, one per seed, in points: Student's interval at LEVEL."""
+    """(mean, low, high, equivalent) of paired differences in points, one per seed.
+
+    low, high: Student's interval at LEVEL; equivalent: it lies inside the bound."""
     from scipy.stats import t
+
     d = np.asarray(differences, dtype=np.float64)
     half = t.ppf((1 + LEVEL) / 2, len(d) - 1) * d.std(ddof=1) / np.sqrt(len(d))
-    return d.mean(), d.mean() - half, d.mean() + half, bool(-bound < d.mean() - half and d.mean() + half < bound)
+    low, high = d.mean() - half, d.mean() + half
+    return d.mean(), low, high, bool(-bound < low and high < bound)
 
 
 def main(arguments=None):
@@ -39,18 +51,26 @@ def main(arguments=None):
     chosen = study(args.study)
     if args.seeds < 2:
         parser.error("--seeds: at least 2, or there is nothing to test")
-    full = [chosen.config(chosen.pairs[0], method, seed) for method in METHODS for seed in range(args.seeds)]
+    pair, seeds = chosen.pairs[0], range(args.seeds)
+    full = [chosen.config(pair, method, seed) for method in METHODS for seed in seeds]
     half = [replace(cfg, precision="bf16") for cfg in full]
     records = sweep([*full, *half], args.data, args.device)
     found = [accuracies(record, chosen.bucket_edges) for record in records]
     passed = True
-    print(f"{' -> '.join(chosen.pairs[0])}, bf16 minus fp32, points, mean and 90 % interval over {args.seeds} seeds")
+    print(
+        f"{' -> '.join(pair)}, bf16 minus fp32, points, mean and 90 % interval over "
+        f"{args.seeds} seeds"
+    )
     for m, method in enumerate(METHODS):
         first = m * args.seeds
+        fp32 = found[first : first + args.seeds]
+        bf16 = found[len(full) + first : len(full) + first + args.seeds]
         for name, bound in BOUNDS.items():
-            pairs = [found[len(full) + first + s][name] - found[first + s][name] for s in range(args.seeds)]
+            pairs = [b[name] - a[name] for a, b in zip(fp32, bf16, strict=True)]
             mean, low, high, equivalent = compare(pairs, bound)
             passed &= equivalent
-            print(f"{'PASS' if equivalent else 'FAIL'} {method} {name}: {mean:+.2f} ({low:+.2f} to {high:+.2f}), bound {bound}")
-    print("bf16 may be published for this study" if passed else "equivalence is not shown: fp32 stays")
+            word, interval = "PASS" if equivalent else "FAIL", f"({low:+.2f} to {high:+.2f})"
+            print(f"{word} {method} {name}: {mean:+.2f} {interval}, bound {bound}")
+    yes, no = "bf16 may be published for this study", "equivalence is not shown: fp32 stays"
+    print(yes if passed else no)
     return int(not passed)

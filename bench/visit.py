@@ -17,20 +17,23 @@ from dataclasses import replace
 from pathlib import Path
 
 from bench.checks import CHECKS
-from kdlib import parcel, records
 from kdlib.config import KdlibError
-from kdlib.experiment import git_sha
-from kdlib.studies import study
-from kdlib.sweep import missing, sweep
+from kdlib.study import records
+from kdlib.study.experiment import git_sha
+from kdlib.study.files import ROOT, whole_file
+from kdlib.study.grids import study
+from kdlib.study.sweep import missing, sweep
 
 MIB = 2**20
 CARRIED = 64 * MIB  # in one call, the tree included
 PIECE = 15 * MIB  # of the results; a file of at most 16 MiB comes back
 SILENCE = 90  # seconds without a line in runs.log: the studies hang
 EVERY = 30  # seconds between two savings of the results
-JOBS = 4  # runs side by side: one fills a GPU to four fifths, and a lockstep is kept or lost as a whole
+# runs side by side: one fills a GPU to four fifths, and a lockstep is kept or lost as a whole
+JOBS = 4
 PLAN = ("cifar100-lt-self", "cifar100-lt-small", "anchors-lt", "cifar20-lt-recipe")
 DATA = "cifar100"
+SUFFIXES = (".pt", ".npz", ".json")  # of a run; its JSON comes last, as it says the run is done
 BENCH = (sys.executable, "-m", "bench")
 
 
@@ -79,9 +82,15 @@ def pack(args):
 
 
 def _tar(files):
-    content = io.BytesIO()
-    parcel.write_tar(files, content)
-    return content.getvalue()
+    """The bytes of a tar file. They depend only on the names, contents and order of the files."""
+    written = io.BytesIO()
+    with tarfile.open(fileobj=written, mode="w") as tar:
+        for path in files:
+            content = path.read_bytes()
+            member = tarfile.TarInfo(path.name)  # without the times and owner of this copy
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+    return written.getvalue()
 
 
 def _files(plan, folder, besides=()):
@@ -92,7 +101,7 @@ def _files(plan, folder, besides=()):
     done = [path for path in folder.glob("*.json") if path.stem in wanted]
     files = []
     for path in sorted(done, key=lambda path: path.stat().st_mtime_ns):
-        for suffix in parcel.SUFFIXES:
+        for suffix in SUFFIXES:
             file = path.with_suffix(suffix)
             if file.exists() and (suffix != ".pt" or path.stem in teachers):
                 files.append(file)
@@ -102,8 +111,8 @@ def _files(plan, folder, besides=()):
 def _tree_bytes():
     """What always travels: tracked files and those that git does not ignore, without records."""
     command = ["git", "ls-files", "-co", "--exclude-standard"]
-    listed = subprocess.check_output(command, cwd=records.ROOT, text=True).splitlines()
-    files = [records.ROOT / name for name in listed if not name.startswith("data/records/")]
+    listed = subprocess.check_output(command, cwd=ROOT, text=True).splitlines()
+    files = [ROOT / name for name in listed if not name.startswith("data/records/")]
     return sum(file.stat().st_size for file in files if file.is_file())
 
 
@@ -162,9 +171,9 @@ def second(args):
         "KDLIB_CACHE": str(args.machine / "cache"),
         "KDLIB_GIT": (args.machine / "parts/commit").read_text(),
     }
-    taken = parcel.take_records(args.machine / "parts" / "records.tar").taken
-    say(f"records brought along: {taken}")
+    take_records(args.machine / "parts" / "records.tar", records.folder())
     brought = {path.stem for path in records.folder().glob("*.json")}
+    say(f"records brought along: {len(brought)}")
     log = records.folder() / "runs.log"
 
     def save():
@@ -200,6 +209,15 @@ def unpack(machine):
         tar.extractall(machine / "data" / DATA, filter="data")
 
 
+def take_records(file, folder):
+    """Extract the records of a tar file into a folder. What is there already stays as it is."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(file) as tar:
+        for member in tar:
+            if not (folder / member.name).exists():
+                tar.extract(member, folder, filter="data")
+
+
 def studies(args):
     """Do the items of the plan in turn, in the time that is left. Runs that fail stop no others."""
     end = time.monotonic() + args.seconds
@@ -225,7 +243,7 @@ def save_results(plan, out, brought):
     for k, start in enumerate(range(0, len(content), PIECE)):
         piece, file = content[start : start + PIECE], out / f"results.tar.{k}"
         if not (file.exists() and file.read_bytes() == piece):
-            with records.whole_file(file) as temporary:
+            with whole_file(file) as temporary:
                 temporary.write_bytes(piece)
     return len(files)
 

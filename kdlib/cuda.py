@@ -1,8 +1,9 @@
-"""The only part that is about GPUs: a training step captured once as a CUDA graph and replayed, one stream for each run.
+"""The only part about GPUs: a training step captured as a CUDA graph and replayed, a stream a run.
 
-A step of a small network is a few hundred short kernels whose launches cost more than their work; a replay is one launch,
-and several runs replayed side by side fill the chip. Everything a step reads is on the device, at a fixed place: the epoch's
-order and views, the rates of all steps, and a counter that each replay moves on."""
+A step of a small network is a few hundred short kernels whose launches cost more than their work; a
+replay is one launch, and several runs replayed side by side fill the chip. Everything a step reads
+is on the device, at a fixed place: the epoch's order and views, the rates of all steps, and a
+counter that each replay moves on."""
 
 import contextlib
 import faulthandler
@@ -13,10 +14,10 @@ import sys
 import torch
 
 from kdlib.config import KdlibError
-from kdlib.train import Stepper, learning_rate
+from kdlib.step import Stepper, learning_rate
 
-WARM_UP = 3   # steps before the capture: they choose algorithms and make the optimizer's state
-CAPTURE_LIMIT = 180   # seconds for the warm-up and the captures of one run, a few in ordinary times
+WARM_UP = 3  # steps before the capture: they choose algorithms and make the optimizer's state
+CAPTURE_LIMIT = 180  # seconds for the warm-up and the captures of one run, a few in ordinary times
 
 
 class CaptureError(KdlibError):
@@ -24,7 +25,7 @@ class CaptureError(KdlibError):
 
 
 def settings():
-    """TF32 in convolutions and products; the fastest deterministic algorithm of each convolution, chosen in the warm-up."""
+    """TF32 in convolutions and products; of each convolution the fastest that is deterministic."""
     torch.backends.cudnn.benchmark = True
     torch.backends.cudnn.deterministic = True
     torch.backends.cudnn.allow_tf32 = True
@@ -52,9 +53,9 @@ def watchdog(seconds):
 class Captured(Stepper):
     """A Stepper that replays its step. The last, shorter batch of an epoch is a graph of its own.
 
-    `graphs = False` does the same step without a graph: on a CPU it tests everything but the capture."""
+    `graphs = False` takes the same step without a graph: a CPU can test all but the capture."""
 
-    graphs = os.environ.get("KDLIB_GRAPHS") != "0"   # the way out if captures fail on some machine
+    graphs = os.environ.get("KDLIB_GRAPHS") != "0"  # the way out if captures fail on some machine
 
     def __init__(self, run, x):
         super().__init__(run, x)
@@ -63,13 +64,16 @@ class Captured(Stepper):
             settings()
         if self.graphs:
             self.stream, self.pool = torch.cuda.Stream(device), None
-        rates = [learning_rate(cfg, s, self.steps_per_epoch) for s in range(cfg.epochs * self.steps_per_epoch)]
+        steps = range(cfg.epochs * self.steps_per_epoch)
+        rates = [learning_rate(cfg, step, self.steps_per_epoch) for step in steps]
         self.rates = torch.tensor(rates, device=device)
-        self.done = torch.zeros(1, dtype=torch.int64, device=device)    # steps, since the first epoch began
+        # steps since the first epoch began
+        self.done = torch.zeros(1, dtype=torch.int64, device=device)
         self.order, self.views = torch.zeros(2, n, dtype=torch.int64, device=device)
-        self.sizes = [cfg.batch_size] * (n // cfg.batch_size) + [n % cfg.batch_size] * (n % cfg.batch_size > 0)
+        whole, rest = divmod(n, cfg.batch_size)
+        self.sizes = [cfg.batch_size] * whole + [rest] * (rest > 0)
         if self.graphs:
-            self.stream.wait_stream(torch.cuda.current_stream(device))   # for everything above
+            self.stream.wait_stream(torch.cuda.current_stream(device))  # for everything above
         with self.on_stream(), watchdog(CAPTURE_LIMIT) if self.graphs else contextlib.nullcontext():
             self.replay = self._prepared()
 
@@ -110,7 +114,8 @@ class Captured(Stepper):
         for size in sizes * WARM_UP:
             self._next(size)
             self.done.zero_()
-        with torch.no_grad():   # weights, batch-norm statistics and their count; momentum; the state of the loss
+        # weights, batch-norm statistics and their count; momentum; the state of the loss
+        with torch.no_grad():
             for name, value in model.state_dict().items():
                 value.copy_(before[name])
             for memory in self.optimizer.state.values():
@@ -133,7 +138,10 @@ class Captured(Stepper):
             if torch.OutOfMemoryError in (type(error), type(error.__context__)):
                 raise torch.OutOfMemoryError(str(error)) from error
             reason = str(error.__context__ or error).partition("\n")[0]
-            raise CaptureError(f"A training step cannot be captured as a CUDA graph here ({reason}); "
-                               "KDLIB_GRAPHS=0 takes the same steps one kernel at a time.") from error
-        self.pool = graph.pool()   # graphs of a run are never replayed at the same time: they share memory
+            raise CaptureError(
+                f"A training step cannot be captured as a CUDA graph here ({reason}); "
+                "KDLIB_GRAPHS=0 takes the same steps one kernel at a time."
+            ) from error
+        # graphs of a run are never replayed at the same time: they share memory
+        self.pool = graph.pool()
         return graph.replay

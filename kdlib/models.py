@@ -1,4 +1,4 @@
-"""Networks: CIFAR ResNets (He et al. 2016, sec. 4.2) and small CNNs for 8x8 digits. MODELS[name](classes) -> nn.Module."""
+"""Networks: CIFAR ResNets (He et al. 2016, sec. 4.2) and small CNNs for 8x8 digits."""
 
 import copy
 from functools import partial
@@ -16,7 +16,9 @@ def _conv3x3(inputs, outputs, stride=1):
 
 
 class Block(nn.Module):
-    """Two 3x3 convolutions and a shortcut, which pads new channels with zeros or is a 1x1 convolution."""
+    """Two 3x3 convolutions and a shortcut.
+
+    The shortcut pads new channels with zeros, or is a 1x1 convolution."""
 
     def __init__(self, inputs, outputs, stride, shortcut):
         super().__init__()
@@ -25,22 +27,25 @@ class Block(nn.Module):
         self.stride, self.new_channels = stride, outputs - inputs
         self.shortcut = None
         if shortcut == "conv" and (stride != 1 or inputs != outputs):
-            self.shortcut = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride=stride, bias=False), nn.BatchNorm2d(outputs))
+            projection = nn.Conv2d(inputs, outputs, 1, stride=stride, bias=False)
+            self.shortcut = nn.Sequential(projection, nn.BatchNorm2d(outputs))
 
     def forward(self, x):
-        out = self.bn2(self.conv2(F.relu_(self.bn1(self.conv1(x)))))   # in place: less memory to move, the same numbers
+        # in place: less memory to move, the same numbers
+        out = self.bn2(self.conv2(F.relu_(self.bn1(self.conv1(x)))))
         if self.shortcut is not None:
             x = self.shortcut(x)
         elif self.new_channels:
             before = self.new_channels // 2
-            x = F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, before, self.new_channels - before))
+            x = x[:, :, :: self.stride, :: self.stride]
+            x = F.pad(x, (0, 0, 0, 0, before, self.new_channels - before))
         return F.relu_(out.add_(x))
 
 
 class ResNet(nn.Module):
-    """6 n + 2 layers: three stages of n blocks with 16, 32, 64 channels on 32x32 images, global average, linear.
+    """6 n + 2 layers: three stages of n blocks on 32x32 images, global average, linear.
 
-    width: factor of all channels; "resnet8x2" has 32, 64, 128."""
+    Channels are 16, 32, 64, times `width`; "resnet8x2" has 32, 64, 128."""
 
     def __init__(self, classes, depth, shortcut, width=1):
         super().__init__()
@@ -55,21 +60,30 @@ class ResNet(nn.Module):
             if isinstance(m, nn.Conv2d):
                 nn.init.kaiming_normal_(m.weight, mode="fan_out", nonlinearity="relu")
 
-    def forward(self, x):                                # (B, 3, 32, 32)
-        x = self.blocks(F.relu_(self.bn(self.conv(x))))   # (B, 64 width, 8, 8)
-        return self.linear(x.mean(dim=(2, 3)))           # (B, classes)
+    def forward(self, x):  # (B, 3, 32, 32)
+        x = self.blocks(F.relu_(self.bn(self.conv(x))))  # (B, 64 width, 8, 8)
+        return self.linear(x.mean(dim=(2, 3)))  # (B, classes)
 
 
 def cnn(classes, width):
     """Two convolutions and a linear layer, for (B, 1, 8, 8) digits."""
     return nn.Sequential(
-        _conv3x3(1, width), nn.BatchNorm2d(width), nn.ReLU(), nn.MaxPool2d(2),
-        _conv3x3(width, 2 * width), nn.BatchNorm2d(2 * width), nn.ReLU(), nn.MaxPool2d(2),
-        nn.Flatten(), nn.Linear(8 * width, classes))
+        _conv3x3(1, width),
+        nn.BatchNorm2d(width),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        _conv3x3(width, 2 * width),
+        nn.BatchNorm2d(2 * width),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Flatten(),
+        nn.Linear(8 * width, classes),
+    )
 
 
 MODELS = {
-    "cnn": partial(cnn, width=16), "cnn_small": partial(cnn, width=4),
+    "cnn": partial(cnn, width=16),
+    "cnn_small": partial(cnn, width=4),
     **{f"resnet{d}": partial(ResNet, depth=d, shortcut="pad") for d in DEPTHS},
     **{f"resnet{d}-conv": partial(ResNet, depth=d, shortcut="conv") for d in DEPTHS},
     "resnet8x2": partial(ResNet, depth=8, shortcut="pad", width=2),
@@ -77,17 +91,20 @@ MODELS = {
 
 
 def build(name, classes, seed):
-    """The network with weights drawn from `seed`, in channels_last; the process's own random state is untouched."""
+    """The network MODELS[name](classes) with weights drawn from `seed`, in channels_last.
+
+    The process's own random state is untouched."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return MODELS[name](classes).to(memory_format=torch.channels_last)
 
 
 def folded(model):
-    """A frozen copy for prediction: eval mode, no gradients, every batch norm folded into the convolution before it.
+    """A frozen copy for prediction, every batch norm folded into the convolution before it.
 
-    The same function of the images up to rounding, at about half the cost on a CPU. A batch norm belongs to the convolution
-    that is registered just before it in the same module, as in all MODELS (a test compares each with its original)."""
+    The same function of the images up to rounding, at about half the cost on a CPU. A batch norm
+    belongs to the convolution that is registered just before it in the same module, as in all
+    MODELS (a test compares each with its original)."""
     model = copy.deepcopy(model).eval().requires_grad_(False)
     for module in list(model.modules()):
         children = list(module.named_children())

@@ -7,8 +7,16 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-CHROMIUM = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-            "--disable-background-networking", "--disable-component-update", "--disable-sync"]
+CHROMIUM = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
 
 
 def _missing(what, reason):
@@ -21,6 +29,7 @@ def _missing(what, reason):
 def one_thread():
     """Weights are compared bit for bit, which holds at equal thread count."""
     import torch
+
     torch.set_num_threads(1)
 
 
@@ -42,11 +51,13 @@ def records_folder(tmp_path, monkeypatch):
 
 @pytest.fixture(scope="session")
 def browser(tmp_path_factory):
-    """Headless Chromium with its console log and, as "performance", what it asked the network for."""
+    """Headless Chromium with its console log and, as "performance", what it asked the network
+    for."""
     chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
     if not (chromium and driver):
         _missing("browser", "chromium and chromedriver are not installed")
     from selenium import webdriver
+
     options = webdriver.ChromeOptions()
     for argument in (*CHROMIUM, f"--user-data-dir={tmp_path_factory.mktemp('chromium')}"):
         options.add_argument(argument)

@@ -6,12 +6,23 @@ from dataclasses import replace
 
 import numpy as np
 
-from kdlib.metrics import panel
-from kdlib.records import SPLITS, Predictions, Record, write
-from kdlib.studies import STUDIES
+from kdlib.evidence.metrics import panel
+from kdlib.study.grids import STUDIES
+from kdlib.study.records import SPLITS, Predictions, Record, write
 
 GROUPS = 10
-COUNTS = (90, 60, 40, 31, 30, 20, 10, 7, 6, 2)   # with edges (30, 7): four many, four medium, two few
+COUNTS = (
+    90,
+    60,
+    40,
+    31,
+    30,
+    20,
+    10,
+    7,
+    6,
+    2,
+)  # with edges (30, 7): four many, four medium, two few
 FEW = np.arange(GROUPS) >= 8
 PER_GROUP = {"val": 20, "test": 20, "left_out": 20}
 PAIR, SELF = ("cnn", "cnn_small"), ("cnn_small", "cnn_small")
@@ -31,8 +42,9 @@ def but(usual, **places):
 def predicted(role, seed, split, rates, shuffled, copies):
     """(y, predicted) of a split: in every group exactly `rates` of the examples are right.
 
-    By default it is the same examples that are hard for everyone, so that accuracies that are equal differ by nothing;
-    shuffled: another random part for each role and seed. Wrong labels are random, or those of the teacher (copies)."""
+    By default it is the same examples that are hard for everyone, so that accuracies that are equal
+    differ by nothing; shuffled: another random part for each role and seed. Wrong labels are
+    random, or those of the teacher (copies)."""
     n, number = PER_GROUP[split], 10 * seed + (ROLES.index(role) if role in ROLES else len(ROLES))
     y = np.repeat(np.arange(GROUPS), n)
     rng, of_teacher = np.random.default_rng([number, n]), np.random.default_rng([seed, 77])
@@ -45,12 +57,15 @@ def predicted(role, seed, split, rates, shuffled, copies):
 
 
 def predictions(y, chosen, confidence=0.7):
-    """Predictions that give `confidence` to what is predicted and half of the rest to the label, or to the next class."""
+    """Predictions that give `confidence` to what is predicted and half of the rest to the label."""
     right, rest = chosen == y, (1 - confidence) / 2
-    p = np.column_stack([np.where(right, confidence, rest), np.full(len(y), confidence), np.full(len(y), rest)])
-    runner_up = np.where(right, (y + 1) % GROUPS, y)
-    return Predictions(y.astype(np.int16), y.astype(np.int16), chosen.astype(np.int8), runner_up.astype(np.int8),
-                       np.log(np.maximum(p, 1e-300)).astype(np.float16))
+    p = np.column_stack([np.where(right, confidence, rest), np.full(len(y), confidence)])
+    return Predictions(
+        y.astype(np.int16),
+        y.astype(np.int16),
+        chosen.astype(np.int8),
+        np.log(np.maximum(p, 1e-300)).astype(np.float16),
+    )
 
 
 def record(cfg, role, seed, rates, shuffled=False, copies=False, margin=None, names=None, **facts):
@@ -60,32 +75,75 @@ def record(cfg, role, seed, rates, shuffled=False, copies=False, margin=None, na
         here = rates(seed, split) if callable(rates) else rates
         splits[split] = predictions(*predicted(role, seed, split, here, shuffled, copies))
     names = list(names or [f"class {g}" for g in range(GROUPS)])
-    known = {"data_sha256": "d" * 64, "weights_sha256": f"weights of {cfg.key()}", "class_names": names,
-             "group_names": names, "train_counts": list(COUNTS)}
+    known = {
+        "data_sha256": "d" * 64,
+        "weights_sha256": f"weights of {cfg.key()}",
+        "class_names": names,
+        "group_names": names,
+        "train_counts": list(COUNTS),
+    }
     if cfg.teacher:
         teacher = cfg.teacher_config().key()
-        known |= {"teacher_key": teacher, "teacher_sha256": f"weights of {teacher}",
-                  "teacher_margin_val": [float(m) for m in margin], "teacher_margin_train": [1.0] * GROUPS}
+        known |= {
+            "teacher_key": teacher,
+            "teacher_sha256": f"weights of {teacher}",
+            "teacher_margin_val": [float(m) for m in margin],
+            "teacher_margin_train": [1.0] * GROUPS,
+        }
     return Record(cfg, known | facts, splits)
 
 
-def write_study(study=TINY, seeds=None, shuffled=(), copies=(), margin=None, names=None, by_setting=None, facts=None, **rates):
-    """Write every record of a study into $KDLIB_RECORDS. Accuracies by role: see record; the rest as in USUAL, others 0.7.
+def write_study(
+    study=TINY,
+    seeds=None,
+    shuffled=(),
+    copies=(),
+    margin=None,
+    names=None,
+    by_setting=None,
+    facts=None,
+    **rates,
+):
+    """Write every record of a study into $KDLIB_RECORDS. Accuracies by role: see record; the rest
+    as in USUAL, others 0.7.
 
-    shuffled, copies: roles. margin: function seed -> (G,) held-out margin of that seed's teacher. by_setting: function
-    setting -> rates that differ there. facts: function (method, seed) -> further facts of a record."""
-    assert "KDLIB_RECORDS" in os.environ                              # never among the real ones
+    shuffled, copies: roles. margin: function seed -> (G,) held-out margin of that seed's teacher.
+    by_setting: function setting -> rates that differ there. facts: function (method, seed) ->
+    further facts of a record."""
+    assert "KDLIB_RECORDS" in os.environ  # never among the real ones
     margin = margin or (lambda seed: np.linspace(0.9, 0.1, GROUPS))
     usual, seeds = USUAL | rates, study.seeds if seeds is None else seeds
     of_study = itertools.product(study.settings, study.pairs, study.methods)
-    for seed, setting, pair, method in ((s, *which) for which in of_study for s in study.seeds_of(which[2], seeds)):
+    for seed, setting, pair, method in (
+        (s, *which) for which in of_study for s in study.seeds_of(which[2], seeds)
+    ):
         rates = usual | (by_setting(setting) if by_setting else {})
         cfg = study.config(pair, method, seed, setting)
         more = {"shuffled": method in shuffled, "copies": method in copies, "names": names}
-        write(record(cfg, method, seed, rates.get(method, 0.7), margin=margin(seed), **more, **(facts(method, seed) if facts else {})))
+        write(
+            record(
+                cfg,
+                method,
+                seed,
+                rates.get(method, 0.7),
+                margin=margin(seed),
+                **more,
+                **(facts(method, seed) if facts else {}),
+            )
+        )
         if cfg.teacher:
             more = facts("teacher", seed) if facts else {}
-            write(record(cfg.teacher_config(), "teacher", seed, rates["teacher"], "teacher" in shuffled, names=names, **more))
+            write(
+                record(
+                    cfg.teacher_config(),
+                    "teacher",
+                    seed,
+                    rates["teacher"],
+                    "teacher" in shuffled,
+                    names=names,
+                    **more,
+                )
+            )
 
 
 def made(study=TINY, seeds=None, split="test_plus", **how):

@@ -1,4 +1,5 @@
-"""Anchors: the recipes are the published ones, and the table says of hand-made records what is true of them."""
+"""Anchors: the recipes are the published ones, and the table says of hand-made records what is true
+of them."""
 
 import re
 import subprocess
@@ -12,35 +13,129 @@ import pytest
 from scipy import stats
 from synthetic import PAIR, TINY, but, write_study
 
-from kdlib import anchors, records
-from kdlib.anchors import ANCHORS, ANCHORS_LT
 from kdlib.config import Config, KdlibError
-from kdlib.records import Predictions, Record, RecordError
-from kdlib.studies import STUDIES
+from kdlib.pages import anchors
+from kdlib.study import records
+from kdlib.study.anchors import ANCHORS, ANCHORS_LT
+from kdlib.study.grids import STUDIES
+from kdlib.study.records import Predictions, Record, RecordError
 
 ROOT = Path(__file__).parents[1]
 PROTOCOL = (ROOT / "PROTOCOL.md").read_text()
 RIDE = 2
-R56, R20, KD = 3, 4, 5   # rows of RepDistiller
-RECIPES = [   # by hand, from the sources; what is not named is at its default
-    {"student": "resnet32", "imbalance": 100, "lr": 0.1, "weight_decay": 0.0002, "batch_size": 128, "epochs": 200, "warmup": 5,
-     "decay": "step", "milestones": (160, 180), "decay_factor": 0.01, "seed": 2},
-    {"student": "resnet32", "imbalance": 100, "lr": 0.1, "weight_decay": 0.0002, "batch_size": 128, "epochs": 200, "warmup": 5,
-     "decay": "step", "milestones": (160, 180), "decay_factor": 0.01, "seed": 2, "method": "logit_adjusted"},
-    {"student": "resnet32", "imbalance": 100, "lr": 0.1, "weight_decay": 0.0002, "batch_size": 128, "epochs": 200, "warmup": 5,
-     "decay": "step", "milestones": (160, 180), "decay_factor": 0.01, "seed": 2},
-    {"student": "resnet56-conv", "lr": 0.05, "weight_decay": 0.0005, "batch_size": 64, "epochs": 240, "decay": "step",
-     "milestones": (150, 180, 210), "seed": 1002},
-    {"student": "resnet20-conv", "lr": 0.05, "weight_decay": 0.0005, "batch_size": 64, "epochs": 240, "decay": "step",
-     "milestones": (150, 180, 210), "seed": 2},
-    {"student": "resnet20-conv", "lr": 0.05, "weight_decay": 0.0005, "batch_size": 64, "epochs": 240, "decay": "step",
-     "milestones": (150, 180, 210), "seed": 2, "method": "kd", "teacher": "resnet56-conv", "alpha": 0.9, "temperature": 4.0},
-    *({"student": network, "lr": 0.1, "weight_decay": 0.0005, "batch_size": 256, "epochs": 200, "nesterov": True, "seed": 2}
-      for network in ("resnet20-conv", "resnet32-conv", "resnet44-conv", "resnet56-conv")),
-    {"student": "resnet56", "lr": 0.8, "weight_decay": 0.0001, "batch_size": 1024, "epochs": 450, "warmup": 15, "decay": "step",
-     "milestones": (200, 300, 400), "seed": 2},
-    {"student": "resnet56", "lr": 0.8, "weight_decay": 0.0001, "batch_size": 1024, "epochs": 450, "warmup": 15, "decay": "step",
-     "milestones": (200, 300, 400), "seed": 2, "method": "kd", "teacher": "resnet56", "temperature": 2.0},
+R56, R20, KD = 3, 4, 5  # rows of RepDistiller
+RECIPES = [  # by hand, from the sources; what is not named is at its default
+    {
+        "student": "resnet32",
+        "imbalance": 100,
+        "lr": 0.1,
+        "weight_decay": 0.0002,
+        "batch_size": 128,
+        "epochs": 200,
+        "warmup": 5,
+        "decay": "step",
+        "milestones": (160, 180),
+        "decay_factor": 0.01,
+        "seed": 2,
+    },
+    {
+        "student": "resnet32",
+        "imbalance": 100,
+        "lr": 0.1,
+        "weight_decay": 0.0002,
+        "batch_size": 128,
+        "epochs": 200,
+        "warmup": 5,
+        "decay": "step",
+        "milestones": (160, 180),
+        "decay_factor": 0.01,
+        "seed": 2,
+        "method": "logit_adjusted",
+    },
+    {
+        "student": "resnet32",
+        "imbalance": 100,
+        "lr": 0.1,
+        "weight_decay": 0.0002,
+        "batch_size": 128,
+        "epochs": 200,
+        "warmup": 5,
+        "decay": "step",
+        "milestones": (160, 180),
+        "decay_factor": 0.01,
+        "seed": 2,
+    },
+    {
+        "student": "resnet56-conv",
+        "lr": 0.05,
+        "weight_decay": 0.0005,
+        "batch_size": 64,
+        "epochs": 240,
+        "decay": "step",
+        "milestones": (150, 180, 210),
+        "seed": 1002,
+    },
+    {
+        "student": "resnet20-conv",
+        "lr": 0.05,
+        "weight_decay": 0.0005,
+        "batch_size": 64,
+        "epochs": 240,
+        "decay": "step",
+        "milestones": (150, 180, 210),
+        "seed": 2,
+    },
+    {
+        "student": "resnet20-conv",
+        "lr": 0.05,
+        "weight_decay": 0.0005,
+        "batch_size": 64,
+        "epochs": 240,
+        "decay": "step",
+        "milestones": (150, 180, 210),
+        "seed": 2,
+        "method": "kd",
+        "teacher": "resnet56-conv",
+        "alpha": 0.9,
+        "temperature": 4.0,
+    },
+    *(
+        {
+            "student": network,
+            "lr": 0.1,
+            "weight_decay": 0.0005,
+            "batch_size": 256,
+            "epochs": 200,
+            "nesterov": True,
+            "seed": 2,
+        }
+        for network in ("resnet20-conv", "resnet32-conv", "resnet44-conv", "resnet56-conv")
+    ),
+    {
+        "student": "resnet56",
+        "lr": 0.8,
+        "weight_decay": 0.0001,
+        "batch_size": 1024,
+        "epochs": 450,
+        "warmup": 15,
+        "decay": "step",
+        "milestones": (200, 300, 400),
+        "seed": 2,
+    },
+    {
+        "student": "resnet56",
+        "lr": 0.8,
+        "weight_decay": 0.0001,
+        "batch_size": 1024,
+        "epochs": 450,
+        "warmup": 15,
+        "decay": "step",
+        "milestones": (200, 300, 400),
+        "seed": 2,
+        "method": "kd",
+        "teacher": "resnet56",
+        "temperature": 2.0,
+    },
 ]
 
 
@@ -48,16 +143,27 @@ def split(right, n):
     """Predictions of n images of 100 classes of which `right` are right."""
     y = np.arange(n, dtype=np.int16) % 100
     predicted = np.where(np.arange(n) < right, y, (y + 1) % 100).astype(np.int8)
-    return Predictions(y, y, predicted, predicted, np.zeros((n, 3), np.float16))
+    return Predictions(y, y, predicted, np.zeros((n, 2), np.float16))
 
 
 def write(cfg, accuracy, n=5000, **facts):
-    """A record with `accuracy` per cent over val and test together: all of val is right first; left_out is all wrong."""
+    """A record with `accuracy` per cent over val and test together: all of val is right first;
+    left_out is all wrong."""
     right = round(accuracy * 2 * n / 100)
-    splits = {"val": split(min(right, n), n), "test": split(max(right - n, 0), n), "left_out": split(0, 100)}
-    known = {"data_sha256": f"imbalance {cfg.imbalance}", "weights_sha256": f"weights of {cfg.key()}"}
+    splits = {
+        "val": split(min(right, n), n),
+        "test": split(max(right - n, 0), n),
+        "left_out": split(0, 100),
+    }
+    known = {
+        "data_sha256": f"imbalance {cfg.imbalance}",
+        "weights_sha256": f"weights of {cfg.key()}",
+    }
     if cfg.teacher:
-        known |= {"teacher_key": cfg.teacher_config().key(), "teacher_sha256": f"weights of {cfg.teacher_config().key()}"}
+        known |= {
+            "teacher_key": cfg.teacher_config().key(),
+            "teacher_sha256": f"weights of {cfg.teacher_config().key()}",
+        }
     records.write(Record(cfg, known | facts, splits))
 
 
@@ -68,6 +174,7 @@ def write_row(row, accuracies):
 
 # ---------------------------------------------------------------- the runs
 
+
 @pytest.mark.parametrize("row, recipe", enumerate(RECIPES))
 def test_recipes_are_the_published_ones(row, recipe):
     assert ANCHORS.rows[row].config(2) == Config(dataset="cifar100", **recipe)
@@ -77,9 +184,16 @@ def test_recipes_are_the_published_ones(row, recipe):
 def test_published_values_are_those_of_the_protocol():
     section = PROTOCOL.split("## 8. Anchors")[1].split("## 9.")[0]
     lines = [line for line in section.splitlines() if line.startswith("| R")]
-    assert re.findall(r"\d+\.\d+", lines[0].split("|")[3]) == [f"{ANCHORS.rows[k].published[0]:.2f}" for k in (R56, R20, KD)]
-    assert re.findall(r"\d+\.\d+", lines[1].split("|")[3]) == [f"{row.published[0]:.2f}" for row in ANCHORS.rows[6:10]]
-    assert lines[2].split("|")[3].strip() == "37 to 39.5" and ANCHORS.rows[0].published == (37, 39.5)
+    assert re.findall(r"\d+\.\d+", lines[0].split("|")[3]) == [
+        f"{ANCHORS.rows[k].published[0]:.2f}" for k in (R56, R20, KD)
+    ]
+    assert re.findall(r"\d+\.\d+", lines[1].split("|")[3]) == [
+        f"{row.published[0]:.2f}" for row in ANCHORS.rows[6:10]
+    ]
+    assert lines[2].split("|")[3].strip() == "37 to 39.5" and ANCHORS.rows[0].published == (
+        37,
+        39.5,
+    )
     assert lines[3].split("|")[3].strip() == "72.5 → 74.6"
     assert [row.published for row in ANCHORS.rows[10:]] == [(72.5,), (74.6,)]
     assert "| 42.87 |" in section and ANCHORS.rows[1].published == (42.87,)
@@ -88,69 +202,121 @@ def test_published_values_are_those_of_the_protocol():
 
 def test_as_a_study_it_has_each_run_once_and_teachers_first():
     assert STUDIES["anchors"] is ANCHORS and STUDIES["anchors-lt"] is ANCHORS_LT
-    assert [len(ANCHORS(seeds)) for seeds in (None, 3, 1)] == [36, 36, 12] and len(ANCHORS_LT()) == 6
+    assert [len(ANCHORS(seeds)) for seeds in (None, 3, 1)] == [36, 36, 12] and len(
+        ANCHORS_LT()
+    ) == 6
     keys = [cfg.key() for cfg in ANCHORS()]
     assert len(set(keys)) == 36 and {c.key() for c in ANCHORS_LT()} < set(keys)
     for cfg in ANCHORS():
         assert all(keys.index(d.key()) < keys.index(cfg.key()) for d in cfg.dependencies())
     assert all(row.config(seed).key() in keys for row in ANCHORS.rows for seed in range(3))
-    assert ANCHORS.methods == {"one_hot": {}, "logit_adjusted": {}, "kd": {}} and ANCHORS.pairs == ()
+    assert (
+        ANCHORS.methods == {"one_hot": {}, "logit_adjusted": {}, "kd": {}} and ANCHORS.pairs == ()
+    )
 
 
 def test_self_distillation_is_that_of_the_balanced_study():
     theirs = {cfg.key() for cfg in STUDIES["cifar100"](3)}
-    ours = [c for row in ANCHORS.rows[10:] for seed in range(3) for c in (*row.config(seed).dependencies(), row.config(seed))]
+    ours = [
+        c
+        for row in ANCHORS.rows[10:]
+        for seed in range(3)
+        for c in (*row.config(seed).dependencies(), row.config(seed))
+    ]
     assert {c.key() for c in ours} <= theirs and len({c.key() for c in ours}) == 9
 
 
 def test_it_imports_nothing_heavy():
-    code = "import sys, kdlib.studies; sys.exit(any(name in sys.modules for name in ('torch', 'numpy', 'pandas')))"
+    code = "import sys, kdlib.study.grids; sys.exit(any(name in sys.modules for name in ('torch', 'numpy', 'pandas')))"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
 
 
 # ---------------------------------------------------------------- the table
 
+
 def test_without_records_nothing_was_run(records_folder):
     found = anchors.table()
-    assert list(found.columns) == ["setting", "source", "published", "ours", "low", "high", "seeds", "result"]
-    assert set(found.result) == {"not run"} and set(found.seeds) == {0} and found[["ours", "low", "high"]].isna().all(axis=None)
+    assert list(found.columns) == [
+        "setting",
+        "source",
+        "published",
+        "ours",
+        "low",
+        "high",
+        "seeds",
+        "result",
+    ]
+    assert (
+        set(found.result) == {"not run"}
+        and set(found.seeds) == {0}
+        and found[["ours", "low", "high"]].isna().all(axis=None)
+    )
     assert len(found) == 12 and len(anchors.table(ANCHORS_LT)) == 3
     assert found.source.str.endswith("(second-hand)").sum() == 3
 
 
-@pytest.mark.parametrize("row, accuracy, said", [
-    (R56, 71.33, "explain"), (R56, 71.34, "pass"), (R56, 73.34, "pass"), (R56, 73.35, "explain"),
-    (0, 36.99, "explain"), (0, 37.0, "pass"), (0, 39.5, "pass"), (0, 39.51, "explain"),   # a range gets no further point
-    (1, 43.87, "pass"), (1, 43.88, "explain"), (11, 73.6, "pass"), (11, 73.59, "explain"),
-    (RIDE, 38.1, "pass"), (RIDE, 38.09, "explain"),
-])
-def test_a_point_either_side_passes_and_more_is_to_be_explained(records_folder, row, accuracy, said):
+@pytest.mark.parametrize(
+    "row, accuracy, said",
+    [
+        (R56, 71.33, "explain"),
+        (R56, 71.34, "pass"),
+        (R56, 73.34, "pass"),
+        (R56, 73.35, "explain"),
+        (0, 36.99, "explain"),
+        (0, 37.0, "pass"),
+        (0, 39.5, "pass"),
+        (0, 39.51, "explain"),  # a range gets no further point
+        (1, 43.87, "pass"),
+        (1, 43.88, "explain"),
+        (11, 73.6, "pass"),
+        (11, 73.59, "explain"),
+        (RIDE, 38.1, "pass"),
+        (RIDE, 38.09, "explain"),
+    ],
+)
+def test_a_point_either_side_passes_and_more_is_to_be_explained(
+    records_folder, row, accuracy, said
+):
     write_row(row, [accuracy] * 3)
     found = anchors.table()
-    assert found.ours[row] == pytest.approx(accuracy) and found.result[row] == said and found.seeds[row] == 3
-    others = [k for k, other in enumerate(ANCHORS.rows) if other.config(0) != ANCHORS.rows[row].config(0)]
-    assert set(found.result[others]) == {"not run"} and len(others) == (10 if row in (0, RIDE) else 11)
+    assert (
+        found.ours[row] == pytest.approx(accuracy)
+        and found.result[row] == said
+        and found.seeds[row] == 3
+    )
+    others = [
+        k for k, other in enumerate(ANCHORS.rows) if other.config(0) != ANCHORS.rows[row].config(0)
+    ]
+    assert set(found.result[others]) == {"not run"} and len(others) == (
+        10 if row in (0, RIDE) else 11
+    )
 
 
 def test_rounding_of_the_mean_does_not_decide(records_folder):
-    write_row(R56, [73.0, 73.04, 73.98])   # in floating point their mean is above 73.34
+    write_row(R56, [73.0, 73.04, 73.98])  # in floating point their mean is above 73.34
     assert anchors.table().result[R56] == "pass"
 
 
 def test_the_mean_decides_and_the_interval_is_that_of_a_t_test(records_folder):
     accuracies = [70.0, 72.0, 74.9]
-    write_row(R56, accuracies)   # two seeds are outside, their mean is not
+    write_row(R56, accuracies)  # two seeds are outside, their mean is not
     row = anchors.table().loc[R56]
     by_hand = stats.ttest_1samp(accuracies, 0).confidence_interval(0.95)
-    assert (row.ours, row.low, row.high) == pytest.approx((np.mean(accuracies), by_hand.low, by_hand.high))
+    assert (row.ours, row.low, row.high) == pytest.approx(
+        (np.mean(accuracies), by_hand.low, by_hand.high)
+    )
     assert row.result == "pass" and row.seeds == 3
 
 
 def test_fewer_seeds_are_shown_but_not_judged(records_folder):
     for seed in (0, 2):
-        write(ANCHORS.rows[R20].config(seed), 50 + seed)   # far off
+        write(ANCHORS.rows[R20].config(seed), 50 + seed)  # far off
     row = anchors.table().loc[R20]
-    assert (row.seeds, row.ours, row.result) == (2, 51, "preliminary") and row.low < 50 < 52 < row.high
+    assert (row.seeds, row.ours, row.result) == (
+        2,
+        51,
+        "preliminary",
+    ) and row.low < 50 < 52 < row.high
     alone = anchors.table(seeds=1).loc[R20]
     assert (alone.seeds, alone.ours, alone.result) == (1, 50, "preliminary") and np.isnan(alone.low)
 
@@ -171,19 +337,24 @@ def test_seeds_beyond_the_plan_are_refused(records_folder, seeds):
 
 def test_records_that_do_not_belong_together_are_refused(records_folder):
     rows = ANCHORS.rows
-    write(rows[R56].config(0), 72.0)   # the first balanced record, with which the others are compared
+    write(
+        rows[R56].config(0), 72.0
+    )  # the first balanced record, with which the others are compared
     write(rows[R20].config(0), 69.0)
-    write(rows[0].config(0), 38.0)   # a long tail is other data, rightly
+    write(rows[0].config(0), 38.0)  # a long tail is other data, rightly
     anchors.table()
     other = rows[R20].config(1)
-    for wrong, said in (({"data_sha256": "another"}, "of different data"), ({"n": 4000}, "different val labels")):
+    for wrong, said in (
+        ({"data_sha256": "another"}, "of different data"),
+        ({"n": 4000}, "different val labels"),
+    ):
         write(other, 69.0, **wrong)
         with pytest.raises(RecordError, match=said):
             anchors.table()
     write(other, 69.0)
     kd = rows[KD].config(1)
     write(kd, 70.0, teacher_sha256="others")
-    anchors.table()   # its teacher is not here
+    anchors.table()  # its teacher is not here
     write(kd.teacher_config(), 72.0)
     with pytest.raises(RecordError, match="learned from other weights"):
         anchors.table()
@@ -198,7 +369,7 @@ def test_markdown_has_a_line_for_each_number(records_folder):
     write_row(KD, [66.0])
     header, rule, *lines = anchors.markdown().splitlines()
     assert len(lines) == 12 and {line.count("|") for line in (header, rule, *lines)} == {7}
-    low, high = stats.t.interval(0.95, 2, 72.3, 0.3 / 3 ** 0.5)
+    low, high = stats.t.interval(0.95, 2, 72.3, 0.3 / 3**0.5)
     assert lines[R56].endswith(f"| 72.34 | 72.30 ({low:.2f} to {high:.2f}) | 3 of 3 | pass |")
     assert lines[KD].endswith("| 70.66 | 66.00 | 1 of 3 | preliminary |")
     assert lines[0].endswith("| 37.00 to 39.50 | – | 0 of 3 | not run |")
@@ -206,33 +377,42 @@ def test_markdown_has_a_line_for_each_number(records_folder):
 
 # ---------------------------------------------------------------- by bucket
 
-COUNTS = [101] * 30 + [100] * 20 + [20] * 30 + [19] * 20   # at the edges: 30 many, 50 medium, 20 few
+COUNTS = [101] * 30 + [100] * 20 + [20] * 30 + [19] * 20  # at the edges: 30 many, 50 medium, 20 few
 BUCKET = ["many"] * 30 + ["medium"] * 50 + ["few"] * 20
 
 
 def chance(cfg, seed, counts=COUNTS):
-    """Write a record that is right at random, more often in frequent classes: DataFrame of its official test images."""
+    """Write a record that is right at random, more often in frequent classes: DataFrame of its
+    official test images."""
     rng = np.random.default_rng(seed)
     splits = {}
-    for name, n in (("val", 5050), ("test", 5050), ("left_out", 3000)):   # of the first 50 classes there are more
+    for name, n in (
+        ("val", 5050),
+        ("test", 5050),
+        ("left_out", 3000),
+    ):  # of the first 50 classes there are more
         y = (np.arange(n) % 100).astype(np.int16)
         right = rng.random(n) < np.where(name == "left_out", 0.99, 0.8 - 0.006 * y)
         predicted = np.where(right, y, (y + 1) % 100).astype(np.int8)
-        splits[name] = Predictions(y, y, predicted, predicted, np.zeros((n, 3), np.float16))
+        splits[name] = Predictions(y, y, predicted, np.zeros((n, 2), np.float16))
     facts = {"data_sha256": "d", "weights_sha256": cfg.key(), "train_counts": counts}
     records.write(Record(cfg, facts, splits))
-    images = [pd.DataFrame({"y": splits[name].y, "right": splits[name].right}) for name in ("val", "test")]
+    images = [
+        pd.DataFrame({"y": splits[name].y, "right": splits[name].right}) for name in ("val", "test")
+    ]
     return pd.concat(images)
 
 
-def test_accuracy_by_bucket_is_the_mean_over_its_classes_on_all_official_test_images(records_folder):
+def test_accuracy_by_bucket_is_the_mean_over_its_classes_on_all_official_test_images(
+    records_folder,
+):
     by_hand = []
     for seed in range(3):
         images = chance(ANCHORS.rows[RIDE].config(seed), seed)
         of_class = 100 * images.groupby("y").right.mean()
         by_hand.append({"all": 100 * images.right.mean(), **of_class.groupby(BUCKET).mean()})
     by_hand = pd.DataFrame(by_hand)
-    for row in (0, RIDE):   # one recipe, two sources
+    for row in (0, RIDE):  # one recipe, two sources
         found = anchors.by_bucket()
         found = found[found.setting == ANCHORS.rows[row].setting].set_index("classes")
         assert list(found.index) == ["all", "many", "medium", "few"] and set(found.seeds) == {3}
@@ -243,7 +423,8 @@ def test_accuracy_by_bucket_is_the_mean_over_its_classes_on_all_official_test_im
 
 
 def test_published_accuracies_by_bucket_are_those_of_rides_model_zoo(records_folder):
-    """MODEL_ZOO.md, line CE of CIFAR-100-LT. Weighted by 35, 35 and 30 classes its buckets give 39.4, not the 39.1 above them."""
+    """MODEL_ZOO.md, line CE of CIFAR-100-LT. Weighted by 35, 35 and 30 classes its buckets give
+    39.4, not the 39.1 above them."""
     found = anchors.by_bucket(ANCHORS_LT)
     assert list(found.columns) == ["setting", "classes", "published", "ours", "seeds"]
     one_hot, adjusted, ride = (list(found.published[k : k + 4]) for k in (0, 4, 8))
@@ -254,14 +435,17 @@ def test_published_accuracies_by_bucket_are_those_of_rides_model_zoo(records_fol
 
 def test_by_bucket_has_the_long_tailed_anchors_alone_and_says_what_was_not_run(records_folder):
     found = anchors.by_bucket()
-    assert list(found.setting.unique()) == [row.setting for row in ANCHORS_LT.rows] and len(found) == 12
+    assert (
+        list(found.setting.unique()) == [row.setting for row in ANCHORS_LT.rows]
+        and len(found) == 12
+    )
     assert set(found.ours) == {"not run"} and set(found.seeds) == {0}
     images = chance(ANCHORS.rows[1].config(0), 0)
     chance(ANCHORS.rows[1].config(2), 2)
     alone = anchors.by_bucket(seeds=1)
     assert list(alone.seeds) == [0] * 4 + [1] * 4 + [0] * 4
     assert list(alone.ours == "not run") == [True] * 4 + [False] * 4 + [True] * 4
-    assert alone.ours[4] == f"{100 * images.right.mean():.2f}"   # one seed: no interval
+    assert alone.ours[4] == f"{100 * images.right.mean():.2f}"  # one seed: no interval
     assert list(anchors.by_bucket().seeds) == [0] * 4 + [2] * 4 + [0] * 4
     with pytest.raises(KdlibError, match="seeds=4: must be between 1 and 3 for anchors-lt"):
         anchors.by_bucket(ANCHORS_LT, 4)
@@ -269,32 +453,61 @@ def test_by_bucket_has_the_long_tailed_anchors_alone_and_says_what_was_not_run(r
 
 # ---------------------------------------------------------------- Wang et al.
 
+
 def test_wangs_numbers_are_those_of_the_protocol():
-    named = {"one_hot": "one-hot", "kd": "distillation", "ada_margin": "AdaMargin", "ada_alpha": "AdaAlpha",
-             "logit_adjusted": "logit-adjusted student", "W's robust student": "W's robust student"}
+    named = {
+        "one_hot": "one-hot",
+        "kd": "distillation",
+        "ada_margin": "AdaMargin",
+        "ada_alpha": "AdaAlpha",
+        "logit_adjusted": "logit-adjusted student",
+        "W's robust student": "W's robust student",
+    }
     printed, columns = {}, []
     for line in PROTOCOL.split("## 2.")[0].splitlines():
         first, *cells = [cell.strip() for cell in line.strip("|").split("|")]
         if first == "W" and len(cells) > 1:
-            columns = [(c.split()[0].replace("CIFAR-", "cifar").lower(), ("resnet56", "resnet" + c[-2:])) for c in cells]
+            columns = [
+                (c.split()[0].replace("CIFAR-", "cifar").lower(), ("resnet56", "resnet" + c[-2:]))
+                for c in cells
+            ]
         elif line.startswith("|") and first in named.values():
-            printed |= {(*at, first): tuple(cell.split(" / ")) for at, cell in zip(columns, cells, strict=True) if cell != "–"}
-    ours = {(*at, named[method]): numbers for at, methods in anchors.WANG.items() for method, numbers in methods.items()}
+            printed |= {
+                (*at, first): tuple(cell.split(" / "))
+                for at, cell in zip(columns, cells, strict=True)
+                if cell != "–"
+            }
+    ours = {
+        (*at, named[method]): numbers
+        for at, methods in anchors.WANG.items()
+        for method, numbers in methods.items()
+    }
     assert ours == printed and len(ours) == 23
 
 
 def test_the_comparison_is_on_our_test_half_of_complete_seeds(records_folder, monkeypatch):
     monkeypatch.setitem(STUDIES, "tiny", replace(TINY, seeds=3))
     missing = {"one_hot": ("2", "1"), "robust": ("4", "3")}
-    monkeypatch.setattr(anchors, "WANG", {("tiny", PAIR): missing, ("tiny", ("cnn", "cnn")): {"kd": ("6", "5")}})
+    monkeypatch.setattr(
+        anchors, "WANG", {("tiny", PAIR): missing, ("tiny", ("cnn", "cnn")): {"kd": ("6", "5")}}
+    )
     assert list(anchors.comparison()["ours, average"]) == ["not run", "not planned", "not planned"]
 
-    def rates(seed, split):   # only test counts
+    def rates(seed, split):  # only test counts
         return but(0.5 + 0.1 * seed, g3=0.2) if split == "test" else 0.9
 
     write_study(TINY, seeds=2, one_hot=rates)
     found = anchors.comparison()
     ours = found.loc[0]
-    assert ours["ours, average"].startswith(f"{100 * np.mean([0.9 * 0.5 + 0.02, 0.9 * 0.6 + 0.02]):.2f} ± ")
-    assert ours["ours, worst class"].startswith("20.00 ± ") and ours["seeds"] == 2 and ours["W, average"] == "2"
-    assert list(found.seeds) == [2, 0, 0] and list(found["ours, worst class"][1:]) == ["not planned"] * 2
+    assert ours["ours, average"].startswith(
+        f"{100 * np.mean([0.9 * 0.5 + 0.02, 0.9 * 0.6 + 0.02]):.2f} ± "
+    )
+    assert (
+        ours["ours, worst class"].startswith("20.00 ± ")
+        and ours["seeds"] == 2
+        and ours["W, average"] == "2"
+    )
+    assert (
+        list(found.seeds) == [2, 0, 0]
+        and list(found["ours, worst class"][1:]) == ["not planned"] * 2
+    )

@@ -1,4 +1,5 @@
-"""The captured step on a CPU, where the capture is emulated. With a GPU, the same checks capture for real."""
+"""The captured step on a CPU, where the capture is emulated. With a GPU, the same checks capture
+for real."""
 
 import contextlib
 import copy
@@ -12,11 +13,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from bench import checks
-from kdlib import config, cuda
+from kdlib import cuda
 from kdlib.config import Config
 from kdlib.data import padded
 from kdlib.losses import method_loss
-from kdlib.train import Stepper, fit, learning_rate
+from kdlib.methods import METHODS
+from kdlib.step import Stepper, learning_rate
+from kdlib.train import fit
 
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 
@@ -33,16 +36,29 @@ def test_a_check_that_raises_has_failed_and_the_others_go_on(monkeypatch):
         raise RuntimeError("no such kernel")
 
     lines = []
-    monkeypatch.setattr(checks, "CHECKS", (breaks, lambda device: (False, "seen"), checks.views_are_torchvisions))
+    monkeypatch.setattr(
+        checks, "CHECKS", (breaks, lambda device: (False, "seen"), checks.views_are_torchvisions)
+    )
     results = checks.run_all("cpu", lines.append)
-    assert [line[:4] for line in lines] == ["FAIL", "FAIL", "PASS"] and lines[0] == "FAIL breaks: RuntimeError: no such kernel"
+    assert [line[:4] for line in lines] == ["FAIL", "FAIL", "PASS"] and lines[
+        0
+    ] == "FAIL breaks: RuntimeError: no such kernel"
     assert results["breaks"] == {"passed": False, "seen": "RuntimeError: no such kernel"}
 
 
 class Capturing(TorchDispatchMode):
-    """Refuses what a CUDA graph cannot hold: values that go to the host or come from it, shapes that depend on values."""
+    """Refuses what a CUDA graph cannot hold: values that go to the host or come from it, shapes
+    that depend on values."""
 
-    REFUSED = ("_local_scalar_dense", "lift_fresh", "nonzero", "unique", "masked_select", "equal", "is_nonzero")
+    REFUSED = (
+        "_local_scalar_dense",
+        "lift_fresh",
+        "nonzero",
+        "unique",
+        "masked_select",
+        "equal",
+        "is_nonzero",
+    )
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         name = func.overloadpacket.__name__
@@ -51,21 +67,41 @@ class Capturing(TorchDispatchMode):
 
 
 KNOBS = [
-    {}, {"seed": 7}, {"method": "kd"}, {"method": "kd", "soften": "teacher", "alpha": 0.5}, {"method": "ada_alpha"},
-    {"method": "ada_alpha", "margin_level": "example", "margin_source": "train", "margin_kind": "max"},
+    {},
+    {"seed": 7},
+    {"method": "kd"},
+    {"method": "kd", "soften": "teacher", "alpha": 0.5},
+    {"method": "ada_alpha"},
+    {
+        "method": "ada_alpha",
+        "margin_level": "example",
+        "margin_source": "train",
+        "margin_kind": "max",
+    },
     {"method": "ada_alpha", "margin_level": "example", "margin_source": "crossfit"},
-    {"method": "ada_margin"}, {"method": "ada_margin", "margin_kind": "max"}, {"method": "ada_margin", "margin_reading": "A"},
-    {"method": "ada_margin", "margin_reading": "C"}, {"method": "ada_margin", "margin_reading": "C-inverse"},
+    {"method": "ada_margin"},
+    {"method": "ada_margin", "margin_kind": "max"},
+    {"method": "ada_margin", "margin_reading": "A"},
+    {"method": "ada_margin", "margin_reading": "C"},
+    {"method": "ada_margin", "margin_reading": "C-inverse"},
     {"method": "ada_alpha", "margin_level": "all"},
-    {"method": "ada_alpha", "margin_level": "example", "margin_source": "train", "margin_kind": "hit"},
-    *({"method": m} for m in config.KNOBS if m not in ("one_hot", "kd", "ada_alpha", "ada_margin")),
-    {"nesterov": True}, {"precision": "bf16"}, {"student": "resnet8-conv"}]
+    {
+        "method": "ada_alpha",
+        "margin_level": "example",
+        "margin_source": "train",
+        "margin_kind": "hit",
+    },
+    *({"method": m} for m in METHODS if m not in ("one_hot", "kd", "ada_alpha", "ada_margin")),
+    {"nesterov": True},
+    {"precision": "bf16"},
+    {"student": "resnet8-conv"},
+]
 
 
 @pytest.mark.parametrize("knobs", KNOBS, ids=str)
 def test_a_step_never_asks_the_host(knobs):
     run = made(knobs)[1]()
-    steps = checks.Eager(run, padded(run.data.train.x, run.data.pad))   # warmed up
+    steps = checks.Eager(run, padded(run.data.train.x, run.data.pad))  # warmed up
     steps.begin(0)
     with Capturing():
         steps.step(0)
@@ -75,11 +111,14 @@ def test_a_step_never_asks_the_host(knobs):
 
 
 class Recording(TorchDispatchMode):
-    """Notes every operation with the tensors it read and wrote, like a CUDA graph: `undo` takes back what was written, as
-    a capture computes nothing; `replay` does all of it again in the same places. No Python of the step runs then, so what
-    the host decided or computed stays as it was."""
+    """Notes every operation with the tensors it read and wrote, like a CUDA graph: `undo` takes
+    back what was written, as a capture computes nothing; `replay` does all of it again in the same
+    places. No Python of the step runs then, so what the host decided or computed stays as it
+    was."""
 
-    ALSO_WRITTEN = {"native_batch_norm": (3, 4)}   # running mean and variance, of which its schema is silent
+    ALSO_WRITTEN = {
+        "native_batch_norm": (3, 4)
+    }  # running mean and variance, of which its schema is silent
 
     def __init__(self):
         super().__init__()
@@ -105,7 +144,7 @@ class Recording(TorchDispatchMode):
             for func, args, kwargs, out in self.done:
                 again = func(*args, **kwargs)
                 if any(r.alias_info for r in func._schema.returns):
-                    continue   # a view, or written in place: there already
+                    continue  # a view, or written in place: there already
                 for old, new in zip(tree_leaves(out), tree_leaves(again), strict=True):
                     if isinstance(old, torch.Tensor) and old.data_ptr() != new.data_ptr():
                         old.copy_(new)
@@ -113,7 +152,9 @@ class Recording(TorchDispatchMode):
 
 @pytest.fixture
 def emulated(monkeypatch):
-    """As much of torch.cuda as Captured uses, on a CPU, with a Recording in the place of a graph."""
+    """As much of torch.cuda as Captured uses, on a CPU, with a Recording in the place of a
+    graph."""
+
     class Stream:
         def __init__(self, device):
             pass
@@ -135,8 +176,13 @@ def emulated(monkeypatch):
             yield
         of.recording.undo()
 
-    fakes = {"Stream": Stream, "CUDAGraph": Graph, "graph": graph,
-             "stream": lambda stream: contextlib.nullcontext(), "current_stream": lambda device: None}
+    fakes = {
+        "Stream": Stream,
+        "CUDAGraph": Graph,
+        "graph": graph,
+        "stream": lambda stream: contextlib.nullcontext(),
+        "current_stream": lambda device: None,
+    }
     for name, value in fakes.items():
         monkeypatch.setattr(torch.cuda, name, value)
     monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self: self)
@@ -145,9 +191,15 @@ def emulated(monkeypatch):
 
 def made(knobs, epochs=2):
     """(Config, function that makes a run of it) of some knobs."""
-    kd = {"teacher": "resnet8", "temperature": 2.0} if "teacher" in config.KNOBS[knobs.get("method", "one_hot")] else {}
+    kd = (
+        {"teacher": "resnet8", "temperature": 2.0}
+        if "teacher" in METHODS[knobs.get("method", "one_hot")].knobs
+        else {}
+    )
     cfg, data = replace(checks.CFG, epochs=epochs, **kd, **knobs), checks.images("cpu")
-    margins = torch.linspace(0, 1, len(data.train) if knobs.get("margin_source") == "crossfit" else 10)
+    margins = torch.linspace(
+        0, 1, len(data.train) if knobs.get("margin_source") == "crossfit" else 10
+    )
     return cfg, lambda: checks.new_run("cpu", cfg, method_loss(cfg, margins, data.train))
 
 
@@ -167,7 +219,9 @@ def test_what_the_host_decides_in_a_step_is_found_by_the_emulation(emulated):
 
     def growing(logits, batch):
         asked.append(1)
-        return plain(logits, batch) * len(asked)   # of the host: a graph keeps the number of its capture
+        return plain(logits, batch) * len(
+            asked
+        )  # of the host: a graph keeps the number of its capture
 
     ours, theirs = (replace(run(), loss=growing) for _ in range(2))
     fit([ours], cuda.Captured)
@@ -176,16 +230,24 @@ def test_what_the_host_decides_in_a_step_is_found_by_the_emulation(emulated):
     assert checks.difference(ours, theirs) > 0
 
 
-@pytest.mark.parametrize("while_capturing, expected", [
-    (RuntimeError("operation not permitted"), cuda.CaptureError), (torch.OutOfMemoryError("full"), torch.OutOfMemoryError)])
-def test_a_capture_that_fails_says_so_and_memory_that_is_short_remains_that(monkeypatch, while_capturing, expected):
+@pytest.mark.parametrize(
+    "while_capturing, expected",
+    [
+        (RuntimeError("operation not permitted"), cuda.CaptureError),
+        (torch.OutOfMemoryError("full"), torch.OutOfMemoryError),
+    ],
+)
+def test_a_capture_that_fails_says_so_and_memory_that_is_short_remains_that(
+    monkeypatch, while_capturing, expected
+):
     """torch ends the spoiled capture with an error of its own, behind which the first one hides."""
+
     @contextlib.contextmanager
     def graph(*arguments, **more):
         try:
             yield
         except BaseException:
-            raise RuntimeError("capture invalidated")   # noqa: B904 as torch does
+            raise RuntimeError("capture invalidated")  # noqa: B904 as torch does
 
     def fails(self, size):
         raise while_capturing
@@ -195,7 +257,12 @@ def test_a_capture_that_fails_says_so_and_memory_that_is_short_remains_that(monk
     monkeypatch.setattr(torch.cuda, "graph", graph)
     monkeypatch.setattr(checks.Eager, "_next", fails)
     steps.graphs, steps.pool, steps.stream = True, None, None
-    with pytest.raises(expected, match="operation not permitted.*KDLIB_GRAPHS=0" if expected is cuda.CaptureError else "invalidated"):
+    with pytest.raises(
+        expected,
+        match="operation not permitted.*KDLIB_GRAPHS=0"
+        if expected is cuda.CaptureError
+        else "invalidated",
+    ):
         steps.captured(32)
 
 
@@ -203,7 +270,12 @@ def test_a_hang_is_ended_and_shown():
     code = "import time; from kdlib.cuda import watchdog\nwith watchdog(1):\n    pass\ntime.sleep(1.5); print('on', flush=True)\n"
     code += "with watchdog(1):\n    time.sleep(60)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=50)
-    assert done.returncode == 1 and done.stdout == "on\n" and "Timeout" in done.stderr and "line 6" in done.stderr
+    assert (
+        done.returncode == 1
+        and done.stdout == "on\n"
+        and "Timeout" in done.stderr
+        and "line 6" in done.stderr
+    )
 
 
 def test_warm_up_leaves_no_trace():
@@ -225,17 +297,25 @@ def test_warm_up_does_not_move_the_weights_of_groups_but_steps_do(robust):
     ours, again, plain = (checks.new_run("cpu", cfg) for _ in range(3))
     first = ours.loss.state.clone()
     steps = checks.Eager(ours, padded(ours.data.train.x, 4))
-    assert torch.equal(ours.loss.state, first) and set(first.exp().tolist()) == {first.exp()[0].item()}
+    assert torch.equal(ours.loss.state, first) and set(first.exp().tolist()) == {
+        first.exp()[0].item()
+    }
     steps.begin(0)
     steps.step(0)
     assert not torch.equal(ours.loss.state, first)
     fit([again], checks.Eager)
-    fit([plain])                                       # never warmed up
-    assert torch.allclose(again.loss.state, plain.loss.state, atol=1e-3) and checks.difference(again, plain) < 1e-3
+    fit([plain])  # never warmed up
+    assert (
+        torch.allclose(again.loss.state, plain.loss.state, atol=1e-3)
+        and checks.difference(again, plain) < 1e-3
+    )
 
 
 def test_nesterov_is_the_same_in_a_captured_step():
-    ours, plain, without = (checks.new_run("cpu", replace(checks.CFG, epochs=2, nesterov=n)) for n in (True, True, False))
+    ours, plain, without = (
+        checks.new_run("cpu", replace(checks.CFG, epochs=2, nesterov=n))
+        for n in (True, True, False)
+    )
     fit([ours], checks.Eager)
     fit([plain])
     fit([without])
@@ -243,7 +323,16 @@ def test_nesterov_is_the_same_in_a_captured_step():
 
 
 def test_rates_are_those_of_the_schedule():
-    cfg = Config(dataset="cifar10", student="resnet8", imbalance=10, epochs=3, warmup=1, batch_size=32, decay="step", milestones=(2,))
+    cfg = Config(
+        dataset="cifar10",
+        student="resnet8",
+        imbalance=10,
+        epochs=3,
+        warmup=1,
+        batch_size=32,
+        decay="step",
+        milestones=(2,),
+    )
     run, used = checks.new_run("cpu", cfg), []
     steps = checks.Eager(run, padded(run.data.train.x, 4))
     for epoch in range(3):
@@ -264,7 +353,9 @@ def test_one_batch_an_epoch_and_batches_larger_than_the_data():
 
 
 def test_runs_of_different_length_and_data_share_a_lockstep():
-    short, long = (checks.new_run("cpu", replace(checks.CFG, epochs=e, seed=e, warmup=0)) for e in (1, 2))
+    short, long = (
+        checks.new_run("cpu", replace(checks.CFG, epochs=e, seed=e, warmup=0)) for e in (1, 2)
+    )
     curves = fit([short, long])
     assert [len(c["loss"]) for c in curves] == [1, 2]
 
@@ -289,7 +380,9 @@ def test_a_run_that_goes_on_from_a_kept_state_ends_in_the_same_weights(emulated,
     finished = replace(run(), resume=kept[3])
     assert fit([finished], stepper) == [curves] and checks.difference(whole, finished) == 0
     for part in ("momentum", "model"):
-        torch.nn.init.ones_(kept[1][part][0] if part == "momentum" else kept[1][part]["conv.weight"])
+        torch.nn.init.ones_(
+            kept[1][part][0] if part == "momentum" else kept[1][part]["conv.weight"]
+        )
         spoiled = replace(run(), resume=kept[1])
         fit([spoiled], stepper)
         assert checks.difference(whole, spoiled) > 0

@@ -11,10 +11,11 @@ import pytest
 import torch
 from sklearn.metrics import balanced_accuracy_score
 
-from kdlib import experiment, kept, records, sweep, train
+from kdlib import train
 from kdlib.config import DEFAULTS, Config, KdlibError
-from kdlib.experiment import TeacherError, run, trained
-from kdlib.records import RecordError
+from kdlib.study import experiment, kept, records, sweep
+from kdlib.study.experiment import TeacherError, run, trained
+from kdlib.study.records import RecordError
 from kdlib.teacher import weights_sha256
 
 CFG = Config(imbalance=50, draw_seed=0, epochs=2, batch_size=32, lr=0.05)
@@ -23,25 +24,66 @@ KD = replace(CFG, method="kd", teacher="cnn_small", temperature=2.0)
 
 def test_keys_are_pinned_and_change_with_every_field():
     assert CFG.key().startswith("digits_cnn_small_one_hot_s0_")
-    assert [c.key()[-10:] for c in (Config(), CFG, KD)] == ["c65eca07e6", "1c42336146", "3358a54b6a"]
-    other = {"dataset": "cifar100", "student": "cnn", "method": "group_dro", "seed": 1, "draw_seed": 1, "imbalance": 2.0,
-             "fold": 1, "epochs": 3, "warmup": 1, "decay": "step", "batch_size": 64, "lr": 0.2, "weight_decay": 0.0,
-             "with_val": True}
+    assert [c.key()[-10:] for c in (Config(), CFG, KD)] == [
+        "c65eca07e6",
+        "1c42336146",
+        "3358a54b6a",
+    ]
+    other = {
+        "dataset": "cifar100",
+        "student": "cnn",
+        "method": "group_dro",
+        "seed": 1,
+        "draw_seed": 1,
+        "imbalance": 2.0,
+        "fold": 1,
+        "epochs": 3,
+        "warmup": 1,
+        "decay": "step",
+        "batch_size": 64,
+        "lr": 0.2,
+        "weight_decay": 0.0,
+        "with_val": True,
+    }
     keys = {replace(Config(), **{k: v}).key() for k, v in other.items()} | {Config().key()}
     assert len(keys) == len(other) + 1
     full = Config(method="ada_alpha", teacher="cnn", margin_source="train")
-    more = {"teacher": "cnn_small", "teacher_seed": 7, "temperature": 3.0, "soften": "teacher", "margin_source": "crossfit",
-            "margin_level": "example", "margin_kind": "max", "margin_temperature": 2.0}
-    assert len({replace(full, **{k: v}).key() for k, v in more.items()} | {full.key()}) == len(more) + 1
+    more = {
+        "teacher": "cnn_small",
+        "teacher_seed": 7,
+        "temperature": 3.0,
+        "soften": "teacher",
+        "margin_source": "crossfit",
+        "margin_level": "example",
+        "margin_kind": "max",
+        "margin_temperature": 2.0,
+    }
+    assert (
+        len({replace(full, **{k: v}).key() for k, v in more.items()} | {full.key()})
+        == len(more) + 1
+    )
     assert Config(lr=1).key() == Config(lr=1.0).key()
 
 
-@pytest.mark.parametrize("wrong, said", [
-    ({"lr": "0.1"}, "lr='0.1': must be float"), ({"method": "kdd"}, "did you mean 'kd'"), ({"epochs": True}, "epochs=True: must be int"),
-    ({"temperature": 2.0}, "method 'one_hot' does not use it"), ({"method": "kd"}, "needs one of"), ({"lr": float("nan")}, "between"),
-    ({"method": "kd", "teacher": "cnn_small", "teacher_seed": 0}, "baseline itself"), ({"warmup": 40}, "less than epochs"),
-    ({"method": "ada_alpha", "teacher": "cnn", "margin_level": "example"}, "no held-out margins of training examples"),
-    ({"method": "kd", "teacher": "cnn", "alpha": 1.5}, "between 0 and 1"), ({"milestones": [3]}, "only decay='step'")])
+@pytest.mark.parametrize(
+    "wrong, said",
+    [
+        ({"lr": "0.1"}, "lr='0.1': must be float"),
+        ({"method": "kdd"}, "did you mean 'kd'"),
+        ({"epochs": True}, "epochs=True: must be int"),
+        ({"temperature": 2.0}, "method 'one_hot' does not use it"),
+        ({"method": "kd"}, "needs one of"),
+        ({"lr": float("nan")}, "between"),
+        ({"method": "kd", "teacher": "cnn_small", "teacher_seed": 0}, "baseline itself"),
+        ({"warmup": 40}, "less than epochs"),
+        (
+            {"method": "ada_alpha", "teacher": "cnn", "margin_level": "example"},
+            "no held-out margins of training examples",
+        ),
+        ({"method": "kd", "teacher": "cnn", "alpha": 1.5}, "between 0 and 1"),
+        ({"milestones": [3]}, "only decay='step'"),
+    ],
+)
 def test_wrong_configs_are_one_sentence(wrong, said):
     with pytest.raises(KdlibError, match="Config field") as e:
         Config(**wrong)
@@ -55,8 +97,12 @@ def test_a_teacher_is_a_one_hot_run_but_never_the_baseline():
     assert teacher.method == baseline.method == "one_hot" and baseline == CFG
     assert teacher.seed == 1000 and teacher.key() != baseline.key()
     for method in ("ada_alpha", "ada_margin"):
-        assert replace(KD, method=method, temperature=4.0).baseline_config() == CFG   # one baseline for all
-    assert [c.fold for c in replace(KD, method="ada_alpha", margin_source="crossfit").dependencies()] == [None, 0, 1, 2, 3, 4]
+        assert (
+            replace(KD, method=method, temperature=4.0).baseline_config() == CFG
+        )  # one baseline for all
+    assert [
+        c.fold for c in replace(KD, method="ada_alpha", margin_source="crossfit").dependencies()
+    ] == [None, 0, 1, 2, 3, 4]
     assert set(DEFAULTS) == {f.name for f in fields(Config)}
 
 
@@ -81,12 +127,17 @@ def test_a_second_run_reads_the_record(records_folder, monkeypatch):
 def test_a_kill_while_writing_leaves_no_record(records_folder, monkeypatch):
     def full(*arguments, **options):
         raise OSError(errno.ENOSPC, "No space left on device")
+
     with monkeypatch.context() as m:
         m.setattr(np, "savez_compressed", full)
         with pytest.raises(KdlibError, match="No space left on device.*finished runs are kept"):
             run(CFG)
-    assert not records.exists(CFG) and not list(records_folder.glob("*.json")) and not list(records_folder.glob(".tmp*"))
-    with monkeypatch.context() as m:   # the JSON file comes last
+    assert (
+        not records.exists(CFG)
+        and not list(records_folder.glob("*.json"))
+        and not list(records_folder.glob(".tmp*"))
+    )
+    with monkeypatch.context() as m:  # the JSON file comes last
         m.setattr(records.json, "dumps", lambda *a, **k: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             run(CFG)
@@ -99,10 +150,16 @@ def test_damaged_and_foreign_records_are_refused_by_name(records_folder):
     text, arrays = (records_folder / f"{CFG.key()}.{e}" for e in ("json", "npz"))
     good, whole = json.loads(text.read_text()), arrays.read_bytes()
     for wrong, said in [
-            ("{", "not a record"), ("[]", "not a record"), (json.dumps({**good, "recipe": 0}), "made with recipe 0"),
-            (json.dumps({**good, "config": {**good["config"], "lr": 0.2}}), "field lr is 0.2, asked for was 0.05"),
-            (json.dumps({**good, "config": {**good["config"], "lrr": 1}}), "'lrr' is unknown"),
-            (json.dumps({**good, "labels_sha256": {}}), "labels of val")]:
+        ("{", "not a record"),
+        ("[]", "not a record"),
+        (json.dumps({**good, "recipe": 0}), "made with recipe 0"),
+        (
+            json.dumps({**good, "config": {**good["config"], "lr": 0.2}}),
+            "field lr is 0.2, asked for was 0.05",
+        ),
+        (json.dumps({**good, "config": {**good["config"], "lrr": 1}}), "'lrr' is unknown"),
+        (json.dumps({**good, "labels_sha256": {}}), "labels of val"),
+    ]:
         text.write_text(wrong)
         with pytest.raises(RecordError, match=CFG.key()) as e:
             records.read(CFG)
@@ -137,7 +194,7 @@ def test_weights_that_are_not_the_teachers_are_refused(records_folder):
     with pytest.raises(TeacherError, match="not the weights of its record"):
         trained(teacher)
     weights.unlink()
-    trained(teacher)                                   # trained again, here: the same weights
+    trained(teacher)  # trained again, here: the same weights
     facts = json.loads(text.read_text())
     text.write_text(json.dumps({**facts, "weights_sha256": "of another machine"}))
     weights.unlink()
@@ -165,7 +222,9 @@ def test_sweep_resumes_and_a_failure_stops_nothing_else(records_folder):
 def test_two_processes_on_one_study_do_each_run_once(records_folder):
     configs = [CFG, replace(CFG, seed=1), KD.teacher_config(), KD]
     spawn = multiprocessing.get_context("spawn")
-    together = spawn.Barrier(2, timeout=60)   # else the one that starts first is done before the other has imported torch
+    together = spawn.Barrier(
+        2, timeout=60
+    )  # else the one that starts first is done before the other has imported torch
     both = [spawn.Process(target=_all, args=(configs, together)) for _ in range(2)]
     for p in both:
         p.start()
@@ -184,7 +243,9 @@ def _all(configs, together):
         run(cfg)
 
 
-def test_methods_of_a_seed_start_from_equal_weights_but_the_teacher_does_not(records_folder, monkeypatch):
+def test_methods_of_a_seed_start_from_equal_weights_but_the_teacher_does_not(
+    records_folder, monkeypatch
+):
     start, plain = {}, experiment.fit
 
     def watched(runs):
@@ -192,18 +253,28 @@ def test_methods_of_a_seed_start_from_equal_weights_but_the_teacher_does_not(rec
         return plain(runs)
 
     monkeypatch.setattr(experiment, "fit", watched)
-    runs = [CFG, KD, replace(KD, method="ada_alpha"), replace(KD, method="ada_margin"), replace(CFG, seed=7)]
+    runs = [
+        CFG,
+        KD,
+        replace(KD, method="ada_alpha"),
+        replace(KD, method="ada_margin"),
+        replace(CFG, seed=7),
+    ]
     for cfg in runs:
         run(cfg)
     one_hot, *students, another = (start[cfg.key()] for cfg in runs)
     assert set(students) == {one_hot}
-    assert len({one_hot, another, start[KD.teacher_config().key()]}) == 3   # same network, three seeds
+    assert (
+        len({one_hot, another, start[KD.teacher_config().key()]}) == 3
+    )  # same network, three seeds
 
 
 def test_a_fold_is_part_of_the_data(records_folder):
     fold, whole = experiment.load(replace(CFG, fold=0))[0], experiment.load(CFG)[0]
     assert len(fold.train) < len(whole.train) and len(fold.test) == len(whole.test)
-    assert experiment.load(replace(CFG, fold=0, seed=9))[0] is fold    # data do not depend on the seed
+    assert (
+        experiment.load(replace(CFG, fold=0, seed=9))[0] is fold
+    )  # data do not depend on the seed
     assert run(replace(CFG, fold=0)).facts["train_counts"] == torch.bincount(fold.train.y).tolist()
 
 
@@ -218,12 +289,21 @@ def test_a_student_is_refused_while_its_teachers_record_is_damaged(records_folde
 
 # ---------------------------------------------------------------- rivals
 
-def test_post_hoc_records_the_shifted_predictions_of_the_one_hot_network(records_folder, monkeypatch):
+
+def test_post_hoc_records_the_shifted_predictions_of_the_one_hot_network(
+    records_folder, monkeypatch
+):
     cfg = replace(CFG, method="post_hoc", epochs=8)
     record, plain, data = run(cfg), run(replace(cfg, method="one_hot")), experiment.load(cfg)[0]
-    assert record.facts["weights_sha256"] == plain.facts["weights_sha256"] and plain.facts["post_hoc_tau"] is None
+    assert (
+        record.facts["weights_sha256"] == plain.facts["weights_sha256"]
+        and plain.facts["post_hoc_tau"] is None
+    )
     prior = np.bincount(data.train.y.numpy()) / len(data.train)
-    logits = {name: experiment.predict(trained(cfg), getattr(data, name).x, data).numpy() for name in record.splits}
+    logits = {
+        name: experiment.predict(trained(cfg), getattr(data, name).x, data).numpy()
+        for name in record.splits
+    }
 
     def shifted(name, tau):
         return logits[name] - tau * np.log(prior)
@@ -232,10 +312,16 @@ def test_post_hoc_records_the_shifted_predictions_of_the_one_hot_network(records
         return balanced_accuracy_score(data.val.y, shifted("val", tau).argmax(axis=1))
 
     tau = record.facts["post_hoc_tau"]
-    assert tau == max(np.arange(9) / 4, key=balanced) > 0              # chosen on val; max takes the first of equals
+    assert (
+        tau == max(np.arange(9) / 4, key=balanced) > 0
+    )  # chosen on val; max takes the first of equals
     for name, split in record.splits.items():
         assert np.array_equal(split.predicted, shifted(name, tau).argmax(axis=1))
-        log_p = torch.tensor(shifted(name, tau)).log_softmax(dim=1).gather(1, getattr(data, name).y[:, None])[:, 0]
+        log_p = (
+            torch.tensor(shifted(name, tau))
+            .log_softmax(dim=1)
+            .gather(1, getattr(data, name).y[:, None])[:, 0]
+        )
         assert np.allclose(split.log_p[:, 0], log_p, rtol=2e-3, atol=1e-3)
         assert np.array_equal(plain.splits[name].predicted, logits[name].argmax(axis=1))
     assert not np.array_equal(record.splits["test"].predicted, plain.splits["test"].predicted)
@@ -246,25 +332,45 @@ def test_the_halves_of_val_average_to_its_classes(records_folder):
     cfg = replace(CFG, epochs=8)
     facts, data = run(cfg).facts, experiment.load(cfg)[0]
     right, y = records.read(cfg).splits["val"].right, data.val.y.tolist()
-    seen = [y[:i].count(c) for i, c in enumerate(y)]                   # how many of its class came before
-    by_hand = [np.mean([right[[i for i in range(len(y)) if y[i] == c and seen[i] % 2 == half]].mean() for c in range(10)])
-               for half in (0, 1)]
-    assert facts["val_accuracy_by_half"]["8"] == pytest.approx(by_hand, abs=1e-4) and by_hand[0] != by_hand[1]
+    seen = [y[:i].count(c) for i, c in enumerate(y)]  # how many of its class came before
+    by_hand = [
+        np.mean(
+            [
+                right[[i for i in range(len(y)) if y[i] == c and seen[i] % 2 == half]].mean()
+                for c in range(10)
+            ]
+        )
+        for half in (0, 1)
+    ]
+    assert (
+        facts["val_accuracy_by_half"]["8"] == pytest.approx(by_hand, abs=1e-4)
+        and by_hand[0] != by_hand[1]
+    )
     assert list(facts["val_accuracy_by_half"]) == list(facts["val_accuracy_by_group"])
     for epoch, halves in facts["val_accuracy_by_half"].items():
-        assert np.mean(halves) == pytest.approx(np.mean(facts["val_accuracy_by_group"][epoch]), abs=1e-4)
+        assert np.mean(halves) == pytest.approx(
+            np.mean(facts["val_accuracy_by_group"][epoch]), abs=1e-4
+        )
 
 
 def test_an_adjusted_teacher_is_trained_and_taught_from(records_folder):
     cfg = replace(KD, teacher="cnn", teacher_method="logit_adjusted")
     adjusted, plain = run(cfg), run(replace(KD, teacher="cnn"))
     teacher, usual = (records.read(r.config.teacher_config()) for r in (adjusted, plain))
-    assert (teacher.config.method, teacher.config.student, teacher.config.seed) == ("logit_adjusted", "cnn", 1000)
+    assert (teacher.config.method, teacher.config.student, teacher.config.seed) == (
+        "logit_adjusted",
+        "cnn",
+        1000,
+    )
     assert adjusted.facts["teacher_key"] == teacher.config.key() != usual.config.key()
-    assert adjusted.facts["teacher_sha256"] == teacher.facts["weights_sha256"] != usual.facts["weights_sha256"]
+    assert (
+        adjusted.facts["teacher_sha256"]
+        == teacher.facts["weights_sha256"]
+        != usual.facts["weights_sha256"]
+    )
     assert adjusted.facts["weights_sha256"] != plain.facts["weights_sha256"]
     records.check_pair(adjusted, teacher)
-    rare = np.argsort(teacher.facts["train_counts"])[:5]               # what the adjustment is for
+    rare = np.argsort(teacher.facts["train_counts"])[:5]  # what the adjustment is for
     share = [np.isin(r.splits["test"].predicted, rare).mean() for r in (teacher, usual)]
     assert share[0] > share[1]
 
@@ -272,7 +378,10 @@ def test_an_adjusted_teacher_is_trained_and_taught_from(records_folder):
 @pytest.mark.parametrize("method", ["group_dro", "robust_kd"])
 def test_weights_of_groups_are_each_runs_own_in_lockstep(records_folder, method):
     base = replace(KD, method=method) if method == "robust_kd" else replace(CFG, method=method)
-    configs = [replace(base, step_size=0.5, **({"teacher_seed": 1000} if base.teacher else {}), seed=s) for s in (0, 1)]
+    configs = [
+        replace(base, step_size=0.5, **({"teacher_seed": 1000} if base.teacher else {}), seed=s)
+        for s in (0, 1)
+    ]
     both = experiment.together(configs)
     for path in records_folder.glob(f"*{method}*"):
         path.unlink()
@@ -292,14 +401,17 @@ def test_label_noise_is_part_of_the_data(records_folder):
 def test_a_run_on_val_too_counts_val_and_pairs_with_runs_that_hold_val_out(records_folder):
     cfg = replace(CFG, with_val=True)
     data, plain = experiment.load(cfg)[0], experiment.load(CFG)[0]
-    assert (len(data.train), len(plain.train)) == (276 + 240, 276)        # each from its own place in the cache
+    assert (len(data.train), len(plain.train)) == (
+        276 + 240,
+        276,
+    )  # each from its own place in the cache
     assert experiment.load(replace(cfg, seed=9))[0] is data
     both, held_out = run(cfg), run(CFG)
     of_val = np.bincount(held_out.splits["val"].y)
     assert both.facts["train_counts"] == (held_out.facts["train_counts"] + of_val).tolist()
     assert sum(both.facts["train_counts"]) == 276 + 240
     assert both.facts["weights_sha256"] != held_out.facts["weights_sha256"]
-    records.check_pair(both, held_out)                                    # the same splits, which the Config says how to use
+    records.check_pair(both, held_out)  # the same splits, which the Config says how to use
     assert both.facts["data_sha256"] == plain.sha256() != data.sha256()
     other = run(replace(cfg, draw_seed=1))
     with pytest.raises(RecordError, match="different data"):
@@ -309,8 +421,8 @@ def test_a_run_on_val_too_counts_val_and_pairs_with_runs_that_hold_val_out(recor
 def test_the_commit_comes_from_the_environment_where_there_is_no_clone(tmp_path, monkeypatch):
     here = experiment.git_sha.__wrapped__()
     monkeypatch.setenv("KDLIB_GIT", "0123456789ab")
-    assert experiment.git_sha.__wrapped__() == here   # a clone knows better
-    monkeypatch.setattr(records, "ROOT", tmp_path)
+    assert experiment.git_sha.__wrapped__() == here  # a clone knows better
+    monkeypatch.setattr(experiment, "ROOT", tmp_path)
     assert experiment.git_sha.__wrapped__() == "0123456789ab"
     monkeypatch.delenv("KDLIB_GIT")
     assert experiment.git_sha.__wrapped__() == "unknown"
@@ -319,13 +431,17 @@ def test_the_commit_comes_from_the_environment_where_there_is_no_clone(tmp_path,
 @pytest.mark.parametrize("device, times", [("cpu", 0), ("cuda", 1)])
 def test_settings_of_a_gpu_are_made_when_data_get_there(monkeypatch, device, times):
     """Before the first table or prediction, not only before the first step."""
+
     class Loaded:
         to, sha256 = (lambda self, device: f"on {device}"), (lambda self: "hash")
 
     made = []
     monkeypatch.setattr(experiment.datasets, "load", lambda *arguments: Loaded())
     monkeypatch.setattr(experiment.cuda, "settings", lambda: made.append(1))
-    assert experiment._load.__wrapped__(CFG, None, device) == (f"on {device}", "hash") and len(made) == times
+    assert (
+        experiment._load.__wrapped__(CFG, None, device) == (f"on {device}", "hash")
+        and len(made) == times
+    )
 
 
 @pytest.fixture
@@ -351,8 +467,11 @@ def stopped_after(epoch, cfg, monkeypatch):
     monkeypatch.setattr(experiment, "_log", plain)
 
 
-@pytest.mark.parametrize("cfg", [replace(CFG, epochs=5), replace(KD, epochs=5), replace(CFG, epochs=5, method="group_dro")],
-                         ids=lambda cfg: cfg.method)
+@pytest.mark.parametrize(
+    "cfg",
+    [replace(CFG, epochs=5), replace(KD, epochs=5), replace(CFG, epochs=5, method="group_dro")],
+    ids=lambda cfg: cfg.method,
+)
 def test_a_run_that_was_killed_goes_on_where_it_was(kept_each_epoch, tmp_path, monkeypatch, cfg):
     whole = run(cfg)
     assert not list(kept_each_epoch.glob("run-*"))
@@ -378,16 +497,21 @@ def wraps_begin(seen, plain):
     def begin(self, epoch):
         seen.append(epoch)
         plain(self, epoch)
+
     return begin
 
 
-def test_a_state_that_is_damaged_or_of_another_machine_is_not_taken_up(kept_each_epoch, monkeypatch, capsys):
+def test_a_state_that_is_damaged_or_of_another_machine_is_not_taken_up(
+    kept_each_epoch, monkeypatch, capsys
+):
     cfg = replace(CFG, epochs=3)
     whole = run(cfg)
     path = kept_each_epoch / f"run-{cfg.key()}.pt"
-    for spoil, said in ((lambda: path.write_bytes(path.read_bytes()[:2000]), "damaged"),
-                        (lambda: path.write_bytes(b"x"), "damaged"),
-                        (lambda: torch.save({"plan": "{}"}, path), "of another run or machine")):
+    for spoil, said in (
+        (lambda: path.write_bytes(path.read_bytes()[:2000]), "damaged"),
+        (lambda: path.write_bytes(b"x"), "damaged"),
+        (lambda: torch.save({"plan": "{}"}, path), "of another run or machine"),
+    ):
         (records.folder() / f"{cfg.key()}.json").unlink()
         stopped_after(2, cfg, monkeypatch)
         spoil()
@@ -396,7 +520,9 @@ def test_a_state_that_is_damaged_or_of_another_machine_is_not_taken_up(kept_each
         assert str(path) in warned and said in warned and "the run begins anew" in warned
 
 
-def test_a_short_run_is_not_kept_and_a_folder_that_cannot_be_written_stops_nothing(records_folder, tmp_path, monkeypatch, capsys):
+def test_a_short_run_is_not_kept_and_a_folder_that_cannot_be_written_stops_nothing(
+    records_folder, tmp_path, monkeypatch, capsys
+):
     monkeypatch.setenv("KDLIB_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(kept.Kept, "write", None)
     run(CFG)
@@ -412,7 +538,7 @@ def test_a_short_run_is_not_kept_and_a_folder_that_cannot_be_written_stops_nothi
 def test_a_run_whose_time_is_up_goes_on_the_next_time(records_folder, tmp_path, monkeypatch):
     monkeypatch.setenv("KDLIB_CACHE", str(tmp_path / "cache"))
     cfg = replace(CFG, epochs=3)
-    outcome, = experiment.together([cfg], deadline=1.0)
+    (outcome,) = experiment.together([cfg], deadline=1.0)
     assert "after epoch 1 of 3: its time is up; it goes on from there." in str(outcome)
     seen = []
     monkeypatch.setattr(train.Stepper, "begin", wraps_begin(seen, train.Stepper.begin))

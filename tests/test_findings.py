@@ -7,13 +7,15 @@ import numpy as np
 import pytest
 from synthetic import FEW, GROUPS, PAIR, SELF, TINY, but, made, record, write_study
 
-from kdlib import anchors, findings, metrics, readme, rules, words
 from kdlib.config import KdlibError
-from kdlib.false_alarms import false_alarms, posing
-from kdlib.records import write
-from kdlib.rules import Finding, decided
-from kdlib.stats import Interval, welch
-from kdlib.studies import STUDIES
+from kdlib.evidence import findings, metrics, rules, words
+from kdlib.evidence.false_alarms import false_alarms, posing
+from kdlib.evidence.rules import Finding, decided
+from kdlib.evidence.stats import Interval, welch
+from kdlib.pages import anchors, readme
+from kdlib.study.done import complete_seeds
+from kdlib.study.grids import STUDIES
+from kdlib.study.records import write
 
 HELPS_MANY_HARMS_FEW = {"one_hot": but(0.6, few=0.5), "kd": but(0.8, few=0.2)}
 NOISE = ("one_hot", "kd", "ada_alpha", "ada_margin")
@@ -36,7 +38,8 @@ def card(panel, finding):
 
 
 def brute_force(panel, statistic, draws=400, seed=0):
-    """Standard error of statistic(panel, kd networks, baselines, examples (N,)) over resampled networks and examples."""
+    """Standard error of statistic(panel, kd networks, baselines, examples (N,)) over resampled
+    networks and examples."""
     rng = np.random.default_rng(seed)
     values = []
     for _ in range(draws):
@@ -207,7 +210,8 @@ def test_a_method_of_too_few_seeds_is_outside_the_family_of_findings():
 
 
 def test_one_hot_in_the_place_of_a_remedy_passes_where_distillation_harms():
-    """Distillation takes 40 points from the rarest classes and 8 from the average; doing nothing takes none."""
+    """Distillation takes 40 points from the rarest classes and 8 from the average; doing nothing
+    takes none."""
     harm = {"one_hot": but(0.7, few=0.5), "kd": but(0.7, few=0.1)}
     alarms = false_alarms(made(ITSELF, teacher=harm["one_hot"], **harm), 10)
     assert alarms["idle F4 AdaAlpha"] == 1
@@ -309,7 +313,8 @@ def test_others():
 
 
 def test_the_margin_is_of_the_other_seeds_teachers():
-    """Two seeds with opposite margins; the gain follows the margin of the other one: correlation +1, with one's own −1."""
+    """Two seeds with opposite margins; the gain follows the margin of the other one: correlation
+    +1, with one's own −1."""
     up, down = np.linspace(0.1, 0.9, GROUPS), np.linspace(0.9, 0.1, GROUPS)
     rising = np.linspace(0.3, 0.75, GROUPS)  # steps of 0.05: whole images
     panel = made(
@@ -330,7 +335,8 @@ def test_margin_predicts_gain():
 
 
 def test_amplification_by_hand():
-    """Weakest fifth = two classes, chosen by the other seed's teacher: classes 0 and 1 for seed 0, 8 and 9 for seed 1."""
+    """Weakest fifth = two classes, chosen by the other seed's teacher: classes 0 and 1 for seed 0,
+    8 and 9 for seed 1."""
 
     def teacher(seed, split):
         weak = but(0.8, g8=0.1, g9=0.1) if seed == 0 else but(0.8, g0=0.1, g1=0.1)
@@ -346,7 +352,8 @@ def test_amplification_by_hand():
     np.testing.assert_allclose(
         rules.amplification(panel, "kd", weights).observed, [seed0, seed1], atol=1e-9
     )
-    # against one-hot students, at 70 % everywhere, and the teachers among them, at 90: the same contrast of kd alone
+    # against one-hot students, at 70 % everywhere, and the teachers among them, at 90: the same
+    # contrast of kd alone
     loss = 100 * (0.8 - kd)
     expected = np.mean(
         [loss[[0, 1]].mean() - loss[2:].mean(), loss[[8, 9]].mean() - loss[:8].mean()]
@@ -363,7 +370,8 @@ def test_amplification_by_hand():
     ],
 )
 def test_amplified_means_more_than_one_hot_students_and_more_than_the_teacher(one_hot, verdict):
-    """The distilled student loses 40 points where its teacher is weak, 10 elsewhere: beyond the teacher it amplifies."""
+    """The distilled student loses 40 points where its teacher is weak, 10 elsewhere: beyond the
+    teacher it amplifies."""
     panel = made(ITSELF, teacher=but(0.8, few=0.6), kd=but(0.7, few=0.2), one_hot=one_hot)
     panel = panel.posing(one_hot=panel.runs["one_hot"][:4])  # without the teachers
     assert said(panel)["F3c"] == verdict
@@ -470,7 +478,8 @@ def test_a_false_alarm_is_counted_and_kept(monkeypatch):
 
 
 def test_on_real_baselines_all_rules_of_a_pair_fire_in_at_most_a_tenth_of_splits(monkeypatch):
-    """Twelve committed networks; without the correction for eight findings the rules do fire more often."""
+    """Twelve committed networks; without the correction for eight findings the rules do fire more
+    often."""
     monkeypatch.delenv("KDLIB_RECORDS")
     panel = findings.panels("cifar20-short")[0]
     assert false_alarms(panel, 60)["any"] <= 0.1
@@ -561,7 +570,7 @@ def test_verdicts_of_a_study(monkeypatch):
     ):
         findings.verdicts("tiny")
     write_study(study, seeds=3, **HELPS_MANY_HARMS_FEW)
-    assert findings.complete_seeds("tiny") == 3 and findings.at_hand() == [
+    assert complete_seeds("tiny") == 3 and findings.at_hand() == [
         "digits",
         "tiny",
     ]  # the same Configs

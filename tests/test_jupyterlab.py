@@ -1,4 +1,5 @@
-"""JupyterLab itself: a notebook of the study opened in a browser, run by its menu, its figures seen."""
+"""JupyterLab itself: a notebook of the study opened in a browser, run by its menu, its figures
+seen."""
 
 import contextlib
 import json
@@ -13,7 +14,7 @@ import pytest
 from conftest import ROOT
 from synthetic import write_study
 
-from kdlib.studies import STUDIES
+from kdlib.study.grids import STUDIES
 
 BOOK, TOKEN = "01_gains_are_not_uniform.ipynb", "for-this-test-only"
 PICTURES = "return [...document.querySelectorAll('.jp-OutputArea-output img')].filter(e => e.naturalWidth > 0).map(e => e.alt)"
@@ -21,27 +22,52 @@ PICTURES = "return [...document.querySelectorAll('.jp-OutputArea-output img')].f
 
 @pytest.fixture
 def lab(browser, tmp_path):
-    """(address, process) of JupyterLab on loopback, on a folder with one notebook and its records, with settings of its own."""
+    """(address, process) of JupyterLab on loopback, on a folder with one notebook and its records,
+    with settings of its own."""
     source = (ROOT / "notebooks" / BOOK).read_text(encoding="utf-8")
-    assert source.count('seeds = 8 ') == 1
+    assert source.count("seeds = 8 ") == 1
     (tmp_path / "notebooks").mkdir()
-    (tmp_path / "notebooks" / BOOK).write_text(source.replace('seeds = 8 ', 'seeds = 2 '), encoding="utf-8")
+    (tmp_path / "notebooks" / BOOK).write_text(
+        source.replace("seeds = 8 ", "seeds = 2 "), encoding="utf-8"
+    )
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("KDLIB_RECORDS", str(tmp_path / "records"))
         write_study(STUDIES["digits"], 2, shuffled=("kd", "one_hot"))
-        own = {f"JUPYTER_{kind}_DIR": str(tmp_path / kind.lower()) for kind in ("CONFIG", "DATA", "RUNTIME")}
-        env = os.environ | own | {"PYTHONPATH": str(ROOT), "JUPYTERLAB_SETTINGS_DIR": str(tmp_path / "settings"),
-                                  "JUPYTERLAB_WORKSPACES_DIR": str(tmp_path / "workspaces")}
-    arguments = ["--no-browser", "--allow-root", "--ServerApp.ip=127.0.0.1", "--ServerApp.port=0", f"--IdentityProvider.token={TOKEN}",
-                 f"--ServerApp.root_dir={tmp_path / 'notebooks'}", "--LabApp.extension_manager=readonly", "--LabApp.news_url=None",
-                 "--KernelManager.transport_encryption=auto"]
+        own = {
+            f"JUPYTER_{kind}_DIR": str(tmp_path / kind.lower())
+            for kind in ("CONFIG", "DATA", "RUNTIME")
+        }
+        env = (
+            os.environ
+            | own
+            | {
+                "PYTHONPATH": str(ROOT),
+                "JUPYTERLAB_SETTINGS_DIR": str(tmp_path / "settings"),
+                "JUPYTERLAB_WORKSPACES_DIR": str(tmp_path / "workspaces"),
+            }
+        )
+    arguments = [
+        "--no-browser",
+        "--allow-root",
+        "--ServerApp.ip=127.0.0.1",
+        "--ServerApp.port=0",
+        f"--IdentityProvider.token={TOKEN}",
+        f"--ServerApp.root_dir={tmp_path / 'notebooks'}",
+        "--LabApp.extension_manager=readonly",
+        "--LabApp.news_url=None",
+        "--KernelManager.transport_encryption=auto",
+    ]
     with open(tmp_path / "log", "w", encoding="utf-8") as log:
-        process = subprocess.Popen([sys.executable, "-m", "jupyterlab", *arguments], env=env, stdout=log, stderr=log)
+        process = subprocess.Popen(
+            [sys.executable, "-m", "jupyterlab", *arguments], env=env, stdout=log, stderr=log
+        )
     try:
-        said = waited(lambda: list((tmp_path / "runtime").glob("jpserver-*.json")), process, tmp_path / "log")
+        said = waited(
+            lambda: list((tmp_path / "runtime").glob("jpserver-*.json")), process, tmp_path / "log"
+        )
         yield json.loads(said[0].read_text())["url"].rstrip("/"), process, tmp_path / "log"
     finally:
-        process.kill()   # nothing left to do where it was shut down
+        process.kill()  # nothing left to do where it was shut down
         process.wait()
 
 
@@ -56,47 +82,79 @@ def waited(for_what, process, log, seconds=60):
 
 def api(address, what, method="GET"):
     """The text that the server answers."""
-    request = urllib.request.Request(f"{address}/api/{what}", method=method, headers={"Authorization": f"token {TOKEN}"})
+    request = urllib.request.Request(
+        f"{address}/api/{what}", method=method, headers={"Authorization": f"token {TOKEN}"}
+    )
     with urllib.request.urlopen(request, timeout=10) as answer:
         return answer.read().decode()
 
 
 def test_run_all_cells_shows_the_figures(browser, lab):
     address, process, log = lab
-    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", {"width": 1100, "height": 6000, "deviceScaleFactor": 1,
-                                                                   "mobile": False})   # tall: JupyterLab draws what is in sight
+    browser.execute_cdp_cmd(
+        "Emulation.setDeviceMetricsOverride",
+        {"width": 1100, "height": 6000, "deviceScaleFactor": 1, "mobile": False},
+    )  # tall: JupyterLab draws what is in sight
     browser.get_log("performance")
     browser.get(f"{address}/lab/tree/{BOOK}?token={TOKEN}")
 
     def one(selector):
-        return next((e for e in browser.find_elements("css selector", selector) if e.is_displayed()), None)
+        return next(
+            (e for e in browser.find_elements("css selector", selector) if e.is_displayed()), None
+        )
 
     def prompts():
-        return [e.text for e in browser.find_elements("css selector", ".jp-CodeCell .jp-InputPrompt")]
+        return [
+            e.text for e in browser.find_elements("css selector", ".jp-CodeCell .jp-InputPrompt")
+        ]
 
     def connected():
-        with contextlib.suppress(urllib.error.HTTPError):   # 500, asked at the moment when a kernel is being started
-            return [kernel for kernel in json.loads(api(address, "kernels")) if kernel["connections"]]
+        with contextlib.suppress(
+            urllib.error.HTTPError
+        ):  # 500, asked at the moment when a kernel is being started
+            return [
+                kernel for kernel in json.loads(api(address, "kernels")) if kernel["connections"]
+            ]
 
     # before its kernel has answered, JupyterLab says "idle" too, but would ask which kernel to run
     waited(connected, process, log)
     waited(lambda: one('.jp-Notebook-ExecutionIndicator[data-status="idle"]'), process, log)
-    next(e for e in browser.find_elements("css selector", "#jp-MainMenu .lm-MenuBar-item") if e.text == "Run").click()
+    next(
+        e
+        for e in browser.find_elements("css selector", "#jp-MainMenu .lm-MenuBar-item")
+        if e.text == "Run"
+    ).click()
     waited(lambda: one('.lm-Menu [data-command="runmenu:run-all"]'), process, log).click()
 
-    waited(lambda: len(browser.execute_script(PICTURES)) == 4 or one("[data-mime-type*=error], [data-mime-type*=stderr]"),
-           process, log)
+    waited(
+        lambda: (
+            len(browser.execute_script(PICTURES)) == 4
+            or one("[data-mime-type*=error], [data-mime-type*=stderr]")
+        ),
+        process,
+        log,
+    )
     waited(lambda: "[*]:" not in prompts(), process, log)
     pictures = browser.execute_script(PICTURES)
-    assert len(pictures) == len(set(pictures)) == 4 and all(alt.startswith("cnn") and alt.endswith(".") for alt in pictures)
-    assert not browser.find_elements("css selector", '[data-mime-type="application/vnd.jupyter.error"], [data-mime-type*=stderr]')
+    assert len(pictures) == len(set(pictures)) == 4 and all(
+        alt.startswith("cnn") and alt.endswith(".") for alt in pictures
+    )
+    assert not browser.find_elements(
+        "css selector", '[data-mime-type="application/vnd.jupyter.error"], [data-mime-type*=stderr]'
+    )
     assert prompts() == [f"[{i}]:" for i in range(1, 7)]
     assert one(".kd-headline").text.startswith(pictures[0])
     asked = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
-    urls = {e["params"]["request"]["url"] for e in asked if e["method"] == "Network.requestWillBeSent"}
+    urls = {
+        e["params"]["request"]["url"] for e in asked if e["method"] == "Network.requestWillBeSent"
+    }
     assert urls and not [url for url in urls if not url.startswith((address, "data:", "blob:"))]
 
     browser.get("about:blank")
-    assert not [kernel for kernel in json.loads(api(address, "kernels")) if kernel["execution_state"] != "idle"]
+    assert not [
+        kernel
+        for kernel in json.loads(api(address, "kernels"))
+        if kernel["execution_state"] != "idle"
+    ]
     api(address, "shutdown", "POST")
     assert process.wait(timeout=30) == 0

@@ -26,7 +26,9 @@ def test_depth_counts_the_layers_with_weights(depth):
     assert sum(isinstance(m, (torch.nn.Conv2d, torch.nn.Linear)) for m in net.modules()) == depth
     conv = models.build(f"resnet{depth}-conv", 10, 0)
     more = sum(p.numel() for p in conv.parameters()) - sum(p.numel() for p in net.parameters())
-    assert more == 16 * 32 + 2 * 32 + 32 * 64 + 2 * 64   # two 1x1 convolutions, each with a batch norm
+    assert (
+        more == 16 * 32 + 2 * 32 + 32 * 64 + 2 * 64
+    )  # two 1x1 convolutions, each with a batch norm
 
 
 def residual(block, x):
@@ -35,10 +37,10 @@ def residual(block, x):
 
 @torch.no_grad()
 def test_zero_padded_shortcut_by_hand():
-    block = models.build("resnet8", 10, 0).eval().blocks[1]            # 16 -> 32 channels, half the size
+    block = models.build("resnet8", 10, 0).eval().blocks[1]  # 16 -> 32 channels, half the size
     x = torch.randn(2, 16, 32, 32)
     shortcut = torch.zeros(2, 32, 16, 16)
-    shortcut[:, 8:24] = x[:, :, ::2, ::2]                              # as many new channels before as behind
+    shortcut[:, 8:24] = x[:, :, ::2, ::2]  # as many new channels before as behind
     assert torch.allclose(block(x), F.relu(residual(block, x) + shortcut), atol=1e-6)
 
 
@@ -49,7 +51,7 @@ def test_convolution_shortcut_by_hand_and_identity_where_nothing_changes():
     x = torch.randn(2, 16, 32, 32)
     weight, bn = block.shortcut[0].weight[:, :, 0, 0], block.shortcut[1]
     shortcut = torch.einsum("oi,bihw->bohw", weight, x[:, :, ::2, ::2])
-    shortcut = shortcut / math.sqrt(1 + bn.eps)                        # a new batch norm: mean 0, variance 1
+    shortcut = shortcut / math.sqrt(1 + bn.eps)  # a new batch norm: mean 0, variance 1
     assert torch.allclose(block(x), F.relu(residual(block, x) + shortcut), atol=1e-4)
     assert sum(b.shortcut is not None for b in net.blocks) == 2
     assert torch.allclose(net.blocks[0](x), F.relu(residual(net.blocks[0], x) + x), atol=1e-6)
@@ -57,7 +59,10 @@ def test_convolution_shortcut_by_hand_and_identity_where_nothing_changes():
 
 def test_initial_weights_have_hes_spread():
     net = models.build("resnet56", 10, 0)
-    for block in (net.blocks[9], net.blocks[18]):   # the first of a wider stage: fan-in is not fan-out
+    for block in (
+        net.blocks[9],
+        net.blocks[18],
+    ):  # the first of a wider stage: fan-in is not fan-out
         weight = block.conv1.weight
         assert weight.std().item() == pytest.approx(math.sqrt(2 / (9 * weight.shape[0])), rel=0.05)
 

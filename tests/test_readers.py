@@ -1,6 +1,8 @@
-"""Readers: every layout gives the same arrays, these are the published ones, and bad data get one sentence.
+"""Readers: every layout gives the same arrays, these are the published ones, and bad data get one
+sentence.
 
-Damage is done to a small set of random images that `DATASETS` is patched to expect; real data are read whole.
+Damage is done to a small set of random images that `DATASETS` is patched to expect; real data are
+read whole.
 """
 
 import functools
@@ -25,9 +27,9 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from kdlib import readers
 from kdlib.config import KdlibError
-from kdlib.readers import DATASETS, DataError, download, find, load_images
+from kdlib.study import files, readers
+from kdlib.study.readers import DATASETS, DataError, download, find, load_images
 
 NAMES = ("cifar100", "cifar10")
 LAYOUTS = ("pickles", "parquet", "png")
@@ -41,6 +43,7 @@ def md5(content):
 
 # ---------------------------------------------------------------- writing the three layouts
 
+
 def encoded(pixels, **how):
     stream = io.BytesIO()
     Image.fromarray(pixels).save(stream, **how)
@@ -53,10 +56,19 @@ def write_parquet(folder, name, rows, shards=3, formats=("PNG",)):
     for part in ("train", "test"):
         mine = [row for row in rows if row[0] == part]
         for k in range(shards):
-            img = [{"bytes": encoded(x, format=formats[i % len(formats)], lossless=True), "path": image}
-                   for i, (_, _, image, x) in enumerate(mine[k::shards])]
-            table = pa.table({"img": img, DATASETS[name].label: [row[1] for row in mine[k::shards]]})
-            pq.write_table(table, folder / f"{part}-{k:05}-of-{shards:05}.parquet", row_group_size=50)
+            img = [
+                {
+                    "bytes": encoded(x, format=formats[i % len(formats)], lossless=True),
+                    "path": image,
+                }
+                for i, (_, _, image, x) in enumerate(mine[k::shards])
+            ]
+            table = pa.table(
+                {"img": img, DATASETS[name].label: [row[1] for row in mine[k::shards]]}
+            )
+            pq.write_table(
+                table, folder / f"{part}-{k:05}-of-{shards:05}.parquet", row_group_size=50
+            )
 
 
 def write_png(folder, name, rows):
@@ -68,6 +80,7 @@ def write_png(folder, name, rows):
 
 def python2_pickle(content):
     """A dict as Python 2 pickled it: byte strings and an array, like the original files."""
+
     def string(value):
         value = value if isinstance(value, bytes) else value.encode("latin1")
         return b"T" + struct.pack("<I", len(value)) + value
@@ -79,16 +92,25 @@ def python2_pickle(content):
             return b"](" + b"".join(map(piece, value)) + b"e"
         if isinstance(value, str):
             return string(value)
-        return (b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85U\x01b\x87R(K\x01"
-                + b"".join(map(piece, value.shape)) + b"\x86cnumpy\ndtype\nU\x02u1K\x00K\x01\x87R"
-                + b"(K\x03U\x01|NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb\x89"
-                + string(value.tobytes()) + b"tb")
+        return (
+            b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85U\x01b\x87R(K\x01"
+            + b"".join(map(piece, value.shape))
+            + b"\x86cnumpy\ndtype\nU\x02u1K\x00K\x01\x87R"
+            + b"(K\x03U\x01|NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb\x89"
+            + string(value.tobytes())
+            + b"tb"
+        )
 
-    return b"\x80\x02}(" + b"".join(string(key) + piece(value) for key, value in content.items()) + b"u."
+    return (
+        b"\x80\x02}("
+        + b"".join(string(key) + piece(value) for key, value in content.items())
+        + b"u."
+    )
 
 
 def write_pickles(folder, name, rows):
-    """Returns the md5 of every file, to be patched in: what is written here cannot have the published one."""
+    """Returns the md5 of every file, to be patched in: what is written here cannot have the
+    published one."""
     folder.mkdir(parents=True)
     published = DATASETS[name]
     sums = {"meta": {file: md5(b"meta") for file in published.files["meta"]}}
@@ -97,10 +119,15 @@ def write_pickles(folder, name, rows):
     for part in ("train", "test"):
         mine, sums[part] = [row for row in rows if row[0] == part], {}
         for k, file in enumerate(published.files[part]):
-            batch = mine[k::len(published.files[part])]
+            batch = mine[k :: len(published.files[part])]
             x = np.stack([row[3] for row in batch]).transpose(0, 3, 1, 2).reshape(len(batch), 3072)
-            content = python2_pickle({"data": x, published.label + "s": [int(row[1]) for row in batch],
-                                      "filenames": [row[2] for row in batch]})
+            content = python2_pickle(
+                {
+                    "data": x,
+                    published.label + "s": [int(row[1]) for row in batch],
+                    "filenames": [row[2] for row in batch],
+                }
+            )
             (folder / file).write_bytes(content)
             sums[part][file] = md5(content)
     return sums
@@ -118,6 +145,7 @@ def write(layout, data, name, rows, monkeypatch):
 
 # ---------------------------------------------------------------- a small set
 
+
 def hashed(rows):
     """The definition of the sha256, row by row."""
     digest = hashlib.sha256(b"".join(row[3].tobytes() for row in rows))
@@ -130,23 +158,30 @@ def hashed(rows):
 def own_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("KDLIB_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv("KDLIB_DATA", raising=False)
-    monkeypatch.setattr(readers, "DATA", tmp_path / "nothing here")
+    monkeypatch.setattr(files, "DATA", tmp_path / "nothing here")
     readers._say.cache_clear()
 
 
 @pytest.fixture
 def small(monkeypatch):
-    """small(name): (rows, rows in order), which DATASETS then expects. Classes share image names."""
+    """small(name): (rows, rows in order), which DATASETS then expects. Classes share image
+    names."""
+
     def make(name):
         rng, rows = np.random.default_rng(0), []
         for part, count in SMALL.items():
             for label in range(len(DATASETS[name].names)):
-                rows += [(part, label, f"{part}_{label // 2}_s_{k:06}.png", x) for k, x in
-                         enumerate(rng.integers(0, 256, (count, 32, 32, 3), np.uint8))]
+                rows += [
+                    (part, label, f"{part}_{label // 2}_s_{k:06}.png", x)
+                    for k, x in enumerate(rng.integers(0, 256, (count, 32, 32, 3), np.uint8))
+                ]
         ordered = sorted(rows, key=lambda row: (row[0] == "test", row[1], row[2]))
-        monkeypatch.setitem(DATASETS, name, DATASETS[name]._replace(per_class=SMALL, sha256=hashed(ordered)))
+        monkeypatch.setitem(
+            DATASETS, name, DATASETS[name]._replace(per_class=SMALL, sha256=hashed(ordered))
+        )
         random.Random(0).shuffle(rows)
         return rows, ordered
+
     return make
 
 
@@ -170,7 +205,10 @@ def test_every_layout_gives_the_same(name, layout, small, tmp_path, monkeypatch)
     assert (images.x == np.stack([row[3] for row in ordered])).all()
     assert images.x.dtype == np.uint8 and images.x.flags.c_contiguous and images.x.flags.writeable
     assert images.y.tolist() == [row[1] for row in ordered] and images.y.dtype == np.int64
-    assert images.train.tolist() == [row[0] == "train" for row in ordered] and images.train.dtype == bool
+    assert (
+        images.train.tolist() == [row[0] == "train" for row in ordered]
+        and images.train.dtype == bool
+    )
     assert images.names == tuple(sorted(images.names)) and f"cifar{len(images.names)}" == name
     if name == "cifar10":
         assert images.coarse is None and images.coarse_names == ()
@@ -182,14 +220,24 @@ def test_every_layout_gives_the_same(name, layout, small, tmp_path, monkeypatch)
 
 # ---------------------------------------------------------------- the real data
 
+
 @functools.cache
 def real(name, data_root, folder):
-    """(Images, peak memory in kB of the process that decoded them), once for all tests; cache: `folder`."""
+    """(Images, peak memory in kB of the process that decoded them), once for all tests; cache:
+    `folder`."""
     # VmHWM, because ru_maxrss starts from what the parent process had
-    code = (f"from kdlib.readers import load_images; load_images({name!r}, {str(data_root)!r})\n"
-            "print(open('/proc/self/status').read().partition('VmHWM:')[2].split()[0])")
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True,
-                          cwd=Path(__file__).parents[1], env=os.environ | {"KDLIB_CACHE": str(folder)})
+    code = (
+        f"from kdlib.study.readers import load_images; load_images({name!r}, {str(data_root)!r})\n"
+        "print(open('/proc/self/status').read().partition('VmHWM:')[2].split()[0])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=Path(__file__).parents[1],
+        env=os.environ | {"KDLIB_CACHE": str(folder)},
+    )
     assert done.stderr == ""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("KDLIB_CACHE", str(folder))
@@ -215,16 +263,25 @@ def images(name, data_root, real_cache):
 
 @functools.cache
 def rows_on_disk(name, data_root):
-    """(part, label, image name, superclass or None, bytes) of the Parquet files, not through the reader."""
+    """(part, label, image name, superclass or None, bytes) of the Parquet files, not through the
+    reader."""
     rows = []
     for shard in sorted((data_root / name).glob("*.parquet")):
         for row in pq.read_table(shard).to_pylist():
-            rows.append((shard.name.partition("-")[0], row[DATASETS[name].label], row["img"]["path"],
-                         row.get("coarse_label"), row["img"]["bytes"]))
+            rows.append(
+                (
+                    shard.name.partition("-")[0],
+                    row[DATASETS[name].label],
+                    row["img"]["path"],
+                    row.get("coarse_label"),
+                    row["img"]["bytes"],
+                )
+            )
     return rows
 
 
-PUBLISHED_STATISTICS = {  # of training pixels in [0, 1]: the constants that papers and code bases quote
+# of training pixels in [0, 1]: the constants that papers and code bases quote
+PUBLISHED_STATISTICS = {
     "cifar100": ((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)),
     "cifar10": ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
 }
@@ -251,7 +308,9 @@ def test_counts_are_the_published_ones(name, images):
 
 def test_order_labels_and_pixels_are_those_on_disk(name, images, data_root):
     rows = rows_on_disk(name, data_root)
-    assert len({(label, image) for _, label, image, _, _ in rows}) == 60_000  # so no tie has to be broken
+    assert (
+        len({(label, image) for _, label, image, _, _ in rows}) == 60_000
+    )  # so no tie has to be broken
     rows = sorted(rows, key=lambda row: (row[0] == "test", row[1], row[2]))
     assert images.y.tolist() == [row[1] for row in rows]
     if name == "cifar100":
@@ -279,11 +338,16 @@ def test_memory_and_time(name, images, data_root, real_cache, monkeypatch):
 
 
 def test_pickles_of_the_real_images_give_the_same(data_root, real_cache, tmp_path, monkeypatch):
-    """All 60,000, in another order, in the original format; only their md5 is not the published one."""
+    """All 60,000, in another order, in the original format; only their md5 is not the published
+    one."""
     images = real("cifar100", data_root, real_cache)[0]
-    ordered = sorted((part == "test", *row) for part, *row, _, _ in rows_on_disk("cifar100", data_root))
-    rows = [("test" if test else "train", label, image, x)
-            for (test, label, image), x in zip(ordered, images.x, strict=True)]
+    ordered = sorted(
+        (part == "test", *row) for part, *row, _, _ in rows_on_disk("cifar100", data_root)
+    )
+    rows = [
+        ("test" if test else "train", label, image, x)
+        for (test, label, image), x in zip(ordered, images.x, strict=True)
+    ]
     random.Random(0).shuffle(rows)
     write("pickles", tmp_path, "cifar100", rows, monkeypatch)
     assert find("cifar100", tmp_path)[0] == "pickles"
@@ -292,16 +356,21 @@ def test_pickles_of_the_real_images_give_the_same(data_root, real_cache, tmp_pat
 
 def test_png_of_the_test_images_give_the_same(data_root, real_cache, tmp_path):
     images = real("cifar10", data_root, real_cache)[0]
-    rows = [(part, label, image, np.asarray(Image.open(io.BytesIO(content))))
-            for part, label, image, _, content in rows_on_disk("cifar10", data_root) if part == "test"]
+    rows = [
+        (part, label, image, np.asarray(Image.open(io.BytesIO(content))))
+        for part, label, image, _, content in rows_on_disk("cifar10", data_root)
+        if part == "test"
+    ]
     write_png(tmp_path, "cifar10", rows)
     assert (readers._read_part("cifar10", "png", tmp_path, "test") == images.x[~images.train]).all()
 
 
 # ---------------------------------------------------------------- damage
 
+
 def test_md5_sums_are_torchvisions(name):
     from torchvision import datasets
+
     theirs, ours = getattr(datasets, name.upper()), DATASETS[name]
     assert list(ours.files["train"].items()) == [tuple(pair) for pair in theirs.train_list]
     assert list(ours.files["test"].items()) == [tuple(pair) for pair in theirs.test_list]
@@ -322,7 +391,9 @@ def test_foreign_pickle_is_not_opened(tmp_path):
     folder.mkdir()
     for file in ("train", "test"):
         (folder / file).write_bytes(pickle.dumps(Trap(sprung)))
-    refused(f"{folder / 'train'} is", "16019d7e3df5f24257cddd939b257f8d", "not opened", data=tmp_path)
+    refused(
+        f"{folder / 'train'} is", "16019d7e3df5f24257cddd939b257f8d", "not opened", data=tmp_path
+    )
     assert not sprung.exists()
     pickle.loads((folder / "train").read_bytes())
     assert sprung.exists()  # the trap works: had it been opened, the test would have seen it
@@ -354,14 +425,18 @@ def image_of(shape):
 
 def column(name, value):
     """The sixth row of a column gets another value, or what a function makes of it."""
+
     def change(columns):
         columns[name][5] = value(columns[name][5]) if callable(value) else value
+
     return lambda shard: rewrite(shard, change)
 
 
 def content(value):
     """The sixth image gets other bytes, or what a function makes of them."""
-    return column("img", lambda img: img | {"bytes": value(img["bytes"]) if callable(value) else value})
+    return column(
+        "img", lambda img: img | {"bytes": value(img["bytes"]) if callable(value) else value}
+    )
 
 
 SCHEMA, BROKEN = "expected img{bytes, path} and fine_label", "truncated or damaged"
@@ -377,18 +452,28 @@ DAMAGE = {
     "null label": (column("fine_label", None), SCHEMA),
     "null name": (column("img", lambda img: img | {"path": None}), "no image names"),
     "null bytes": (content(None), "not a whole PNG or WebP image"),
-    "cut image": (content(lambda image: image[:len(image) // 2]), "not a whole PNG or WebP image"),
+    "cut image": (content(lambda image: image[: len(image) // 2]), "not a whole PNG or WebP image"),
     "grey image": (content(image_of((32, 32))), "L of 32 x 32 pixels, expected RGB of 32 x 32"),
-    "large image": (content(image_of((28, 30, 3))), "RGB of 30 x 28 pixels, expected RGB of 32 x 32"),
+    "large image": (
+        content(image_of((28, 30, 3))),
+        "RGB of 30 x 28 pixels, expected RGB of 32 x 32",
+    ),
 }
 CHANGED = {
     "label out of range": (column("fine_label", 100), "expected 3"),
     "negative label": (column("fine_label", -1), "1 train images with label -1, expected 0"),
-    "row missing": (lambda shard: rewrite(shard, lambda columns: [c.pop() for c in columns.values()]),
-                    ": 2 train images with label"),
-    "row twice": (lambda shard: rewrite(shard, lambda columns: [c.append(c[0]) for c in columns.values()]),
-                  ": 4 train images with label"),
-    "no rows": (lambda shard: pq.write_table(pq.read_table(shard)[:0], shard), "train images with label"),
+    "row missing": (
+        lambda shard: rewrite(shard, lambda columns: [c.pop() for c in columns.values()]),
+        ": 2 train images with label",
+    ),
+    "row twice": (
+        lambda shard: rewrite(shard, lambda columns: [c.append(c[0]) for c in columns.values()]),
+        ": 4 train images with label",
+    ),
+    "no rows": (
+        lambda shard: pq.write_table(pq.read_table(shard)[:0], shard),
+        "train images with label",
+    ),
     "foreign image": (content(invert), "sha256"),
     "name changed": (column("img", lambda img: img | {"path": "a.png"}), "sha256"),
 }
@@ -428,11 +513,16 @@ def test_the_other_data_set_is_refused(small, tmp_path):
 
 
 def test_random_damage_never_gives_a_traceback(small, tmp_path, monkeypatch):
-    """A changed bit or a cut anywhere: a DataError, or the right images (some bytes do not matter)."""
+    """A changed bit or a cut anywhere: a DataError, or the right images (some bytes do not
+    matter)."""
     rows, ordered = small("cifar10")
     monkeypatch.setattr(readers, "_write_cache", lambda *_: None)
     write_parquet(tmp_path / "cifar10", "cifar10", rows, shards=1)
-    shard, rng, outcomes = tmp_path / "cifar10" / "test-00000-of-00001.parquet", random.Random(0), []
+    shard, rng, outcomes = (
+        tmp_path / "cifar10" / "test-00000-of-00001.parquet",
+        random.Random(0),
+        [],
+    )
     whole = shard.read_bytes()
     for attempt in range(200):
         damaged = bytearray(whole)
@@ -465,12 +555,18 @@ def test_damaged_png_folders(small, tmp_path):
 
 # ---------------------------------------------------------------- where it is looked for
 
+
 def test_missing_data(tmp_path, monkeypatch):
     with pytest.raises(DataError) as caught:
         find("cifar10", tmp_path)
     sentence = str(caught.value)
-    for said in (str(tmp_path), "cifar-10-batches-py/", "cifar10/*.parquet", "cifar10/train/",
-                 "python -m kdlib data get cifar10"):
+    for said in (
+        str(tmp_path),
+        "cifar-10-batches-py/",
+        "cifar10/*.parquet",
+        "cifar10/train/",
+        "python -m kdlib data get cifar10",
+    ):
         assert said in sentence
     refused(str(tmp_path / "no such folder"), data=tmp_path / "no such folder")
     refused("nothing here")
@@ -486,12 +582,14 @@ def test_argument_goes_before_environment_before_the_repository(small, tmp_path,
     rows, _ = small("cifar10")
     for place in ("a", "b", "c"):
         write_parquet(tmp_path / place / "cifar10", "cifar10", rows)
-    monkeypatch.setattr(readers, "DATA", tmp_path / "c")
+    monkeypatch.setattr(files, "DATA", tmp_path / "c")
     assert find("cifar10")[1] == tmp_path / "c" / "cifar10"
     monkeypatch.setenv("KDLIB_DATA", str(tmp_path / "b"))
     assert find("cifar10")[1] == tmp_path / "b" / "cifar10"
     assert find("cifar10", tmp_path / "a")[1] == tmp_path / "a" / "cifar10"
-    refused("cifar10 was not found", name="cifar10", data=tmp_path)  # what was named is not passed over
+    refused(
+        "cifar10 was not found", name="cifar10", data=tmp_path
+    )  # what was named is not passed over
 
 
 def test_pickles_win_over_a_damaged_copy(small, tmp_path, monkeypatch):
@@ -506,6 +604,7 @@ def test_pickles_win_over_a_damaged_copy(small, tmp_path, monkeypatch):
 
 # ---------------------------------------------------------------- cache
 
+
 @pytest.fixture
 def cached(small, tmp_path):
     """(data folder, cache file, pixels) after a first read."""
@@ -519,6 +618,7 @@ def cached(small, tmp_path):
 def forbid_reading(monkeypatch):
     def read(*_):
         raise AssertionError("the source was read")
+
     monkeypatch.setattr(readers, "READERS", dict.fromkeys(LAYOUTS, read))
 
 
@@ -540,8 +640,16 @@ def test_damaged_cache_is_read_again_and_mended(kind, cached, tmp_path, monkeypa
     changed = whole[:5000] + bytes([whole[5000] ^ 1]) + whole[5001:]
     stream = io.BytesIO()
     np.save(stream, np.array([Trap(tmp_path / "sprung")]), allow_pickle=True)
-    file.write_bytes({"byte": changed, "cut": whole[:-1], "empty": b"", "zip": b"PK\x03\x04" + changed,
-                      "pickle": stream.getvalue(), "header": b"\x93NUMPY\x01\x00\xff\xff" + whole[:9]}[kind])
+    file.write_bytes(
+        {
+            "byte": changed,
+            "cut": whole[:-1],
+            "empty": b"",
+            "zip": b"PK\x03\x04" + changed,
+            "pickle": stream.getvalue(),
+            "header": b"\x93NUMPY\x01\x00\xff\xff" + whole[:9],
+        }[kind]
+    )
     assert (load_images("cifar10", data).x == x).all()
     said = capfd.readouterr()
     assert said.out == "" and said.err.count("\n") == 1 and f"{file} is damaged" in said.err
@@ -582,19 +690,28 @@ def test_cache_is_written_whole_or_not_at_all(error, small, tmp_path, monkeypatc
 
 
 def test_import_is_light():
-    code = ("import sys, kdlib.readers\n"
-            "print(sorted({'torch', 'torchvision', 'pandas', 'pyarrow', 'PIL', 'tqdm'} & set(sys.modules)))")
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True,
-                          cwd=Path(__file__).parents[1])
+    code = (
+        "import sys, kdlib.study.readers\n"
+        "print(sorted({'torch', 'torchvision', 'pandas', 'pyarrow', 'PIL', 'tqdm'} & set(sys.modules)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=Path(__file__).parents[1],
+    )
     assert done.stdout == "[]\n"
 
 
 # ---------------------------------------------------------------- download
 
+
 @pytest.fixture
 def server(monkeypatch):
-    """A loopback server: `.content`, `.breaks` (bytes sent before each of the next connections breaks),
-    `.resumes`, `.status`; `.ranges` lists what was asked for."""
+    """A loopback server: `.content`, `.breaks` (bytes sent before each of the next connections
+    breaks), `.resumes`, `.status`; `.ranges` lists what was asked for."""
+
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self):
             here, asked = self.server, self.headers.get("Range", "bytes=0-")
@@ -629,7 +746,8 @@ def server(monkeypatch):
 
 @pytest.fixture
 def archive(small, server, tmp_path, monkeypatch):
-    """Serves a small cifar10 in the original layout, with members that try to get out of it; its pixels."""
+    """Serves a small cifar10 in the original layout, with members that try to get out of it; its
+    pixels."""
     rows, ordered = small("cifar10")
     write("pickles", tmp_path / "made", "cifar10", rows, monkeypatch)
     stream = io.BytesIO()
@@ -644,7 +762,9 @@ def archive(small, server, tmp_path, monkeypatch):
         tar.addfile(link)
         tar.add(tmp_path / "made" / "cifar-10-batches-py", "cifar-10-batches-py")
     server.content = stream.getvalue()
-    monkeypatch.setitem(DATASETS, "cifar10", DATASETS["cifar10"]._replace(archive_md5=md5(server.content)))
+    monkeypatch.setitem(
+        DATASETS, "cifar10", DATASETS["cifar10"]._replace(archive_md5=md5(server.content))
+    )
     return np.stack([row[3] for row in ordered])
 
 
@@ -657,7 +777,10 @@ def all_is_there(folder, x):
 
 def test_download(archive, server, tmp_path, monkeypatch):
     from torchvision import datasets
-    monkeypatch.setattr(datasets.CIFAR10, "url", server.url)  # without a url, the address is torchvision's
+
+    monkeypatch.setattr(
+        datasets.CIFAR10, "url", server.url
+    )  # without a url, the address is torchvision's
     assert download("cifar10", tmp_path / "got") == tmp_path / "got" / "cifar-10-batches-py"
     all_is_there(tmp_path / "got", archive)
     assert not (tmp_path / "evil").exists()
@@ -678,7 +801,9 @@ def test_broken_connections_are_resumed(archive, server, tmp_path):
 def test_the_next_call_goes_on(archive, server, tmp_path):
     server.breaks = [1000] * 10
     size = f"{len(server.content):,}"
-    with pytest.raises(DataError, match=f"broke off after 10,000 of {size} bytes.*goes on from there"):
+    with pytest.raises(
+        DataError, match=f"broke off after 10,000 of {size} bytes.*goes on from there"
+    ):
         download("cifar10", tmp_path / "got", server.url)
     refused("cifar10 was not found", name="cifar10", data=tmp_path / "got")  # a part is no whole
     server.ranges.clear()

@@ -1,4 +1,5 @@
-"""README.md and PROTOCOL.md say what is: links, commands, Python, the primary configurations, the rules."""
+"""README.md and PROTOCOL.md say what is: links, commands, Python, the primary configurations, the
+rules."""
 
 import dataclasses
 import re
@@ -11,16 +12,18 @@ import pytest
 import torch
 import yaml
 
-from kdlib import findings, readers, search
 from kdlib.__main__ import _parse
-from kdlib.auditing import condition
-from kdlib.config import DEFAULTS, KNOBS, Config, KdlibError
+from kdlib.auditing.gate import condition
+from kdlib.config import DEFAULTS, Config, KdlibError
 from kdlib.data import long_tail_counts
+from kdlib.evidence import choice
+from kdlib.evidence.rules import AVERAGE_MARGIN, CLAIMS, HALVES, HARM, LEVEL, LOWEST_ACCURACY
 from kdlib.losses import kd
-from kdlib.report import check_parameters
-from kdlib.rules import AVERAGE_MARGIN, CLAIMS, HALVES, HARM, LEVEL, LOWEST_ACCURACY
-from kdlib.studies import PRIMARY, STUDIES
-from kdlib.words import name_of
+from kdlib.methods import METHODS, entry, name_of
+from kdlib.pages.report import check_parameters
+from kdlib.study import readers
+from kdlib.study.done import complete_seeds
+from kdlib.study.grids import PRIMARY, STUDIES
 
 ROOT = Path(__file__).parents[1]
 PAGES = {name: (ROOT / name).read_text() for name in ("README.md", "PROTOCOL.md", "data/README.md")}
@@ -31,22 +34,29 @@ WHOLE_COMMAND = re.compile(r"`((?:make|python -m kdlib|papermill) [^`]+)`")  # i
 
 
 def commands(page):
-    """Every shell command of a page as a list of words, from fenced blocks and from running text."""
+    """Every shell command of a page as a list of words, from fenced blocks and from running
+    text."""
     text = ANSWER.sub("", page)
-    lines = "\n".join(block for language, block in FENCE.findall(text) if language in ("", "sh")).splitlines()
+    lines = "\n".join(
+        block for language, block in FENCE.findall(text) if language in ("", "sh")
+    ).splitlines()
     lines += [" ".join(found.split()) for found in WHOLE_COMMAND.findall(FENCE.sub("", text))]
     return [words for line in lines if (words := shlex.split(line, comments=True))]
 
 
 def section(page, marker):
-    """The rows of the table below <!-- marker -->, header first: lists of cells without backticks."""
+    """The rows of the table below <!-- marker -->, header first: lists of cells without
+    backticks."""
     lines = page.split(f"<!-- {marker} -->\n")[1].split("\n\n")[0].splitlines()
-    rows = [[cell.strip().replace("`", "") for cell in line.strip("|").split("|")] for line in lines]
+    rows = [
+        [cell.strip().replace("`", "") for cell in line.strip("|").split("|")] for line in lines
+    ]
     assert set("".join(rows[1])) == {"-"} and len({len(row) for row in rows}) == 1
     return [rows[0], *rows[2:]]
 
 
 # ---------------------------------------------------------------- links, words and the map
+
 
 @pytest.mark.parametrize("page", PAGES)
 def test_linked_files_exist(page):
@@ -62,9 +72,11 @@ def test_readme_links_what_a_reader_needs():
     assert yaml.safe_load((ROOT / "CITATION.cff").read_text())["license"] == "MIT"
 
 
-def test_the_map_names_every_module():
-    mapped = re.findall(r"^\| `kdlib/(\w+)\.py` \| .", README, re.M)
-    assert sorted(mapped) == sorted(p.stem for p in (ROOT / "kdlib").glob("*.py") if p.stem != "__init__")
+def test_the_map_names_every_module_of_the_helper_and_every_room():
+    mapped = re.findall(r"^\| `kdlib/(\w+(?:\.py|/))` \| .", README, re.M)
+    here = [p.name for p in (ROOT / "kdlib").glob("*.py") if p.stem != "__init__"]
+    here += [f"{p.parent.name}/" for p in (ROOT / "kdlib").glob("*/__init__.py")]
+    assert sorted(mapped) == sorted(here)
 
 
 def test_answer_has_its_place_and_no_measured_number_is_typed_beside_it():
@@ -73,6 +85,7 @@ def test_answer_has_its_place_and_no_measured_number_is_typed_beside_it():
 
 
 # ---------------------------------------------------------------- commands
+
 
 def check_make(words):
     """`make -n` runs nothing. It takes any file for a target, hence .PHONY."""
@@ -87,17 +100,17 @@ def check_kdlib(words):
     for text in parsed.get("fail_if", ()):
         condition(text)
     assert {parsed.get("study") or "STUDY", *parsed.get("studies", ())} <= {*STUDIES, "STUDY"}
-    if parsed.get("action") == "pack":
-        assert parsed.get("what", parsed.get("name")) in {*STUDIES, "STUDY"}
-    else:
-        assert not parsed.get("name") or parsed["name"] in readers.DATASETS
+    assert not parsed.get("name") or parsed["name"] in readers.DATASETS
 
 
 def check_papermill(words):
-    """`papermill notebook output -p name value ...`: the notebook knows the names and takes the values."""
+    """`papermill notebook output -p name value ...`: the notebook knows the names and takes the
+    values."""
     notebook, output, *options = words
     assert output.endswith(".ipynb") and len(options) % 3 == 0 and set(options[::3]) <= {"-p"}
-    values = [int(value) if value.isdigit() else value for value in options[2::3]]  # as papermill does
+    values = [
+        int(value) if value.isdigit() else value for value in options[2::3]
+    ]  # as papermill does
     check_parameters(ROOT / notebook, dict(zip(options[1::3], values, strict=True)))
     assert nbformat.read(ROOT / notebook, as_version=4).metadata.kernelspec.name == "python3"
 
@@ -111,7 +124,10 @@ def check(words):
         case ["papermill", *rest]:
             check_papermill(rest)
         case _:
-            assert words in [["source", ".venv/bin/activate"], ["export", "KDLIB_DATA=/where/the/data/are"]]
+            assert words in [
+                ["source", ".venv/bin/activate"],
+                ["export", "KDLIB_DATA=/where/the/data/are"],
+            ]
 
 
 TOLD = sorted({tuple(words) for page in PAGES.values() for words in commands(page)})
@@ -125,15 +141,18 @@ def test_every_command_is_understood(words):
 NOTEBOOK = "papermill notebooks/01_gains_are_not_uniform.ipynb out.ipynb"
 
 
-@pytest.mark.parametrize("wrong, error, says", [
-    ("make reports", AssertionError, "reports"),
-    ("pip install kdlib", AssertionError, "pip"),
-    ("python -m kdlib rnu digits", KdlibError, "rnu"),
-    ("python -m kdlib run digits --sedes 3", KdlibError, "sedes"),
-    ("python -m kdlib run digit", AssertionError, "digit"),
-    (f"{NOTEBOOK} -p sedes 8", KdlibError, "'sedes' is unknown"),
-    (f"{NOTEBOOK} -p seeds eight", KdlibError, "'eight' is str"),
-])
+@pytest.mark.parametrize(
+    "wrong, error, says",
+    [
+        ("make reports", AssertionError, "reports"),
+        ("pip install kdlib", AssertionError, "pip"),
+        ("python -m kdlib rnu digits", KdlibError, "rnu"),
+        ("python -m kdlib run digits --sedes 3", KdlibError, "sedes"),
+        ("python -m kdlib run digit", AssertionError, "digit"),
+        (f"{NOTEBOOK} -p sedes 8", KdlibError, "'sedes' is unknown"),
+        (f"{NOTEBOOK} -p seeds eight", KdlibError, "'eight' is str"),
+    ],
+)
 def test_a_wrong_command_is_noticed(wrong, error, says):
     with pytest.raises(error, match=says):
         check(wrong.split())
@@ -141,8 +160,16 @@ def test_a_wrong_command_is_noticed(wrong, error, says):
 
 def test_the_commands_a_reader_needs_are_there():
     told = {" ".join(words) for words in commands(README)}
-    assert {"make report", "make test", "make lab", "make help", "python -m kdlib run cifar20-lt",
-            "python -m kdlib data get cifar100", "python -m kdlib status", "python -m kdlib doctor"} <= told
+    assert {
+        "make report",
+        "make test",
+        "make lab",
+        "make help",
+        "python -m kdlib run cifar20-lt",
+        "python -m kdlib data get cifar100",
+        "python -m kdlib status",
+        "python -m kdlib doctor",
+    } <= told
     assert any(command.startswith("papermill ") for command in told)
 
 
@@ -152,16 +179,21 @@ def test_python_of_the_readme_runs_and_gives_the_loss_it_names():
     with torch.random.fork_rng():
         torch.manual_seed(0)
         exec(compile(block, "README.md", "exec"), seen)
-    assert seen["margin"].shape == (3,) and (seen["margin"] > 0).all() and (seen["margin"] < 1).all()
+    assert (
+        seen["margin"].shape == (3,) and (seen["margin"] > 0).all() and (seen["margin"] < 1).all()
+    )
     x, y, group = (seen[name][seen["train"]] for name in ("x", "y", "group"))
     logits, teacher_logits = seen["student"](x), seen["teacher"](x)
     for g, alpha in enumerate(seen["margin"].tolist()):  # group by group, with a number as alpha
         ours = group == g
-        torch.testing.assert_close(seen["loss"][ours], kd(logits, teacher_logits, y, alpha, 2.0)[ours])
+        torch.testing.assert_close(
+            seen["loss"][ours], kd(logits, teacher_logits, y, alpha, 2.0)[ours]
+        )
     assert seen["student"].weight.grad.abs().sum() > 0
 
 
 # ---------------------------------------------------------------- PROTOCOL.md's tables
+
 
 def stated(cell, default):
     """The value that a cell of the tables states for a Config field; "–" is the default."""
@@ -180,7 +212,9 @@ def test_protocol_states_every_study():
     assert header == ["field", *FINDINGS]
     for column, study in enumerate(FINDINGS.values(), start=1):
         told = {row[0]: row[column] for row in rows}
-        assert told["pairs (teacher → student)"] == "; ".join(" → ".join(pair) for pair in study.pairs)
+        assert told["pairs (teacher → student)"] == "; ".join(
+            " → ".join(pair) for pair in study.pairs
+        )
         assert told["methods"] == ", ".join(study.methods)
         assert told["seeds"] == str(study.seeds)
         assert told["one-hot seeds"] == str(len(study.seeds_of("one_hot", study.seeds)))
@@ -194,32 +228,57 @@ def test_protocol_states_every_field_of_every_primary_run(name):
     study, (header, *common) = STUDIES[name], section(PROTOCOL, "primary:studies")
     methods, *loss = section(PROTOCOL, "primary:methods")
     common = {row[0]: row[header.index(name)] for row in common}
-    of_loss = {knob for method in PRIMARY for knob in KNOBS[method]}
+    of_loss = {knob for method in PRIMARY for knob in METHODS[method].knobs}
     assert {row[0] for row in loss} == of_loss - {"teacher"} | {"with_val"}
     assert set(study.methods) <= set(methods[1:]) == set(STUDIES["cifar20-lt"].methods)
     for pair in study.pairs:
         for method, fields in study.methods.items():
             of_method = fields.get("method", method)
             cells = {row[0]: row[methods.index(method)] for row in loss}
-            assert {knob for knob, cell in cells.items() if cell != "–"} - {"with_val"} == set(KNOBS[of_method]) - {"teacher"}
+            assert {knob for knob, cell in cells.items() if cell != "–"} - {"with_val"} == set(
+                METHODS[of_method].knobs
+            ) - {"teacher"}
             cells |= {knob: common[knob] for knob, cell in cells.items() if cell == "of the study"}
             for seed in study.seeds_of(method, study.seeds):
                 cfg = study.config(pair, method, seed)
                 first = study.teacher_seeds.get(pair, 1000)
-                told = {"student": pair[1], "method": of_method, "seed": seed, "with_val": cells["with_val"] == "yes",
-                        "teacher": pair[0] if "teacher" in KNOBS[of_method] else None,
-                        "teacher_seed": first + seed if cells["teacher_seed"] == "1000 + seed" else None}
-                for field in dataclasses.fields(Config):   # those of rivals are read by none of these methods
+                told = {
+                    "student": pair[1],
+                    "method": of_method,
+                    "seed": seed,
+                    "with_val": cells["with_val"] == "yes",
+                    "teacher": pair[0] if "teacher" in METHODS[of_method].knobs else None,
+                    "teacher_seed": first + seed
+                    if cells["teacher_seed"] == "1000 + seed"
+                    else None,
+                }
+                for field in dataclasses.fields(
+                    Config
+                ):  # those of rivals are read by none of these methods
                     if field.name not in told:
-                        told[field.name] = stated({**common, **cells}.get(field.name, "–"), DEFAULTS[field.name])
+                        told[field.name] = stated(
+                            {**common, **cells}.get(field.name, "–"), DEFAULTS[field.name]
+                        )
                 assert told == dataclasses.asdict(cfg)
 
 
 def test_protocol_states_what_rivals_and_knobs_change():
     told = {(kind, name): fields for kind, name, fields, *_ in section(PROTOCOL, "beyond")[1:]}
-    assert told == {(s.kind, name_of(method)): ", ".join(f"{k} = {v}" for k, v in {"method": method, **fields}.items())
-                    for s in STUDIES.values() if s.kind in ("rivals", "knobs") for method, fields in s.methods.items()
-                    if method not in PRIMARY}
+    assert told == {
+        (s.kind, name_of(method)): ", ".join(
+            f"{k} = {v}" for k, v in {"method": method, **fields}.items()
+        )
+        for s in STUDIES.values()
+        if s.kind in ("rivals", "knobs")
+        for method, fields in s.methods.items()
+        if method not in PRIMARY
+    }
+    about = {
+        name: what for kind, name, _, what in section(PROTOCOL, "beyond")[1:] if kind == "rivals"
+    }
+    assert about == {
+        name_of(m): entry(m).about for m in STUDIES["cifar20-lt-rivals"].methods if m not in PRIMARY
+    }
 
 
 def test_protocol_states_the_settings_of_ablations_and_recipes():
@@ -228,9 +287,13 @@ def test_protocol_states_the_settings_of_ablations_and_recipes():
     assert set(told) == {s.name for s in STUDIES.values() if s.kind in ("ablations", "recipe")}
     for name, (seeds, settings) in told.items():
         study = STUDIES[name]
-        levels = [", ".join(f"{k} = {v}" for k, v in setting.items()) for setting in study.settings if setting]
+        levels = [
+            ", ".join(f"{k} = {v}" for k, v in setting.items())
+            for setting in study.settings
+            if setting
+        ]
         if study.kind == "recipe":
-            levels = [search.in_words(level) for step in study.steps for level in step.levels]
+            levels = [choice.in_words(level) for step in study.steps for level in step.levels]
         assert settings == "; ".join(levels) and seeds == str(study.seeds)
 
 
@@ -238,15 +301,30 @@ def test_the_recipe_is_what_val_chose_and_passes_the_gate(monkeypatch):
     """From the committed records: each step of a complete search takes what the study has."""
     monkeypatch.delenv("KDLIB_RECORDS", raising=False)
     for study in STUDIES.values():
-        if study.kind == "recipe" and not study.demonstration and (seeds := findings.complete_seeds(study.name)):
+        if (
+            study.kind == "recipe"
+            and not study.demonstration
+            and (seeds := complete_seeds(study.name))
+        ):
             base = STUDIES[study.name.removesuffix("-recipe")]
-            table = search.scores(study, seeds)
+            table = choice.scores(study, seeds)
             chosen = set(", ".join(table[table.chosen == "yes"].level).split(", "))
-            fields = {k: base.shared[k] for step in study.steps for k in step.levels[0] if k in base.shared}
-            fields |= {"temperature": base.distilled["temperature"], "alpha": base.methods["kd_tuned"]["alpha"]}
-            assert {search.in_words({k: v}) for k, v in fields.items()} <= chosen
-            gate = search.gate(study, seeds)
-            assert study.epochs == () or dict(zip(gate.epochs, gate.passes, strict=True))[base.shared["epochs"]] == "yes"
+            fields = {
+                k: base.shared[k]
+                for step in study.steps
+                for k in step.levels[0]
+                if k in base.shared
+            }
+            fields |= {
+                "temperature": base.distilled["temperature"],
+                "alpha": base.methods["kd_tuned"]["alpha"],
+            }
+            assert {choice.in_words({k: v}) for k, v in fields.items()} <= chosen
+            gate = choice.gate(study, seeds)
+            assert (
+                study.epochs == ()
+                or dict(zip(gate.epochs, gate.passes, strict=True))[base.shared["epochs"]] == "yes"
+            )
 
 
 @pytest.mark.parametrize("name, largest, classes", [("digits", 100, 10), ("cifar20-lt", 400, 20)])
@@ -260,17 +338,27 @@ def test_protocol_states_the_sizes_of_the_draws(name, largest, classes):
 def test_protocol_states_the_rules_and_their_thresholds():
     header, *rows = section(PROTOCOL, "rules")
     assert [row[0].strip("*") for row in rows] == [name for name in CLAIMS if name != "F1 tuned"]
-    numbers = [[float(n) for row in rows for n in re.findall(r"-?\d+\.\d+", row[k])] for k in (3, 4)]
+    numbers = [
+        [float(n) for row in rows for n in re.findall(r"-?\d+\.\d+", row[k])] for k in (3, 4)
+    ]
     assert numbers == [[HARM, -AVERAGE_MARGIN], [HARM, -AVERAGE_MARGIN]]
     assert f"at least {LOWEST_ACCURACY:.0f} % accuracy on **val**" in PROTOCOL
-    assert f"at a corrected p of at most {LEVEL}" in PROTOCOL and f"averaged over {HALVES} splits" in PROTOCOL
+    assert (
+        f"at a corrected p of at most {LEVEL}" in PROTOCOL
+        and f"averaged over {HALVES} splits" in PROTOCOL
+    )
     gate = PROTOCOL.split("**The gate** (D19)")[1].split("\n\n")[0]
-    for number in (f"less than {search.LEAST_CHANGE:g} point", f"at least {search.LEAST_MARGIN}", f"below {search.LEAST_FEW_SHOT:g} %"):
+    for number in (
+        f"less than {choice.LEAST_CHANGE:g} point",
+        f"at least {choice.LEAST_MARGIN}",
+        f"below {choice.LEAST_FEW_SHOT:g} %",
+    ):
         assert number in " ".join(gate.split())
 
 
 def test_the_answer_is_what_the_committed_records_say(monkeypatch):
-    from kdlib import readme
+    from kdlib.pages import readme
+
     monkeypatch.delenv("KDLIB_RECORDS", raising=False)
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     answer, figure = readme.answer()

@@ -13,9 +13,9 @@ import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
-from kdlib import report
 from kdlib.config import KdlibError
-from kdlib.report_template import filters
+from kdlib.pages import report
+from kdlib.pages.report_template import filters
 
 PARAMETERS = """study = "digits"                # which study = a key of STUDIES
 seeds = 8                       # so = a comment with an equals sign
@@ -23,11 +23,15 @@ level: float = 0.95             # of every interval
 plain = True
 pairs: list[int] | None = None
 """
-PICTURE = ("<svg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 90 40' width='900' height='400'>"
-           "<rect width='90' height='40' fill='#cde'/></svg>")
-ALT = "Distillation helps frequent classes & harms \"rare\" ones"
+PICTURE = (
+    "<svg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 90 40' width='900' height='400'>"
+    "<rect width='90' height='40' fill='#cde'/></svg>"
+)
+ALT = 'Distillation helps frequent classes & harms "rare" ones'
 HOSTILE = "<script>document.title='stolen'</script>"
-DRAW = f"ALT, PICTURE, HOSTILE = {ALT!r}, {PICTURE!r}, {HOSTILE!r}" + """
+DRAW = (
+    f"ALT, PICTURE, HOSTILE = {ALT!r}, {PICTURE!r}, {HOSTILE!r}"
+    + """
 import base64, html, sys  # every kind of word that is coloured
 from IPython.display import HTML, Markdown, display
 data = base64.b64encode(PICTURE.encode()).decode()
@@ -39,6 +43,7 @@ display(HTML(f'<figure class="kd-figure"><img alt="{html.escape(ALT)}" '
 display(Markdown(f"Over {seeds} seeds, the class {HOSTILE} and $\\\\beta$."))
 print("50%|###\\r 99%|####", file=sys.stderr)
 print("the GPU was not used", file=sys.stderr)"""
+)
 VOID = {"area", "base", "br", "col", "hr", "img", "input", "link", "meta", "source", "wbr"}
 
 
@@ -48,37 +53,71 @@ def house_notebook(path, *more, title="# Gains are *not* uniform"):
         new_markdown_cell(f"{title}\n\nThe claim. See [a paper](https://example.org)."),
         new_code_cell(PARAMETERS, metadata={"tags": ["parameters"]}),
         new_code_cell("hidden = 'seen by nobody'\nhidden", metadata={"tags": ["remove-cell"]}),
-        new_code_cell("print('source is hidden, this is not')", metadata={"tags": ["remove-input"]}),
-        new_markdown_cell("## Set-up\n\nWith $\\alpha \\in [0, 1]$:\n\n$$L = L_1 + \\alpha L_2$$\n\n"
-                          "#### A level was skipped\n\n# A second title\n\n| a | b |\n|---|---|\n| 1 | 2 |"),
+        new_code_cell(
+            "print('source is hidden, this is not')", metadata={"tags": ["remove-input"]}
+        ),
+        new_markdown_cell(
+            "## Set-up\n\nWith $\\alpha \\in [0, 1]$:\n\n$$L = L_1 + \\alpha L_2$$\n\n"
+            "#### A level was skipped\n\n# A second title\n\n| a | b |\n|---|---|\n| 1 | 2 |"
+        ),
         new_code_cell(DRAW),
         *more,
         new_markdown_cell("## Deviations\n\nNone."),
-        new_code_cell("(study, seeds, level, plain, pairs)")]
+        new_code_cell("(study, seeds, level, plain, pairs)"),
+    ]
     path.parent.mkdir(parents=True, exist_ok=True)
     nbformat.write(new_notebook(cells=cells), path)
     return path
 
 
-PROVENANCE = {"commit": "3f2a9c1 (dirty)", "data": f"digits {HOSTILE}", "seeds": [0, 1, 2],
-              "versions": {"python": "3.11", "torch": "2.15"}, "command": "python -m kdlib report"}
-CARDS = [{"finding": finding, "pair": f"cnn → {HOSTILE}", "claim": "It helps.", "verdict": verdict,
-          "seeds": seeds, "planned": 8, "preliminary": seeds < 8, "sentence": f"+1.4 points; {HOSTILE}."}
-         for finding, verdict, seeds in [("F1", "holds", 8), ("F2a", "not under this reading", 8),
-                                         ("F3", "contradicted", 8), ("F4 ada_alpha", "not decided", 3),
-                                         ("F4 ada_margin", "not tested", 8)]]
+PROVENANCE = {
+    "commit": "3f2a9c1 (dirty)",
+    "data": f"digits {HOSTILE}",
+    "seeds": [0, 1, 2],
+    "versions": {"python": "3.11", "torch": "2.15"},
+    "command": "python -m kdlib report",
+}
+CARDS = [
+    {
+        "finding": finding,
+        "pair": f"cnn → {HOSTILE}",
+        "claim": "It helps.",
+        "verdict": verdict,
+        "seeds": seeds,
+        "planned": 8,
+        "preliminary": seeds < 8,
+        "sentence": f"+1.4 points; {HOSTILE}.",
+    }
+    for finding, verdict, seeds in [
+        ("F1", "holds", 8),
+        ("F2a", "not under this reading", 8),
+        ("F3", "contradicted", 8),
+        ("F4 ada_alpha", "not decided", 3),
+        ("F4 ada_margin", "not tested", 8),
+    ]
+]
 
 
 def make(folder, studies=("digits",), **options):
     said = []
-    pages = report.build(studies, folder / "reports", folder / "notebooks", say=said.append,
-                         **{"verdicts": dict.fromkeys(studies, CARDS), "inputs": {},
-                            "provenance": dict.fromkeys(studies, PROVENANCE), **options})
+    pages = report.build(
+        studies,
+        folder / "reports",
+        folder / "notebooks",
+        say=said.append,
+        **{
+            "verdicts": dict.fromkeys(studies, CARDS),
+            "inputs": {},
+            "provenance": dict.fromkeys(studies, PROVENANCE),
+            **options,
+        },
+    )
     return pages, said
 
 
 class Document(HTMLParser):
-    """What a page holds: each start tag, its attributes, the text in it. Fails on tags that do not pair."""
+    """What a page holds: each start tag, its attributes, the text in it. Fails on tags that do not
+    pair."""
 
     def __init__(self, text):
         super().__init__()
@@ -103,14 +142,17 @@ class Document(HTMLParser):
             words.append(data)
 
     def all(self, tag, **wanted):
-        return [("".join(words), attributes) for name, attributes, words in self.tags
-                if name == tag and all(attributes.get(k) == v for k, v in wanted.items())]
+        return [
+            ("".join(words), attributes)
+            for name, attributes, words in self.tags
+            if name == tag and all(attributes.get(k) == v for k, v in wanted.items())
+        ]
 
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory):
     """A folder with a report of one study and two notebooks."""
-    folder = tmp_path_factory.mktemp("built {x}")   # papermill would fill in the braces
+    folder = tmp_path_factory.mktemp("built {x}")  # papermill would fill in the braces
     house_notebook(folder / "notebooks" / "00_overview.ipynb")
     house_notebook(folder / "notebooks" / "01_gains.ipynb", title="# Gains, and `harm`")
     pages, _ = make(folder, {"digits": {"seeds": 3}})
@@ -125,18 +167,22 @@ def page(built, request):
 
 # Parameters
 
-@pytest.mark.parametrize("given, words", [
-    ({"seed": 3}, "'seed' is unknown: did you mean 'seeds'?"),
-    ({"seeds": "3"}, "seeds='3' is str, but must be int, like its default 8"),
-    ({"seeds": 3.0}, "seeds=3.0 is float, but must be int"),
-    ({"seeds": True}, "seeds=True is bool, but must be int"),
-    ({"plain": "true"}, "plain='true' is str, but must be bool"),
-    ({"plain": 1}, "plain=1 is int, but must be bool"),
-    ({"seeds": None}, "seeds=None is None, but must be int"),
-    ({"level": "0.9"}, "level='0.9' is str, but must be float"),
-    ({"level": float("nan")}, "level=nan must be a finite number"),
-    ({"pairs": "[0, 1]"}, "pairs='[0, 1]' is str, but must be list or None"),
-])
+
+@pytest.mark.parametrize(
+    "given, words",
+    [
+        ({"seed": 3}, "'seed' is unknown: did you mean 'seeds'?"),
+        ({"seeds": "3"}, "seeds='3' is str, but must be int, like its default 8"),
+        ({"seeds": 3.0}, "seeds=3.0 is float, but must be int"),
+        ({"seeds": True}, "seeds=True is bool, but must be int"),
+        ({"plain": "true"}, "plain='true' is str, but must be bool"),
+        ({"plain": 1}, "plain=1 is int, but must be bool"),
+        ({"seeds": None}, "seeds=None is None, but must be int"),
+        ({"level": "0.9"}, "level='0.9' is str, but must be float"),
+        ({"level": float("nan")}, "level=nan must be a finite number"),
+        ({"pairs": "[0, 1]"}, "pairs='[0, 1]' is str, but must be list or None"),
+    ],
+)
 def test_wrong_parameters_are_one_sentence(tmp_path, given, words):
     book = house_notebook(tmp_path / "a.ipynb")
     with pytest.raises(KdlibError, match=re.escape(words)) as error:
@@ -146,13 +192,17 @@ def test_wrong_parameters_are_one_sentence(tmp_path, given, words):
 
 def test_right_parameters_pass_also_behind_comments_and_annotations(tmp_path):
     book = house_notebook(tmp_path / "a.ipynb")
-    report.check_parameters(book, {"study": "x", "seeds": 2, "level": 1, "plain": False, "pairs": [0, 1]})
+    report.check_parameters(
+        book, {"study": "x", "seeds": 2, "level": 1, "plain": False, "pairs": [0, 1]}
+    )
     report.check_parameters(book, {"pairs": None, "level": 0.5})
 
 
 def test_nothing_runs_when_a_parameter_is_wrong(tmp_path, monkeypatch):
     house_notebook(tmp_path / "notebooks" / "a.ipynb")
-    monkeypatch.setattr(report.papermill, "execute_notebook", lambda *a, **k: pytest.fail("a kernel started"))
+    monkeypatch.setattr(
+        report.papermill, "execute_notebook", lambda *a, **k: pytest.fail("a kernel started")
+    )
     with pytest.raises(KdlibError, match="'seed' is unknown"):
         make(tmp_path, {"digits": {"seed": 3}})
     with pytest.raises(KdlibError, match="must be int"):
@@ -160,10 +210,22 @@ def test_nothing_runs_when_a_parameter_is_wrong(tmp_path, monkeypatch):
     assert not (tmp_path / "reports").exists()
 
 
-@pytest.mark.parametrize("source", ["seeds = 4 * 2", "seeds, study = 8, 'digits'", "a = b = 1", "import os",
-                                    "seeds = (", "print('hello')", "seeds: int"])
+@pytest.mark.parametrize(
+    "source",
+    [
+        "seeds = 4 * 2",
+        "seeds, study = 8, 'digits'",
+        "a = b = 1",
+        "import os",
+        "seeds = (",
+        "print('hello')",
+        "seeds: int",
+    ],
+)
 def test_a_parameters_cell_holds_only_literals(source):
-    with pytest.raises(KdlibError, match="a.ipynb: parameters must be lines of one name = one literal"):
+    with pytest.raises(
+        KdlibError, match="a.ipynb: parameters must be lines of one name = one literal"
+    ):
         report.read_parameters(source, "a.ipynb")
 
 
@@ -181,17 +243,26 @@ def test_a_notebook_without_the_tag_or_the_format_is_refused(tmp_path):
 
 # Pages
 
+
 def test_a_page_stands_alone(page):
     document = Document(page.read_text("utf-8"))
     for tag, attributes, words in document.tags:
-        loaded = [attributes[name] for name in ("src", "srcset", "data", "poster") if name in attributes]
+        loaded = [
+            attributes[name] for name in ("src", "srcset", "data", "poster") if name in attributes
+        ]
         loaded += [attributes["href"]] if tag == "link" else []
-        loaded += re.findall(r"url\(\s*[^d#\s][^)]*\)|@import[^;]*", "".join(words)) if tag == "style" else []
+        loaded += (
+            re.findall(r"url\(\s*[^d#\s][^)]*\)|@import[^;]*", "".join(words))
+            if tag == "style"
+            else []
+        )
         loaded += re.findall(r"url\([^)]*\)", attributes.get("style") or "")
         assert all(address.startswith("data:") for address in loaded), (tag, loaded)
     assert not document.all("script") and not document.all("iframe")
-    (_, policy), = document.all("meta", **{"http-equiv": "Content-Security-Policy"})
-    assert "default-src 'none'" in policy["content"]   # nothing is loaded even if an output asks for it
+    ((_, policy),) = document.all("meta", **{"http-equiv": "Content-Security-Policy"})
+    assert (
+        "default-src 'none'" in policy["content"]
+    )  # nothing is loaded even if an output asks for it
     assert page.stat().st_size < 3_000_000
 
 
@@ -200,7 +271,9 @@ def test_a_page_has_its_landmarks_and_headings_in_order(page):
     document = Document(text)
     levels = [int(tag[1]) for tag, _, _ in document.tags if re.fullmatch("h[1-6]", tag)]
     assert levels.count(1) == 1 and levels[0] == 1
-    assert all(after <= before + 1 for before, after in zip(levels, levels[1:], strict=False)), levels
+    assert all(after <= before + 1 for before, after in zip(levels, levels[1:], strict=False)), (
+        levels
+    )
     assert document.all("html", lang="en") and document.all("title")[0][0].strip()
     assert document.all("meta", name="viewport") and document.all("footer")
     assert document.all("main", id="content") and document.all("a", href="#content")
@@ -236,13 +309,13 @@ def test_formulas_code_and_hidden_cells(built):
     assert "seen by nobody" not in text
     shown = "".join(words for words, _ in document.all("main"))
     assert "source is hidden, this is not" in shown and "print('source" not in shown
-    assert shown.count("base64.b64encode") == 1   # nowhere but in the fold
-    assert "Messagesthe GPU was not used" in folded   # and not the progress bar beside it
+    assert shown.count("base64.b64encode") == 1  # nowhere but in the fold
+    assert "Messagesthe GPU was not used" in folded  # and not the progress bar beside it
 
 
 def test_parameters_are_a_table_with_changed_ones_bold(built):
     document = Document((built / "reports/digits/00_overview.html").read_text("utf-8"))
-    table, = document.all("table", **{"class": "parameters"})
+    (table,) = document.all("table", **{"class": "parameters"})
     assert "which study = a key of STUDIES" in table[0] and "(default 8)" in table[0]
     cells = [attributes for _, attributes in document.all("th", scope="row")]
     assert len(cells) >= 5
@@ -251,11 +324,14 @@ def test_parameters_are_a_table_with_changed_ones_bold(built):
 
 
 def test_the_headline_is_lifted_under_the_title(tmp_path):
-    """Once, before the words of the notebook, also where a figure of the same sentence comes first."""
+    """Once, before the words of the notebook, also where a figure of the same sentence comes
+    first."""
     said = "It helps <b>most</b> classes."
-    show = f"from kdlib.shown import Headline\nHeadline([{said!r}], [{CARDS[0]!r}])"
+    show = f"from kdlib.pages.shown import Headline\nHeadline([{said!r}], [{CARDS[0]!r}])"
     book = house_notebook(tmp_path / "a.ipynb", new_code_cell(show))
-    text = report.render(report.execute(book, tmp_path / "out.ipynb", {}), tmp_path / "a.html").read_text("utf-8")
+    text = report.render(
+        report.execute(book, tmp_path / "out.ipynb", {}), tmp_path / "a.html"
+    ).read_text("utf-8")
     assert text.count('<div class="kd-headline">') == 1
     assert text.index("</h1>") < text.index(html.escape(said)) < text.index("The claim.")
     words, _ = Document(text).all("div", **{"class": "kd-headline"})[0]
@@ -265,10 +341,12 @@ def test_the_headline_is_lifted_under_the_title(tmp_path):
 def test_text_from_data_is_text(built):
     index = (built / "reports/index.html").read_text("utf-8")
     page = (built / "reports/digits/00_overview.html").read_text("utf-8")
-    assert index.count("&lt;script&gt;document.title") == 8   # the pair twice, five sentences, provenance
+    assert (
+        index.count("&lt;script&gt;document.title") == 8
+    )  # the pair twice, five sentences, provenance
     assert "<script" not in index and "<script" not in page
     words = "".join(words for words, _ in Document(page).all("main"))
-    assert HOSTILE in words   # in a generated sentence
+    assert HOSTILE in words  # in a generated sentence
     assert HOSTILE in "".join(words for words, _ in Document(page).all("footer"))
     assert filters.formula(r"\text{<script>x</script>} & a<b", "inline").count("<script") == 0
 
@@ -294,34 +372,55 @@ def test_provenance_and_one_last_line(page):
 def test_pictures_of_other_kinds_and_damaged_formulas(tmp_path):
     pixel = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
     told = {"image/png": {"alt": "One red pixel"}}
-    outputs = [nbformat.v4.new_output("display_data", {"image/png": pixel}, metadata=told),
-               nbformat.v4.new_output("display_data", {"image/svg+xml": PICTURE}, metadata={"alt": "A <b>"}),
-               nbformat.v4.new_output("display_data", {"application/vnd.jupyter.widget-view+json": {},
-                                                       "text/plain": "99%|####"})]
-    cells = [new_markdown_cell("No title, $x^$ and $\\nosuchcommand x$.\n\n"
-                               "$$\\begin{aligned}a&=b\\end{aligned}$$"),
-             new_code_cell("draw()", outputs=outputs)]
+    outputs = [
+        nbformat.v4.new_output("display_data", {"image/png": pixel}, metadata=told),
+        nbformat.v4.new_output(
+            "display_data", {"image/svg+xml": PICTURE}, metadata={"alt": "A <b>"}
+        ),
+        nbformat.v4.new_output(
+            "display_data",
+            {"application/vnd.jupyter.widget-view+json": {}, "text/plain": "99%|####"},
+        ),
+    ]
+    cells = [
+        new_markdown_cell(
+            "No title, $x^$ and $\\nosuchcommand x$.\n\n$$\\begin{aligned}a&=b\\end{aligned}$$"
+        ),
+        new_code_cell("draw()", outputs=outputs),
+    ]
     nbformat.write(new_notebook(cells=cells), tmp_path / "my_page.ipynb")
     text = report.render(tmp_path / "my_page.ipynb", tmp_path / "a.html").read_text("utf-8")
     document = Document(text)
     assert [a["alt"] for _, a in document.all("img")] == ["One red pixel", "A <b>"]
-    assert [words for words, _ in document.all("code", **{"class": "tex"})] == ["x^", r"\nosuchcommand x"]
-    assert document.all("h1")[0][0] == "my page" and "99%" not in text and len(document.all("mtd")) == 2
+    assert [words for words, _ in document.all("code", **{"class": "tex"})] == [
+        "x^",
+        r"\nosuchcommand x",
+    ]
+    assert (
+        document.all("h1")[0][0] == "my page"
+        and "99%" not in text
+        and len(document.all("mtd")) == 2
+    )
 
 
 def test_html_in_prose_stays_where_it_is():
-    assert filters.markdown("a <b>x</b> c, 1 < 2 *y*") == "<p>a <b>x</b> c, 1 &lt; 2 <em>y</em></p>\n"
+    assert (
+        filters.markdown("a <b>x</b> c, 1 < 2 *y*") == "<p>a <b>x</b> c, 1 &lt; 2 <em>y</em></p>\n"
+    )
     assert filters.markdown("a <b>x</b>", escape=True) == "<p>a &lt;b&gt;x&lt;/b&gt;</p>\n"
 
 
 # Building again
+
 
 def test_the_same_inputs_make_the_same_bytes(built, tmp_path):
     house_notebook(tmp_path / "notebooks" / "00_overview.ipynb")
     house_notebook(tmp_path / "notebooks" / "01_gains.ipynb", title="# Gains, and `harm`")
     make(tmp_path, {"digits": {"seeds": 3}})
     for name in ("index.html", "digits/00_overview.html", "digits/01_gains.html"):
-        first, second = ((at / "reports" / name).read_text("utf-8").splitlines() for at in (built, tmp_path))
+        first, second = (
+            (at / "reports" / name).read_text("utf-8").splitlines() for at in (built, tmp_path)
+        )
         assert first[:-1] == second[:-1] and len(first) > 20, name
 
 
@@ -362,33 +461,42 @@ def test_a_failing_notebook_is_a_page_that_says_so(tmp_path):
     good = house_notebook(tmp_path / "notebooks" / "a.ipynb")
     before = good.read_text()
     assert make(tmp_path)[0][0].status == "built"
-    failing = new_code_cell("gains = {}\ngains['<b>common</b>']", metadata={"tags": ["remove-cell"]})
+    failing = new_code_cell(
+        "gains = {}\ngains['<b>common</b>']", metadata={"tags": ["remove-cell"]}
+    )
     house_notebook(good, failing)
-    for _ in range(2):   # a failure is never stamped as done
-        page, = make(tmp_path)[0]
+    for _ in range(2):  # a failure is never stamped as done
+        (page,) = make(tmp_path)[0]
         assert page.status == "failed" and "KeyError" in page.message
     text = page.html.read_text("utf-8")
     document = Document(text)
-    banner, = document.all("section", role="alert")
+    (banner,) = document.all("section", role="alert")
     assert "stopped at an error" in banner[0] and "KeyError: '<b>common</b>'" in banner[0]
     assert "gains['<b>common</b>']" in banner[0] and "python -m kdlib report" in banner[0]
     assert text.index('role="alert"') < text.index("<h1") and "papermill" not in text
-    assert Document((tmp_path / "reports/index.html").read_text("utf-8")).all("p", **{"class": "failed"})
-    good.write_text(before)   # these inputs were built once, but the failed page stands there now
-    assert make(tmp_path)[0][0].status == "built" and 'role="alert"' not in page.html.read_text("utf-8")
+    assert Document((tmp_path / "reports/index.html").read_text("utf-8")).all(
+        "p", **{"class": "failed"}
+    )
+    good.write_text(before)  # these inputs were built once, but the failed page stands there now
+    assert make(tmp_path)[0][0].status == "built" and 'role="alert"' not in page.html.read_text(
+        "utf-8"
+    )
 
 
 def test_a_kernel_that_dies_is_a_failure_too(tmp_path):
     house_notebook(tmp_path / "notebooks" / "a.ipynb", new_code_cell("import os; os._exit(9)"))
-    page, = make(tmp_path)[0]
+    (page,) = make(tmp_path)[0]
     assert page.status == "failed" and "the kernel died" in page.message
     assert "the kernel died" in page.html.read_text("utf-8")
     assert (tmp_path / "reports/digits/a.ipynb").exists()
 
 
 def test_a_kernel_that_is_told_to_end_in_the_middle_says_nothing(tmp_path, capfd):
-    house_notebook(tmp_path / "notebooks" / "a.ipynb", new_code_cell("get_ipython().kernel.log.error('KeyboardInterrupt caught')"))
-    page, = make(tmp_path)[0]
+    house_notebook(
+        tmp_path / "notebooks" / "a.ipynb",
+        new_code_cell("get_ipython().kernel.log.error('KeyboardInterrupt caught')"),
+    )
+    (page,) = make(tmp_path)[0]
     assert page.status == "built" and "KeyboardInterrupt" not in "".join(capfd.readouterr())
 
 
@@ -401,6 +509,7 @@ def test_an_output_that_cannot_be_written_is_one_sentence(tmp_path, monkeypatch)
 
     def full(*_):
         raise OSError(28, "No space left on device")
+
     monkeypatch.setattr(report.os, "replace", full)
     with pytest.raises(KdlibError, match="cannot write the report: No space left on device"):
         make(tmp_path)
@@ -412,6 +521,7 @@ def test_an_interrupted_build_leaves_whole_pages(built, tmp_path, monkeypatch):
 
     def stop(*_):
         raise KeyboardInterrupt
+
     monkeypatch.setattr(report.os, "replace", stop)
     with pytest.raises(KeyboardInterrupt):
         report.render(built / "reports/digits/00_overview.ipynb", target)
@@ -421,11 +531,14 @@ def test_an_interrupted_build_leaves_whole_pages(built, tmp_path, monkeypatch):
 def test_missing_records_are_a_sentence_on_the_index(built, monkeypatch):
     def none_yet(study):
         raise KdlibError(f"study {study!r} has no records: run it first.")
-    findings = type(sys)("kdlib.findings")
+
+    findings = type(sys)("kdlib.evidence.findings")
     findings.verdicts = none_yet
-    monkeypatch.setitem(sys.modules, "kdlib.findings", findings)
-    monkeypatch.setattr("kdlib.findings", findings, raising=False)
-    pages = [report.Page("digits", "00_overview", built / "reports/digits/00_overview.html", "unchanged")]
+    monkeypatch.setitem(sys.modules, "kdlib.evidence.findings", findings)
+    monkeypatch.setattr("kdlib.evidence.findings", findings, raising=False)
+    pages = [
+        report.Page("digits", "00_overview", built / "reports/digits/00_overview.html", "unchanged")
+    ]
     text = report.write_index(pages, built / "reports/other.html").read_text("utf-8")
     assert "has no records: run it first." in html.unescape(text)
     (built / "reports/other.html").unlink()
@@ -434,9 +547,15 @@ def test_missing_records_are_a_sentence_on_the_index(built, monkeypatch):
 def test_a_run_is_quiet(tmp_path):
     book = house_notebook(tmp_path / "a.ipynb")
     output = tmp_path / "b.ipynb"
-    code = f"from kdlib import report; report.execute({str(book)!r}, {str(output)!r}, {{'seeds': 2}})"
+    code = f"from kdlib.pages import report; report.execute({str(book)!r}, {str(output)!r}, {{'seeds': 2}})"
     root = Path(report.__file__).parents[1]
-    run = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True,
-                         env={**os.environ, "PYTHONWARNINGS": "ignore"})
+    run = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=root,
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "PYTHONWARNINGS": "ignore"},
+    )
     assert run.stdout == run.stderr == ""
     assert json.loads(output.read_text())["metadata"]["papermill"]["parameters"] == {"seeds": 2}

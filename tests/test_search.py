@@ -1,4 +1,5 @@
-"""A recipe is chosen on val, step by step, and the gate is what PROTOCOL.md says: on records made by hand."""
+"""A recipe is chosen on val, step by step, and the gate is what PROTOCOL.md says: on records made
+by hand."""
 
 import re
 from dataclasses import replace
@@ -7,12 +8,13 @@ import numpy as np
 import pytest
 from synthetic import COUNTS, FEW, GROUPS, SELF, but, record
 
-from kdlib import records, search
 from kdlib.config import KdlibError
-from kdlib.records import write
-from kdlib.search import Search, Step
-from kdlib.sensitivity import search_steps
-from kdlib.studies import DIGITS
+from kdlib.evidence import choice
+from kdlib.pages.sensitivity import search_steps
+from kdlib.study import records
+from kdlib.study.grids import DIGITS
+from kdlib.study.records import write
+from kdlib.study.search import Search, Step
 
 RATES = tuple({"lr": value} for value in (0.05, 0.1, 0.2))
 EPOCHS = tuple({"epochs": value} for value in (20, 40, 80))
@@ -135,7 +137,7 @@ def test_the_best_mean_is_chosen_and_of_equals_the_first():
         return {"cnn_small": 0.7, "cnn": 0.85}[cfg.student]
 
     write_search(TINY, rates)
-    table = search.scores(TINY, 2)
+    table = choice.scores(TINY, 2)
     rows = step_of(table, "Rate")
     assert list(rows.index) == ["lr = 0.05", "lr = 0.1", "lr = 0.2"]
     np.testing.assert_allclose(rows["mean"], [60, 70, 67.5])
@@ -146,7 +148,7 @@ def test_the_best_mean_is_chosen_and_of_equals_the_first():
         "Teacher": "teacher = cnn",
         "Temperature": "temperature = 1",
     }
-    of_one = search.scores(TINY, 1)
+    of_one = choice.scores(TINY, 1)
     np.testing.assert_allclose(step_of(of_one, "Rate")["mean"], [60, 75, 55])  # of seed 900 alone
 
 
@@ -159,14 +161,14 @@ def test_groups_weigh_alike_on_val():
     arrays = {name: values[order] for name, values in vars(val).items()}
     write(replace(run, splits=run.splits | {"val": replace(val, **arrays)}))
     lone = replace(TINY, steps=(Step("Rate", RATES[:1], fields={"epochs": 20}),), epochs=())
-    assert search.scores(lone, 1)["mean"].tolist() == pytest.approx([55])
+    assert choice.scores(lone, 1)["mean"].tolist() == pytest.approx([55])
 
 
 def test_a_step_of_two_methods_is_scored_by_their_mean():
     """At lr 0.1 kd alone is best, at 0.2 the mean of both is."""
     rate = {0.05: (0.7, 0.7), 0.1: (0.4, 0.9), 0.2: (0.8, 0.75)}
     write_search(BOTH, lambda cfg: rate[cfg.lr][cfg.method == "kd"])
-    table = search.scores(BOTH, 2)
+    table = choice.scores(BOTH, 2)
     np.testing.assert_allclose(step_of(table, "Rate")["mean"], [70, 65, 77.5])
     assert chosen_of(table) == {"Rate": "lr = 0.2", "Temperature": "temperature = 1"}
     assert step_of(table, "Temperature")["mean"].tolist() == pytest.approx(
@@ -175,21 +177,22 @@ def test_a_step_of_two_methods_is_scored_by_their_mean():
 
 
 def test_levels_in_words():
-    assert search.in_words({"batch_size": 32, "lr": 0.1}) == "batch_size = 32, lr = 0.1"
-    assert search.in_words({"student": "cnn"}) == "student = cnn"
-    assert search.in_words({"temperature": 4.0}) == "temperature = 4"
+    assert choice.in_words({"batch_size": 32, "lr": 0.1}) == "batch_size = 32, lr = 0.1"
+    assert choice.in_words({"student": "cnn"}) == "student = cnn"
+    assert choice.in_words({"temperature": 4.0}) == "temperature = 4"
 
 
 def test_a_missing_run_is_named():
     with pytest.raises(KdlibError, match="there is no record of this run"):
-        search.scores(TINY, 2)
+        choice.scores(TINY, 2)
 
 
 # ---------------------------------------------------------------- the gate
 
 
 def written(few=0.5, longer=0.7, margin=1.0):
-    """The search with one_hot at 70 % after 40 epochs, its few-shot classes at `few`, `longer` after 80.
+    """The search with one_hot at 70 % after 40 epochs, its few-shot classes at `few`, `longer`
+    after 80.
 
     Each may be one for each seed."""
     few, longer = np.broadcast_to(few, 2), np.broadcast_to(longer, 2)
@@ -206,11 +209,12 @@ def written(few=0.5, longer=0.7, margin=1.0):
 
 def gate_at_40():
     """Row of the gate of the chosen length."""
-    return search.gate(TINY, 2).set_index("epochs").loc[40]
+    return choice.gate(TINY, 2).set_index("epochs").loc[40]
 
 
 def change(points):
-    """Accuracy of ten groups after twice the epochs: 70 % and so many points of the average more, in whole images."""
+    """Accuracy of ten groups after twice the epochs: 70 % and so many points of the average more,
+    in whole images."""
     images = round(points / 0.5)  # one of 20 in one of ten groups is half a point
     return 0.7 + 0.05 * np.sign(images) * (np.arange(GROUPS) < abs(images))
 
@@ -268,9 +272,9 @@ def test_no_few_shot_class_may_be_below_two_per_cent(few, lowest, word):
 
 @pytest.mark.parametrize(("limit", "word"), [(1.9, "yes"), (2.5, "yes"), (2.6, "no")])
 def test_the_limit_of_a_few_shot_class_is_that_of_the_protocol(monkeypatch, limit, word):
-    assert (search.LEAST_CHANGE, search.LEAST_MARGIN, search.LEAST_FEW_SHOT) == (1, 0.9, 2)
+    assert (choice.LEAST_CHANGE, choice.LEAST_MARGIN, choice.LEAST_FEW_SHOT) == (1, 0.9, 2)
     write_search(TINY, lambda cfg: np.where(FEW, 0.05 * (cfg.seed == 900), 0.7))  # 2.5 %
-    monkeypatch.setattr(search, "LEAST_FEW_SHOT", limit)
+    monkeypatch.setattr(choice, "LEAST_FEW_SHOT", limit)
     assert gate_at_40().passes == word
 
 
@@ -303,7 +307,7 @@ def test_the_margin_is_the_mean_over_images_not_classes():
 
 def test_a_length_that_was_not_chosen_has_no_students_that_know_its_margin():
     write_search(TINY, lambda cfg: 0.7)
-    table = search.gate(TINY, 2).set_index("epochs")
+    table = choice.gate(TINY, 2).set_index("epochs")
     assert list(table.index) == [20, 40]
     assert np.isnan(table.loc[20, "teacher's margin on its training images"])
     assert table.loc[20, "passes"] != "yes"
@@ -311,19 +315,19 @@ def test_a_length_that_was_not_chosen_has_no_students_that_know_its_margin():
 
 def test_a_length_whose_double_was_not_run_has_no_row():
     write_search(TINY, lambda cfg: 0.7)
-    assert list(search.gate(replace(TINY, epochs=(20, 40, 80)), 2).epochs) == [20, 40]
+    assert list(choice.gate(replace(TINY, epochs=(20, 40, 80)), 2).epochs) == [20, 40]
 
 
 def test_the_epochs_step_marks_the_length_of_the_gate_not_the_best():
     write_search(TINY, lambda cfg: {20: 0.5, 40: 0.7, 80: 0.75}[cfg.epochs])
-    table = search.scores(TINY, 2)
+    table = choice.scores(TINY, 2)
     assert not (
         table[table.question == "Epochs"].chosen == "yes"
     ).any()  # 80 add five points: none passes
     write_search(TINY, lambda cfg: {20: 0.5, 40: 0.7, 80: 0.7}[cfg.epochs])
-    assert chosen_of(search.scores(TINY, 2))["Epochs"] == "epochs = 40"
+    assert chosen_of(choice.scores(TINY, 2))["Epochs"] == "epochs = 40"
     write_search(TINY, lambda cfg: {20: 0.5, 40: 0.7, 80: 0.75}[cfg.epochs])
-    assert chosen_of(search.scores(replace(TINY, epochs=()), 2))["Epochs"] == "epochs = 80"
+    assert chosen_of(choice.scores(replace(TINY, epochs=()), 2))["Epochs"] == "epochs = 80"
 
 
 # ---------------------------------------------------------------- in sentences
@@ -331,7 +335,7 @@ def test_the_epochs_step_marks_the_length_of_the_gate_not_the_best():
 
 def test_the_headline_says_what_val_chose_and_that_the_gate_is_passed():
     at_twice_the_epochs(1.0, 0.0)
-    assert search.headline(TINY, 2) == [
+    assert choice.headline(TINY, 2) == [
         "Choice: the search takes lr = 0.05; epochs = 40; teacher = cnn_small; temperature = 1.",
         "40 epochs: the recipe passes the gate. Twice the epochs change the average by +0.50 points (95 % interval over networks "
         "−5.9 to +6.9; less than 1 is enough); the teacher's margin on its training images is 1.000 (at least 0.9); the lowest few-shot class is at 70.0 % (at least 2).",
@@ -340,7 +344,7 @@ def test_the_headline_says_what_val_chose_and_that_the_gate_is_passed():
 
 def test_a_loss_in_the_headline_has_a_real_minus():
     at_twice_the_epochs(-2.0, -1.0)
-    _, gate = search.headline(TINY, 2)
+    _, gate = choice.headline(TINY, 2)
     assert (
         "the recipe does not pass the gate. Twice the epochs change the average by −1.50 points"
         in gate
@@ -350,20 +354,20 @@ def test_a_loss_in_the_headline_has_a_real_minus():
 @pytest.mark.parametrize("how", [{}, {"few": 0.0}, {"longer": 0.9}, {"margin": 0.5}])
 def test_no_sentence_has_a_nan(how):
     written(**how)
-    for sentence in search.headline(TINY, 2):
+    for sentence in choice.headline(TINY, 2):
         assert not re.search(r"\bnan\b", sentence) and sentence.endswith(".")
-    shown = search_steps(search.scores(TINY, 2), "Choice")
+    shown = search_steps(choice.scores(TINY, 2), "Choice")
     assert not re.search(r"\bnan\b", shown.sentence + shown.caption)
 
 
 def test_a_search_without_a_gate_says_what_val_chose_alone():
     write_search(BOTH, lambda cfg: 0.7)
-    assert search.headline(BOTH, 2) == ["Choice: the search takes lr = 0.05; temperature = 1."]
+    assert choice.headline(BOTH, 2) == ["Choice: the search takes lr = 0.05; temperature = 1."]
 
 
 def test_the_figure_says_what_the_headline_says():
     written()
-    assert search_steps(search.scores(TINY, 2), TINY.title).sentence == search.headline(TINY, 2)[0]
+    assert search_steps(choice.scores(TINY, 2), TINY.title).sentence == choice.headline(TINY, 2)[0]
 
 
 def test_the_gate_is_not_known_before_a_student_has_recorded_its_teachers_margin():
@@ -371,5 +375,5 @@ def test_the_gate_is_not_known_before_a_student_has_recorded_its_teachers_margin
     step = next(step for step in TINY.steps if "kd" in step.methods)
     for seed in range(2):
         (records.folder() / f"{TINY.config(step, step.levels[0], 'kd', seed).key()}.json").unlink()
-    row = search.gate(TINY, 2).set_index("epochs").loc[40]
-    assert row.passes == "not known" and np.isnan(row[search.MARGIN])
+    row = choice.gate(TINY, 2).set_index("epochs").loc[40]
+    assert row.passes == "not known" and np.isnan(row[choice.MARGIN])

@@ -1,6 +1,8 @@
-"""The set-up: pyproject, lock and environment.yml agree; make, the machine check and .ci/run do as said.
+"""The set-up: pyproject, lock and environment.yml agree; make, the machine check and .ci/run do as
+said.
 
-Nothing here needs a network: where `make` would install, a stand-in for Python writes down what it is asked.
+Nothing here needs a network: where `make` would install, a stand-in for Python writes down what it
+is asked.
 """
 
 import os
@@ -16,14 +18,19 @@ from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-DIRECT = [Requirement(line) for line in PROJECT["dependencies"] + PROJECT["optional-dependencies"]["dev"]]
+DIRECT = [
+    Requirement(line) for line in PROJECT["dependencies"] + PROJECT["optional-dependencies"]["dev"]
+]
 LOCK = (ROOT / "requirements.lock").read_text()
 ENTRY = re.compile(
     r"^[a-z0-9-]+==[^\s\\]+(?: ; [^\\\n]+)?(?: \\\n    --hash=sha256:[0-9a-f]{64})+\n", re.MULTILINE
 )
 LOCKED = [Requirement(entry.split(" \\\n")[0]) for entry in ENTRY.findall(LOCK)]
 ENVIRONMENT = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
-PAIR = {"torch": "2.15.0", "torchvision": "0.29.2"}  # tested together; CUDA builds that need no extra index
+PAIR = {
+    "torch": "2.15.0",
+    "torchvision": "0.29.2",
+}  # tested together; CUDA builds that need no extra index
 
 
 def version(requirement):
@@ -34,7 +41,8 @@ def version(requirement):
 
 
 def locked(name, python):
-    """Versions of package `name` that the lock installs on Linux under this Python, as in "3.11"."""
+    """Versions of package `name` that the lock installs on Linux under this Python, as in
+    "3.11"."""
     machine = {
         "python_full_version": f"{python}.9",
         "python_version": python,
@@ -43,7 +51,11 @@ def locked(name, python):
         "os_name": "posix",
         "implementation_name": "cpython",
     }
-    return [version(r) for r in LOCKED if r.name == name and (r.marker is None or r.marker.evaluate(machine))]
+    return [
+        version(r)
+        for r in LOCKED
+        if r.name == name and (r.marker is None or r.marker.evaluate(machine))
+    ]
 
 
 def test_lock_holds_names_versions_markers_and_hashes_only():
@@ -62,9 +74,13 @@ def test_each_direct_dependency_is_locked_once_and_in_range(wanted, python):
 
 
 def test_environment_yml_pins_the_locked_versions():
-    (python,) = [d.partition("=")[2] for d in ENVIRONMENT if isinstance(d, str) and d.startswith("python=")]
+    (python,) = [
+        d.partition("=")[2] for d in ENVIRONMENT if isinstance(d, str) and d.startswith("python=")
+    ]
     (lines,) = [d["pip"] for d in ENVIRONMENT if isinstance(d, dict)]
-    pins = {r.name: version(r) for r in map(Requirement, (line for line in lines if line != "-e ."))}
+    pins = {
+        r.name: version(r) for r in map(Requirement, (line for line in lines if line != "-e ."))
+    }
     assert pins == {r.name: locked(r.name, python)[0] for r in DIRECT}
     assert python in Requirement(f"python{PROJECT['requires-python']}").specifier
 
@@ -79,7 +95,12 @@ def test_citation_names_this_version_and_the_paper():
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
     assert citation["version"] == PROJECT["version"]
     (paper,) = citation["references"]
-    assert [a["family-names"] for a in paper["authors"]] == ["Lukasik", "Bhojanapalli", "Menon", "Kumar"]
+    assert [a["family-names"] for a in paper["authors"]] == [
+        "Lukasik",
+        "Bhojanapalli",
+        "Menon",
+        "Kumar",
+    ]
     assert paper["identifiers"][0]["value"] == "arXiv:2106.10494"
 
 
@@ -87,21 +108,30 @@ def test_citation_names_this_version_and_the_paper():
 
 
 def clean_environment(**more):
-    """This process's environment without what an outer `make test VENV=none` hands down to an inner make."""
+    """This process's environment without what an outer `make test VENV=none` hands down to an inner
+    make."""
     from_make = {"MAKEFLAGS", "MFLAGS", "MAKELEVEL", "MAKEOVERRIDES"}
     ours = from_make | {"VENV", "PYTHON", "PYTHONPATH", "NEED_GB", "KDLIB_DATA"}
-    return {k: v for k, v in os.environ.items() if k not in ours} | {k: str(v) for k, v in more.items()}
+    return {k: v for k, v in os.environ.items() if k not in ours} | {
+        k: str(v) for k, v in more.items()
+    }
 
 
 def make(*arguments, folder=ROOT, **more):
     """Run make; returns the finished process with its output as text."""
     return subprocess.run(
-        ["make", *arguments], cwd=folder, env=clean_environment(**more), capture_output=True, text=True
+        ["make", *arguments],
+        cwd=folder,
+        env=clean_environment(**more),
+        capture_output=True,
+        text=True,
     )
 
 
 def test_help_is_the_default_and_lists_every_target():
-    targets = set(re.search(r"^\.PHONY: (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)[1].split())
+    targets = set(
+        re.search(r"^\.PHONY: (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)[1].split()
+    )
     assert {"report", "test", "lab", "help"} <= targets
     listed = make()
     assert listed.returncode == 0
@@ -110,9 +140,16 @@ def test_help_is_the_default_and_lists_every_target():
 
 
 def test_without_environment_the_current_python_runs_and_nothing_is_installed():
-    commands = {"test": "-m pytest -q", "report": "-m kdlib report", "lab": "-m jupyterlab notebooks"}
+    commands = {
+        "test": "-m pytest -q",
+        "report": "-m kdlib report",
+        "lab": "-m jupyterlab notebooks",
+    }
     for target, command in commands.items():
-        assert make("--dry-run", target, "VENV=none", "PYTHON=my-python").stdout == f"my-python {command}\n"
+        assert (
+            make("--dry-run", target, "VENV=none", "PYTHON=my-python").stdout
+            == f"my-python {command}\n"
+        )
 
 
 STAND_IN = """#!/bin/sh
@@ -125,7 +162,8 @@ case "$*" in *"$FAIL_AT"*) exit 7;; esac
 
 @pytest.fixture
 def checkout(tmp_path):
-    """A function that runs make in a copy with the stand-in: target -> exit code, calls of Python, output."""
+    """A function that runs make in a copy with the stand-in: target -> exit code, calls of Python,
+    output."""
     for name in ["Makefile", "requirements.lock", "pyproject.toml"]:
         (tmp_path / name).write_bytes((ROOT / name).read_bytes())
     (tmp_path / "python").write_text(STAND_IN)
@@ -134,13 +172,17 @@ def checkout(tmp_path):
 
     def run(target, fail_at="nothing"):
         calls.write_text("")
-        done = make(target, f"PYTHON={tmp_path}/python", folder=tmp_path, CALLS=calls, FAIL_AT=fail_at)
+        done = make(
+            target, f"PYTHON={tmp_path}/python", folder=tmp_path, CALLS=calls, FAIL_AT=fail_at
+        )
         return done.returncode, calls.read_text().splitlines(), done.stdout
 
     return run
 
 
-def test_first_call_checks_then_installs_the_lock_with_hashes_and_second_call_starts_at_once(checkout):
+def test_first_call_checks_then_installs_the_lock_with_hashes_and_second_call_starts_at_once(
+    checkout,
+):
     rc, calls, said = checkout("test")
     assert rc == 0
     steps = [
@@ -151,7 +193,10 @@ def test_first_call_checks_then_installs_the_lock_with_hashes_and_second_call_st
         "-m pytest -q",
     ]
     assert [call.partition(" ")[2] for call in calls] == steps
-    assert [call.startswith("PIP_CONSTRAINT=/dev/null ") for call in calls if " pip " in call] == [True, True]
+    assert [call.startswith("PIP_CONSTRAINT=/dev/null ") for call in calls if " pip " in call] == [
+        True,
+        True,
+    ]
     assert said.index("torch: several GB, 2-4 minutes") < said.index("--require-hashes")
     rc, calls, _ = checkout("report")
     assert rc == 0 and [call.partition(" ")[2] for call in calls] == ["-m kdlib report"]
@@ -164,7 +209,9 @@ def test_a_step_that_fails_stops_the_rest_and_leaves_no_valid_stamp(checkout, tm
     assert not (tmp_path / ".venv/.stamp").exists()
     assert checkout("test")[0] == 0 and (tmp_path / ".venv/.stamp").exists()
     later = (tmp_path / ".venv/.stamp").stat().st_mtime + 5
-    os.utime(tmp_path / "requirements.lock", (later, later))  # a new lock: the old stamp is not enough
+    os.utime(
+        tmp_path / "requirements.lock", (later, later)
+    )  # a new lock: the old stamp is not enough
     rc, calls, _ = checkout("test", fail_at=step)
     assert rc != 0 and step in calls[-1] and "-m pytest -q" not in calls[-1]
     assert any("--require-hashes" in call for call in checkout("test")[1])
@@ -180,7 +227,10 @@ CHECK = runpy.run_path(str(ROOT / "tools/check_machine.py"))
     [
         (((3, 11, 0), True, 10.0, 10, "/x"), []),
         (((4, 0, 1), True, 90.0, 10, "/x"), []),
-        (((3, 10, 13), True, 90.0, 10, "/x"), ["this Python is 3.10, but Python 3.11 or later is needed"]),
+        (
+            ((3, 10, 13), True, 90.0, 10, "/x"),
+            ["this Python is 3.10, but Python 3.11 or later is needed"],
+        ),
         (((3, 12, 1), False, 90.0, 10, "/x"), ["apt install python3.12-venv"]),
         (((3, 12, 1), True, 9.96, 10, "/x"), ["needs 10 GB, but /x has only 9.9 GB free"]),
         (((2, 7, 18), False, 0.0, 10, "/x"), ["this Python is 2.7", "no ensurepip", "only 0.0 GB"]),
@@ -210,7 +260,8 @@ def test_too_little_disk_stops_make_with_one_sentence(tmp_path):
 
 
 def run_ci(folder, **more):
-    """Run a copy of .ci/run with stand-ins for make and browser: the finished process, the calls of make."""
+    """Run a copy of .ci/run with stand-ins for make and browser: the finished process, the calls of
+    make."""
     clone, tools, calls = folder / "clone", folder / "bin", folder / "calls"
     (clone / ".ci").mkdir(parents=True)
     (clone / ".ci/run").write_bytes((ROOT / ".ci/run").read_bytes())
@@ -222,7 +273,11 @@ def run_ci(folder, **more):
         (tools / name).chmod(0o755)
     environment = clean_environment(PATH=f"{tools}:{os.environ['PATH']}", CALLS=calls, **more)
     done = subprocess.run(
-        ["bash", str(clone / ".ci/run")], cwd=folder, env=environment, capture_output=True, text=True
+        ["bash", str(clone / ".ci/run")],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
     )
     return done, calls.read_text().splitlines()
 

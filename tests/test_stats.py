@@ -1,4 +1,5 @@
-"""Statistics against hand computation, enumeration, scipy; coverage on simulated data at study sizes."""
+"""Statistics against hand computation, enumeration, scipy; coverage on simulated data at study
+sizes."""
 
 import itertools
 import subprocess
@@ -10,9 +11,9 @@ import numpy as np
 import pytest
 from scipy import optimize, special, stats
 
-import kdlib.stats
+import kdlib.evidence.stats
 from kdlib.config import KdlibError
-from kdlib.stats import (
+from kdlib.evidence.stats import (
     GroupMeans,
     agreement,
     correlation_with_gain,
@@ -38,22 +39,27 @@ def average(means):
 
 
 def simulated_study(rng, sizes, seeds, seed_sd, example_sd, offset, gain):
-    """Right or not, (S, N) bool, of a student and its baseline: effects of seed, seed x group and example.
+    """Right or not, (S, N) bool, of a student and its baseline: effects of seed, seed x group and
+    example.
 
-    Difficulty is shared by both, with sd 2; each has example effects of its own, so the gain has them too.
+    Difficulty is shared by both, with sd 2; each has example effects of its own, so the gain has
+    them too.
     """
     group = np.repeat(np.arange(len(sizes)), sizes)
     difficulty = rng.normal(0, 2, len(group))
     right = []
     for shift in (offset + gain, offset):
-        cell = shift + seed_sd * (rng.normal(size=(seeds, 1)) + rng.normal(size=(seeds, len(sizes))))
+        cell = shift + seed_sd * (
+            rng.normal(size=(seeds, 1)) + rng.normal(size=(seeds, len(sizes)))
+        )
         logits = difficulty + rng.normal(0, example_sd, len(group)) + cell[:, group]
         right.append(rng.random(logits.shape) < special.expit(logits))
     return *right, group
 
 
 def true_average_gain(seed_sd, example_sd, offset, gain):
-    """The expected average gain of `simulated_study`, by quadrature: the logits of a group are normal."""
+    """The expected average gain of `simulated_study`, by quadrature: the logits of a group are
+    normal."""
     nodes, weights = np.polynomial.hermite_e.hermegauss(80)
     sd = np.sqrt(2**2 + 2 * seed_sd**2 + example_sd**2)
     logits = np.stack([offset + gain, offset])[:, :, None] + sd * nodes  # (2, G, nodes)
@@ -79,27 +85,43 @@ def test_group_means_are_the_masked_means_and_an_empty_group_is_nan():
     means = group_means(values, group, groups=4, resamples=50)
     assert means.observed.shape == (3, 4) and means.resampled.shape == (50, 3, 4)
     for g in (0, 1, 3):
-        np.testing.assert_allclose(means.observed[:, g], values[:, group == g].mean(axis=1), rtol=1e-12)
+        np.testing.assert_allclose(
+            means.observed[:, g], values[:, group == g].mean(axis=1), rtol=1e-12
+        )
     assert np.isnan(means.observed[:, 2]).all() and np.isnan(means.resampled[:, :, 2]).all()
     assert np.isfinite(means.resampled[:, :, [0, 1, 3]]).all()
 
 
-def test_resampled_means_are_means_of_n_examples_of_the_group_drawn_with_replacement():
+def test_resampled_means_are_means_of_one_example_less_than_the_group_has_drawn_with_replacement():
     n = 4
     powers = np.array([[1.0, 10.0, 100.0, 1000.0, 7.0]])  # the sum of a redraw spells its counts
-    sums = group_means(powers, np.array([1, 1, 1, 1, 0]), 2, resamples=4000).resampled[:, 0, 1] * n
-    drawn = np.array([[int(digit) for digit in f"{round(s):04d}"] for s in sums])
-    assert (drawn.sum(axis=1) == n).all()
-    expected = stats.binom.pmf(np.arange(n + 1), n, 1 / n) * 4000  # each example: binomial(n, 1/n)
+    sums = group_means(powers, np.array([1, 1, 1, 1, 0]), 2, resamples=4000).resampled[:, 0, 1]
+    drawn = np.array([[int(digit) for digit in f"{round((n - 1) * s):04d}"] for s in sums])
+    assert (drawn.sum(axis=1) == n - 1).all()
+    expected = stats.binom.pmf(np.arange(n), n - 1, 1 / n) * 4000  # each: binomial(n - 1, 1/n)
     for counts in drawn.T:
-        assert stats.chisquare(np.bincount(counts, minlength=n + 1), expected).pvalue > 1e-3
+        assert stats.chisquare(np.bincount(counts, minlength=n), expected).pvalue > 1e-3
+
+
+def test_groups_of_one_example_vary_as_the_examples_of_all_of_them():
+    """As one stratum: the variance of each is the sample variance of all, and of their mean its mth."""
+    values = np.random.default_rng(0).normal(size=(2, 40))
+    means = group_means(values, np.arange(40), 41, resamples=20000)
+    np.testing.assert_array_equal(means.observed[:, :40], values)
+    each = means.resampled[..., :40]
+    wanted = values.var(axis=1, ddof=1)
+    np.testing.assert_allclose(each.var(axis=0).mean(axis=1), wanted, rtol=0.03)
+    np.testing.assert_allclose(each.mean(axis=2).var(axis=0), wanted / 40, rtol=0.05)
+    assert np.isnan(means.resampled[..., 40]).all()
+    alone = group_means(values[:, :3], np.array([0, 0, 1]), 2, resamples=50)
+    assert np.isnan(alone.resampled[..., 1]).all() and np.isfinite(alone.observed).all()
 
 
 def test_bootstrap_variance_is_the_textbook_one():
     values, group = small_study()
     means = group_means(values, group, 4, resamples=20000)
     for g in (0, 1, 3):
-        wanted = values[:, group == g].var(axis=1) / (group == g).sum()
+        wanted = values[:, group == g].var(axis=1, ddof=1) / (group == g).sum()
         np.testing.assert_allclose(means.resampled[:, :, g].var(axis=0), wanted, rtol=0.06)
 
 
@@ -107,7 +129,7 @@ def test_redraw_is_shared_by_seeds_and_by_calls_so_differences_are_paired():
     values, group = small_study()
     first, second = values, np.random.default_rng(1).normal(size=values.shape)
     student = group_means(first, group, 4, 200)
-    kdlib.stats._redraws.cache_clear()  # as in another process
+    kdlib.evidence.stats._redraws.cache_clear()  # as in another process
     apart = student - group_means(second, group, 4, 200)
     together = group_means(first - second, group, 4, 200)
     np.testing.assert_allclose(apart.resampled, together.resampled, atol=1e-12)
@@ -117,20 +139,26 @@ def test_redraw_is_shared_by_seeds_and_by_calls_so_differences_are_paired():
 
 def test_redraws_differ_between_groups_of_one_size_and_between_resampling_seeds():
     values, group = np.tile(np.random.default_rng(0).normal(size=30), (1, 2)), np.repeat([0, 1], 30)
-    first, second = (group_means(values, group, 2, 2000, seed=seed).resampled[:, 0] for seed in (0, 1))
+    first, second = (
+        group_means(values, group, 2, 2000, seed=seed).resampled[:, 0] for seed in (0, 1)
+    )
     assert abs(np.corrcoef(first[:, 0], first[:, 1])[0, 1]) < 0.1
     assert abs(np.corrcoef(first[:, 0], second[:, 0])[0, 1]) < 0.1
 
 
-def test_group_means_are_reproducible_and_do_not_depend_on_the_chunk_or_on_other_groups(monkeypatch):
+def test_group_means_are_reproducible_and_do_not_depend_on_the_chunk_or_on_other_groups(
+    monkeypatch,
+):
     values, group = small_study()
     means = group_means(values, group, 4, 30, seed=7)
-    monkeypatch.setattr(kdlib.stats, "CHUNK", 100)
+    monkeypatch.setattr(kdlib.evidence.stats, "CHUNK", 100)
     kept = group != 0
     for rows in (slice(None), kept):
-        kdlib.stats._redraws.cache_clear()  # else nothing is drawn again
+        kdlib.evidence.stats._redraws.cache_clear()  # else nothing is drawn again
         again = group_means(values[:, rows], group[rows], 4, 30, seed=7)
-        np.testing.assert_allclose(again.resampled[:, :, [1, 3]], means.resampled[:, :, [1, 3]], rtol=1e-12)
+        np.testing.assert_allclose(
+            again.resampled[:, :, [1, 3]], means.resampled[:, :, [1, 3]], rtol=1e-12
+        )
 
 
 @pytest.mark.parametrize("groups", [1, 100])
@@ -145,16 +173,24 @@ def test_group_means_stay_within_300_megabytes(groups):
     np.testing.assert_array_equal(means.observed[:, 0], right[:, group == 0].mean(axis=1))
 
 
-@pytest.mark.parametrize("values, group, resamples, says", [
-    (np.ones(3), [0, 0, 1], 10, r"values \(S, N\)"),
-    (np.ones((2, 3)), [0, 1], 10, r"not \(2, 3\), \(2,\)"),
-    (np.ones((2, 0)), np.zeros(0, int), 10, "at least one seed and one example"),
-    (np.ones((2, 3)), [0, 1, 2], 10, "integers from 0 to 1"),
-    (np.ones((2, 3)), [0, -1, 1], 10, "integers from 0 to 1"),
-    (np.ones((2, 3)), [0.0, 1.0, 1.0], 10, "integers from 0 to 1"),
-    (np.ones((2, 3)), [0, 1, 1], 1, "at least 2 resamples, got 1"),
-    (np.array([[1, 1, 1], [1, np.nan, 1]]), [0, 1, 1], 10, "finite values, got nan in row 1, example 1"),
-])
+@pytest.mark.parametrize(
+    "values, group, resamples, says",
+    [
+        (np.ones(3), [0, 0, 1], 10, r"values \(S, N\)"),
+        (np.ones((2, 3)), [0, 1], 10, r"not \(2, 3\), \(2,\)"),
+        (np.ones((2, 0)), np.zeros(0, int), 10, "at least one seed and one example"),
+        (np.ones((2, 3)), [0, 1, 2], 10, "integers from 0 to 1"),
+        (np.ones((2, 3)), [0, -1, 1], 10, "integers from 0 to 1"),
+        (np.ones((2, 3)), [0.0, 1.0, 1.0], 10, "integers from 0 to 1"),
+        (np.ones((2, 3)), [0, 1, 1], 1, "at least 2 resamples, got 1"),
+        (
+            np.array([[1, 1, 1], [1, np.nan, 1]]),
+            [0, 1, 1],
+            10,
+            "finite values, got nan in row 1, example 1",
+        ),
+    ],
+)
 def test_group_means_refuse_bad_input_with_a_sentence(values, group, resamples, says):
     with pytest.raises(KdlibError, match=says):
         group_means(values, group, 2, resamples)
@@ -165,11 +201,17 @@ def test_arithmetic_and_map_work_on_both_parts():
     a, b = group_means(values, group, 4, 20), group_means(values**2, group, 4, 20)
     weights = np.arange(4.0)
     for got, wanted in [
-        (a + b, lambda x, y: x + y), (a - b, lambda x, y: x - y), (a * b, lambda x, y: x * y),
-        (a / b, lambda x, y: x / y), (100 * a, lambda x, y: 100 * x), (a * 100, lambda x, y: 100 * x),
-        (weights * a, lambda x, y: weights * x), (np.float64(2) * a, lambda x, y: 2 * x),
+        (a + b, lambda x, y: x + y),
+        (a - b, lambda x, y: x - y),
+        (a * b, lambda x, y: x * y),
+        (a / b, lambda x, y: x / y),
+        (100 * a, lambda x, y: 100 * x),
+        (a * 100, lambda x, y: 100 * x),
+        (weights * a, lambda x, y: weights * x),
+        (np.float64(2) * a, lambda x, y: 2 * x),
         (a - 1, lambda x, y: x - 1),
-        (a.map(worst, k=2), lambda x, y: worst(x, 2)), (a.map(rank_correlation, b), rank_correlation),
+        (a.map(worst, k=2), lambda x, y: worst(x, 2)),
+        (a.map(rank_correlation, b), rank_correlation),
     ]:
         assert isinstance(got, GroupMeans)
         np.testing.assert_array_equal(got.observed, wanted(a.observed, b.observed))
@@ -179,7 +221,7 @@ def test_arithmetic_and_map_work_on_both_parts():
 
 
 def test_import_needs_numpy_only():
-    code = "import sys, kdlib.stats; sys.exit(any(m in sys.modules for m in ('scipy', 'torch', 'pandas')))"
+    code = "import sys, kdlib.evidence.stats; sys.exit(any(m in sys.modules for m in ('scipy', 'torch', 'pandas')))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
@@ -197,7 +239,9 @@ def anova(x):
 def test_interval_over_all_redraws_is_the_two_way_anova_exactly():
     x = np.array([[0.9, 0.1, 0.4, 0.8], [1.2, 0.4, 0.3, 1.0], [0.7, -0.2, 0.5, 0.3]])
     seeds, n = x.shape
-    resampled = np.array([x[:, list(draw)].mean(axis=1) for draw in itertools.product(range(n), repeat=n)])
+    resampled = np.array(
+        [x[:, list(draw)].mean(axis=1) for draw in itertools.product(range(n), repeat=n)]
+    )
     got = interval(x.mean(axis=1), resampled)
     by_seed, by_example, residual = anova(x)
     shrink = (n - 1) / n * 256 / 255  # the bootstrap's factor; the sample variance over 256 redraws
@@ -206,7 +250,9 @@ def test_interval_over_all_redraws_is_the_two_way_anova_exactly():
     assert got.se == pytest.approx(np.sqrt(v_seed + v_example), rel=1e-12)
     df = (v_seed + v_example) ** 2 / (v_seed**2 / 2 + v_example**2 / 255)  # Satterthwaite
     assert got.df == pytest.approx(df, rel=1e-12)
-    assert (got.low, got.high) == pytest.approx(stats.t.interval(0.95, got.df, x.mean(), got.se), rel=1e-12)
+    assert (got.low, got.high) == pytest.approx(
+        stats.t.interval(0.95, got.df, x.mean(), got.se), rel=1e-12
+    )
     assert got.estimate == pytest.approx(x.mean()) and got.bias == pytest.approx(0, abs=1e-12)
     assert got.n == 3 and got.per_seed == pytest.approx(x.mean(axis=1))
 
@@ -227,14 +273,22 @@ def test_without_example_variance_the_interval_is_the_paired_t_interval():
     assert (got.low, got.high, got.df) == pytest.approx((low, high, 4))
 
 
-@pytest.mark.parametrize("observed, spread, bound", [
-    ([0.4, 0.4, 0.4], [1.0, 1.0, 1.0], "examples"),  # the seeds agree to the digit
-    ([0.1, 0.4, 0.9], [0.0, 0.0, 0.0], "seeds"),
-])
+@pytest.mark.parametrize(
+    "observed, spread, bound",
+    [
+        ([0.4, 0.4, 0.4], [1.0, 1.0, 1.0], "examples"),  # the seeds agree to the digit
+        ([0.1, 0.4, 0.9], [0.0, 0.0, 0.0], "seeds"),
+    ],
+)
 def test_variance_is_never_below_that_of_seeds_or_examples_alone(observed, spread, bound):
     rng = np.random.default_rng(0)
-    resampled = np.array(observed) + spread * rng.normal(size=(4000, 3))  # each seed its own: only R
-    wanted = {"seeds": np.var(observed, ddof=1) / 3, "examples": resampled.mean(axis=1).var(ddof=1)}[bound]
+    resampled = np.array(observed) + spread * rng.normal(
+        size=(4000, 3)
+    )  # each seed its own: only R
+    wanted = {
+        "seeds": np.var(observed, ddof=1) / 3,
+        "examples": resampled.mean(axis=1).var(ddof=1),
+    }[bound]
     assert interval(observed, resampled).se == pytest.approx(np.sqrt(wanted), rel=1e-12)
 
 
@@ -253,12 +307,15 @@ def test_detectable_effect_is_found_with_power_80_percent():
     assert power == pytest.approx(0.8, abs=0.02)
 
 
-@pytest.mark.parametrize("observed, resampled", [
-    ([0.3], np.full((20, 1), 0.3)),
-    ([0.3, np.nan], np.full((20, 2), 0.3)),
-    ([0.3, 0.2], np.where(np.arange(40).reshape(20, 2) == 7, np.nan, 0.3)),
-    ([0.3, 0.2], np.where(np.arange(40).reshape(20, 2) == 7, np.inf, 0.3)),
-])
+@pytest.mark.parametrize(
+    "observed, resampled",
+    [
+        ([0.3], np.full((20, 1), 0.3)),
+        ([0.3, np.nan], np.full((20, 2), 0.3)),
+        ([0.3, 0.2], np.where(np.arange(40).reshape(20, 2) == 7, np.nan, 0.3)),
+        ([0.3, 0.2], np.where(np.arange(40).reshape(20, 2) == 7, np.inf, 0.3)),
+    ],
+)
 def test_one_seed_or_a_value_that_is_not_finite_gives_no_interval_and_no_p(observed, resampled):
     got = interval(observed, resampled)
     assert got.n == len(observed) and got.per_seed[0] == 0.3
@@ -267,9 +324,14 @@ def test_one_seed_or_a_value_that_is_not_finite_gives_no_interval_and_no_p(obser
     assert np.isnan(got.p())
 
 
-@pytest.mark.parametrize("observed, resampled", [
-    ([0.1, 0.2], np.zeros((5, 3))), ([], np.zeros((5, 0))), (0.1, [[0.1]]),
-])
+@pytest.mark.parametrize(
+    "observed, resampled",
+    [
+        ([0.1, 0.2], np.zeros((5, 3))),
+        ([], np.zeros((5, 0))),
+        (0.1, [[0.1]]),
+    ],
+)
 def test_interval_refuses_other_shapes(observed, resampled):
     with pytest.raises(KdlibError, match="interval needs observed"):
         interval(observed, resampled)
@@ -292,40 +354,52 @@ def test_without_example_variance_welch_is_the_textbook_test():
     got = welch(*(GroupMeans(values, np.tile(values, (40, 1))) for values in (mine, other)))
     wanted = stats.ttest_ind(mine, other, equal_var=False)
     bounds = wanted.confidence_interval()
-    assert (got.estimate, got.low, got.high) == pytest.approx((mine.mean() - other.mean(), bounds.low, bounds.high))
+    assert (got.estimate, got.low, got.high) == pytest.approx(
+        (mine.mean() - other.mean(), bounds.low, bounds.high)
+    )
     assert (got.df, got.p()) == pytest.approx((wanted.df, wanted.pvalue))
     assert (got.n, got.baselines) == (5, 24)
     assert got.per_seed == pytest.approx(mine - other.mean())
 
 
 def test_with_one_and_the_same_sample_size_and_no_shared_seed_welch_adds_the_examples_once():
-    """Networks that differ by nothing but chance on the examples: the variance is that of the examples alone."""
+    """Networks that differ by nothing but chance on the examples: the variance is that of the
+    examples alone."""
     rng = np.random.default_rng(1)
-    effect = rng.normal(0, 3, 2000)   # of each resample, on all networks of one sample alike
-    got = welch(GroupMeans(np.full(6, 2.0), np.tile(effect[:, None], (1, 6))),
-                GroupMeans(np.full(9, 1.0), np.tile(0.5 * effect[:, None], (1, 9))))
+    effect = rng.normal(0, 3, 2000)  # of each resample, on all networks of one sample alike
+    got = welch(
+        GroupMeans(np.full(6, 2.0), np.tile(effect[:, None], (1, 6))),
+        GroupMeans(np.full(9, 1.0), np.tile(0.5 * effect[:, None], (1, 9))),
+    )
     assert got.se == pytest.approx(effect.std(ddof=1) / 2)
 
 
-@pytest.mark.parametrize("mine, other", [([0.1], [0.1, 0.3]), ([0.1, 0.3], [0.2]), ([0.1, np.nan], [0.2, 0.3])])
+@pytest.mark.parametrize(
+    "mine, other", [([0.1], [0.1, 0.3]), ([0.1, 0.3], [0.2]), ([0.1, np.nan], [0.2, 0.3])]
+)
 def test_welch_needs_two_networks_on_either_side(mine, other):
     got = welch(*(GroupMeans(np.array(v), np.tile(v, (40, 1))) for v in (mine, other)))
     assert np.isnan([got.se, got.low, got.high, got.p()]).all()
 
 
 def pools(rng, seeds, baselines, network_sd, example_sd, both_sd, groups=8, n=40, gain=0.0):
-    """GroupMeans of a method and a pool: effects of network, of example on the method alone, of both, and of difficulty."""
+    """GroupMeans of a method and a pool: effects of network, of example on the method alone, of
+    both, and of difficulty."""
     group = np.repeat(np.arange(groups), n)
     difficulty, own = rng.normal(0, 5, len(group)), rng.normal(0, example_sd, len(group))
     samples = []
     for count, extra in ((seeds, gain + own), (baselines, 0 * own)):
-        networks = rng.normal(0, network_sd, (count, 1)) + rng.normal(0, both_sd, (count, len(group)))
+        networks = rng.normal(0, network_sd, (count, 1)) + rng.normal(
+            0, both_sd, (count, len(group))
+        )
         samples.append(group_means(difficulty + extra + networks, group, groups, 200))
     return samples
 
 
 @pytest.mark.parametrize("seeds, baselines", [(8, 24), (4, 12), (8, 8)])
-@pytest.mark.parametrize("network_sd, example_sd, both_sd", [(1.0, 1.0, 3.0), (0.5, 8.0, 1.0), (1.0, 0.0, 0.0)])
+@pytest.mark.parametrize(
+    "network_sd, example_sd, both_sd", [(1.0, 1.0, 3.0), (0.5, 8.0, 1.0), (1.0, 0.0, 0.0)]
+)
 def test_coverage_of_gains_over_a_pool(seeds, baselines, network_sd, example_sd, both_sd):
     rng, covered = np.random.default_rng(4), []
     for _ in range(1500):
@@ -341,7 +415,7 @@ def test_holm_by_hand_and_without_any_false_finding_in_95_percent_of_families():
     rng, false = np.random.default_rng(5), []
     for _ in range(2000):
         p = rng.uniform(size=8)
-        p[:3] = 1e-5   # three findings that are there
+        p[:3] = 1e-5  # three findings that are there
         adjusted = holm(p)
         assert (adjusted[:3] <= 0.05).all()
         false.append((adjusted[3:] <= 0.05).any())
@@ -349,14 +423,24 @@ def test_holm_by_hand_and_without_any_false_finding_in_95_percent_of_families():
 
 
 @pytest.mark.parametrize("seeds", [6, 8])
-@pytest.mark.parametrize("seed_sd, example_sd, both_sd", [
-    (1, 0, 0), (1, 0.2, 0), (1, 0.5, 0.5), (0.5, 0.5, 1), (0, 1, 1), (1, 1, 3),
-])
+@pytest.mark.parametrize(
+    "seed_sd, example_sd, both_sd",
+    [
+        (1, 0, 0),
+        (1, 0.2, 0),
+        (1, 0.5, 0.5),
+        (0.5, 0.5, 1),
+        (0, 1, 1),
+        (1, 1, 3),
+    ],
+)
 def test_coverage_with_normal_effects(seeds, seed_sd, example_sd, both_sd):
     rng = np.random.default_rng(1)
 
     def effects(*shape):
-        return example_sd * rng.normal(size=(*shape, 1)) + both_sd * rng.normal(size=(*shape, seeds))
+        return example_sd * rng.normal(size=(*shape, 1)) + both_sd * rng.normal(
+            size=(*shape, seeds)
+        )
 
     intervals = []
     for _ in range(2000):
@@ -384,7 +468,9 @@ def digits_study():
         found.average.append(interval(*(student - one_hot).map(average)))
         found.worst.append(interval(*student.map(worst, k=2)))
         found.worst_gain.append(interval(*(student.map(worst, k=2) - one_hot.map(worst, k=2))))
-        found.rank.append(interval(*(student - one_hot).map(lambda gains: rank_correlation(margin, gains))))
+        found.rank.append(
+            interval(*(student - one_hot).map(lambda gains: rank_correlation(margin, gains)))
+        )
     return found
 
 
@@ -392,28 +478,38 @@ def digits_study():
 def test_coverage_of_statistics_that_pick_or_rank_groups(digits_study, name, least):
     """What they estimate, for a test set of this size, is their mean over the simulated studies.
 
-    Found with 3000 studies: 96.1 % for the difference of two worst-k, 94.3 % for worst-k itself, 94.4 % for a
-    rank correlation; in four other settings of 1000 studies each 94.5-97.3, 92.0-93.1 and 92.8-95.6 %.
+    Found with 3000 studies: 96.1 % for the difference of two worst-k, 94.3 % for worst-k itself,
+    94.4 % for a rank correlation; in four other settings of 1000 studies each 94.5-97.3, 92.0-93.1
+    and 92.8-95.6 %.
     """
     intervals = getattr(digits_study, name)
     assert least < covered(np.mean([i.estimate for i in intervals]), intervals) < 0.98
 
 
 def test_worst_of_the_test_set_shows_its_bias(digits_study):
-    assert np.mean([i.bias for i in digits_study.worst]) < -0.005  # picking the worst: half a point or more
+    assert (
+        np.mean([i.bias for i in digits_study.worst]) < -0.005
+    )  # picking the worst: half a point or more
     assert abs(np.mean([i.bias for i in digits_study.average])) < 0.001
 
 
-@pytest.mark.parametrize("sizes, seeds, seed_sd, example_sd, offset, gain", [
-    (DIGITS, 8, 0.12, 0.7, np.linspace(-1.5, 2.5, 10), np.linspace(-0.4, 0.5, 10)),
-    (FEW_OF_CIFAR20, 6, 0.06, 1.0, np.full(6, -1.0), np.linspace(-0.5, 0.1, 6)),
-    (FEW_OF_CIFAR20, 6, 0.12, 1.0, np.full(6, -1.0), np.linspace(-0.5, 0.1, 6)),
-], ids=["digits", "cifar20-lt few, seeds alike", "cifar20-lt few, seeds apart"])
+@pytest.mark.parametrize(
+    "sizes, seeds, seed_sd, example_sd, offset, gain",
+    [
+        (DIGITS, 8, 0.12, 0.7, np.linspace(-1.5, 2.5, 10), np.linspace(-0.4, 0.5, 10)),
+        (FEW_OF_CIFAR20, 6, 0.06, 1.0, np.full(6, -1.0), np.linspace(-0.5, 0.1, 6)),
+        (FEW_OF_CIFAR20, 6, 0.12, 1.0, np.full(6, -1.0), np.linspace(-0.5, 0.1, 6)),
+    ],
+    ids=["digits", "cifar20-lt few, seeds alike", "cifar20-lt few, seeds apart"],
+)
 def test_coverage_of_gains_at_the_sizes_of_studies(sizes, seeds, seed_sd, example_sd, offset, gain):
-    """Differences in {-1, 0, 1}; found with 5000 studies: 94.8 % (digits), 94.9 and 94.3 % (cifar20-lt)."""
+    """Differences in {-1, 0, 1}; found with 5000 studies: 94.8 % (digits), 94.9 and 94.3 %
+    (cifar20-lt)."""
     rng, intervals = np.random.default_rng(3), []
     for i in range(1000):
-        student, one_hot, group = simulated_study(rng, sizes, seeds, seed_sd, example_sd, offset, gain)
+        student, one_hot, group = simulated_study(
+            rng, sizes, seeds, seed_sd, example_sd, offset, gain
+        )
         gains = group_means(student.astype(int) - one_hot, group, len(sizes), resamples=120, seed=i)
         intervals.append(interval(*gains.map(average)))
     assert 0.01 < np.mean([np.std(i.per_seed, ddof=1) for i in intervals]) < 0.03  # 1 to 3 points
@@ -423,20 +519,34 @@ def test_coverage_of_gains_at_the_sizes_of_studies(sizes, seeds, seed_sd, exampl
 # ---- tests over seeds and groups ---------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("gains", [
-    [0.3, 0.1, 0.4, 0.2, 0.5, 0.9], [0.3, -0.1, 0.4, 0.0, -0.2], [0.1, 0.2, 0.3, -0.3, -0.2, 0.1],
-    [0.0, 0.0, 0.0], [-1.5], [0.02, 0.02, 0.02, -0.02, 0.01, 0.03, 0.05, -0.01],
-])
+@pytest.mark.parametrize(
+    "gains",
+    [
+        [0.3, 0.1, 0.4, 0.2, 0.5, 0.9],
+        [0.3, -0.1, 0.4, 0.0, -0.2],
+        [0.1, 0.2, 0.3, -0.3, -0.2, 0.1],
+        [0.0, 0.0, 0.0],
+        [-1.5],
+        [0.02, 0.02, 0.02, -0.02, 0.01, 0.03, 0.05, -0.01],
+    ],
+)
 def test_sign_flip_is_enumeration_and_agrees_with_scipy(gains):
     exact = [round(1000 * g) for g in gains]  # whole numbers: ties are exact
-    reached = [abs(sum(s * g for s, g in zip(signs, exact, strict=True))) >= abs(sum(exact))
-               for signs in itertools.product((1, -1), repeat=len(exact))]
+    reached = [
+        abs(sum(s * g for s, g in zip(signs, exact, strict=True))) >= abs(sum(exact))
+        for signs in itertools.product((1, -1), repeat=len(exact))
+    ]
     p, floor = sign_flip(gains)
     assert p == pytest.approx(np.mean(reached)) and floor == 2 / 2 ** len(gains)
     if len(gains) > 1:
         wanted = stats.permutation_test(
-            (np.array(exact),), lambda x, axis: np.abs(x.sum(axis=axis)), vectorized=True,
-            permutation_type="samples", alternative="greater", n_resamples=np.inf)
+            (np.array(exact),),
+            lambda x, axis: np.abs(x.sum(axis=axis)),
+            vectorized=True,
+            permutation_type="samples",
+            alternative="greater",
+            n_resamples=np.inf,
+        )
         assert p == pytest.approx(wanted.pvalue)
 
 
@@ -454,13 +564,15 @@ def test_sign_flip_of_nan_is_nan_and_of_other_sizes_is_refused():
 
 
 def hierarchical_gains(rng, seeds, groups, d0, prior=4.0, effect=0.0):
-    """Gains (S, G) with variances from the scaled inverse chi-square prior with d0 degrees of freedom."""
+    """Gains (S, G) with variances from the scaled inverse chi-square prior with d0 degrees of
+    freedom."""
     variances = prior * d0 / rng.chisquare(d0, groups)
     return effect + np.sqrt(variances) * rng.normal(size=(seeds, groups))
 
 
 def two(gains, first):
-    """A sample of gains (S, G) as two samples of which the null is true: its first rows, and the rest."""
+    """A sample of gains (S, G) as two samples of which the null is true: its first rows, and the
+    rest."""
     return gains[:first], gains[first:]
 
 
@@ -473,7 +585,9 @@ def test_moderated_t_with_one_group_is_students_t():
 
 def test_moderated_t_with_wildly_different_variances_does_not_shrink():
     rng = np.random.default_rng(0)
-    gains = rng.normal(1, 1, (9, 61)) * np.where(np.arange(61) < 40, 1.0, 10.0 ** (6 * np.arange(61) - 240))
+    gains = rng.normal(1, 1, (9, 61)) * np.where(
+        np.arange(61) < 40, 1.0, 10.0 ** (6 * np.arange(61) - 240)
+    )
     t, p, df = moderated_t(*two(gains, 4))
     wanted = stats.ttest_ind(*two(gains, 4))
     assert 7 < df < 7.1
@@ -491,7 +605,9 @@ def test_moderated_t_with_equal_variances_pools_them_completely():
 
 @pytest.mark.parametrize("seeds, baselines, d0", [(4, 12, 3.0), (8, 24, 10.0), (6, 6, 1.0)])
 def test_moderated_t_equals_smyth_solved_by_root_finding(seeds, baselines, d0):
-    mine, other = two(hierarchical_gains(np.random.default_rng(5), seeds + baselines, 300, d0, effect=0.5), seeds)
+    mine, other = two(
+        hierarchical_gains(np.random.default_rng(5), seeds + baselines, 300, d0, effect=0.5), seeds
+    )
     d = seeds + baselines - 2
     s2 = ((seeds - 1) * mine.var(axis=0, ddof=1) + (baselines - 1) * other.var(axis=0, ddof=1)) / d
     e = np.log(s2) - special.digamma(d / 2) + np.log(d / 2)
@@ -499,7 +615,9 @@ def test_moderated_t_equals_smyth_solved_by_root_finding(seeds, baselines, d0):
     fitted = 2 * optimize.brentq(lambda h: special.polygamma(1, h) - excess, 1e-3, 1e4, xtol=1e-12)
     prior = np.exp(e.mean() + special.digamma(fitted / 2) - np.log(fitted / 2))
     shrunk = (fitted * prior + d * s2) / (fitted + d)
-    wanted = (mine.mean(axis=0) - other.mean(axis=0)) / np.sqrt(shrunk * (1 / seeds + 1 / baselines))
+    wanted = (mine.mean(axis=0) - other.mean(axis=0)) / np.sqrt(
+        shrunk * (1 / seeds + 1 / baselines)
+    )
     t, p, df = moderated_t(mine, other)
     assert df == pytest.approx(fitted + d, rel=1e-8)
     np.testing.assert_allclose(t, wanted, rtol=1e-8)
@@ -511,7 +629,9 @@ def test_moderated_t_recovers_the_prior_and_its_null_p_is_uniform():
     t, p, df = moderated_t(*two(gains, 4))
     assert df - 10 == pytest.approx(5, rel=0.08)
     assert stats.kstest(p, "uniform").pvalue > 0.01
-    assert stats.kstest(stats.ttest_ind(*two(gains, 4)).pvalue, "uniform").pvalue > 0.01  # the data are null
+    assert (
+        stats.kstest(stats.ttest_ind(*two(gains, 4)).pvalue, "uniform").pvalue > 0.01
+    )  # the data are null
 
 
 def test_moderated_t_with_zero_variances_and_nan_groups():
@@ -525,9 +645,15 @@ def test_moderated_t_with_zero_variances_and_nan_groups():
     np.testing.assert_array_equal(np.delete(p, 9), without[1])
 
 
-@pytest.mark.parametrize("mine, other", [
-    (np.ones((1, 5)), np.ones((4, 5))), (np.ones((4, 5)), np.ones((1, 5))), (np.full((4, 5), 0.1), np.full((4, 5), 0.1)),
-    (np.full((4, 5), np.nan), np.ones((4, 5)))])
+@pytest.mark.parametrize(
+    "mine, other",
+    [
+        (np.ones((1, 5)), np.ones((4, 5))),
+        (np.ones((4, 5)), np.ones((1, 5))),
+        (np.full((4, 5), 0.1), np.full((4, 5), 0.1)),
+        (np.full((4, 5), np.nan), np.ones((4, 5))),
+    ],
+)
 def test_moderated_t_without_spread_or_with_one_network_is_nan(mine, other):
     t, p, df = moderated_t(mine, other)
     assert t.shape == p.shape == (5,) and np.isnan([*t, *p, df]).all()
@@ -566,29 +692,49 @@ def test_false_discoveries_are_controlled_on_mixtures():
 
 
 def cut(rng, network, example, groups, splits=20, n=16, seeds=6, baselines=12, signal=0.0):
-    """(mine, pool) for `agreement`: effects of network x group and of examples on the method, in random halves of n examples."""
+    """(mine, pool) for `agreement`: effects of network x group and of examples on the method, in
+    random halves of n examples."""
     values = rng.normal(0, example, (groups, n))
-    noise = [rng.normal(0, 1, (count, groups, n)) + rng.normal(0, network, (count, groups, 1)) for count in (seeds, baselines)]
+    noise = [
+        rng.normal(0, 1, (count, groups, n)) + rng.normal(0, network, (count, groups, 1))
+        for count in (seeds, baselines)
+    ]
     right = [noise[0] + values + np.broadcast_to(signal, groups)[:, None], noise[1]]
-    first = rng.permuted(np.tile(np.arange(n) < n // 2, (splits, groups, 1)), axis=2)   # (K, G, n)
-    return [np.stack([np.einsum("sgn,kgn->ksg", r, half) / (n // 2) for half in (first, ~first)], axis=1) for r in right]
+    first = rng.permuted(np.tile(np.arange(n) < n // 2, (splits, groups, 1)), axis=2)  # (K, G, n)
+    return [
+        np.stack(
+            [np.einsum("sgn,kgn->ksg", r, half) / (n // 2) for half in (first, ~first)], axis=1
+        )
+        for r in right
+    ]
 
 
 def test_agreement_is_the_mean_covariance_between_seeds_examples_and_baselines():
-    """One split by hand: the covariance over groups between different seeds, each over its own half of pool and examples."""
+    """One split by hand: the covariance over groups between different seeds, each over its own half
+    of pool and examples."""
     mine, pool = cut(np.random.default_rng(0), 1.0, 1.0, 9, splits=1)
     order = np.random.default_rng(7).permutation(12)
-    here, there = mine[0, 0] - pool[0, 0, order[:6]].mean(axis=0), mine[0, 1] - pool[0, 1, order[6:]].mean(axis=0)
-    wanted = np.mean([np.cov(here[s], there[z])[0, 1] for s, z in itertools.permutations(range(6), 2)])
+    here, there = (
+        mine[0, 0] - pool[0, 0, order[:6]].mean(axis=0),
+        mine[0, 1] - pool[0, 1, order[6:]].mean(axis=0),
+    )
+    wanted = np.mean(
+        [np.cov(here[s], there[z])[0, 1] for s, z in itertools.permutations(range(6), 2)]
+    )
     assert agreement(mine, pool, 10, seed=7)[0] == pytest.approx(wanted)
 
 
 def test_agreement_is_fooled_neither_by_shared_examples_nor_by_a_shared_pool():
-    """Groups do not differ; examples, networks and the baselines that all seeds are compared with do."""
+    """Groups do not differ; examples, networks and the baselines that all seeds are compared with
+    do."""
     rng, null, real = np.random.default_rng(3), [], []
     for i in range(300):
         null.append(agreement(*cut(rng, 0.7, 3.0, 30, baselines=4), 199, seed=i)[1])
-        real.append(agreement(*cut(rng, 0.7, 3.0, 30, baselines=4, signal=rng.normal(0, 1.5, 30)), 199, seed=i)[1])
+        real.append(
+            agreement(
+                *cut(rng, 0.7, 3.0, 30, baselines=4, signal=rng.normal(0, 1.5, 30)), 199, seed=i
+            )[1]
+        )
     assert np.mean(np.array(null) <= 0.05) < 0.085 and 0.4 < np.mean(null) < 0.6
     assert np.mean(np.array(real) <= 0.05) > 0.6
 
@@ -603,7 +749,9 @@ def test_agreement_drops_nan_groups_repeats_itself_and_needs_two_of_everything()
 
 
 def test_moderated_t_refuses_a_single_row():
-    with pytest.raises(KdlibError, match=r"needs gains \(S, G\), one row per seed, got shape \(5,\)"):
+    with pytest.raises(
+        KdlibError, match=r"needs gains \(S, G\), one row per seed, got shape \(5,\)"
+    ):
         moderated_t(np.ones(5), np.ones((2, 5)))
 
 
@@ -661,7 +809,8 @@ def test_partial_rank_correlation_is_that_of_the_residuals_of_the_ranks():
 
 
 def correlated(rng, slope, groups=20, seeds=6, baselines=12):
-    """(interval, margins) of a study whose classes are drawn anew: the gain rises with the margin by `slope`."""
+    """(interval, margins) of a study whose classes are drawn anew: the gain rises with the margin
+    by `slope`."""
     group = np.repeat(np.arange(groups), 30)
     margin = rng.uniform(size=groups)
     gain = slope * margin + rng.normal(0, 0.5, groups)
@@ -670,12 +819,16 @@ def correlated(rng, slope, groups=20, seeds=6, baselines=12):
     pool = shared + rng.normal(size=(baselines, len(group)))
     traits = margin + rng.normal(0, 0.05, (seeds, groups))
     means = [group_means(v, group, groups, 2).observed for v in (mine, pool)]
-    return correlation_with_gain(rank_correlation, means[0] - means[1].mean(axis=0), baselines, traits, resamples=300)
+    return correlation_with_gain(
+        rank_correlation, means[0] - means[1].mean(axis=0), baselines, traits, resamples=300
+    )
 
 
 def test_a_correlation_with_the_gain_covers_other_classes_and_stays_in_its_range():
     rng = np.random.default_rng(8)
-    truth = np.mean([correlated(rng, 1.5, groups=400, seeds=2, baselines=4).estimate for _ in range(20)])
+    truth = np.mean(
+        [correlated(rng, 1.5, groups=400, seeds=2, baselines=4).estimate for _ in range(20)]
+    )
     found = [correlated(rng, 1.5) for _ in range(150)]
     assert 0.9 < np.mean([r.low <= truth <= r.high for r in found]) < 1.0
     assert all(-1 <= r.low < r.high <= 1 for r in found)
@@ -689,6 +842,12 @@ def test_a_correlation_with_the_gain_is_spearmans_by_seed_averaged_on_fishers_sc
     got = correlation_with_gain(rank_correlation, gains, 5, traits)
     wanted = [stats.spearmanr(gains[s], traits[s]).statistic for s in range(3)]
     assert got.per_seed == pytest.approx(wanted)
-    assert got.estimate == pytest.approx(np.tanh(np.arctanh(wanted).mean())) and (got.n, got.baselines) == (3, 5)
+    assert got.estimate == pytest.approx(np.tanh(np.arctanh(wanted).mean())) and (
+        got.n,
+        got.baselines,
+    ) == (3, 5)
     assert got.p() == pytest.approx(2 * stats.t.sf(abs(np.arctanh(got.estimate)) / got.se, got.df))
-    assert got.p(got.high) == pytest.approx(0.05) and got.se**2 > np.var(np.arctanh(wanted), ddof=1) * (1 / 3 + 1 / 5) - 1e-12
+    assert (
+        got.p(got.high) == pytest.approx(0.05)
+        and got.se**2 > np.var(np.arctanh(wanted), ddof=1) * (1 / 3 + 1 / 5) - 1e-12
+    )

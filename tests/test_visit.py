@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tarfile
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,10 +16,10 @@ import pytest
 from synthetic import TINY, record
 
 from bench import visit
-from kdlib import experiment, parcel, records
 from kdlib.config import KdlibError
-from kdlib.experiment import git_sha, run
-from kdlib.studies import STUDIES
+from kdlib.study import experiment, records
+from kdlib.study.experiment import git_sha, run
+from kdlib.study.grids import STUDIES
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "bench/GPU.md").read_text()
@@ -55,6 +56,13 @@ def rehearsed(command, tree, carry, machine, out, *more):
         capture_output=True,
         text=True,
     )
+
+
+def extracted(tar, home):
+    """The finished process of the page's command that brings records home, with another folder."""
+    command = re.search("^tar .*", PAGE, re.M)[0]
+    command = command.replace("results.tar", str(tar)).replace("data/records", str(home))
+    return subprocess.run(command, shell=True, capture_output=True, text=True)
 
 
 def files_in(folder):
@@ -103,13 +111,12 @@ def test_both_commands_of_the_page_run_on_a_cpu(tmp_path, monkeypatch, capsys):
     (tmp_path / "results.tar").write_bytes(
         b"".join(file.read_bytes() for file in sorted(out.glob("results.tar.*")))
     )
-    taken = parcel.take_records(tmp_path / "results.tar")
-    assert (taken.taken, taken.here, taken.refused, taken.damage) == (
-        len(first_pair) - 1,
-        0,
-        [],
-        "",
-    )  # the teacher was here
+    before = {path: path.read_bytes() for path in home.iterdir()}
+    done = extracted(tmp_path / "results.tar", home)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert all(path.read_bytes() == content for path, content in before.items())
+    came = set(home.iterdir()) - set(before)
+    assert len(came) == 2 * (len(first_pair) - 1)  # all but the teacher, which was here
     for cfg in first_pair:
         facts = records.read(cfg).facts
         assert facts["git"] == git_sha() != "unknown"
@@ -193,17 +200,48 @@ def test_pieces_that_are_full_stay_and_a_kill_between_two_loses_only_the_later(
     for earlier, later in zip(seen, seen[1:], strict=False):
         data = [b"".join(pieces).rstrip(b"\0") for pieces in (earlier, later)]
         assert data[1].startswith(data[0]) and all(len(piece) == 7000 for piece in later[:-1])
-    monkeypatch.setattr(parcel, "_take", lambda cfg, staging: True)
-    torn = tmp_path / "torn.tar"
-    torn.write_bytes(b"".join(seen[-1]))
-    whole = parcel.take_records(torn)
-    assert whole.taken == len(others) and not whole.damage
-    names = {path.stem for path in records.folder().glob("*.pt")}
-    teachers = {d.key() for cfg in tiny for d in cfg.dependencies()}
-    assert b"weights" in torn.read_bytes() and len(names) == len(tiny) > len(teachers)
-    torn.write_bytes(b"".join(seen[-1][:-2]))  # the last one, of zeros, and the one before it
-    cut = parcel.take_records(torn)
-    assert 0 < cut.taken < len(others) and cut.damage
+    whole, cut, results = (tmp_path / name for name in ("whole", "cut", "results.tar"))
+    content = b"".join(seen[-1])
+    last = len(content.rstrip(b"\0")) // 7000  # the last piece that is not only zeros
+    results.write_bytes(content[: last * 7000])
+    cut.mkdir()
+    extracted(results, cut)  # its status is 0 where the cut is in the header of a file
+    results.write_bytes(content)
+    whole.mkdir()
+    assert extracted(results, whole).returncode == 0
+    teachers = {d.key() for cfg in tiny for d in cfg.dependencies()} - {brought.key()}
+    expected = {f"{cfg.key()}{suffix}" for cfg in others for suffix in (".npz", ".json")}
+    assert set(files_in(whole)) == expected | {f"{key}.pt" for key in teachers}
+    with tarfile.open(results) as tar:
+        names = tar.getnames()
+    assert all((whole / n).read_bytes() == (records.folder() / n).read_bytes() for n in names)
+    came = len(files_in(cut))
+    assert 3 < came < len(names) and set(files_in(cut)) == set(names[:came])
+    assert all((cut / n).read_bytes() == (whole / n).read_bytes() for n in names[: came - 1])
+
+
+def test_a_tar_file_depends_only_on_names_contents_and_order(tmp_path):
+    files = [tmp_path / "b.json", tmp_path / "a.npz"]
+    for k, file in enumerate(files):
+        file.write_bytes(bytes(1000 * (k + 1)))
+    before = visit._tar(files)
+    files[0].chmod(0o600)
+    os.utime(files[0], (0, 0))
+    assert visit._tar(files) == before != visit._tar(files[::-1])
+
+
+def test_records_that_are_brought_along_overwrite_nothing(tmp_path):
+    for name in ("a.npz", "a.json", "b.json"):
+        (tmp_path / name).write_text(f"brought {name}")
+    (tmp_path / "records.tar").write_bytes(visit._tar(sorted(tmp_path.iterdir())))
+    folder = tmp_path / "new" / "records"
+    visit.take_records(tmp_path / "records.tar", folder)
+    assert files_in(folder) == ["a.json", "a.npz", "b.json"]
+    (folder / "a.json").write_text("done here")
+    (folder / "b.json").unlink()
+    visit.take_records(tmp_path / "records.tar", folder)
+    assert (folder / "a.json").read_text() == "done here"
+    assert (folder / "b.json").read_text() == "brought b.json"
 
 
 def test_a_child_is_watched_and_ended_with_its_own(tmp_path, monkeypatch, capsys):
@@ -316,7 +354,7 @@ def test_a_run_that_fails_stops_no_other_item(monkeypatch, capsys, records_folde
         raise KdlibError("Run x stopped.")
 
     monkeypatch.setattr(visit, "sweep", sweep)
-    visit.studies(
-        SimpleNamespace(plan=["digits:1", "digits:2"], seconds=9, device="cpu", jobs=3)
-    )
-    assert [jobs for _, jobs in asked] == [3, 3] and capsys.readouterr().out.count("Run x stopped.") == 2
+    visit.studies(SimpleNamespace(plan=["digits:1", "digits:2"], seconds=9, device="cpu", jobs=3))
+    assert [jobs for _, jobs in asked] == [3, 3] and capsys.readouterr().out.count(
+        "Run x stopped."
+    ) == 2

@@ -2,8 +2,8 @@
 
     python3 tools/check_machine.py FOLDER GIGABYTES
 
-FOLDER is where the environment will be; the exit code is 2 if it cannot. This runs before anything is
-installed: standard library only, in words that the old Python it turns away can parse.
+FOLDER is where the environment will be; the exit code is 2 if it cannot. This runs before anything
+is installed: standard library only, in words that the old Python it turns away can parse.
 """
 
 import importlib.util
@@ -15,25 +15,29 @@ OLDEST = (3, 11)
 
 
 def problems(version, has_ensurepip, free_gb, need_gb, folder):
-    """Sentences saying what to do. `version`: (major, minor, ...) of this Python; `_gb` in 1e9 bytes."""
+    """Sentences saying what to do.
+
+    `version`: (major, minor, ...) of this Python; `_gb` in 1e9 bytes."""
     here = "{}.{}".format(*version[:2])
     oldest = "{}.{}".format(*OLDEST)
     found = []
     if tuple(version[:2]) < OLDEST:
         found.append(
-            "this Python is {}, but Python {} or later is needed: install one, or name one you have, as in "
-            "`make test PYTHON=python{}`.".format(here, oldest, oldest)
+            "this Python is {}, but Python {} or later is needed: install one, or name one you "
+            "have, as in `make test PYTHON=python{}`.".format(here, oldest, oldest)
         )
     if not has_ensurepip:
         found.append(
-            "this Python cannot make environments with pip (no ensurepip module): install it (Debian, "
-            "Ubuntu: `apt install python{}-venv`), or use the packages you have with VENV=none.".format(here)
+            "this Python cannot make environments with pip (no ensurepip module): install it "
+            "(Debian, Ubuntu: `apt install python{}-venv`), or use the packages you have with "
+            "VENV=none.".format(here)
         )
     if free_gb < need_gb:
         shown = int(free_gb * 10) / 10  # rounded down: 9.96 is not the 10.0 that was asked for
         found.append(
-            "the environment needs {:.0f} GB, but {} has only {:.1f} GB free: free some space, or name a "
-            "folder on another disk, as in `make test VENV=/other/disk/venv`.".format(need_gb, folder, shown)
+            "the environment needs {:.0f} GB, but {} has only {:.1f} GB free: free some space, or "
+            "name a folder on another disk, as in `make test "
+            "VENV=/other/disk/venv`.".format(need_gb, folder, shown)
         )
     return found
 

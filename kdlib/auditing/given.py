@@ -1,0 +1,94 @@
+"""Audits of what is at hand: runs on record, and what the parameters of the notebook name."""
+
+import numpy as np
+
+from kdlib.auditing.audit import audit
+from kdlib.auditing.files import Source
+from kdlib.auditing.gate import ROLES
+from kdlib.auditing.inputs import REDUCED
+from kdlib.config import KdlibError, did_you_mean
+from kdlib.evidence.metrics import panel
+from kdlib.study.done import some_seeds
+from kdlib.study.grids import check_names, study
+
+
+def audit_study(name, pair=None, method="kd", seeds=None):
+    """The Audit of a method of a study on record, on all images that no run saw.
+
+    The baseline is one-hot training. pair: "teacher/student", by default the study's first.
+    KdlibError for a pair or method that the study does not have.
+    """
+    chosen = study(name)
+    pair = pair or "/".join(chosen.pairs[0])
+    pairs = {"/".join(p): p for p in chosen.pairs}
+    for what, value, known in (("pair", pair, pairs), ("method", method, chosen.methods)):
+        if value not in known:
+            raise KdlibError(f"study {name} has no {what} {value!r}: {did_you_mean(value, known)}")
+    p = panel(chosen, pairs[pair], seeds or some_seeds(name))
+
+    def columns(role):
+        # of the pooled baselines those of the same seeds, with which an audit pairs
+        runs = p.records(role)[: p.seeds]
+        sources = []
+        for run, x in zip(runs, p.predictions(role)[: p.seeds], strict=True):
+            reduced = (x.predicted, x.log_p[:, 0], x.log_p[:, 1])
+            named = dict(zip(REDUCED, reduced, strict=True))
+            sources.append(Source(run.config.key(), named, None, run.facts["weights_sha256"]))
+        return sources
+
+    group_names = np.array(p.group_names)
+    counts = None
+    if chosen.bucket_edges:
+        counts = {"group": group_names, "count": p.train_counts}
+    return audit(
+        Source(f"labels of {name}", {"": np.asarray(p.y)}, None),
+        columns("teacher"),
+        columns(method),
+        columns("one_hot"),
+        Source(f"groups of {name}", {"": group_names[p.group]}, None),
+        classes=tuple(p.teachers[0].facts["class_names"]),
+        train_counts=counts,
+        edges=chosen.bucket_edges or (100, 20),
+    )
+
+
+# ---------------------------------------------------------------- from a notebook
+
+FILES = ("labels", "teacher", "student", "baseline", "groups", "weights", "train_counts", "classes")
+PARAMETERS = (*FILES, "kind", "study", "pair", "method", "out")
+
+
+def check_parameters(namespace):
+    """{name: value} of the parameters of notebooks/audit_your_model.ipynb.
+
+    The notebook calls check_parameters(globals()). A file is a path, "" for none; of the models
+    also a list, or paths with commas between them, one per seed. KdlibError for a name that
+    papermill was given and the notebook does not know, a value that is no text, or files that do
+    not suffice.
+    """
+    check_names(namespace, PARAMETERS)
+    given = {name: namespace[name] for name in PARAMETERS}
+    for name, value in given.items():
+        is_list = isinstance(value, list) and all(isinstance(one, str) for one in value)
+        if isinstance(value, str) or (is_list and name in ROLES):
+            continue
+        or_list = ", or a list of paths" if name in ROLES else ""
+        raise KdlibError(f"notebook parameter {name}={value!r}: must be a path as text{or_list}.")
+    needed = [name for name in ("labels", "teacher", "student") if not given[name]]
+    if needed and any(given[name] for name in FILES):
+        raise KdlibError(
+            f"notebook parameter {needed[0]}: name its file; "
+            "an audit needs labels, teacher and student."
+        )
+    return given
+
+
+def audit_given(given):
+    """The Audit of what check_parameters returned: of files, or without any, of a study."""
+    if not given["labels"]:
+        return audit_study(given["study"], given["pair"] or None, given["method"])
+    files = {name: given[name] or None for name in FILES}
+    for role in ROLES:
+        if isinstance(files[role], str):
+            files[role] = [part.strip() for part in files[role].split(",")]
+    return audit(**files, kind=given["kind"])

@@ -1,0 +1,1 @@
+"""What the records say: numbers with intervals, findings, verdicts."""

@@ -1,0 +1,159 @@
+"""Verdicts: records in, a card for each finding out, with its word and its sentence.
+
+Nobody writes one by hand."""
+
+import numpy as np
+import pandas as pd
+
+from kdlib.evidence.false_alarms import false_alarms
+from kdlib.evidence.metrics import panel
+from kdlib.evidence.rules import LEAST_SEEDS, LEVEL, claim_of, decided, findings, names_of
+from kdlib.evidence.words import brief, told_p
+from kdlib.study.done import complete_seeds, some_seeds
+from kdlib.study.grids import STUDIES, study
+
+
+def pair_verdicts(p):
+    """The cards of one Panel: a dictionary for each finding, with its verdict in one word.
+
+    Words: holds; contradicted ("not under this reading" for reconstructed methods); not decided;
+    not tested."""
+    if p.seeds < 2:
+        why = "One seed has no spread, so nothing is tested."
+        return [_untested(p, name, why) for name in names_of(p)]
+    found = findings(p)
+    enough = [f for f in found if f.result.n >= LEAST_SEEDS]
+    alarms = false_alarms(p)
+    cards = {
+        f.name: _decided_card(p, f, word, corrected, len(enough), alarms)
+        for f, word, corrected in decided(enough)
+    }
+    for finding in found:
+        why = f"{_said(finding)} A verdict needs {LEAST_SEEDS} seeds; there are {finding.result.n}."
+        cards.setdefault(finding.name, _untested(p, finding.name, why, finding))
+    why = "One-hot is below 5 % on val in every bucket: nothing can be harmed."
+    return [cards.get(name) or _untested(p, name, why) for name in names_of(p)]
+
+
+def _untested(p, name, why, finding=None):
+    return _card(p, name, "not tested", why, {}, finding)
+
+
+def _said(finding):
+    said = finding.say()
+    return f"{said[0].upper()}{said[1:]}."
+
+
+def _decided_card(p, finding, word, corrected, number_of, alarms):
+    said = _said(finding)
+    sentence = (
+        f"{said} {told_p(finding.p)} alone, {told_p(corrected)} corrected for {number_of} findings "
+        "(Holm)."
+    )
+    smallest = finding.result.smallest(LEVEL / number_of)
+    if word == "not decided" and np.isfinite(smallest):
+        smallest = f"{smallest:.{finding.digits}f} {finding.unit}".rstrip()
+        sentence += f" The smallest effect that this study would have found: {smallest}."
+    if word == "contradicted" and finding.name.startswith("F4"):
+        word = "not under this reading"
+    return _card(p, finding.name, word, sentence, alarms, finding) | {"said": said}
+
+
+def _card(p, name, word, sentence, alarms, finding=None):
+    planned, seeds = p.study.seeds, p.seeds
+    if finding and finding.method in p.study.fewer:
+        planned, seeds = p.study.fewer[finding.method], finding.result.n
+    return {
+        "study": p.study.name,
+        "finding": name,
+        "pair": p.name,
+        "claim": claim_of(p, name),
+        "verdict": word,
+        "sentence": sentence,
+        "said": sentence,
+        "preliminary": seeds < planned,
+        "seeds": seeds,
+        "planned": planned,
+        "baselines": len(p.runs["one_hot"]),
+        "alarm": _alarm(alarms, name),
+        "false_alarm": alarms.get(name),
+        "idle": alarms.get(f"idle {name}"),
+        "any_alarm": alarms.get("any"),
+        "result": finding and finding.result,
+        "brief": brief(finding.result, finding.digits) if finding else "",
+    }
+
+
+def _alarm(alarms, name):
+    """How often a rule fires on nothing, in words; "" where too few baselines can say."""
+    if name not in alarms:
+        return ""
+    said = (
+        f"On baselines that pose as methods this rule fires in {share(alarms[name])} of random "
+        "splits"
+    )
+    idle = alarms.get(f"idle {name}")
+    if idle is None:
+        return f"{said}."
+    return f"{said}; one-hot networks in the place of this remedy pass in {share(idle)}."
+
+
+def short(cards):
+    """Cards of one pair as a DataFrame, one row each; last all rules of the pair together.
+
+    Columns: finding, claim, verdict, the number that decides, how often its rule fires on nothing,
+    how often one-hot networks in the place of a remedy pass."""
+    rows = [
+        {
+            "finding": c["finding"],
+            "claim": c["claim"],
+            "verdict": c["verdict"],
+            "estimate": c["brief"] or "–",
+            "fires on nothing": share(c["false_alarm"]),
+            "one-hot in its place": share(c["idle"]),
+        }
+        for c in cards
+    ]
+    rows.append(
+        {
+            "finding": "any",
+            "claim": "At least one of the rules above.",
+            "verdict": "–",
+            "estimate": "–",
+            "fires on nothing": share(cards[0]["any_alarm"]),
+            "one-hot in its place": "–",
+        }
+    )
+    return pd.DataFrame(rows)
+
+
+def share(value):
+    """A share in per cent for a cell; a dash for None."""
+    return "–" if value is None else f"{100 * value:.1f} %"
+
+
+def at_hand():
+    """The names of the studies with verdicts and a complete seed on record, but superseded ones."""
+    names = [name for name, s in STUDIES.items() if s.kind == "findings" and not s.superseded]
+    return [name for name in names if complete_seeds(name)]
+
+
+def panels(name, seeds=None):
+    """The Panels of a study, one per setting and pair, over the first `seeds`.
+
+    By default over all that are complete; KdlibError if none is."""
+    seeds, chosen = seeds or some_seeds(name), study(name)
+    return [
+        panel(chosen, pair, seeds, setting=setting)
+        for setting in chosen.settings
+        for pair in chosen.pairs
+    ]
+
+
+def verdicts(name, seeds=None):
+    """Verdict cards of a study, pair by pair: a list of dictionaries, for the report's index.
+
+    Empty unless its kind is "findings": everything else is sensitivity."""
+    if study(name).kind != "findings":
+        return []
+    return [card for p in panels(name, seeds) for card in pair_verdicts(p)]

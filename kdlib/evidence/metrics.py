@@ -1,0 +1,341 @@
+"""What records say: by group, by bucket, calibration, and the eight cells of transfer.
+
+Counts first, rates derived."""
+
+import functools
+import itertools
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from kdlib.config import KdlibError
+from kdlib.evidence.stats import GroupMeans, group_means, interval, welch
+from kdlib.study import records
+from kdlib.study.grids import Study
+
+BUCKETS = ("many", "medium", "few")  # by training images
+TENTHS = ("highest tenth", "middle", "lowest tenth")  # by teacher's margin, in balanced data
+CELLS = {  # (teacher right, one-hot right, distilled right): name
+    (True, True, True): "all right",
+    (True, True, False): "new harm",
+    (True, False, True): "repaired",
+    (True, False, False): "not learned",
+    (False, True, True): "resisted",
+    (False, True, False): "transferred",
+    (False, False, True): "surpassed",
+    (False, False, False): "all wrong",
+}
+
+
+def buckets(train_counts, edges):
+    """Bucket of each group, (G,) index into BUCKETS.
+
+    many has more than edges[0] training images, few under edges[1]."""
+    counts = np.asarray(train_counts)
+    return np.where(counts > edges[0], 0, np.where(counts < edges[1], 2, 1))
+
+
+def tenths(margin):
+    """Bucket of each group by a reliability such as its margin, (G,) -> (G,) index into TENTHS."""
+    rank = np.argsort(np.argsort(-np.asarray(margin), kind="stable"), kind="stable")
+    k = max(1, round(len(margin) / 10))
+    return np.where(rank < k, 0, np.where(rank >= len(margin) - k, 2, 1))
+
+
+def by_group(predictions, groups, classes):
+    """{n, correct, nll, margin} of each group, each (groups,).
+
+    nll, in nats, and margin are means, NaN where n is 0."""
+    group = predictions.group.astype(np.int64)
+    n = np.bincount(group, minlength=groups)
+    correct = np.bincount(group, weights=predictions.right, minlength=groups)
+    log_p = predictions.log_p[:, 0].astype(np.float64)
+    margin = (classes * np.exp(log_p) - 1) / (classes - 1)  # gamma_avg, see losses.margin
+    with np.errstate(invalid="ignore"):
+        return {
+            "n": n,
+            "correct": correct.astype(np.int64),
+            "nll": np.bincount(group, weights=-log_p, minlength=groups) / n,
+            "margin": np.bincount(group, weights=margin, minlength=groups) / n,
+        }
+
+
+def calibration_error(predictions, weights=None, bins=15):
+    """(error, table): expected calibration error, equal-width bins of confidence (Guo et al. 2017).
+
+    weights (N,): of the examples, e.g. so that classes count alike. The table has a row (weight,
+    confidence, accuracy) for each bin."""
+    confidence = np.exp(predictions.log_p[:, 1].astype(np.float64))
+    weights = np.ones(len(confidence)) if weights is None else np.asarray(weights, dtype=np.float64)
+    which = np.minimum((confidence * bins).astype(int), bins - 1)
+    total = np.bincount(which, weights, bins)
+    with np.errstate(invalid="ignore"):
+        mean_confidence = np.bincount(which, weights * confidence, bins) / total
+        accuracy = np.bincount(which, weights * predictions.right, bins) / total
+    filled = total > 0
+    error = (total[filled] * np.abs(accuracy - mean_confidence)[filled]).sum() / total.sum()
+    return float(error), np.column_stack([total, mean_confidence, accuracy])
+
+
+def eight_cells(teacher_right, one_hot_right, distilled_right):
+    """{name: count} of the eight outcomes per example; each argument (N,) bool."""
+    teacher, one_hot, distilled = (
+        right.astype(int) for right in (teacher_right, one_hot_right, distilled_right)
+    )
+    code = 4 * teacher + 2 * one_hot + distilled
+    counts = np.bincount(code, minlength=8)
+    return {name: int(counts[4 * t + 2 * o + d]) for (t, o, d), name in CELLS.items()}
+
+
+@dataclass(frozen=True)
+class Panel:
+    """All records of one (teacher, student) pair and setting of a study, over the first seeds.
+
+    They are aligned by example. Baselines are pooled: runs["one_hot"] holds every one_hot network
+    of the student, data and recipe on record, those of the panel's seeds first. Other methods have
+    one network for each seed, or fewer seeds (Study.fewer)."""
+
+    study: Study
+    pair: tuple
+    seeds: int
+    runs: dict  # method -> tuple of Records
+    teachers: tuple  # Records, one per seed
+    margins: np.ndarray  # (S, G) held-out margin (val) of each seed's teacher
+    split: str  # "test_plus", or "test" for comparison with the literature
+    setting: dict = field(default_factory=dict)  # Config fields that differ from the study's
+    # what was computed of single records; shared by `posing`
+    memory: dict = field(default_factory=dict, repr=False)
+
+    @property
+    def name(self):
+        changed = ", ".join(
+            f"{name} = {value:g}" if isinstance(value, float) else f"{name} = {value}"
+            for name, value in self.setting.items()
+            if name != "teacher"
+        )
+        pair = " → ".join((self.setting.get("teacher", self.pair[0]), self.pair[1]))
+        return f"{pair}, {changed}" if changed else pair
+
+    @property
+    def methods(self):
+        """Every method on record but the baselines."""
+        return [method for method in self.runs if method != "one_hot"]
+
+    def posing(self, **runs):
+        """The same panel with other records in the place of some methods; (): without it.
+
+        For example baselines that pose as a method."""
+        return replace(self, runs={m: some for m, some in (self.runs | runs).items() if some})
+
+    @functools.cached_property
+    def group(self):
+        return self._predictions(self.teachers[0]).group.astype(np.int64)
+
+    @property
+    def y(self):
+        return self._predictions(self.teachers[0]).y
+
+    @property
+    def group_names(self):
+        return tuple(self.teachers[0].facts["group_names"])
+
+    @property
+    def train_counts(self):
+        return np.array(self.teachers[0].facts["train_counts"])
+
+    @property
+    def bucket_names(self):
+        return BUCKETS if self.study.bucket_edges else TENTHS
+
+    @functools.cached_property
+    def bucket(self):
+        """(G,) index into bucket_names.
+
+        Balanced: by the mean held-out margin of all seeds' teachers, for display only."""
+        if self.study.bucket_edges:
+            return buckets(self.train_counts, self.study.bucket_edges)
+        return tenths(self.margins.mean(axis=0))
+
+    @functools.cached_property
+    def buckets_by_seed(self):
+        """(S, G): as bucket, for each seed.
+
+        Balanced: by the margins of the other seeds' teachers, whose luck is not its own."""
+        if self.study.bucket_edges or self.seeds < 2:
+            return np.tile(self.bucket, (self.seeds, 1))
+        return np.array([tenths(margin) for margin in others(self.margins)])
+
+    def _predictions(self, record):
+        return record.test_plus() if self.split == "test_plus" else record.splits[self.split]
+
+    def records(self, method):
+        """Records of a method; "teacher": of the teachers."""
+        return self.teachers if method == "teacher" else self.runs[method]
+
+    def predictions(self, method):
+        """Predictions of each record of a method; it may be "teacher"."""
+        return [self._predictions(r) for r in self.records(method)]
+
+    def predicted(self, method):
+        """Predicted class, (S, N)."""
+        return np.array([p.predicted for p in self.predictions(method)])
+
+    def paired(self, *methods):
+        """Predicted class of each method, (S, N) each, over the seeds that all of them have.
+
+        One network stands beside another."""
+        seeds = min(self.seeds, *(len(self.records(m)) for m in methods))
+        return [self.predicted(m)[:seeds] for m in methods]
+
+    def means(self, values):
+        """GroupMeans of values (S, N), paired by example with every other of this panel."""
+        return group_means(values, self.group, len(self.group_names))
+
+    def remembered(self, what, records, compute):
+        """Values of single records, computed once.
+
+        compute(list of the new ones) -> a list with a value for each."""
+        keys = [(what, self.split, record.config.key()) for record in records]
+        by_key = dict(zip(keys, records, strict=True))
+        new = {key: record for key, record in by_key.items() if key not in self.memory}
+        if new:
+            self.memory.update(zip(new, compute(list(new.values())), strict=True))
+        return [self.memory[key] for key in keys]
+
+    def accuracy(self, method):
+        """GroupMeans of accuracy, in per cent."""
+
+        def compute(records):
+            means = 100 * self.means(np.array([self._predictions(r).right for r in records]))
+            return [(means.observed[k], means.resampled[:, k].copy()) for k in range(len(records))]
+
+        values = self.remembered("accuracy", self.records(method), compute)
+        observed, resampled = zip(*values, strict=True)
+        return GroupMeans(np.array(observed), np.stack(resampled, axis=1))
+
+    # ---------------------------------------------------------------- gains: contrasts over groups
+
+    @property
+    def average(self):
+        """Weights (S, G) of the mean over groups."""
+        return np.full(self.buckets_by_seed.shape, 1 / len(self.group_names))
+
+    def in_bucket(self, index):
+        """Weights (S, G) of the mean over the groups of one bucket."""
+        members = self.buckets_by_seed == index
+        return members / members.sum(axis=1, keepdims=True)
+
+    def places(self):
+        """{name: weights} of the average and of each bucket with a group, most frequent first."""
+        found = {"average": self.average}
+        for index, name in enumerate(self.bucket_names):
+            if (self.bucket == index).any():
+                found[name] = self.in_bucket(index)
+        return found
+
+    def gain(self, method, weights, over="one_hot"):
+        """Interval of a contrast of accuracies, in points: a method minus another.
+
+        weights (S, G): of the groups. By default over the pooled baselines; another method is
+        paired with it by seed (same teacher, starting weights and batches)."""
+        mine = self.accuracy(method)
+        weights = weights[: len(mine.observed)]
+        if over == "one_hot":
+            pooled = weights.mean(axis=0)
+            return welch(
+                mine.map(lambda a: (a * weights).sum(axis=-1)),
+                self.accuracy("one_hot").map(lambda a: (a * pooled).sum(axis=-1)),
+            )
+        other = self.accuracy(over)
+        seeds = min(len(mine.observed), len(other.observed))
+        difference = mine.map(lambda a: a[..., :seeds, :]) - other.map(lambda a: a[..., :seeds, :])
+        return interval(*difference.map(lambda d: (d * weights[:seeds]).sum(axis=-1)))
+
+    def group_gain(self, method):
+        """(S, G) points: each network of a method minus the mean of the baselines."""
+        return self.accuracy(method).observed - self.accuracy("one_hot").observed.mean(axis=0)
+
+    def val_accuracy(self, method):
+        """(S, G) per cent on val, which may choose."""
+
+        def compute(records):
+            tables = [
+                by_group(r.splits["val"], len(self.group_names), len(r.facts["class_names"]))
+                for r in records
+            ]
+            return [100 * t["correct"] / t["n"] for t in tables]
+
+        return np.array(self.remembered("val accuracy", self.records(method), compute))
+
+    def __hash__(self):
+        return id(self)
+
+
+def others(values):
+    """(S, G) -> (S, G): for each seed the mean over the other seeds."""
+    return (values.sum(axis=0) - values) / (len(values) - 1)
+
+
+def panel(study, pair, seeds, split="test_plus", setting=None):
+    """The Panel of a pair and setting.
+
+    Every record is checked against its own teacher and the first baseline. KdlibError if `seeds` is
+    out of range, a record is missing or does not fit, or a group has no test example."""
+    if not 1 <= seeds <= 1000:
+        raise KdlibError(
+            f"seeds={seeds}: must be between 1 and 1000; the study plans {study.seeds}."
+        )
+    setting, wanted = setting or {}, {}
+    for method in (m for m in study.methods if m != "one_hot"):
+        some = study.seeds_of(method, seeds)
+        wanted[method] = [study.config(pair, method, s, setting) for s in some]
+        if method in study.fewer:  # the study does not wait for it: what is there
+            wanted[method] = list(itertools.takewhile(records.exists, wanted[method]))
+    runs = {method: tuple(map(records.read, some)) for method, some in wanted.items() if some}
+    own = [study.config(pair, "one_hot", s, setting) for s in range(seeds)]
+    more = [cfg for cfg in study.pool(pair, setting) if cfg not in own and records.exists(cfg)]
+    runs = {"one_hot": tuple(records.read(cfg) for cfg in (*own, *more)), **runs}
+    teachers = tuple(records.read(r.config.teacher_config()) for r in runs["kd"])
+    for done in runs.values():
+        for record in done:
+            if record.config.teacher:
+                records.check_pair(record, records.read(record.config.teacher_config()))
+            records.check_pair(record, runs["one_hot"][0])
+    first = teachers[0]
+    tested = set((first.test_plus() if split == "test_plus" else first.splits[split]).group)
+    names = first.facts["group_names"]
+    for g, group in enumerate(names):
+        if g not in tested:
+            raise KdlibError(
+                f"study {study.name}: group {group!r} has no test example, so it has no gain."
+            )
+    margins = np.array([r.facts["teacher_margin_val"] for r in runs["kd"]])
+    return Panel(study, tuple(pair), seeds, runs, teachers, margins, split, setting)
+
+
+def table(panel):
+    """DataFrame with one row per (method, seed, group).
+
+    Columns: n_train, bucket, n, correct, accuracy, gain, nll, margin."""
+    import pandas as pd
+
+    rows = []
+    sizes = len(panel.group_names), len(panel.teachers[0].facts["class_names"])
+    base = panel.accuracy("one_hot").observed.mean(axis=0)
+    for method in (*panel.runs, "teacher"):
+        pairs = zip(panel.records(method), panel.predictions(method), strict=True)
+        for record, predictions in pairs:
+            counts = by_group(predictions, *sizes)
+            accuracy = 100 * counts["correct"] / counts["n"]
+            columns = {
+                "method": method,
+                "seed": record.config.seed,
+                "group": panel.group_names,
+                "n_train": panel.train_counts,
+                "bucket": [panel.bucket_names[b] for b in panel.bucket],
+                **counts,
+                "accuracy": accuracy,
+                "gain": accuracy - base,
+            }
+            rows.append(pd.DataFrame(columns))
+    return pd.concat(rows, ignore_index=True)

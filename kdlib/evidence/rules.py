@@ -1,0 +1,386 @@
+"""The rules of PROTOCOL.md, section 5: a Panel in, Findings with their p-values out."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from kdlib.evidence.metrics import others
+from kdlib.evidence.stats import (
+    GroupMeans,
+    Interval,
+    agreement,
+    correlation_with_gain,
+    holm,
+    interval,
+    partial_rank_correlation,
+    rank_correlation,
+    welch,
+)
+from kdlib.evidence.words import number, told, told_p
+from kdlib.methods import name_of
+
+HARM = -0.5  # points: the smallest mean harm that F2b calls one
+AVERAGE_MARGIN = 1.0  # points: F4
+LOWEST_ACCURACY = 5.0  # per cent on val: below it nothing can be harmed in a bucket
+LEVEL = 0.05  # of all findings of a pair together (Holm)
+HALVES = 200  # random splits of the examples in F2a
+LEAST_SEEDS = 4  # for a verdict: with fewer, tests over networks are far from their level
+CLAIMS = {
+    "F1": "Distillation raises the student's average accuracy.",
+    "F1 tuned": "Distillation with the constant weight that val chose raises the average accuracy.",
+    "F2a": "The gain is not the same for all classes.",
+    "F2b": "The rarest classes lose half a point or more.",
+    "F3a": "The teacher's margin predicts which classes gain.",
+    "F3b": "Errors of the teacher are transferred to the student.",
+    "F3c": "Errors of the teacher are amplified by the student.",
+    "F4": "Softening the teacher keeps the average and lifts the rarest classes.",
+}
+ANOTHER_TEACHER = "Distillation adds errors where the teacher is weak."  # F3c of two networks
+
+
+def claim_of(p, name):
+    """The claim of a finding in words."""
+    if name == "F3c" and p.pair[0] != p.pair[1]:
+        return ANOTHER_TEACHER
+    claim = CLAIMS[name if name in CLAIMS else name.split()[0]]
+    if p.study.bucket_edges:
+        return claim
+    return claim.replace("rarest classes", "classes it knows least")
+
+
+def names_of(p):
+    """The names of the findings of a panel, in order."""
+    tuned = ["F1 tuned"] if "kd_tuned" in p.runs else []
+    return ["F1", *tuned, *list(CLAIMS)[2:7], *(f"F4 {name_of(m)}" for m in remedies(p))]
+
+
+def labels_read(p, method):
+    """Which labels a method reads beyond those of its training images, in words; "" if none."""
+    cfg = p.runs[method][0].config
+    if cfg.with_val:
+        return "labels of val, to train on"
+    if cfg.method == "post_hoc":
+        return "labels of val, for one number"
+    margins = cfg.method == "ada_alpha" or cfg.method == "ada_margin" and cfg.margin_reading != "B"
+    if margins and cfg.margin_source == "val":
+        return "labels of val, for its margins"
+    return ""
+
+
+def verdict_bucket(p):
+    """Index of the rarest bucket where one_hot reaches LOWEST_ACCURACY on val, or None.
+
+    Balanced: the lowest tenth or None."""
+    accuracy = p.val_accuracy("one_hot").mean(axis=0)
+    for index in (2, 1, 0) if p.study.bucket_edges else (2,):
+        members = p.buckets_by_seed == index
+        of_members = np.broadcast_to(accuracy, members.shape)[members]
+        if of_members.size and of_members.mean() >= LOWEST_ACCURACY:
+            return index
+    return None
+
+
+def classes(p, bucket):
+    """The classes of a bucket in words."""
+    name = p.bucket_names[bucket]
+    return f"{name}-shot classes" if p.study.bucket_edges else f"classes of the {name}"
+
+
+# ---------------------------------------------------------------- the rules
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What a rule makes of a panel, before the correction for the number of findings."""
+
+    name: str
+    result: Interval  # of the number that decides
+    holds: float  # p-value of the claim; 1 where the numbers do not point that way
+    contradicted: float  # of its contrary
+    say: Callable  # () -> the numbers in words
+    method: str = "kd"
+    unit: str = "points"
+    digits: int = 1
+
+    @property
+    def p(self):
+        """p-value of whichever of the two the numbers point to."""
+        return min(self.holds, self.contradicted)
+
+
+def above(result, threshold=0.0):
+    """p-value of the claim that the true value is above the threshold.
+
+    1 where the estimate is not, or has no interval."""
+    return np.nan_to_num(result.p(threshold), nan=1.0) if result.estimate > threshold else 1.0
+
+
+def below(result, threshold=0.0):
+    """p-value of the claim that the true value is below the threshold.
+
+    1 where the estimate is not, or has no interval."""
+    return np.nan_to_num(result.p(threshold), nan=1.0) if result.estimate < threshold else 1.0
+
+
+def helps_on_average(p, method="kd"):
+    """F1: the average gain is above 0."""
+    result = p.gain(method, p.average)
+    name = "F1" if method == "kd" else "F1 tuned"
+
+    def say():
+        return f"{name_of(method)} changes the average by {told(result)}"
+
+    return Finding(name, result, above(result), below(result), say, method)
+
+
+def not_uniform(p, method="kd"):
+    """F2a: few-shot and many-shot classes do not gain alike, or seeds agree on which gain."""
+    filled = [index for index in range(3) if (p.bucket == index).any()]
+    contrast = p.gain(method, p.in_bucket(filled[-1]) - p.in_bucket(filled[0]))
+    covariance, agree = agreement(halves(p, method), halves(p, "one_hot"))
+    rarest, most = classes(p, filled[-1]), classes(p, filled[0])
+    value = min(1.0, 2 * np.nanmin([contrast.p(), agree, 1.0]))
+
+    def say():
+        return (
+            f"gain of the {rarest} minus gain of the {most}: {told(contrast)}; agreement of seeds "
+            f"on which classes gain: covariance {number(covariance, 'points²', 2)}, {told_p(agree)}"
+        )
+
+    return Finding("F2a", contrast, value, 1.0, say, method)
+
+
+def halves(p, method):
+    """(K, 2, S, G) per cent: accuracy of each network on two halves of each group's examples.
+
+    K random splits into halves."""
+
+    def compute(runs):
+        right = 100.0 * np.array([p._predictions(r).right for r in runs]).T  # (N, S)
+        out = np.empty((HALVES, 2, len(runs), len(p.group_names)))
+        for g in range(len(p.group_names)):
+            members = right[p.group == g]
+            rng = np.random.default_rng([g, len(members)])
+            order = rng.permuted(np.tile(np.arange(len(members)), (HALVES, 1)), axis=1)
+            first = order < len(members) // 2  # (K, n)
+            for side, some in enumerate((first, ~first)):
+                out[:, side, :, g] = some @ members / some.sum(axis=1, keepdims=True)
+        return [out[:, :, k] for k in range(len(runs))]
+
+    return np.stack(p.remembered("halves", p.records(method), compute), axis=2)
+
+
+def rarest_lose(p, method="kd"):
+    """F2b: the verdict bucket loses, at least half a point."""
+    bucket = verdict_bucket(p)
+    result = p.gain(method, p.in_bucket(bucket))
+    holds = below(result) if result.estimate <= HARM else 1.0
+
+    def say():
+        return f"{name_of(method)} changes accuracy in the {classes(p, bucket)} by {told(result)}"
+
+    return Finding("F2b", result, holds, above(result, HARM), say, method)
+
+
+def margin_predicts(p, method="kd"):
+    """F3a: rank correlation over groups of the other seeds' teachers' margin with the gain."""
+    gains, baselines = p.group_gain(method), len(p.runs["one_hot"])
+    traits = [others(values)[: len(gains)] for values in (p.margins, p.val_accuracy("teacher"))]
+    result = correlation_with_gain(rank_correlation, gains, baselines, traits[0])
+
+    def say():
+        rest = correlation_with_gain(partial_rank_correlation, gains, baselines, *traits)
+        return (
+            "rank correlation over classes of the teacher's margin and the gain: "
+            f"{told(result, '', 2)}; at equal accuracy of the teacher: {told(rest, '', 2)}"
+        )
+
+    return Finding("F3a", result, above(result), below(result), say, method, "", 2)
+
+
+def errors_transferred(p, method="kd"):
+    """F3b: the student gives the teacher's wrong label, beyond what its accuracy explains.
+
+    Compared with one-hot students of equal accuracy."""
+    mine, pool = copied_beyond_accuracy(p, method)
+    result = welch(mine, pool)
+
+    def say():
+        return (
+            "where the teacher is wrong, rate of its wrong label, beyond that of one-hot students "
+            f"of equal accuracy: {told(result)}"
+        )
+
+    return Finding("F3b", result, above(result), below(result), say, method)
+
+
+def copied_beyond_accuracy(p, method):
+    """(mine (S,), pool (n,)) GroupMeans whose means differ by c - C e / E, in points.
+
+    c, C: share of the teacher's errors of which the student, and the mean baseline, give the same
+    wrong label (see copied_share). e, E: their errors on all test examples. A baseline whose errors
+    became e / E as many, alike in kind, would copy C e / E. No baseline is compared with itself as
+    the teacher. To first order in the deviations of single networks from their means, which is what
+    the interval needs (delta method)."""
+    seeds = len(p.runs[method])
+    copies = stack([copied_share(p, method, s).map(lambda c, s=s: c[..., s]) for s in range(seeds)])
+    by_seed = stack(
+        [
+            copied_share(p, "one_hot", s).map(lambda c, some=some: c[..., some].mean(axis=-1))
+            for s, some in enumerate(_not_the_teacher(p)[:seeds])
+        ]
+    )
+    by_pool = copied_by_baselines(p, seeds)
+    error = p.accuracy(method).map(lambda a: 100 - a.mean(axis=-1))
+    theirs = p.accuracy("one_hot").map(lambda a: 100 - a.mean(axis=-1))
+    e, other, rate = error.observed.mean(), theirs.observed.mean(), by_pool.observed.mean()
+    mine = copies - by_seed * (e / other) - (error + -e) * (rate / other)
+    # `mine` has the mean of the pool over resamples already: here only what single baselines add
+    of_pool = by_pool.resampled.mean(axis=-1, keepdims=True)
+    deviation = GroupMeans(by_pool.observed - rate, by_pool.resampled - of_pool)
+    return mine, deviation * (e / other) - (theirs + -other) * (rate * e / other**2)
+
+
+def copied_by_baselines(p, seeds=None):
+    """As copied_share, of each baseline, mean over the teachers that are not itself.
+
+    Teachers of the first `seeds`, by default of all: GroupMeans (n,)."""
+    keep = _not_the_teacher(p)[:seeds]
+    some = keep.any(axis=0)  # with one seed its teacher is compared with nobody
+    shares = [copied_share(p, "one_hot", s) for s in range(len(keep))]
+    observed, resampled = map(np.stack, zip(*shares, strict=True))  # (S, n), (S, B, n)
+    observed = np.where(keep, observed, np.nan)[..., some]
+    resampled = np.where(keep[:, None], resampled, np.nan)[..., some]
+    return GroupMeans(np.nanmean(observed, axis=0), np.nanmean(resampled, axis=0))
+
+
+def _not_the_teacher(p):
+    """(S, n) bool: whether a baseline is another network than the teacher of a seed."""
+    return np.array(
+        [[r.config.key() != t.config.key() for r in p.runs["one_hot"]] for t in p.teachers]
+    )
+
+
+def stack(parts):
+    """GroupMeans (S,) from one GroupMeans () for each seed."""
+    return GroupMeans(
+        np.array([p.observed for p in parts]), np.stack([p.resampled for p in parts], axis=-1)
+    )
+
+
+def copied_share(p, method, seed):
+    """Per cent of a teacher's errors where a student gives the same wrong label.
+
+    Classes weigh alike. The teacher is that of a seed; GroupMeans (S,) over the networks of a
+    method."""
+    record = p.teachers[seed]
+    teacher = p._predictions(record)
+    wrong = teacher.predicted != p.y
+
+    def errors(_):
+        return [p.means(wrong[None]).map(lambda m: m.mean(axis=-1))]
+
+    (all_wrong,) = p.remembered("wrong", [record], errors)
+
+    def compute(runs):
+        predicted = np.array([p._predictions(r).predicted for r in runs])
+        copies = p.means(wrong & (predicted == teacher.predicted))
+        share = 100 * (copies.map(lambda m: m.mean(axis=-1)) / all_wrong)
+        return [share.map(lambda v, k=k: v[..., k]) for k in range(len(runs))]
+
+    return stack(p.remembered(f"copied from {record.config.key()}", p.records(method), compute))
+
+
+def errors_amplified(p, method="kd"):
+    """F3c: (student error - teacher error) in the weakest fifth of groups minus that in the rest.
+
+    It is above that of one-hot students; and, in self-distillation, above 0."""
+    weights = weakest_fifth(p)[: len(p.runs[method])]
+    more = p.gain(method, -weights)
+    results = [more]
+    if p.pair[0] == p.pair[1]:
+        results.append(interval(*amplification(p, method, weights)))
+
+    def say():
+        own = f"; beyond the teacher's own: {told(results[-1])}" if len(results) == 2 else ""
+        return (
+            "error in the weakest fifth of classes minus error in the rest, beyond that of one-hot "
+            f"students: {told(more)}{own}"
+        )
+
+    holds = max(map(above, results))
+    contradicted = min(1.0, len(results) * min(map(below, results)))
+    return Finding("F3c", more, holds, contradicted, say, method)
+
+
+def weakest_fifth(p):
+    """Weights (S, G) of the weakest fifth of groups minus the rest.
+
+    Weakest on val, for the teachers of the other seeds."""
+    accuracy = others(p.val_accuracy("teacher"))
+    k = int(np.ceil(accuracy.shape[1] / 5))
+    weak = np.argsort(np.argsort(accuracy, axis=1, kind="stable"), axis=1) < k
+    return weak / k - ~weak / (accuracy.shape[1] - k)
+
+
+def amplification(p, method, weights):
+    """A contrast of (student error - teacher error) in points: GroupMeans (S,).
+
+    Each student stands beside its own teacher. weights (S, G): of the groups."""
+    seeds = min(len(weights), len(p.records(method)))
+    mine, teachers = (p.accuracy(m).map(lambda a: a[..., :seeds, :]) for m in (method, "teacher"))
+    return (teachers - mine).map(lambda e: (e * weights[:seeds]).sum(axis=-1))
+
+
+def mitigated(p, method):
+    """F4: the average is not a point below that of kd, and the verdict bucket is above it."""
+    bucket = verdict_bucket(p)
+    average, rare = (p.gain(method, weights, "kd") for weights in (p.average, p.in_bucket(bucket)))
+
+    def say():
+        read = labels_read(p, method) or "no labels beyond those it trains on"
+        return (
+            f"{name_of(method)} against distillation: average {told(average)}, "
+            f"{classes(p, bucket)} {told(rare)}; it reads {read}"
+        )
+
+    holds = max(above(average, -AVERAGE_MARGIN), above(rare))
+    contradicted = min(1.0, 2 * min(below(average, -AVERAGE_MARGIN), below(rare)))
+    return Finding(f"F4 {name_of(method)}", rare, holds, contradicted, say, method)
+
+
+def remedies(p):
+    """The methods that F4 speaks of."""
+    return [m for m in p.runs if m.startswith("ada_")]
+
+
+def findings(p):
+    """Every Finding of a panel of two seeds or more, in order."""
+    average = [helps_on_average(p, m) for m in ("kd", "kd_tuned") if m in p.runs]
+    if verdict_bucket(p) is None:
+        return average
+    return [
+        *average,
+        not_uniform(p),
+        rarest_lose(p),
+        margin_predicts(p),
+        errors_transferred(p),
+        errors_amplified(p),
+        *(mitigated(p, m) for m in remedies(p)),
+    ]
+
+
+def decided(found):
+    """[(Finding, word, Holm's p)], corrected for the number of findings.
+
+    "holds" or "contradicted" where the corrected p of either is at most LEVEL; else "not
+    decided"."""
+    corrected = holm([f.p for f in found])
+    return [(f, _word(f, p), float(p)) for f, p in zip(found, corrected, strict=True)]
+
+
+def _word(finding, corrected):
+    if corrected > LEVEL:
+        return "not decided"
+    return "holds" if finding.holds <= finding.contradicted else "contradicted"

@@ -1,0 +1,39 @@
+"""Numbers and methods in words: every sentence of a page or table is made of these."""
+
+import numpy as np
+
+
+def number(value, unit="points", digits=1):
+    """A signed number with its unit: +1.2 points."""
+    text = f"{value:+.{digits}f}".replace("-", "−")
+    return f"{text} {unit}".strip()
+
+
+def told(result, unit="points", digits=1):
+    """An interval in words: +1.2 points (95 % interval −0.3 to +2.7)."""
+    if np.isnan(result.estimate):
+        return "not defined (every value tied, or nothing to count)"
+    if np.isnan(result.se):
+        why = "one seed: no interval" if result.n == 1 else "no interval"
+        return f"{number(result.estimate, unit, digits)} ({why})"
+    low, high = (number(v, "", digits) for v in (result.low, result.high))
+    return f"{number(result.estimate, unit, digits)} (95 % interval {low} to {high})"
+
+
+def brief(result, digits=1):
+    """An interval, or a row of a table with one, in a cell, on one line: +1.2 (−0.3 to +2.7)."""
+    estimate = number(result.estimate, "", digits)
+    if np.isnan(result.low):
+        return estimate
+    low, high = (number(v, "", digits) for v in (result.low, result.high))
+    return f"{estimate} ({low} to {high})".replace(" ", "\u00a0")
+
+
+def p_value(p):
+    """A p-value for a cell: 0.012, or <0.001."""
+    return "<0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def told_p(p):
+    """A p-value in words: p = 0.012, or p < 0.001."""
+    return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"

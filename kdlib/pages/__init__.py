@@ -1,0 +1,1 @@
+"""What is shown: tables, figures and sentences, and the pages made of them."""

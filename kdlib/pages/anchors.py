@@ -1,0 +1,238 @@
+"""Published numbers beside ours, by the same recipes.
+
+What passes was fixed in advance: PROTOCOL.md, section 8. Wang et al.'s numbers are a comparison,
+without pass or fail."""
+
+import math
+
+import numpy as np
+import pandas as pd
+
+from kdlib.config import KdlibError
+from kdlib.evidence.metrics import BUCKETS, buckets, panel
+from kdlib.evidence.stats import interval, worst
+from kdlib.methods import name_of
+from kdlib.study import records
+from kdlib.study.anchors import ANCHORS
+from kdlib.study.done import complete_seeds
+from kdlib.study.grids import study as study_of
+
+EDGES = (100, 20)  # training images of a class: many has more than the first, few under the second
+
+
+def _records(rows, seeds):
+    """For each row the records of its seeds, as far as there are any.
+
+    KdlibError naming a record that is of other data or of another teacher than those beside it."""
+    by_data, out = {}, []
+    for row in rows:
+        done = []
+        for cfg in filter(records.exists, map(row.config, range(seeds))):
+            record = records.read(cfg)
+            data = cfg.dataset, cfg.draw_seed, cfg.imbalance
+            records.check_pair(record, by_data.setdefault(data, record))
+            for teacher in filter(records.exists, cfg.dependencies()):
+                records.check_pair(record, records.read(teacher))
+            done.append(record)
+        out.append(done)
+    return out
+
+
+def _official(record):
+    """(right, class) of all official test images, (N,) bool and (N,) int: val and test together."""
+    parts = [record.splits["val"], record.splits["test"]]
+    right = np.concatenate([split.right for split in parts])
+    return right, np.concatenate([split.y for split in parts])
+
+
+def _accuracy(record):
+    """Accuracy in per cent on all official test images."""
+    right, _ = _official(record)
+    return float(100 * right.sum() / len(right))
+
+
+def _bucket_accuracies(record):
+    """Accuracies in per cent of many, medium and few, (3,) float.
+
+    Classes of a bucket count alike, as in the sources."""
+    right, y = _official(record)
+    counts = record.facts["train_counts"]
+    correct = np.bincount(y[right], minlength=len(counts))
+    of_class = 100 * correct / np.bincount(y, minlength=len(counts))
+    bucket = buckets(counts, EDGES)
+    return np.array([of_class[bucket == b].mean() for b in range(3)])
+
+
+def _over_seeds(values):
+    """(mean, low, high) of one number per seed, with the 95 % t interval.
+
+    The interval is over seeds alone: examples are not resampled. NaN without any seed."""
+    if not len(values):
+        return (np.nan,) * 3
+    result = interval(values, np.broadcast_to(values, (2, len(values))))
+    return result.estimate, result.low, result.high
+
+
+def _seeds_of(study, seeds):
+    """How many seeds are asked for, the planned ones by default; KdlibError beyond them."""
+    seeds = study.seeds if seeds is None else seeds
+    if not 1 <= seeds <= study.seeds:
+        raise KdlibError(f"seeds={seeds}: must be between 1 and {study.seeds} for {study.name}.")
+    return seeds
+
+
+def _printed(estimate, low, high):
+    """38.00 (37.10 to 38.90), or 38.00 where there is one seed, or "not run" without any."""
+    if math.isnan(estimate):
+        return "not run"
+    if math.isnan(low):
+        return f"{estimate:.2f}"
+    return f"{estimate:.2f} ({low:.2f} to {high:.2f})"
+
+
+def _published(values):
+    """A published value, or range, for a cell."""
+    return " to ".join(f"{value:.2f}" for value in values)
+
+
+def table(study=ANCHORS, seeds=None):
+    """DataFrame with a row per anchor: what was published, beside ours.
+
+    Columns: setting, source, published, ours (mean over seeds, last epoch, all official test
+    images) with its 95 % t interval, seeds on record, and "pass", "explain", "preliminary" (fewer
+    seeds than planned) or "not run"."""
+    rows = []
+    for row, done in zip(study.rows, _records(study.rows, _seeds_of(study, seeds)), strict=True):
+        ours, low, high = _over_seeds([_accuracy(record) for record in done])
+        rows.append(
+            {
+                "setting": row.setting,
+                "source": f"{row.source} (second-hand)" if row.second_hand else row.source,
+                "published": _published(row.published),
+                "ours": ours,
+                "low": low,
+                "high": high,
+                "seeds": len(done),
+                "result": row.word(ours, len(done), study.seeds),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def by_bucket(study=ANCHORS, seeds=None):
+    """DataFrame with a row for all classes and one per bucket, for each long-tailed anchor.
+
+    Columns: setting, classes, published ("–": not published), ours with its 95 % t interval over
+    seeds or "not run", seeds on record. Per cent, all official test images."""
+    long_tailed = [row for row in study.rows if row.config(0).imbalance > 1]
+    rows = []
+    for row, done in zip(long_tailed, _records(long_tailed, _seeds_of(study, seeds)), strict=True):
+        published = [_published(row.published)]
+        published += [_published((value,)) for value in row.buckets] or ["–"] * len(BUCKETS)
+        ours = np.array([[_accuracy(record), *_bucket_accuracies(record)] for record in done])
+        ours = ours.reshape(len(done), 1 + len(BUCKETS))  # also where there are none
+        for name, theirs, values in zip(("all", *BUCKETS), published, ours.T, strict=True):
+            rows.append(
+                {
+                    "setting": row.setting,
+                    "classes": name,
+                    "published": theirs,
+                    "ours": _printed(*_over_seeds(values)),
+                    "seeds": len(done),
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def markdown(study=ANCHORS):
+    """The table as Markdown, published beside ours."""
+    lines = [
+        "| setting | source | published | ours (95 % interval) | seeds | |",
+        "|---|---|---|---|---|---|",
+    ]
+    for row in table(study).itertuples():
+        ours = _printed(row.ours, row.low, row.high) if row.seeds else "–"
+        seeds = f"{row.seeds} of {study.seeds}"
+        cells = row.setting, row.source, row.published, ours, seeds, row.result
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+# ---------------------------------------------------------------- Wang et al. 2023: a comparison
+
+SELF = ("resnet56", "resnet56")
+# (study, pair): {method: (average, worst class)}, as printed there; PROTOCOL.md, section 1
+WANG = {
+    ("cifar100", SELF): {
+        "one_hot": ("72.42±0.16", "42.22±0.90"),
+        "kd": ("74.61±0.15", "43.81±0.58"),
+        "ada_margin": ("73.58±0.11", "43.91±1.11"),
+        "ada_alpha": ("74.15±0.08", "45.46±0.67"),
+        "W's robust student": ("73.22", "48.40"),
+    },
+    ("cifar100", ("resnet56", "resnet32")): {
+        "kd": ("73.19±0.10", "41.82±1.12"),
+        "ada_margin": ("71.92±0.17", "42.22±1.65"),
+        "ada_alpha": ("72.93", "41.50"),
+    },
+    ("cifar100-lt", SELF): {
+        "one_hot": ("43.33±0.16", "0"),
+        "kd": ("46.01±0.16", "0"),
+        "ada_margin": ("31.26±0.21", "0"),
+        "ada_alpha": ("42.52±0.08", "0"),
+        "logit_adjusted": ("50.40±0.12", "4.39±0.66"),
+        "W's robust student": ("43.94", "14.52"),
+    },
+    ("cifar10", SELF): {
+        "one_hot": ("93.74±0.05", "86.48±0.32"),
+        "kd": ("94.34±0.07", "87.66±0.40"),
+        "ada_margin": ("93.69±0.06", "88.42±0.36"),
+        "ada_alpha": ("94.31±0.01", "88.33±0.14"),
+    },
+    ("cifar10-lt", SELF): {
+        "one_hot": ("76.27±0.20", "57.26±0.55"),
+        "kd": ("77.39±0.10", "60.12±0.56"),
+        "ada_margin": ("72.69±0.24", "47.52±0.95"),
+        "ada_alpha": ("70.83±0.28", "43.64±1.09"),
+        "logit_adjusted": ("81.36", "71.60"),
+    },
+}
+
+
+def comparison():
+    """DataFrame: Wang et al.'s average and worst class beside ours on our test half.
+
+    "not run": our study has no complete seed. "not planned": our study has no such run. Peak rate,
+    temperature, test half and (long tails) the draw differ."""
+    rows = []
+    for (name, pair), methods in WANG.items():
+        chosen, seeds = study_of(name), complete_seeds(name)
+        ours = panel(chosen, pair, seeds, "test") if seeds and pair in chosen.pairs else None
+        for method, (published, published_worst) in methods.items():
+            planned = pair in chosen.pairs and method in chosen.methods
+            average = lowest = "not run" if planned else "not planned"
+            if ours and planned:
+                accuracy = ours.accuracy(method)
+                average = _with_half_width(accuracy.map(lambda v: v.mean(axis=-1)), seeds)
+                lowest = _with_half_width(accuracy.map(lambda v: worst(v, 1)), seeds)
+            rows.append(
+                {
+                    "study": name,
+                    "pair": " → ".join(pair),
+                    "method": name_of(method),
+                    "W, average": published,
+                    "ours, average": average,
+                    "W, worst class": published_worst,
+                    "ours, worst class": lowest,
+                    "seeds": seeds if ours and planned else 0,
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def _with_half_width(means, seeds):
+    """38.00 ± 0.90, of GroupMeans over networks; without the half-width where there is one seed."""
+    found = interval(*means)
+    if seeds == 1:
+        return f"{found.estimate:.2f}"
+    return f"{found.estimate:.2f} ± {found.high - found.estimate:.2f}"

@@ -1,0 +1,61 @@
+"""Files that are there whole or not at all, work that is claimed by one process, and the cache."""
+
+import contextlib
+import errno
+import os
+import tempfile
+from pathlib import Path
+
+from filelock import FileLock
+
+from kdlib.config import KdlibError
+
+ROOT = Path(__file__).resolve().parents[2]
+DATA = ROOT / "data"
+FULL_OR_CLOSED = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
+
+
+def cache_folder():
+    """Where files are that can be made again: $KDLIB_CACHE, else data/cache."""
+    return Path(os.environ.get("KDLIB_CACHE") or DATA / "cache")
+
+
+@contextlib.contextmanager
+def whole_file(path):
+    """A temporary path beside `path` that takes its place when the block ends well.
+
+    KdlibError when the disk is full or closed to us."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(prefix=".tmp-", suffix=path.suffix, dir=path.parent)
+    os.close(handle)
+    try:
+        yield Path(temporary)
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except OSError as e:
+        if e.errno not in FULL_OR_CLOSED:
+            raise
+        raise KdlibError(
+            f"{path}: cannot be written ({os.strerror(e.errno)}); free some space or set "
+            "KDLIB_RECORDS to another folder, then run the same command again: finished runs are "
+            "kept."
+        ) from e
+    finally:
+        Path(temporary).unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def claim(name, where):
+    """Hold a run (its key) or another file to be made, waiting for a process that makes it.
+
+    So it is done once. The operating system releases the claim of a process that dies."""
+    where.mkdir(parents=True, exist_ok=True)
+    with FileLock(where / f".{name}.lock"):
+        yield
+
+
+def available_cores():
+    """Processor cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):  # not on macOS and Windows
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

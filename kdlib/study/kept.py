@@ -1,0 +1,65 @@
+"""A long run that is stopped goes on where it was.
+
+Its state after some epoch is kept in the cache folder until the run is on record."""
+
+import contextlib
+import json
+import pickle
+import time
+
+import torch
+
+from kdlib.config import KdlibError
+from kdlib.study.files import cache_folder, whole_file
+
+EVERY = 120.0  # seconds between two savings; a shorter run is never kept
+# what torch.load raises of a file that is not whole, or not ours
+BROKEN = (OSError, ValueError, KeyError, TypeError, EOFError, RuntimeError, pickle.UnpicklingError)
+
+
+class Kept:
+    """The state of one run on disk, taken up only by the same run on the same kind of machine.
+
+    plan: what must be the same, as JSON can say it; together: how many runs share the time of this
+    one; warn(line) hears what is wrong with the file."""
+
+    def __init__(self, key, plan, together, warn):
+        self.path = cache_folder() / f"run-{key}.pt"
+        self.plan, self.together, self.warn = json.dumps(plan, sort_keys=True), together, warn
+        self.started = self.saved = time.monotonic()
+        self.before = self._read() or {"seconds": 0.0, "commits": []}
+
+    def _read(self):
+        if not self.path.exists():
+            return None
+        try:
+            found = torch.load(self.path, map_location="cpu", weights_only=True)
+            if found["plan"] == self.plan:
+                return found
+            wrong = "of another run or machine"
+        except BROKEN as error:
+            wrong = f"damaged ({type(error).__name__})"
+        self.warn(f"{self.path}: {wrong}; the run begins anew")
+        return None
+
+    def due(self):
+        return time.monotonic() - self.saved > EVERY
+
+    def write(self, commit, **contents):
+        """Keep the contents, the commits that were at work, and the seconds it took so far."""
+        now = time.monotonic()
+        contents |= {
+            "plan": self.plan,
+            "commits": [*self.before["commits"], commit],
+            "seconds": self.before["seconds"] + (now - self.started) / self.together,
+        }
+        self.saved = now
+        try:
+            with whole_file(self.path) as temporary:
+                torch.save(contents, temporary)
+        except (KdlibError, OSError, RuntimeError) as error:  # torch's own for a full disk
+            self.warn(f"{self.path}: not kept ({error}); the run goes on")
+
+    def remove(self):
+        with contextlib.suppress(OSError):
+            self.path.unlink(missing_ok=True)

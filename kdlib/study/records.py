@@ -1,0 +1,194 @@
+"""What one run leaves behind: <key>.json and <key>.npz in the records folder.
+
+They are written whole or not at all, and read with checks."""
+
+import dataclasses
+import hashlib
+import json
+import os
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from kdlib.config import RECIPE, Config, KdlibError
+from kdlib.study.files import DATA, whole_file
+
+SPLITS = ("val", "test", "left_out")
+ARRAYS = ("y", "group", "predicted", "log_p")
+
+
+class RecordError(KdlibError):
+    """A record that cannot be believed, refused by name."""
+
+
+def folder():
+    """Where records are: $KDLIB_RECORDS, else data/records of the repository."""
+    return Path(os.environ.get("KDLIB_RECORDS") or DATA / "records")
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What was predicted for each example of a split, in its fixed order."""
+
+    y: np.ndarray  # (N,) int, class
+    group: np.ndarray  # (N,) int, subgroup
+    predicted: np.ndarray  # (N,) int
+    log_p: np.ndarray  # (N, 2 or more) float16: log-probability of the label, of the prediction
+
+    @property
+    def right(self):
+        return self.predicted == self.y
+
+
+def predictions(logits, split):
+    """Predictions of a split from its logits (N, C), a CPU tensor."""
+    log_p = logits.double().log_softmax(dim=1)
+    largest, predicted = log_p.max(dim=1)
+    y = split.y.cpu()
+    values = np.column_stack([log_p.gather(1, y[:, None]).numpy(), largest.numpy()])
+    small = np.int16 if logits.shape[1] > 127 else np.int8
+    return Predictions(
+        y.numpy().astype(np.int16),
+        split.group.cpu().numpy().astype(np.int16),
+        predicted.numpy().astype(small),
+        values.clip(min=np.finfo(np.float16).min).astype(np.float16),
+    )
+
+
+def labels_sha256(split):
+    """Hash of the labels and groups of a split of Predictions, in order."""
+    labels = split.y.astype("<i2").tobytes() + split.group.astype("<i2").tobytes()
+    return hashlib.sha256(labels).hexdigest()
+
+
+@dataclass(frozen=True)
+class Record:
+    """config: of the run; facts: everything else in the JSON file; splits: name -> Predictions."""
+
+    config: Config
+    facts: dict
+    splits: dict
+
+    def test_plus(self):
+        """Test and left_out together: everything the run never saw in any choice."""
+        both = self.splits["test"], self.splits["left_out"]
+        arrays = (np.concatenate([getattr(split, name) for split in both]) for name in ARRAYS)
+        return Predictions(*arrays)
+
+
+# ---------------------------------------------------------------- writing
+
+
+def write(record, where=None):
+    """Write a record.
+
+    The JSON file comes last and names the hash of the other, so it is there only when all is."""
+    path = (where or folder()) / record.config.key()
+    arrays = {
+        f"{name}_{array}": getattr(split, array)
+        for name, split in record.splits.items()
+        for array in ARRAYS
+    }
+    with whole_file(path.with_suffix(".npz")) as temporary:
+        np.savez_compressed(temporary, **arrays)
+        sha256 = hashlib.sha256(temporary.read_bytes()).hexdigest()
+    facts = {
+        "recipe": RECIPE,
+        "config": dataclasses.asdict(record.config),
+        **record.facts,
+        "npz_sha256": sha256,
+        "labels_sha256": {name: labels_sha256(split) for name, split in record.splits.items()},
+    }
+    with whole_file(path.with_suffix(".json")) as temporary:
+        temporary.write_text(json.dumps(facts, indent=1) + "\n")
+
+
+# ---------------------------------------------------------------- reading
+
+
+def exists(cfg, where=None):
+    """Whether a record answers to this Config's key; read() says whether it can be believed."""
+    return ((where or folder()) / f"{cfg.key()}.json").exists()
+
+
+def read(cfg, where=None):
+    """The record of a Config.
+
+    RecordError naming the file if it is missing, corrupt, or of another run."""
+    path = (where or folder()) / f"{cfg.key()}.json"
+    again = "delete it and run again"
+    try:
+        facts = json.loads(path.read_text())
+        stored, recipe = Config.from_dict(facts["config"]), facts["recipe"]
+        sha256, labels = facts["npz_sha256"], facts["labels_sha256"]
+    except FileNotFoundError:
+        raise RecordError(
+            f"{path}: there is no record of this run; `python -m kdlib run STUDY` makes it."
+        ) from None
+    except KdlibError as e:
+        raise RecordError(f"{path}: {e}") from None
+    except (ValueError, TypeError, KeyError) as e:
+        raise RecordError(f"{path}: not a record ({type(e).__name__}: {e}); {again}.") from None
+    if recipe != RECIPE:
+        raise RecordError(f"{path}: made with recipe {recipe}, this is recipe {RECIPE}; {again}.")
+    for field in dataclasses.fields(Config):
+        mine, other = getattr(cfg, field.name), getattr(stored, field.name)
+        if mine != other:
+            raise RecordError(
+                f"{path}: field {field.name} is {other!r}, asked for was {mine!r}; {again}."
+            )
+    splits = _read_arrays(path.with_suffix(".npz"), sha256, again)
+    for name, split in splits.items():
+        if labels_sha256(split) != labels.get(name):
+            raise RecordError(
+                f"{path}: the labels of {name} are not those the record was written with; {again}."
+            )
+    for name in ("config", "recipe", "npz_sha256", "labels_sha256"):
+        del facts[name]
+    return Record(stored, facts, splits)
+
+
+def _read_arrays(path, sha256, again):
+    try:
+        found = hashlib.sha256(path.read_bytes()).hexdigest()
+        if found != sha256:
+            raise RecordError(
+                f"{path}: truncated or changed (sha256 {found[:12]}..., expected "
+                f"{sha256[:12]}...); {again}."
+            )
+        with np.load(path, allow_pickle=False) as arrays:
+            return {
+                name: Predictions(*(arrays[f"{name}_{array}"] for array in ARRAYS))
+                for name in SPLITS
+            }
+    except FileNotFoundError:
+        raise RecordError(f"{path}: missing beside its JSON file; {again}.") from None
+    except (ValueError, KeyError, OSError, zipfile.BadZipFile) as e:
+        raise RecordError(
+            f"{path}: not the arrays of a record ({type(e).__name__}: {e}); {again}."
+        ) from None
+
+
+def check_pair(record, other):
+    """RecordError unless two records may be compared.
+
+    That needs the same data, the same labels in the same order, and the same teacher weights."""
+    a, b = record.config.key(), other.config.key()
+    if record.facts["data_sha256"] != other.facts["data_sha256"]:
+        raise RecordError(
+            f"Records {a} and {b} are of different data; delete the one that is not of yours and "
+            "run again."
+        )
+    for name in SPLITS:
+        if labels_sha256(record.splits[name]) != labels_sha256(other.splits[name]):
+            raise RecordError(
+                f"Records {a} and {b} have different {name} labels; delete one and run again."
+            )
+    taught = record.facts.get("teacher_key") == b
+    if taught and record.facts["teacher_sha256"] != other.facts["weights_sha256"]:
+        raise RecordError(
+            f"Record {a} learned from other weights than those of record {b}; delete {a} and run "
+            "again."
+        )
