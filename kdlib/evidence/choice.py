@@ -44,8 +44,6 @@ def scores(search, seeds):
                 }
             )
         best = max(of_step, key=lambda row: row["mean"])  # the first of equals
-        if step.taken:
-            best = of_step[step.levels.index(step.taken)]
         if search.epochs and "epochs" in step.levels[0]:  # the fewest that pass the gate, if any
             rows_of_gate = [] if step.fields else gate(search, seeds).itertuples()
             passed = [f"epochs = {row.epochs}" for row in rows_of_gate if row.passes == "yes"]

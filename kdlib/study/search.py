@@ -17,7 +17,6 @@ class Step:
     methods: tuple = ("one_hot",)
     fields: dict = field(default_factory=dict)  # that hold in this step alone
     seeds: int = 0  # where a step needs more than the others
-    taken: dict = field(default_factory=dict)  # instead of the best, which did not pass the gate
     teachers: bool = False  # teachers are trained: their seeds are 1000 higher
 
 
