@@ -480,6 +480,9 @@ def test_a_run_that_was_killed_goes_on_where_it_was(kept_each_epoch, tmp_path, m
         (records_folder / f"{cfg.key()}{suffix}").unlink()
     stopped_after(3, cfg, monkeypatch)
     assert [file.name for file in kept_each_epoch.glob("run-*")] == [f"run-{cfg.key()}.pt"]
+    assert kept.epochs_done(cfg.key()) == 3 and kept.epochs_done("another") == 0
+    (left,), (anew,) = (sweep.estimate([c]) for c in (cfg, replace(cfg, seed=9)))
+    assert left < anew
     trained_epochs = []
     monkeypatch.setattr(train.Stepper, "begin", wraps_begin(trained_epochs, train.Stepper.begin))
     monkeypatch.setattr(experiment, "git_sha", lambda: "another")

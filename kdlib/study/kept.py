@@ -17,6 +17,15 @@ EVERY = 120.0  # seconds between two savings; a shorter run is never kept
 BROKEN = (OSError, ValueError, KeyError, TypeError, EOFError, RuntimeError, pickle.UnpicklingError)
 
 
+def epochs_done(key):
+    """How many epochs of a run that was stopped are behind it, for an estimate of the rest."""
+    try:
+        path = cache_folder() / f"run-{key}.pt"
+        return torch.load(path, map_location="cpu", weights_only=True)["state"]["epoch"]
+    except BROKEN:  # or not there
+        return 0
+
+
 class Kept:
     """The state of one run on disk, taken up only by the same run on the same kind of machine.
 

@@ -26,6 +26,7 @@ from kdlib.step import Run
 from kdlib.study import records
 from kdlib.study.experiment import EVALUATIONS, OutOfTime, default_device, load, together
 from kdlib.study.files import available_cores
+from kdlib.study.kept import epochs_done
 from kdlib.train import fit, predict
 
 
@@ -76,7 +77,8 @@ def estimate(configs, folder=None, device=None, count=1):
         images = EVALUATIONS * len(data.val) + sum(map(len, data.splits().values()))
         how = {"batch_size": cfg.batch_size, "precision": cfg.precision, "count": count}
         step, forward = _pace(cfg.student, data=data, **how)
-        total = cfg.epochs * math.ceil(n / cfg.batch_size) * step + images * forward
+        left = cfg.epochs - epochs_done(cfg.key())
+        total = left * math.ceil(n / cfg.batch_size) * step + images * forward
         table = (cfg.teacher_config(), cfg.seed, cfg.epochs) if cfg.teacher else None
         if table and table not in tables:
             tables.add(table)
