@@ -189,7 +189,7 @@ def audit(args):
 
     for text in args.fail_if:
         gate.condition(text)  # a typing error is said before anything is read
-    files = {name: getattr(args, name) for name in (*given.FILES, "worst")}
+    files = {name: getattr(args, name) for name in (*given.FILES, "worst", "edges", "kind")}
     ours = {name: getattr(args, name) for name in ("pair", "method", "seeds")}
     if args.study:
         excluded, why = files, "--study, which takes everything from records."
@@ -213,7 +213,7 @@ def audit(args):
     if args.study:
         found = given.audit_study(args.study, args.pair, args.method or "kd", args.seeds)
     else:
-        found = given.audit(**files, edges=tuple(args.edges), kind=args.kind)
+        found = given.audit(**{name: of for name, of in files.items() if of is not None})
     written = page.save(found, args.out, args.fail_if)
     html, facts, table = (page.printable(file, None) for file in written)
     print("\n".join([*page.headline(found), f"{html}, {Path(facts).name}, {Path(table).name}"]))
@@ -469,7 +469,6 @@ def _audit_options(add):
         "--edges",
         nargs=2,
         type=_count,
-        default=(100, 20),
         metavar=("MANY", "FEW"),
         help="of those buckets; default: 100 20",
     )
@@ -477,7 +476,6 @@ def _audit_options(add):
     add(
         "--kind",
         choices=("auto", "logits", "probabilities", "classes"),
-        default="auto",
         help="of the scores; default: auto",
     )
     add("--worst", type=_count, metavar="K", help="groups in the worst-k metrics; default: a tenth")

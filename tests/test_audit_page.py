@@ -19,7 +19,7 @@ from test_browser import CONTRAST, TEXT, look, requested, unfold
 from test_report import Document
 
 import kdlib
-from kdlib.__main__ import main
+from kdlib.__main__ import _parse, audit, main
 from kdlib.auditing import gate
 from kdlib.auditing import page as audit_page
 from kdlib.auditing.files import AuditError, printable
@@ -534,3 +534,9 @@ def test_a_terminal_without_minus_or_letters(files, tmp_path):
     )
     assert done.returncode == 0 and not done.stderr, done.stderr
     assert "\\u540d.html" in done.stdout.decode("ascii")
+
+
+@pytest.mark.parametrize("option", [["--kind", "logits"], ["--edges", "5", "4"], ["--worst", "2"]])
+def test_options_of_files_do_not_go_with_a_study(option):
+    with pytest.raises(KdlibError, match=rf"{option[0]} does not go with --study"):
+        audit(_parse(["audit", "--study", "digits", *option]))
