@@ -446,7 +446,6 @@ def glance(a):
 def explore(a):
     """Widgets that choose bucket, metric and group, above what view shows of that choice."""
     import ipywidgets as widgets
-    from IPython.display import display
 
     known = a.groups.columns[a.groups.notna().any()]
     numbers = [column for column in known if column not in ("group", "bucket", "finding")]
@@ -454,12 +453,12 @@ def explore(a):
     metric = widgets.Dropdown(options=numbers, value="gain", description="metric")
     names = [printable(g) for g in a.groups.group]
     group = widgets.Combobox(options=names, placeholder="a group", description="group")
-    out = widgets.Output()
+    # no Output widget: with one, nbclient now and then waits for ever for the end of the cell
+    out = widgets.HTML()
 
     def show(_=None):
-        out.clear_output(wait=True)
-        with out:
-            display(*view(a, bucket.value, metric.value, group.value))
+        chosen = view(a, bucket.value, metric.value, group.value)
+        out.value = "".join(part._repr_html_() for part in chosen)
 
     for widget in (bucket, metric, group):
         widget.observe(show, "value")
