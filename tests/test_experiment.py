@@ -445,11 +445,10 @@ def test_settings_of_a_gpu_are_made_when_data_get_there(monkeypatch, device, tim
 
 
 @pytest.fixture
-def kept_each_epoch(records_folder, tmp_path, monkeypatch):
+def kept_each_epoch(records_folder, monkeypatch):
     """States are kept after each epoch; the folder they lie in."""
-    monkeypatch.setenv("KDLIB_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(kept, "EVERY", -1.0)
-    return tmp_path / "cache"
+    return records_folder
 
 
 def stopped_after(epoch, cfg, monkeypatch):
@@ -474,12 +473,12 @@ def stopped_after(epoch, cfg, monkeypatch):
 )
 def test_a_run_that_was_killed_goes_on_where_it_was(kept_each_epoch, tmp_path, monkeypatch, cfg):
     whole = run(cfg)
-    assert not list(kept_each_epoch.glob("run-*"))
+    assert not list(kept_each_epoch.glob(".*.kept"))
     records_folder = tmp_path / "records"
     for suffix in (".json", ".npz", ".pt"):
         (records_folder / f"{cfg.key()}{suffix}").unlink()
     stopped_after(3, cfg, monkeypatch)
-    assert [file.name for file in kept_each_epoch.glob("run-*")] == [f"run-{cfg.key()}.pt"]
+    assert [file.name for file in kept_each_epoch.glob(".*.kept")] == [f".{cfg.key()}.kept"]
     assert kept.epochs_done(cfg.key()) == 3 and kept.epochs_done("another") == 0
     (left,), (anew,) = (sweep.estimate([c]) for c in (cfg, replace(cfg, seed=9)))
     assert left < anew
@@ -487,7 +486,7 @@ def test_a_run_that_was_killed_goes_on_where_it_was(kept_each_epoch, tmp_path, m
     monkeypatch.setattr(train.Stepper, "begin", wraps_begin(trained_epochs, train.Stepper.begin))
     monkeypatch.setattr(experiment, "git_sha", lambda: "another")
     again = run(cfg)
-    assert trained_epochs == [3, 4] and not list(kept_each_epoch.glob("run-*"))
+    assert trained_epochs == [3, 4] and not list(kept_each_epoch.glob(".*.kept"))
     same = set(whole.facts) - {"git", "seconds"}
     assert {k: again.facts[k] for k in same} == {k: whole.facts[k] for k in same}
     assert again.facts["git"] == f"{whole.facts['git']} then another"
@@ -509,7 +508,7 @@ def test_a_state_that_is_damaged_or_of_another_machine_is_not_taken_up(
 ):
     cfg = replace(CFG, epochs=3)
     whole = run(cfg)
-    path = kept_each_epoch / f"run-{cfg.key()}.pt"
+    path = kept_each_epoch / f".{cfg.key()}.kept"
     for spoil, said in (
         (lambda: path.write_bytes(path.read_bytes()[:2000]), "damaged"),
         (lambda: path.write_bytes(b"x"), "damaged"),
@@ -526,20 +525,18 @@ def test_a_state_that_is_damaged_or_of_another_machine_is_not_taken_up(
 def test_a_short_run_is_not_kept_and_a_folder_that_cannot_be_written_stops_nothing(
     records_folder, tmp_path, monkeypatch, capsys
 ):
-    monkeypatch.setenv("KDLIB_CACHE", str(tmp_path / "cache"))
+    plain = kept.Kept.write
     monkeypatch.setattr(kept.Kept, "write", None)
     run(CFG)
-    monkeypatch.undo()
-    monkeypatch.setenv("KDLIB_RECORDS", str(records_folder))
+    monkeypatch.setattr(kept.Kept, "write", plain)
     (tmp_path / "file").write_text("")
-    monkeypatch.setenv("KDLIB_CACHE", str(tmp_path / "file" / "cache"))
+    monkeypatch.setattr(kept, "path_of", lambda key: tmp_path / "file" / key)
     monkeypatch.setattr(kept, "EVERY", -1.0)
     assert run(replace(CFG, seed=1)).config.seed == 1
     assert "not kept" in capsys.readouterr().err
 
 
-def test_a_run_whose_time_is_up_goes_on_the_next_time(records_folder, tmp_path, monkeypatch):
-    monkeypatch.setenv("KDLIB_CACHE", str(tmp_path / "cache"))
+def test_a_run_whose_time_is_up_goes_on_the_next_time(records_folder, monkeypatch):
     cfg = replace(CFG, epochs=3)
     (outcome,) = experiment.together([cfg], deadline=1.0)
     assert "after epoch 1 of 3: its time is up; it goes on from there." in str(outcome)

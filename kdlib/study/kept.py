@@ -1,6 +1,6 @@
 """A long run that is stopped goes on where it was.
 
-Its state after some epoch is kept in the cache folder until the run is on record."""
+Its state after some epoch is kept beside the records until the run is one of them."""
 
 import contextlib
 import json
@@ -10,18 +10,23 @@ import time
 import torch
 
 from kdlib.config import KdlibError
-from kdlib.study.files import cache_folder, whole_file
+from kdlib.study import records
+from kdlib.study.files import whole_file
 
 EVERY = 120.0  # seconds between two savings; a shorter run is never kept
 # what torch.load raises of a file that is not whole, or not ours
 BROKEN = (OSError, ValueError, KeyError, TypeError, EOFError, RuntimeError, pickle.UnpicklingError)
 
 
+def path_of(key):
+    """Where the state of a run is, if there is one."""
+    return records.folder() / f".{key}.kept"
+
+
 def epochs_done(key):
     """How many epochs of a run that was stopped are behind it, for an estimate of the rest."""
     try:
-        path = cache_folder() / f"run-{key}.pt"
-        return torch.load(path, map_location="cpu", weights_only=True)["state"]["epoch"]
+        return torch.load(path_of(key), map_location="cpu", weights_only=True)["state"]["epoch"]
     except BROKEN:  # or not there
         return 0
 
@@ -33,7 +38,7 @@ class Kept:
     one; warn(line) hears what is wrong with the file."""
 
     def __init__(self, key, plan, together, warn):
-        self.path = cache_folder() / f"run-{key}.pt"
+        self.path = path_of(key)
         self.plan, self.together, self.warn = json.dumps(plan, sort_keys=True), together, warn
         self.started = self.saved = time.monotonic()
         self.before = self._read() or {"seconds": 0.0, "commits": []}
