@@ -165,7 +165,7 @@ def test_the_commands_a_reader_needs_are_there():
         "make test",
         "make lab",
         "make help",
-        "python -m kdlib run cifar20-lt",
+        "python -m kdlib run cifar100-lt-self",
         "python -m kdlib data get cifar100",
         "python -m kdlib status",
         "python -m kdlib doctor",
