@@ -336,7 +336,7 @@ def test_a_notebook_of_findings_runs_from_records(executed, request):
     assert {word for *_, word in verdicts} <= WORDS
     assert "(preliminary: 2 of 8 planned seeds)" in "\n".join(pages)
     assert "a demonstration, not a reproduction" in pages[-1]  # what deviates comes last
-    assert "18 runs: 4 methods, 2 seeds, each pair and setting" in printed
+    assert "18 runs, teachers included: 4 methods, 2 seeds" in printed
     assert in_order(pages) == [
         words for words, book in ELEMENTS.items() if book == request.node.callspec.id
     ]

@@ -394,7 +394,9 @@ def _resample(statistics, values, totals, members, w, resamples, seed):
     alone = np.array([strata[g][0] for g in lonely], dtype=np.int64)
     of_alone, place = values[..., alone], (half[alone], lonely)
     within = _excess(strata, n, w, resamples, seed)
-    among = _excess([np.arange(n)], n, w, resamples, seed + 1)
+    among = within
+    if members.disjoint:
+        among = _excess([np.arange(n)], n, w, resamples, seed + 1)
     lender = lenders(seed, len(alone), resamples) if len(alone) > 1 else None
 
     def summed(excess):

@@ -68,7 +68,11 @@ def headline(a):
         out[-1] += f" Most harmed: {most}."
     if len(a.buckets):
         least = a.buckets.loc[a.buckets.gain.idxmin()]
-        out.append(f"The bucket that gains least is “{least.bucket}”: {_range(least)}.")
+        picked = told(a.metrics["worst_bucket_gain"])
+        out.append(
+            f"The bucket that gains least is “{least.bucket}”: {_range(least)}; a bucket picked as "
+            f"the lowest on half of the examples has, on the other half, {picked}."
+        )
     for unit in ("%", "points"):
         out = [said.replace(f" {unit}", f"\N{NO-BREAK SPACE}{unit}") for said in out]
     return out
