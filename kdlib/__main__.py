@@ -96,7 +96,7 @@ def _complete_or_planned(chosen):
 
 def _compare(chosen, seeds, methods):
     """Print what methods gain over one-hot, on average and by bucket, in every pair and setting."""
-    from kdlib.evidence.metrics import panel
+    from kdlib.evidence.panel import panel
     from kdlib.evidence.words import brief
     from kdlib.pages.tables import gain_by_bucket
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from kdlib.evidence.metrics import panel
+from kdlib.evidence.panel import panel
 from kdlib.study.grids import STUDIES
 from kdlib.study.records import SPLITS, Predictions, Record, write
 

@@ -17,12 +17,15 @@ from synthetic import made
 import kdlib
 from kdlib.auditing import audit as auditing
 from kdlib.auditing import gate, given
-from kdlib.auditing import numbers as audit_numbers
-from kdlib.auditing.files import Groups, source
-from kdlib.auditing.numbers import mean_and_interval
+from kdlib.auditing.files import source
 from kdlib.config import KdlibError
-from kdlib.evidence.stats import group_means, interval
+from kdlib.evidence import counts, rules
+from kdlib.evidence.panel import panel
+from kdlib.evidence.resample import Groups, group_means, halves_of
+from kdlib.evidence.significance import change
+from kdlib.evidence.stats import interval, welch, worst
 from kdlib.study.done import complete_seeds
+from kdlib.study.grids import study
 
 ROOT = Path(__file__).resolve().parents[1]
 SCHEMA = json.loads((ROOT / "kdlib/auditing/audit.schema.json").read_text())
@@ -127,11 +130,32 @@ def test_transfer_by_hand(audited):
     assert rows["count"]["new harm"] == ((teacher == y) & (baseline == y) & (student != y)).sum()
     assert rows["count"]["repaired"] == ((teacher == y) & (baseline != y) & (student == y)).sum()
     wrong = teacher != y
-    copied = 100 * (student == teacher)[wrong].mean()
-    assert audited.metrics["student_copies"].estimate == pytest.approx(copied)
-    assert audited.metrics["copied_excess"].estimate == pytest.approx(
-        copied - 100 * (baseline == teacher)[wrong].mean()
+
+    def by_class(values):
+        return np.mean([values[y == c].mean() for c in range(6)])
+
+    copied, baselines = (
+        100 * by_class(wrong & (x == teacher)) / by_class(wrong) for x in (student, baseline)
     )
+    error, theirs = (by_class(x != y) for x in (student, baseline))
+    assert audited.metrics["student_copies"].estimate == pytest.approx(copied)
+    assert audited.metrics["baseline_copies"].estimate == pytest.approx(baselines)
+    assert audited.metrics["copied_excess"].estimate == pytest.approx(
+        copied - baselines * error / theirs
+    )
+
+
+def test_a_student_that_is_only_more_accurate_copies_nothing():
+    """Students and baselines err in the same way, the students half as often."""
+    rng, excess = np.random.default_rng(0), []
+    for _ in range(20):
+        y = np.repeat(np.arange(5), 200)
+        wrong = (y + rng.integers(1, 5, (3, 1000))) % 5
+        right = rng.random((3, 1000)) < np.array([[0.7], [0.85], [0.7]])
+        found = kdlib.audit(y, *np.where(right, y, wrong), resamples=2).metrics
+        assert found["student_copies"].estimate < found["baseline_copies"].estimate + 3
+        excess.append(found["copied_excess"].estimate)
+    assert abs(np.mean(excess)) < 3 * np.std(excess) / np.sqrt(20)
 
 
 def test_a_copied_teacher_is_seen():
@@ -277,7 +301,7 @@ def test_the_interval_of_one_seed_is_agresti_and_min():
     student, baseline = rng.random(40) < 0.6, rng.random(40) < 0.5
     groups = Groups(("all",), np.arange(40), np.zeros(40, int))
     d = student.astype(float) - baseline
-    estimate, low, high, se, *_ = mean_and_interval(d[None], groups, np.ones(40), 1)
+    found = change(student[None], groups, np.ones(40), baseline[None])
     b, c, n = (
         ((d > 0).sum() + 0.5),
         ((d < 0).sum() + 0.5),
@@ -285,10 +309,9 @@ def test_the_interval_of_one_seed_is_agresti_and_min():
     )  # half an example added to each of four cells
     difference, spread = (b - c) / n, np.sqrt((b + c) - (b - c) ** 2 / n) / n
     z = norm.ppf(0.975)
-    np.testing.assert_allclose([estimate[0], se[0]], [d.mean(), spread], atol=1e-12)
-    np.testing.assert_allclose(
-        [low[0], high[0]], [difference - z * spread, difference + z * spread], atol=1e-6
-    )
+    np.testing.assert_allclose([found.estimate[0], found.se[0]], [d.mean(), spread], atol=1e-12)
+    ends = difference - z * spread, difference + z * spread
+    np.testing.assert_allclose([found.low[0], found.high[0]], ends, atol=1e-6)
 
 
 def test_of_one_example_the_margin_has_no_interval_and_the_gain_a_wide_one():
@@ -309,7 +332,7 @@ def test_p_is_mcnemars_mid_p():
         up, down, ties = rng.integers(0, 12, 3)
         d = np.r_[np.ones(up), -np.ones(down), np.zeros(ties + 1)]
         groups = Groups(("all",), np.arange(len(d)), np.zeros(len(d), int))
-        got = audit_numbers._p_values(d[None], np.zeros(1), np.zeros(1), groups, np.ones(len(d)))[0]
+        got = change(d[None], groups, np.ones(len(d))).p[0]
         n, k = up + down, min(up, down)
         exact = binomtest(int(k), int(n)).pvalue if n else 1.0
         mid = 1.0 if up == down else exact - binom.pmf(k, n, 0.5)
@@ -333,16 +356,16 @@ def test_intervals_of_groups_cover_new_examples(n, weighted):
         u = rng.random(300 * n)
         d = (u < up).astype(float) - (u > 1 - down)
         w = rng.uniform(0.2, 2, 300 * n) if weighted else np.ones(300 * n)
-        _, low, high, *_ = mean_and_interval(d[None], groups, w, 1)
-        return np.repeat([0.15, 0.0, -0.03], 100), low, high
+        found = change(d[None], groups, w)
+        return np.repeat([0.15, 0.0, -0.03], 100), found.low, found.high
 
     assert (
         0.93 <= coverage(run, 12) <= (0.97 if n > 15 else 0.985)
     )  # small and rarely different: wide, never narrow
 
 
-@pytest.mark.parametrize("seeds", [3, 6])
-def test_intervals_of_groups_cover_new_seeds_and_examples(seeds):
+@pytest.mark.parametrize(("seeds", "baselines"), [(3, 3), (6, 2), (1, 5), (6, 12)])
+def test_intervals_of_groups_cover_new_networks_and_examples(seeds, baselines):
     """A group's gain differs by seed, an example's by how easy it is for all seeds."""
     size, n = 40, 100
     groups = Groups(
@@ -354,11 +377,10 @@ def test_intervals_of_groups_cover_new_seeds_and_examples(seeds):
         shift = 0.1 + 0.05 * rng.standard_normal((seeds, size))
         ease = rng.normal(size=size * n)
         student = ease + rng.normal(size=(seeds, size * n)) + 2.5 * shift[:, groups.group] > 0
-        baseline = ease + rng.normal(size=(seeds, size * n)) > 0
-        _, low, high, *_ = mean_and_interval(
-            student.astype(float) - baseline, groups, np.ones(size * n), 1
-        )
-        return np.full(size, TRUE_SHIFT), low, high
+        other = 0.05 * rng.standard_normal((baselines, size))[:, groups.group]
+        baseline = ease + rng.normal(size=(baselines, size * n)) + 2.5 * other > 0
+        found = change(student, groups, np.ones(size * n), baseline)
+        return np.full(size, TRUE_SHIFT), found.low, found.high
 
     truth = np.random.default_rng(0)
     total = truth.normal(size=400_000) * np.sqrt(2)
@@ -366,22 +388,28 @@ def test_intervals_of_groups_cover_new_seeds_and_examples(seeds):
     assert 0.93 <= coverage(run, 60) <= 0.975
 
 
-def test_the_interval_of_several_seeds_is_the_two_way_one_of_stats():
+@pytest.mark.parametrize("paired", [True, False])
+def test_the_interval_of_a_group_is_that_of_its_resamples(paired):
     """One group, so that there is nothing to shrink towards: all three variances matter."""
     rng = np.random.default_rng(8)
     ease, by_seed = rng.normal(size=400), np.array([0.5, 0.3, 0.1, 0.0, 0.2])
-    d = (ease + rng.normal(size=(5, 400)) + by_seed[:, None] > 0).astype(float) - (
-        0.2 * ease + rng.normal(size=(5, 400)) > 0
+    student = ease + rng.normal(size=(5, 400)) + by_seed[:, None] > 0
+    baseline = 0.2 * ease + rng.normal(size=(5, 400)) - by_seed[::-1, None] > 0
+    groups, w = Groups.everybody(400), np.ones(400)
+    mine, other = (
+        group_means(x, groups, resamples=4000).map(lambda m: m[..., 0]) for x in (student, baseline)
     )
-    groups = Groups(("all",), np.arange(400), np.zeros(400, int))
-    estimate, low, high, se, df, _ = mean_and_interval(d, groups, np.ones(400), 0)
-    means = group_means(d, np.zeros(400, int), 1, resamples=4000)
-    theirs = interval(means.observed[:, 0], means.resampled[:, :, 0])
-    assert estimate[0] == pytest.approx(theirs.estimate)
-    assert se[0] == pytest.approx(theirs.se, rel=0.02) and df[0] == pytest.approx(
-        theirs.df, rel=0.06
-    )
-    assert (low[0], high[0]) == pytest.approx((theirs.low, theirs.high), abs=0.03 * theirs.se)
+    if paired:
+        found = change(student.astype(float) - baseline, groups, w, pseudo=0)
+        theirs = interval(*(mine - other))
+    else:
+        found, theirs = change(student, groups, w, baseline, pseudo=0), welch(mine, other)
+    assert found.estimate[0] == pytest.approx(theirs.estimate)
+    assert found.se[0] == pytest.approx(theirs.se, rel=0.02)
+    # the variances over networks are pooled, those of welch are not
+    assert found.df[0] == pytest.approx(theirs.df, rel=0.1 if paired else 0.3)
+    ends = theirs.low, theirs.high
+    assert (found.low[0], found.high[0]) == pytest.approx(ends, abs=0.15 * theirs.se)
 
 
 @pytest.mark.parametrize("overlapping", [False, True])
@@ -446,29 +474,63 @@ def test_a_harmed_group_is_found_and_only_that():
     assert found.metrics["groups_harmed"] == 1 and found.metrics["worst_k_gain"].high < -20
 
 
-def test_an_audit_of_a_study_has_the_findings_own_numbers(records_folder, monkeypatch):
+def same(mine, theirs):
+    """Whether two Intervals are the same to the last digit."""
+    numbers = [[i.estimate, i.low, i.high, i.se, i.df, *i.per_seed] for i in (mine, theirs)]
+    np.testing.assert_allclose(*numbers, rtol=1e-9)
+
+
+@pytest.mark.parametrize("name, seeds", [("cifar100-lt-self", 2), ("cifar20-short", 6)])
+def test_an_audit_of_a_pair_on_record_finds_the_numbers_of_its_study(name, seeds):
+    """One engine: what the pages of a study and its audit both ask has one answer."""
+    found = given.audit_study(name, seeds=seeds)
+    p = panel(study(name), study(name).pairs[0], seeds)
+    for place, weights in p.places().items():
+        if place == "average":
+            same(found.metrics["average_gain"], p.gain("kd", weights))
+            continue
+        mine, theirs = found.buckets.set_index("bucket").loc[place], p.gain("kd", weights)
+        assert [mine.gain, mine.low, mine.high] == pytest.approx(
+            [theirs.estimate, theirs.low, theirs.high], rel=1e-9
+        )
+    same(found.metrics["copied_excess"], rules.errors_transferred(p).result)
+    same(found.metrics["student_copies"], interval(*p.copied_by_itself("kd")))
+    same(found.metrics["baseline_copies"], interval(*p.copied_by_pool()[1]))
+    for role, method in (("student", "kd"), ("baseline", "one_hot"), ("teacher", "teacher")):
+        lowest = p.accuracy(method).map(worst, k=found.worst)
+        for name, means in (("worst_k_same", lowest), ("average", p.accuracy(method).mean())):
+            same(found.metrics[f"{role}_{name}"], interval(*means).within(0, 100))
+    gain = change(
+        p.predicted("kd") == p.y, p.members, np.ones(len(p.y)), p.predicted("one_hot") == p.y
+    )
+    np.testing.assert_allclose(found.groups.gain, p.group_gain("kd").mean(axis=0), atol=1e-9)
+    np.testing.assert_allclose(found.groups.q, gain.q, rtol=1e-9)
+    assert list(found.groups.finding) == list(gain.finding)
+    rights = [predicted == p.y for predicted in p.paired("teacher", "one_hot", "kd")]
+    for row in found.transfer.itertuples():
+        count, share = counts.outcomes(rights, p.means)[row.outcome]
+        assert row.count == count and row.share == pytest.approx(share.observed.mean(), rel=1e-9)
+    few = found.calibration.set_index(["place", "role"]).loc["few", "student"]
+    weights = np.isin(p.group, np.flatnonzero(p.bucket == 2)) / np.bincount(p.group)[p.group]
+    errors = [
+        counts.calibration_error(np.exp(x.log_p[:, 1].astype(float)), x.right, weights)[0]
+        for x in p.predictions("kd")
+    ]
+    assert few.calibration_error == pytest.approx(100 * np.mean(errors), rel=1e-6)
+    assert (found.seeds, len(p.runs["one_hot"])) == (seeds, found.metrics["average_gain"].baselines)
+
+
+def test_an_audit_of_a_study_takes_its_buckets_and_refuses_what_it_has_not(
+    records_folder, monkeypatch
+):
     from synthetic import TINY
 
     from kdlib.study import grids as studies
 
-    p = made(
-        shuffled=("kd", "one_hot"),
-        kd=lambda seed, split: np.linspace(0.9, 0.4, 10) - 0.05 * (seed % 2),
-    )
+    p = made(shuffled=("kd", "one_hot"), kd=lambda seed, split: np.linspace(0.9, 0.4, 10))
     monkeypatch.setitem(studies.STUDIES, "tiny", TINY)
     found = given.audit_study("tiny")
-    np.testing.assert_allclose(
-        found.groups.gain, p.group_gain("kd").mean(axis=0), atol=1e-9
-    )  # its pool is of these seeds alone
-    paired = (p.accuracy("kd") - p.accuracy("one_hot")).map(
-        lambda gain: gain.mean(axis=-1)
-    )  # an audit pairs by seed
-    mine, theirs = found.metrics["average_gain"], interval(*paired)
-    assert mine.estimate == pytest.approx(theirs.estimate, abs=1e-4)
-    assert mine.per_seed == pytest.approx(theirs.per_seed, abs=1e-4)
-    assert (mine.low, mine.high) == pytest.approx(
-        (theirs.low, theirs.high), rel=0.03
-    )  # the same two-way rule, same redraws
+    np.testing.assert_allclose(found.groups.gain, p.group_gain("kd").mean(axis=0), atol=1e-9)
     assert list(found.groups.bucket) == [p.bucket_names[b] for b in p.bucket]
     assert found.seeds == 4 and complete_seeds("tiny") == 4
     for what, words in (
@@ -572,12 +634,12 @@ def test_margin_and_gain_are_taken_from_different_halves():
 
 def test_halves_are_even_in_every_group_and_cross_where_groups_do():
     members = Groups(("a", "b"), np.r_[0:60, 60:100], np.r_[np.zeros(60, int), np.ones(40, int)])
-    half = audit_numbers.halves_of(members, 100, 0)
+    half = halves_of(members, 100, 0)
     assert half[:60].sum() == 30 and half[60:].sum() == 20
     both = Groups(("a", "b"), np.r_[0:60, 40:100], np.r_[np.zeros(60, int), np.ones(60, int)])
-    half = audit_numbers.halves_of(both, 100, 0)
+    half = halves_of(both, 100, 0)
     assert abs(half[:60].sum() - 30) <= 1 and abs(half[40:].sum() - 30) <= 1
-    assert (audit_numbers.halves_of(both, 100, 1) != half).any()
+    assert (halves_of(both, 100, 1) != half).any()
 
 
 def test_buckets_by_training_examples_and_by_margin():
@@ -612,20 +674,33 @@ def test_buckets_by_training_examples_and_by_margin():
 # ---------------------------------------------------------------- seeds
 
 
-def test_seeds_are_paired_in_order_and_one_may_stand_for_all():
+def test_teachers_are_paired_with_students_in_order_and_baselines_are_pooled():
     y, *_ = world()
-    runs = [world(shift=(2.0, 1.6, 1.4), seed=0)[1:], world(shift=(1.9, 1.5, 1.3), seed=0)[1:]]
-    teachers, students, baselines = zip(*runs, strict=True)
-    found = kdlib.audit(y, list(teachers), list(students), list(baselines))
-    alone = [kdlib.audit(y, *run).metrics["average_gain"].estimate for run in runs]
-    assert found.seeds == 2 and found.metrics["average_gain"].per_seed == pytest.approx(alone)
-    assert found.covers == "new seeds and new test examples"
-    one = kdlib.audit(y, teachers[0], list(students), baselines[0])
+    runs = [world(shift=shift, seed=0)[1:] for shift in ((2.0, 1.6, 1.4), (1.9, 1.5, 1.3))]
+    teachers, students, baselines = (list(models) for models in zip(*runs, strict=True))
+
+    def average(scores):
+        right = scores.argmax(axis=1) == y
+        return 100 * np.mean([right[y == c].mean() for c in range(6)])
+
+    found = kdlib.audit(y, teachers, students, [*baselines, teachers[0]])
+    pool = np.mean([average(x) for x in (*baselines, teachers[0])])
+    gain = found.metrics["average_gain"]
+    assert found.seeds == 2 and gain.per_seed == pytest.approx(
+        [average(s) - pool for s in students]
+    )
+    assert gain.baselines == 3 and found.covers == "new seeds and new test examples"
+    paired = kdlib.audit(y, teachers, students).metrics["average_gain"]
+    assert paired.per_seed == pytest.approx(
+        [average(s) - average(t) for t, s in zip(teachers, students, strict=True)]
+    )
+    one = kdlib.audit(y, teachers[0], students, baselines[0])
     assert any("One teacher stands for all 2 seeds" in sentence for sentence in one.limits)
-    with pytest.raises(
-        KdlibError, match="baseline: 3 seeds, but there are 2|seeds, but there are 3"
-    ):
-        kdlib.audit(y, list(teachers), list(students), [baselines[0]] * 3)
+    assert any("spread over training runs is taken" in sentence for sentence in one.limits)
+    alone = kdlib.audit(y, teachers[0], students[0], baselines)
+    assert any("One student: its spread" in sentence for sentence in alone.limits)
+    with pytest.raises(KdlibError, match="teacher: 3 of them, but the number of students is 2"):
+        kdlib.audit(y, [*teachers, baselines[0]], students)
 
 
 # ---------------------------------------------------------------- conditions and JSON

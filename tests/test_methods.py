@@ -6,7 +6,7 @@ import pytest
 import torch.nn.functional as F
 
 from kdlib.config import Config, KdlibError
-from kdlib.evidence.metrics import panel
+from kdlib.evidence.panel import panel
 from kdlib.methods import ARMS, METHODS, Method, arms, look_of, loss_fields, name_of
 from kdlib.pages import plots, tables
 from kdlib.study.experiment import run

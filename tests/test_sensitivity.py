@@ -10,7 +10,7 @@ import pytest
 from synthetic import COUNTS, FEW, GROUPS, TINY, but, made, write_study
 
 from kdlib.evidence import findings, rules
-from kdlib.evidence.metrics import panel
+from kdlib.evidence.panel import panel
 from kdlib.methods import name_of
 from kdlib.pages import plots, sensitivity, tables
 from kdlib.study import grids as studies

@@ -11,27 +11,32 @@ import numpy as np
 import pytest
 from scipy import optimize, special, stats
 
-import kdlib.evidence.stats
 from kdlib.config import KdlibError
-from kdlib.evidence.stats import (
-    GroupMeans,
+from kdlib.evidence import resample
+from kdlib.evidence.resample import GroupMeans, Groups
+from kdlib.evidence.significance import (
     agreement,
-    correlation_with_gain,
     false_discovery,
-    group_means,
     holm,
-    interval,
-    moderated_t,
-    partial_rank_correlation,
-    rank_correlation,
     shrunk_variances,
     sign_flip,
+)
+from kdlib.evidence.stats import (
+    correlation_with_gain,
+    interval,
+    partial_rank_correlation,
+    rank_correlation,
     welch,
     worst,
 )
 
 DIGITS = np.linspace(50, 150, 10).astype(int)  # test examples per group
 FEW_OF_CIFAR20 = np.full(6, 470)
+
+
+def group_means(values, group, groups, resamples=1000, seed=0):
+    members = Groups.of(group, range(groups))
+    return resample.group_means(values, members, resamples=resamples, seed=seed)
 
 
 def average(means):
@@ -129,7 +134,7 @@ def test_redraw_is_shared_by_seeds_and_by_calls_so_differences_are_paired():
     values, group = small_study()
     first, second = values, np.random.default_rng(1).normal(size=values.shape)
     student = group_means(first, group, 4, 200)
-    kdlib.evidence.stats._redraws.cache_clear()  # as in another process
+    resample._draws.cache_clear()  # as in another process
     apart = student - group_means(second, group, 4, 200)
     together = group_means(first - second, group, 4, 200)
     np.testing.assert_allclose(apart.resampled, together.resampled, atol=1e-12)
@@ -151,10 +156,10 @@ def test_group_means_are_reproducible_and_do_not_depend_on_the_chunk_or_on_other
 ):
     values, group = small_study()
     means = group_means(values, group, 4, 30, seed=7)
-    monkeypatch.setattr(kdlib.evidence.stats, "CHUNK", 100)
+    monkeypatch.setattr(resample, "CHUNK", 100)
     kept = group != 0
     for rows in (slice(None), kept):
-        kdlib.evidence.stats._redraws.cache_clear()  # else nothing is drawn again
+        resample._draws.cache_clear()  # else nothing is drawn again
         again = group_means(values[:, rows], group[rows], 4, 30, seed=7)
         np.testing.assert_allclose(
             again.resampled[:, :, [1, 3]], means.resampled[:, :, [1, 3]], rtol=1e-12
@@ -177,11 +182,11 @@ def test_group_means_stay_within_300_megabytes(groups):
     "values, group, resamples, says",
     [
         (np.ones(3), [0, 0, 1], 10, r"values \(S, N\)"),
-        (np.ones((2, 3)), [0, 1], 10, r"not \(2, 3\), \(2,\)"),
-        (np.ones((2, 0)), np.zeros(0, int), 10, "at least one seed and one example"),
-        (np.ones((2, 3)), [0, 1, 2], 10, "integers from 0 to 1"),
-        (np.ones((2, 3)), [0, -1, 1], 10, "integers from 0 to 1"),
-        (np.ones((2, 3)), [0.0, 1.0, 1.0], 10, "integers from 0 to 1"),
+        (np.ones((2, 3)), [0, 1, 1, 0], 10, "groups of 4 examples and values of 3"),
+        (np.ones((2, 0)), np.zeros(0, int), 10, "one network and one example at least"),
+        (np.ones((2, 3)), [0, 1, 2], 10, "whole numbers from 0 to 1"),
+        (np.ones((2, 3)), [0, -1, 1], 10, "whole numbers from 0 to 1"),
+        (np.ones((2, 3)), [0.0, 1.0, 1.0], 10, "whole numbers from 0 to 1"),
         (np.ones((2, 3)), [0, 1, 1], 1, "at least 2 resamples, got 1"),
         (
             np.array([[1, 1, 1], [1, np.nan, 1]]),
@@ -221,7 +226,7 @@ def test_arithmetic_and_map_work_on_both_parts():
 
 
 def test_import_needs_numpy_only():
-    code = "import sys, kdlib.evidence.stats; sys.exit(any(m in sys.modules for m in ('scipy', 'torch', 'pandas')))"
+    code = "import sys, kdlib.evidence.significance; sys.exit(any(m in sys.modules for m in ('scipy', 'torch', 'pandas')))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
@@ -312,16 +317,50 @@ def test_detectable_effect_is_found_with_power_80_percent():
     [
         ([0.3], np.full((20, 1), 0.3)),
         ([0.3, np.nan], np.full((20, 2), 0.3)),
-        ([0.3, 0.2], np.where(np.arange(40).reshape(20, 2) == 7, np.nan, 0.3)),
-        ([0.3, 0.2], np.where(np.arange(40).reshape(20, 2) == 7, np.inf, 0.3)),
+        ([0.3, 0.2], np.where(np.arange(40).reshape(20, 2) > 18, np.nan, 0.3)),
+        ([0.3, 0.2], np.where(np.arange(40).reshape(20, 2) > 18, np.inf, 0.3)),
     ],
 )
-def test_one_seed_or_a_value_that_is_not_finite_gives_no_interval_and_no_p(observed, resampled):
+def test_one_seed_or_too_few_finite_values_give_no_interval_and_no_p(observed, resampled):
     got = interval(observed, resampled)
     assert got.n == len(observed) and got.per_seed[0] == 0.3
     assert np.isnan([got.se, got.low, got.high, got.df, got.bias, got.detectable]).all()
     assert np.isnan(got.estimate) == np.isnan(observed).any()
     assert np.isnan(got.p())
+
+
+def test_resamples_without_a_value_do_not_count():
+    rng = np.random.default_rng(0)
+    observed, resampled = rng.normal(size=3), rng.normal(size=(50, 3))
+    holed = np.insert(resampled, [4, 20, 20], [np.nan, 1, 2], axis=0)
+    assert interval(observed, holed) == interval(observed, resampled)
+
+
+def test_of_one_network_alone_the_interval_is_that_of_its_examples():
+    resampled = np.random.default_rng(0).normal(0.3, 2, (4000, 1))
+    got = interval([0.3], resampled, alone=12)
+    half = stats.t.ppf(0.975, 12) * resampled.std(ddof=1)
+    assert (got.low, got.high, got.df) == pytest.approx((0.3 - half, 0.3 + half, 12))
+    other = GroupMeans(np.array([0.1]), np.zeros((4000, 1)))
+    pair = welch(GroupMeans(np.array([0.3]), resampled), other, alone=12)
+    assert (pair.estimate, pair.high - pair.low) == pytest.approx((0.2, 2 * half))
+
+
+def test_one_network_beside_several_is_taken_to_vary_as_they_do():
+    """As a new observation beside a sample: variance s^2 (1 + 1/n), n - 1 degrees of freedom."""
+    pool = np.random.default_rng(2).normal(0, 1, 7)
+    single, several = (GroupMeans(v, np.tile(v, (40, 1))) for v in (np.array([1.5]), pool))
+    got = welch(single, several, alone=30)
+    wanted = pool.std(ddof=1) * np.sqrt(1 + 1 / 7)
+    assert (got.estimate, got.se, got.df) == pytest.approx((1.5 - pool.mean(), wanted, 6))
+    assert welch(several, single, alone=30).se == pytest.approx(wanted)
+
+
+def test_a_gain_over_a_pool_counts_the_spread_of_the_pool_as_that_of_the_networks():
+    gains = np.random.default_rng(3).normal(0.4, 1, 6)
+    got = interval(gains, np.tile(gains, (50, 1)), baselines=10)
+    assert got.se == pytest.approx(gains.std(ddof=1) * np.sqrt(1 / 6 + 1 / 10))
+    assert got.within(-0.1, 0.1).high <= 0.1 and got.within(-9, 9) == got
 
 
 @pytest.mark.parametrize(
@@ -576,6 +615,14 @@ def two(gains, first):
     return gains[:first], gains[first:]
 
 
+def moderated_t(mine, other):
+    """Two-sample t with shrunk variances: t (G,), two-sided p (G,), df."""
+    variances, df = shrunk_variances(mine, other)
+    se = np.sqrt(variances * (1 / len(mine) + 1 / len(other)))
+    t = (mine.mean(axis=0) - other.mean(axis=0)) / se
+    return t, 2 * stats.t.sf(np.abs(t), df), df
+
+
 def test_moderated_t_with_one_group_is_students_t():
     mine, other = two(np.random.default_rng(0).normal(0.5, 1, (16, 1)), 6)
     t, p, df = moderated_t(mine, other)
@@ -648,13 +695,12 @@ def test_moderated_t_with_zero_variances_and_nan_groups():
 @pytest.mark.parametrize(
     "mine, other",
     [
-        (np.ones((1, 5)), np.ones((4, 5))),
-        (np.ones((4, 5)), np.ones((1, 5))),
+        (np.ones((1, 5)), np.ones((1, 5))),
         (np.full((4, 5), 0.1), np.full((4, 5), 0.1)),
         (np.full((4, 5), np.nan), np.ones((4, 5))),
     ],
 )
-def test_moderated_t_without_spread_or_with_one_network_is_nan(mine, other):
+def test_moderated_t_without_spread_is_nan(mine, other):
     t, p, df = moderated_t(mine, other)
     assert t.shape == p.shape == (5,) and np.isnan([*t, *p, df]).all()
 
@@ -748,11 +794,9 @@ def test_agreement_drops_nan_groups_repeats_itself_and_needs_two_of_everything()
         assert np.isnan(agreement(*small, 10)).all()
 
 
-def test_moderated_t_refuses_a_single_row():
-    with pytest.raises(
-        KdlibError, match=r"needs gains \(S, G\), one row per seed, got shape \(5,\)"
-    ):
-        moderated_t(np.ones(5), np.ones((2, 5)))
+def test_shrunk_variances_refuse_a_single_row():
+    with pytest.raises(KdlibError, match=r"needs samples \(S, G\), one row per network"):
+        shrunk_variances(np.ones(5), np.ones((2, 5)))
 
 
 # ---- statistics over groups --------------------------------------------------------------------------------

@@ -89,7 +89,8 @@ def audit(
 
     labels: (N,).
     teacher, student, baseline (the same network trained without a teacher): scores (N, C) or
-        predicted classes (N,); lists of them, one per seed, are paired in order.
+        predicted classes (N,), or lists of them: students of several training runs, the teacher of
+        each in the same order or one for all, and any number of baselines.
     groups: see inputs.groups_of; by default the classes.
     weights: (N,).
     train_counts: training examples of each group; with it, buckets are many (above edges[0]),
@@ -110,13 +111,12 @@ def audit(
         models[role] = [source(one, title) for one, title in zip(many, titles, strict=True)]
     if not {"teacher", "student"} <= set(models):
         raise AuditError("an audit needs a teacher and a student.")
-    seeds = max(map(len, models.values()))
-    for role, many in models.items():
-        if len(many) not in (1, seeds):
-            raise AuditError(
-                f"{role}: {len(many)} seeds, but there are {seeds} of another; "
-                "give one for each seed, or only one."
-            )
+    seeds = len(models["student"])
+    if len(models["teacher"]) not in (1, seeds):
+        raise AuditError(
+            f"teacher: {len(models['teacher'])} of them, but the number of students is {seeds}; "
+            "give one for each student in their order, or one for all."
+        )
     more = {"groups": groups, "weights": weights, "training counts": train_counts}
     more = {what: source(given, what) for what, given in more.items() if given is not None}
     everything = [s for many in models.values() for s in many]

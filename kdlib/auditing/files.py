@@ -60,28 +60,6 @@ class Outputs:
 
 
 @dataclass(frozen=True)
-class Groups:
-    """Subgroups that may overlap, as M pairs of (example, group), sorted by group.
-
-    Every group has a member.
-    """
-
-    names: tuple
-    example: np.ndarray  # (M,) int64
-    group: np.ndarray  # (M,) int64, index into names
-
-    @property
-    def disjoint(self):
-        """Whether no example is in two groups."""
-        return len(np.unique(self.example)) == len(self.example)
-
-    def sums(self, values):
-        """(..., N) -> (..., G), the sum of each group."""
-        starts = np.flatnonzero(np.diff(self.group, prepend=-1))
-        return np.add.reduceat(values[..., self.example], starts, axis=-1)
-
-
-@dataclass(frozen=True)
 class Source:
     """One input as it lies there: columns by name, in order, and what it is called in sentences."""
 

@@ -7,7 +7,7 @@ from kdlib.auditing.files import Source
 from kdlib.auditing.gate import ROLES
 from kdlib.auditing.inputs import REDUCED
 from kdlib.config import KdlibError, did_you_mean
-from kdlib.evidence.metrics import panel
+from kdlib.evidence.panel import panel
 from kdlib.study.done import some_seeds
 from kdlib.study.grids import check_names, study
 
@@ -27,26 +27,27 @@ def audit_study(name, pair=None, method="kd", seeds=None):
     p = panel(chosen, pairs[pair], seeds or some_seeds(name))
 
     def columns(role):
-        # of the pooled baselines those of the same seeds, with which an audit pairs
-        runs = p.records(role)[: p.seeds]
         sources = []
-        for run, x in zip(runs, p.predictions(role)[: p.seeds], strict=True):
+        for run, x in zip(p.records(role), p.predictions(role), strict=True):
             reduced = (x.predicted, x.log_p[:, 0], x.log_p[:, 1])
             named = dict(zip(REDUCED, reduced, strict=True))
             sources.append(Source(run.config.key(), named, None, run.facts["weights_sha256"]))
         return sources
 
-    group_names = np.array(p.group_names)
+    group_names, class_names = np.array(p.group_names), tuple(p.teachers[0].facts["class_names"])
+    groups = None
+    if p.group_names != class_names:
+        groups = Source(f"groups of {name}", {"": group_names[p.group]}, None)
     counts = None
     if chosen.bucket_edges:
         counts = {"group": group_names, "count": p.train_counts}
     return audit(
         Source(f"labels of {name}", {"": np.asarray(p.y)}, None),
-        columns("teacher"),
+        columns("teacher")[: len(p.runs[method])],
         columns(method),
         columns("one_hot"),
-        Source(f"groups of {name}", {"": group_names[p.group]}, None),
-        classes=tuple(p.teachers[0].facts["class_names"]),
+        groups,
+        classes=class_names,
         train_counts=counts,
         edges=chosen.bucket_edges or (100, 20),
     )

@@ -12,7 +12,6 @@ import numpy as np
 
 from kdlib.auditing.files import (
     AuditError,
-    Groups,
     Outputs,
     is_number,
     listed,
@@ -21,6 +20,7 @@ from kdlib.auditing.files import (
     source,
     texts,
 )
+from kdlib.evidence.resample import Groups
 
 KINDS = ("auto", "logits", "probabilities", "classes")
 LABEL_NAMES = ("label", "labels", "y")

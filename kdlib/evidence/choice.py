@@ -3,7 +3,8 @@
 import numpy as np
 import pandas as pd
 
-from kdlib.evidence.stats import GroupMeans, welch
+from kdlib.evidence.resample import GroupMeans
+from kdlib.evidence.stats import welch
 from kdlib.evidence.words import number
 from kdlib.study import records
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from kdlib.evidence import metrics, rules, stats
+from kdlib.evidence import counts, panel, resample, rules, significance, stats
 from kdlib.methods import name_of
 from kdlib.study.files import cache_folder, whole_file
 
@@ -105,5 +105,6 @@ def _digest(p, splits):
 @functools.cache
 def _code():
     """Hash of the code of the rules."""
-    files = [Path(module.__file__) for module in (rules, metrics, stats)] + [Path(__file__)]
+    used = counts, panel, resample, rules, significance, stats
+    files = [Path(module.__file__) for module in used] + [Path(__file__)]
     return hashlib.sha256(b"".join(f.read_bytes() for f in files)).hexdigest()

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from kdlib.evidence.false_alarms import false_alarms
-from kdlib.evidence.metrics import panel
+from kdlib.evidence.panel import panel
 from kdlib.evidence.rules import LEAST_SEEDS, LEVEL, claim_of, decided, findings, names_of
 from kdlib.evidence.words import brief, told_p
 from kdlib.study.done import complete_seeds, some_seeds

@@ -5,13 +5,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from kdlib.evidence.metrics import others
+from kdlib.evidence.counts import beyond_accuracy
+from kdlib.evidence.panel import others
+from kdlib.evidence.significance import agreement, holm
 from kdlib.evidence.stats import (
-    GroupMeans,
     Interval,
-    agreement,
     correlation_with_gain,
-    holm,
     interval,
     partial_rank_correlation,
     rank_correlation,
@@ -203,8 +202,11 @@ def errors_transferred(p, method="kd"):
     """F3b: the student gives the teacher's wrong label, beyond what its accuracy explains.
 
     Compared with one-hot students of equal accuracy."""
-    mine, pool = copied_beyond_accuracy(p, method)
-    result = welch(mine, pool)
+    seeds = len(p.runs[method])
+    error, error_of_pool = (p.accuracy(m).mean() * -1 + 100 for m in (method, "one_hot"))
+    of_teacher, of_baseline = p.copied_by_pool(seeds)
+    copies = p.copied_by_itself(method)
+    result = welch(*beyond_accuracy(copies, of_teacher, of_baseline, error, error_of_pool))
 
     def say():
         return (
@@ -213,83 +215,6 @@ def errors_transferred(p, method="kd"):
         )
 
     return Finding("F3b", result, above(result), below(result), say, method)
-
-
-def copied_beyond_accuracy(p, method):
-    """(mine (S,), pool (n,)) GroupMeans whose means differ by c - C e / E, in points.
-
-    c, C: share of the teacher's errors of which the student, and the mean baseline, give the same
-    wrong label (see copied_share). e, E: their errors on all test examples. A baseline whose errors
-    became e / E as many, alike in kind, would copy C e / E. No baseline is compared with itself as
-    the teacher. To first order in the deviations of single networks from their means, which is what
-    the interval needs (delta method)."""
-    seeds = len(p.runs[method])
-    copies = stack([copied_share(p, method, s).map(lambda c, s=s: c[..., s]) for s in range(seeds)])
-    by_seed = stack(
-        [
-            copied_share(p, "one_hot", s).map(lambda c, some=some: c[..., some].mean(axis=-1))
-            for s, some in enumerate(_not_the_teacher(p)[:seeds])
-        ]
-    )
-    by_pool = copied_by_baselines(p, seeds)
-    error = p.accuracy(method).map(lambda a: 100 - a.mean(axis=-1))
-    theirs = p.accuracy("one_hot").map(lambda a: 100 - a.mean(axis=-1))
-    e, other, rate = error.observed.mean(), theirs.observed.mean(), by_pool.observed.mean()
-    mine = copies - by_seed * (e / other) - (error + -e) * (rate / other)
-    # `mine` has the mean of the pool over resamples already: here only what single baselines add
-    of_pool = by_pool.resampled.mean(axis=-1, keepdims=True)
-    deviation = GroupMeans(by_pool.observed - rate, by_pool.resampled - of_pool)
-    return mine, deviation * (e / other) - (theirs + -other) * (rate * e / other**2)
-
-
-def copied_by_baselines(p, seeds=None):
-    """As copied_share, of each baseline, mean over the teachers that are not itself.
-
-    Teachers of the first `seeds`, by default of all: GroupMeans (n,)."""
-    keep = _not_the_teacher(p)[:seeds]
-    some = keep.any(axis=0)  # with one seed its teacher is compared with nobody
-    shares = [copied_share(p, "one_hot", s) for s in range(len(keep))]
-    observed, resampled = map(np.stack, zip(*shares, strict=True))  # (S, n), (S, B, n)
-    observed = np.where(keep, observed, np.nan)[..., some]
-    resampled = np.where(keep[:, None], resampled, np.nan)[..., some]
-    return GroupMeans(np.nanmean(observed, axis=0), np.nanmean(resampled, axis=0))
-
-
-def _not_the_teacher(p):
-    """(S, n) bool: whether a baseline is another network than the teacher of a seed."""
-    return np.array(
-        [[r.config.key() != t.config.key() for r in p.runs["one_hot"]] for t in p.teachers]
-    )
-
-
-def stack(parts):
-    """GroupMeans (S,) from one GroupMeans () for each seed."""
-    return GroupMeans(
-        np.array([p.observed for p in parts]), np.stack([p.resampled for p in parts], axis=-1)
-    )
-
-
-def copied_share(p, method, seed):
-    """Per cent of a teacher's errors where a student gives the same wrong label.
-
-    Classes weigh alike. The teacher is that of a seed; GroupMeans (S,) over the networks of a
-    method."""
-    record = p.teachers[seed]
-    teacher = p._predictions(record)
-    wrong = teacher.predicted != p.y
-
-    def errors(_):
-        return [p.means(wrong[None]).map(lambda m: m.mean(axis=-1))]
-
-    (all_wrong,) = p.remembered("wrong", [record], errors)
-
-    def compute(runs):
-        predicted = np.array([p._predictions(r).predicted for r in runs])
-        copies = p.means(wrong & (predicted == teacher.predicted))
-        share = 100 * (copies.map(lambda m: m.mean(axis=-1)) / all_wrong)
-        return [share.map(lambda v, k=k: v[..., k]) for k in range(len(runs))]
-
-    return stack(p.remembered(f"copied from {record.config.key()}", p.records(method), compute))
 
 
 def errors_amplified(p, method="kd"):

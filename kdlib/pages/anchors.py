@@ -9,7 +9,8 @@ import numpy as np
 import pandas as pd
 
 from kdlib.config import KdlibError
-from kdlib.evidence.metrics import BUCKETS, buckets, panel
+from kdlib.evidence.counts import BUCKETS, buckets
+from kdlib.evidence.panel import panel
 from kdlib.evidence.stats import interval, worst
 from kdlib.methods import name_of
 from kdlib.study import records

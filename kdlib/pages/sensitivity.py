@@ -6,7 +6,8 @@ import numpy as np
 import pandas as pd
 
 from kdlib.evidence.rules import labels_read, verdict_bucket
-from kdlib.evidence.stats import interval, sign_flip
+from kdlib.evidence.significance import sign_flip
+from kdlib.evidence.stats import interval
 from kdlib.evidence.words import brief, number, p_value
 from kdlib.methods import look_of, name_of
 from kdlib.pages.plots import (

@@ -7,17 +7,11 @@ import functools
 import numpy as np
 import pandas as pd
 
-from kdlib.evidence.metrics import CELLS, calibration_error, eight_cells
-from kdlib.evidence.metrics import table as every_run
-from kdlib.evidence.rules import (
-    amplification,
-    copied_by_baselines,
-    copied_share,
-    labels_read,
-    stack,
-    weakest_fifth,
-)
-from kdlib.evidence.stats import false_discovery, interval, moderated_t, worst
+from kdlib.evidence.counts import CELLS, calibration_error, outcomes
+from kdlib.evidence.panel import table as every_run
+from kdlib.evidence.rules import amplification, labels_read, weakest_fifth
+from kdlib.evidence.significance import change
+from kdlib.evidence.stats import interval, worst
 from kdlib.evidence.words import number, p_value
 from kdlib.methods import name_of
 from kdlib.pages.anchors import WANG
@@ -70,10 +64,9 @@ def gain_by_group(p, method="kd"):
     """Gain in points, its moderated t over networks and FDR q: one row per group.
 
     Most frequent first."""
+    right, baseline = (p.predicted(m) == p.y for m in (method, "one_hot"))
+    found = change(right, p.members, np.ones(len(p.y)), baseline)
     gain = p.group_gain(method)
-    t, pvalue, _ = moderated_t(p.accuracy(method).observed, p.accuracy("one_hot").observed)
-    mean, q = gain.mean(axis=0), false_discovery(pvalue)
-    changed = np.where(mean < 0, "harmed", "helped")
     frame = pd.DataFrame(
         {
             "group": p.group_names,
@@ -82,12 +75,13 @@ def gain_by_group(p, method="kd"):
             "n_test": np.bincount(p.group, minlength=len(p.group_names)),
             "margin": p.margins.mean(axis=0),
             "one_hot": p.accuracy("one_hot").observed.mean(axis=0),
-            "gain": mean,
+            "gain": gain.mean(axis=0),
+            "low": 100 * found.low,
+            "high": 100 * found.high,
             "spread": gain.std(axis=0, ddof=1) if p.seeds > 1 else np.nan,
-            "t": t,
-            "p": pvalue,
-            "q": q,
-            "finding": np.where(q <= 0.05, changed, "no clear difference"),
+            "p": found.p,
+            "q": found.q,
+            "finding": found.finding,
         }
     )
     return frame.sort_values("n_train", ascending=False, kind="stable", ignore_index=True)
@@ -100,12 +94,7 @@ def copied_errors(p, methods):
     itself, on average."""
     rows = []
     for method in methods:
-        if method == "one_hot":
-            share = copied_by_baselines(p)
-        else:
-            seeds = range(len(p.runs[method]))
-            own = [copied_share(p, method, s).map(lambda v, s=s: v[..., s]) for s in seeds]
-            share = stack(own)
+        share = p.copied_by_pool()[1] if method == "one_hot" else p.copied_by_itself(method)
         rows.append(row_of(interval(*share), where="teacher wrong", method=name_of(method)))
     return pd.DataFrame(rows)
 
@@ -129,20 +118,18 @@ def cells(p, method="kd"):
 
     Classes weigh alike. Each distilled network stands beside its own teacher and the one-hot
     network of the same seed."""
-    outcomes = [predicted == p.y for predicted in p.paired("teacher", "one_hot", method)]
-    code = 4 * outcomes[0].astype(int) + 2 * outcomes[1] + outcomes[2]
-    totals = eight_cells(*(o.ravel() for o in outcomes))
-    rows, words = [], {True: "right", False: "wrong"}
+    rights = [predicted == p.y for predicted in p.paired("teacher", "one_hot", method)]
+    found, words, rows = outcomes(rights, p.means), {True: "right", False: "wrong"}, []
     for (teacher, one_hot, distilled), name in CELLS.items():
-        share = 100 * p.means(code == 4 * teacher + 2 * one_hot + distilled)
-        result = interval(*share.map(lambda v: v.mean(axis=-1)))
+        count, share = found[name]
+        result = interval(*share)
         rows.append(
             {
                 "outcome": name,
                 "teacher": words[teacher],
                 "one-hot": words[one_hot],
                 name_of(method): words[distilled],
-                "count": totals[name],
+                "count": count,
                 "estimate": result.estimate,
                 "low": result.low,
                 "high": result.high,
@@ -208,7 +195,10 @@ def calibration(p, methods):
     for index, name in filled_buckets(p):
         weights = np.isin(p.group, np.flatnonzero(p.bucket == index)) / n
         for method in methods:
-            errors = [calibration_error(x, weights)[0] for x in p.predictions(method)]
+            errors = [
+                calibration_error(np.exp(x.log_p[:, 1].astype(float)), x.right, weights)[0]
+                for x in p.predictions(method)
+            ]
             per_seed = 100 * np.array(errors)
             rows.append(row_of(over_seeds(per_seed), bucket=name, method=name_of(method)))
     return pd.DataFrame(rows)

@@ -1,6 +1,4 @@
-"""What records say: by group, by bucket, calibration, and the eight cells of transfer.
-
-Counts first, rates derived."""
+"""A Panel: the records of one comparison, as arrays and means by group."""
 
 import functools
 import itertools
@@ -9,82 +7,12 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from kdlib.config import KdlibError
-from kdlib.evidence.stats import GroupMeans, group_means, interval, welch
+from kdlib.evidence import counts
+from kdlib.evidence.counts import BUCKETS, TENTHS, by_group, tenths
+from kdlib.evidence.resample import GroupMeans, Groups, group_means, stack
+from kdlib.evidence.stats import interval, welch
 from kdlib.study import records
 from kdlib.study.grids import Study
-
-BUCKETS = ("many", "medium", "few")  # by training images
-TENTHS = ("highest tenth", "middle", "lowest tenth")  # by teacher's margin, in balanced data
-CELLS = {  # (teacher right, one-hot right, distilled right): name
-    (True, True, True): "all right",
-    (True, True, False): "new harm",
-    (True, False, True): "repaired",
-    (True, False, False): "not learned",
-    (False, True, True): "resisted",
-    (False, True, False): "transferred",
-    (False, False, True): "surpassed",
-    (False, False, False): "all wrong",
-}
-
-
-def buckets(train_counts, edges):
-    """Bucket of each group, (G,) index into BUCKETS.
-
-    many has more than edges[0] training images, few under edges[1]."""
-    counts = np.asarray(train_counts)
-    return np.where(counts > edges[0], 0, np.where(counts < edges[1], 2, 1))
-
-
-def tenths(margin):
-    """Bucket of each group by a reliability such as its margin, (G,) -> (G,) index into TENTHS."""
-    rank = np.argsort(np.argsort(-np.asarray(margin), kind="stable"), kind="stable")
-    k = max(1, round(len(margin) / 10))
-    return np.where(rank < k, 0, np.where(rank >= len(margin) - k, 2, 1))
-
-
-def by_group(predictions, groups, classes):
-    """{n, correct, nll, margin} of each group, each (groups,).
-
-    nll, in nats, and margin are means, NaN where n is 0."""
-    group = predictions.group.astype(np.int64)
-    n = np.bincount(group, minlength=groups)
-    correct = np.bincount(group, weights=predictions.right, minlength=groups)
-    log_p = predictions.log_p[:, 0].astype(np.float64)
-    margin = (classes * np.exp(log_p) - 1) / (classes - 1)  # gamma_avg, see losses.margin
-    with np.errstate(invalid="ignore"):
-        return {
-            "n": n,
-            "correct": correct.astype(np.int64),
-            "nll": np.bincount(group, weights=-log_p, minlength=groups) / n,
-            "margin": np.bincount(group, weights=margin, minlength=groups) / n,
-        }
-
-
-def calibration_error(predictions, weights=None, bins=15):
-    """(error, table): expected calibration error, equal-width bins of confidence (Guo et al. 2017).
-
-    weights (N,): of the examples, e.g. so that classes count alike. The table has a row (weight,
-    confidence, accuracy) for each bin."""
-    confidence = np.exp(predictions.log_p[:, 1].astype(np.float64))
-    weights = np.ones(len(confidence)) if weights is None else np.asarray(weights, dtype=np.float64)
-    which = np.minimum((confidence * bins).astype(int), bins - 1)
-    total = np.bincount(which, weights, bins)
-    with np.errstate(invalid="ignore"):
-        mean_confidence = np.bincount(which, weights * confidence, bins) / total
-        accuracy = np.bincount(which, weights * predictions.right, bins) / total
-    filled = total > 0
-    error = (total[filled] * np.abs(accuracy - mean_confidence)[filled]).sum() / total.sum()
-    return float(error), np.column_stack([total, mean_confidence, accuracy])
-
-
-def eight_cells(teacher_right, one_hot_right, distilled_right):
-    """{name: count} of the eight outcomes per example; each argument (N,) bool."""
-    teacher, one_hot, distilled = (
-        right.astype(int) for right in (teacher_right, one_hot_right, distilled_right)
-    )
-    code = 4 * teacher + 2 * one_hot + distilled
-    counts = np.bincount(code, minlength=8)
-    return {name: int(counts[4 * t + 2 * o + d]) for (t, o, d), name in CELLS.items()}
 
 
 @dataclass(frozen=True)
@@ -153,7 +81,7 @@ class Panel:
 
         Balanced: by the mean held-out margin of all seeds' teachers, for display only."""
         if self.study.bucket_edges:
-            return buckets(self.train_counts, self.study.bucket_edges)
+            return counts.buckets(self.train_counts, self.study.bucket_edges)
         return tenths(self.margins.mean(axis=0))
 
     @functools.cached_property
@@ -187,9 +115,14 @@ class Panel:
         seeds = min(self.seeds, *(len(self.records(m)) for m in methods))
         return [self.predicted(m)[:seeds] for m in methods]
 
+    @functools.cached_property
+    def members(self):
+        """Groups of the test examples."""
+        return Groups.of(self.group, self.group_names)
+
     def means(self, values):
         """GroupMeans of values (S, N), paired by example with every other of this panel."""
-        return group_means(values, self.group, len(self.group_names))
+        return group_means(values, self.members)
 
     def remembered(self, what, records, compute):
         """Values of single records, computed once.
@@ -212,6 +145,36 @@ class Panel:
         values = self.remembered("accuracy", self.records(method), compute)
         observed, resampled = zip(*values, strict=True)
         return GroupMeans(np.array(observed), np.stack(resampled, axis=1))
+
+    def copied_share(self, method, seed):
+        """counts.copied_share of the networks of a method, from the teacher of a seed."""
+        record = self.teachers[seed]
+        teacher = self._predictions(record).predicted
+
+        def compute(runs):
+            predicted = np.array([self._predictions(r).predicted for r in runs])
+            share = counts.copied_share(teacher, predicted, self.y, self.means)
+            return [share.seeds(k) for k in range(len(runs))]
+
+        what = f"copied from {record.config.key()}"
+        return stack(self.remembered(what, self.records(method), compute))
+
+    def copied_by_itself(self, method):
+        """GroupMeans (S,): the copied share of each network of a method, from its own teacher."""
+        seeds = range(len(self.runs[method]))
+        return stack([self.copied_share(method, s).seeds(s) for s in seeds])
+
+    def copied_by_pool(self, seeds=None):
+        """counts.copied_by_pool of the baselines and the teachers of the first seeds, or of all."""
+        keep = self.not_the_teacher[:seeds]
+        shares = [self.copied_share("one_hot", s) for s in range(len(keep))]
+        return counts.copied_by_pool(shares, keep)
+
+    @property
+    def not_the_teacher(self):
+        """(S, n) bool: whether a baseline is another network than the teacher of a seed."""
+        keys = [r.config.key() for r in self.runs["one_hot"]]
+        return np.array([[key != t.config.key() for key in keys] for t in self.teachers])
 
     # ---------------------------------------------------------------- gains: contrasts over groups
 

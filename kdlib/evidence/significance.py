@@ -1,0 +1,267 @@
+"""Tests and their corrections: groups that changed, exact signs, agreement of seeds.
+
+numpy and scipy only. Axes as in resample.py.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from kdlib.config import KdlibError
+from kdlib.evidence.resample import Groups
+from kdlib.evidence.stats import nan_groups
+
+MAX_SIGNS = 20  # sign_flip enumerates 2^n sums
+TIE = 1e-12  # differences of means that are equal on paper differ by about 1e-16
+MANY = 1e9  # degrees of freedom where only examples are drawn
+FALSE_DISCOVERIES = 0.05  # of the groups that are called changed
+
+
+# ---------------------------------------------------------------- groups, each for itself
+
+
+@dataclass(frozen=True)
+class Change:
+    """Means of each group, or their differences, with 95 % intervals and tests: all (G,)."""
+
+    estimate: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+    se: np.ndarray
+    df: np.ndarray
+    p: np.ndarray  # two-sided, of no change
+
+    @property
+    def q(self):
+        """p adjusted so that of the groups with q <= 0.05 one in twenty is false on average."""
+        return false_discovery(self.p)
+
+    @property
+    def finding(self):
+        """harmed, helped, or no clear difference, at a false discovery rate of 5 %."""
+        changed = np.where(self.estimate < 0, "harmed", "helped")
+        return np.where(self.q <= FALSE_DISCOVERIES, changed, "no clear difference")
+
+    @property
+    def detectable(self):
+        """The smallest true change found with power 80 % in a two-sided test at 5 %."""
+        from scipy.special import stdtrit
+
+        return (stdtrit(self.df, 0.975) + stdtrit(self.df, 0.8)) * self.se
+
+
+def change(mine, members: Groups, w, other=None, pseudo: int = 1) -> Change:
+    """How the mean of each group differs between two samples of networks, on new examples too.
+
+    mine (S, N), other (n, N): values in [0, 1], such as 1 where right; without other, or with
+    differences in [-1, 1] of paired networks, the mean of mine. w (N,): weights of the examples,
+    which count by Kish's effective number.
+
+    One network, or a pair of them: over new examples, by Agresti and Min (2005, Statistics in
+    Medicine 24): `pseudo` = 1 adds half an example to each of the four outcomes of two models, else
+    intervals of small groups are too narrow, and empty where nobody differs. p is McNemar's exact
+    mid-p; with weights, the z of sign flips. More networks: also over new networks, two-way as
+    stats.interval and welch, with the pooled variance over networks shrunk (shrunk_variances); p is
+    that of the interval's centre.
+    """
+    from scipy.special import stdtr, stdtrit
+
+    samples = [np.asarray(mine, dtype=np.float64)]
+    if other is not None:
+        samples.append(np.asarray(other, dtype=np.float64))
+    total = members.sums(w)
+    with np.errstate(invalid="ignore", divide="ignore"):  # an empty group
+        n = total**2 / members.sums(w**2)
+
+        def mean(values):
+            return members.sums(w * values) / total
+
+        def variance(values, more):  # of the mean over examples, with 2 * more examples
+            of_mean, count = mean(values) * n / (n + 2 * more), n + 2 * more
+            second = (mean(values**2) * n + more) / count
+            divisor = count if more else n - 1  # of one example: unknown
+            return np.where(n + more > 1, np.maximum(second - of_mean**2, 0) / divisor, np.nan)
+
+        each = [mean(sample) for sample in samples]
+        d = samples[0].mean(axis=0)
+        if other is not None:
+            d = d - samples[1].mean(axis=0)
+        estimate = mean(d)
+        centre = estimate * n / (n + 2 * pseudo)
+        by_example = variance(d, pseudo)
+        several = [sample for sample in samples if len(sample) > 1]
+        in_both = np.zeros(len(n))
+        for sample in several:
+            single = np.mean([variance(row, 0) for row in sample], axis=0)
+            joint = variance(sample.mean(axis=0), 0)
+            both = np.maximum(0, single - joint) * len(sample) / (len(sample) - 1)
+            # a single network of the other sample counts as spread like these
+            in_both += np.nan_to_num(both) * (1 / len(sample) + len(samples) - len(several))
+        shrunk, df_networks = shrunk_variances(*each)
+        by_network = np.nan_to_num(shrunk) * sum(1 / len(sample) for sample in samples)
+        least = np.maximum(by_network, by_example)
+        total_variance = np.maximum(by_network + by_example - in_both, least)
+        added = np.maximum(0, by_example - in_both)
+        df_networks = df_networks if np.isfinite(df_networks) else 1
+        df = total_variance**2 / (by_network**2 / df_networks + added**2 / (n + 1))
+        one_each = all(len(sample) == 1 for sample in samples)
+        df = np.where(np.isfinite(df) & ~one_each, df, MANY)
+        se = np.sqrt(total_variance)
+        half = stdtrit(df, 0.975) * se
+        if one_each:
+            p = _mid_p(d, members, w)
+        else:
+            p = 2 * stdtr(df, -np.abs(np.where(se > 0, centre / se, 0.0)))
+    low, high = np.maximum(centre - half, -1), np.minimum(centre + half, 1)
+    return Change(estimate, low, high, se, df, np.where(np.isnan(estimate), np.nan, p))
+
+
+def _mid_p(d, members: Groups, w) -> np.ndarray:
+    """Two-sided p of no change, (G,), of one pair: differences d (N,) of -1, 0 and 1."""
+    from scipy.special import bdtr, ndtr
+
+    if np.ptp(w):
+        z = np.abs(members.sums(w * d)) / np.sqrt(members.sums((w * d) ** 2))
+        return np.where(np.isnan(z), 1.0, 2 * ndtr(-z))
+    up, down = members.sums((d > 0).astype(int)), members.sums((d < 0).astype(int))
+    fewer = np.minimum(up, down)
+    below = np.where(fewer > 0, bdtr(np.maximum(fewer - 1, 0), up + down, 0.5), 0)
+    return np.minimum(bdtr(fewer, up + down, 0.5) + below, 1)
+
+
+def shrunk_variances(*samples) -> tuple[np.ndarray, float]:
+    """Variance over networks of each group, shrunk towards a common one: (S, G), ... -> (G,), df.
+
+    Smyth 2004, Linear models and empirical Bayes methods (Stat. Appl. Genet. Mol. Biol. 3:3),
+    section 6.2: the variance of each group, pooled over samples, with d degrees of freedom, is
+    shrunk towards a common one; a scaled inverse chi-square prior with d0 degrees of freedom is
+    fitted by moments of the log variances; df is d0 + d, at most G d. Zero variances are raised to
+    1e-5 of the median (of the positive ones if that is zero), as limma does. A group with a NaN
+    stays NaN; no spread anywhere, or single networks alone, gives NaN throughout."""
+    samples = [np.asarray(gains, dtype=np.float64) for gains in samples]
+    if any(gains.ndim != 2 or not gains.size for gains in samples):
+        raise KdlibError("shrunk_variances needs samples (S, G), one row per network.")
+    d = sum(len(gains) - 1 for gains in samples)
+    variances = np.zeros(samples[0].shape[1])
+    for gains in [gains for gains in samples if len(gains) > 1]:
+        varies = np.ptp(gains, axis=0) > TIE  # NaN: not, but its variance is NaN
+        variances += (len(gains) - 1) / d * gains.var(axis=0, ddof=1) * np.where(varies, 1, 0)
+    out, kept = np.full(len(variances), np.nan), np.isfinite(variances)
+    positive = variances[kept & (variances > TIE**2)]
+    if not len(positive):
+        return out, np.nan
+    known = np.where(variances[kept] > TIE**2, variances[kept], 0.0)
+    known = np.maximum(known, 1e-5 * (np.median(known) or np.median(positive)))
+    d0, prior = _variance_prior(known, d)
+    out[kept] = prior if np.isinf(d0) else (d0 * prior + d * known) / (d0 + d)
+    return out, float(min(d0 + d, d * len(known)))
+
+
+def _variance_prior(variances: np.ndarray, d: int) -> tuple[float, float]:
+    """(d0, s0^2) of the prior, from (G,) positive variances with d degrees of freedom each."""
+    from scipy.special import digamma, polygamma
+
+    if len(variances) == 1:  # nothing to shrink towards
+        return 0.0, float(variances[0])
+    logs = np.log(variances) - digamma(d / 2) + np.log(d / 2)
+    excess = logs.var(ddof=1) - polygamma(1, d / 2)
+    if excess <= 0:  # no more spread than chance: one common variance
+        return np.inf, float(variances.mean())
+    # trigamma(half) = excess by Newton on 1 / trigamma, which is monotone (Smyth, appendix)
+    half = 0.5 + 1 / excess
+    for _ in range(50):
+        value = polygamma(1, half)
+        step = value * (1 - value / excess) / polygamma(2, half)
+        half += step
+        if abs(step) < 1e-10 * half:
+            break
+    return float(2 * half), float(np.exp(logs.mean() + digamma(half) - np.log(half)))
+
+
+# ---------------------------------------------------------------- many tests
+
+
+def false_discovery(p) -> np.ndarray:
+    """Benjamini-Hochberg adjusted p, (G,) -> (G,): of q <= 0.05, 5 % are false on average.
+
+    NaN stays."""
+    from scipy.stats import false_discovery_control
+
+    p = np.asarray(p, dtype=np.float64)
+    q, kept = np.full(p.shape, np.nan), np.isfinite(p)
+    if kept.any():
+        q[kept] = false_discovery_control(p[kept])
+    return q
+
+
+def holm(p) -> np.ndarray:
+    """Holm's adjusted p, (m,) -> (m,); NaN counts as 1.
+
+    Of findings with adjusted p <= 0.05 none is false in 95 % of families."""
+    p = np.asarray(p, dtype=np.float64)
+    p = np.where(np.isnan(p), 1.0, p)
+    order = np.argsort(p, kind="stable")
+    steps = p[order] * (len(p) - np.arange(len(p)))
+    out = np.empty(len(p))
+    out[order] = np.minimum(1.0, np.maximum.accumulate(steps))
+    return out
+
+
+# ---------------------------------------------------------------- exact tests
+
+
+def sign_flip(per_seed) -> tuple[float, float]:
+    """(p, smallest possible p) of the exact two-sided sign-flip test of the mean of differences.
+
+    per_seed: (n,) paired differences. Null: each is as likely as its negative. All 2^n signs are
+    enumerated (n <= 20, else KdlibError); sums as large as the measured one count, ties included.
+    The smallest possible p is 2 / 2^n. A NaN gives p = NaN.
+    """
+    gains = np.asarray(per_seed, dtype=np.float64)
+    if gains.ndim != 1 or not 1 <= gains.size <= MAX_SIGNS:
+        raise KdlibError(
+            f"sign_flip needs 1 to {MAX_SIGNS} differences, one per seed, got {gains.shape}."
+        )
+    floor = 2.0 / 2**gains.size
+    if not np.isfinite(gains).all():
+        return np.nan, floor
+    # the other sign of the first difference mirrors every sum: same absolute values
+    sums = gains[:1]
+    for gain in gains[1:]:
+        sums = np.concatenate([sums + gain, sums - gain])
+    tie = TIE * np.abs(gains).sum()  # rounding must not split sums that are equal on paper
+    return float((np.abs(sums) >= abs(gains.sum()) - tie).mean()), floor
+
+
+def agreement(mine, pool, permutations: int = 4000, seed: int = 0) -> tuple[float, float]:
+    """Whether seeds agree on which groups gain: (covariance, one-sided p).
+
+    The covariance is that over groups between two seeds' gains, mean over pairs of seeds. mine
+    (K, 2, S, G), pool (K, 2, n, G): means of each network of a method and of each baseline on the
+    two halves of every group's examples, in K random splits. In each split the pool is halved as
+    well, so that the two gains that are compared share neither seed, nor example, nor baseline, and
+    nothing but the groups can make them agree. The covariance is averaged over splits; then one
+    permutation test relabels the groups of one side, alike for all seeds and splits. Fewer than two
+    seeds, groups or baselines give NaN.
+    """
+    kept = ~(nan_groups(mine) | nan_groups(pool))  # a half of a single example is empty
+    mine, pool = mine[..., kept], pool[..., kept]
+    (splits, _, seeds, groups), baselines = mine.shape, pool.shape[2]
+    if min(seeds, groups, baselines) < 2:
+        return np.nan, np.nan
+    rng = np.random.default_rng(seed)
+    products = np.zeros((groups, groups))
+    for k in range(splits):
+        order = rng.permutation(baselines)
+        halves = order[: baselines // 2], order[baselines // 2 :]
+        gains = (mine[k, side] - pool[k, side, halves[side]].mean(axis=0) for side in (0, 1))
+        here, there = (gain - gain.mean(axis=1, keepdims=True) for gain in gains)
+        # pairs of different seeds: all pairs less each seed with itself
+        products += np.outer(here.sum(axis=0), there.sum(axis=0)) - here.T @ there
+    labels = np.arange(groups)
+    orders = rng.permuted(np.broadcast_to(labels, (permutations, groups)), axis=1)
+    measured = np.trace(products)
+    null = products[labels, orders].sum(axis=1)
+    tie = TIE * np.abs(products).sum()
+    p = (1 + np.count_nonzero(null >= measured - tie)) / (1 + permutations)
+    return float(measured / (splits * seeds * (seeds - 1) * (groups - 1))), float(p)
