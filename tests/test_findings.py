@@ -8,10 +8,11 @@ import pytest
 from synthetic import FEW, GROUPS, PAIR, SELF, TINY, but, made, record, write_study
 
 from kdlib.config import KdlibError
-from kdlib.evidence import findings, metrics, rules, words
+from kdlib.evidence import findings, rules, words
+from kdlib.evidence import panel as panels
 from kdlib.evidence.false_alarms import false_alarms, posing
 from kdlib.evidence.rules import Finding, decided
-from kdlib.evidence.stats import Interval, welch
+from kdlib.evidence.stats import Interval
 from kdlib.pages import anchors, readme
 from kdlib.study.done import complete_seeds
 from kdlib.study.grids import STUDIES
@@ -149,7 +150,7 @@ def test_every_baseline_on_record_counts_but_those_that_chose_the_recipe():
     for seed, rates in ((4, 0.5), (1000, 0.5), (900, 0.0)):
         cfg = TINY.config(PAIR, "one_hot", seed)
         write(record(cfg, "one_hot", seed, rates))
-    panel = metrics.panel(TINY, PAIR, 4)
+    panel = panels.panel(TINY, PAIR, 4)
     assert [r.config.seed for r in panel.runs["one_hot"]] == [0, 1, 2, 3, 4, 1000]
     expected = 100 * (0.8 - (4 * 0.7 + 2 * 0.5) / 6)
     result = panel.gain("kd", panel.average)
@@ -230,7 +231,7 @@ def test_a_tuned_weight_poses_with_networks_that_are_in_no_pool_of_its_own():
     )  # four networks are too few
     write_study(replace(ITSELF, seeds=6, methods={"one_hot": {}, "kd": {}}))
     fake = posing(
-        metrics.panel(replace(ITSELF, seeds=6, methods=tuned), SELF, 2), np.random.default_rng(0)
+        panels.panel(replace(ITSELF, seeds=6, methods=tuned), SELF, 2), np.random.default_rng(0)
     )
     seeds = [{r.config.seed for r in fake.runs[m]} for m in ("kd", "kd_tuned", "one_hot")]
     assert [len(s) for s in seeds] == [2, 2, 8] and not seeds[0] & seeds[1] | seeds[1] & seeds[
@@ -274,7 +275,7 @@ def copied_by_loops(panel, own, pool, examples):
 def test_errors_copied_beyond_accuracy_are_as_defined_and_their_interval_is_that_of_brute_force():
     study = replace(ITSELF, seeds=6)
     panel = made(study, shuffled=(*NOISE, "teacher"), teacher=0.7, kd=but(0.8, few=0.4))
-    result = welch(*rules.copied_beyond_accuracy(panel, "kd"))
+    result = rules.errors_transferred(panel).result
     everything = np.arange(6), np.arange(12), np.arange(len(panel.y))
     assert result.estimate == pytest.approx(copied_by_loops(panel, *everything))
     assert result.se == pytest.approx(brute_force(panel, copied_by_loops, draws=150), rel=0.3)
@@ -284,7 +285,7 @@ def test_copied_errors_are_found():
     panel = made(shuffled=("one_hot",), copies=("kd",))
     assert said(panel)["F3b"] == "holds"
     for seed in range(4):
-        assert rules.copied_share(panel, "kd", seed).observed[seed] == pytest.approx(
+        assert panel.copied_share("kd", seed).observed[seed] == pytest.approx(
             100
         )  # it errs wherever the teacher does
 
@@ -293,22 +294,22 @@ def test_a_better_student_that_copies_less_because_it_errs_less_copies_nothing()
     """Errors of the same kind, half as many: C e / E is what it copies."""
     panel = made(shuffled=NOISE, one_hot=0.4, kd=0.7)
     assert abs(rules.errors_transferred(panel).result.estimate) < 3
-    c = panel.seeds and np.mean([rules.copied_share(panel, "kd", s).observed[s] for s in range(4)])
-    usual = np.mean([rules.copied_share(panel, "one_hot", s).observed for s in range(4)])
+    c = panel.seeds and np.mean([panel.copied_share("kd", s).observed[s] for s in range(4)])
+    usual = np.mean([panel.copied_share("one_hot", s).observed for s in range(4)])
     assert usual - c > 3
 
 
 def test_no_baseline_is_compared_with_itself_as_the_teacher():
     panel = made(ITSELF, shuffled=("teacher",), teacher=0.7)
-    rates = rules.copied_share(panel, "one_hot", 0).observed
+    rates = panel.copied_share("one_hot", 0).observed
     assert rates[4] == 100  # the teacher of seed 0, among the baselines, copies itself
-    _, pool = rules.copied_beyond_accuracy(panel, "kd")
+    _, pool = panel.copied_by_pool()
     assert np.ptp(pool.observed) < 60
 
 
 def test_others():
     np.testing.assert_allclose(
-        metrics.others(np.array([[1.0, 10], [2, 20], [6, 60]])), [[4, 40], [3.5, 35], [1.5, 15]]
+        panels.others(np.array([[1.0, 10], [2, 20], [6, 60]])), [[4, 40], [3.5, 35], [1.5, 15]]
     )
 
 

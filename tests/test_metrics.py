@@ -19,23 +19,25 @@ from synthetic import (
     TINY,
     but,
     made,
-    predictions,
     record,
     write_study,
 )
 
 from kdlib.config import KdlibError
-from kdlib.evidence import metrics
-from kdlib.evidence.metrics import (
+from kdlib.evidence import counts
+from kdlib.evidence import panel as panels
+from kdlib.evidence.counts import (
     CELLS,
     buckets,
     by_group,
     calibration_error,
-    eight_cells,
-    panel,
+    outcomes,
     tenths,
+    thirds,
 )
-from kdlib.evidence.stats import group_means, moderated_t
+from kdlib.evidence.panel import panel
+from kdlib.evidence.resample import Groups, group_means
+from kdlib.evidence.significance import change
 from kdlib.pages import anchors, tables
 from kdlib.study import records
 
@@ -97,10 +99,10 @@ def test_by_group_agrees_with_fairlearn_and_sklearn(random_run):
 
 
 def test_buckets_at_their_thresholds():
-    counts = [1000, 31, 30, 29, 8, 7, 6, 0]
-    assert [metrics.BUCKETS[b] for b in buckets(counts, (30, 7))] == ["many"] * 2 + [
-        "medium"
-    ] * 4 + ["few"] * 2
+    sizes = [1000, 31, 30, 29, 8, 7, 6, 0]
+    assert [counts.BUCKETS[b] for b in buckets(sizes, (30, 7))] == ["many"] * 2 + ["medium"] * 4 + [
+        "few"
+    ] * 2
 
 
 @pytest.mark.parametrize("groups, k", [(100, 10), (20, 2), (10, 1), (7, 1), (16, 2)])
@@ -111,7 +113,7 @@ def test_tenths_are_the_highest_and_the_lowest_of_a_sorted_list(groups, k):
         "lowest tenth" if g in order[:k] else "highest tenth" if g in order[-k:] else "middle"
         for g in range(groups)
     ]
-    assert [metrics.TENTHS[b] for b in tenths(margin)] == expected
+    assert [counts.TENTHS[b] for b in tenths(margin)] == expected
 
 
 def test_tenths_of_equal_margins_are_of_their_size_all_the_same():
@@ -143,10 +145,10 @@ def ece_by_loops(confidence, right, weights, bins):
 def test_calibration_error_by_loops(random_run, bins, weighted):
     run = random_run[0]
     weights = np.random.default_rng(1).uniform(0.1, 3, len(run.y)) if weighted else None
-    error, table = calibration_error(run, weights, bins)
-    confidence = [float(c) for c in np.exp(run.log_p[:, 1].astype(float))]
+    confidence = np.exp(run.log_p[:, 1].astype(float))
+    error, table = calibration_error(confidence, run.right, weights, bins)
     expected, rows = ece_by_loops(
-        confidence, run.right, np.ones(len(run.y)) if weights is None else weights, bins
+        confidence.tolist(), run.right, np.ones(len(run.y)) if weights is None else weights, bins
     )
     assert error == pytest.approx(expected)
     for b, *row in rows:
@@ -155,9 +157,7 @@ def test_calibration_error_by_loops(random_run, bins, weighted):
 
 
 def test_certainty_falls_into_the_last_bin():
-    y = np.arange(4) % 2
-    run = predictions(y, np.array([0, 1, 0, 0]), confidence=1.0)
-    error, table = calibration_error(run)
+    error, table = calibration_error(np.ones(4), np.array([True, True, True, False]))
     assert (
         error == pytest.approx(0.25) and table[-1, 0] == 4 and table[-1, 2] == pytest.approx(0.75)
     )
@@ -166,14 +166,11 @@ def test_certainty_falls_into_the_last_bin():
 # ---------------------------------------------------------------- eight cells
 
 
-def test_eight_cells_by_brute_force():
-    outcomes = [
-        o
-        for n, o in enumerate(itertools.product([False, True], repeat=3), start=1)
-        for _ in range(n)
-    ]
-    order = np.random.default_rng(0).permutation(len(outcomes))
-    teacher, one_hot, distilled = np.array(outcomes)[order].T
+def test_the_eight_outcomes_by_brute_force():
+    cases = list(itertools.product([False, True], repeat=3))
+    every = [case for n, case in enumerate(cases, start=1) for _ in range(n)]
+    order = np.random.default_rng(0).permutation(len(every))
+    rights = [right[None] for right in np.array(every)[order].T]
     named = {
         "transferred": (0, 1, 0),
         "new harm": (1, 1, 0),
@@ -184,10 +181,18 @@ def test_eight_cells_by_brute_force():
         "all right": (1, 1, 1),
         "all wrong": (0, 0, 0),
     }
-    assert eight_cells(teacher, one_hot, distilled) == {
-        name: sum(o == tuple(map(bool, cell)) for o in outcomes) for name, cell in named.items()
-    }
-    assert set(CELLS.values()) == set(named)
+    found = outcomes(rights, lambda values: group_means(values, Groups.everybody(36), resamples=2))
+    assert set(found) == set(named) == set(CELLS.values())
+    for name, cell in named.items():
+        count, share = found[name]
+        assert count == every.count(tuple(map(bool, cell)))
+        assert share.observed == pytest.approx([100 * count / 36])
+
+
+def test_thirds_are_of_a_sorted_list_and_a_group_without_a_margin_is_in_the_last():
+    margin = np.array([0.2, 0.9, np.nan, 0.5, 0.1, 0.7])
+    assert thirds(margin).tolist() == [1, 0, 2, 1, 2, 0]
+    np.testing.assert_array_equal(thirds(np.stack([margin] * 2)), [thirds(margin)] * 2)
 
 
 # ---------------------------------------------------------------- panel
@@ -319,7 +324,7 @@ def test_tenths_of_a_seed_are_by_the_teachers_of_the_others():
     of_all = np.mean(margins, axis=0)
     assert (
         np.argmin(of_all) == 4 == np.flatnonzero(p.bucket == 2)[0]
-        and p.bucket_names == metrics.TENTHS
+        and p.bucket_names == counts.TENTHS
     )
     own = np.array([tenths(m) for m in margins])
     assert (p.buckets_by_seed != own).any(axis=1).all()  # a seed's own teacher would say otherwise
@@ -330,7 +335,7 @@ def test_buckets_of_one_seed_and_of_a_long_tail_are_the_same_for_all_seeds():
     np.testing.assert_array_equal(alone.buckets_by_seed, [tenths(erratic(0))])
     tail = made(seeds=3, margin=erratic)
     np.testing.assert_array_equal(tail.buckets_by_seed, [buckets(COUNTS, (30, 7))] * 3)
-    assert tail.bucket_names == metrics.BUCKETS
+    assert tail.bucket_names == counts.BUCKETS
 
 
 def test_the_gain_of_a_bucket_follows_each_seeds_own_buckets():
@@ -400,7 +405,7 @@ def test_a_panel_of_a_setting_reads_the_runs_of_that_setting_and_shares_those_th
     ],
 )
 def test_a_panel_is_named_by_its_pair_and_what_its_setting_changes(setting, name):
-    assert metrics.Panel(TINY, PAIR, 1, {}, (), np.empty((0, GROUPS)), "test", setting).name == name
+    assert panels.Panel(TINY, PAIR, 1, {}, (), np.empty((0, GROUPS)), "test", setting).name == name
 
 
 # ---------------------------------------------------------------- memory
@@ -434,7 +439,7 @@ def test_accuracy_is_that_of_the_records_whoever_poses_as_whom():
     fake = p.posing(kd=(one_hot[2], kd[0]), one_hot=(one_hot[1], one_hot[0], kd[1]))
     for method, some in (("kd", (one_hot[2], kd[0])), ("one_hot", (one_hot[1], one_hot[0], kd[1]))):
         right = np.array([r.test_plus().predicted == r.test_plus().y for r in some])
-        wanted = group_means(right, p.group, GROUPS)
+        wanted = group_means(right, Groups.of(p.group, range(GROUPS)))
         np.testing.assert_allclose(fake.accuracy(method).observed, 100 * wanted.observed)
         np.testing.assert_allclose(fake.accuracy(method).resampled, 100 * wanted.resampled)
     np.testing.assert_allclose(
@@ -447,7 +452,7 @@ def test_accuracy_is_that_of_the_records_whoever_poses_as_whom():
 
 
 def test_table_of_a_panel():
-    frame = metrics.table(made(seeds=2, kd=but(0.7, few=0.5)))
+    frame = panels.table(made(seeds=2, kd=but(0.7, few=0.5)))
     assert len(frame) == 5 * 2 * GROUPS  # four methods and the teacher
     row = frame[(frame.method == "kd") & (frame.seed == 1) & (frame.group == "class 9")].iloc[0]
     assert (row.n_train, row.bucket, row.n, row.correct) == (2, "few", 40, 20)
@@ -456,7 +461,7 @@ def test_table_of_a_panel():
 
 
 def test_the_table_of_a_panel_has_every_baseline_and_gains_over_their_mean():
-    frame = metrics.table(made(POOL, one_hot=lambda seed, split: 0.4 + 0.05 * seed, kd=0.6))
+    frame = panels.table(made(POOL, one_hot=lambda seed, split: 0.4 + 0.05 * seed, kd=0.6))
     own = frame[frame.method == "one_hot"]
     assert sorted(set(own.seed)) == list(range(7)) and len(own) == 7 * GROUPS
     usual = np.mean([40 + 5 * seed for seed in range(7)])
@@ -569,8 +574,7 @@ def test_gain_by_group_table_names_harm_and_help_by_their_sign():
 
 
 def test_gain_by_group_tests_all_networks_against_all_baselines():
-    """Accuracies as they were made, in whole images, some rows of them; t as tests of stats hold
-    it."""
+    """Accuracies as they were made, in whole images; the test is that of an audit."""
 
     def rates(stream, shift):
         return lambda seed, split: (
@@ -589,14 +593,14 @@ def test_gain_by_group_tests_all_networks_against_all_baselines():
     mine, pool = (
         100 * np.array([rate(seed, "") for seed in range(n)]) for rate, n in ((kd, 4), (one_hot, 7))
     )
-    t, p_values, _ = moderated_t(mine, pool)
-    q = stats.false_discovery_control(p_values)
+    of_p = change(p.predicted("kd") == p.y, p.members, np.ones(400), p.predicted("one_hot") == p.y)
+    p_values, q = of_p.p, stats.false_discovery_control(of_p.p)
     frame = tables.gain_by_group(p)
     assert list(frame.n_train) == sorted(counts, reverse=True)
     for row in frame.itertuples():
         g = int(row.group.split()[1])
         assert row.n_train == counts[g]
-        assert (row.t, row.p, row.q) == pytest.approx((t[g], p_values[g], q[g]))
+        assert (row.p, row.q) == pytest.approx((p_values[g], q[g]))
         assert row.gain == pytest.approx(mine[:, g].mean() - pool[:, g].mean())
         assert row.one_hot == pytest.approx(pool[:, g].mean())
         assert row.spread == pytest.approx(mine[:, g].std(ddof=1))

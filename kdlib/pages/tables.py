@@ -66,7 +66,7 @@ def gain_by_group(p, method="kd"):
     Most frequent first."""
     right, baseline = (p.predicted(m) == p.y for m in (method, "one_hot"))
     found = change(right, p.members, np.ones(len(p.y)), baseline)
-    gain = p.group_gain(method)
+    gain, tested = p.group_gain(method), p.seeds > 1  # one seed has no spread
     frame = pd.DataFrame(
         {
             "group": p.group_names,
@@ -76,12 +76,12 @@ def gain_by_group(p, method="kd"):
             "margin": p.margins.mean(axis=0),
             "one_hot": p.accuracy("one_hot").observed.mean(axis=0),
             "gain": gain.mean(axis=0),
-            "low": 100 * found.low,
-            "high": 100 * found.high,
-            "spread": gain.std(axis=0, ddof=1) if p.seeds > 1 else np.nan,
-            "p": found.p,
-            "q": found.q,
-            "finding": found.finding,
+            "low": 100 * found.low if tested else np.nan,
+            "high": 100 * found.high if tested else np.nan,
+            "spread": gain.std(axis=0, ddof=1) if tested else np.nan,
+            "p": found.p if tested else np.nan,
+            "q": found.q if tested else np.nan,
+            "finding": found.finding if tested else "no clear difference",
         }
     )
     return frame.sort_values("n_train", ascending=False, kind="stable", ignore_index=True)
