@@ -6,8 +6,8 @@ import argparse
 from dataclasses import replace
 
 import numpy as np
-
 from kdlib.evidence.metrics import BUCKETS, buckets, by_group
+
 from kdlib.study.grids import study
 from kdlib.study.sweep import sweep
 

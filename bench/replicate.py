@@ -12,11 +12,11 @@ from multiprocessing import get_context
 
 import numpy as np
 import torch
+from kdlib.evidence.metrics import BUCKETS, buckets, panel
 
 from bench import peer
 from kdlib.config import KdlibError
 from kdlib.data import Split, normalise
-from kdlib.evidence.metrics import BUCKETS, buckets, panel
 from kdlib.models import build
 from kdlib.pages.tables import over_seeds
 from kdlib.study import datasets

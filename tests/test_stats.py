@@ -258,7 +258,7 @@ def test_interval_over_all_redraws_is_the_two_way_anova_exactly():
     assert (got.low, got.high) == pytest.approx(
         stats.t.interval(0.95, got.df, x.mean(), got.se), rel=1e-12
     )
-    assert got.estimate == pytest.approx(x.mean()) and got.bias == pytest.approx(0, abs=1e-12)
+    assert got.estimate == pytest.approx(x.mean())
     assert got.n == 3 and got.per_seed == pytest.approx(x.mean(axis=1))
 
 
@@ -297,13 +297,6 @@ def test_variance_is_never_below_that_of_seeds_or_examples_alone(observed, sprea
     assert interval(observed, resampled).se == pytest.approx(np.sqrt(wanted), rel=1e-12)
 
 
-def test_bias_is_reported_and_not_subtracted():
-    observed = np.array([0.5, 0.6])
-    got = interval(observed, np.tile(observed - 0.03, (10, 1)))
-    assert got.bias == pytest.approx(-0.03) and got.estimate == pytest.approx(0.55)
-    assert (got.low + got.high) / 2 == pytest.approx(0.55)
-
-
 def test_detectable_effect_is_found_with_power_80_percent():
     rng = np.random.default_rng(0)
     got = interval(rng.normal(size=12), np.zeros((50, 12)))
@@ -324,7 +317,7 @@ def test_detectable_effect_is_found_with_power_80_percent():
 def test_one_seed_or_too_few_finite_values_give_no_interval_and_no_p(observed, resampled):
     got = interval(observed, resampled)
     assert got.n == len(observed) and got.per_seed[0] == 0.3
-    assert np.isnan([got.se, got.low, got.high, got.df, got.bias, got.detectable]).all()
+    assert np.isnan([got.se, got.low, got.high, got.df, got.detectable]).all()
     assert np.isnan(got.estimate) == np.isnan(observed).any()
     assert np.isnan(got.p())
 
@@ -523,13 +516,6 @@ def test_coverage_of_statistics_that_pick_or_rank_groups(digits_study, name, lea
     """
     intervals = getattr(digits_study, name)
     assert least < covered(np.mean([i.estimate for i in intervals]), intervals) < 0.98
-
-
-def test_worst_of_the_test_set_shows_its_bias(digits_study):
-    assert (
-        np.mean([i.bias for i in digits_study.worst]) < -0.005
-    )  # picking the worst: half a point or more
-    assert abs(np.mean([i.bias for i in digits_study.average])) < 0.001
 
 
 @pytest.mark.parametrize(

@@ -8,20 +8,23 @@ import functools
 import warnings
 
 import numpy as np
-import pandas as pd
 
+from kdlib.auditing.tables import (
+    FEWEST,
+    bucket_table,
+    calibration,
+    group_table,
+    limits,
+    transfer_table,
+)
 from kdlib.evidence.counts import (
     BUCKETS,
-    CELLS,
-    PAIRED,
-    alike,
+    MARGIN_BUCKETS,
     beyond_accuracy,
     buckets,
-    calibration_error,
     copied_by_pool,
     copied_share,
     label_margin,
-    outcomes,
     thirds,
 )
 from kdlib.evidence.resample import (
@@ -34,19 +37,7 @@ from kdlib.evidence.resample import (
     over_halves,
     stack,
 )
-from kdlib.evidence.significance import change
-from kdlib.evidence.stats import (
-    fisher,
-    from_fisher,
-    interval,
-    rank_correlation,
-    welch,
-    worst,
-)
-
-# thirds of the groups by the teacher's margin
-MARGIN_BUCKETS = ("teacher strong", "teacher middling", "teacher weak")
-FEWEST = 3  # groups, below which nothing is picked or ranked
+from kdlib.evidence.stats import fisher, from_fisher, interval, rank_correlation, welch, worst
 
 
 class Compared:
@@ -121,11 +112,11 @@ def numbers(
     the buckets, cut at edges. k: of the worst-k metrics. seed: of the resamples and halves."""
     with np.errstate(invalid="ignore", divide="ignore"), _quiet():
         of = Compared(y, found, classes, members, w, resamples, seed)
-        groups = _group_table(of, train_counts, edges)
+        groups = group_table(of, train_counts, edges)
         metrics = _accuracies(of, k) | _gains(of, k) | _copies(of)
         gains = _gains_by_bucket(of, train_counts, edges, metrics)
-    calibration = _calibration(of, groups)
-    whole = calibration[calibration.place == "all"].set_index("role")
+    calibrated = calibration(of, groups)
+    whole = calibrated[calibrated.place == "all"].set_index("role")
     for what in ("harmed", "helped"):
         metrics[f"groups_{what}"] = int((groups.finding == what).sum())
     for role in whole.index:
@@ -139,12 +130,12 @@ def numbers(
         "disjoint": members.disjoint,
         "metrics": metrics,
         "groups": groups,
-        "buckets": _bucket_table(gains, groups),
-        "transfer": _transfer_table(of),
-        "calibration": calibration,
+        "buckets": bucket_table(gains, groups),
+        "transfer": transfer_table(of),
+        "calibration": calibrated,
         "worst": k,
         "bucketed_by": "the teacher's margin" if train_counts is None else "training examples",
-        "limits": _limits(of, groups, train_counts),
+        "limits": limits(of, groups, train_counts),
     }
 
 
@@ -293,170 +284,3 @@ def _where(values, chosen):
     """Mean over the chosen of the trailing axis; NaN does not count."""
     kept = chosen & ~np.isnan(values)
     return np.where(kept, values, 0).sum(axis=-1) / kept.sum(axis=-1)
-
-
-# ---------------------------------------------------------------- tables
-
-
-def _group_table(of, train_counts, edges):
-    """DataFrame with one row per group, in their order."""
-    members, w, right = of.members, of.w, of.right
-    total = members.sums(w)
-
-    def mean(values):  # (S, N) -> (G,)
-        return (members.sums(w * values) / total).mean(axis=0)
-
-    if of.baselines:
-        gain = change(right["student"], members, w, right["baseline"])
-    else:
-        gain = change(right["student"].astype(float) - right["teacher"], members, w)
-    margin = change(of.margin, members, w, pseudo=0)
-    columns = {
-        "group": members.names,
-        "n": members.sums(np.ones(len(w), int)),
-        "n_train": pd.array([None] * len(total), "Int64") if train_counts is None else train_counts,
-        **{role: 100 * mean(of_role) for role, of_role in right.items()},
-        "gain": 100 * gain.estimate,
-        "low": 100 * gain.low,
-        "high": 100 * gain.high,
-        "p": gain.p,
-        "q": gain.q,
-        "finding": gain.finding,
-        "detectable": 100 * gain.detectable,
-        "teacher_margin": margin.estimate,
-        "margin_low": margin.low,
-        "margin_high": margin.high,
-        "ada_alpha": np.clip(margin.estimate, 0, 1),
-    }
-    scored = [role for role, is_so in of.scored.items() if is_so]
-    for role in scored:
-        columns[f"{role}_log_loss"] = mean(np.array([-x.log_p_label for x in of.found[role]]))
-    for role in scored:
-        confidence = np.exp([x.log_p_predicted for x in of.found[role]])
-        columns[f"{role}_overconfidence"] = 100 * mean(confidence - right[role])
-    if train_counts is not None:
-        bucket = np.array(BUCKETS)[buckets(train_counts, edges)]
-    elif len(total) < FEWEST:
-        bucket = "all"
-    else:
-        bucket = np.array(MARGIN_BUCKETS)[thirds(margin.estimate)]
-    return pd.DataFrame(columns | {"bucket": bucket})
-
-
-def _bucket_table(gains, table):
-    """DataFrame with one row per bucket: its number of groups, gain, interval, gain per seed."""
-    sizes = table.bucket.value_counts()
-    rows = [
-        (name, int(sizes.get(name, 0)), r.estimate, r.low, r.high, r.detectable, r.per_seed)
-        for name, r in gains.items()
-    ]
-    columns = ["bucket", "groups", "gain", "low", "high", "detectable", "per_seed"]
-    return pd.DataFrame(rows, columns=columns)
-
-
-def _transfer_table(of):
-    """DataFrame with one row per outcome: who was right, how often over all seeds, its share.
-
-    Each student stands beside its own teacher and the baseline of its place in the list."""
-    roles = ("teacher", "baseline", "student") if of.baselines else ("teacher", "student")
-    pairs = min([len(of.right[role]) for role in roles if len(of.right[role]) > 1], default=1)
-    rights = []
-    for role in roles:
-        some = of.right[role][:pairs]
-        rights.append(some if len(some) == pairs else np.repeat(some, pairs, axis=0))
-    cells = CELLS if of.baselines else PAIRED
-    found = outcomes(rights, of.means, cells)
-    rows = []
-    for who, outcome in cells.items():
-        count, share = found[outcome]
-        r = interval(*share, alone=of.df).within(0, 100)
-        said = {role: "right" if was else "wrong" for role, was in zip(roles, who, strict=True)}
-        at = {"share": r.estimate, "low": r.low, "high": r.high}
-        rows.append({"outcome": outcome, **said, "count": count, **at})
-    return pd.DataFrame(rows)
-
-
-def _calibration(of, table):
-    """DataFrame with one row per place and role with scores.
-
-    Places: all examples alike, or the groups of a bucket alike. Accuracy, confidence, their
-    difference, calibration error, log-loss."""
-    places = {"all": of.w}
-    for name in [b for b in (*BUCKETS, *MARGIN_BUCKETS) if (table.bucket == b).any()]:
-        places[name] = alike(of.members, (table.bucket == name).to_numpy(), of.w)
-    rows = []
-    for place, weights in places.items():
-        inside = np.flatnonzero(weights)
-        part = weights[inside] / weights.sum()
-        for role in [role for role, scored in of.scored.items() if scored]:
-            means = []
-            for x, right in zip(of.found[role], of.right[role], strict=True):
-                confidence = np.exp(x.log_p_predicted[inside])
-                error, _ = calibration_error(confidence, right[inside], part)
-                loss = -x.log_p_label[inside] @ part
-                means.append((right[inside] @ part, confidence @ part, error, loss))
-            accuracy, confidence, error, loss = np.mean(means, axis=0)
-            over = 100 * (confidence - accuracy)
-            rows.append((place, role, 100 * accuracy, 100 * confidence, over, 100 * error, loss))
-    columns = ["place", "role", "accuracy", "confidence", "overconfidence", "calibration_error"]
-    return pd.DataFrame(rows, columns=[*columns, "log_loss"])
-
-
-def _limits(of, table, train_counts):
-    """Sentences: what an audit of these inputs cannot say."""
-    out = []
-    if of.seeds == 1 and of.baselines < 2:
-        out.append(
-            "One seed: intervals cover new test examples of this one pair of models, not another "
-            "training run; a difference may be the luck of this run."
-        )
-    elif of.seeds == 1:
-        out.append(
-            "One student: its spread over training runs is taken to be that of the baselines."
-        )
-    elif of.seeds < 4:
-        out.append(
-            f"{of.seeds} seeds: the spread over training runs is known poorly, so intervals are "
-            "wide."
-        )
-    if of.seeds > 1 and of.baselines == 1:
-        out.append(
-            "One baseline: its spread over training runs is taken to be that of the students."
-        )
-    if of.seeds > len(of.found["teacher"]):
-        out.append(
-            f"One teacher stands for all {of.seeds} seeds, so its own luck is not in the intervals."
-        )
-    if of.reference == "teacher":
-        out.append(
-            "No baseline: gains are over the teacher, so they mix what distillation did with what "
-            "the smaller network cannot do; the same network trained without a teacher would tell "
-            "the two apart."
-        )
-    blind = [role for role in of.scored if not of.scored[role]]
-    if blind:
-        also = ", and a margin and alpha from hits and misses" if "teacher" in blind else ""
-        out.append(
-            f"Only predicted classes of {' and '.join(blind)}: "
-            f"no calibration or log-loss there{also}."
-        )
-    if not of.members.disjoint:
-        out.append(
-            "Groups overlap: examples were redrawn among all, and an example counts in each of its "
-            "groups."
-        )
-    if train_counts is None and len(table) >= FEWEST:
-        out.append(
-            "Buckets are thirds of the groups by the teacher's margin, chosen on one half of the "
-            "examples and scored on the other, both ways round."
-        )
-    if small := int((table.n < 10).sum()):
-        out.append(
-            f"{small} of {len(table)} groups have fewer than 10 examples: "
-            "only large changes can be seen there."
-        )
-    out.append(
-        "The examples must be new to teacher and student: on its training examples a teacher's "
-        "margin is near 1 and says nothing."
-    )
-    return tuple(out)

@@ -10,6 +10,7 @@ from kdlib.evidence.resample import GroupMeans, stack
 
 BUCKETS = ("many", "medium", "few")  # by training images
 TENTHS = ("highest tenth", "middle", "lowest tenth")  # by teacher's margin, in balanced data
+MARGIN_BUCKETS = ("teacher strong", "teacher middling", "teacher weak")  # thirds, in audits
 CELLS = {  # (teacher right, one-hot right, distilled right): name
     (True, True, True): "all right",
     (True, True, False): "new harm",

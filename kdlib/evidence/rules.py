@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from kdlib.evidence.counts import beyond_accuracy
+from kdlib.evidence.counts import beyond_accuracy, rank_from_highest
 from kdlib.evidence.panel import others
 from kdlib.evidence.significance import agreement, holm
 from kdlib.evidence.stats import (
@@ -55,7 +55,7 @@ def names_of(p):
 
 
 def labels_read(p, method):
-    """Which labels a method reads beyond those of its training images, in words; "" if none."""
+    """Which labels a method reads beyond those of its training images, in words, or ""."""
     cfg = p.runs[method][0].config
     if cfg.with_val:
         return "labels of val, to train on"
@@ -68,9 +68,7 @@ def labels_read(p, method):
 
 
 def verdict_bucket(p):
-    """Index of the rarest bucket where one_hot reaches LOWEST_ACCURACY on val, or None.
-
-    Balanced: the lowest tenth or None."""
+    """The rarest bucket where one_hot reaches 5 % on val; balanced: the lowest tenth; or None."""
     accuracy = p.val_accuracy("one_hot").mean(axis=0)
     for index in (2, 1, 0) if p.study.bucket_edges else (2,):
         members = p.buckets_by_seed == index
@@ -84,9 +82,6 @@ def classes(p, bucket):
     """The classes of a bucket in words."""
     name = p.bucket_names[bucket]
     return f"{name}-shot classes" if p.study.bucket_edges else f"classes of the {name}"
-
-
-# ---------------------------------------------------------------- the rules
 
 
 @dataclass(frozen=True)
@@ -109,20 +104,16 @@ class Finding:
 
 
 def above(result, threshold=0.0):
-    """p-value of the claim that the true value is above the threshold.
-
-    1 where the estimate is not, or has no interval."""
+    """p of the claim that the true value is above the threshold; 1 where the estimate is not."""
     return np.nan_to_num(result.p(threshold), nan=1.0) if result.estimate > threshold else 1.0
 
 
 def below(result, threshold=0.0):
-    """p-value of the claim that the true value is below the threshold.
-
-    1 where the estimate is not, or has no interval."""
+    """p of the claim that the true value is below the threshold; 1 where the estimate is not."""
     return np.nan_to_num(result.p(threshold), nan=1.0) if result.estimate < threshold else 1.0
 
 
-def helps_on_average(p, method="kd"):
+def helps_on_average(p, method):
     """F1: the average gain is above 0."""
     result = p.gain(method, p.average)
     name = "F1" if method == "kd" else "F1 tuned"
@@ -133,13 +124,12 @@ def helps_on_average(p, method="kd"):
     return Finding(name, result, above(result), below(result), say, method)
 
 
-def not_uniform(p, method="kd"):
+def not_uniform(p):
     """F2a: few-shot and many-shot classes do not gain alike, or seeds agree on which gain."""
     filled = [index for index in range(3) if (p.bucket == index).any()]
-    contrast = p.gain(method, p.in_bucket(filled[-1]) - p.in_bucket(filled[0]))
-    covariance, agree = agreement(halves(p, method), halves(p, "one_hot"))
+    contrast = p.gain("kd", p.in_bucket(filled[-1]) - p.in_bucket(filled[0]))
+    covariance, agree = agreement(halves(p, "kd"), halves(p, "one_hot"))
     rarest, most = classes(p, filled[-1]), classes(p, filled[0])
-    value = min(1.0, 2 * np.nanmin([contrast.p(), agree, 1.0]))
 
     def say():
         return (
@@ -147,7 +137,8 @@ def not_uniform(p, method="kd"):
             f"on which classes gain: covariance {number(covariance, 'points²', 2)}, {told_p(agree)}"
         )
 
-    return Finding("F2a", contrast, value, 1.0, say, method)
+    either = min(1.0, 2 * np.nanmin([contrast.p(), agree, 1.0]))
+    return Finding("F2a", contrast, either, 1.0, say)
 
 
 def halves(p, method):
@@ -170,21 +161,21 @@ def halves(p, method):
     return np.stack(p.remembered("halves", p.records(method), compute), axis=2)
 
 
-def rarest_lose(p, method="kd"):
+def rarest_lose(p):
     """F2b: the verdict bucket loses, at least half a point."""
     bucket = verdict_bucket(p)
-    result = p.gain(method, p.in_bucket(bucket))
-    holds = below(result) if result.estimate <= HARM else 1.0
+    result = p.gain("kd", p.in_bucket(bucket))
 
     def say():
-        return f"{name_of(method)} changes accuracy in the {classes(p, bucket)} by {told(result)}"
+        return f"{name_of('kd')} changes accuracy in the {classes(p, bucket)} by {told(result)}"
 
-    return Finding("F2b", result, holds, above(result, HARM), say, method)
+    holds = below(result) if result.estimate <= HARM else 1.0
+    return Finding("F2b", result, holds, above(result, HARM), say)
 
 
-def margin_predicts(p, method="kd"):
+def margin_predicts(p):
     """F3a: rank correlation over groups of the other seeds' teachers' margin with the gain."""
-    gains, baselines = p.group_gain(method), len(p.runs["one_hot"])
+    gains, baselines = p.group_gain("kd"), len(p.runs["one_hot"])
     traits = [others(values)[: len(gains)] for values in (p.margins, p.val_accuracy("teacher"))]
     result = correlation_with_gain(rank_correlation, gains, baselines, traits[0])
 
@@ -195,18 +186,17 @@ def margin_predicts(p, method="kd"):
             f"{told(result, '', 2)}; at equal accuracy of the teacher: {told(rest, '', 2)}"
         )
 
-    return Finding("F3a", result, above(result), below(result), say, method, "", 2)
+    return Finding("F3a", result, above(result), below(result), say, unit="", digits=2)
 
 
-def errors_transferred(p, method="kd"):
+def errors_transferred(p):
     """F3b: the student gives the teacher's wrong label, beyond what its accuracy explains.
 
     Compared with one-hot students of equal accuracy."""
-    seeds = len(p.runs[method])
-    error, error_of_pool = (p.accuracy(m).mean() * -1 + 100 for m in (method, "one_hot"))
-    of_teacher, of_baseline = p.copied_by_pool(seeds)
-    copies = p.copied_by_itself(method)
-    result = welch(*beyond_accuracy(copies, of_teacher, of_baseline, error, error_of_pool))
+    of_teacher, of_baseline = p.copied_by_pool(len(p.runs["kd"]))
+    errors = (p.accuracy(method).mean() * -1 + 100 for method in ("kd", "one_hot"))
+    copies = p.copied_by_itself("kd")
+    result = welch(*beyond_accuracy(copies, of_teacher, of_baseline, *errors))
 
     def say():
         return (
@@ -214,29 +204,27 @@ def errors_transferred(p, method="kd"):
             f"of equal accuracy: {told(result)}"
         )
 
-    return Finding("F3b", result, above(result), below(result), say, method)
+    return Finding("F3b", result, above(result), below(result), say)
 
 
-def errors_amplified(p, method="kd"):
+def errors_amplified(p):
     """F3c: (student error - teacher error) in the weakest fifth of groups minus that in the rest.
 
     It is above that of one-hot students; and, in self-distillation, above 0."""
-    weights = weakest_fifth(p)[: len(p.runs[method])]
-    more = p.gain(method, -weights)
-    results = [more]
+    weights = weakest_fifth(p)[: len(p.runs["kd"])]
+    results = [p.gain("kd", -weights)]
     if p.pair[0] == p.pair[1]:
-        results.append(interval(*amplification(p, method, weights)))
+        results.append(interval(*amplification(p, "kd", weights)))
 
     def say():
-        own = f"; beyond the teacher's own: {told(results[-1])}" if len(results) == 2 else ""
+        own = f"; beyond the teacher's own: {told(results[1])}" if len(results) == 2 else ""
         return (
             "error in the weakest fifth of classes minus error in the rest, beyond that of one-hot "
-            f"students: {told(more)}{own}"
+            f"students: {told(results[0])}{own}"
         )
 
-    holds = max(map(above, results))
     contradicted = min(1.0, len(results) * min(map(below, results)))
-    return Finding("F3c", more, holds, contradicted, say, method)
+    return Finding("F3c", results[0], max(map(above, results)), contradicted, say)
 
 
 def weakest_fifth(p):
@@ -245,7 +233,7 @@ def weakest_fifth(p):
     Weakest on val, for the teachers of the other seeds."""
     accuracy = others(p.val_accuracy("teacher"))
     k = int(np.ceil(accuracy.shape[1] / 5))
-    weak = np.argsort(np.argsort(accuracy, axis=1, kind="stable"), axis=1) < k
+    weak = rank_from_highest(-accuracy) < k
     return weak / k - ~weak / (accuracy.shape[1] - k)
 
 

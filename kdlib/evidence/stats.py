@@ -20,14 +20,13 @@ CERTAIN = 0.9999  # correlations beyond are taken for this one on Fisher's scale
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean over networks and its 95 % interval; without one, low, high, se, df, bias are NaN."""
+    """A mean over networks and its 95 % interval; without one, low, high, se, df are NaN."""
 
     estimate: float
     low: float
     high: float
     se: float
     df: float
-    bias: float  # mean of the resampled statistic minus estimate: printed, not subtracted
     n: int  # networks
     per_seed: tuple[float, ...]
     baselines: int = 0  # networks of the other sample, where there is one; see welch
@@ -67,8 +66,7 @@ def interval(observed, resampled, baselines: int = 0, alone: float | None = None
     """95 % interval for the mean over networks of any statistic: observed (S,), resampled (B, S).
 
     It covers new networks and new test examples of the same groups. The groups, the long-tail draw
-    and the size of the test set are held fixed (worst-k is lower on a smaller test set: `bias`
-    shows by how much, roughly).
+    and the size of the test set are held fixed.
 
     Two-way random effects. With A, E, R the variances of one network's statistic due to the
     network, to the examples and to both together, the mean has variance (A + R)/S + E. The spread
@@ -134,7 +132,7 @@ def _two_way(samples, moved, alone, facts, df=None) -> Interval:
     of_single = 0 if all(several) else 1  # a single network counts as spread like the others
     enough = all(several) or alone is not None
     if not enough or 2 * kept.sum() < len(moved) or kept.sum() < 2 or not np.isfinite(estimate):
-        return Interval(estimate, *[np.nan] * 5, *facts)
+        return Interval(estimate, *[np.nan] * 4, *facts)
     moved = moved[kept]
     by_example, in_both, by_network = moved.var(ddof=1), 0.0, []
     for observed, resampled, share in samples:
@@ -154,9 +152,9 @@ def _two_way(samples, moved, alone, facts, df=None) -> Interval:
         df = float(variance**2 / scatter)
     elif by_network:
         df = float(sum(its for _, its in by_network))
-    se, bias = float(np.sqrt(variance)), float(moved.mean()) - estimate
+    se = float(np.sqrt(variance))
     half = float(stdtrit(df, 0.975)) * se
-    return Interval(estimate, estimate - half, estimate + half, se, df, bias, *facts)
+    return Interval(estimate, estimate - half, estimate + half, se, df, *facts)
 
 
 # ---------------------------------------------------------------- statistics over groups
@@ -214,7 +212,7 @@ def correlation_with_gain(
     rows = np.arange(seeds)[:, None]
     redrawn = fisher(statistic(gains[rows, order], *(trait[rows, order] for trait in traits)))
     if min(seeds, baselines) < 2 or groups < 4:
-        return Interval(float(per_seed.mean()), *[np.nan] * 5, *facts)
+        return Interval(float(per_seed.mean()), *[np.nan] * 4, *facts)
     sample = z, redrawn, 1 / seeds + 1 / baselines
     return from_fisher(_two_way([sample], redrawn.mean(axis=1), None, facts, groups - 2))
 
