@@ -35,13 +35,16 @@ METRICS = {  # name: what it is; gains over the reference, in points
         "rank correlation over groups of the teacher's margin, on one half, "
         "and the gain, on the other"
     ),
-    "student_copies": (
-        "per cent of the teacher's errors where the student gives the same wrong label"
+    **{
+        f"{role}_copies": (
+            f"per cent of the teacher's errors where the {role} gives the same wrong label, every "
+            "group alike"
+        )
+        for role in ("student", "baseline")
+    },
+    "copied_excess": (
+        "the student's copies beyond those of baselines of equal accuracy, points: F3b of a study"
     ),
-    "baseline_copies": (
-        "per cent of the teacher's errors where the baseline gives the same wrong label"
-    ),
-    "copied_excess": "student_copies minus baseline_copies",
     **{
         f"{role}_calibration_error": f"expected calibration error of the {role}, per cent, 15 bins"
         for role in ROLES

@@ -212,7 +212,8 @@ def margin_and_gain(table, correlation, reference):
     caption = (
         "One point per group. The correlation takes the margin from one half of the examples and "
         "the gain from the other, both ways round, so that examples that are easy for all cannot "
-        "make it."
+        "make it. It speaks of these groups; a study's page asks of other classes too, and of the "
+        "margin on val of the teachers of other seeds."
     )
     lowest = table[["group", "teacher_margin", "gain"]].sort_values("teacher_margin").head(ROWS)
     return Shown(figure, sentence, caption, _printable(lowest))
@@ -352,7 +353,10 @@ def _sections(a, name):
         )
     copies = {role: a.metrics[f"{role}_copies"] for role in ROLES if f"{role}_copies" in a.metrics}
     said = "; ".join(f"the {role} {value_of(v, 1)} %" for role, v in copies.items())
-    caption = "Outcomes in per cent of the examples, 95 % intervals; counts are over all seeds"
+    caption = (
+        "Outcomes in per cent, every group alike, 95 % intervals; counts are of examples, over all "
+        "seeds"
+    )
     add(
         "Transfer of the teacher's errors",
         f"Where the teacher is wrong, how often the same wrong label is given: {said}.",
