@@ -288,32 +288,15 @@ def status(args):
 
 def data(args):
     """Say where data sets are, or fetch one."""
-    from kdlib.study import files, readers
+    from kdlib.study import cifar
 
-    if args.action:
-        folder = args.to or os.environ.get("KDLIB_DATA") or files.DATA
-        print(readers.download(args.name, folder, args.url))
-    else:
-        print("\n".join(_data_found()))
-
-
-def _data_found():
-    """A line for each data set: where it is, or why it is not found."""
-    from kdlib.study import files, readers
-
-    yield "digits: comes with scikit-learn"
-    for name in readers.DATASETS:
-        cached = []
-        if not os.environ.get("KDLIB_DATA"):  # load_images takes the cache unless it is set
-            cached = list(files.cache_folder().glob(f"{name}-*.npy"))
-        try:
-            yield "{}: {} in {}".format(name, *readers.find(name))
-        except readers.DataError as error:
-            yield f"{name}: decoded in {cached[0]}" if cached else str(error)
+    fetch = args.action == "get"
+    print(cifar.download(args.name, args.to, args.url) if fetch else "\n".join(cifar.found()))
 
 
 def doctor(args):
     """Say what this machine has; exit code 1 if something stops digits from running."""
+    from kdlib.study import cifar
     from kdlib.study.files import available_cores
     from kdlib.study.records import folder
 
@@ -349,7 +332,7 @@ def doctor(args):
         wrong.append(
             f"records: {here} is full or cannot be written: set KDLIB_RECORDS to another folder"
         )
-    lines += [f"records: {folder()}", *_data_found(), *(f"WRONG: {line}" for line in wrong)]
+    lines += [f"records: {folder()}", *cifar.found(), *(f"WRONG: {line}" for line in wrong)]
     print("\n".join(lines))
     return 1 if wrong else 0
 
