@@ -28,6 +28,7 @@ DATA_FROM = {  # source of each data set
 ASK_ABOVE = 600  # seconds of work that are not started without a yes
 NEEDED = ("torch", "numpy", "scikit-learn", "tqdm")  # by a run of digits
 ALSO_USED = ("torchvision", "pandas", "scipy", "matplotlib", "papermill", "nbconvert")
+INSTALL = '`make setup` or `pip install ".[study]"`'
 NOT_A_BUG = (errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
 
 
@@ -307,7 +308,7 @@ def doctor(args):
             lines.append(f"{name} {metadata.version(name)}")
         except metadata.PackageNotFoundError:
             missing = wrong if name in NEEDED else lines
-            missing.append(f"{name} is missing: `make setup` installs it")
+            missing.append(f"{name} is missing: {INSTALL} installs it")
     driver_files = Path("/proc/driver/nvidia").glob("version")
     driver = "".join(file.read_text().splitlines()[0] for file in driver_files)
     try:
@@ -319,7 +320,7 @@ def doctor(args):
         why = f"{str(error).splitlines()[0]}; {driver or 'no driver'}"
         lines.append(f"GPU: none that torch can use ({why})")
     except (ImportError, OSError) as error:
-        wrong.append(f"torch cannot be imported ({error}): `make setup` installs one that can")
+        wrong.append(f"torch cannot be imported ({error}): {INSTALL} installs one that can")
     here = next(p for p in (folder().absolute(), *folder().absolute().parents) if p.exists())
     disk = os.statvfs(here)
     free = disk.f_bavail * disk.f_frsize / 1e9
@@ -497,6 +498,11 @@ def main(argv=None):
             sys.stdout.flush()
     except KdlibError as error:
         said = error
+    except ModuleNotFoundError as error:
+        if not error.name or error.name.startswith("kdlib"):
+            raise
+        install = 'pip install ".[study]" in the clone of kdlib installs all that it needs'
+        said = f"this command needs {error.name}, which is not installed; {install}"
     except KeyboardInterrupt:
         from kdlib.study.records import exists
 
