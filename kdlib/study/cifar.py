@@ -12,7 +12,6 @@ import io
 import os
 import socket
 import sys
-from http.client import HTTPException
 from pathlib import Path
 from typing import NamedTuple
 
@@ -55,6 +54,7 @@ SHA256 = {  # see _sha256; of images whose mean and std are the published ones
 }
 PICKLES = {"cifar100": "cifar-100-python", "cifar10": "cifar-10-batches-py"}  # folders
 LABEL = {"cifar100": "fine_label", "cifar10": "label"}  # columns in Parquet
+PATIENCE = 60  # seconds that a download waits for a byte; torchvision would wait for ever
 
 
 class DataError(KdlibError):
@@ -134,18 +134,18 @@ def download(name, folder=None, url=None):
     original = getattr(datasets, name.upper())
     url = url or original.url
     print(f"kdlib: {name}: 170 MB from {url} to {folder}, if not there already", file=sys.stderr)
-    patience = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(60)  # seconds without a byte; torchvision would wait for ever
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(PATIENCE)
     try:
         type(name, (original,), {"url": url})(folder, download=True)
-    except (OSError, ValueError, RuntimeError, HTTPException) as error:
+    except Exception as error:  # six classes without a common base, AttributeError among them
         raise DataError(
             f"{name} could not be fetched from {url} to {folder} ({error}): try again, name a "
             f"mirror with --url, put {original.filename} there yourself, or set KDLIB_DATA to the "
             "folder of a copy that you have, in a layout of data/README.md"
         ) from error
     finally:
-        socket.setdefaulttimeout(patience)
+        socket.setdefaulttimeout(before)
     return folder / original.base_folder
 
 
