@@ -108,7 +108,7 @@ def find(name, data=None):
         return "pickles", pickles
     if any((folder / name).rglob("*.parquet")):
         return "parquet", folder / name
-    if folder == files.DATA and _cache(name).exists():
+    if not (data or os.environ.get("KDLIB_DATA")) and _cache(name).exists():
         return "decoded", _cache(name)
     looked = f"looked in {folder} for {PICKLES[name]}/ and {name}/*.parquet"
     raise _error(f"{name} was not found: {looked}", name)
