@@ -128,9 +128,9 @@ def download(name, folder=None, url=None):
     """Have torchvision fetch the original archive, verify and unpack it: the Path of the pickles.
 
     folder: else $KDLIB_DATA, else data/. url: a mirror. DataError if it fails."""
+    folder = _folder(name, folder)
     from torchvision import datasets
 
-    folder = _folder(name, folder)
     original = getattr(datasets, name.upper())
     url = url or original.url
     print(f"kdlib: {name}: 170 MB from {url} to {folder}, if not there already", file=sys.stderr)
@@ -138,7 +138,7 @@ def download(name, folder=None, url=None):
     socket.setdefaulttimeout(PATIENCE)
     try:
         type(name, (original,), {"url": url})(folder, download=True)
-    except Exception as error:  # six classes without a common base, AttributeError among them
+    except Exception as error:  # torchvision lets errors of many kinds through
         raise DataError(
             f"{name} could not be fetched from {url} to {folder} ({error}): try again, name a "
             f"mirror with --url, put {original.filename} there yourself, or set KDLIB_DATA to the "
@@ -185,18 +185,21 @@ def _read(name, layout, path, y, train):
     x = np.empty((len(y), 32, 32, 3), np.uint8)
     for part, inside in (("train", train), ("test", ~train)):
         pixels, labels = READERS[layout](name, path, part)
-        for label, expected in enumerate(np.bincount(y[inside])):
-            if (count := np.sum(labels == label)) != expected:
+        for label in range(len(NAMES[name])):
+            ours, theirs = inside & (y == label), np.flatnonzero(labels == label)
+            if len(theirs) != ours.sum():
                 raise _error(
-                    f"{path} is incomplete or not {name}: {count} {part} images with label "
-                    f"{label}, expected {expected}",
+                    f"{path} is incomplete or not {name}: {len(theirs)} {part} images with label "
+                    f"{label}, expected {ours.sum()}",
                     name,
                 )
-        seen = [image.tobytes() for image in pixels]
-        by_pixels = sorted(range(len(seen)), key=lambda i: (labels[i], seen[i]))
-        first_of_class = np.searchsorted(y[inside], y[inside])
-        x[inside] = pixels[np.array(by_pixels)[first_of_class + place[inside]]]
+            x[ours] = pixels[_by_pixels(pixels, theirs)[place[ours]]]
     return x
+
+
+def _by_pixels(pixels, some):
+    """Indices `some` into pixels (n, 32, 32, 3), sorted by the bytes of their images."""
+    return np.array(sorted(some, key=lambda i: pixels[i].tobytes()))
 
 
 def _pickles(name, path, part):
