@@ -30,9 +30,10 @@ import pytest
 from PIL import Image
 from torchvision import datasets
 
-from kdlib.config import KdlibError
+from kdlib.config import Config, KdlibError
 from kdlib.study import cifar, files
 from kdlib.study.cifar import DataError, download, find, load_images
+from kdlib.study.datasets import load
 
 PER_CLASS = {"train": 3, "test": 2}  # images of the small sets
 COMMAND = "python -m kdlib data get cifar"
@@ -246,6 +247,34 @@ def test_order_is_that_of_class_and_image_name_on_disk(name, real, data_root):
     names = json.loads((data_root / name / "label_names.json").read_text())
     assert list(images.names) == names[cifar.LABEL[name]]
     assert list(images.coarse_names) == names.get("coarse_label", [])
+
+
+SEEN = {  # start of the sha256; of the first two it stands in data/records
+    "cifar100": [
+        (Config(dataset="cifar100", student="resnet8", imbalance=100), "d690f20f97594b7b"),
+        (
+            Config(dataset="cifar20", student="resnet8", imbalance=20, draw_seed=0),
+            "c0d8157b585b1783",
+        ),
+        (
+            Config(dataset="superclass", student="resnet8", imbalance=100, draw_seed=0),
+            "e18043bb5723cc35",
+        ),
+    ],
+    "cifar10": [
+        (
+            Config(dataset="cifar10", student="resnet8", imbalance=100, draw_seed=1),
+            "fd484d5a638b2567",
+        ),
+        (Config(dataset="digits", imbalance=10), "c8c9c00f83a165fa"),
+    ],
+}
+
+
+def test_splits_are_those_that_runs_on_record_saw(name, real, data_root, monkeypatch):
+    monkeypatch.setenv("KDLIB_CACHE", str(real[1]))
+    for cfg, sha256 in SEEN[name]:
+        assert load(cfg, data_root).sha256().startswith(sha256), cfg.dataset
 
 
 def test_memory_and_time(name, real, data_root, monkeypatch):

@@ -92,6 +92,14 @@ def test_it_has_nothing_else(light, name, tmp_path):
     assert f"No module named '{name}'" in done.stderr
 
 
+def test_it_has_every_file_of_the_package(light):
+    [installed] = light.parents[1].glob("lib/python*/site-packages/kdlib")
+    for file in (ROOT / "kdlib").rglob("*.*"):
+        assert file.suffix == ".pyc" or (installed / file.relative_to(ROOT / "kdlib")).exists(), (
+            file
+        )
+
+
 @pytest.mark.parametrize("command", ["run digits", "report digits", "data get cifar10"])
 def test_a_command_that_needs_more_says_what_to_install(light, command, tmp_path):
     done = run(light, "-m", "kdlib", *command.split(), cwd=tmp_path)
