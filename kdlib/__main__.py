@@ -291,8 +291,10 @@ def data(args):
     """Say where data sets are, or fetch one."""
     from kdlib.study import cifar
 
-    fetch = args.action == "get"
-    print(cifar.download(args.name, args.to, args.url) if fetch else "\n".join(cifar.found()))
+    if args.action:
+        print(cifar.download(args.name, args.to, args.url))
+    else:
+        print("\n".join(cifar.found()))
 
 
 def doctor(args):
