@@ -8,8 +8,8 @@ import torch
 from kdlib.config import Config
 from kdlib.data import Data, Split, long_tail_counts, normalise
 from kdlib.models import build
+from kdlib.study.cifar import DataError, find
 from kdlib.study.datasets import CIFAR100_STATISTICS, load
-from kdlib.study.readers import DataError, find
 
 LONG_TAIL = Config(dataset="cifar100", imbalance=100)
 CLASSES = 100

@@ -28,6 +28,7 @@ DATA_FROM = {  # source of each data set
 ASK_ABOVE = 600  # seconds of work that are not started without a yes
 NEEDED = ("torch", "numpy", "scikit-learn", "tqdm")  # by a run of digits
 ALSO_USED = ("torchvision", "pandas", "scipy", "matplotlib", "papermill", "nbconvert")
+INSTALL = '`make setup` or `pip install ".[study]"`'
 NOT_A_BUG = (errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
 
 
@@ -288,32 +289,17 @@ def status(args):
 
 def data(args):
     """Say where data sets are, or fetch one."""
-    from kdlib.study import files, readers
+    from kdlib.study import cifar
 
     if args.action:
-        folder = args.to or os.environ.get("KDLIB_DATA") or files.DATA
-        print(readers.download(args.name, folder, args.url))
+        print(cifar.download(args.name, args.to, args.url))
     else:
-        print("\n".join(_data_found()))
-
-
-def _data_found():
-    """A line for each data set: where it is, or why it is not found."""
-    from kdlib.study import files, readers
-
-    yield "digits: comes with scikit-learn"
-    for name in readers.DATASETS:
-        cached = []
-        if not os.environ.get("KDLIB_DATA"):  # load_images takes the cache unless it is set
-            cached = list(files.cache_folder().glob(f"{name}-*.npy"))
-        try:
-            yield "{}: {} in {}".format(name, *readers.find(name))
-        except readers.DataError as error:
-            yield f"{name}: decoded in {cached[0]}" if cached else str(error)
+        print("\n".join(cifar.found()))
 
 
 def doctor(args):
     """Say what this machine has; exit code 1 if something stops digits from running."""
+    from kdlib.study import cifar
     from kdlib.study.files import available_cores
     from kdlib.study.records import folder
 
@@ -324,7 +310,7 @@ def doctor(args):
             lines.append(f"{name} {metadata.version(name)}")
         except metadata.PackageNotFoundError:
             missing = wrong if name in NEEDED else lines
-            missing.append(f"{name} is missing: `make setup` installs it")
+            missing.append(f"{name} is missing: {INSTALL} installs it")
     driver_files = Path("/proc/driver/nvidia").glob("version")
     driver = "".join(file.read_text().splitlines()[0] for file in driver_files)
     try:
@@ -336,7 +322,7 @@ def doctor(args):
         why = f"{str(error).splitlines()[0]}; {driver or 'no driver'}"
         lines.append(f"GPU: none that torch can use ({why})")
     except (ImportError, OSError) as error:
-        wrong.append(f"torch cannot be imported ({error}): `make setup` installs one that can")
+        wrong.append(f"torch cannot be imported ({error}): {INSTALL} installs one that can")
     here = next(p for p in (folder().absolute(), *folder().absolute().parents) if p.exists())
     disk = os.statvfs(here)
     free = disk.f_bavail * disk.f_frsize / 1e9
@@ -349,7 +335,7 @@ def doctor(args):
         wrong.append(
             f"records: {here} is full or cannot be written: set KDLIB_RECORDS to another folder"
         )
-    lines += [f"records: {folder()}", *_data_found(), *(f"WRONG: {line}" for line in wrong)]
+    lines += [f"records: {folder()}", *cifar.found(), *(f"WRONG: {line}" for line in wrong)]
     print("\n".join(lines))
     return 1 if wrong else 0
 
@@ -514,6 +500,11 @@ def main(argv=None):
             sys.stdout.flush()
     except KdlibError as error:
         said = error
+    except ModuleNotFoundError as error:
+        if not error.name or error.name.startswith("kdlib"):
+            raise
+        install = 'pip install ".[study]" in the clone of kdlib installs all that it needs'
+        said = f"this command needs {error.name}, which is not installed; {install}"
     except KeyboardInterrupt:
         from kdlib.study.records import exists
 

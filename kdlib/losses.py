@@ -6,12 +6,16 @@ sums run over classes. The functions at the end bind them to a Config, see metho
 
 from typing import NamedTuple
 
-import torch
-import torch.nn.functional as F
-from torch import Tensor
-
 from kdlib.config import KdlibError
 from kdlib.methods import METHODS
+
+try:
+    import torch
+    import torch.nn.functional as F
+    from torch import Tensor
+except ModuleNotFoundError as error:
+    sentence = 'kdlib.losses needs torch: pip install ".[torch]" in the clone of kdlib'
+    raise ModuleNotFoundError(sentence, name=error.name) from None
 
 FLOOR = 0.01  # smallest class margin under the logarithm of reading C
 

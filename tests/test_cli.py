@@ -17,7 +17,7 @@ import pytest
 from kdlib import __main__ as cli
 from kdlib import __version__
 from kdlib.evidence import findings
-from kdlib.study import records, sweep
+from kdlib.study import cifar, records, sweep
 from kdlib.study.grids import STUDIES
 
 ROOT = Path(__file__).parents[1]
@@ -383,9 +383,10 @@ def test_decoded_data_are_found_unless_a_folder_is_named(tmp_path, monkeypatch, 
     monkeypatch.delenv("KDLIB_DATA", raising=False)
     monkeypatch.setenv("KDLIB_CACHE", str(tmp_path))
     monkeypatch.setattr("kdlib.study.files.DATA", tmp_path)
-    (tmp_path / "cifar10-0123.npy").touch()
+    cache = tmp_path / f"cifar10-{cifar.SHA256['cifar10'][:12]}.npy"
+    cache.touch()
     cli.main(["data"])
-    assert f"cifar10: decoded in {tmp_path / 'cifar10-0123.npy'}" in capsys.readouterr().out
+    assert f"cifar10: decoded in {cache}" in capsys.readouterr().out
     monkeypatch.setenv("KDLIB_DATA", str(tmp_path))
     cli.main(["data"])
     assert "decoded in" not in capsys.readouterr().out
@@ -393,13 +394,10 @@ def test_decoded_data_are_found_unless_a_folder_is_named(tmp_path, monkeypatch, 
 
 def test_data_get_goes_where_it_is_told(tmp_path, monkeypatch, capsys):
     asked = []
-    monkeypatch.setattr(
-        "kdlib.study.readers.download", lambda *words: asked.append(words) or "there"
-    )
-    monkeypatch.setenv("KDLIB_DATA", "elsewhere")
+    monkeypatch.setattr("kdlib.study.cifar.download", lambda *words: asked.append(words) or "there")
     assert cli.main(["data", "get", "cifar100", "--to", str(tmp_path), "--url", "file:///x"]) == 0
     assert cli.main(["data", "get", "cifar100"]) == 0
-    assert asked == [("cifar100", str(tmp_path), "file:///x"), ("cifar100", "elsewhere", None)]
+    assert asked == [("cifar100", str(tmp_path), "file:///x"), ("cifar100", None, None)]
     assert capsys.readouterr().out == "there\nthere\n"
 
 
@@ -429,7 +427,7 @@ def test_doctor_names_what_stops_digits_and_the_fix(tmp_path, monkeypatch, capsy
     monkeypatch.setitem(sys.modules, "torch", None)
     assert cli.main(["doctor"]) == 1
     wrong = [line for line in capsys.readouterr().out.splitlines() if line.startswith("WRONG: ")]
-    assert wrong[0] == "WRONG: no-such-package is missing: `make setup` installs it"
+    assert wrong[0] == f"WRONG: no-such-package is missing: {cli.INSTALL} installs it"
     assert wrong[1].startswith("WRONG: torch cannot be imported (")
     assert wrong[2].startswith(
         f"WRONG: records: {tmp_path / 'file'} is full or cannot be written: set KDLIB_RECORDS"

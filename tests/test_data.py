@@ -9,7 +9,7 @@ import torch
 from kdlib import data
 from kdlib.config import DATASETS, Config, KdlibError
 from kdlib.study import datasets
-from kdlib.study.readers import load_images
+from kdlib.study.cifar import load_images
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from kdlib.evidence.rules import AVERAGE_MARGIN, CLAIMS, HALVES, HARM, LEVEL, LO
 from kdlib.losses import kd
 from kdlib.methods import METHODS, entry, name_of
 from kdlib.pages.report import check_parameters
-from kdlib.study import readers
+from kdlib.study import cifar
 from kdlib.study.done import complete_seeds
 from kdlib.study.grids import PRIMARY, STUDIES
 
@@ -100,7 +100,7 @@ def check_kdlib(words):
     for text in parsed.get("fail_if", ()):
         condition(text)
     assert {parsed.get("study") or "STUDY", *parsed.get("studies", ())} <= {*STUDIES, "STUDY"}
-    assert not parsed.get("name") or parsed["name"] in readers.DATASETS
+    assert not parsed.get("name") or parsed["name"] in cifar.NAMES
 
 
 def check_papermill(words):

@@ -22,7 +22,7 @@ from kdlib.config import KdlibError
 from kdlib.evidence.stats import Interval
 from kdlib.evidence.words import number, told
 from kdlib.pages.plots import axes_of, in_style, legend
-from kdlib.pages.report_template.filters import tidy
+from kdlib.pages.report_template.tidy import tidy
 from kdlib.pages.shown import Appendix, Headline, Shown, Table, csv_text, table_html
 from kdlib.study.files import whole_file
 

@@ -23,7 +23,8 @@ from papermill.exceptions import PapermillExecutionError
 from traitlets.config import Config
 
 from kdlib.config import KdlibError, did_you_mean
-from kdlib.pages.report_template.filters import markdown, tidy
+from kdlib.pages.report_template.filters import markdown
+from kdlib.pages.report_template.tidy import tidy
 from kdlib.pages.shown import HEADLINE
 from kdlib.study.grids import STUDIES
 

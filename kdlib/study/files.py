@@ -6,8 +6,6 @@ import os
 import tempfile
 from pathlib import Path
 
-from filelock import FileLock
-
 from kdlib.config import KdlibError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -49,6 +47,8 @@ def claim(name, where):
     """Hold a run (its key) or another file to be made, waiting for a process that makes it.
 
     So it is done once. The operating system releases the claim of a process that dies."""
+    from filelock import FileLock  # here, since an audit needs none
+
     where.mkdir(parents=True, exist_ok=True)
     with FileLock(where / f".{name}.lock"):
         yield

@@ -1,4 +1,4 @@
-"""What the templates do to text: formulas as MathML, headings in order, tables that scroll."""
+"""What the templates do to text: Markdown with formulas as MathML."""
 
 import html
 import re
@@ -52,23 +52,3 @@ def formula(tex, display):
     # the converter does not escape what stands in \text{...}
     found = re.sub(r"&(?!#?\w+;)", "&amp;", found)
     return re.sub(rf"<(?!/?({MATHML})\b)", "&lt;", found)
-
-
-def tidy(page):
-    """A page with headings in order, named links to its sections, and tables in a scrolling box.
-
-    It has one h1, and no level is skipped."""
-    level = 0
-
-    def heading(match):
-        nonlocal level
-        level = min(max(int(match[1]), 2), level + 1) if level else 1
-        return f"<h{level}{match[2]}</h{level}>"
-
-    page = re.sub(r"<h([1-6])\b(.*?)</h\1>", heading, page, flags=re.S)
-    page = page.replace(
-        '<a class="anchor-link"', '<a class="anchor-link" aria-label="Link to this section"'
-    )
-    box = '<div class="scroll" tabindex="0" role="group" aria-label="Table">'
-    page = re.sub(r"<table\b", box + r"\g<0>", page)
-    return page.replace("</table>", "</table></div>")
