@@ -16,8 +16,9 @@ import pytest
 from synthetic import TINY, record
 
 from bench import visit
+from bench.checks import CHECKS
 from kdlib.config import KdlibError
-from kdlib.study import experiment, records
+from kdlib.study import records
 from kdlib.study.experiment import git_sha, run
 from kdlib.study.grids import STUDIES
 
@@ -90,15 +91,13 @@ def test_both_commands_of_the_page_run_on_a_cpu(tmp_path, monkeypatch, capsys):
     out.mkdir()
     before = files_in(tree)
 
-    done = rehearsed(COMMANDS[0], tree, carry, machine, out, "--quick", "--seconds 800")
+    done = rehearsed(COMMANDS[0], tree, carry, machine, out, "--quick")
     assert done.returncode == 0, done.stdout + done.stderr
     speeds = json.loads((out / "speeds.json").read_text())
-    assert all(speeds["E"][check.__name__]["passed"] for check in visit.CHECKS)
-    assert {name: sorted(rates) for name, rates in speeds["pace"]["images/s"].items()} == {
-        "resnet20": ["1", "8"],
-        "resnet56": ["1", "8"],
-    }
-    assert "| resnet56 | 8 |" in done.stdout and "10 of 10 checks passed" in done.stdout
+    assert all(speeds["E"][check.__name__]["passed"] for check in CHECKS)
+    found = {name: sorted(rates) for name, rates in speeds["pace"]["images/s"].items()}
+    assert found == {"resnet20": ["1", "8"], "resnet56": ["1", "8"]}
+    assert "resnet56, 8 at once: " in done.stdout and done.stdout.count("PASS") == len(CHECKS)
 
     shutil.rmtree(out)  # as before each command
     out.mkdir()
@@ -157,10 +156,9 @@ def test_what_is_too_large_to_be_carried_is_refused(tmp_path, monkeypatch, capsy
 
 
 def test_a_part_that_is_on_another_machine_is_named(tmp_path):
-    (tmp_path / "parts").mkdir()
-    (tmp_path / "parts" / "cifar100.tar.1").write_bytes(b"")
+    (tmp_path / "cifar100.tar.1").write_bytes(b"")
     with pytest.raises(KdlibError, match="Part 1 of the images is not in"):
-        visit.unpack(tmp_path)
+        visit.images_of(tmp_path)
 
 
 # ---------------------------------------------------------------- what is lost, and what is not
@@ -224,101 +222,49 @@ def test_a_tar_file_depends_only_on_names_contents_and_order(tmp_path):
     files = [tmp_path / "b.json", tmp_path / "a.npz"]
     for k, file in enumerate(files):
         file.write_bytes(bytes(1000 * (k + 1)))
-    before = visit._tar(files)
+    before = visit.tarred(files)
     files[0].chmod(0o600)
     os.utime(files[0], (0, 0))
-    assert visit._tar(files) == before != visit._tar(files[::-1])
+    assert visit.tarred(files) == before != visit.tarred(files[::-1])
 
 
 def test_records_that_are_brought_along_overwrite_nothing(tmp_path):
     for name in ("a.npz", "a.json", "b.json"):
         (tmp_path / name).write_text(f"brought {name}")
-    (tmp_path / "records.tar").write_bytes(visit._tar(sorted(tmp_path.iterdir())))
+    (tmp_path / "records.tar").write_bytes(visit.tarred(sorted(tmp_path.iterdir())))
     folder = tmp_path / "new" / "records"
-    visit.take_records(tmp_path / "records.tar", folder)
+    visit.extract((tmp_path / "records.tar").read_bytes(), folder, "--skip-old-files")
     assert files_in(folder) == ["a.json", "a.npz", "b.json"]
     (folder / "a.json").write_text("done here")
     (folder / "b.json").unlink()
-    visit.take_records(tmp_path / "records.tar", folder)
+    visit.extract((tmp_path / "records.tar").read_bytes(), folder, "--skip-old-files")
     assert (folder / "a.json").read_text() == "done here"
     assert (folder / "b.json").read_text() == "brought b.json"
 
 
 def test_a_child_is_watched_and_ended_with_its_own(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(visit, "BENCH", (sys.executable, "-c"))
     monkeypatch.setattr(visit, "SILENCE", 2)
     monkeypatch.setattr(visit, "EVERY", 0.3)
     saves, log, alive = [], tmp_path / "runs.log", tmp_path / "alive"
-    code = "import os, time; time.sleep(1); raise SystemExit(3 + (os.environ['A'] == 'b'))"
-    assert visit._watched([code], 60, {"A": "b"}, None, lambda: saves.append(1)) == 4
-    assert saves
 
-    grandchild = (
-        "import pathlib, time\n"
-        f"while True: pathlib.Path({str(alive)!r}).write_text(str(time.time())); time.sleep(0.1)"
-    )
-    code = (
-        "import subprocess, sys, time\n"
-        f"subprocess.Popen([sys.executable, '-c', {grandchild!r}])\n"
-        "time.sleep(600)"
-    )
+    def watched(code, seconds):
+        command = [sys.executable, "-c", f"import subprocess, sys, time\n{code}"]
+        return visit.watched(command, seconds, log, lambda: saves.append(1))
+
+    assert watched("time.sleep(1); raise SystemExit(3)", 60) == 3 and saves
+    writes = f"open({str(log)!r}, 'a').write('x'); time.sleep(0.7)"
+    assert watched(f"for _ in range(6): {writes}", 60) == 0  # longer than SILENCE
+    own = f"import pathlib, time\nwhile True: pathlib.Path({str(alive)!r}).touch(); time.sleep(0.1)"
     start = time.monotonic()
-    assert visit._watched([code], 3, {}) is None
-    assert "its time is up" in capsys.readouterr().out
-    stopped = alive.read_text()
-    time.sleep(0.5)
-    assert alive.read_text() == stopped
-
-    assert visit._watched(["import time; time.sleep(600)"], 600, {}, log) is None
-    assert "nothing was heard of it for 2 s" in capsys.readouterr().out
-    assert time.monotonic() - start < 30
-    code = f"import time\nfor _ in range(6): open({str(log)!r}, 'a').write('x'); time.sleep(0.7)"
-    assert visit._watched([code], 600, {}, log) == 0  # it writes
-
-
-def arguments(tmp_path, **more):
-    carry = tmp_path / "carry"
-    carry.mkdir()
-    return SimpleNamespace(
-        carry=carry,
-        machine=tmp_path / "machine",
-        out=tmp_path / "out",
-        device="cpu",
-        quick=True,
-        seconds=100,
-        spare=1,
-        jobs=2,
-        plan=["digits:1"],
-        **more,
+    assert (
+        watched(f"subprocess.Popen([sys.executable, '-c', {own!r}]); time.sleep(600)", 60) is None
     )
-
-
-def test_checks_that_failed_or_did_not_end_are_named_and_nothing_is_concluded_from_them(
-    tmp_path, monkeypatch, capsys
-):
-    args = arguments(tmp_path)
-    args.out.mkdir()
-    names = [check.__name__ for check in visit.CHECKS]
-    for seen, code in ((True, 0), (False, 1), (None, 1)):
-        found = {name: {"passed": True, "seen": "x"} for name in names}
-        if seen is None:
-            del found[names[-1]]
-        else:
-            found[names[-1]]["passed"] = seen
-        written = {"device": "G", "E": found, "pace": {"images/s": {"n": {"8": 1234.5}}}}
-
-        def bench(*asked, written=written):
-            (args.out / "speeds.json").write_text(json.dumps(written))
-
-        monkeypatch.setattr(visit, "_watched", bench)
-        assert visit.first(args) == code
-        said = capsys.readouterr().out
-        assert f"G: {10 - code} of 10 checks passed" in said and "| n | 8 | 1,234 |" in said
-        assert (f"{names[-1]} failed: x" in said) == (seen is False)
-        assert (f"{names[-1]} did not end" in said) == (seen is None)
-    (args.out / "speeds.json").unlink()
-    monkeypatch.setattr(visit, "_watched", lambda *asked: None)
-    assert visit.first(args) == 1 and "no GPU: 0 of 10" in capsys.readouterr().out
+    assert "were ended after 2 s: out of time, or silent" in capsys.readouterr().out
+    stopped = alive.stat().st_mtime_ns
+    time.sleep(0.5)
+    assert alive.stat().st_mtime_ns == stopped
+    monkeypatch.setattr(visit, "SILENCE", 600)
+    assert watched("time.sleep(600)", 1) is None and time.monotonic() - start < 30
 
 
 @pytest.mark.parametrize(
@@ -327,23 +273,28 @@ def test_checks_that_failed_or_did_not_end_are_named_and_nothing_is_concluded_fr
 def test_studies_that_die_or_hang_begin_again_without_graphs(
     tmp_path, monkeypatch, statuses, tried, code
 ):
-    left, seen, args = list(statuses), [], arguments(tmp_path)
+    left, seen, parts = list(statuses), [], tmp_path / "machine/parts"
 
-    def watched(command, seconds, environment, log, save):
-        seen.append(environment["KDLIB_GRAPHS"])
+    def watched(command, seconds, log, save):
+        seen.append(os.environ["KDLIB_GRAPHS"])
         return left.pop(0)
 
-    (args.carry / "commit").write_text("0123456789ab")
-    (args.carry / "records.tar").write_bytes(visit._tar([]))
-    monkeypatch.setattr(os, "environ", dict(os.environ))
-    monkeypatch.setattr(visit, "unpack", lambda machine: None)
-    monkeypatch.setattr(visit, "_watched", watched)
-    args.out.mkdir()
-    assert visit.second(args) == code and seen == tried
+    parts.mkdir(parents=True)
+    (parts / "commit").write_text("0123456789ab")
+    for name in ("records.tar", "cifar100.tar.0"):
+        (parts / name).write_bytes(visit.tarred([]))
+    (parts / "cifar100.tar.1").write_bytes(b"")
+    (tmp_path / "out").mkdir()
+    monkeypatch.setattr(os, "environ", {**os.environ})
+    os.environ.pop("KDLIB_GRAPHS", None)
+    monkeypatch.setattr(visit, "watched", watched)
+    folders = ["--machine", str(parts.parent), "--out", str(tmp_path / "out")]
+    asked = ["second", *folders, "--plan", "digits:1", "--seconds", "100"]
+    assert visit.main(asked) == code and seen == tried
     os.environ["KDLIB_GRAPHS"] = "0"  # by hand
     left.append(0)
-    assert visit.second(args) == 0 and seen == [*tried, "0"]
-    assert experiment.os.environ["KDLIB_GIT"] == "0123456789ab"
+    assert visit.main(asked) == 0 and seen == [*tried, "0"]
+    assert os.environ["KDLIB_GIT"] == "0123456789ab"
 
 
 def test_a_run_that_fails_stops_no_other_item(monkeypatch, capsys, records_folder):
