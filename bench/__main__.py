@@ -1,13 +1,13 @@
-"""python -m bench cpu | gpu | visit | cost.
+"""python -m bench cpu | visit | cost.
 
-Measure the speed on a CPU or a GPU, use a borrowed GPU, or say what every study costs."""
+Measure the speed on this CPU, use a borrowed GPU, or say what every study costs."""
 
 import importlib
 import sys
 
 from kdlib.config import KdlibError
 
-COMMANDS = ("cpu", "gpu", "visit", "cost")
+COMMANDS = ("cpu", "visit", "cost")
 
 
 def main(arguments):

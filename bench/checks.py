@@ -1,17 +1,18 @@
-"""Equivalence checks of the engine: PASS or FAIL for each, on random images.
+"""Equivalence checks of the engine, PASS or FAIL for each, and its speed on a GPU; random images.
 
-On a GPU they compare captured steps with the same steps taken eagerly; on a CPU, where nothing can
-be captured, they check everything but the capture. `python -m bench gpu` starts with them; tests
-run them on the CPU."""
+On a GPU the checks compare captured steps with the same steps taken eagerly; on a CPU, where
+nothing can be captured, they check everything but the capture. Tests run them on the CPU."""
 
 import functools
+import json
+import statistics
 from dataclasses import replace
 
 import torch
 
 from bench import inputs
-from kdlib.config import Config
-from kdlib.cuda import Captured
+from kdlib.config import Config, KdlibError
+from kdlib.cuda import Captured, settings
 from kdlib.losses import method_loss
 from kdlib.models import build
 from kdlib.step import Run, Stepper
@@ -106,3 +107,39 @@ def run_all(device, say=print, results=None):
         results[check.__name__] = {"passed": bool(passed), "seen": seen}
         say(f"{'PASS' if passed else 'FAIL'} {check.__name__}: {seen}")
     return results
+
+
+# ---------------------------------------------------------------- how fast
+
+
+def pace(data, network, count):
+    """Images/s of `count` runs side by side on labels; the first of three epochs warms up."""
+    cfgs = [inputs.config(network, epochs=3, seed=seed) for seed in range(count)]
+    _, ends = inputs.engine(data, cfgs)
+    seconds = [b - a for a, b in zip(ends, ends[1:], strict=False)]
+    return count * len(data.train) / statistics.median(seconds)
+
+
+def measure(device, out, quick=False):
+    """Checks, then images/s, into a JSON file as they come: True if all checks passed.
+
+    quick: few images; the numbers mean nothing."""
+    if device == "cuda":
+        if not torch.cuda.is_available():
+            raise KdlibError("torch cannot use a GPU here.")
+        settings()  # before anything is computed there
+    data = inputs.images(*((8, 16) if quick else ())).to(device)
+    speeds = {network: {} for network in ("resnet20", "resnet56")}
+    results = inputs.machine(device) | {"E": {}, "pace": {"images/s": speeds}}
+
+    def say(line):
+        print(line, flush=True)
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(json.dumps(results, indent=1) + "\n")
+
+    run_all(device, say, results["E"])
+    for network, found in speeds.items():
+        for count in (1, 8):
+            found[count] = pace(data, network, count)
+            say(f"{network}, {count} at once: {found[count]:,.0f} images/s")
+    return all(check["passed"] for check in results["E"].values())

@@ -4,6 +4,7 @@ The two sides take turns. The usual loop is timed in a process of its own: what 
 its process, such as to keep freed memory, is not the usual loop's to enjoy."""
 
 import argparse
+import functools
 import json
 import tempfile
 import time
@@ -113,10 +114,7 @@ def measure(size):
     """All measurements, ready for JSON."""
     start, data = time.perf_counter(), inputs.images(size.train, size.test)
     results = {"machine": inputs.machine("cpu"), "images": "random ones", "size": asdict(size)}
-
-    def config(student, teacher=None):
-        return inputs.config(student, teacher, size.epochs, batch_size=size.batch_size)
-
+    config = functools.partial(inputs.config, epochs=size.epochs, batch_size=size.batch_size)
     with ProcessPoolExecutor(1, get_context("spawn")) as pool:
         cfg, network = config(size.students[0], size.teacher), inputs.teacher(size.teacher, data)
         codes = planned(cfg.seed, cfg.epochs, len(data.train), data.views)
@@ -173,13 +171,13 @@ def table(results):
     pays_after = middle["fill"] / (middle["live"] - middle["cached"])  # students
     workers = ", ".join(f"{part} {results[part]['workers']}" for part in results if part[0] == "C")
     return f"""{inputs.markdown(header, rows)}
-Medians of {size["rounds"]} rounds, in each of which every side ran once, in turn, with the range of
-the rounds; a ratio is taken within a round. {size["train"]:,} training images ({size["path"]:,} for
-C3), batch {size["batch_size"]}, {size["epochs"]} epochs a run, and {size["test"]:,} test images
-after each. Images: {results["images"]}. DataLoader workers that served the usual loop best, of 0, 1
-and 2: {workers}. The table of C1 takes {spread(c1["seconds"]["fill"])} s to fill for the
-{c1["pairs"]:,} pairs of image and view that a run shows: cheaper than a live teacher from
-{pays_after:.2f} students on.
+Medians (range) of {size["rounds"]} rounds, in each of which every side ran once, in turn; ratios
+are taken within a round. {size["train"]:,} training images ({size["path"]:,} for C3), batch
+{size["batch_size"]}, {size["epochs"]} epochs a run, {size["test"]:,} test images after each;
+images: {results["images"]}. DataLoader workers that served the usual loop best: {workers}.
+
+The table of C1 takes {spread(c1["seconds"]["fill"])} s to fill for the {c1["pairs"]:,} pairs of
+image and view that a run shows: cheaper than a live teacher from {pays_after:.2f} students on.
 
 {m["device"]}, {m["cores"]} cores, {m["threads"]} threads; Python {m["python"]}, torch {m["torch"]};
 {m["date"]}, commit {m["git"]}; load before the start {m["load_before"]:.1f};

@@ -16,7 +16,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from bench import gpu
+from bench import checks
 from kdlib.config import KdlibError
 from kdlib.study import records
 from kdlib.study.experiment import git_sha
@@ -119,10 +119,9 @@ def store(args):
 
 
 def first(args):
-    """Keep the first part; checks, then speeds."""
+    """Keep the first part, if it is carried; checks, then speeds."""
     store(args)
-    quick = ["--quick"] if args.quick else []
-    return gpu.main(["--device", args.device, "--out", str(args.out / "speeds.json"), *quick])
+    return int(not checks.measure(args.device, args.out / "speeds.json", args.quick))
 
 
 def second(args):
