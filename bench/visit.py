@@ -75,19 +75,20 @@ def record_files(plan, besides=()):
 
 
 def pack(args):
-    """Make the two folders to carry: halves of the images, and the records at hand."""
+    """Make the two folders to carry, of equal size: the images, and the records at hand."""
     data = Path(args.data or os.environ.get("KDLIB_DATA", "data")) / DATA
     shards = sorted(data.glob("*.parquet"))
     if not shards:
         raise KdlibError(f"There are no Parquet files in {DATA}/ of --data, else $KDLIB_DATA.")
     images, brought = tarred(shards), record_files(args.plan)
     say(f"{sum(file.suffix == '.json' for file in brought)} records of the plan go along")
-    half = len(images) // 2
+    packed = tarred(brought)
+    half = (len(images) + len(packed)) // 2
     carried = {
         args.to / "1": {f"{DATA}.tar.0": images[:half]},
         args.to / "2": {
             f"{DATA}.tar.1": images[half:],
-            "records.tar": tarred(brought),
+            "records.tar": packed,
             "commit": git_sha().encode(),
         },
     }

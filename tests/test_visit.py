@@ -77,6 +77,8 @@ def test_both_commands_of_the_page_run_on_a_cpu(tmp_path, monkeypatch, capsys):
     visit.main(["pack", "--data", str(data), "--to", str(carry), "--plan", "digits:1"])
     said = capsys.readouterr().out
     assert "1 records of the plan go along" in said and "of 64 MiB" in said
+    sizes = [sum(map(len, contents(carry / part).values())) for part in "12"]
+    assert abs(sizes[0] - sizes[1]) < 100  # so that both can travel
     for package in ("kdlib", "bench"):
         shutil.copytree(ROOT / package, tree / package)
     before = contents(tree)
