@@ -32,7 +32,7 @@ def made_up_images(folder):
     (folder / "cifar100").mkdir(parents=True)
     for k in range(5):
         file = folder / "cifar100" / f"train-{k:05}-of-00005.parquet"
-        file.write_bytes(np.random.default_rng(k).bytes(1001))
+        file.write_bytes(np.random.default_rng(k).bytes(100_001))
 
 
 def shell(command, **more):
