@@ -1,37 +1,39 @@
-"""The CPU part: C1 (distillation), C2 (labels only) and C3 (the data path).
+"""The CPU part: distillation, labels, the data path against the usual loop; and an audit.
 
-Each is measured against the usual loop, alternating in one run."""
+The two sides take turns. The usual loop is timed in a process of its own: what this engine asks of
+its process, such as to keep freed memory, is not the usual loop's to enjoy."""
 
 import argparse
-import contextlib
 import functools
 import json
-import multiprocessing
-import os
-import platform
-import subprocess
+import tempfile
 import time
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass, fields, replace
-from datetime import UTC, datetime
+from dataclasses import asdict, dataclass
+from multiprocessing import get_context
 from pathlib import Path
+from statistics import median
 
-import torch
-import torchvision
+import matplotlib.style
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import NullLocator, StrMethodFormatter
 
-from bench import inputs, profile
-from bench.peer import Traits, pictures, train, training_batches
-from kdlib.config import KdlibError
+import kdlib
+from bench import inputs, peer
 from kdlib.data import crop_and_flip, normalise, padded, schedule
-from kdlib.losses import method_loss
-from kdlib.models import build
-from kdlib.step import Run
-from kdlib.study import experiment
 from kdlib.teacher import Table, frozen, planned
-from kdlib.train import fit, predict
 
-RESULTS = Path(__file__).with_name("results")
-PEER, WORKERS = Traits(), (0, 1, 2)
+HERE = Path(__file__).parent
+RESULTS = HERE / "results/cpu.json"
+WORKERS = (0, 1, 2)  # of the usual loop's loader
+ROWS = (  # id, what, part of the results, our side there; must and aim, fixed beforehand
+    ("C1 cached", "distillation ResNet-56 → ResNet-8, teacher from a table", "C1", "cached", 3, 4),
+    ("C1 live", "the same, teacher asked at every step", "C1", "live", 1.6, 2),
+    ("C2 R8", "ResNet-8 on labels", "C2 small", "ours", 1.7, 2.2),
+    ("C2 R20", "ResNet-20 on labels", "C2 large", "ours", 1.5, 1.9),
+    ("C3", "data path alone: the views of one epoch", "C3", "ours", 10, 20),
+)
 
 
 @dataclass(frozen=True)
@@ -40,363 +42,191 @@ class Size:
 
     train: int = 1024  # images of a training epoch
     test: int = 1024  # images of the evaluation after each epoch
-    path: int | None = None  # images of the data path alone; None: all of the long-tailed draw
+    path: int = 10_847  # images of the data path alone
     batch_size: int = 128
     epochs: int = 2  # of a timed run
     rounds: int = 3  # each times every side once
     teacher: str = "resnet56"
     students: tuple = ("resnet8", "resnet20")  # the first learns from the teacher, both from labels
-    random: bool = False  # random images even where the real ones are
+    audit: tuple = (100_000, 1000, 1000)  # examples, classes, resamples
 
 
-QUICK = Size(
-    train=24,
-    test=16,
-    path=64,
-    batch_size=16,
-    epochs=1,
-    rounds=1,
-    teacher="resnet14",
-    students=("resnet8", "resnet14"),
-    random=True,
-)
+QUICK = Size(24, 16, 64, 16, 1, 1, "resnet14", ("resnet8", "resnet14"), (2000, 20, 50))
 
 
-# ---------------------------------------------------------------- the two sides
+# ---------------------------------------------------------------- what is timed
 
 
-def peer_seconds(data, cfg, teacher=None, workers=0, traits=PEER, table=None):
-    """Wall time of one run of the usual loop, from initial weights."""
-    model = build(cfg.student, data.classes, cfg.seed)
-    start = time.perf_counter()
-    train(model, data, cfg, traits, teacher, table, workers)
-    return time.perf_counter() - start
+def usual_views(data, cfg, workers):
+    """The views of one epoch as torchvision and a DataLoader make them."""
+    for _ in peer.training_batches(data, cfg, 0, workers):
+        pass
 
 
-def elsewhere(pool, *arguments, **options):
-    """peer_seconds in a process of its own.
-
-    What this engine asks of its process, such as to keep freed memory, is not the usual loop's to
-    enjoy."""
-    return pool.submit(peer_seconds, *arguments, **options).result()
-
-
-def our_seconds(data, cfg, teacher=None):
-    """Wall time of one run of kdlib's engine, from the same weights, with the same evaluations."""
-    model, accuracies = build(cfg.student, data.classes, cfg.seed), []
-
-    def evaluate(epoch, curves, state):
-        right = predict(model, data.test.x, data).argmax(dim=1) == data.test.y
-        accuracies.append(right.double().mean().item())
-
-    start = time.perf_counter()
-    (outcome,) = fit([Run(cfg, model, method_loss(cfg), data, teacher, evaluate)])
-    seconds = time.perf_counter() - start
-    if isinstance(outcome, KdlibError):
-        raise outcome
-    return seconds
-
-
-def our_views_seconds(data, cfg):
-    """Wall time of the views of one epoch as kdlib makes them, padding of the images included."""
-    start = time.perf_counter()
+def our_views(data, cfg):
+    """The views of one epoch as kdlib makes them, padding of the images included."""
     x = padded(data.train.x, data.pad)
     order, views = schedule(cfg.seed, 0, len(data.train), data.views)
     for index, view in zip(order.split(cfg.batch_size), views.split(cfg.batch_size), strict=True):
         normalise(crop_and_flip(x, index, view, data.pad), data)
-    return time.perf_counter() - start
 
 
-def peer_views_seconds(data, cfg, workers):
-    """Wall time of the views of one epoch as torchvision and a DataLoader make them."""
-    dataset = pictures(data.train, data, augment=True)
+def three_models(examples, classes):
+    """Labels, and the logits of a teacher, a student and a baseline: arrays for an audit."""
+    rng = np.random.default_rng(0)
+    y, models = rng.integers(0, classes, examples), []
+    for above in (3.2, 3.0, 2.8):  # logit of the label above the others
+        models.append(rng.standard_normal((examples, classes), dtype=np.float32))
+        models[-1][np.arange(examples), y] += above
+    return y, *models
+
+
+def seconds(function, *arguments):
+    """Wall time of a call."""
     start = time.perf_counter()
-    for _ in training_batches(data, cfg, 0, PEER, workers, dataset, None, data.train.x.device):
-        pass
+    function(*arguments)
     return time.perf_counter() - start
 
 
-def alternate(sides, rounds):
-    """Seconds of each side, {name: [one per round]}; in a round each side runs once, in order."""
-    seconds = {name: [] for name in sides}
+def compared(pool, rounds, usual, **sides):
+    """Seconds of calls (function, *arguments), {name: [one per round]}.
+
+    The usual one, in the process of the pool, gets the number of workers that served it best. In a
+    round each runs once, in order; before that once for warming up."""
+
+    def theirs(workers):
+        return pool.submit(seconds, *usual, workers).result()
+
+    theirs(WORKERS[0])
+    tried = {workers: theirs(workers) for workers in WORKERS}
+    best = min(tried, key=tried.get)
+    for side in sides.values():
+        seconds(*side)
+    found = {name: [] for name in ("peer", *sides)}
     for _ in range(rounds):
+        found["peer"].append(theirs(best))
         for name, side in sides.items():
-            seconds[name].append(side())
-    return seconds
-
-
-def best_workers(seconds_with):
-    """(number of workers that serves the usual loop best, {number: seconds}).
-
-    The first call is a warm-up."""
-    seconds_with(WORKERS[0])
-    tried = {workers: seconds_with(workers) for workers in WORKERS}
-    return min(tried, key=tried.get), tried
-
-
-# ---------------------------------------------------------------- what is measured
-
-
-def distillation(size, data, usual):
-    """C1: usual loop, live teacher and table in turn; what the table costs; and the ladder.
-
-    The ladder goes from one loop to the other. usual: peer_seconds, in its own process."""
-    cfg = inputs.config(size.students[0], size.teacher, size.epochs, batch_size=size.batch_size)
-    once = replace(cfg, epochs=1)
-    teacher = inputs.teacher_network(size.teacher, data)
-    codes = planned(cfg.seed, cfg.epochs, len(data.train), data.views)
-    table, live = Table.fill(teacher, data, codes), frozen(teacher)
-    workers, tried = best_workers(lambda n: usual(data, once, teacher, n))
-    for warm in (table, live):
-        our_seconds(data, once, warm)
-    sides = {
-        "peer": lambda: usual(data, cfg, teacher, workers),
-        "cached": lambda: our_seconds(data, cfg, table),
-        "live": lambda: our_seconds(data, cfg, live),
-        "fill": lambda: fill_seconds(teacher, data, codes),
-    }
-    seconds = alternate(sides, size.rounds)
-    rungs = {"usual loop": lambda: usual(data, once, teacher, workers)}
-    given_up = {}
-    for field, rung in zip(fields(Traits), RUNGS, strict=True):
-        given_up[field.name] = False
-        traits = Traits(**given_up)
-        rungs[rung] = functools.partial(usual, data, once, teacher, workers, traits, table)
-    rungs["this engine"] = lambda: our_seconds(data, once, table)
-    return {
-        "workers": workers,
-        "workers_tried": tried,
-        "pairs": len(codes),
-        "seconds": seconds,
-        "ladder": alternate(rungs, size.rounds),
-    }
-
-
-RUNGS = (  # of the ladder, in the order of Traits
-    "views of uint8 in batches",
-    "batch norm folded",
-    "teacher from a table",
-    "channels_last",
-    "no features returned",
-    "no meters",
-    "large evaluation batches",
-)
-
-
-def fill_seconds(teacher, data, codes):
-    start = time.perf_counter()
-    Table.fill(teacher, data, codes)
-    return time.perf_counter() - start
-
-
-def labels_only(size, data, student, usual):
-    """C2: one-hot training of a student."""
-    cfg = inputs.config(student, epochs=size.epochs, batch_size=size.batch_size)
-    once = replace(cfg, epochs=1)
-    workers, tried = best_workers(lambda n: usual(data, once, workers=n))
-    our_seconds(data, once)
-    sides = {
-        "peer": lambda: usual(data, cfg, workers=workers),
-        "ours": lambda: our_seconds(data, cfg),
-    }
-    return {"workers": workers, "workers_tried": tried, "seconds": alternate(sides, size.rounds)}
-
-
-def data_path(size):
-    """C3: the views of one epoch, no network."""
-    data, _ = inputs.images(size.path, 1, size.random)
-    cfg = inputs.config(size.students[0], batch_size=size.batch_size)
-    workers, tried = best_workers(lambda n: peer_views_seconds(data, cfg, n))
-    our_views_seconds(data, cfg)
-    sides = {
-        "peer": lambda: peer_views_seconds(data, cfg, workers),
-        "ours": lambda: our_views_seconds(data, cfg),
-    }
-    return {
-        "workers": workers,
-        "workers_tried": tried,
-        "images": len(data.train),
-        "seconds": alternate(sides, size.rounds),
-    }
-
-
-# ---------------------------------------------------------------- several processes
-
-
-@functools.cache
-def _prepared(size):
-    """(data, cfg, teacher network, its table) in this process, made once."""
-    data, _ = inputs.images(size.train, size.test, size.random)
-    cfg = inputs.config(size.students[0], size.teacher, 1, batch_size=size.batch_size)
-    teacher = inputs.teacher_network(size.teacher, data)
-    codes = planned(cfg.seed, cfg.epochs, len(data.train), data.views)
-    return data, cfg, teacher, Table.fill(teacher, data, codes)
-
-
-def _join(barrier):
-    global together
-    together = barrier
-
-
-def _span(size, side, threads, processes, workers):
-    """(start, end) of one distillation run in this process, begun together with the others."""
-    torch.set_num_threads(threads)
-    data, cfg, teacher, table = _prepared(size)
-    if processes > 1:
-        together.wait(timeout=300)
-    start = time.monotonic()
-    if side == "peer":
-        peer_seconds(data, cfg, teacher, workers)
-    else:
-        our_seconds(data, cfg, table)
-    return start, time.monotonic()
-
-
-ARRANGEMENTS = {  # side, processes, threads of each
-    "ours": ("ours", 2, 1),
-    "peer, 1 process": ("peer", 1, 2),
-    "peer, 2 processes": ("peer", 2, 1),
-}
-
-
-def aggregate(size, workers):
-    """Runs per second of all processes together, {arrangement: [one per round]}.
-
-    C1 with one epoch, cached on our side."""
-    context = multiprocessing.get_context("spawn")
-    with contextlib.ExitStack() as stack:
-        pools = {}
-        for side in ("ours", "peer"):
-            pool = ProcessPoolExecutor(2, context, _join, (context.Barrier(2),))
-            pools[side] = stack.enter_context(pool)
-
-        def rate(side, processes, threads):
-            task = (_span, size, side, threads, processes, workers)
-            asked = [pools[side].submit(*task) for _ in range(processes)]
-            starts, ends = zip(*(future.result() for future in asked), strict=True)
-            return processes / (max(ends) - min(starts))
-
-        for side in pools:  # warm-up: data, teacher and table
-            rate(side, 2, 1)
-        sides = {name: functools.partial(rate, *how) for name, how in ARRANGEMENTS.items()}
-        return alternate(sides, size.rounds)
-
-
-def _peak(size, side, workers):
-    """Bytes above the loaded base at the peak of one distillation run in this process.
-
-    Filling the table is part of ours."""
-    data, _ = inputs.images(size.train, size.test, size.random)
-    cfg = inputs.config(size.students[0], size.teacher, size.epochs, batch_size=size.batch_size)
-    teacher = inputs.teacher_network(size.teacher, data)
-    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew here
-    base = _status("VmRSS")
-    if side == "peer":
-        peer_seconds(data, cfg, teacher, workers)
-        return {"bytes": _status("VmHWM") - base}
-    codes = planned(cfg.seed, cfg.epochs, len(data.train), data.views)
-    table = Table.fill(teacher, data, codes)
-    our_seconds(data, cfg, table)
-    held = [table.logits] + ([table.row] if table.row is not None else [])
-    return {"bytes": _status("VmHWM") - base, "table": sum(t.nbytes for t in held)}
-
-
-def _status(field):
-    """Bytes of this process under a name of /proc/self/status."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(field + ":"))
-
-
-def memory(size, workers):
-    """Peak memory of each side in a process of its own; None where there is no /proc."""
-    if not Path("/proc/self/clear_refs").exists():
-        return None
-    peaks = {}
-    for side in ("peer", "ours"):
-        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-            peaks[side] = pool.submit(_peak, size, side, workers).result()
-    return peaks
-
-
-# ---------------------------------------------------------------- the whole
-
-
-def machine():
-    """What it ran on, and with what."""
-    return {
-        "processor": experiment.machine("cpu")["device"],
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "capability": torch.backends.cpu.get_cpu_capability(),
-        "system": platform.system(),
-        "load_before": os.getloadavg()[0],
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "torchvision": torchvision.__version__,
-        "date": datetime.now(UTC).date().isoformat(),
-        "commit": commit(),
-    }
-
-
-def commit():
-    """The git commit, with "+" if the code differs from it; None outside a clone."""
-
-    def git(*arguments):
-        how = {"cwd": RESULTS.parent.parent, "capture_output": True, "text": True, "check": True}
-        return subprocess.run(["git", *arguments], **how).stdout
-
-    try:
-        changed = git("status", "--porcelain", "kdlib", "bench/*.py")
-        return git("rev-parse", "--short=10", "HEAD").strip() + ("+" if changed else "")
-    except (OSError, subprocess.CalledProcessError):
-        return None
+            found[name].append(seconds(*side))
+    return {"workers": best, "workers_tried": tried, "seconds": found}
 
 
 def measure(size):
     """All measurements, ready for JSON."""
-    start = time.perf_counter()
-    data, what = inputs.images(size.train, size.test, size.random)
-    results = {"machine": machine(), "images": what, "size": asdict(size)}
-    say = functools.partial(_say, start)
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-        usual = functools.partial(elsewhere, pool)
-        say("C1: distillation")
-        results["C1"] = distillation(size, data, usual)
-        for case, student in zip(("C2 small", "C2 large"), size.students, strict=True):
-            say(f"C2: {student} on labels")
-            results[case] = labels_only(size, data, student, usual)
-    say("C3: data path")
-    results["C3"] = data_path(size)
-    say("profile")
-    results["profile"] = profile.shares(data, size.batch_size, size.students[0], size.teacher)
-    say("several processes")
-    results["aggregate"] = aggregate(size, results["C1"]["workers"])
-    say("memory")
-    results["memory"] = memory(size, results["C1"]["workers"])
-    results["seconds"] = time.perf_counter() - start
-    return json.loads(json.dumps(results))
+    start, data = time.perf_counter(), inputs.images(size.train, size.test)
+    results = {"machine": inputs.machine("cpu"), "images": "random ones", "size": asdict(size)}
+    config = functools.partial(inputs.config, epochs=size.epochs, batch_size=size.batch_size)
+    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+        cfg, network = config(size.students[0], size.teacher), inputs.teacher(size.teacher, data)
+        codes = planned(cfg.seed, cfg.epochs, len(data.train), data.views)
+        results["C1"] = {"pairs": len(codes)} | compared(
+            pool,
+            size.rounds,
+            (peer.train, data, cfg, network),
+            cached=(inputs.engine, data, [cfg], Table.fill(network, data, codes)),
+            live=(inputs.engine, data, [cfg], frozen(network)),
+            fill=(Table.fill, network, data, codes),
+        )
+        for part, student in zip(("C2 small", "C2 large"), size.students, strict=True):
+            cfg = config(student)
+            usual = (peer.train, data, cfg, None)
+            results[part] = compared(pool, size.rounds, usual, ours=(inputs.engine, data, [cfg]))
+        path = inputs.images(size.path, 1), cfg
+        usual = (usual_views, *path)
+        results["C3"] = compared(pool, size.rounds, usual, ours=(our_views, *path))
+    *shape, resamples = size.audit
+    arrays = three_models(*shape)
+    with tempfile.TemporaryDirectory() as folder:
+        page = Path(folder) / "page.html"
+        results["audit"] = seconds(lambda: kdlib.audit(*arrays, resamples=resamples).save(page))
+    return json.loads(json.dumps(results | {"seconds": time.perf_counter() - start}))
 
 
-def _say(start, what):
-    print(f"{time.perf_counter() - start:5.0f} s  {what}", flush=True)
+# ---------------------------------------------------------------- how it is shown
+
+
+def ratios(results, part, side):
+    """Ratio of each round: seconds of the usual loop over ours."""
+    found = results[part]["seconds"]
+    return [peer / ours for peer, ours in zip(found["peer"], found[side], strict=True)]
+
+
+def spread(values):
+    """Median (lowest to highest)."""
+    return f"{median(values):.2f} ({min(values):.2f}–{max(values):.2f})"
+
+
+def verdict(value, must, aim):
+    if value < must:
+        return "not met"
+    return "met" if value < aim else "met, and the aim"
+
+
+def table(results):
+    """Markdown: the ratios, and what has to be known with them."""
+    header, rows = ["id", "what", "usual loop", "this engine", "ratio", "must", "aim", ""], []
+    for name, what, part, side, must, aim in ROWS:
+        found, ratio = results[part]["seconds"], ratios(results, part, side)
+        times = [f"{median(found[who]):.2f} s" for who in ("peer", side)]
+        met = verdict(median(ratio), must, aim)
+        rows.append([name, what, *times, f"**{spread(ratio)}**", must, aim, met])
+    m, size, c1 = results["machine"], results["size"], results["C1"]
+    middle = {name: median(values) for name, values in c1["seconds"].items()}
+    pays_after = middle["fill"] / (middle["live"] - middle["cached"])  # students
+    workers = ", ".join(f"{part} {results[part]['workers']}" for part in results if part[0] == "C")
+    return f"""{inputs.markdown(header, rows)}
+Medians (range) of {size["rounds"]} rounds, in each of which every side ran once, in turn; ratios
+are taken within a round. {size["train"]:,} training images ({size["path"]:,} for C3), batch
+{size["batch_size"]}, {size["epochs"]} epochs a run, {size["test"]:,} test images after each;
+images: {results["images"]}. DataLoader workers that served the usual loop best: {workers}.
+
+The table of C1 takes {spread(c1["seconds"]["fill"])} s to fill for the {c1["pairs"]:,} pairs of
+image and view that a run shows: cheaper than a live teacher from {pays_after:.2f} students on.
+
+{m["device"]}, {m["cores"]} cores, {m["threads"]} threads; Python {m["python"]}, torch {m["torch"]};
+{m["date"]}, commit {m["git"]}; load before the start {m["load_before"]:.1f};
+{results["seconds"] / 60:.1f} minutes in all.
+"""
+
+
+def figure(results):
+    """Ratios with must and aim: a matplotlib Figure."""
+    names, _, parts, sides, must, aim = zip(*ROWS, strict=True)
+    found = [ratios(results, *of) for of in zip(parts, sides, strict=True)]
+    whole, y = Figure(figsize=(6.5, 3)), range(len(ROWS))
+    panel = whole.subplots()
+    panel.hlines(y, [min(r) for r in found], [max(r) for r in found], "#0072B2", linewidth=3)
+    panel.scatter([median(r) for r in found], y, 49, "#0072B2", label="measured: median and range")
+    panel.scatter(must, y, 250, "#D55E00", "|", linewidth=2, label="must")
+    panel.scatter(aim, y, 49, "white", "d", edgecolor="#444444", zorder=1, label="aim")
+    panel.set_yticks(y, names)
+    panel.set(xscale="log", xlim=(0.95, None), xlabel="times as fast as the usual loop")
+    panel.set_xticks([1, 1.5, 2, 3, 5, 10, 20])
+    panel.xaxis.set_minor_locator(NullLocator())
+    panel.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    panel.legend(loc="center right")
+    panel.invert_yaxis()
+    panel.grid(axis="y", visible=False)
+    return whole
+
+
+def write(results):
+    """results -> results/cpu.json, results/cpu.svg and the table in README.md."""
+    RESULTS.write_text(json.dumps(results, indent=1) + "\n")
+    inputs.put(HERE / "README.md", "cpu", table(results))
+    with matplotlib.style.context(str(HERE.parent / "kdlib/pages/paper.mplstyle")):
+        nothing_of_now = {"Date": None, "Creator": None}
+        figure(results).savefig(RESULTS.with_suffix(".svg"), metadata=nothing_of_now)
 
 
 def main(arguments=None):
-    from bench import show
-
     parser = argparse.ArgumentParser(prog="python -m bench cpu", description=__doc__)
-    add = parser.add_argument
-    quick = "seconds instead of minutes, on random images; measures nothing"
-    add("--quick", action="store_true", help=quick)
-    out = "folder for cpu.json and cpu.svg; default: bench/results, for --quick none"
-    add("--out", type=Path, help=out)
+    quick = "seconds instead of minutes: does it run? It measures and writes nothing"
+    parser.add_argument("--quick", action="store_true", help=quick)
     given = parser.parse_args(arguments)
     results = measure(QUICK if given.quick else Size())
-    print(show.table(results))
+    print(table(results))
+    print(f"An audit with its page: {results['audit']:.1f} s")
     if given.quick:
         print("A trial of the machinery: these numbers mean nothing.")
-    out = given.out or (None if given.quick else RESULTS)
-    if out:
-        out.mkdir(parents=True, exist_ok=True)
-        (out / "cpu.json").write_text(json.dumps(results, indent=1) + "\n")
-        show.write(out)
+    else:
+        write(results)

@@ -1,78 +1,94 @@
-"""What both sides of a benchmark are given: images, networks, and the configuration."""
+"""What the parts share: images, networks, Configs, this engine, the machine, tables."""
 
-from dataclasses import replace
+import functools
+import os
+import time
 
 import numpy as np
 import torch
 
 from kdlib.config import Config
-from kdlib.data import Data, Split, long_tail_counts, normalise
+from kdlib.data import Data, Split, normalise
+from kdlib.losses import method_loss
 from kdlib.models import build
-from kdlib.study.cifar import DataError, find
-from kdlib.study.datasets import CIFAR100_STATISTICS, load
-
-LONG_TAIL = Config(dataset="cifar100", imbalance=100)
-CLASSES = 100
-REAL, RANDOM = "CIFAR-100, long-tailed (imbalance 100)", "random images, as CIFAR-100 was not found"
+from kdlib.step import Run
+from kdlib.study import experiment
+from kdlib.train import fit, predict
 
 
 def config(student, teacher=None, epochs=1, **more):
     """The Config of a benchmarked run.
 
     The rate is constant, so that a step costs and does the same on both sides."""
-    fields = {"student": student, "epochs": epochs, "lr": 0.05, "decay": "step"}
+    fields = {"dataset": "cifar100", "imbalance": 100, "lr": 0.05, "decay": "step", **more}
     if teacher:
         fields |= {"method": "kd", "teacher": teacher, "alpha": 0.9, "temperature": 4.0}
-    return replace(LONG_TAIL, **(fields | more))
+    return Config(student=student, epochs=epochs, **fields)
 
 
-def images(train=None, test=None, random=False):
-    """(Data, which images they are): the long-tailed CIFAR-100, or random images of its shape.
+@functools.cache
+def images(train=10_847, test=5000, classes=100):
+    """Data of random 32x32 images; by default as many as long-tailed CIFAR-100 has."""
+    generator = np.random.default_rng(0)
 
-    The latter if `random`, or if CIFAR-100 is not there. train, test: how many, the first of a
-    seeded permutation; None: all (10,847 and 5,000)."""
-    what = RANDOM
-    if not random:
-        try:
-            find("cifar100")
-            what = REAL
-        except DataError:
-            pass  # said in the results
-    data = load(LONG_TAIL) if what == REAL else _random_images()
-    return replace(data, train=_some(data.train, train), test=_some(data.test, test)), what
+    def split(n):
+        x = torch.from_numpy(generator.integers(256, size=(n, 32, 32, 3), dtype=np.uint8))
+        y = torch.arange(n) % classes
+        return Split(x, y, y)
 
-
-def _random_images():
-    rng = np.random.default_rng(0)
-
-    def split(y):
-        x = torch.from_numpy(rng.integers(256, size=(len(y), 32, 32, 3), dtype=np.uint8))
-        return Split(x, torch.from_numpy(y), torch.from_numpy(y))
-
-    counts = long_tail_counts(500, LONG_TAIL.imbalance, CLASSES)
-    train, held = np.repeat(np.arange(CLASSES), counts), np.repeat(np.arange(CLASSES), 50)
-    splits = [split(y) for y in (train, held, held, np.arange(CLASSES))]
-    names = tuple(f"class {c}" for c in range(CLASSES))
-    return Data(*splits, names, names, **CIFAR100_STATISTICS, pad=4)
-
-
-def _some(split, n):
-    chosen = torch.from_numpy(np.random.default_rng(1).permutation(len(split))[:n])
-    return Split(split.x[chosen], split.y[chosen], split.group[chosen])
+    held, names = split(test), tuple(f"class {c}" for c in range(classes))
+    looks = {"mean": (0.5, 0.5, 0.5), "std": (0.25, 0.25, 0.25), "pad": 4}
+    return Data(split(train), held, held, held, names, names, **looks)
 
 
 @torch.no_grad()
-def teacher_network(name, data):
+def teacher(name, data):
     """A network with random weights, whose logits are of size 1.
 
     For that it has the batch-norm statistics of its own activations."""
-    network = build(name, CLASSES, 1000).to(data.train.x.device).train()
+    network = build(name, data.classes, 1000).train()
+    for module in network.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.momentum = None  # the plain mean of what comes next
     network(normalise(data.train.x[:256], data))
-    norms = [m for m in network.modules() if isinstance(m, torch.nn.BatchNorm2d)]
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.momentum = None  # the plain mean of what comes next
-    network(normalise(data.train.x[:256], data))
-    for norm in norms:
-        norm.momentum = 0.1
     return network.eval()
+
+
+def engine(data, cfgs, teacher=None):
+    """This engine trains networks side by side, with an evaluation after each epoch.
+
+    Returns the networks, and the times at which the epochs ended."""
+    runs, ends = [], []
+    for cfg in cfgs:
+        model = build(cfg.student, data.classes, cfg.seed).to(data.train.x.device)
+
+        def after(epoch, curves, state, model=model, last=cfg is cfgs[-1]):
+            predict(model, data.test.x, data)  # waits for the device
+            if last:
+                ends.append(time.monotonic())
+
+        runs.append(Run(cfg, model, method_loss(cfg), data, teacher, after))
+    for outcome in fit(runs):
+        if isinstance(outcome, Exception):
+            raise outcome
+    return [run.model for run in runs], ends
+
+
+def machine(device):
+    """What it is measured on, and with what."""
+    about = experiment.machine(device)
+    about |= {"cores": os.cpu_count(), "load_before": os.getloadavg()[0]}
+    return about | about.pop("versions") | {"date": time.strftime("%Y-%m-%d")}
+
+
+def markdown(header, rows):
+    lines = [f"| {' | '.join(map(str, row))} |\n" for row in (header, *rows)]
+    lines.insert(1, "|---" * len(header) + "|\n")
+    return "".join(lines)
+
+
+def put(page, name, content):
+    """Write `content` into a page, between <!-- name:start --> and <!-- name:end -->."""
+    start, end = f"<!-- {name}:start -->\n", f"<!-- {name}:end -->"
+    before, _, after = page.read_text().partition(start)
+    page.write_text(before + start + content + end + after.partition(end)[2])

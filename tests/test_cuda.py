@@ -37,7 +37,9 @@ def test_a_check_that_raises_has_failed_and_the_others_go_on(monkeypatch):
 
     lines = []
     monkeypatch.setattr(
-        checks, "CHECKS", (breaks, lambda device: (False, "seen"), checks.views_are_torchvisions)
+        checks,
+        "CHECKS",
+        (breaks, lambda device: (False, "seen"), checks.captured_is_the_plain_loop),
     )
     results = checks.run_all("cpu", lines.append)
     assert [line[:4] for line in lines] == ["FAIL", "FAIL", "PASS"] and lines[
@@ -320,6 +322,14 @@ def test_nesterov_is_the_same_in_a_captured_step():
     fit([plain])
     fit([without])
     assert checks.difference(ours, plain) < 1e-5 < 1e-3 < checks.difference(ours, without)
+
+
+def test_bf16_learns_about_what_fp32_does_and_keeps_fp32_weights():
+    runs = [checks.new_run("cpu", replace(checks.KD, precision=p)) for p in ("fp32", "bf16")]
+    full, half = fit(runs)
+    assert half["loss"] == pytest.approx(full["loss"], rel=0.1) and half["loss"] != full["loss"]
+    dtypes = {t.dtype for t in runs[1].model.state_dict().values()}
+    assert dtypes == {torch.float32, torch.int64}
 
 
 def test_rates_are_those_of_the_schedule():
