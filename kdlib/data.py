@@ -74,9 +74,6 @@ class Data:
         return digest.hexdigest()
 
 
-# ---------------------------------------------------------------- views and the schedule
-
-
 def view_count(pad):
     """Views of an image: crop offsets under zero padding by `pad`, times flip; 162 for pad 4."""
     return 2 * (2 * pad + 1) ** 2 if pad else 1
@@ -121,9 +118,6 @@ def normalise(x, data):
 @functools.cache  # a captured step may not copy from the host
 def _statistics(mean, std, device):
     return torch.tensor(mean, device=device) * 255, 1 / (torch.tensor(std, device=device) * 255)
-
-
-# ---------------------------------------------------------------- draws
 
 
 def long_tail_counts(largest, imbalance, classes, profile="exp"):

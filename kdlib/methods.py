@@ -2,7 +2,6 @@
 
 Standard library alone: Config reads it, and so does the command line before torch is there."""
 
-import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -25,16 +24,7 @@ class Method:
     look: tuple  # (colour, marker): never colour alone
     knobs: tuple = ()  # the loss fields of Config that it reads; all others stay at their defaults
     about: str = ""  # what it is, and whose
-    # (Config, margins, train Split) -> loss(logits, Batch) -> (N,); None: NAME_of of losses, rivals
-    loss: Callable | None = None
-
-    def bound(self, cfg, margins, train):
-        """The loss of a run."""
-        make = self.loss
-        for module in ("losses", "rivals"):
-            found = importlib.import_module(f"kdlib.{module}")
-            make = make or getattr(found, f"{cfg.method}_of", None)
-        return make(cfg, margins, train)
+    loss: Callable | None = None  # see losses.method_loss; None: NAME_of in losses.py or rivals.py
 
 
 @dataclass(frozen=True)

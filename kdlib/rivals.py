@@ -122,14 +122,6 @@ def long_tailed_kd_of(cfg, margins, train):
     return lambda logits, batch: long_tailed_kd(logits, batch.teacher_logits, batch.y, *how)
 
 
-def by_group_mean(values, group, groups: int):
-    """(mean of values (N,) in each group, n of each), both (groups,); 0 where there is none.
-    Nothing in it waits for the device."""
-    member = group[:, None] == torch.arange(groups, device=group.device)
-    n = member.sum(dim=0)
-    return (member * values[:, None]).sum(dim=0) / n.clamp(min=1), n
-
-
 class GroupDro:
     """A loss whose mean is sum_g weight_g * (mean cross-entropy of group g in the batch).
 
@@ -141,15 +133,20 @@ class GroupDro:
         self.step_size = step_size
         self.state = torch.full((groups,), -math.log(groups), device=device)
 
-    def weigh(self, mean):
-        with torch.no_grad():
-            self.state.copy_(F.log_softmax(self.state + self.step_size * mean, dim=0))
+    @torch.no_grad()
+    def weigh(self, values, group):
+        """Move the weights by the mean of values (N,) in each group, 0 where there is none.
+        Returns n of each group, at least 1. Nothing in it waits for the device."""
+        member = group[:, None] == torch.arange(len(self.state), device=group.device)
+        n = member.sum(dim=0).clamp(min=1)
+        mean = (member * values[:, None]).sum(dim=0) / n
+        self.state.copy_(F.log_softmax(self.state + self.step_size * mean, dim=0))
+        return n
 
     def __call__(self, logits, batch):
         values = one_hot(logits, batch.y)
-        mean, n = by_group_mean(values.detach(), batch.group, len(self.state))
-        self.weigh(mean)
-        return values * (self.state.exp() / n.clamp(min=1))[batch.group] * len(values)
+        n = self.weigh(values, batch.group)
+        return values * (self.state.exp() / n)[batch.group] * len(values)
 
 
 def group_dro_of(cfg, margins, train):
@@ -168,8 +165,7 @@ class RobustKd(GroupDro):
         self.temperature = cfg.temperature
 
     def __call__(self, logits, batch):
-        mean, _ = by_group_mean(one_hot(logits.detach(), batch.y), batch.y, len(self.state))
-        self.weigh(mean)
+        self.weigh(one_hot(logits.detach(), batch.y), batch.y)
         shifted = logits - self.state + self.prior.log()
         return distill(shifted, batch.teacher_logits, self.temperature)
 
