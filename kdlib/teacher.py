@@ -17,12 +17,7 @@ from kdlib.train import EVALUATION_BATCH, keep_memory, predict
 def frozen(model):
     """The model as a live teacher: a copy in eval mode with folded batch norm, never trained."""
     net = folded(model)
-
-    @torch.no_grad()
-    def teacher(images, index, view):
-        return net(images).float()
-
-    return teacher
+    return lambda images, index, view: net(images).float()
 
 
 def planned(seed, epochs, n, views):
