@@ -206,7 +206,8 @@ def test_every_field_that_is_not_at_its_default_has_a_key_of_its_own():
 @pytest.mark.parametrize("method", METHODS)
 def test_only_a_method_without_a_teacher_that_chooses_nothing_on_val_may_train_on_val(method):
     if method in ("one_hot", "label_smoothing", "logit_adjusted", "group_dro"):
-        assert plain(method, with_val=True).key() != plain(method).key()
+        cfg = plain(method, with_val=True)
+        assert cfg.key() != plain(method).key() and cfg.baseline_config() == Config()
         return
     with pytest.raises(KdlibError, match="^Config field with_val: only a method without") as e:
         plain(method, with_val=True)
