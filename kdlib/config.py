@@ -5,9 +5,8 @@ import difflib
 import functools
 import hashlib
 import json
-import types
 import typing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from kdlib.methods import METHODS, loss_fields
 
@@ -16,52 +15,8 @@ RECIPE = 1  # of what fields mean: records of another one do not answer to the k
 
 DATASETS = ("digits", "cifar20", "cifar100", "cifar10", "superclass")
 DEPTHS = (8, 14, 20, 32, 44, 56, 110)
-MODELS = (
-    "cnn",
-    "cnn_small",
-    *(f"resnet{d}" for d in DEPTHS),
-    *(f"resnet{d}-conv" for d in DEPTHS),
-    "resnet8x2",
-)
-
-ALLOWED = {
-    "dataset": DATASETS,
-    "profile": ("exp", "step"),
-    "student": MODELS,
-    "teacher": MODELS,
-    "method": METHODS,
-    "teacher_method": ("one_hot", "logit_adjusted"),
-    "soften": ("both", "teacher"),
-    "margin_source": ("val", "crossfit", "train"),
-    "margin_level": ("group", "example", "all"),
-    "margin_kind": ("avg", "max", "hit"),
-    "margin_reading": ("B", "A", "C", "C-inverse"),
-    "decay": ("cosine", "step"),
-    "precision": ("fp32", "bf16"),
-}
-RANGES = {  # field -> (lowest, highest allowed)
-    "imbalance": (1, 1e4),
-    "alpha": (0, 1),
-    "temperature": (1e-3, 1e3),
-    "margin_temperature": (1e-3, 1e3),
-    "margin_scale": (0, 50),
-    "epochs": (1, 10_000),
-    "warmup": (0, 1000),
-    "decay_factor": (0, 1),
-    "batch_size": (1, 65536),
-    "lr": (0, 100),
-    "weight_decay": (0, 10),
-    "seed": (0, 10**6),
-    "teacher_seed": (0, 10**6),
-    "draw_seed": (0, 10**6),
-    "fold": (0, FOLDS - 1),
-    "label_noise": (0, 1),
-    "smoothing": (0, 1),
-    "tau": (0, 10),
-    "step_size": (0, 10),
-    "balance": (0, 0.999999),
-    "beta": (0, 100),
-}
+RESNETS = [f"resnet{depth}{shortcut}" for shortcut in ("", "-conv") for depth in DEPTHS]
+MODELS = ("cnn", "cnn_small", *RESNETS, "resnet8x2")
 
 
 class KdlibError(Exception):
@@ -75,54 +30,62 @@ def did_you_mean(word, allowed):
     return f"{hint}Allowed: {', '.join(map(str, allowed))}."
 
 
+def choice(default, words):
+    """A field that is one of some words."""
+    return dataclasses.field(default=default, metadata={"words": words})
+
+
+def number(default, lowest, highest):
+    """A field that lies in a range, ends included."""
+    return dataclasses.field(default=default, metadata={"range": (lowest, highest)})
+
+
 @dataclass(frozen=True)
 class Config:
-    """One run.
+    """One run. A field that the method ignores must be at its default, so that one baseline serves
+    all its students. Raises KdlibError naming the field and what is allowed."""
 
-    A field that the method ignores must be at its default, so that one baseline serves all its
-    students. Raises KdlibError naming the field and what is allowed."""
-
-    dataset: str = "digits"
-    student: str = "cnn_small"  # the network being fitted, also when there is no teacher
-    method: str = "one_hot"
-    seed: int = 0  # the methods of one seed share the weights at the start and the batches
+    dataset: str = choice("digits", DATASETS)
+    student: str = choice("cnn_small", MODELS)  # the network being fitted, also without a teacher
+    method: str = choice("one_hot", METHODS)
+    seed: int = number(0, 0, 10**6)  # methods of one seed share the first weights and the batches
     # data
-    draw_seed: int | None = None  # of the long tail; None: classes and images in canonical order
-    imbalance: float = 1.0  # largest class / smallest class
-    profile: str = "exp"
-    fold: int | None = None  # teachers of a crossfit leave out this fifth of the training images
-    label_noise: float = 0.0  # share of the training images whose labels are shuffled among them
+    draw_seed: int | None = number(None, 0, 10**6)  # of the long tail; None: canonical order
+    imbalance: float = number(1.0, 1, 1e4)  # largest class / smallest class
+    profile: str = choice("exp", ("exp", "step"))
+    fold: int | None = number(None, 0, FOLDS - 1)  # of the training images, left out in a crossfit
+    label_noise: float = number(0.0, 0, 1)  # share of the training images with shuffled labels
     with_val: bool = False  # train on val's labels too: curves on val are then of training images
     # teacher and loss
-    teacher: str | None = None
-    teacher_seed: int | None = None  # default 1000 + seed: never the baseline itself
-    teacher_method: str = "one_hot"  # how the teacher was trained
-    alpha: float = 1.0  # weight of the teacher term
-    temperature: float = 1.0
-    soften: str = "both"  # "both": T^2 KL of softened by softened; "teacher": cross-entropy, no T^2
-    margin_source: str = "val"  # where a group's margin is measured
-    margin_level: str = "group"  # "all": one for all, the mean over the training images
-    margin_kind: str = "avg"  # "hit": 1 where the teacher is right, else 0
-    margin_temperature: float = 1.0
-    margin_reading: str = "B"  # of AdaMargin; see losses.ada_margin_of
-    margin_scale: float = 1.0
+    teacher: str | None = choice(None, MODELS)
+    teacher_seed: int | None = number(None, 0, 10**6)  # None: 1000 + seed, never the baseline
+    teacher_method: str = choice("one_hot", ("one_hot", "logit_adjusted"))  # how it was trained
+    alpha: float = number(1.0, 0, 1)  # weight of the teacher term
+    temperature: float = number(1.0, 1e-3, 1e3)
+    soften: str = choice("both", ("both", "teacher"))  # whose logits; see losses.distill
+    margin_source: str = choice("val", ("val", "crossfit", "train"))  # where it is measured
+    margin_level: str = choice("group", ("group", "example", "all"))  # "all": one mean for all
+    margin_kind: str = choice("avg", ("avg", "max", "hit"))  # see losses.margin
+    margin_temperature: float = number(1.0, 1e-3, 1e3)
+    margin_reading: str = choice("B", ("B", "A", "C", "C-inverse"))  # see losses.ada_margin_of
+    margin_scale: float = number(1.0, 0, 50)
     # rivals; see rivals.py
-    smoothing: float = 0.1
-    tau: float = 1.0  # scale of the logit adjustment
-    balance: float = 0.9999  # beta of the effective number of samples
-    beta: float = 2.0  # weight of the other classes in decoupled_kd
-    step_size: float = 0.01  # of the weights of groups, per step
+    smoothing: float = number(0.1, 0, 1)
+    tau: float = number(1.0, 0, 10)  # scale of the logit adjustment
+    balance: float = number(0.9999, 0, 0.999999)  # beta of the effective number of samples
+    beta: float = number(2.0, 0, 100)  # weight of the other classes in decoupled_kd
+    step_size: float = number(0.01, 0, 10)  # of the weights of groups, per step
     # optimisation: SGD with momentum 0.9
-    epochs: int = 40
-    warmup: int = 0  # epochs of linear warm-up, inside `epochs`
-    decay: str = "cosine"
+    epochs: int = number(40, 1, 10_000)
+    warmup: int = number(0, 0, 1000)  # epochs of linear warm-up, inside `epochs`
+    decay: str = choice("cosine", ("cosine", "step"))
     milestones: tuple = ()  # epochs at which "step" multiplies the rate by decay_factor
-    decay_factor: float = 0.1
-    batch_size: int = 128
-    lr: float = 0.1
-    weight_decay: float = 5e-4
+    decay_factor: float = number(0.1, 0, 1)
+    batch_size: int = number(128, 1, 65536)
+    lr: float = number(0.1, 0, 100)
+    weight_decay: float = number(5e-4, 0, 10)
     nesterov: bool = False
-    precision: str = "fp32"  # "bf16": of the network; losses and batch-norm statistics stay fp32
+    precision: str = choice("fp32", ("fp32", "bf16"))  # of the network; losses stay fp32
 
     def __post_init__(self):
         for field in dataclasses.fields(self):
@@ -136,10 +99,8 @@ class Config:
         for name in sorted(loss_fields() - set(knobs)):
             value, default = getattr(self, name), DEFAULTS[name]
             if value != default:
-                raise _wrong(
-                    f"{name}={value!r}: method {self.method!r} does not use it; leave it at "
-                    f"{default!r}."
-                )
+                unused = f"method {self.method!r} does not use it; leave it at {default!r}"
+                raise _wrong(f"{name}={value!r}: {unused}.")
         if "teacher" in knobs and self.teacher is None:
             raise _wrong(f"teacher: method {self.method!r} needs one of {', '.join(MODELS)}.")
         if self.teacher == self.student and self.teacher_seed == self.seed:
@@ -181,13 +142,17 @@ class Config:
         if self.imbalance == 1 and self.profile != "exp":
             raise _wrong("profile: without imbalance there is no profile; leave it at 'exp'.")
 
+    def fields(self):
+        """{name: value} of every field."""
+        return {name: getattr(self, name) for name in DEFAULTS}
+
     def key(self):
         """Stable, readable name of the run, with a hash of the fields that are not at defaults."""
         return self._key
 
     @functools.cached_property
     def _key(self):
-        fields = {k: v for k, v in dataclasses.asdict(self).items() if v != DEFAULTS[k]}
+        fields = {name: v for name, v in self.fields().items() if v != DEFAULTS[name]}
         text = json.dumps({"recipe": RECIPE, **fields}, sort_keys=True)
         digest = hashlib.sha256(text.encode()).hexdigest()[:10]
         networks = f"{self.teacher}-{self.student}" if self.teacher else self.student
@@ -195,15 +160,20 @@ class Config:
 
     def baseline_config(self):
         """The one_hot run this run is compared with: same student, seed and data."""
-        defaults = {knob: DEFAULTS[knob] for knob in METHODS[self.method].knobs}
-        return replace(self, method="one_hot", with_val=False, **defaults)
+        return self._trained_by("one_hot")
 
     def teacher_config(self):
         """The run that trains this run's teacher: one_hot, or another teacher_method."""
         if self.teacher is None:
             raise KdlibError(f"Config {self.key()}: method {self.method!r} has no teacher.")
         teacher = {"student": self.teacher, "seed": self.teacher_seed}
-        return replace(self.baseline_config(), method=self.teacher_method, **teacher)
+        return self._trained_by(self.teacher_method, **teacher)
+
+    def _trained_by(self, method, **changes):
+        """The run of another method on the same training images, without this one's knobs."""
+        loss = {knob: DEFAULTS[knob] for knob in METHODS[self.method].knobs}
+        plain = {"method": method, "with_val": False}
+        return built(self.fields() | loss | plain | changes)
 
     def dependencies(self):
         """The runs that have to exist before this one: its teachers, those of folds included."""
@@ -211,7 +181,7 @@ class Config:
             return []
         teacher = self.teacher_config()
         folds = range(FOLDS) if self.margin_source == "crossfit" else ()
-        return [teacher, *(replace(teacher, fold=k) for k in folds)]
+        return [teacher, *(built(teacher.fields() | {"fold": k}) for k in folds)]
 
     @classmethod
     def from_dict(cls, fields):
@@ -223,8 +193,12 @@ class Config:
 
 
 DEFAULTS = {field.name: field.default for field in dataclasses.fields(Config)}
-_HINTS = typing.get_type_hints(Config)
-_WORDS = {type(None): "None", tuple: "tuple of int"}
+_once = functools.lru_cache(maxsize=None, typed=True)(Config)
+
+
+def built(fields):
+    """The Config of these fields: studies share runs, and in a process each is built once."""
+    return _once(**(DEFAULTS | fields))
 
 
 def _wrong(about):
@@ -232,21 +206,23 @@ def _wrong(about):
 
 
 def _checked(field, value):
-    """The value in its canonical type, or KdlibError naming the field."""
-    name, hint = field.name, _HINTS[field.name]
-    kinds = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    """The value of a field in its canonical type, or KdlibError naming the field."""
+    kinds = typing.get_args(field.type) or (field.type,)  # of `int | None`, or of `int`
     if value is None and type(None) in kinds:
         return None
-    if tuple in kinds and isinstance(value, (list, tuple)) and all(type(v) is int for v in value):
-        return tuple(value)
+    if tuple in kinds:
+        if isinstance(value, (list, tuple)) and all(type(v) is int for v in value):
+            return tuple(value)
+        raise _wrong(f"{field.name}={value!r}: must be tuple of int.")
     if float in kinds and type(value) is int:
         value = float(value)
-    if type(value) not in kinds or tuple in kinds:
-        allowed = " or ".join(_WORDS.get(kind, kind.__name__) for kind in kinds)
-        raise _wrong(f"{name}={value!r}: must be {allowed}.")
-    if name in ALLOWED and value not in ALLOWED[name]:
-        raise _wrong(f"{name}={value!r}: {did_you_mean(value, ALLOWED[name])}")
-    low, high = RANGES.get(name, (value, value))
+    if type(value) not in kinds:
+        allowed = " or ".join("None" if kind is type(None) else kind.__name__ for kind in kinds)
+        raise _wrong(f"{field.name}={value!r}: must be {allowed}.")
+    words = field.metadata.get("words")
+    if words and value not in words:
+        raise _wrong(f"{field.name}={value!r}: {did_you_mean(value, words)}")
+    low, high = field.metadata.get("range", (value, value))
     if not low <= value <= high:
-        raise _wrong(f"{name}={value!r}: must lie between {low} and {high}.")
+        raise _wrong(f"{field.name}={value!r}: must lie between {low} and {high}.")
     return value

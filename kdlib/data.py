@@ -32,13 +32,12 @@ class Split:
 
 @dataclass(frozen=True)
 class Data:
-    """What one run sees. `left_out`: images of the long-tail draw nobody trains on; test_plus is
-    test and left_out."""
+    """What one run sees."""
 
     train: Split
     val: Split
     test: Split
-    left_out: Split
+    left_out: Split  # images of the long-tail draw nobody trains on; test_plus is test and left_out
     class_names: tuple
     group_names: tuple
     mean: tuple  # per channel, of pixels in [0, 1]
@@ -47,20 +46,23 @@ class Data:
 
     @property
     def views(self):
-        """Number of equally likely views of an image: crop offsets times flip; 162 for pad 4."""
+        """Number of equally likely views of an image."""
         return view_count(self.pad)
 
     @property
     def classes(self):
         return len(self.class_names)
 
-    def splits(self):
-        return {"train": self.train, "val": self.val, "test": self.test, "left_out": self.left_out}
-
     @property
     def val_half(self):
         """(N_val,) int64, 0 or 1: halves of each group, to choose on one and score on the other."""
         return dealt(self.val.group, 2)
+
+    def splits(self):
+        return {"train": self.train, "val": self.val, "test": self.test, "left_out": self.left_out}
+
+    def to(self, device):
+        return replace(self, **{name: split.to(device) for name, split in self.splits().items()})
 
     def sha256(self):
         """Hash of every pixel and label of the run's splits, in order."""
@@ -71,21 +73,14 @@ class Data:
             digest.update(split.y.cpu().numpy())
         return digest.hexdigest()
 
-    def to(self, device):
-        return replace(self, **{name: split.to(device) for name, split in self.splits().items()})
-
-
-# ---------------------------------------------------------------- views and the schedule
-
 
 def view_count(pad):
-    """Views of an image under zero padding by `pad`, a crop back to its size, and a flip."""
+    """Views of an image: crop offsets under zero padding by `pad`, times flip; 162 for pad 4."""
     return 2 * (2 * pad + 1) ** 2 if pad else 1
 
 
 def schedule(seed, epoch, n, views):
     """The order of the images and the view of each in one epoch: ((n,), (n,)) int64 tensors.
-
     From a CPU generator, so the same on every device; shared by all methods of a seed."""
     generator = np.random.default_rng((seed, epoch))
     order = generator.permutation(n)
@@ -125,9 +120,6 @@ def _statistics(mean, std, device):
     return torch.tensor(mean, device=device) * 255, 1 / (torch.tensor(std, device=device) * 255)
 
 
-# ---------------------------------------------------------------- long-tailed draws
-
-
 def long_tail_counts(largest, imbalance, classes, profile="exp"):
     """Training images of each class, most frequent first.
 
@@ -151,9 +143,8 @@ def long_tail_draw(y, largest, cfg, part=()):
             f"Config field imbalance={cfg.imbalance}: the rarest class would be empty; "
             f"at most {largest} for {cfg.dataset}."
         )
-    if cfg.draw_seed is None:
-        permute = np.asarray
-    else:
+    permute = np.asarray
+    if cfg.draw_seed is not None:
         seed = (cfg.draw_seed, *part) if part else cfg.draw_seed
         permute = np.random.default_rng(seed).permutation
     rank_of = np.argsort(permute(np.arange(classes)))  # 0 for the first class in permuted order
@@ -164,7 +155,7 @@ def long_tail_draw(y, largest, cfg, part=()):
         drawn.append(images[:n])
         rest.append(images[n:largest])
         beyond.append(images[largest:])
-    return tuple(np.sort(np.concatenate(part)) for part in (drawn, rest, beyond))
+    return tuple(np.sort(np.concatenate(images)) for images in (drawn, rest, beyond))
 
 
 def halves(y, seed=SPLIT_SEED):

@@ -2,8 +2,9 @@
 
 Symbols: logits f, teacher_logits t, both (N, C); q = softmax(f); p = softmax(t / T); y (N,) int64.
 alpha is the weight of the teacher term, in [0, 1]; the T^2 factor lives inside the teacher term;
-sums run over classes. The functions at the end bind them to a Config, see methods.py."""
+sums run over classes. The functions NAME_of bind them to a Config, see methods.py."""
 
+import importlib
 from typing import NamedTuple
 
 from kdlib.config import KdlibError
@@ -30,17 +31,17 @@ class Batch(NamedTuple):
     teacher_logits: Tensor | None  # (N, C) of the same views
 
 
-# ---------------------------------------------------------------- the losses
-
-
 def one_hot(logits: Tensor, y: Tensor) -> Tensor:
     """Cross-entropy with the label; (N,)."""
     return F.cross_entropy(logits, y, reduction="none")
 
 
-def distill(
-    logits: Tensor, teacher_logits: Tensor, temperature: float, soften: str = "both"
-) -> Tensor:
+def kl(log_p: Tensor, log_q: Tensor) -> Tensor:
+    """KL(p || q) over the classes, of finite log-probabilities (N, C); (N,)."""
+    return (log_p.exp() * (log_p - log_q)).sum(dim=1)
+
+
+def distill(logits: Tensor, teacher_logits: Tensor, temperature: float, soften="both") -> Tensor:
     """The teacher term; (N,).
 
     soften="both": T^2 * KL(p || softmax(f / T)) (Hinton et al. 2015, sec. 2).
@@ -48,17 +49,11 @@ def distill(
     log_p = F.log_softmax(teacher_logits / temperature, dim=1)
     if soften == "teacher":
         return -(log_p.exp() * F.log_softmax(logits, dim=1)).sum(dim=1)
-    log_q = F.log_softmax(logits / temperature, dim=1)
-    return temperature**2 * (log_p.exp() * (log_p - log_q)).sum(dim=1)
+    return temperature**2 * kl(log_p, F.log_softmax(logits / temperature, dim=1))
 
 
 def kd(
-    logits,
-    teacher_logits,
-    y,
-    alpha: float | Tensor = 1.0,
-    temperature: float = 1.0,
-    soften: str = "both",
+    logits, teacher_logits, y, alpha: float | Tensor = 1.0, temperature: float = 1.0, soften="both"
 ) -> Tensor:
     """(1 - alpha) * one_hot + alpha * distill; alpha one number, or one per example (N,)."""
     teacher_term = distill(logits, teacher_logits, temperature, soften)
@@ -66,16 +61,15 @@ def kd(
 
 
 def ada_alpha(
-    logits, teacher_logits, y, group, margin: Tensor, temperature: float = 1.0, soften: str = "both"
+    logits, teacher_logits, y, group, margin: Tensor, temperature: float = 1.0, soften="both"
 ) -> Tensor:
     """kd with alpha = margin[group], so less of the teacher where it is less reliable; (N,).
-
     margin (G,) in [0, 1]: all 1 is kd with alpha 1, all 0 is one_hot. (Reconstructed.)"""
     return kd(logits, teacher_logits, y, margin[group], temperature, soften)
 
 
 def ada_margin(
-    logits, teacher_logits, rho: Tensor, temperature: float = 1.0, soften: str = "both"
+    logits, teacher_logits, rho: Tensor, temperature: float = 1.0, soften="both"
 ) -> Tensor:
     """distill with a margin rho that the student's logits have to keep; (N,).
 
@@ -93,10 +87,7 @@ def ada_margin(
     return teacher_term + student_temperature**2 * (p * penalty).sum(dim=1)
 
 
-# ---------------------------------------------------------------- the margin
-
-
-def margin(p: Tensor, kind: str = "avg") -> Tensor:
+def margin(p: Tensor, kind="avg") -> Tensor:
     """gamma of every class as if it were the label: (N, C) probabilities -> (N, C).
 
     "avg": p_y - mean of the other probabilities = (C p_y - 1) / (C - 1) (Wang et al. 2023).
@@ -111,9 +102,7 @@ def margin(p: Tensor, kind: str = "avg") -> Tensor:
     return p - torch.where(is_top, top.values[:, 1:2], top.values[:, 0:1])
 
 
-def label_margin(
-    teacher_logits: Tensor, y: Tensor, temperature: float = 1.0, kind: str = "avg"
-) -> Tensor:
+def label_margin(teacher_logits: Tensor, y: Tensor, temperature=1.0, kind="avg") -> Tensor:
     """gamma(y, p) of each example, (N,); p softened by the margin's own temperature."""
     p = F.softmax(teacher_logits.float() / temperature, dim=1)
     return margin(p, kind).gather(1, y[:, None]).squeeze(1)
@@ -134,61 +123,61 @@ def kd_of(cfg, margins, train):
 def ada_alpha_of(cfg, margins, train):
     soft = (cfg.temperature, cfg.soften)
 
-    def by_group(logits, batch):
-        return ada_alpha(logits, batch.teacher_logits, batch.y, batch.group, margins, *soft)
+    def measured(logits, batch):
+        # a margin for each example: it is a group of its own
+        group = batch.index if cfg.margin_level == "example" else batch.group
+        return ada_alpha(logits, batch.teacher_logits, batch.y, group, margins, *soft)
 
-    def by_example(logits, batch):
-        if cfg.margin_source == "crossfit":
-            alpha = margins[batch.index]
-        else:
-            how = (cfg.margin_temperature, cfg.margin_kind)
-            alpha = label_margin(batch.teacher_logits, batch.y, *how).clamp(0, 1)
+    def from_batch(logits, batch):
+        how = (cfg.margin_temperature, cfg.margin_kind)
+        alpha = label_margin(batch.teacher_logits, batch.y, *how).clamp(0, 1)
         return kd(logits, batch.teacher_logits, batch.y, alpha, *soft)
 
-    return by_example if cfg.margin_level == "example" else by_group
+    return measured if needs_margins(cfg) else from_batch
 
 
 def ada_margin_of(cfg, margins, train):
-    """What "uses that quantity as a margin" may mean.
-
-    B: rho by example and class. A: by class. C: by pair of classes, log(c_k / c_j)."""
+    """What "uses that quantity as a margin" may mean. B: rho by example and class. A: by class.
+    C: by pair of classes, log(c_k / c_j), where log sum_j exp(rho_kj - (f_k - f_j)) is the
+    cross-entropy of the shifted logits f - log c."""
     soft = (cfg.temperature, cfg.soften)
 
-    def reading_b(logits, batch):
-        p = F.softmax(batch.teacher_logits / cfg.margin_temperature, dim=1)
-        rho = cfg.margin_scale * margin(p, cfg.margin_kind)
-        return ada_margin(logits, batch.teacher_logits, rho, *soft)
+    def a_or_b(logits, batch):
+        rho = margins
+        if cfg.margin_reading == "B":
+            p = F.softmax(batch.teacher_logits / cfg.margin_temperature, dim=1)
+            rho = margin(p, cfg.margin_kind)
+        return ada_margin(logits, batch.teacher_logits, cfg.margin_scale * rho, *soft)
 
-    def reading_a(logits, batch):
-        return ada_margin(logits, batch.teacher_logits, cfg.margin_scale * margins, *soft)
-
-    def reading_c(logits, batch):
-        # log sum_j exp(rho_kj - (f_k - f_j)) with rho_kj = log(c_k / c_j) is the cross-entropy of
-        # the shifted logits f - log c
+    def c(logits, batch):
         sign = -1 if cfg.margin_reading == "C-inverse" else 1
         shift = sign * cfg.margin_scale * margins.clamp(min=FLOOR).log()
         return distill(logits - shift, batch.teacher_logits, *soft)
 
-    return {"B": reading_b, "A": reading_a}.get(cfg.margin_reading, reading_c)
+    return a_or_b if cfg.margin_reading in ("A", "B") else c
 
 
 def needs_margins(cfg):
-    """Whether the loss reads margins that are measured before training.
-
-    By group, or by training example in a crossfit; else it takes them from each batch."""
+    """Whether the loss reads margins that are measured before training; else from each batch."""
     if cfg.method == "ada_margin":
         return cfg.margin_reading != "B"
-    from_batch = cfg.margin_level == "example" and cfg.margin_source == "train"
-    return cfg.method == "ada_alpha" and not from_batch
+    by_image = cfg.margin_level == "example" and cfg.margin_source == "train"
+    return cfg.method == "ada_alpha" and not by_image
 
 
 def method_loss(cfg, margins=None, train=None):
     """loss(logits, batch) -> (N,) of a Config; one with a `state` serves one run.
 
+    Made by METHODS[cfg.method].loss, or else by the function of its name, from the Config and
     margins: (G,), or (N_train,) for a crossfit by example; None if it needs none.
     train: the training Split, for methods that count its classes or groups."""
     if cfg.method not in METHODS:  # unpickled, in a process that never saw the entry being added
         raise KdlibError(f"Config {cfg.key()}: this process has no method {cfg.method!r}.")
     if needs_margins(cfg) and margins is None:
         raise KdlibError(f"Config {cfg.key()}: method {cfg.method!r} needs the teacher's margins.")
-    return METHODS[cfg.method].bound(cfg, margins, train)
+    make = METHODS[cfg.method].loss
+    if make is None:
+        name = f"{cfg.method}_of"
+        # by name, because it imports this module
+        make = globals().get(name) or getattr(importlib.import_module("kdlib.rivals"), name)
+    return make(cfg, margins, train)

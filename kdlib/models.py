@@ -47,7 +47,7 @@ class ResNet(nn.Module):
 
     Channels are 16, 32, 64, times `width`; "resnet8x2" has 32, 64, 128."""
 
-    def __init__(self, classes, depth, shortcut, width=1):
+    def __init__(self, classes, depth, shortcut="pad", width=1):
         super().__init__()
         n = (depth - 2) // 6
         stages = [16 * width, 32 * width, 64 * width]
@@ -67,32 +67,24 @@ class ResNet(nn.Module):
 
 def cnn(classes, width):
     """Two convolutions and a linear layer, for (B, 1, 8, 8) digits."""
-    return nn.Sequential(
-        _conv3x3(1, width),
-        nn.BatchNorm2d(width),
-        nn.ReLU(),
-        nn.MaxPool2d(2),
-        _conv3x3(width, 2 * width),
-        nn.BatchNorm2d(2 * width),
-        nn.ReLU(),
-        nn.MaxPool2d(2),
-        nn.Flatten(),
-        nn.Linear(8 * width, classes),
-    )
+    layers = []
+    for inputs, outputs in ((1, width), (width, 2 * width)):
+        convolution = _conv3x3(inputs, outputs)
+        layers += [convolution, nn.BatchNorm2d(outputs), nn.ReLU(), nn.MaxPool2d(2)]
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(8 * width, classes))
 
 
 MODELS = {
     "cnn": partial(cnn, width=16),
     "cnn_small": partial(cnn, width=4),
-    **{f"resnet{d}": partial(ResNet, depth=d, shortcut="pad") for d in DEPTHS},
+    **{f"resnet{d}": partial(ResNet, depth=d) for d in DEPTHS},
     **{f"resnet{d}-conv": partial(ResNet, depth=d, shortcut="conv") for d in DEPTHS},
-    "resnet8x2": partial(ResNet, depth=8, shortcut="pad", width=2),
+    "resnet8x2": partial(ResNet, depth=8, width=2),
 }
 
 
 def build(name, classes, seed):
     """The network MODELS[name](classes) with weights drawn from `seed`, in channels_last.
-
     The process's own random state is untouched."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

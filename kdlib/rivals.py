@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kdlib.losses import distill, one_hot
+from kdlib.losses import distill, kl, one_hot, one_hot_of
 
 
 def prior_of(train):
@@ -14,24 +14,30 @@ def prior_of(train):
     return (torch.bincount(train.y) / len(train.y)).float()
 
 
-def label_smoothing(logits, y, smoothing: float = 0.1) -> Tensor:
-    """Cross-entropy with 1 - smoothing on the label, the rest on all alike (Szegedy et al.
-    2016)."""
-    return F.cross_entropy(logits, y, reduction="none", label_smoothing=smoothing)
+def label_smoothing_of(cfg, margins, train):
+    """Cross-entropy of 1 - smoothing on the label, the rest on all alike (Szegedy et al. 2016)."""
+    how = {"reduction": "none", "label_smoothing": cfg.smoothing}
+    return lambda logits, batch: F.cross_entropy(logits, batch.y, **how)
 
 
 def logit_adjusted(logits, y, prior: Tensor, tau: float = 1.0) -> Tensor:
     """Cross-entropy of f + tau log prior (Menon et al. 2021, eq. 10).
-
     prior (C,): share of each class among the training labels."""
     return one_hot(logits + tau * prior.log(), y)
 
 
-def post_hoc_tau(logits, y, prior: Tensor) -> float:
-    """The tau whose f - tau log prior has the best mean accuracy over classes.
+def logit_adjusted_of(cfg, margins, train):
+    prior = prior_of(train)
+    return lambda logits, batch: logit_adjusted(logits, batch.y, prior, cfg.tau)
 
-    Of 0, 0.25, ..., 2; the smallest of equals. Post-hoc adjustment (Menon et al. 2021, eq. 9);
-    logits (N, C), y (N,) of held-out examples."""
+
+post_hoc_of = one_hot_of  # adjusted after training
+
+
+def post_hoc_tau(logits, y, prior: Tensor) -> float:
+    """The tau whose f - tau log prior has the best mean accuracy over classes: of 0, 0.25, ..., 2,
+    the smallest of equals. Post-hoc adjustment (Menon et al. 2021, eq. 9); logits (N, C), y (N,) of
+    held-out examples."""
     n = torch.bincount(y, minlength=len(prior))
 
     def accuracy(tau):
@@ -44,16 +50,19 @@ def post_hoc_tau(logits, y, prior: Tensor) -> float:
 
 def balanced_kd(logits, teacher_logits, y, weight: Tensor, temperature: float = 1.0) -> Tensor:
     """one_hot + T^2 KL(p' || q), p' = weight * p over its sum; weight (C,), see effective_weights.
-
     Class-balanced distillation (Zhang et al. 2021, arXiv 2104.10510), as in their code."""
     log_p = F.log_softmax(teacher_logits / temperature + weight.log(), dim=1)
     log_q = F.log_softmax(logits / temperature, dim=1)
-    return one_hot(logits, y) + temperature**2 * _kl(log_p, log_q)
+    return one_hot(logits, y) + temperature**2 * kl(log_p, log_q)
+
+
+def balanced_kd_of(cfg, margins, train):
+    how = (effective_weights(torch.bincount(train.y), cfg.balance), cfg.temperature)
+    return lambda logits, batch: balanced_kd(logits, batch.teacher_logits, batch.y, *how)
 
 
 def effective_weights(counts: Tensor, balance: float = 0.9999) -> Tensor:
     """(1 - balance) / (1 - balance^n) of each class, scaled to mean 1 (Cui et al. 2019).
-
     counts (C,): n of each class; balance 0 weighs all alike."""
     if balance == 0:
         return torch.ones_like(counts).float()
@@ -75,7 +84,12 @@ def decoupled_kd(logits, teacher_logits, y, beta: float = 2.0, temperature: floa
         binary.append(torch.stack([of_label, rest.logsumexp(dim=1)], dim=1))
         # 0 in both counts nothing, where -inf - -inf would
         others.append(F.log_softmax(rest, dim=1).masked_fill(label, 0))
-    return one_hot(logits, y) + temperature**2 * (_kl(*binary) + beta * _kl(*others))
+    return one_hot(logits, y) + temperature**2 * (kl(*binary) + beta * kl(*others))
+
+
+def decoupled_kd_of(cfg, margins, train):
+    how = (cfg.beta, cfg.temperature)
+    return lambda logits, batch: decoupled_kd(logits, batch.teacher_logits, batch.y, *how)
 
 
 def long_tailed_kd(logits, teacher_logits, y, part: Tensor, temperature: float = 1.0) -> Tensor:
@@ -95,23 +109,17 @@ def long_tailed_kd(logits, teacher_logits, y, part: Tensor, temperature: float =
     within = []
     for k, member in enumerate(part > 0):
         inside = log_p - log_p_part[:, k, None], log_q - log_q_part[:, k, None]
-        within.append(_kl(*(v.where(member, 0) for v in inside)))  # 0 in both counts nothing
-    across = _kl(balanced, log_q_part)
+        within.append(kl(*(v.where(member, 0) for v in inside)))  # 0 in both counts nothing
+    across = kl(balanced, log_q_part)
     return one_hot(logits, y) + temperature**2 * (across + torch.stack(within).mean(dim=0))
 
 
-def _kl(log_p, log_q):
-    """KL(p || q) over the last axis, of finite logarithms."""
-    return (log_p.exp() * (log_p - log_q)).sum(dim=-1)
-
-
-def by_group_mean(values, group, groups: int):
-    """(mean of values (N,) in each group, n of each), both (groups,); 0 where there is none.
-
-    Nothing in it waits for the device."""
-    member = group[:, None] == torch.arange(groups, device=group.device)
-    n = member.sum(dim=0)
-    return (member * values[:, None]).sum(dim=0) / n.clamp(min=1), n
+def long_tailed_kd_of(cfg, margins, train):
+    counts = torch.bincount(train.y)
+    rank = counts.argsort(descending=True, stable=True).argsort()
+    part = (rank * 3 // len(counts) == torch.arange(3, device=rank.device)[:, None]).float()
+    how = (part, cfg.temperature)
+    return lambda logits, batch: long_tailed_kd(logits, batch.teacher_logits, batch.y, *how)
 
 
 class GroupDro:
@@ -125,15 +133,24 @@ class GroupDro:
         self.step_size = step_size
         self.state = torch.full((groups,), -math.log(groups), device=device)
 
-    def weigh(self, mean):
-        with torch.no_grad():
-            self.state.copy_(F.log_softmax(self.state + self.step_size * mean, dim=0))
+    @torch.no_grad()
+    def weigh(self, values, group):
+        """Move the weights by the mean of values (N,) in each group, 0 where there is none.
+        Returns n of each group, at least 1. Nothing in it waits for the device."""
+        member = group[:, None] == torch.arange(len(self.state), device=group.device)
+        n = member.sum(dim=0).clamp(min=1)
+        mean = (member * values[:, None]).sum(dim=0) / n
+        self.state.copy_(F.log_softmax(self.state + self.step_size * mean, dim=0))
+        return n
 
     def __call__(self, logits, batch):
         values = one_hot(logits, batch.y)
-        mean, n = by_group_mean(values.detach(), batch.group, len(self.state))
-        self.weigh(mean)
-        return values * (self.state.exp() / n.clamp(min=1))[batch.group] * len(values)
+        n = self.weigh(values, batch.group)
+        return values * (self.state.exp() / n)[batch.group] * len(values)
+
+
+def group_dro_of(cfg, margins, train):
+    return GroupDro(int(train.group.max()) + 1, cfg.step_size, train.y.device)
 
 
 class RobustKd(GroupDro):
@@ -148,44 +165,9 @@ class RobustKd(GroupDro):
         self.temperature = cfg.temperature
 
     def __call__(self, logits, batch):
-        mean, _ = by_group_mean(one_hot(logits.detach(), batch.y), batch.y, len(self.state))
-        self.weigh(mean)
+        self.weigh(one_hot(logits.detach(), batch.y), batch.y)
         shifted = logits - self.state + self.prior.log()
         return distill(shifted, batch.teacher_logits, self.temperature)
-
-
-# ---------------------------------------------------------------- bound to a Config
-
-
-def label_smoothing_of(cfg, margins, train):
-    return lambda logits, batch: label_smoothing(logits, batch.y, cfg.smoothing)
-
-
-def logit_adjusted_of(cfg, margins, train):
-    prior = prior_of(train)
-    return lambda logits, batch: logit_adjusted(logits, batch.y, prior, cfg.tau)
-
-
-def group_dro_of(cfg, margins, train):
-    return GroupDro(int(train.group.max()) + 1, cfg.step_size, train.y.device)
-
-
-def balanced_kd_of(cfg, margins, train):
-    how = (effective_weights(torch.bincount(train.y), cfg.balance), cfg.temperature)
-    return lambda logits, batch: balanced_kd(logits, batch.teacher_logits, batch.y, *how)
-
-
-def decoupled_kd_of(cfg, margins, train):
-    how = (cfg.beta, cfg.temperature)
-    return lambda logits, batch: decoupled_kd(logits, batch.teacher_logits, batch.y, *how)
-
-
-def long_tailed_kd_of(cfg, margins, train):
-    counts = torch.bincount(train.y)
-    rank = counts.argsort(descending=True, stable=True).argsort()
-    part = (rank * 3 // len(counts) == torch.arange(3, device=rank.device)[:, None]).float()
-    how = (part, cfg.temperature)
-    return lambda logits, batch: long_tailed_kd(logits, batch.teacher_logits, batch.y, *how)
 
 
 def robust_kd_of(cfg, margins, train):

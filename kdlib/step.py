@@ -22,18 +22,15 @@ class Diverged(KdlibError):
 
 @dataclass(frozen=True)
 class Run:
-    """One network to be fitted. Model and data are on one device.
-
-    after_epoch may look at the model but draws no random numbers; state() is what a later Run of
-    the same Config goes on from, as its `resume`, also on another device."""
+    """One network to be fitted. Model and data are on one device."""
 
     cfg: Config
     model: nn.Module
     loss: Callable  # (logits (B, C), Batch) -> (B,)
     data: Data
     teacher: Callable | None = None  # (images (B, channels, H, W), index (B,), view (B,)) -> logits
-    after_epoch: Callable | None = None  # (epoch, curves, state)
-    resume: dict | None = None
+    after_epoch: Callable | None = None  # (epoch, curves, state): looks, and draws no random number
+    resume: dict | None = None  # state() of an earlier run of this Config, on whatever device
 
 
 def learning_rate(cfg, step, steps_per_epoch):
@@ -54,8 +51,7 @@ class Stepper:
         """x: the run's training images, padded."""
         self.run, self.x, self.device = run, x, x.device
         self.steps_per_epoch = math.ceil(len(run.data.train) / run.cfg.batch_size)
-        # loss and cross-entropy of each batch of an epoch
-        self.sums = torch.zeros(self.steps_per_epoch, 2, device=x.device)
+        self.sums = torch.zeros(self.steps_per_epoch, 2, device=x.device)  # see train_on
         self.curves = {"loss": [], "cross_entropy": []}
         self.epoch = 0  # that comes next
         self.optimizer = self.sgd()
@@ -109,13 +105,13 @@ class Stepper:
     def end(self, epoch):
         """Means of the epoch into the curves: all that waits for the device. Raises Diverged."""
         sums, cfg = self.sums.double().cpu(), self.run.cfg
-        if not (fine := sums[:, 0].isfinite()).all():
-            bad = int(fine.int().argmin())  # the first one
-            raise Diverged(
-                f"Run {cfg.key()} stopped: its loss is {sums[bad, 0].item()} in epoch {epoch + 1} "
-                f"of {cfg.epochs}, step {bad + 1} of {self.steps_per_epoch}; a smaller lr than "
-                f"{cfg.lr} may help."
-            )
+        for step, loss in enumerate(sums[:, 0].tolist(), start=1):
+            if not math.isfinite(loss):
+                raise Diverged(
+                    f"Run {cfg.key()} stopped: its loss is {loss} in epoch {epoch + 1} of "
+                    f"{cfg.epochs}, step {step} of {self.steps_per_epoch}; a smaller lr than "
+                    f"{cfg.lr} may help."
+                )
         for curve, total in zip(self.curves.values(), sums.sum(dim=0).tolist(), strict=True):
             curve.append(total / len(self.run.data.train))
         self.epoch = epoch + 1

@@ -17,21 +17,12 @@ from kdlib.train import EVALUATION_BATCH, keep_memory, predict
 def frozen(model):
     """The model as a live teacher: a copy in eval mode with folded batch norm, never trained."""
     net = folded(model)
-
-    @torch.no_grad()
-    def teacher(images, index, view):
-        return net(images).float()
-
-    return teacher
+    return lambda images, index, view: net(images).float()
 
 
-# ---------------------------------------------------------------- the table
-
-
-def planned(stream, epochs, n, views):
-    """The (image, view) pairs that a schedule shows, as sorted codes: image * views + view,
-    (P,)."""
-    shown = (schedule(stream, epoch, n, views) for epoch in range(epochs))
+def planned(seed, epochs, n, views):
+    """The (image, view) pairs a schedule shows, as sorted codes image * views + view: (P,)."""
+    shown = (schedule(seed, epoch, n, views) for epoch in range(epochs))
     return torch.cat([order * views + view for order, view in shown]).unique()
 
 
@@ -78,9 +69,6 @@ def view_logits(model, data, codes):
     return torch.cat(parts)
 
 
-# ---------------------------------------------------------------- what it is, and how reliable
-
-
 def weights_sha256(model):
     """Hash of every parameter and buffer, by name, in order."""
     digest = hashlib.sha256()
@@ -92,7 +80,6 @@ def weights_sha256(model):
 
 def group_margins(margins, group, group_names):
     """Mean margin of each group, clipped to [0, 1]: margins (N,), group (N,) -> (G,).
-
     KdlibError for a group without an example."""
     groups = len(group_names)
     n = torch.bincount(group, minlength=groups)

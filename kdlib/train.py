@@ -26,33 +26,30 @@ def fit(runs: list[Run], stepper: type[Stepper] | None = None):
     keep_memory()
     if stepper is None:
         stepper = Captured if runs[0].data.train.x.is_cuda else Stepper
-    images = {id(run.data): run.data for run in runs}  # runs of the same data share them
-    images = {key: padded(data.train.x, data.pad) for key, data in images.items()}
+    data = {id(run.data): run.data for run in runs}  # runs of the same data share its images
+    images = {key: padded(of.train.x, of.pad) for key, of in data.items()}
     steppers = [stepper(run, images[id(run.data)]) for run in runs]
     for s in steppers:
         if s.run.resume:
             with s.on_stream(), torch.no_grad():
                 s.resume(s.run.resume)
-    outcomes, going = [s.curves for s in steppers], dict(enumerate(steppers))
-
-    def each(part):
-        for k, s in list(going.items()):
-            try:
-                with s.on_stream():
-                    getattr(s, part)(s.epoch)
-            except KdlibError as error:
-                outcomes[k] = error
-                del going[k]
-
-    while going := {k: s for k, s in going.items() if s.epoch < s.run.cfg.epochs}:
-        each("begin")
-        for number in range(max((s.steps_per_epoch for s in going.values()), default=0)):
-            for s in going.values():
+    stopped = {}  # by what, of each stepper
+    while going := [s for s in steppers if s not in stopped and s.epoch < s.run.cfg.epochs]:
+        for s in going:
+            with s.on_stream():
+                s.begin(s.epoch)
+        for number in range(max(s.steps_per_epoch for s in going)):
+            for s in going:
                 if number < s.steps_per_epoch:
                     with s.on_stream():
                         s.step(number)
-        each("end")
-    return outcomes
+        for s in going:
+            try:
+                with s.on_stream():
+                    s.end(s.epoch)
+            except KdlibError as error:
+                stopped[s] = error
+    return [stopped.get(s, s.curves) for s in steppers]
 
 
 @functools.cache
@@ -70,7 +67,6 @@ def keep_memory():
 @torch.no_grad()
 def predict(model, x, data):
     """Logits (N, C) float32, on the CPU, of images x (N, H, W, C) uint8 in order, in eval mode.
-
     The model stays as it is. data: where mean and std are from."""
     keep_memory()
     net, size = folded(model), EVALUATION_BATCH[x.device.type]

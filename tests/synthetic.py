@@ -5,30 +5,31 @@ import os
 from dataclasses import replace
 
 import numpy as np
+import torch
 
+from kdlib.data import Data, Split
 from kdlib.evidence.panel import panel
 from kdlib.study.grids import STUDIES
 from kdlib.study.records import SPLITS, Predictions, Record, write
 
 GROUPS = 10
-COUNTS = (
-    90,
-    60,
-    40,
-    31,
-    30,
-    20,
-    10,
-    7,
-    6,
-    2,
-)  # with edges (30, 7): four many, four medium, two few
+# with edges (30, 7): four many, four medium, two few
+COUNTS = (90, 60, 40, 31, 30, 20, 10, 7, 6, 2)
 FEW = np.arange(GROUPS) >= 8
 PER_GROUP = {"val": 20, "test": 20, "left_out": 20}
 PAIR, SELF = ("cnn", "cnn_small"), ("cnn_small", "cnn_small")
 TINY = replace(STUDIES["digits"], name="tiny", title="Tiny", pairs=(PAIR,), seeds=4)
 USUAL = {"teacher": 0.8, "one_hot": 0.7, "kd": 0.7, "ada_alpha": 0.7, "ada_margin": 0.7}
 ROLES = tuple(USUAL)
+
+
+def coloured(n, classes):
+    """Data of n random 32x32 images of some classes, augmented as CIFAR is, the same everywhere."""
+    generator = torch.Generator().manual_seed(5)
+    x = torch.randint(0, 256, (n, 32, 32, 3), dtype=torch.uint8, generator=generator)
+    y, names = torch.arange(n) % classes, tuple("abcdefghij")[:classes]
+    looks = {"mean": (0.5, 0.4, 0.3), "std": (0.2, 0.25, 0.3), "pad": 4}
+    return Data(*[Split(x, y, y)] * 4, names, names, **looks)
 
 
 def but(usual, **places):
@@ -112,38 +113,21 @@ def write_study(
     further facts of a record."""
     assert "KDLIB_RECORDS" in os.environ  # never among the real ones
     margin = margin or (lambda seed: np.linspace(0.9, 0.1, GROUPS))
-    usual, seeds = USUAL | rates, study.seeds if seeds is None else seeds
-    of_study = itertools.product(study.settings, study.pairs, study.methods)
-    for seed, setting, pair, method in (
-        (s, *which) for which in of_study for s in study.seeds_of(which[2], seeds)
-    ):
-        rates = usual | (by_setting(setting) if by_setting else {})
-        cfg = study.config(pair, method, seed, setting)
-        more = {"shuffled": method in shuffled, "copies": method in copies, "names": names}
-        write(
-            record(
-                cfg,
-                method,
-                seed,
-                rates.get(method, 0.7),
-                margin=margin(seed),
-                **more,
-                **(facts(method, seed) if facts else {}),
-            )
-        )
-        if cfg.teacher:
-            more = facts("teacher", seed) if facts else {}
-            write(
-                record(
-                    cfg.teacher_config(),
-                    "teacher",
-                    seed,
-                    rates["teacher"],
-                    "teacher" in shuffled,
-                    names=names,
-                    **more,
-                )
-            )
+    facts = facts or (lambda method, seed: {})
+    by_setting = by_setting or (lambda setting: {})
+    seeds = study.seeds if seeds is None else seeds
+    for setting, pair, method in itertools.product(study.settings, study.pairs, study.methods):
+        here = USUAL | rates | by_setting(setting)
+
+        def put(cfg, role, seed, here=here, **more):
+            how = {"shuffled": role in shuffled, "copies": role in copies, "names": names}
+            write(record(cfg, role, seed, here.get(role, 0.7), **how, **more, **facts(role, seed)))
+
+        for seed in study.seeds_of(method, seeds):
+            cfg = study.config(pair, method, seed, setting)
+            put(cfg, method, seed, margin=margin(seed))
+            if cfg.teacher:
+                put(cfg.teacher_config(), "teacher", seed)
 
 
 def made(study=TINY, seeds=None, split="test_plus", **how):

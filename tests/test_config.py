@@ -2,76 +2,102 @@
 
 import dataclasses
 import re
+from dataclasses import replace
 
 import pytest
 
 from kdlib import config
-from kdlib.config import ALLOWED, DEFAULTS, RANGES, Config, KdlibError
+from kdlib.config import DEFAULTS, Config, KdlibError, built
 from kdlib.methods import METHODS, loss_fields
 
-LOSS_FIELDS = sorted(loss_fields())
-ELSEWHERE = {
+FIELDS = {field.name: field for field in dataclasses.fields(Config)}
+WORDS = [name for name, field in FIELDS.items() if "words" in field.metadata]
+RANGES = {n: field.metadata["range"] for n, field in FIELDS.items() if "range" in field.metadata}
+ELSEWHERE = {  # a value of each loss field that is not its default
     "teacher": "cnn",
     "teacher_seed": 5,
+    "teacher_method": "logit_adjusted",
     "alpha": 0.5,
     "temperature": 2.0,
     "soften": "teacher",
     "margin_source": "train",
+    "margin_level": "example",
     "margin_kind": "max",
     "margin_temperature": 2.0,
-    "margin_level": "example",
     "margin_reading": "A",
     "margin_scale": 2.0,
-    "teacher_method": "logit_adjusted",
     "smoothing": 0.2,
     "tau": 2.0,
     "balance": 0.9,
     "beta": 1.0,
     "step_size": 0.1,
 }
+SUPERCLASS = {"dataset": "superclass", "student": "resnet8"}
+CROSSFIT = {"method": "ada_alpha", "teacher": "cnn", "margin_source": "crossfit"}
+
+
+def plain(method, **fields):
+    """A Config of a method, with a teacher if it has one."""
+    teacher = {"teacher": "cnn"} if "teacher" in METHODS[method].knobs else {}
+    return Config(method=method, **(teacher | fields))
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_a_field_that_the_method_ignores_must_be_at_its_default(method):
-    assert set(ELSEWHERE) == set(LOSS_FIELDS)
-    base = {"method": method, **({"teacher": "cnn"} if "teacher" in METHODS[method].knobs else {})}
-    Config(**base)
-    for name in set(LOSS_FIELDS) - set(METHODS[method].knobs):
-        with pytest.raises(
-            KdlibError, match=f"field {name}=.*{method!r} does not use it; leave it at"
-        ):
-            Config(**base, **{name: ELSEWHERE[name]})
+    assert set(ELSEWHERE) == loss_fields()
+    plain(method)
+    for name in loss_fields() - set(METHODS[method].knobs):
+        said = f"field {name}=.*{method!r} does not use it; leave it at {DEFAULTS[name]!r}"
+        with pytest.raises(KdlibError, match=said):
+            plain(method, **{name: ELSEWHERE[name]})
 
 
-@pytest.mark.parametrize("name", ALLOWED)
+@pytest.mark.parametrize("name", WORDS)
 def test_a_word_that_is_not_allowed_is_named_with_those_that_are(name):
     with pytest.raises(KdlibError, match=f"Config field {name}='nonsense'") as e:
         Config(**{name: "nonsense"})
-    assert all(str(word) in str(e.value) for word in ALLOWED[name])
+    assert all(str(word) in str(e.value) for word in FIELDS[name].metadata["words"])
 
 
 @pytest.mark.parametrize("name", RANGES)
 def test_ranges_include_their_ends_and_nothing_beyond(name):
+    kind = float if isinstance(DEFAULTS[name], float) else int
     low, high = RANGES[name]
-    kind = type(DEFAULTS[name]) if isinstance(DEFAULTS[name], float) else int
-    for value in (low - 1, high + 1, float("inf"), float("nan")):
+    checked = config._checked  # of the field alone, whatever the others are
+    assert [checked(FIELDS[name], kind(end)) for end in (low, high)] == [low, high]
+    for value in (kind(low - 1), kind(high + 1), float("inf"), float("nan")):
         with pytest.raises(KdlibError, match=f"Config field {name}="):
-            Config(**{name: kind(value) if abs(value) < 1e9 else value})
+            Config(**{name: value})
 
 
-def test_the_right_type_of_every_field_is_said():
-    for field in dataclasses.fields(Config):
-        with pytest.raises(KdlibError, match=f"^Config field {field.name}=.*must be ") as e:
-            Config(**{field.name: object()})
-        assert "\n" not in str(e.value)
+def test_numbers_without_a_range_are_none():
+    numbers = {name for name, field in FIELDS.items() if re.search("int|float", str(field.type))}
+    assert numbers == set(RANGES)
+
+
+@pytest.mark.parametrize("name", FIELDS)
+def test_the_right_type_of_every_field_is_said(name):
+    with pytest.raises(KdlibError, match=f"^Config field {name}=.*must be ") as e:
+        Config(**{name: object()})
+    assert "\n" not in str(e.value)
 
 
 def test_a_config_survives_a_dictionary_and_json_lists():
     cfg = Config(method="kd", teacher="cnn", decay="step", milestones=(3, 5), epochs=8)
     again = Config.from_dict({**dataclasses.asdict(cfg), "milestones": [3, 5]})
-    assert again == cfg and again.key() == cfg.key() and hash(again) == hash(cfg)
+    assert again == cfg == built(cfg.fields()) and again.key() == cfg.key()
+    assert hash(again) == hash(cfg) and cfg.fields() == dataclasses.asdict(cfg)
     with pytest.raises(dataclasses.FrozenInstanceError):
         cfg.seed = 1
+    with pytest.raises(KdlibError, match="'epoch' is unknown: did you mean 'epochs'"):
+        Config.from_dict({"epoch": 3})
+
+
+def test_a_config_is_built_once_but_not_for_another_type_of_value():
+    assert built({"seed": 3}) is built({"seed": 3}) == Config(seed=3)
+    built({"nesterov": True})
+    with pytest.raises(KdlibError, match="nesterov=1: must be bool"):
+        built({"nesterov": 1})
 
 
 def test_a_key_is_readable_a_file_name_and_of_its_recipe(monkeypatch):
@@ -79,19 +105,15 @@ def test_a_key_is_readable_a_file_name_and_of_its_recipe(monkeypatch):
     assert re.fullmatch(r"cifar20_resnet20-resnet8_kd_s3_[0-9a-f]{10}", cfg.key())
     before = cfg.key()
     monkeypatch.setattr(config, "RECIPE", config.RECIPE + 1)
-    assert dataclasses.replace(cfg).key() != before
+    assert replace(cfg).key() != before
 
 
-def test_the_default_teacher_seed_is_never_the_seed():
-    for seed in (0, 1, 999):
-        for teacher in ("cnn", "cnn_small"):
-            cfg = Config(method="kd", teacher=teacher, seed=seed)
-            assert (
-                cfg.teacher_seed
-                == cfg.teacher_config().seed
-                == 1000 + seed
-                != cfg.baseline_config().seed
-            )
+@pytest.mark.parametrize("seed", [0, 1, 999])
+@pytest.mark.parametrize("teacher", ["cnn", "cnn_small"])
+def test_the_default_teacher_seed_is_never_the_seed(seed, teacher):
+    cfg = Config(method="kd", teacher=teacher, seed=seed)
+    assert cfg.teacher_seed == cfg.teacher_config().seed == 1000 + seed
+    assert cfg.baseline_config().seed == seed
     with pytest.raises(KdlibError, match="has no teacher"):
         Config().teacher_config()
 
@@ -101,165 +123,115 @@ def test_the_default_teacher_seed_is_never_the_seed():
     [
         ({"label_noise": 1.5}, "label_noise=1.5: must lie between 0 and 1"),
         ({"nesterov": 1}, "nesterov=1: must be bool"),
+        ({"with_val": 1}, "with_val=1: must be bool"),
+        ({"milestones": (1.5,)}, "milestones=(1.5,): must be tuple of int"),
+        ({"draw_seed": "0"}, "draw_seed='0': must be int or None"),
         ({"dataset": "superclas"}, "did you mean 'superclass'"),
         ({"method": "decoupledkd", "teacher": "cnn"}, "did you mean 'decoupled_kd'"),
-        ({"method": "balanced_kd"}, "teacher: method 'balanced_kd' needs one of"),
-        ({"method": "post_hoc", "tau": 0.5}, "does not use it"),
+        ({"method": "kd", "teacher": "cnn", "balance": 1.0}, "between 0 and 0.999999"),
+        ({"method": "balanced_kd"}, "teacher: method 'balanced_kd' needs one of cnn, cnn_small,"),
         (
-            {"method": "balanced_kd", "teacher": "cnn", "balance": 1.0},
-            "balance=1.0: must lie between 0 and 0.999999",
-        ),
-        (
-            {"method": "decoupled_kd", "teacher": "cnn", "soften": "teacher"},
-            "method 'decoupled_kd' does not use it",
+            {"method": "kd", "teacher": "cnn_small", "teacher_seed": 0},
+            "teacher_seed=0: in self-distillation the teacher would be the baseline itself",
         ),
         (
             {"method": "kd", "teacher": "cnn", "teacher_method": "group_dro"},
             "Allowed: one_hot, logit_adjusted",
         ),
         (
-            {
-                "method": "ada_alpha",
-                "teacher": "cnn",
-                "margin_source": "crossfit",
-                "teacher_method": "logit_adjusted",
-            },
+            {"method": "ada_alpha", "teacher": "cnn", "margin_level": "example"},
+            "margin_level='example': there are no held-out margins",
+        ),
+        (
+            {"method": "ada_margin", "teacher": "cnn", "margin_source": "train"},
+            "margin_source: reading 'B' of ada_margin takes its margin from each training image",
+        ),
+        (
+            {**CROSSFIT, "teacher_method": "logit_adjusted"},
             "teacher_method: the teachers of a crossfit are trained by 'one_hot'",
         ),
         (
-            {
-                "dataset": "superclass",
-                "method": "ada_margin",
-                "teacher": "resnet8",
-                "margin_reading": "A",
-            },
+            {**SUPERCLASS, "method": "ada_margin", "teacher": "resnet8", "margin_reading": "A"},
             "in 'superclass' they are not",
         ),
         ({"method": "post_hoc", "fold": 1}, "fold: only teachers of a crossfit"),
-        ({"with_val": 1}, "with_val=1: must be bool"),
+        ({"with_val": True, "fold": 1}, "with_val: only a method without a teacher"),
+        ({"milestones": (3,)}, "milestones: only decay='step' uses milestones and decay_factor"),
+        ({"decay_factor": 0.2}, "milestones: only decay='step' uses"),
+        ({"epochs": 3, "warmup": 3}, "warmup=3: must be less than epochs=3"),
+        ({"profile": "step"}, "profile: without imbalance there is no profile"),
     ],
 )
-def test_what_the_new_fields_refuse_is_one_sentence(wrong, said):
+def test_what_is_refused_is_said_in_one_sentence(wrong, said):
     with pytest.raises(KdlibError, match="^Config field ") as e:
         Config(**wrong)
     assert said in str(e.value) and "\n" not in str(e.value)
 
 
+TAIL = {"dataset": "cifar20", "draw_seed": 0, "imbalance": 20.0, "epochs": 40, "warmup": 8}
+TAUGHT = {"teacher": "resnet20", "temperature": 2.0}
+
+
 @pytest.mark.parametrize(
-    "key",
+    "method, more, key",
     [
-        "cifar20_resnet8_one_hot_s0_c2f0a98d23",
-        "cifar20_resnet20-resnet8_kd_s0_743d617ee2",
-        "cifar20_resnet20-resnet8_ada_alpha_s0_a7984c8d80",
-        "cifar20_resnet20-resnet8_ada_margin_s0_e919899cae",
+        ("one_hot", {}, "cifar20_resnet8_one_hot_s0_c2f0a98d23"),
+        ("kd", TAUGHT, "cifar20_resnet20-resnet8_kd_s0_743d617ee2"),
+        ("ada_alpha", TAUGHT, "cifar20_resnet20-resnet8_ada_alpha_s0_a7984c8d80"),
+        ("ada_margin", TAUGHT, "cifar20_resnet20-resnet8_ada_margin_s0_e919899cae"),
     ],
 )
-def test_keys_of_configs_from_before_the_rivals_are_what_they_were(key):
+def test_keys_of_configs_from_before_the_rivals_are_what_they_were(method, more, key):
     """Records in the repository answer to these; a new field at its default is no part of a key."""
-    method = next(m for m in METHODS if f"_{m}_s0" in key)
-    recipe = {
-        "dataset": "cifar20",
-        "draw_seed": 0,
-        "imbalance": 20.0,
-        "epochs": 40,
-        "warmup": 8,
-        "student": "resnet8",
-    }
-    assert (
-        Config(
-            **recipe,
-            method=method,
-            **({"teacher": "resnet20", "temperature": 2.0} if METHODS[method].knobs else {}),
-        ).key()
-        == key
-    )
+    assert Config(**TAIL, student="resnet8", method=method, **more).key() == key
+    assert Config().key() == "digits_cnn_small_one_hot_s0_c65eca07e6"  # pinned before with_val
 
 
-def test_every_new_field_has_a_key_of_its_own():
+def test_every_field_that_is_not_at_its_default_has_a_key_of_its_own():
     new = {"label_noise": 0.2, "nesterov": True, "dataset": "superclass", "with_val": True}
     assert len({Config(**{k: v}).key() for k, v in new.items()} | {Config().key()}) == len(new) + 1
-    for method, knobs in ((name, m.knobs) for name, m in METHODS.items()):
-        base = Config(
-            method=method, **({"teacher": "cnn"} if "teacher" in knobs else {}), draw_seed=3
-        )
-        varied = {
-            k: v
-            for k, v in ELSEWHERE.items()
-            if k in knobs and k not in ("margin_level", "margin_source", "teacher")
-        }
-        if "margin_reading" in varied:
-            base, varied = (
-                dataclasses.replace(base, margin_reading="C"),
-                varied | {"margin_source": "train"},
-            )
-        keys = {dataclasses.replace(base, **{k: v}).key() for k, v in varied.items()} | {base.key()}
-        assert len(keys) == len(varied) + 1
-    levels = [
-        Config(method="ada_alpha", teacher="cnn", margin_level=level, margin_source="train")
-        for level in ALLOWED["margin_level"]
-    ]
-    assert len({c.key() for c in levels}) == 3
-
-
-def test_only_a_method_without_a_teacher_that_chooses_nothing_on_val_may_train_on_val():
-    allowed = []
     for method in METHODS:
-        fields = {"method": method, "with_val": True}
-        if "teacher" in METHODS[method].knobs:
-            fields["teacher"] = "cnn"
-        try:
-            Config(**fields)
-            allowed.append(method)
-        except KdlibError as e:
-            assert str(e).startswith("Config field with_val: only a method without a teacher")
-            assert str(e).count(".") == 1 and "\n" not in str(e)
-    assert allowed == ["one_hot", "label_smoothing", "logit_adjusted", "group_dro"]
-    with pytest.raises(KdlibError, match="^Config field with_val: .* no fold of a crossfit"):
-        Config(fold=1, with_val=True)
-
-
-def test_training_on_val_is_no_part_of_the_key_of_a_run_that_does_not():
-    old = {name: value for name, value in DEFAULTS.items() if name != "with_val"}
-    assert (
-        Config.from_dict(old).key() == "digits_cnn_small_one_hot_s0_c65eca07e6"
-    )  # pinned before the field
-    assert (
-        Config(**old, with_val=False).key()
-        == Config(**old).key()
-        != Config(**old, with_val=True).key()
-    )
+        base = plain(method, draw_seed=3)
+        varied = {name: ELSEWHERE[name] for name in METHODS[method].knobs if name != "teacher"}
+        varied.pop("margin_level", None)
+        if method == "ada_margin":
+            base = replace(base, margin_reading="C")
+        keys = {replace(base, **{name: value}).key() for name, value in varied.items()}
+        assert len(keys | {base.key()}) == len(varied) + 1
+    ada = plain("ada_alpha", margin_source="train")
+    levels = FIELDS["margin_level"].metadata["words"]
+    assert len({replace(ada, margin_level=level).key() for level in levels}) == 3
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_the_baseline_of_every_method_is_the_plain_run_of_the_same_data_and_recipe(method):
-    plain = {
-        "student": "cnn_small",
-        "seed": 4,
-        "label_noise": 0.2,
-        "nesterov": True,
-        "imbalance": 10.0,
-        "lr": 0.03,
-    }
-    loss = {k: ELSEWHERE[k] for k in METHODS[method].knobs if k != "margin_level"}
-    cfg = Config(
-        method=method,
-        **plain,
-        **(loss | ({"margin_source": "val"} if method == "ada_margin" else {})),
-    )
-    assert cfg.baseline_config() == Config(**plain)
+def test_only_a_method_without_a_teacher_that_chooses_nothing_on_val_may_train_on_val(method):
+    if method in ("one_hot", "label_smoothing", "logit_adjusted", "group_dro"):
+        cfg = plain(method, with_val=True)
+        assert cfg.key() != plain(method).key() and cfg.baseline_config() == Config()
+        return
+    with pytest.raises(KdlibError, match="^Config field with_val: only a method without") as e:
+        plain(method, with_val=True)
+    assert str(e.value).count(".") == 1 and "\n" not in str(e.value)
 
 
-@pytest.mark.parametrize("trained_by", ALLOWED["teacher_method"])
-def test_a_teacher_is_trained_by_its_own_method_on_the_same_data(trained_by):
-    cfg = Config(
-        method="kd",
-        teacher="cnn",
-        temperature=2.0,
-        seed=2,
-        teacher_method=trained_by,
-        label_noise=0.2,
-        nesterov=True,
-    )
-    expected = Config(method=trained_by, student="cnn", seed=1002, label_noise=0.2, nesterov=True)
-    assert cfg.teacher_config() == expected and cfg.dependencies() == [expected]
-    assert cfg.baseline_config().method == "one_hot"
+@pytest.mark.parametrize("method", METHODS)
+def test_baseline_and_teacher_are_plain_runs_of_the_same_data_and_recipe(method):
+    recipe = {"label_noise": 0.2, "nesterov": True, "imbalance": 10.0, "lr": 0.03}
+    knobs = {k: ELSEWHERE[k] for k in METHODS[method].knobs if k != "margin_level"}
+    if method == "ada_margin":
+        knobs["margin_source"] = "val"
+    for trained_by in ("one_hot", "logit_adjusted") if knobs.get("teacher") else (None,):
+        if trained_by:
+            knobs["teacher_method"] = trained_by
+        cfg = Config(method=method, seed=4, **recipe, **knobs)
+        assert cfg.baseline_config() == Config(seed=4, **recipe)
+        if trained_by:
+            teacher = Config(method=trained_by, student="cnn", seed=5, **recipe)
+            assert cfg.teacher_config() == teacher and cfg.dependencies() == [teacher]
+
+
+def test_a_crossfit_depends_on_its_teacher_and_on_that_of_each_fold():
+    teacher, *folds = Config(**CROSSFIT, seed=2).dependencies()
+    assert teacher == Config(student="cnn", seed=1002)
+    assert folds == [replace(teacher, fold=k) for k in range(5)]
+    assert Config().dependencies() == []

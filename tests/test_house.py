@@ -10,6 +10,7 @@ import pytest
 ROOT = Path(__file__).parents[1] / "kdlib"
 FLOORS = ["", "study", "evidence", "pages", "auditing", "__main__"]  # each may know those before it
 LIGHT = {"numpy", "torch"}  # what the helper module may import beside the standard library
+LONGEST, HELPER, WHOLE = 300, 1350, 7000  # lines of a module, of the helper module, of kdlib
 
 
 def modules():
@@ -68,6 +69,23 @@ def test_the_helper_module_needs_torch_and_numpy_alone_and_no_file(path):
     others = {name.split(".")[0] for name in imported(path)} - {"kdlib"} - sys.stdlib_module_names
     assert others <= LIGHT
     assert "open(" not in path.read_text() and "pathlib" not in imported(path)
+
+
+def lines():
+    """{(room, name): lines} of every module, as ruff format at 100 columns lays them out."""
+    return {at: len(path.read_text().splitlines()) for at, path in modules().items()}
+
+
+def test_no_module_is_longer_than_a_reader_keeps_in_mind():
+    assert {at: n for at, n in lines().items() if n > LONGEST} == {}
+
+
+def test_the_helper_module_is_read_in_an_evening():
+    assert sum(n for (room, _), n in lines().items() if room == "") <= HELPER
+
+
+def test_the_whole_of_kdlib_keeps_its_budget():
+    assert sum(lines().values()) <= WHOLE
 
 
 @pytest.mark.parametrize("command", [("format", "--check"), ("check",)], ids=" ".join)

@@ -1,34 +1,35 @@
 """One entry says everything about a method: added at run time, it trains, is compared and drawn."""
 
-from dataclasses import fields, replace
+from dataclasses import replace
 
 import pytest
 import torch.nn.functional as F
 
-from kdlib.config import Config, KdlibError
+from kdlib import losses, rivals
+from kdlib.config import DEFAULTS, Config, KdlibError
 from kdlib.evidence.panel import panel
-from kdlib.methods import ARMS, METHODS, Method, arms, look_of, loss_fields, name_of
+from kdlib.methods import ARMS, METHODS, Method, arms, entry, look_of, loss_fields, name_of
 from kdlib.pages import plots, tables
 from kdlib.study.experiment import run
 from kdlib.study.grids import STUDIES
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_an_entry_names_a_loss_and_fields_of_config(name):
+def test_an_entry_has_a_loss_fields_of_config_and_a_look(name):
     method = METHODS[name]
-    assert set(method.knobs) <= {field.name for field in fields(Config)}
-    module, _, function = method.loss.partition(":")
-    exec(f"from kdlib.{module} import {function}")
-    assert look_of(name_of(name)) == (method.colour, method.marker)
+    assert set(method.knobs) <= DEFAULTS.keys()
+    assert any(hasattr(module, f"{name}_of") for module in (losses, rivals))
+    assert look_of(name_of(name)) == method.look and name_of(name) == method.title
 
 
 @pytest.mark.parametrize("name", ARMS)
 def test_an_arm_is_another_method_with_some_fields_set(name):
-    arm = ARMS[name]
-    own = {"teacher": "cnn"} if "teacher" in METHODS[arm.method].knobs else {}
-    cfg = Config(method=arm.method, **own, **arm.fields)
-    assert cfg != Config(method=arm.method, **own)
-    assert arms(name) == {name: {"method": arm.method, **arm.fields}}
+    fields = ARMS[name].fields
+    method = fields["method"]
+    own = {"teacher": "cnn"} if "teacher" in METHODS[method].knobs else {}
+    assert Config(**own, **fields) != Config(method=method, **own)
+    assert arms(name, "kd") == {name: fields, "kd": {}}
+    assert entry("teacher").title == "teacher" and entry("made up") is None
 
 
 def squared(cfg, margins, train):
@@ -41,34 +42,34 @@ def squared(cfg, margins, train):
     return loss
 
 
-@pytest.fixture
-def mine(records_folder, monkeypatch):
-    monkeypatch.setitem(METHODS, "mine", Method("my own loss", squared, "#123456", "P"))
-    return "mine"
-
-
-def test_a_method_that_is_added_is_trained_compared_and_drawn(mine):
+def test_a_method_that_is_added_is_trained_compared_and_drawn(records_folder, monkeypatch):
+    mine = Method("my own loss", ("#123456", "P"), loss=squared)
+    monkeypatch.setitem(METHODS, "mine", mine)
     small = replace(STUDIES["digits"], seeds=2, pairs=STUDIES["digits"].pairs[:1])
-    small = replace(small, shared={**small.shared, "epochs": 3, "warmup": 0}).with_methods([mine])
+    shared = {**small.shared, "epochs": 3, "warmup": 0}
+    small = replace(small, shared=shared).with_methods(["mine"])
     for cfg in small():
         run(cfg)
     p = panel(small, small.pairs[0], 2)
-    assert [r.config.method for r in p.records(mine)] == ["mine", "mine"]
+    assert [r.config.method for r in p.records("mine")] == ["mine", "mine"]
     shown = plots.gain_by_bucket(tables.gain_by_bucket(p, p.methods), p.name)
     assert "my own loss" in shown.svg().decode() and look_of("my own loss") == ("#123456", "P")
-    rows = tables.gain_by_bucket(p, [mine]).set_index("bucket")
-    by_hand = p.accuracy(mine).observed.mean() - p.accuracy("one_hot").observed.mean()
+    rows = tables.gain_by_bucket(p, ["mine"]).set_index("bucket")
+    by_hand = p.accuracy("mine").observed.mean() - p.accuracy("one_hot").observed.mean()
     assert rows.estimate["average"] == pytest.approx(by_hand)
 
 
-def test_a_method_that_nobody_knows_is_refused_with_the_nearest():
+def test_a_method_that_nobody_knows_is_refused_with_the_nearest(monkeypatch):
     with pytest.raises(KdlibError, match="did you mean 'decoupled_kd'"):
         STUDIES["digits"].with_methods(["decoupled"])
     with pytest.raises(KdlibError, match="method='mine'"):
         Config(method="mine")
+    with monkeypatch.context() as m:
+        m.setitem(METHODS, "mine", Method("my own loss", ("#123456", "P"), loss=squared))
+        cfg = Config(method="mine")
+    with pytest.raises(KdlibError, match="this process has no method 'mine'"):
+        losses.method_loss(cfg)  # as in another process of a sweep
 
 
-def test_fields_that_belong_to_a_loss_stay_at_their_defaults_elsewhere():
+def test_fields_that_belong_to_a_loss_are_those_that_some_method_reads():
     assert {"alpha", "tau", "margin_source"} <= loss_fields() and "lr" not in loss_fields()
-    with pytest.raises(KdlibError, match="method 'one_hot' does not use it"):
-        Config(alpha=0.5)

@@ -1,4 +1,5 @@
-"""Networks: shapes, shortcuts and initial weights against definitions written here."""
+"""Networks: sizes and shapes against the paper, shortcuts and initial weights against definitions
+written here."""
 
 import math
 
@@ -6,29 +7,39 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from kdlib import models
-from kdlib.config import MODELS
+from kdlib import config, models
 
 SLOW = ("resnet56-conv", "resnet110", "resnet110-conv")
+MILLIONS = {20: 0.27, 32: 0.46, 44: 0.66, 56: 0.85, 110: 1.7}  # He et al. 2016, table 6
 
 
-@pytest.mark.parametrize("name", [m for m in MODELS if m not in SLOW])
-def test_every_network_maps_images_to_one_logit_a_class(name):
-    shape = (3, 32, 32) if name.startswith("resnet") else (1, 8, 8)
+def size(net):
+    return sum(p.numel() for p in net.parameters())
+
+
+@pytest.mark.parametrize("name", [m for m in config.MODELS if m not in SLOW])
+def test_every_network_maps_images_to_one_logit_a_class_and_folds(name):
+    assert tuple(sorted(models.MODELS)) == tuple(sorted(config.MODELS))
+    net = models.build(name, 7, 0)
+    x = torch.randn(4, *((3, 32, 32) if name.startswith("resnet") else (1, 8, 8)))
     with torch.no_grad():
-        out = models.build(name, 7, 0).eval()(torch.rand(2, *shape))
-    assert out.shape == (2, 7) and out.isfinite().all() and not torch.equal(out[0], out[1])
+        for _ in range(3):
+            net.train()(x)  # batch-norm statistics that are not 0 and 1
+        frozen = models.folded(net)
+        assert net.training and not any(p.requires_grad for p in frozen.parameters())
+        assert not any(isinstance(m, torch.nn.BatchNorm2d) for m in frozen.modules())
+        out = net.eval()(x)
+        assert out.shape == (4, 7) and out.isfinite().all() and not torch.equal(out[0], out[1])
+        assert torch.allclose(frozen(x), out, rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize("depth", [8, 20, 56])
-def test_depth_counts_the_layers_with_weights(depth):
-    net = models.build(f"resnet{depth}", 10, 0)
+@pytest.mark.parametrize("depth", MILLIONS)
+def test_depth_counts_the_layers_with_weights_and_size_is_the_published_one(depth):
+    net, conv = (models.build(f"resnet{depth}{kind}", 10, 0) for kind in ("", "-conv"))
     assert sum(isinstance(m, (torch.nn.Conv2d, torch.nn.Linear)) for m in net.modules()) == depth
-    conv = models.build(f"resnet{depth}-conv", 10, 0)
-    more = sum(p.numel() for p in conv.parameters()) - sum(p.numel() for p in net.parameters())
-    assert (
-        more == 16 * 32 + 2 * 32 + 32 * 64 + 2 * 64
-    )  # two 1x1 convolutions, each with a batch norm
+    assert size(net) / 1e6 == pytest.approx(MILLIONS[depth], abs=0.05 if depth == 110 else 0.005)
+    projections = 16 * 32 + 2 * 32 + 32 * 64 + 2 * 64  # two, each with a batch norm
+    assert size(conv) - size(net) == projections
 
 
 def residual(block, x):
@@ -57,19 +68,18 @@ def test_convolution_shortcut_by_hand_and_identity_where_nothing_changes():
     assert torch.allclose(net.blocks[0](x), F.relu(residual(net.blocks[0], x) + x), atol=1e-6)
 
 
-def test_initial_weights_have_hes_spread():
-    net = models.build("resnet56", 10, 0)
-    for block in (
-        net.blocks[9],
-        net.blocks[18],
-    ):  # the first of a wider stage: fan-in is not fan-out
-        weight = block.conv1.weight
-        assert weight.std().item() == pytest.approx(math.sqrt(2 / (9 * weight.shape[0])), rel=0.05)
+@pytest.mark.parametrize("first_of_stage", [9, 18])  # where fan-in is not fan-out
+def test_initial_weights_have_hes_spread(first_of_stage):
+    weight = models.build("resnet56", 10, 0).blocks[first_of_stage].conv1.weight
+    assert weight.std().item() == pytest.approx(math.sqrt(2 / (9 * weight.shape[0])), rel=0.05)
 
 
-def test_a_seed_gives_equal_weights_whatever_was_drawn_before():
+def test_a_seed_gives_equal_weights_whatever_was_drawn_before_and_leaves_the_process_alone():
     a = models.build("resnet8", 10, 4)
     torch.rand(17)
-    b = models.build("resnet8", 10, 4)
+    state = torch.random.get_rng_state()
+    b, other = models.build("resnet8", 10, 4), models.build("resnet8", 10, 5)
+    assert torch.equal(state, torch.random.get_rng_state())
     assert all(torch.equal(v, b.state_dict()[k]) for k, v in a.state_dict().items())
+    assert not torch.equal(a.conv.weight, other.conv.weight)
     assert a.conv.weight.is_contiguous(memory_format=torch.channels_last)
