@@ -18,7 +18,7 @@ from kdlib.config import KdlibError
 from kdlib.data import Split, normalise
 from kdlib.evidence.metrics import BUCKETS, buckets, panel
 from kdlib.models import build
-from kdlib.pages.tables import over_seeds
+from kdlib.pages.shown import over_seeds
 from kdlib.study import datasets
 from kdlib.study.done import some_seeds
 from kdlib.study.grids import study

@@ -2,7 +2,8 @@
 
 from kdlib.evidence import choice
 from kdlib.evidence.findings import pair_verdicts, panels, share
-from kdlib.pages import anchors, plots, sensitivity, tables
+from kdlib.pages import anchors, sensitivity
+from kdlib.pages.gains import plot_gain_by_bucket
 from kdlib.study.done import complete_seeds
 from kdlib.study.grids import STUDIES
 from kdlib.study.records import exists
@@ -31,8 +32,7 @@ def answer():
         cards = [card for p in both for card in pair_verdicts(p)]
         if svg is None:
             lines += _headline(cards)
-            table = tables.gain_by_bucket(both[0], both[0].methods)
-            figure = plots.gain_by_bucket(table, both[0].name)
+            figure = plot_gain_by_bucket(both[0])
             svg = figure.svg()
             lines += [f"![{figure.sentence}]({FIGURE})", "", figure.caption, "", UNITS, ""]
         lines += _of_findings(study, both[0], cards)
