@@ -7,7 +7,7 @@ import pandas as pd
 
 from kdlib.evidence.words import number
 from kdlib.pages.gains import gain_by_bucket, rarest
-from kdlib.pages.shown import Shown, axes_of, drawn, in_style
+from kdlib.pages.shown import Shown, axes_of, captioned, drawn, in_style
 
 PLACES = ("average", "rarest bucket")
 
@@ -84,9 +84,6 @@ def _plot_ablation(pair, table):
     return Shown(figure, sentence, caption, table)
 
 
-# ---------------------------------------------------------------- where the spread comes from
-
-
 def variance_components(panels, method="kd"):
     """Variance of the gain by its source, in points squared: one row per (bucket, source).
 
@@ -137,14 +134,13 @@ def moments(gains):
     return out | {"what is left": residual}
 
 
+@captioned
 def plot_variances(panels):
-    """[Shown] of variance_components; empty where the panels are of one draw."""
+    """Method of moments for main effects; a source that shows no more than the rest is 0. What is
+    left: what varies within a draw (and teacher), test examples included."""
     table = variance_components(panels)
-    return [] if table is None else [_plot_variances(panels[0].name, table)]
-
-
-@in_style
-def _plot_variances(pair, table):
+    if table is None:  # of one draw
+        return None
     figure, both = axes_of(columns=2, height=2.4, sharey=True)
     for axes, place in zip(both, PLACES, strict=True):
         rows = table[table.bucket == place]
@@ -154,11 +150,7 @@ def _plot_variances(pair, table):
     both[0].invert_yaxis()
     most = rows.loc[rows.variance.idxmax()]
     sentence = (
-        f"{pair}: in the rarest bucket most of the spread of distillation's gain comes from "
-        f"{most.source} (standard deviation {most['standard deviation']:.1f} points)."
+        f"{panels[0].name}: in the rarest bucket most of the spread of distillation's gain comes "
+        f"from {most.source} (standard deviation {most['standard deviation']:.1f} points)."
     )
-    caption = (
-        "Method of moments for main effects; a source that shows no more than the rest is 0. What "
-        "is left: what varies within a draw (and teacher), test examples included."
-    )
-    return Shown(figure, sentence, caption, table)
+    return figure, sentence, table

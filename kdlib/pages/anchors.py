@@ -6,7 +6,6 @@ without pass or fail."""
 import numpy as np
 import pandas as pd
 
-from kdlib.config import KdlibError
 from kdlib.evidence.metrics import BUCKETS, buckets, panel
 from kdlib.evidence.stats import interval, worst
 from kdlib.methods import name_of
@@ -22,7 +21,7 @@ EDGES = (100, 20)  # training images of a class: many has more than the first, f
 def _records(rows, seeds):
     """For each row the records of its seeds, as far as there are any.
 
-    KdlibError naming a record that is of other data or of another teacher than those beside it."""
+    RecordError naming a record that is of other data or of another teacher than those beside it."""
     by_data, out = {}, []
     for row in rows:
         done = []
@@ -37,33 +36,17 @@ def _records(rows, seeds):
     return out
 
 
-def _official(record):
-    """(right, class) of all official test images, (N,) bool and (N,) int: val and test together."""
+def _accuracies(record):
+    """Accuracies in per cent on all official test images, val and test together.
+
+    First of all images; then of each bucket, whose classes count alike, as in the sources."""
     parts = [record.splits["val"], record.splits["test"]]
     right = np.concatenate([split.right for split in parts])
-    return right, np.concatenate([split.y for split in parts])
-
-
-def _accuracy(record):
-    """Accuracy in per cent on all official test images."""
-    right, _ = _official(record)
-    return float(100 * right.sum() / len(right))
-
-
-def _bucket_accuracies(record):
-    """Accuracies in per cent of many, medium and few; classes count alike, as in the sources."""
-    right, y = _official(record)
+    y = np.concatenate([split.y for split in parts])
     of_class = 100 * np.bincount(y, right) / np.bincount(y)
     bucket = buckets(record.facts["train_counts"], EDGES)
-    return [of_class[bucket == b].mean() for b in range(len(BUCKETS))]
-
-
-def _seeds_of(study, seeds):
-    """How many seeds are asked for, the planned ones by default; KdlibError beyond them."""
-    seeds = study.seeds if seeds is None else seeds
-    if not 1 <= seeds <= study.seeds:
-        raise KdlibError(f"seeds={seeds}: must be between 1 and {study.seeds} for {study.name}.")
-    return seeds
+    by_bucket = [of_class[bucket == b].mean() for b in np.unique(bucket)]
+    return [100 * right.sum() / len(right), *by_bucket]
 
 
 def _over_seeds(values):
@@ -91,8 +74,9 @@ def table(study=ANCHORS, seeds=None):
     images) with its 95 % t interval, seeds on record, and "pass", "explain", "preliminary" (fewer
     seeds than planned) or "not run"."""
     rows = []
-    for row, done in zip(study.rows, _records(study.rows, _seeds_of(study, seeds)), strict=True):
-        ours, low, high = _over_seeds([_accuracy(record) for record in done])
+    of_rows = _records(study.rows, seeds or study.seeds)
+    for row, done in zip(study.rows, of_rows, strict=True):
+        ours, low, high = _over_seeds([_accuracies(record)[0] for record in done])
         source = f"{row.source} (second-hand)" if row.second_hand else row.source
         what = {"setting": row.setting, "source": source, "published": _published(row.published)}
         found = {"ours": ours, "low": low, "high": high, "seeds": len(done)}
@@ -115,29 +99,33 @@ def by_bucket(study=ANCHORS, seeds=None):
     seeds or "not run", seeds on record. Per cent, all official test images."""
     long_tailed = [row for row in study.rows if row.config(0).imbalance > 1]
     rows = []
-    for row, done in zip(long_tailed, _records(long_tailed, _seeds_of(study, seeds)), strict=True):
+    of_rows = _records(long_tailed, seeds or study.seeds)
+    for row, done in zip(long_tailed, of_rows, strict=True):
         published = [_published(row.published)]
         published += [_published((value,)) for value in row.buckets] or ["–"] * len(BUCKETS)
-        ours = np.array([[_accuracy(record), *_bucket_accuracies(record)] for record in done])
-        ours = ours.reshape(len(done), 1 + len(BUCKETS))  # also where there are none
+        # also where there are none
+        ours = np.array(list(map(_accuracies, done))).reshape(len(done), 1 + len(BUCKETS))
         for name, theirs, values in zip(("all", *BUCKETS), published, ours.T, strict=True):
             cells = {"setting": row.setting, "classes": name, "published": theirs}
             rows.append(cells | {"ours": _printed(*_over_seeds(values)), "seeds": len(done)})
     return pd.DataFrame(rows)
 
 
+def markdown_table(header, rows):
+    """A table as Markdown; every cell is text."""
+    head, *body = [f"| {' | '.join(cells)} |" for cells in (header, *rows)]
+    return "\n".join([head.replace("|  |", "| |"), "|" + "---|" * len(header), *body])
+
+
 def markdown(study=ANCHORS):
     """The table as Markdown, published beside ours."""
-    lines = [
-        "| setting | source | published | ours (95 % interval) | seeds | |",
-        "|---|---|---|---|---|---|",
-    ]
+    rows = []
     for row in table(study).itertuples():
         ours = _printed(row.ours, row.low, row.high).replace("not run", "–")
         seeds = f"{row.seeds} of {study.seeds}"
-        cells = row.setting, row.source, row.published, ours, seeds, row.result
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
+        rows.append([row.setting, row.source, row.published, ours, seeds, row.result])
+    header = ["setting", "source", "published", "ours (95 % interval)", "seeds", ""]
+    return markdown_table(header, rows) + "\n"
 
 
 # ---------------------------------------------------------------- Wang et al. 2023: a comparison

@@ -1,6 +1,4 @@
-"""Class by class: gains, the teacher's margin, and everything that was counted.
-
-A function without a prefix gives the table, the same with plot_ in front the figure of it."""
+"""Class by class: gains, the teacher's margin, and everything that was counted."""
 
 import re
 
@@ -11,7 +9,7 @@ from kdlib.evidence.metrics import table as every_run
 from kdlib.evidence.stats import false_discovery, moderated_t
 from kdlib.evidence.words import number
 from kdlib.methods import name_of
-from kdlib.pages.shown import Appendix, Shown, axes_of, drawn, in_style, legend
+from kdlib.pages.shown import Appendix, axes_of, captioned, drawn, legend
 
 BUCKET_LOOKS = {  # of training images; of teacher margin, where classes are balanced
     "many": ("#0072B2", "o"),
@@ -59,9 +57,11 @@ def gain_by_group(p, method="kd"):
     )
 
 
-@in_style
+@captioned
 def plot_gain_by_group(p, method="kd"):
-    """One mark per class, most frequent first."""
+    """Classes from most to fewest training images (their number in brackets); marks are means over
+    seeds, bars one standard deviation over seeds, a star marks a class harmed or helped at FDR
+    5 %."""
     table = gain_by_group(p, method)
     ends = {"low": table.gain - table.spread, "high": table.gain + table.spread}
     marks = table.assign(estimate=table.gain, **ends)
@@ -78,12 +78,7 @@ def plot_gain_by_group(p, method="kd"):
         f"a false discovery rate of 5 %; the means run from {number(least.gain)} ({least.group}) "
         f"to {number(most.gain)} ({most.group})."
     )
-    caption = (
-        "Classes from most to fewest training images (their number in brackets); marks are means "
-        "over seeds, bars one standard deviation over seeds, a star marks a class harmed or helped "
-        "at FDR 5 %."
-    )
-    return Shown(figure, sentence, caption, table)
+    return figure, sentence, table
 
 
 def by_class(p, methods):
@@ -118,9 +113,10 @@ def every_class(p, methods=None):
     return Appendix(table, caption, by_class_and_seed(p), f"{p.study.name}-{words}-by-class.csv")
 
 
-@in_style
+@captioned
 def plot_margins(p):
-    """The teacher's margin of each class, held out and on its training images, mean over seeds."""
+    """Means over seeds, most frequent class first. Where a margin is measured decides how far
+    AdaAlpha softens the teacher."""
     of_train = np.mean([r.facts["teacher_margin_train"] for r in p.runs["kd"]], axis=0)
     table = by_frequency(p, held_out=p.margins.mean(axis=0), on_training=of_train)
     figure, axes = axes_of(height=3.7)
@@ -136,8 +132,4 @@ def plot_margins(p):
         f"{high.held_out:.2f} ({high.group}); on its own training images the mean is "
         f"{table.on_training.mean():.2f}."
     )
-    caption = (
-        "Means over seeds, most frequent class first. Where a margin is measured decides how far "
-        "AdaAlpha softens the teacher."
-    )
-    return Shown(figure, sentence, caption, table)
+    return figure, sentence, table

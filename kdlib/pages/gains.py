@@ -1,6 +1,4 @@
-"""Who gains, and how sure is it: accuracy, and gains by bucket, by class, and against each other.
-
-A function without a prefix gives the table, the same with plot_ in front the figure of it."""
+"""Who gains, and how sure is it: x(panel, methods) is a table, plot_x or show_x what pages show."""
 
 import functools
 
@@ -12,17 +10,7 @@ from kdlib.evidence.stats import interval, worst
 from kdlib.evidence.words import p_value, told
 from kdlib.methods import look_of, name_of
 from kdlib.pages.anchors import WANG
-from kdlib.pages.shown import (
-    LINE,
-    Shown,
-    Table,
-    axes_of,
-    drawn,
-    in_style,
-    legend,
-    plus_minus,
-    row_of,
-)
+from kdlib.pages.shown import LINE, Table, axes_of, captioned, drawn, estimates, legend, plus_minus
 
 
 def rarest(p):
@@ -30,7 +18,12 @@ def rarest(p):
     return list(p.places().items())[-1]
 
 
-# ---------------------------------------------------------------- accuracy
+def changes(p, method, over):
+    """What a method gains over another, on average and in the rarest bucket, in words."""
+    name, weights = rarest(p)
+    average, rare = (told(p.gain(method, w, over)) for w in (p.average, weights))
+    said = f"changes accuracy by {average} on average and by {rare} in the {name} bucket"
+    return f"{name_of(method)} {said}"
 
 
 def accuracies(p, methods):
@@ -99,54 +92,34 @@ def show_differences(p):
     return Table(differences(p, p.methods), caption)
 
 
-# ---------------------------------------------------------------- by bucket
-
-
 def gain_by_bucket(p, methods, over="one_hot"):
     """Gain in points, on average and in each bucket: one row per (bucket, method)."""
-    rows = []
-    for place, weights in p.places().items():
-        for method in methods:
-            gain = p.gain(method, weights, over)
-            rows.append(row_of(gain, bucket=place, method=name_of(method)))
-    return pd.DataFrame(rows)
+    places = p.places()
+    return estimates(places, methods, lambda place, m: p.gain(m, places[place], over))
 
 
-@in_style
+@captioned
 def plot_gain_by_bucket(p, methods=None, over="one_hot"):
-    """gain_by_bucket, by default of every method; the sentence is about the first."""
+    """Small dots are seeds, large marks their mean, bars its 95 % interval over seeds, baselines
+    and test examples; within a bucket every class counts alike. Test images include those that the
+    draw left out."""
     methods, base = list(methods or p.methods), name_of(over)
     table = gain_by_bucket(p, methods, over)
     figure, (axes,) = drawn(table, "bucket", f"accuracy gain over {base}, points")
     what = "number of training images" if p.study.bucket_edges else "margin of the teacher"
     axes.set_xlabel(f"classes by {what}")
-    name, weights = rarest(p)
-    average, rare = (told(p.gain(methods[0], w, over)) for w in (p.average, weights))
-    sentence = (
-        f"{p.name}: {name_of(methods[0])} changes accuracy by {average} on average and by {rare} "
-        f"in the {name} bucket, against {base}."
-    )
-    caption = (
-        "Small dots are seeds, large marks their mean, bars its 95 % interval over seeds, "
-        "baselines and test examples; within a bucket every class counts alike. Test images "
-        "include those that the draw left out."
-    )
-    return Shown(figure, sentence, caption, table)
+    return figure, f"{p.name}: {changes(p, methods[0], over)}, against {base}.", table
 
 
-@in_style
+@captioned
 def plot_forest(p, methods=None, over="one_hot"):
-    """gain_by_bucket of any number of methods: a row each, the average beside the rarest bucket."""
+    """Small dots are seeds, large marks their mean, bars its 95 % interval over networks and test
+    examples, not corrected for the number of rows."""
     methods, base = list(methods or p.methods), name_of(over)
     table, (rare, weights) = gain_by_bucket(p, methods, over), rarest(p)
-    figure, _ = drawn(
-        table[table.bucket.isin(["average", rare])],
-        "method",
-        f"gain over {base}, points",
-        by="bucket",
-        height=1.3 + 0.27 * len(methods),
-        across=True,
-    )
+    how = {"by": "bucket", "height": 1.3 + 0.27 * len(methods), "across": True}
+    both = table[table.bucket.isin(["average", rare])]
+    figure, _ = drawn(both, "method", f"gain over {base}, points", **how)
     last = table[table.bucket == rare].reset_index(drop=True)
     best = last.estimate.idxmax()
     sentence = (
@@ -154,16 +127,13 @@ def plot_forest(p, methods=None, over="one_hot"):
         f"{told(p.gain(methods[best], weights, over))}; {(last.low > 0).sum()} of {len(last)} "
         "methods gain clearly there."
     )
-    caption = (
-        "Small dots are seeds, large marks their mean, bars its 95 % interval over networks and "
-        "test examples, not corrected for the number of rows."
-    )
-    return Shown(figure, sentence, caption, table)
+    return figure, sentence, table
 
 
-@in_style
+@captioned
 def plot_trade_off(p, methods=None):
-    """gain_by_bucket over one-hot: average against the rarest bucket, with numbered marks."""
+    """Up and right is better; one-hot is the origin. Squares: the non-dominated set of the means;
+    the crosses are 95 % intervals and often overlap."""
     table = gain_by_bucket(p, methods or p.methods)
     means = table.pivot(index="method", columns="bucket", values="estimate")
     means = means.loc[table.method.unique()]
@@ -195,14 +165,7 @@ def plot_trade_off(p, methods=None):
         f"{p.name}: no other method has both a higher average and a higher mean in the {name} "
         f"bucket than {', '.join(best)}."
     )
-    caption = (
-        "Up and right is better; one-hot is the origin. Squares: the non-dominated set of the "
-        "means; the crosses are 95 % intervals and often overlap."
-    )
-    return Shown(figure, sentence, caption, table)
-
-
-# ---------------------------------------------------------------- what could have been found
+    return figure, sentence, table
 
 
 def power(p, methods):
@@ -231,9 +194,11 @@ def _spread(values):
     return np.std(values, ddof=1) if len(values) > 1 else np.nan
 
 
-@in_style
+@captioned
 def plot_power(p, methods=None):
-    """power, by default of every method: gains in the band that could not be told from zero."""
+    """Marks are gains; a shaded bar reaches as far from zero as a true effect must lie to be found
+    with 80 % power at a two-sided level of 5 %. The table splits each standard error into networks
+    (students and baselines) and test images."""
     import seaborn
 
     table = power(p, methods or p.methods)
@@ -258,9 +223,4 @@ def plot_power(p, methods=None):
             f"{p.name}: one seed has no spread, so no effect of {last.method} can be found, "
             "however large."
         )
-    caption = (
-        "Marks are gains; a shaded bar reaches as far from zero as a true effect must lie to be "
-        "found with 80 % power at a two-sided level of 5 %. The table splits each standard error "
-        "into networks (students and baselines) and test images."
-    )
-    return Shown(figure, sentence, caption, table)
+    return figure, sentence, table

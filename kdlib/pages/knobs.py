@@ -8,7 +8,7 @@ import pandas as pd
 from kdlib.evidence.stats import interval
 from kdlib.methods import look_of, name_of
 from kdlib.pages.classes import by_frequency, name_classes
-from kdlib.pages.shown import Shown, axes_of, in_style, legend, row_of
+from kdlib.pages.shown import axes_of, captioned, legend, row_of
 
 
 def mean_alpha(p, method):
@@ -47,9 +47,11 @@ def collapse(p, methods):
 NAME_WIDTH = 0.05  # of a name written upwards, in units of alpha
 
 
-@in_style
+@captioned
 def plot_collapse(p):
-    """collapse of every method, over its mean alpha."""
+    """Each mark is one variant, mean over seeds; two runs from the same starting weights and
+    batches agree more, the nearer their losses. Near alpha = 1 AdaAlpha is distillation, near 0
+    one-hot training."""
     table = collapse(p, p.runs)
     figure, axes = axes_of(height=4.8)
     for other, rows in table.groupby("as", sort=False):
@@ -77,12 +79,7 @@ def plot_collapse(p):
         f"({least.method}) to {most.alpha:.2f} ({most.method}), where it predicts the same as "
         f"distillation on {most.estimate:.0f} % of test examples."
     )
-    caption = (
-        "Each mark is one variant, mean over seeds; two runs from the same starting weights and "
-        "batches agree more, the nearer their losses. Near alpha = 1 AdaAlpha is distillation, "
-        "near 0 one-hot training."
-    )
-    return Shown(figure, sentence, caption, table)
+    return figure, sentence, table
 
 
 def alphas(p, methods):
@@ -102,14 +99,12 @@ PALETTE = ("#D55E00", "#0072B2", "#007a5a", "#8a4f7d", "#9a6a00", "#000000", "#7
 MARKERS = "osDv^Px<>"
 
 
+@captioned
 def plot_alphas(p):
-    """[Shown] of alphas: a line for each variant; empty where no method has an alpha by class."""
+    """Classes from most to fewest training images, means over seeds."""
     table = alphas(p, p.runs)
-    return [_plot_alphas(p, table)] if len(table) else []
-
-
-@in_style
-def _plot_alphas(p, table):
+    if not len(table):
+        return None
     figure, axes = axes_of(height=3.9)
     for k, (name, rows) in enumerate(table.groupby("variant", sort=False)):
         look = {"marker": MARKERS[k % len(MARKERS)], "color": PALETTE[k % len(PALETTE)]}
@@ -124,5 +119,4 @@ def _plot_alphas(p, table):
         f"{p.name}: the mean alpha over classes is lowest for {mean.idxmin()} ({mean.min():.2f}) "
         f"and highest for {mean.idxmax()} ({mean.max():.2f})."
     )
-    caption = "Classes from most to fewest training images, means over seeds."
-    return Shown(figure, sentence, caption, table)
+    return figure, sentence, table

@@ -7,12 +7,12 @@ import pandas as pd
 
 from kdlib.evidence.rules import labels_read, verdict_bucket
 from kdlib.evidence.stats import sign_flip
-from kdlib.evidence.words import brief, number, p_value, told
+from kdlib.evidence.words import brief, number, p_value
 from kdlib.methods import name_of
 from kdlib.pages.ablations import plot_ablations
-from kdlib.pages.gains import plot_forest, plot_trade_off, rarest
+from kdlib.pages.gains import changes, plot_forest, plot_trade_off, rarest
 from kdlib.pages.knobs import plot_collapse
-from kdlib.pages.shown import Shown, Table, axes_of, in_style
+from kdlib.pages.shown import Table, axes_of, captioned
 
 NO_LABELS = "no labels beyond training"
 
@@ -48,14 +48,10 @@ def ahead_of_ada_alpha(p):
 
 
 def weight_by_class(p):
-    """What AdaAlpha owes to choosing its weight class by class, in one sentence.
-
-    AdaAlpha against one weight for all classes, the mean of its own."""
-    name, weights = rarest(p)
-    average, rare = (told(p.gain("ada_alpha", w, "kd_mean_alpha")) for w in (p.average, weights))
+    """What AdaAlpha owes to choosing its weight class by class, in one sentence."""
     return (
         f"{p.name}: against distillation with one weight for all classes, the mean of its own, "
-        f"AdaAlpha changes accuracy by {average} on average and by {rare} in the {name} bucket."
+        f"{changes(p, 'ada_alpha', 'kd_mean_alpha')}."
     )
 
 
@@ -94,9 +90,10 @@ def show_mitigations(p):
     return Table(mitigations(p, [m for m in p.methods if m != "kd"]), caption)
 
 
-@in_style
+@captioned
 def search_steps(table, title):
-    """choice.scores -> Shown: a row for each level, step by step from above."""
+    """Small dots are seeds that no other study uses, large marks their mean, a star the level that
+    is taken. Each step has what the steps above it chose. Test images are not looked at."""
     by_question = table.groupby("question", sort=False)
     sizes = by_question.size()
     height = 1.1 + 0.27 * (sizes.sum() + len(sizes))
@@ -113,8 +110,4 @@ def search_steps(table, title):
         axes.set_title(question, loc="left", fontsize=9)
     axes.set_xlabel("accuracy on val, %")
     chosen = "; ".join(table[table.chosen == "yes"].level)
-    caption = (
-        "Small dots are seeds that no other study uses, large marks their mean, a star the level "
-        "that is taken. Each step has what the steps above it chose. Test images are not looked at."
-    )
-    return Shown(figure, f"{title}: the search takes {chosen}.", caption, table)
+    return figure, f"{title}: the search takes {chosen}.", table

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 
 from kdlib.evidence.stats import interval
 from kdlib.evidence.words import number
-from kdlib.methods import look_of
+from kdlib.methods import look_of, name_of
 
 HERE = Path(__file__).parent
 STYLE = str(HERE / "paper.mplstyle")
@@ -158,6 +158,16 @@ def row_of(result, **labels):
     return {**labels, **numbers, "seeds": result.n, "per_seed": result.per_seed}
 
 
+def estimates(places, methods, found, column="bucket"):
+    """found(place, method) -> Interval, as a table: one row per (place, method)."""
+    rows = []
+    for place in places:
+        for method in methods:
+            labels = {column: place, "method": name_of(method)}
+            rows.append(row_of(found(place, method), **labels))
+    return pd.DataFrame(rows)
+
+
 def plus_minus(result, digits=1, signed=False):
     """An Interval in a narrow cell: 38.0 ± 0.9; without the half-width where it has none."""
     estimate = number(result.estimate, "", digits) if signed else f"{result.estimate:.{digits}f}"
@@ -176,12 +186,27 @@ def in_style(draw):
     def styled(*arguments, **options):
         with matplotlib.style.context(STYLE):
             shown = draw(*arguments, **options)
-            # lay out once, so that every later drawing is the same
-            shown.figure.draw_without_rendering()
-            shown.figure.set_layout_engine("none")
+            if shown:  # lay out once, so that every later drawing is the same
+                shown.figure.draw_without_rendering()
+                shown.figure.set_layout_engine("none")
             return shown
 
     return styled
+
+
+def captioned(draw):
+    """A function that draws (figure, sentence, table), or None, as one of the Shown, in_style.
+
+    Its docstring is the caption, so that what a figure shows is said once."""
+    caption = " ".join(draw.__doc__.split())
+
+    @in_style
+    @functools.wraps(draw)
+    def shown(*arguments, **options):
+        found = draw(*arguments, **options)
+        return found and Shown(found[0], found[1], caption, found[2])
+
+    return shown
 
 
 def axes_of(width=7.2, height=3.6, columns=1, rows=1, **options):

@@ -14,14 +14,13 @@ from kdlib.evidence.rules import (
 from kdlib.evidence.stats import interval
 from kdlib.methods import name_of
 from kdlib.pages.classes import BUCKET_LOOKS, gain_by_group
-from kdlib.pages.shown import LINE, Shown, Table, axes_of, drawn, in_style, legend, row_of
+from kdlib.pages.shown import LINE, Table, axes_of, captioned, drawn, estimates, legend
 
 
-@in_style
+@captioned
 def plot_margin_and_gain(p, correlation):
-    """classes.gain_by_group: the teacher's held-out margin against the gain, a mark for each class.
-
-    correlation: the sentence of finding F3a."""
+    """One point per class, means over seeds. The correlation is computed seed by seed with the
+    margin of the other seeds' teachers, so that one teacher's luck cannot make it."""
     table = gain_by_group(p)
     figure, axes = axes_of(width=6.2, height=4.0)
     for bucket, (colour, marker) in BUCKET_LOOKS.items():
@@ -38,12 +37,8 @@ def plot_margin_and_gain(p, correlation):
     axes.set_xlabel("teacher's held-out margin (1: always certain and right)")
     axes.set_ylabel("gain of distillation, points")
     legend(figure, axes)
-    caption = (
-        "One point per class, means over seeds. The correlation is computed seed by seed with the "
-        "margin of the other seeds' teachers, so that one teacher's luck cannot make it."
-    )
     columns = ["group", "n_train", "bucket", "margin", "gain"]
-    return Shown(figure, f"{p.name}: {correlation}", caption, table[columns])
+    return figure, f"{p.name}: {correlation}", table[columns]
 
 
 def copied_errors(p, methods):
@@ -51,16 +46,15 @@ def copied_errors(p, methods):
 
     A student is compared with its own teacher; a baseline with the teachers of all seeds but
     itself, on average."""
-    rows = []
-    for method in methods:
+
+    def share(_, method):
         if method == "one_hot":
-            share = copied_by_baselines(p)
-        else:
-            seeds = range(len(p.runs[method]))
-            own = [copied_share(p, method, s).map(lambda v, s=s: v[..., s]) for s in seeds]
-            share = stack(own)
-        rows.append(row_of(interval(*share), where="teacher wrong", method=name_of(method)))
-    return pd.DataFrame(rows)
+            return interval(*copied_by_baselines(p))
+        seeds = range(len(p.runs[method]))
+        own = [copied_share(p, method, s).map(lambda v, s=s: v[..., s]) for s in seeds]
+        return interval(*stack(own))
+
+    return estimates(["teacher wrong"], methods, share, "where")
 
 
 def amplified_errors(p, methods):
@@ -70,16 +64,19 @@ def amplified_errors(p, methods):
     network, "weakest" other seeds."""
     if p.pair[0] != p.pair[1] or p.seeds < 2:
         return None
-    weights, rows = weakest_fifth(p), []
-    for method in methods:
-        result = interval(*amplification(p, method, weights))
-        rows.append(row_of(result, where="weakest fifth − rest", method=name_of(method)))
-    return pd.DataFrame(rows)
+    weights = weakest_fifth(p)
+
+    def excess(_, method):
+        return interval(*amplification(p, method, weights))
+
+    return estimates(["weakest fifth − rest"], methods, excess, "where")
 
 
-@in_style
+@captioned
 def plot_copied_and_amplified(p, sentence):
-    """copied_errors and, where they are defined, amplified_errors; with the sentence of F3b."""
+    """Transferred: share of the test examples the teacher gets wrong on which a student gives the
+    same wrong label. Amplified: student error minus teacher error, in the fifth of classes weakest
+    for other seeds' teachers minus in the rest. Dots are seeds; bars 95 % intervals."""
     copied, amplified = copied_errors(p, p.runs), amplified_errors(p, p.runs)
     table = pd.concat([copied, amplified], ignore_index=True)
     figure, both = drawn(table, "where", "teacher's wrong label given, %", "where", zero=False)
@@ -87,13 +84,7 @@ def plot_copied_and_amplified(p, sentence):
     if amplified is not None:
         both[1].axhline(0, **LINE)
         both[1].set(title="Amplified", ylabel="excess error, points")
-    caption = (
-        "Transferred: share of the test examples the teacher gets wrong on which a student gives "
-        "the same wrong label. Amplified: student error minus teacher error, in the fifth of "
-        "classes weakest for other seeds' teachers minus in the rest. Dots are seeds; bars 95 % "
-        "intervals."
-    )
-    return Shown(figure, f"{p.name}: {sentence}", caption, table)
+    return figure, f"{p.name}: {sentence}", table
 
 
 def cells(p, method="kd"):

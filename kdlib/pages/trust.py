@@ -1,8 +1,4 @@
-"""How far to trust what students say, and when training ended: calibration, log-loss, epochs.
-
-A function without a prefix gives the table, the same with plot_ in front the figure of it."""
-
-import functools
+"""How far to trust what students say, and when training ended: calibration, log-loss, epochs."""
 
 import numpy as np
 import pandas as pd
@@ -12,41 +8,36 @@ from kdlib.evidence.stats import interval
 from kdlib.evidence.words import number
 from kdlib.methods import name_of
 from kdlib.pages.gains import rarest
-from kdlib.pages.shown import Shown, drawn, in_style, over_seeds, row_of
-
-# ---------------------------------------------------------------- probabilities
+from kdlib.pages.shown import captioned, drawn, estimates, over_seeds
 
 
 def calibration(p, methods):
     """Expected calibration error in per cent by bucket: one row per (bucket, method).
 
     Over seeds only (t interval): the error of a bin is not a mean of examples."""
-    rows = []
+    members = {name: p.bucket == index for index, name in enumerate(p.bucket_names)}
     n = np.bincount(p.group)[p.group]
-    for index, name in enumerate(p.bucket_names):
-        weights = np.isin(p.group, np.flatnonzero(p.bucket == index)) / n
-        if not weights.any():
-            continue
-        for method in methods:
-            errors = [calibration_error(x, weights)[0] for x in p.predictions(method)]
-            per_seed = 100 * np.array(errors)
-            rows.append(row_of(over_seeds(per_seed), bucket=name, method=name_of(method)))
-    return pd.DataFrame(rows)
+
+    def error(place, method):
+        weights = np.isin(p.group, np.flatnonzero(members[place])) / n
+        errors = [calibration_error(x, weights)[0] for x in p.predictions(method)]
+        return over_seeds(100 * np.array(errors))
+
+    return estimates([name for name in members if members[name].any()], methods, error)
 
 
 def log_loss(p, methods):
     """Mean -log probability of the label in nats: one row per (bucket, method).
 
     On average and by bucket, classes weighing alike."""
-    nats = {}
+    nats, places = {}, p.places()
     for m in methods:
         nats[m] = p.means(np.array([-x.log_p[:, 0].astype(np.float64) for x in p.predictions(m)]))
-    rows = []
-    for place, weights in p.places().items():
-        mean = functools.partial(np.dot, b=weights.mean(axis=0))
-        for m in methods:
-            rows.append(row_of(interval(*nats[m].map(mean)), bucket=place, method=name_of(m)))
-    return pd.DataFrame(rows)
+
+    def mean(place, m):
+        return interval(*nats[m].map(np.dot, b=places[place].mean(axis=0)))
+
+    return estimates(places, methods, mean)
 
 
 def _lower_is_better(table, label):
@@ -57,39 +48,30 @@ def _lower_is_better(table, label):
     return figure, rows.loc[rows.estimate.idxmin()], rows.loc[rows.estimate.idxmax()]
 
 
-@in_style
+@captioned
 def plot_calibration(p, methods=None):
-    """calibration, by default of every method."""
+    """Expected calibration error with 15 bins, classes weighing alike; dots are seeds, bars the
+    95 % interval over seeds only."""
     table = calibration(p, methods or p.runs)
     figure, best, _ = _lower_is_better(table, "calibration error, %")
     sentence = (
         f"{p.name}: in the {best.bucket} bucket {best.method} has the lowest calibration error on "
         f"average, {best.estimate:.1f} %."
     )
-    caption = (
-        "Expected calibration error with 15 bins, classes weighing alike; dots are seeds, bars the "
-        "95 % interval over seeds only."
-    )
-    return Shown(figure, sentence, caption, table)
+    return figure, sentence, table
 
 
-@in_style
+@captioned
 def plot_log_loss(p, methods=None):
-    """log_loss, by default of every method."""
+    """Mean of −log of the probability given to the label, classes weighing alike: it punishes being
+    sure and wrong. Dots are seeds, bars 95 % intervals over seeds and test examples."""
     table = log_loss(p, methods or p.runs)
     figure, best, worst = _lower_is_better(table, "log-loss, nats")
     sentence = (
         f"{p.name}: in the {best.bucket} bucket {best.method} has the lowest mean log-loss, "
         f"{best.estimate:.2f} nats, and {worst.method} the highest, {worst.estimate:.2f}."
     )
-    caption = (
-        "Mean of −log of the probability given to the label, classes weighing alike: it punishes "
-        "being sure and wrong. Dots are seeds, bars 95 % intervals over seeds and test examples."
-    )
-    return Shown(figure, sentence, caption, table)
-
-
-# ---------------------------------------------------------------- during training
+    return figure, sentence, table
 
 
 def without_val(p, methods):
@@ -97,9 +79,9 @@ def without_val(p, methods):
     return [m for m in methods if not p.runs[m][0].config.with_val]
 
 
-@in_style
+@captioned
 def plot_learning_curves(p, methods=None):
-    """Accuracy on val in per cent by epoch, mean over seeds; by default of every method."""
+    """Means over seeds. The last epoch is the result; no epoch is chosen."""
     name, _ = rarest(p)
     members = {"average": p.bucket >= 0, name: p.bucket == p.bucket_names.index(name)}
     rows = []
@@ -122,8 +104,7 @@ def plot_learning_curves(p, methods=None):
         f"{p.name}: at the last epoch {best.method} has the highest average accuracy on val, "
         f"{best.accuracy:.1f} %."
     )
-    caption = "Means over seeds. The last epoch is the result; no epoch is chosen."
-    return Shown(figure, sentence, caption, table)
+    return figure, sentence, table
 
 
 def optimism(p, methods):
@@ -136,21 +117,25 @@ def optimism(p, methods):
     halves = {m: halves[m] for m in without_val(p, methods)}
     if not halves or not all(map(all, halves.values())):
         return None
-    rows = []
-    for where, side in (("the same half", [0, 1]), ("the other half", [1, 0])):
-        for method, runs in halves.items():
-            # (S, epochs, 2)
-            curves = 100 * np.array([[run[e] for e in sorted(run, key=int)] for run in runs])
-            gains = curves - curves[:, -1:]
-            best = curves.argmax(axis=1)  # (S, 2)
-            scored = np.take_along_axis(gains[..., side], best[:, None], axis=1)[:, 0]
-            result = over_seeds(scored.mean(axis=1))
-            rows.append(row_of(result, where=where, method=name_of(method)))
-    return pd.DataFrame(rows)
+    sides = {"the same half": [0, 1], "the other half": [1, 0]}
+
+    def added(where, method):
+        # (S, epochs, 2)
+        curves = 100 * np.array([[run[e] for e in sorted(run, key=int)] for run in halves[method]])
+        gains = (curves - curves[:, -1:])[..., sides[where]]
+        best = curves.argmax(axis=1, keepdims=True)
+        return over_seeds(np.take_along_axis(gains, best, axis=1).mean(axis=(1, 2)))
+
+    return estimates(sides, halves, added, "where")
 
 
-@in_style
-def _plot_optimism(p, table):
+@captioned
+def plot_optimism(p, methods=None):
+    """The sentence has means over methods; dots are seeds, bars 95 % intervals over seeds. The
+    difference is what reporting the best epoch on the test set would have made up."""
+    table = optimism(p, methods or p.runs)
+    if table is None:  # older records lack the halves
+        return None
     figure, (axes,) = drawn(table, "where", "best minus last epoch, points")
     axes.set_xlabel("scored on")
     same, other = table.groupby("where", sort=False).estimate.mean()
@@ -158,14 +143,4 @@ def _plot_optimism(p, table):
         f"{p.name}: choosing the best epoch on val adds {number(same)} to the last one on the "
         f"images that chose it, and {number(other)} on others."
     )
-    caption = (
-        "The sentence has means over methods; dots are seeds, bars 95 % intervals over seeds. The "
-        "difference is what reporting the best epoch on the test set would have made up."
-    )
-    return Shown(figure, sentence, caption, table)
-
-
-def plot_optimism(p, methods=None):
-    """[Shown] of optimism; empty where records lack the halves of val, as older ones do."""
-    table = optimism(p, methods or p.runs)
-    return [] if table is None else [_plot_optimism(p, table)]
+    return figure, sentence, table
