@@ -213,11 +213,7 @@ def deviations(p):
         ("data", f"{study.name}: {study.about}", data),
         ("networks", networks, theirs),
         ("softening", softening, "T in {1, 3, 5} on the teacher's side only (re-run)"),
-        (
-            "AdaAlpha",
-            f"alpha is the {alpha}",
-            "formula not published in what we could read: reconstructed",
-        ),
+        ("AdaAlpha", alpha, "formula not published in what we could read: reconstructed"),
         ("extra labels", labels, unstated),
         ("seeds", seeds, unstated),
     ]

@@ -1,9 +1,11 @@
 """What pages are made of: figures, tables and verdicts as accessible HTML for every exporter."""
 
 import base64
+import contextlib
 import csv
 import functools
 import io
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,11 +22,18 @@ from kdlib.methods import look_of, name_of
 
 HERE = Path(__file__).parent
 STYLE = str(HERE / "paper.mplstyle")
-TEMPLATES = Environment(
-    loader=FileSystemLoader(HERE / "report_template"), autoescape=True, trim_blocks=True
-)
+FOLDERS = [HERE, HERE / "report_template"]
+TEMPLATES = Environment(loader=FileSystemLoader(FOLDERS), autoescape=True, trim_blocks=True)
 HEADLINE = '<div class="kd-headline">'  # how the report finds it
 LINE = {"color": "#444444", "linewidth": 1}  # of zero
+
+
+@contextlib.contextmanager
+def _style():
+    """Draw in the project's style; boxes for what the font lacks, say of a name in another script."""
+    with matplotlib.style.context(STYLE), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*Glyph .* missing")
+        yield
 
 
 def _html(macro, *arguments):
@@ -47,7 +56,7 @@ class Shown:
     def svg(self):
         """The figure as SVG bytes: identical for identical input."""
         buffer = io.BytesIO()
-        with matplotlib.style.context(STYLE):
+        with _style():
             self.figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
         return buffer.getvalue()
 
@@ -184,7 +193,7 @@ def in_style(draw):
 
     @functools.wraps(draw)
     def styled(*arguments, **options):
-        with matplotlib.style.context(STYLE):
+        with _style():
             shown = draw(*arguments, **options)
             if shown:  # lay out once, so that every later drawing is the same
                 shown.figure.draw_without_rendering()
