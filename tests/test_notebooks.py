@@ -135,10 +135,10 @@ def test_every_parameter_is_seen_by_papermill_and_by_the_report(path):
     )  # what `kdlib` and papermill print about them
     kind = KIND[path.stem]
     chosen = check_parameters(
-        {"KIND": kind, **{name: default for name, (default, *_) in ours.items()}}
+        {"KIND": kind, **{name: default for name, (default, _) in ours.items()}}
     )
     assert chosen is STUDIES[DEMO[kind]] and ours["seeds"][0] == chosen.seeds
-    assert set(re.split(r", | or ", ours["study"][2].removeprefix("which study: "))) == {
+    assert set(re.split(r", | or ", ours["study"][1].removeprefix("which study: "))) == {
         s.name for s in STUDIES.values() if s.kind == kind
     }
 
@@ -399,9 +399,7 @@ def test_the_audit_notebook_audits_files(tmp_path):
 def test_bad_parameters_of_the_audit(changed, said):
     usual = {
         name: default
-        for name, (default, *_) in report.read_parameters(
-            read(AUDIT).cells[1].source, AUDIT
-        ).items()
+        for name, (default, _) in report.read_parameters(read(AUDIT).cells[1].source, AUDIT).items()
     }
     assert given.check_parameters(usual) == usual
     with pytest.raises(KdlibError, match=re.escape(said)):

@@ -20,7 +20,8 @@ from kdlib.evidence import choice
 from kdlib.evidence.rules import AVERAGE_MARGIN, CLAIMS, HALVES, HARM, LEVEL, LOWEST_ACCURACY
 from kdlib.losses import kd
 from kdlib.methods import METHODS, entry, name_of
-from kdlib.pages.report import check_parameters
+from kdlib.pages import readme
+from kdlib.pages.report import read_parameters
 from kdlib.study import readers
 from kdlib.study.done import complete_seeds
 from kdlib.study.grids import PRIMARY, STUDIES
@@ -106,13 +107,18 @@ def check_kdlib(words):
 def check_papermill(words):
     """`papermill notebook output -p name value ...`: the notebook knows the names and takes the
     values."""
-    notebook, output, *options = words
+    path, output, *options = words
     assert output.endswith(".ipynb") and len(options) % 3 == 0 and set(options[::3]) <= {"-p"}
-    values = [
-        int(value) if value.isdigit() else value for value in options[2::3]
-    ]  # as papermill does
-    check_parameters(ROOT / notebook, dict(zip(options[1::3], values, strict=True)))
-    assert nbformat.read(ROOT / notebook, as_version=4).metadata.kernelspec.name == "python3"
+    # as papermill does
+    values = [int(value) if value.isdigit() else value for value in options[2::3]]
+    given = dict(zip(options[1::3], values, strict=True))
+    notebook = nbformat.read(ROOT / path, as_version=4)
+    known = read_parameters(notebook.cells[1].source, path)
+    injected = ["# Parameters", *(f"{name} = {value!r}" for name, value in given.items())]
+    names = {name: default for name, (default, _) in known.items()}
+    # the cell that imports and checks, as it runs there
+    exec(notebook.cells[2].source, {**names, **given, "In": ["\n".join(injected)]})
+    assert notebook.metadata.kernelspec.name == "python3"
 
 
 def check(words):
@@ -150,7 +156,7 @@ NOTEBOOK = "papermill notebooks/01_gains_are_not_uniform.ipynb out.ipynb"
         ("python -m kdlib run digits --sedes 3", KdlibError, "sedes"),
         ("python -m kdlib run digit", AssertionError, "digit"),
         (f"{NOTEBOOK} -p sedes 8", KdlibError, "'sedes' is unknown"),
-        (f"{NOTEBOOK} -p seeds eight", KdlibError, "'eight' is str"),
+        (f"{NOTEBOOK} -p seeds eight", KdlibError, "seeds='eight': must be a whole number"),
     ],
 )
 def test_a_wrong_command_is_noticed(wrong, error, says):
@@ -357,8 +363,6 @@ def test_protocol_states_the_rules_and_their_thresholds():
 
 
 def test_the_answer_is_what_the_committed_records_say(monkeypatch):
-    from kdlib.pages import readme
-
     monkeypatch.delenv("KDLIB_RECORDS", raising=False)
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     answer, figure = readme.answer()

@@ -30,7 +30,7 @@ LINE = {"color": "#444444", "linewidth": 1}  # of zero
 
 @contextlib.contextmanager
 def _style():
-    """Draw in the project's style; what the font lacks, as in a name in another script, is a box."""
+    """Draw in the project's style; a letter that the font lacks, as of a name, is a box."""
     with matplotlib.style.context(STYLE), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*Glyph .* missing")
         yield
