@@ -77,6 +77,7 @@ PROVENANCE = {
 }
 CARDS = [
     {
+        "study": "digits",
         "finding": finding,
         "pair": f"cnn → {HOSTILE}",
         "claim": "It helps.",

@@ -159,7 +159,7 @@ def plot_trade_off(p, methods=None):
     axes.axhline(0, **LINE)
     axes.axvline(0, **LINE)
     axes.set_xlabel("average gain over one-hot, points")
-    axes.set_ylabel(f"gain of the {name} classes, points")
+    axes.set_ylabel(f"gain in the {name} bucket, points")
     legend(figure, axes, beside=True, markerscale=0.4)
     sentence = (
         f"{p.name}: no other method has both a higher average and a higher mean in the {name} "

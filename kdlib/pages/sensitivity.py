@@ -43,7 +43,7 @@ def ahead_of_ada_alpha(p):
     mine = labels_read(p, "ada_alpha") or NO_LABELS
     return (
         f"{p.name}: of {len(p.methods) - 1} methods these beat AdaAlpha ({mine}) in the {name} "
-        f"classes clearly: {', '.join(said) or 'none of them'}."
+        f"bucket clearly: {', '.join(said) or 'none of them'}."
     )
 
 
