@@ -27,7 +27,6 @@ NAMES = [HOSTILE, "=1+1", *(f"a class of a long name {g}" for g in range(2, GROU
 # the methods' tables; every other kind of figure, and the appendix
 BOOKS = ["00_overview", "03_softening_the_teacher"]
 PAGES = ["index.html", *(f"digits/{book}.html" for book in BOOKS)]
-WIDTHS, NARROW = (1100, 360, 320), (360, 320)
 
 
 def history(method, seed):

@@ -520,7 +520,7 @@ def told(cell):
 
 def test_differences_to_the_pool_have_the_p_of_welch_in_scipy():
     p = made(POOL, **SHARP)
-    frame = gains.differences(p, ["kd", "ada_alpha"]).set_index("method")
+    frame = gains.differences(p, ["kd", "ada_alpha"]).table.set_index("method")
     assert list(frame.columns) == [c for place in PLACES for c in (place, f"p, {place}")]
     for place in PLACES:
         mine, pool = sharp_accuracy("kd", 4, place), sharp_accuracy("one_hot", 7, place)
@@ -545,7 +545,7 @@ def test_differences_to_a_method_are_paired_by_seed():
 
 
 def test_one_seed_has_no_p():
-    row = gains.differences(made(seeds=1), ["kd"]).iloc[0]
+    row = gains.differences(made(seeds=1), ["kd"]).table.iloc[0]
     assert row.tolist() == ["distillation", *["+0.0", "–"] * 4]
 
 
@@ -605,7 +605,7 @@ def test_gain_by_group_tests_all_networks_against_all_baselines():
 
 def test_cells_table_sums_to_everything():
     p = made(seeds=2, teacher=0.8, one_hot=0.7, kd=0.5, shuffled=("teacher", "one_hot", "kd"))
-    frame = transfer.cells(p)
+    frame = transfer.cells(p).table
     assert frame["count"].sum() == 2 * 400 and frame.estimate.sum() == pytest.approx(100)
     right = {m: p.predicted(m) == p.y for m in ("teacher", "one_hot", "kd")}
     for row in frame.to_dict("records"):
@@ -643,7 +643,7 @@ def test_cells_stand_a_student_beside_its_own_teacher_and_the_baseline_of_its_se
     study = replace(ITSELF, baselines=6, fewer={"ada_alpha": 2})
     p = made(study, shuffled=ALL, teacher=0.8, one_hot=0.6, kd=0.5, ada_alpha=0.7)
     assert len(p.runs["one_hot"]) == 10  # six, and four teachers
-    frame, expected = transfer.cells(p, method), outcomes_by_names(p, method)
+    frame, expected = transfer.cells(p, method).table, outcomes_by_names(p, method)
     for row in frame.itertuples():
         count = expected[tuple(word == "right" for word in row[2:5])]
         assert row.count == count
@@ -655,7 +655,7 @@ def test_accuracies_table():
     p = made(
         seeds=2, one_hot=lambda seed, split: val if split == "val" else but(0.7, g9=0.1, g8=0.3)
     )
-    frame = gains.accuracies(p, ("teacher", "one_hot")).set_index("method")
+    frame = gains.accuracies(p, ("teacher", "one_hot")).table.set_index("method")
     numbers = [
         "average",
         "many",
@@ -679,12 +679,14 @@ def test_accuracies_table():
         "worst 3 by val": 50,
     }
     assert all(" ± " in v for v in frame[numbers].to_numpy().ravel())
-    assert not any("±" in v for v in gains.accuracies(made(seeds=1), ("kd",))[numbers].iloc[0])
+    assert not any(
+        "±" in v for v in gains.accuracies(made(seeds=1), ("kd",)).table[numbers].iloc[0]
+    )
 
 
 def test_accuracies_are_over_every_network_and_say_how_many():
     p = made(POOL, **SHARP)
-    frame = gains.accuracies(p, ("one_hot", "kd")).set_index("method")
+    frame = gains.accuracies(p, ("one_hot", "kd")).table.set_index("method")
     assert frame.networks.to_dict() == {"one-hot": 7, "distillation": 4}
     for place in PLACES:
         pool = np.array(sharp_accuracy("one_hot", 7, place))
@@ -723,7 +725,7 @@ def test_classes_count_alike_however_many_images_they_have():
     np.testing.assert_allclose((p.accuracy("kd").observed * p.in_bucket(2)).sum(axis=1), 50)
     assert p.gain("kd", p.in_bucket(2)).estimate == pytest.approx(50 - 70)
     assert trust.calibration(p, ("kd",)).iloc[-1].estimate == pytest.approx(20, abs=0.05)
-    shares = transfer.cells(p).set_index("outcome")
+    shares = transfer.cells(p).table.set_index("outcome")
     wrong = shares.loc[["new harm", "not learned", "transferred", "all wrong"]]
     assert wrong.estimate.sum() == pytest.approx((8 * 30 + 0 + 100) / 10)
     assert wrong["count"].sum() == 2 * (8 * 12 + 20)
@@ -731,13 +733,15 @@ def test_classes_count_alike_however_many_images_they_have():
 
 def test_published_numbers_stand_beside_ours_only_where_the_setting_is_theirs(monkeypatch):
     p = made(seeds=2)
-    assert "published" not in gains.accuracies(p, ("kd",))
+    assert "published" not in gains.accuracies(p, ("kd",)).table
     monkeypatch.setitem(anchors.WANG, ("tiny", PAIR), {"kd": ("74.61±0.15", "43.81±0.58")})
-    frame = gains.accuracies(p, ("teacher", "kd")).set_index("method")
+    frame = gains.accuracies(p, ("teacher", "kd")).table.set_index("method")
     columns = list(frame.columns)
     assert columns[columns.index("average") + 1] == "published"
     assert frame.published.to_dict() == {"teacher": "–", "distillation": "74.61 ± 0.15"}
-    assert "published" not in gains.accuracies(replace(p, setting={"temperature": 4.0}), ("kd",))
+    assert (
+        "published" not in gains.accuracies(replace(p, setting={"temperature": 4.0}), ("kd",)).table
+    )
 
 
 def test_log_loss_table_by_hand():
@@ -938,7 +942,7 @@ def test_a_method_with_fewer_seeds_is_compared_with_the_whole_pool_and_with_the_
         )
         assert paired.per_seed[place] == pytest.approx(np.subtract(mine, kd))
     assert set(frame.seeds) == set(paired.seeds) == {3}
-    assert gains.accuracies(p, ("ada_alpha",)).networks.tolist() == [3]
+    assert gains.accuracies(p, ("ada_alpha",)).table.networks.tolist() == [3]
     assert gains.power(p, ["ada_alpha"]).seeds.tolist() == [3] * 4
     pooled = np.mean([SHARP["one_hot"](seed, "") for seed in range(7)], axis=0)
     by_hand = 100 * (np.mean([SHARP["ada_alpha"](seed, "") for seed in range(3)], axis=0) - pooled)

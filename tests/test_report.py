@@ -1,6 +1,7 @@
 """The report: strict parameters; pages that stand alone; the same page from the same inputs."""
 
 import html
+import itertools
 import json
 import os
 import re
@@ -75,31 +76,18 @@ PROVENANCE = {
     "versions": {"python": "3.11", "torch": "2.15"},
     "command": "python -m kdlib report",
 }
+VERDICTS = [("F1", "holds", 8), ("F2a", "not under this reading", 8), ("F3", "contradicted", 8)]
+VERDICTS += [("F4 AdaAlpha", "not decided", 3), ("F4 AdaMargin", "not tested", 8)]
 CARDS = [
-    {
-        "study": "digits",
-        "finding": finding,
-        "pair": f"cnn → {HOSTILE}",
-        "claim": "It helps.",
-        "verdict": verdict,
-        "seeds": seeds,
-        "planned": 8,
-        "preliminary": seeds < 8,
-        "sentence": f"+1.4 points; {HOSTILE}.",
-    }
-    for finding, verdict, seeds in [
-        ("F1", "holds", 8),
-        ("F2a", "not under this reading", 8),
-        ("F3", "contradicted", 8),
-        ("F4 ada_alpha", "not decided", 3),
-        ("F4 ada_margin", "not tested", 8),
-    ]
+    {"study": "digits", "finding": finding, "pair": f"cnn → {HOSTILE}", "claim": "It helps."}
+    | {"verdict": verdict, "seeds": seeds, "planned": 8, "preliminary": seeds < 8}
+    | {"sentence": f"+1.4 points; {HOSTILE}."}
+    for finding, verdict, seeds in VERDICTS
 ]
+NAMES = ("00_overview", "01_gains")
 
 
-def make(
-    folder, studies=("digits",), parameters=None, books=("00_overview", "01_gains"), **options
-):
+def make(folder, studies=("digits",), parameters=None, books=NAMES, **options):
     said = []
     every = dict.fromkeys(studies, PROVENANCE)
     usual = {"books": dict.fromkeys(studies, books), "inputs": dict.fromkeys(studies, "")}
@@ -160,9 +148,6 @@ def page(built, request):
     return built / "reports" / request.param
 
 
-# Parameters
-
-
 SOURCES = ["seeds = 4 * 2", "seeds, study = 8, 'digits'", "a = b = 1", "import os", "seeds = ("]
 
 
@@ -197,22 +182,18 @@ def test_a_notebook_without_the_format_is_refused(tmp_path):
 def test_a_page_stands_alone(page):
     document = Document(page.read_text("utf-8"))
     for tag, attributes, words in document.tags:
-        loaded = [
-            attributes[name] for name in ("src", "srcset", "data", "poster") if name in attributes
-        ]
-        loaded += [attributes["href"]] if tag == "link" else []
-        loaded += (
-            re.findall(r"url\(\s*[^d#\s][^)]*\)|@import[^;]*", "".join(words))
-            if tag == "style"
-            else []
-        )
+        asking = ("src", "srcset", "data", "poster")
+        loaded = [attributes[name] for name in asking if name in attributes]
+        if tag == "link":
+            loaded.append(attributes["href"])
+        if tag == "style":
+            loaded += re.findall(r"url\(\s*[^d#\s][^)]*\)|@import[^;]*", "".join(words))
         loaded += re.findall(r"url\([^)]*\)", attributes.get("style") or "")
         assert all(address.startswith("data:") for address in loaded), (tag, loaded)
     assert not document.all("script") and not document.all("iframe")
     ((_, policy),) = document.all("meta", **{"http-equiv": "Content-Security-Policy"})
-    assert (
-        "default-src 'none'" in policy["content"]
-    )  # nothing is loaded even if an output asks for it
+    # nothing is loaded even if an output asks for it
+    assert "default-src 'none'" in policy["content"]
     assert page.stat().st_size < 3_000_000
 
 
@@ -221,18 +202,14 @@ def test_a_page_has_its_landmarks_and_headings_in_order(page):
     document = Document(text)
     levels = [int(tag[1]) for tag, _, _ in document.tags if re.fullmatch("h[1-6]", tag)]
     assert levels.count(1) == 1 and levels[0] == 1
-    assert all(after <= before + 1 for before, after in zip(levels, levels[1:], strict=False)), (
-        levels
-    )
+    assert all(after <= before + 1 for before, after in itertools.pairwise(levels)), levels
     assert document.all("html", lang="en") and document.all("title")[0][0].strip()
     assert document.all("meta", name="viewport") and document.all("footer")
     assert document.all("main", id="content") and document.all("a", href="#content")
     identities = [attributes["id"] for _, attributes, _ in document.tags if "id" in attributes]
     assert len(identities) == len(set(identities))
 
-
-def test_every_picture_keeps_its_own_sentence(page):
-    pictures = Document(page.read_text("utf-8")).all("img")
+    pictures = document.all("img")
     assert pictures and all(attributes["alt"] == ALT for _, attributes in pictures)
 
 
@@ -279,9 +256,8 @@ def test_the_headline_is_lifted_under_the_title(tmp_path):
     said = "It helps <b>most</b> classes."
     show = f"from kdlib.pages.shown import Headline\nHeadline([{said!r}], [{CARDS[0]!r}])"
     book = house_notebook(tmp_path / "a.ipynb", new_code_cell(show))
-    text = report.render(
-        report.execute(book, tmp_path / "out.ipynb", {}), tmp_path / "a.html"
-    ).read_text("utf-8")
+    executed = report.execute(book, tmp_path / "out.ipynb", {})
+    text = report.render(executed, tmp_path / "a.html").read_text("utf-8")
     assert text.count('<div class="kd-headline">') == 1
     assert text.index("</h1>") < text.index(html.escape(said)) < text.index("The claim.")
     words, _ = Document(text).all("div", **{"class": "kd-headline"})[0]
@@ -291,9 +267,8 @@ def test_the_headline_is_lifted_under_the_title(tmp_path):
 def test_text_from_data_is_text(built):
     index = (built / "reports/index.html").read_text("utf-8")
     page = (built / "reports/digits/00_overview.html").read_text("utf-8")
-    assert (
-        index.count("&lt;script&gt;document.title") == 8
-    )  # the pair twice, five sentences, provenance
+    # the pair twice, five sentences, provenance
+    assert index.count("&lt;script&gt;document.title") == 8
     assert "<script" not in index and "<script" not in page
     words = "".join(words for words, _ in Document(page).all("main"))
     assert HOSTILE in words  # in a generated sentence
@@ -321,42 +296,25 @@ def test_provenance_and_one_last_line(page):
 
 def test_pictures_of_other_kinds_and_damaged_formulas(tmp_path):
     pixel = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
-    told = {"image/png": {"alt": "One red pixel"}}
-    outputs = [
-        nbformat.v4.new_output("display_data", {"image/png": pixel}, metadata=told),
-        nbformat.v4.new_output(
-            "display_data", {"image/svg+xml": PICTURE}, metadata={"alt": "A <b>"}
-        ),
-        nbformat.v4.new_output(
-            "display_data",
-            {"application/vnd.jupyter.widget-view+json": {}, "text/plain": "99%|####"},
-        ),
-    ]
-    cells = [
-        new_markdown_cell(
-            "No title, $x^$ and $\\nosuchcommand x$.\n\n$$\\begin{aligned}a&=b\\end{aligned}$$"
-        ),
-        new_code_cell("draw()", outputs=outputs),
-    ]
-    nbformat.write(new_notebook(cells=cells), tmp_path / "my_page.ipynb")
+    widget = {"application/vnd.jupyter.widget-view+json": {}, "text/plain": "99%|####"}
+    some = [({"image/png": pixel}, {"image/png": {"alt": "One red pixel"}})]
+    some += [({"image/svg+xml": PICTURE}, {"alt": "A <b>"}), (widget, {})]
+    outputs = [nbformat.v4.new_output("display_data", d, metadata=m) for d, m in some]
+    aligned = "$$\\begin{aligned}a&=b\\end{aligned}$$"
+    prose = new_markdown_cell(f"No title, $x^$ and $\\nosuchcommand x$.\n\n{aligned}")
+    book = new_notebook(cells=[prose, new_code_cell("draw()", outputs=outputs)])
+    nbformat.write(book, tmp_path / "my_page.ipynb")
     text = report.render(tmp_path / "my_page.ipynb", tmp_path / "a.html").read_text("utf-8")
     document = Document(text)
     assert [a["alt"] for _, a in document.all("img")] == ["One red pixel", "A <b>"]
-    assert [words for words, _ in document.all("code", **{"class": "tex"})] == [
-        "x^",
-        r"\nosuchcommand x",
-    ]
-    assert (
-        document.all("h1")[0][0] == "my page"
-        and "99%" not in text
-        and len(document.all("mtd")) == 2
-    )
+    formulas = [words for words, _ in document.all("code", **{"class": "tex"})]
+    assert formulas == ["x^", r"\nosuchcommand x"] and len(document.all("mtd")) == 2
+    assert document.all("h1")[0][0] == "my page" and "99%" not in text
 
 
 def test_html_in_prose_stays_where_it_is():
-    assert (
-        filters.markdown("a <b>x</b> c, 1 < 2 *y*") == "<p>a <b>x</b> c, 1 &lt; 2 <em>y</em></p>\n"
-    )
+    said = "<p>a <b>x</b> c, 1 &lt; 2 <em>y</em></p>\n"
+    assert filters.markdown("a <b>x</b> c, 1 < 2 *y*") == said
     assert filters.markdown("a <b>x</b>", escape=True) == "<p>a &lt;b&gt;x&lt;/b&gt;</p>\n"
 
 
@@ -368,9 +326,8 @@ def test_the_same_inputs_make_the_same_bytes(built, tmp_path):
     house_notebook(tmp_path / "notebooks" / "01_gains.ipynb", title="# Gains, and `harm`")
     make(tmp_path, parameters={"seeds": 3})
     for name in ("index.html", "digits/00_overview.html", "digits/01_gains.html"):
-        first, second = (
-            (at / "reports" / name).read_text("utf-8").splitlines() for at in (built, tmp_path)
-        )
+        both = [(at / "reports" / name).read_text("utf-8") for at in (built, tmp_path)]
+        first, second = (text.splitlines() for text in both)
         assert first[:-1] == second[:-1] and len(first) > 20, name
 
 
@@ -410,10 +367,8 @@ def test_a_failing_notebook_is_a_page_that_says_so(tmp_path):
     good = house_notebook(tmp_path / "notebooks" / "a.ipynb")
     before = good.read_text()
     assert make(tmp_path, books=["a"])[0][0].status == "built"
-    failing = new_code_cell(
-        "gains = {}\ngains['<b>common</b>']", metadata={"tags": ["remove-cell"]}
-    )
-    house_notebook(good, failing)
+    source = "gains = {}\ngains['<b>common</b>']"
+    house_notebook(good, new_code_cell(source, metadata={"tags": ["remove-cell"]}))
     for _ in range(2):  # a failure is never stamped as done
         (page,) = make(tmp_path, books=["a"])[0]
         assert page.status == "failed" and "KeyError" in page.message
@@ -423,13 +378,11 @@ def test_a_failing_notebook_is_a_page_that_says_so(tmp_path):
     assert "stopped at an error" in banner[0] and "KeyError: '<b>common</b>'" in banner[0]
     assert "gains['<b>common</b>']" in banner[0] and "python -m kdlib report" in banner[0]
     assert text.index('role="alert"') < text.index("<h1") and "papermill" not in text
-    assert Document((tmp_path / "reports/index.html").read_text("utf-8")).all(
-        "p", **{"class": "failed"}
-    )
+    index = Document((tmp_path / "reports/index.html").read_text("utf-8"))
+    assert index.all("p", **{"class": "failed"})
     good.write_text(before)  # these inputs were built once, but the failed page stands there now
-    assert make(tmp_path, books=["a"])[0][
-        0
-    ].status == "built" and 'role="alert"' not in page.html.read_text("utf-8")
+    assert make(tmp_path, books=["a"])[0][0].status == "built"
+    assert 'role="alert"' not in page.html.read_text("utf-8")
 
 
 def test_a_kernel_that_dies_is_a_failure_too(tmp_path):
@@ -438,15 +391,6 @@ def test_a_kernel_that_dies_is_a_failure_too(tmp_path):
     assert page.status == "failed" and "the kernel died" in page.message
     assert "the kernel died" in page.html.read_text("utf-8")
     assert (tmp_path / "reports/digits/a.ipynb").exists()
-
-
-def test_a_kernel_that_is_told_to_end_in_the_middle_says_nothing(tmp_path, capfd):
-    house_notebook(
-        tmp_path / "notebooks" / "a.ipynb",
-        new_code_cell("get_ipython().kernel.log.error('KeyboardInterrupt caught')"),
-    )
-    (page,) = make(tmp_path, books=["a"])[0]
-    assert page.status == "built" and "KeyboardInterrupt" not in "".join(capfd.readouterr())
 
 
 def test_an_output_that_cannot_be_written_is_one_sentence(tmp_path, monkeypatch):
@@ -477,18 +421,13 @@ def test_an_interrupted_build_leaves_whole_pages(built, tmp_path, monkeypatch):
     assert target.read_text() == "the whole old page"
 
 
-def test_a_run_is_quiet(tmp_path):
-    book = house_notebook(tmp_path / "a.ipynb")
-    output = tmp_path / "b.ipynb"
-    code = f"from kdlib.pages import report; report.execute({str(book)!r}, {str(output)!r}, {{'seeds': 2}})"
+def test_a_run_is_quiet_also_where_a_kernel_is_told_to_end_in_the_middle(tmp_path):
+    told = new_code_cell("get_ipython().kernel.log.error('KeyboardInterrupt caught')")
+    book, output = house_notebook(tmp_path / "a.ipynb", told), tmp_path / "b.ipynb"
+    call = f"report.execute({str(book)!r}, {str(output)!r}, {{'seeds': 2}})"
+    command = [sys.executable, "-c", f"from kdlib.pages import report; {call}"]
+    env = {**os.environ, "PYTHONWARNINGS": "ignore"}
     root = Path(report.__file__).parents[1]
-    run = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=root,
-        capture_output=True,
-        text=True,
-        check=True,
-        env={**os.environ, "PYTHONWARNINGS": "ignore"},
-    )
+    run = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True, env=env)
     assert run.stdout == run.stderr == ""
     assert json.loads(output.read_text())["metadata"]["papermill"]["parameters"] == {"seeds": 2}

@@ -85,7 +85,7 @@ def test_conditions_of_f4_are_those_of_the_finding():
     F4 says them."""
     rates = {"kd": but(0.7, few=0.5), "one_hot": but(0.7, few=0.6), "halfway": but(0.75, few=0.65)}
     p = made(BEYOND, **rates, shuffled=METHODS)
-    (row,) = sensitivity.mitigations(p, ["halfway"]).to_dict("records")
+    (row,) = sensitivity.mitigations(p, ["halfway"]).table.to_dict("records")
     cells = ["average, over distillation", "few, over distillation", "few, over one-hot"]
     assert list(row) == ["method", *cells[:2], "p, few", cells[2], "labels beyond training"]
     gain = p.gain("halfway", p.in_bucket(2), "kd").per_seed
@@ -103,7 +103,7 @@ def test_conditions_of_f4_are_those_of_the_finding():
 
 def test_where_the_few_are_on_the_floor_the_conditions_are_those_of_the_verdict_bucket():
     p = made(BEYOND, one_hot=lambda seed, split: but(0.7, few=0.0), kd=0.5, ada_alpha=0.6)
-    (row,) = sensitivity.mitigations(p, ["ada_alpha"]).to_dict("records")
+    (row,) = sensitivity.mitigations(p, ["ada_alpha"]).table.to_dict("records")
     assert numbers(row["medium, over distillation"])[0] == pytest.approx(10)
     assert numbers(row["medium, over one-hot"])[0] == pytest.approx(-10)
 
@@ -124,9 +124,9 @@ def test_every_table_says_which_labels_a_method_reads():
     fields = {name: changes for name, (changes, _) in READS.items()}
     p = made(replace(TINY, methods={"one_hot": {}, "kd": {}, **fields}), seeds=2)
     wanted = [labels for _, labels in READS.values()]
-    assert list(sensitivity.mitigations(p, list(READS))["labels beyond training"]) == wanted
+    assert list(sensitivity.mitigations(p, list(READS)).table["labels beyond training"]) == wanted
     short = [words.removeprefix("labels of val, ").replace("none", "no") for words in wanted]
-    table = gains.accuracies(p, ["teacher", "one_hot", *READS])
+    table = gains.accuracies(p, ["teacher", "one_hot", *READS]).table
     assert list(table["labels of val"]) == ["–", "no", *short]
 
 
@@ -355,7 +355,7 @@ def test_worst_groups_chosen_on_val_are_scored_on_test():
     def rates(seed, split):
         return but(0.7, g0=0.1) if split == "val" else but(0.7, g1=0.3)
 
-    (row,) = gains.accuracies(made(BEYOND, one_hot=rates), ["one_hot"]).to_dict("records")
+    (row,) = gains.accuracies(made(BEYOND, one_hot=rates), ["one_hot"]).table.to_dict("records")
     assert row["worst 1"].startswith("30.0") and row["worst 1 by val"].startswith("70.0")
 
 

@@ -361,11 +361,11 @@ def test_the_most_frequent_class_comes_first(panels, drawn):
 
 def test_deviations_come_from_the_configs(panels):
     p = panels["self"]
-    choices = anchors.deviations(p).set_index("choice").here
+    choices = anchors.deviations(p).table.set_index("choice").here
     assert choices["status"] == "a demonstration, not a reproduction"
     assert choices["seeds"] == "3 of 4 planned, 6 baselines"
     assert choices["softening"] == "T = 2, both, alpha = 1"
     assert choices["AdaAlpha"] == "alpha is the margin of the group on val, T = 1"
     assert "40 epochs, batch 32" in choices["networks"]
     real = replace(p, study=replace(p.study, demonstration=False))
-    assert "status" not in set(anchors.deviations(real).choice)
+    assert "status" not in set(anchors.deviations(real).table.choice)

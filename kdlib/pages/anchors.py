@@ -194,7 +194,7 @@ def comparison():
 
 
 def deviations(p):
-    """What is not as in the paper or its re-run, from the Configs: one row per choice."""
+    """Table of what is not as in the paper or its re-run, from the Configs: one row per choice."""
     study, kd, ada = p.study, *(p.runs[m][0].config for m in ("kd", "ada_alpha"))
     unstated = "not stated in what we could read"
     data = "CIFAR-100, CIFAR-10, their long-tailed versions, ImageNet (re-run: Wang et al. 2023)"
@@ -222,9 +222,5 @@ def deviations(p):
         rows.insert(4, ("AdaMargin", reading, "reconstructed; other readings are sensitivity"))
     if study.demonstration:
         rows.insert(0, ("status", "a demonstration, not a reproduction", "–"))
-    return pd.DataFrame(rows, columns=["choice", "here", "in the paper or its re-run"])
-
-
-def show_deviations(p):
-    """deviations as a Table."""
-    return Table(deviations(p), "What is not as in the paper or its re-run")
+    found = pd.DataFrame(rows, columns=["choice", "here", "in the paper or its re-run"])
+    return Table(found, "What is not as in the paper or its re-run")

@@ -1,4 +1,4 @@
-"""Who gains, and how sure is it: x(panel, methods) is a table, plot_x or show_x what pages show."""
+"""Who gains, and how sure is it: x(panel, methods) is a table, plot_x its figure."""
 
 import functools
 
@@ -26,8 +26,8 @@ def changes(p, method, over):
     return f"{name_of(method)} {said}"
 
 
-def accuracies(p, methods):
-    """Accuracy in per cent, average, each bucket and worst-k: one row per method.
+def accuracies(p, methods=None):
+    """Table of accuracy in per cent, average, each bucket and worst-k: one row per method.
 
     Cells are "estimate ± half-width". Worst-k picked on the examples that score it is too low;
     beside it stand the k groups that are lowest on val under one_hot. Where Wang et al. (2023) ran
@@ -42,7 +42,7 @@ def accuracies(p, methods):
         places[f"worst {k} by val"] = lambda v, k=k: v[..., lowest[:k]].mean(axis=-1)
     published = {} if p.setting else WANG.get((p.study.name, p.pair), {})
     rows = []
-    for method in methods:
+    for method in methods or ("teacher", *p.runs):
         labels = "–"
         if method != "teacher":
             labels = labels_read(p, method).removeprefix("labels of val, ") or "no"
@@ -53,43 +53,30 @@ def accuracies(p, methods):
             if place == "average" and published:
                 row["published"] = published.get(method, ("–",))[0].replace("±", " ± ")
         rows.append(row)
-    return pd.DataFrame(rows)
-
-
-def show_accuracies(p):
-    """accuracies of the teacher and of every method, as a Table."""
-    table = accuracies(p, ("teacher", *p.runs))
     caption = f"Accuracy in per cent ± half-width of its 95 % interval, {p.name}"
-    if "published" in table:
+    if published:
         caption += (
             "; published: Wang et al. 2023, average on half of the official test images, another "
             "draw where there is a tail (page 90 has ours on that half)"
         )
-    return Table(table, caption)
+    return Table(pd.DataFrame(rows), caption)
 
 
-def differences(p, methods):
-    """Difference to the pooled baselines in points: one row per method.
-
-    "estimate ± half-width" on average and in each bucket, each with its p."""
+def differences(p, methods=None):
+    """Table of differences to the pooled baselines, each with its p: one row per method."""
     rows = []
-    for method in methods:
+    for method in methods or p.methods:
         row = {"method": name_of(method)}
         for place, weights in p.places().items():
             result = p.gain(method, weights)
             row[place] = plus_minus(result, signed=True)
             row[f"p, {place}"] = "–" if np.isnan(result.se) else p_value(result.p())
         rows.append(row)
-    return pd.DataFrame(rows)
-
-
-def show_differences(p):
-    """differences of every method, as a Table."""
     caption = (
         "Difference to the mean of all baselines, with Welch's p, in points ± half-width of its "
         f"95 % interval, {p.name}"
     )
-    return Table(differences(p, p.methods), caption)
+    return Table(pd.DataFrame(rows), caption)
 
 
 def gain_by_bucket(p, methods, over="one_hot"):

@@ -55,16 +55,14 @@ def weight_by_class(p):
     )
 
 
-def mitigations(p, methods):
-    """The conditions of F4 for any method: one row per method.
-
-    Its gain over one_hot and what labels it reads stand beside them."""
+def mitigations(p, methods=None):
+    """Table of the conditions of F4 for any method, by default all but kd: one row per method."""
     bucket = verdict_bucket(p)
     name, rare = rarest(p)
     if bucket is not None:
         name, rare = p.bucket_names[bucket], p.in_bucket(bucket)
     rows = []
-    for method in methods:
+    for method in methods or [m for m in p.methods if m != "kd"]:
         over_kd = p.gain(method, rare, "kd")
         p_of_signs, _ = sign_flip(over_kd.per_seed)
         rows.append(
@@ -77,17 +75,12 @@ def mitigations(p, methods):
                 "labels beyond training": labels_read(p, method) or "none",
             }
         )
-    return pd.DataFrame(rows)
-
-
-def show_mitigations(p):
-    """mitigations of every method but distillation, as a Table."""
     caption = (
         f"{p.name}. The conditions of F4 on every method, against distillation with the exact "
         "sign-flip p over seeds, and its gain over one-hot, in points with 95 % intervals; and the "
         "labels it reads beyond those it trains on. Sensitivity: no verdict depends on it."
     )
-    return Table(mitigations(p, [m for m in p.methods if m != "kd"]), caption)
+    return Table(pd.DataFrame(rows), caption)
 
 
 @captioned

@@ -88,7 +88,7 @@ def plot_copied_and_amplified(p, sentence):
 
 
 def cells(p, method="kd"):
-    """The eight outcomes (teacher, one-hot, distilled right?) in per cent of test examples.
+    """Table of the eight outcomes (teacher, one-hot, distilled right?), per cent of test examples.
 
     Classes weigh alike. Each distilled network stands beside its own teacher and the one-hot
     network of the same seed."""
@@ -102,10 +102,5 @@ def cells(p, method="kd"):
         row = {"outcome": name, "teacher": words[teacher], "one-hot": words[one_hot]}
         row |= {name_of(method): words[distilled], "count": totals[name]}
         rows.append(row | {n: getattr(result, n) for n in ("estimate", "low", "high")})
-    return pd.DataFrame(rows)
-
-
-def show_cells(p):
-    """cells as a Table."""
     counted = "images counted over all seeds, and per cent with every class weighing alike"
-    return Table(cells(p), f"The eight outcomes, {p.name}: {counted}")
+    return Table(pd.DataFrame(rows), f"The eight outcomes, {p.name}: {counted}")
