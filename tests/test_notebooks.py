@@ -10,6 +10,7 @@ import numpy as np
 import papermill
 import pytest
 from papermill.exceptions import PapermillExecutionError
+from synthetic import GROUPS, write_study
 
 from kdlib.auditing import given
 from kdlib.config import KdlibError
@@ -197,24 +198,46 @@ def test_papermill_itself_stops_at_a_mistyped_parameter(tmp_path, monkeypatch):
 
 
 @pytest.fixture(scope="session")
-def digits_records(tmp_path_factory):
-    """A folder with the records of the first two seeds of every study of the digits, really
+def trained(tmp_path_factory):
+    """A folder with the records of the first two seeds of digits and of its recipe, really
     trained."""
     folder = tmp_path_factory.mktemp("digits")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("KDLIB_RECORDS", str(folder))
-        sweep([cfg for s in STUDIES.values() if s.demonstration for cfg in s(2)], device="cpu")
+        names = ("digits", "digits-recipe")
+        sweep([cfg for name in names for cfg in STUDIES[name](2)], device="cpu")
+    return folder
+
+
+def history(method, seed):
+    """What a run recorded while it was trained, and the margins that AdaAlpha used."""
+    by_group = {str(e): [0.1 * e] * GROUPS for e in (2, 4, 6)}
+    halves = {str(e): [0.1 * e, 0.09 * e] for e in (2, 4, 6)}
+    used = [0.9] * GROUPS if method.startswith(("ada_alpha", "AdaAlpha")) else None
+    return {"val_accuracy_by_group": by_group, "val_accuracy_by_half": halves, "margins": used}
+
+
+@pytest.fixture(scope="session")
+def made_by_hand(tmp_path_factory):
+    """A folder with records of two seeds of the other studies of the digits, made by hand."""
+    folder = tmp_path_factory.mktemp("made")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("KDLIB_RECORDS", str(folder))
+        for kind in ("rivals", "knobs", "ablations"):
+            write_study(STUDIES[f"digits-{kind}"], 2, shuffled=("kd", "one_hot"), facts=history)
     return folder
 
 
 @pytest.fixture
-def executed(request, digits_records, tmp_path, monkeypatch):
+def executed(request, tmp_path, monkeypatch):
     """(what a notebook printed, its pages): run from records, quietly, training nothing."""
     path, study = request.param
-    monkeypatch.setenv("KDLIB_RECORDS", str(digits_records))
+    by_hand = KIND[path.stem] in ("rivals", "knobs", "ablations")
+    folder = request.getfixturevalue("made_by_hand" if by_hand else "trained")
+    monkeypatch.setenv("KDLIB_RECORDS", str(folder))
 
     def written():
-        return {p.name: p.stat().st_mtime_ns for p in digits_records.glob("*.json")}
+        return {p.name: p.stat().st_mtime_ns for p in folder.glob("*.json")}
 
     before = written()
     done = read(report.execute(path, tmp_path / path.name, {"study": study, "seeds": 2}))
