@@ -1,6 +1,4 @@
-"""One field of the recipe or of the data at a time: whom does distillation harm where?
-
-Sensitivity: no verdict depends on it."""
+"""One field of the recipe or of the data at a time, sensitivity alone: where is the harm?"""
 
 import numpy as np
 import pandas as pd

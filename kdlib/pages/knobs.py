@@ -1,6 +1,4 @@
-"""What a remedy depends on: how much of the teacher is left in AdaAlpha, and where.
-
-Sensitivity: no verdict depends on it."""
+"""What a remedy depends on, sensitivity alone: how much of the teacher AdaAlpha keeps, and where."""
 
 import numpy as np
 import pandas as pd

@@ -83,13 +83,8 @@ def execute(notebook, output, parameters):
     output.parent.mkdir(parents=True, exist_ok=True)
     partial = output.with_name(f".{output.stem}.partial.ipynb")
     repositories = (p for p in notebook.parents if (p / "kdlib" / "__init__.py").exists())
-    options = {
-        "kernel_name": "python3",
-        "language": "python",
-        "cwd": next(repositories, notebook.parent),
-        "progress_bar": False,
-        "config": KERNEL,
-    }
+    options = {"kernel_name": "python3", "language": "python", "config": KERNEL}
+    options |= {"cwd": next(repositories, notebook.parent), "progress_bar": False}
     # papermill formats the paths
     paths = [str(p).replace("{", "{{").replace("}", "}}") for p in (notebook, partial)]
     try:

@@ -1,6 +1,4 @@
-"""What the studies beyond the findings say: rivals, knobs, ablations, and the choice of the recipe.
-
-No verdict depends on it."""
+"""What the studies beyond the findings say; no verdict depends on it. And the recipe's choice."""
 
 import numpy as np
 import pandas as pd
