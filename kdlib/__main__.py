@@ -99,7 +99,7 @@ def _compare(chosen, seeds, methods):
     """Print what methods gain over one-hot, on average and by bucket, in every pair and setting."""
     from kdlib.evidence.panel import panel
     from kdlib.evidence.words import brief
-    from kdlib.pages.tables import gain_by_bucket
+    from kdlib.pages.gains import gain_by_bucket
 
     for setting in chosen.settings:
         for pair in chosen.pairs:

@@ -6,6 +6,7 @@ import contextlib
 import functools
 import http.server
 import io
+import itertools
 import json
 import re
 import threading
@@ -17,40 +18,15 @@ import pypdf
 import pytest
 from conftest import ROOT
 from synthetic import GROUPS, but, write_study
+from test_report import CARDS, HOSTILE, PROVENANCE
 
 from kdlib.pages import report
 from kdlib.study.grids import STUDIES
 
-HOSTILE = "<script>document.title='stolen'</script>"
 NAMES = [HOSTILE, "=1+1", *(f"a class of a long name {g}" for g in range(2, GROUPS))]
-CARDS = [
-    {
-        "study": "digits",
-        "finding": finding,
-        "pair": f"cnn → {HOSTILE}",
-        "claim": "It helps.",
-        "verdict": verdict,
-        "seeds": seeds,
-        "planned": 8,
-        "preliminary": seeds < 8,
-        "sentence": f"+1.4 points; {HOSTILE}.",
-        "parts": [],
-    }
-    for finding, verdict, seeds in [
-        ("F1", "holds", 8),
-        ("F2a", "not under this reading", 8),
-        ("F3", "contradicted", 8),
-        ("F4 AdaAlpha", "not decided", 3),
-        ("F4 AdaMargin", "not tested", 8),
-    ]
-]
-PROVENANCE = {"commit": "3f2a9c1", "data": f"digits {HOSTILE}", "command": "python -m kdlib report"}
-BOOKS = [
-    "00_overview",
-    "03_softening_the_teacher",
-]  # the methods' tables; every other kind of figure, and the appendix
+# the methods' tables; every other kind of figure, and the appendix
+BOOKS = ["00_overview", "03_softening_the_teacher"]
 PAGES = ["index.html", *(f"digits/{book}.html" for book in BOOKS)]
-WIDTHS, NARROW = (1100, 360, 320), (360, 320)
 
 
 def history(method, seed):
@@ -68,9 +44,8 @@ def served(folder):
     class Quiet(http.server.SimpleHTTPRequestHandler):
         log_message = staticmethod(lambda *_: None)
 
-    server = http.server.ThreadingHTTPServer(
-        ("127.0.0.1", 0), functools.partial(Quiet, directory=folder)
-    )
+    handler = functools.partial(Quiet, directory=folder)
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield f"http://127.0.0.1:{server.server_port}"
     server.shutdown()
@@ -84,26 +59,17 @@ def gallery(browser, tmp_path_factory):
     folder = tmp_path_factory.mktemp("gallery")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("KDLIB_RECORDS", str(folder / "records"))
-        write_study(
-            STUDIES["digits"],
-            2,
-            names=NAMES,
-            kd=but(0.8, few=0.3),
-            shuffled=("kd", "one_hot"),
-            facts=history,
-        )
+        rates = {"kd": but(0.8, few=0.3), "shuffled": ("kd", "one_hot")}
+        write_study(STUDIES["digits"], 2, names=NAMES, facts=history, **rates)
+        by_study = {"books": BOOKS, "verdicts": CARDS, "provenance": PROVENANCE, "inputs": ""}
         pages = report.build(
             {"digits": {"seeds": 2}},
             folder / "reports",
             ROOT / "notebooks",
-            books={"digits": BOOKS},
-            verdicts={"digits": CARDS},
-            provenance={"digits": PROVENANCE},
             say=lambda line: None,
+            **{name: {"digits": value} for name, value in by_study.items()},
         )
-    assert [page.status for page in pages] == ["built"] * len(BOOKS), [
-        page.message for page in pages
-    ]
+    assert [page.message for page in pages] == [""] * len(BOOKS)
     with served(folder / "reports") as address:
         yield {"file": (folder / "reports").as_uri(), "served": address}
 
@@ -125,14 +91,11 @@ def page(request, browser, gallery):
 def look(browser, width, scheme="light", media=""):
     """Show what is open at a width, a colour scheme and as a medium ("": its own, the screen unless
     it is printed)."""
-    browser.execute_cdp_cmd(
-        "Emulation.setDeviceMetricsOverride",
-        {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": width < 500},
-    )
-    browser.execute_cdp_cmd(
-        "Emulation.setEmulatedMedia",
-        {"media": media, "features": [{"name": "prefers-color-scheme", "value": scheme}]},
-    )
+    size = {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": width < 500}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    features = [{"name": "prefers-color-scheme", "value": scheme}]
+    media = {"media": media, "features": features}
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", media)
 
 
 def unfold(browser, unfolded=True):
@@ -193,48 +156,25 @@ def test_every_picture_is_there_and_has_its_own_sentence(browser, page):
 def test_headings_are_in_order_and_everything_has_a_name(browser, page):
     """As a screen reader has it: the accessibility tree of the browser."""
     unfold(browser)
-    nodes = [
-        n
-        for n in browser.execute_cdp_cmd("Accessibility.getFullAXTree", {})["nodes"]
-        if not n["ignored"]
-    ]
+    tree = browser.execute_cdp_cmd("Accessibility.getFullAXTree", {})["nodes"]
+    nodes = [n for n in tree if not n["ignored"]]
 
     def value(node, key):
         return node.get(key, {}).get("value", "")
 
-    levels = [
-        p["value"]["value"]
-        for n in nodes
-        if value(n, "role") == "heading"
-        for p in n["properties"]
-        if p["name"] == "level"
-    ]
+    headings = [n["properties"] for n in nodes if value(n, "role") == "heading"]
+    levels = [p["value"]["value"] for some in headings for p in some if p["name"] == "level"]
     assert levels[0] == 1 and levels.count(1) == 1 and len(levels) >= 3
-    assert all(after <= before + 1 for before, after in zip(levels, levels[1:], strict=False)), (
-        levels
-    )
+    assert all(after <= before + 1 for before, after in itertools.pairwise(levels)), levels
     roles = [value(n, "role") for n in nodes]
-    assert roles.count("main") == roles.count("contentinfo") == 1 and roles.count("navigation") == (
-        "digits/" in page
-    )
-    named = {
-        "link",
-        "image",
-        "table",
-        "group",
-        "heading",
-        "DisclosureTriangle",
-        "navigation",
-        "RootWebArea",
-    }
+    assert roles.count("main") == roles.count("contentinfo") == 1
+    assert roles.count("navigation") == ("digits/" in page)
+    named = {"link", "image", "table", "heading", "DisclosureTriangle", "navigation", "RootWebArea"}
     assert {"link", "image", "table", "heading"} <= set(roles)
     # a <details> is a group that its summary names; the boxes of tables say that they are one
-    nameless = [
-        n for n in nodes if value(n, "role") in named - {"group"} and not value(n, "name").strip()
-    ]
-    assert not nameless and not [
-        n for n in nodes if value(n, "role") == "link" and value(n, "name").strip() == "¶"
-    ]
+    nameless = [n for n in nodes if value(n, "role") in named and not value(n, "name").strip()]
+    links = {value(n, "name").strip() for n in nodes if value(n, "role") == "link"}
+    assert not nameless and "¶" not in links
 
 
 # ---------------------------------------------------------------- by keyboard
@@ -249,10 +189,8 @@ def test_the_focus_walks_through_everything_in_order(browser, page, unfolded):
     from selenium.webdriver.common.keys import Keys
 
     unfold(browser, unfolded)
-    count = browser.execute_script(
-        "document.activeElement.blur(); scrollTo(0, 0); history.replaceState(null, '', '#'); "
-        + REACHABLE
-    )
+    start = "document.activeElement.blur(); scrollTo(0, 0); history.replaceState(null, '', '#'); "
+    count = browser.execute_script(start + REACHABLE)
     seen, body = [], browser.find_element("tag name", "body")
     for _ in range(count + 40):  # more than needed, so that a trap shows
         (browser.switch_to.active_element if seen else body).send_keys(Keys.TAB)
@@ -263,11 +201,8 @@ def test_the_focus_walks_through_everything_in_order(browser, page, unfolded):
     places = [place for place, *_ in seen if place >= 0]
     assert places == list(range(count)), seen
     assert seen[0][2] == "Skip to the content"
-    assert {tag for place, tag, _ in seen if place < 0} <= {
-        "PRE",
-        "MATH",
-        "DIV",
-    }  # boxes that scroll, which Chromium adds itself
+    boxes = {tag for place, tag, _ in seen if place < 0}
+    assert boxes <= {"PRE", "MATH", "DIV"}  # that scroll, which Chromium adds itself
 
 
 def test_the_skip_link_shows_itself_and_leads_to_the_content(browser, page):
@@ -307,40 +242,33 @@ def test_contrast(browser, page, scheme, media):
     look(browser, 1100, scheme, media)
     found = browser.execute_script(CONTRAST, TEXT)
     assert len(found) > 20 and min(found)[0] >= 4.5, min(found)
-    paper = browser.execute_script(
-        "return getComputedStyle(document.documentElement).backgroundColor"
-    )
-    assert (sum(map(int, re.findall(r"\d+", paper)[:3])) > 380) == (
-        scheme == "light" or media == "print"
-    )
+    paper = "return getComputedStyle(document.documentElement).backgroundColor"
+    colour = sum(map(int, re.findall(r"\d+", browser.execute_script(paper))[:3]))
+    assert (colour > 380) == (scheme == "light" or media == "print")
+
+
+RIGHT = "return [...document.images].map(e => e.getBoundingClientRect().right)"
+WIDE = """return [...document.querySelectorAll('.scroll')].filter(e => e.scrollWidth > e.clientWidth)
+  .map(e => e.tabIndex)"""
 
 
 def test_nothing_scrolls_sideways_but_wide_boxes(browser, page):
     unfold(browser)
-    for width in WIDTHS:
+    for width in (1100, 360, 320):
         look(browser, width)
         assert browser.execute_script("return innerWidth") == width
         assert browser.execute_script("return document.documentElement.scrollWidth") <= width
-        right = browser.execute_script(
-            "return [...document.images].map(e => e.getBoundingClientRect().right)"
-        )
-        assert max(right) <= width
-    wide = browser.execute_script(
-        "return [...document.querySelectorAll('.scroll')].filter(e => e.scrollWidth > e.clientWidth)"
-        ".map(e => e.tabIndex)"
-    )
-    assert wide and set(wide) == {
-        0
-    }  # at 320: tables that scroll in a box of their own, which the keyboard reaches
+        assert max(browser.execute_script(RIGHT)) <= width
+    # at 320: tables that scroll in a box of their own, which the keyboard reaches
+    assert set(browser.execute_script(WIDE)) == {0}
 
 
 def test_verdicts_have_a_word_and_a_shape(browser, gallery):
     look(browser, 1100)
     browser.get(f"{gallery['file']}/index.html")
-    cards = browser.execute_script(
-        "return [...document.querySelectorAll('.card .verdict')].map(e => "
-        "[e.textContent.trim(), e.querySelector('svg').innerHTML])"
-    )
+    script = """return [...document.querySelectorAll('.card .verdict')].map(e =>
+      [e.textContent.trim(), e.querySelector('svg').innerHTML])"""
+    cards = browser.execute_script(script)
     assert [word for word, _ in cards] == [card["verdict"] for card in CARDS]
     assert len({shape for _, shape in cards}) == 4  # contradicted has one, under whatever reading
     assert "preliminary: 3 of 8 seeds" in browser.find_element("tag name", "main").text
@@ -352,35 +280,27 @@ def test_verdicts_have_a_word_and_a_shape(browser, gallery):
 def test_a_page_prints(browser, page):
     unfold(browser, False)
     look(browser, 1100, "dark")
-    headline = browser.execute_script(
-        "return (document.querySelector('.kd-headline p') || document.querySelector('.lead')).innerText"
-    )
-    made = browser.execute_cdp_cmd(
-        "Page.printToPDF", {"printBackground": True, "generateDocumentOutline": True}
-    )
-    pdf = base64.b64decode(made["data"])
+    first = "document.querySelector('.kd-headline p') || document.querySelector('.lead')"
+    headline = browser.execute_script(f"return ({first}).innerText")
+    how = {"printBackground": True, "generateDocumentOutline": True}
+    pdf = base64.b64decode(browser.execute_cdp_cmd("Page.printToPDF", how)["data"])
     sheets = pypdf.PdfReader(io.BytesIO(pdf)).pages
     assert 1 <= len(sheets) <= 20
     title = browser.title.encode("ascii", "ignore")[:20]
     assert title in pdf  # what it is called, and its outline of headings
     look(browser, 1100, media="print")
-    assert (
-        browser.execute_script(
-            "return [...document.querySelectorAll('nav, .skip, .code')].filter(e => e.checkVisibility()).length"
-        )
-        == 0
-    )  # nothing that leads elsewhere
-    text = " ".join(
-        unicodedata.normalize("NFKC", "\n".join(sheet.extract_text() for sheet in sheets)).split()
-    )  # no ligatures
+    elsewhere = """return [...document.querySelectorAll('nav, .skip, .code')]
+      .filter(e => e.checkVisibility()).length"""
+    assert browser.execute_script(elsewhere) == 0  # nothing that leads elsewhere
+    text = "\n".join(sheet.extract_text() for sheet in sheets)
+    text = " ".join(unicodedata.normalize("NFKC", text).split())  # no ligatures
     assert " ".join(headline.split())[:60] in text
     assert "Skip to the content" not in text and "All findings" not in text
 
 
 def test_the_table_of_classes_can_be_saved(browser, gallery, tmp_path):
-    browser.execute_cdp_cmd(
-        "Browser.setDownloadBehavior", {"behavior": "allow", "downloadPath": str(tmp_path)}
-    )
+    allow = {"behavior": "allow", "downloadPath": str(tmp_path)}
+    browser.execute_cdp_cmd("Browser.setDownloadBehavior", allow)
     for how in ("file", "served"):
         browser.get(f"{gallery[how]}/digits/{BOOKS[1]}.html")
         link = browser.find_element("css selector", "a[download]")
@@ -391,11 +311,9 @@ def test_the_table_of_classes_can_be_saved(browser, gallery, tmp_path):
             time.sleep(0.1)
         table = pd.read_csv(tmp_path / name)
         (tmp_path / name).unlink()
-        assert (
-            name == "digits-cnn-cnn_small-by-class.csv" and len(table) == 6 * 2 * GROUPS
-        )  # methods and teacher, seeds, classes
+        assert name == "digits-cnn-cnn_small-by-class.csv"
+        assert len(table) == 6 * 2 * GROUPS  # methods and teacher, seeds, classes
         assert set(table["class"]) == {HOSTILE, "'=1+1", *NAMES[2:]}
         few = table[(table["class"] == NAMES[9]) & (table.method == "distillation")]
-        assert (few["test images"] == 40).all() and (
-            few.correct == 12
-        ).all()  # 0.3 of 20 on both parts of the test images
+        # 0.3 of 20 on both parts of the test images
+        assert (few["test images"] == 40).all() and (few.correct == 12).all()

@@ -38,7 +38,7 @@ from kdlib.evidence.counts import (
 from kdlib.evidence.panel import panel
 from kdlib.evidence.resample import Groups, group_means
 from kdlib.evidence.significance import change
-from kdlib.pages import anchors, tables
+from kdlib.pages import anchors, classes, gains, transfer, trust
 from kdlib.study import records
 
 ITSELF = replace(TINY, pairs=(SELF,))
@@ -471,12 +471,12 @@ def test_the_table_of_a_panel_has_every_baseline_and_gains_over_their_mean():
 
 def test_gain_by_bucket_table():
     p = made(seeds=2, kd=but(0.8, few=0.5))
-    frame = tables.gain_by_bucket(p, ["kd", "ada_alpha"])
+    frame = gains.gain_by_bucket(p, ["kd", "ada_alpha"])
     rows = frame[frame.method == "distillation"].set_index("bucket")
     assert list(rows.index) == ["average", "many", "medium", "few"]
     np.testing.assert_allclose(rows.estimate.astype(float), [4, 10, 10, -20])
     assert (rows.seeds == 2).all() and all(len(s) == 2 for s in rows.per_seed)
-    over_kd = tables.gain_by_bucket(p, ["ada_alpha"], "kd")
+    over_kd = gains.gain_by_bucket(p, ["ada_alpha"], "kd")
     np.testing.assert_allclose(over_kd.estimate.astype(float), [-4, -10, -10, 20])
 
 
@@ -506,7 +506,7 @@ def sharp_accuracy(method, seeds, place):
 def test_gains_over_the_pool_are_those_of_welch_in_scipy():
     """Every baseline counts once, however many seeds the method has."""
     p = made(POOL, **SHARP)
-    frame = tables.gain_by_bucket(p, ["kd", "ada_alpha"]).set_index(["bucket", "method"])
+    frame = gains.gain_by_bucket(p, ["kd", "ada_alpha"]).set_index(["bucket", "method"])
     for place, (method, name) in itertools.product(
         PLACES, (("kd", "distillation"), ("ada_alpha", "AdaAlpha"))
     ):
@@ -525,7 +525,7 @@ def told(cell):
 
 def test_differences_to_the_pool_have_the_p_of_welch_in_scipy():
     p = made(POOL, **SHARP)
-    frame = tables.differences(p, ["kd", "ada_alpha"]).set_index("method")
+    frame = gains.differences(p, ["kd", "ada_alpha"]).table.set_index("method")
     assert list(frame.columns) == [c for place in PLACES for c in (place, f"p, {place}")]
     for place in PLACES:
         mine, pool = sharp_accuracy("kd", 4, place), sharp_accuracy("one_hot", 7, place)
@@ -550,7 +550,7 @@ def test_differences_to_a_method_are_paired_by_seed():
 
 
 def test_one_seed_has_no_p():
-    row = tables.differences(made(seeds=1), ["kd"]).iloc[0]
+    row = gains.differences(made(seeds=1), ["kd"]).table.iloc[0]
     assert row.tolist() == ["distillation", *["+0.0", "–"] * 4]
 
 
@@ -559,7 +559,7 @@ def test_gain_by_group_table_names_harm_and_help_by_their_sign():
         return but(0.7, g2=1.0, g8=0.1) + np.where(np.arange(GROUPS) < 8, 0, 0.05 * (seed % 2))
 
     noise = ("one_hot", "kd")
-    frame = tables.gain_by_group(
+    frame = classes.gain_by_group(
         made(kd=kd, shuffled=noise, one_hot=lambda seed, split: 0.7 + 0.05 * (seed % 3 - 1))
     )
     found = frame.set_index("group").finding
@@ -569,7 +569,7 @@ def test_gain_by_group_table_names_harm_and_help_by_their_sign():
         "no clear difference",
     )
     assert list(frame.n_train) == sorted(COUNTS, reverse=True) and (frame.n_test == 40).all()
-    single = tables.gain_by_group(made(seeds=1, kd=but(0.2)))
+    single = classes.gain_by_group(made(seeds=1, kd=but(0.2)))
     assert (single.finding == "no clear difference").all() and single.q.isna().all()
 
 
@@ -595,7 +595,7 @@ def test_gain_by_group_tests_all_networks_against_all_baselines():
     )
     of_p = change(p.predicted("kd") == p.y, p.members, np.ones(400), p.predicted("one_hot") == p.y)
     p_values, q = of_p.p, stats.false_discovery_control(of_p.p)
-    frame = tables.gain_by_group(p)
+    frame = classes.gain_by_group(p)
     assert list(frame.n_train) == sorted(counts, reverse=True)
     for row in frame.itertuples():
         g = int(row.group.split()[1])
@@ -609,7 +609,7 @@ def test_gain_by_group_tests_all_networks_against_all_baselines():
 
 def test_cells_table_sums_to_everything():
     p = made(seeds=2, teacher=0.8, one_hot=0.7, kd=0.5, shuffled=("teacher", "one_hot", "kd"))
-    frame = tables.cells(p)
+    frame = transfer.cells(p).table
     assert frame["count"].sum() == 2 * 400 and frame.estimate.sum() == pytest.approx(100)
     right = {m: p.predicted(m) == p.y for m in ("teacher", "one_hot", "kd")}
     for row in frame.to_dict("records"):
@@ -647,7 +647,7 @@ def test_cells_stand_a_student_beside_its_own_teacher_and_the_baseline_of_its_se
     study = replace(ITSELF, baselines=6, fewer={"ada_alpha": 2})
     p = made(study, shuffled=ALL, teacher=0.8, one_hot=0.6, kd=0.5, ada_alpha=0.7)
     assert len(p.runs["one_hot"]) == 10  # six, and four teachers
-    frame, expected = tables.cells(p, method), outcomes_by_names(p, method)
+    frame, expected = transfer.cells(p, method).table, outcomes_by_names(p, method)
     for row in frame.itertuples():
         count = expected[tuple(word == "right" for word in row[2:5])]
         assert row.count == count
@@ -659,7 +659,7 @@ def test_accuracies_table():
     p = made(
         seeds=2, one_hot=lambda seed, split: val if split == "val" else but(0.7, g9=0.1, g8=0.3)
     )
-    frame = tables.accuracies(p, ("teacher", "one_hot")).set_index("method")
+    frame = gains.accuracies(p, ("teacher", "one_hot")).table.set_index("method")
     numbers = [
         "average",
         "many",
@@ -683,12 +683,14 @@ def test_accuracies_table():
         "worst 3 by val": 50,
     }
     assert all(" ± " in v for v in frame[numbers].to_numpy().ravel())
-    assert not any("±" in v for v in tables.accuracies(made(seeds=1), ("kd",))[numbers].iloc[0])
+    assert not any(
+        "±" in v for v in gains.accuracies(made(seeds=1), ("kd",)).table[numbers].iloc[0]
+    )
 
 
 def test_accuracies_are_over_every_network_and_say_how_many():
     p = made(POOL, **SHARP)
-    frame = tables.accuracies(p, ("one_hot", "kd")).set_index("method")
+    frame = gains.accuracies(p, ("one_hot", "kd")).table.set_index("method")
     assert frame.networks.to_dict() == {"one-hot": 7, "distillation": 4}
     for place in PLACES:
         pool = np.array(sharp_accuracy("one_hot", 7, place))
@@ -699,7 +701,7 @@ def test_accuracies_are_over_every_network_and_say_how_many():
 def test_calibration_table_by_hand():
     """Everyone says 0.7: right 70 % of the time it is calibrated; a class counts the same however
     many images it has."""
-    frame = tables.calibration(
+    frame = trust.calibration(
         made(seeds=2, kd=but(0.7, g8=1.0, g9=0.0)), ("one_hot", "kd")
     ).set_index(["bucket", "method"])
     assert frame.loc[("few", "one-hot")].estimate == pytest.approx(0, abs=0.05)
@@ -726,8 +728,8 @@ def test_classes_count_alike_however_many_images_they_have():
     assert np.bincount(p.group).tolist() == [40] * 9 + [20]
     np.testing.assert_allclose((p.accuracy("kd").observed * p.in_bucket(2)).sum(axis=1), 50)
     assert p.gain("kd", p.in_bucket(2)).estimate == pytest.approx(50 - 70)
-    assert tables.calibration(p, ("kd",)).iloc[-1].estimate == pytest.approx(20, abs=0.05)
-    shares = tables.cells(p).set_index("outcome")
+    assert trust.calibration(p, ("kd",)).iloc[-1].estimate == pytest.approx(20, abs=0.05)
+    shares = transfer.cells(p).table.set_index("outcome")
     wrong = shares.loc[["new harm", "not learned", "transferred", "all wrong"]]
     assert wrong.estimate.sum() == pytest.approx((8 * 30 + 0 + 100) / 10)
     assert wrong["count"].sum() == 2 * (8 * 12 + 20)
@@ -735,20 +737,22 @@ def test_classes_count_alike_however_many_images_they_have():
 
 def test_published_numbers_stand_beside_ours_only_where_the_setting_is_theirs(monkeypatch):
     p = made(seeds=2)
-    assert "published" not in tables.accuracies(p, ("kd",))
+    assert "published" not in gains.accuracies(p, ("kd",)).table
     monkeypatch.setitem(anchors.WANG, ("tiny", PAIR), {"kd": ("74.61±0.15", "43.81±0.58")})
-    frame = tables.accuracies(p, ("teacher", "kd")).set_index("method")
+    frame = gains.accuracies(p, ("teacher", "kd")).table.set_index("method")
     columns = list(frame.columns)
     assert columns[columns.index("average") + 1] == "published"
     assert frame.published.to_dict() == {"teacher": "–", "distillation": "74.61 ± 0.15"}
-    assert "published" not in tables.accuracies(replace(p, setting={"temperature": 4.0}), ("kd",))
+    assert (
+        "published" not in gains.accuracies(replace(p, setting={"temperature": 4.0}), ("kd",)).table
+    )
 
 
 def test_log_loss_table_by_hand():
     """A right label has probability 0.7, a wrong one (1 - 0.7) / 2."""
-    frame = tables.log_loss(
-        made(seeds=2, kd=but(0.7, g8=1.0, g9=0.0)), ("one_hot", "kd")
-    ).set_index(["bucket", "method"])
+    frame = trust.log_loss(made(seeds=2, kd=but(0.7, g8=1.0, g9=0.0)), ("one_hot", "kd")).set_index(
+        ["bucket", "method"]
+    )
     for (bucket, method), right in {
         ("few", "one-hot"): 0.7,
         ("few", "distillation"): 0.5,
@@ -767,7 +771,7 @@ def test_log_loss_table_by_hand():
 
 
 def test_power_of_networks_that_are_all_or_nothing_is_that_of_two_samples_of_networks():
-    frame = tables.power(made(POOL, **SHARP), ["kd"]).set_index("bucket")
+    frame = gains.power(made(POOL, **SHARP), ["kd"]).set_index("bucket")
     for place in PLACES:
         mine, pool = (np.array(sharp_accuracy(m, n, place)) for m, n in (("kd", 4), ("one_hot", 7)))
         row = frame.loc[place]
@@ -782,7 +786,7 @@ def test_power_of_networks_that_are_all_or_nothing_is_that_of_two_samples_of_net
 def test_power_of_equal_networks_is_that_of_their_test_images():
     """kd is right on 36 of 40 images of each group, one_hot on 20 of these: a share of 0.4 of the
     images makes the gain."""
-    row = tables.power(made(POOL, kd=0.9, one_hot=0.5), ["kd"]).set_index("bucket").loc["average"]
+    row = gains.power(made(POOL, kd=0.9, one_hot=0.5), ["kd"]).set_index("bucket").loc["average"]
     assert row["from networks"] == pytest.approx(0, abs=1e-9)
     images = 100 * np.sqrt(0.4 * 0.6 / 40 / GROUPS)
     assert row["from test images"] == pytest.approx(images, rel=0.1)  # 1,000 resamples
@@ -794,7 +798,7 @@ def test_power_splits_the_standard_error_into_networks_and_test_images():
         return but(0.6 + 0.1 * (seed % 2), few=0.5)
 
     row = (
-        tables.power(made(kd=kd, shuffled=("kd", "one_hot")), ["kd"])
+        gains.power(made(kd=kd, shuffled=("kd", "one_hot")), ["kd"])
         .set_index("bucket")
         .loc["average"]
     )
@@ -803,7 +807,7 @@ def test_power_splits_the_standard_error_into_networks_and_test_images():
         row["standard error"] ** 2
     )
     assert row["from networks"] > 0 < row["from test images"]
-    single = tables.power(made(seeds=1), ["kd"])
+    single = gains.power(made(seeds=1), ["kd"])
     assert (
         single[["standard error", "from networks", "from test images", "smallest detectable"]]
         .isna()
@@ -815,7 +819,7 @@ def test_tables_of_every_class():
     p = made(
         seeds=2, kd=but(0.8, few=0.5), names=["=first", *(f"class {g}" for g in range(1, GROUPS))]
     )
-    frame = tables.by_class(p, ["kd", "ada_alpha"]).set_index("class")
+    frame = classes.by_class(p, ["kd", "ada_alpha"]).set_index("class")
     assert (
         list(frame["training images"]) == sorted(COUNTS, reverse=True)
         and (frame["test images"] == 40).all()
@@ -824,7 +828,7 @@ def test_tables_of_every_class():
         "=first", "gain of distillation"
     ] == pytest.approx(10)
     np.testing.assert_allclose(frame["one-hot, %"], 70)
-    runs = tables.by_class_and_seed(p)
+    runs = classes.by_class_and_seed(p)
     assert len(runs) == 5 * 2 * GROUPS
     assert set(runs[runs.method != "teacher"].seed) == {0, 1}
     assert set(runs[runs.method == "teacher"].seed) == {1000, 1001}
@@ -853,7 +857,7 @@ def by_name(frame):
 
 def test_a_student_copies_its_own_teacher_and_a_baseline_the_teachers_of_all_seeds():
     p = made(FEWER, shuffled=ALL, teacher=0.6, one_hot=0.3, kd=0.4, ada_alpha=0.2, copies=("kd",))
-    frame = by_name(tables.copied_errors(p, ["one_hot", "kd", "ada_alpha"]))
+    frame = by_name(transfer.copied_errors(p, ["one_hot", "kd", "ada_alpha"]))
     for method, name, seeds in (("kd", "distillation", 4), ("ada_alpha", "AdaAlpha", 2)):
         shares = [copied(p.runs[method][s], p.teachers[s]) for s in range(seeds)]
         assert frame[name].per_seed == pytest.approx(shares) and frame[name].seeds == seeds
@@ -866,7 +870,7 @@ def test_a_student_copies_its_own_teacher_and_a_baseline_the_teachers_of_all_see
 
 def test_a_baseline_that_is_the_teacher_itself_is_not_compared_with_itself():
     p = made(ITSELF, shuffled=ALL, teacher=0.7)
-    row = by_name(tables.copied_errors(p, ["one_hot"]))["one-hot"]
+    row = by_name(transfer.copied_errors(p, ["one_hot"]))["one-hot"]
     expected = [
         np.mean([copied(run, teacher) for teacher in p.teachers if teacher.config != run.config])
         for run in p.runs["one_hot"]
@@ -877,7 +881,7 @@ def test_a_baseline_that_is_the_teacher_itself_is_not_compared_with_itself():
 
 def test_the_only_teacher_is_no_baseline_of_its_own_errors(recwarn):
     p = made(ITSELF, seeds=1, shuffled=ALL, teacher=0.5, one_hot=0.1)
-    row = by_name(tables.copied_errors(p, ["one_hot"]))["one-hot"]
+    row = by_name(transfer.copied_errors(p, ["one_hot"]))["one-hot"]
     expected = copied(p.runs["one_hot"][0], p.teachers[0])
     assert row.estimate == pytest.approx(expected) and 0 < expected < 50
     assert not recwarn.list
@@ -888,9 +892,9 @@ def test_amplified_errors_of_every_method_however_many_networks_it_has():
     study = replace(ITSELF, fewer={"ada_alpha": 2})
     rates = {"one_hot": but(0.8, few=0.6), "kd": but(0.7, few=0.2), "ada_alpha": but(0.9, few=0.8)}
     p = made(study, teacher=but(0.8, few=0.5), **rates)
-    frame = by_name(tables.amplified_errors(p, ["kd"]))
+    frame = by_name(transfer.amplified_errors(p, ["kd"]))
     assert frame["distillation"].estimate == pytest.approx((50 - 20) - (80 - 70))
-    frame = by_name(tables.amplified_errors(p, ["one_hot", "kd", "ada_alpha"]))  # as page 02 asks
+    frame = by_name(transfer.amplified_errors(p, ["one_hot", "kd", "ada_alpha"]))  # as page 02 asks
     assert (
         frame["AdaAlpha"].estimate == pytest.approx((50 - 80) - (80 - 90))
         and frame["AdaAlpha"].seeds == 2
@@ -932,8 +936,8 @@ def test_a_method_that_a_study_does_not_wait_for_is_left_out_until_it_is_there()
 
 def test_a_method_with_fewer_seeds_is_compared_with_the_whole_pool_and_with_the_same_seeds_of_another():
     p = made(replace(POOL, fewer={"ada_alpha": 3}), **SHARP)
-    frame = tables.gain_by_bucket(p, ["ada_alpha"]).set_index("bucket")
-    paired = tables.gain_by_bucket(p, ["ada_alpha"], "kd").set_index("bucket")
+    frame = gains.gain_by_bucket(p, ["ada_alpha"]).set_index("bucket")
+    paired = gains.gain_by_bucket(p, ["ada_alpha"], "kd").set_index("bucket")
     for place in PLACES:
         mine, kd = sharp_accuracy("ada_alpha", 3, place), sharp_accuracy("kd", 3, place)
         wanted = stats.ttest_ind(mine, sharp_accuracy("one_hot", 7, place), equal_var=False)
@@ -942,9 +946,9 @@ def test_a_method_with_fewer_seeds_is_compared_with_the_whole_pool_and_with_the_
         )
         assert paired.per_seed[place] == pytest.approx(np.subtract(mine, kd))
     assert set(frame.seeds) == set(paired.seeds) == {3}
-    assert tables.accuracies(p, ("ada_alpha",)).networks.tolist() == [3]
-    assert tables.power(p, ["ada_alpha"]).seeds.tolist() == [3] * 4
+    assert gains.accuracies(p, ("ada_alpha",)).table.networks.tolist() == [3]
+    assert gains.power(p, ["ada_alpha"]).seeds.tolist() == [3] * 4
     pooled = np.mean([SHARP["one_hot"](seed, "") for seed in range(7)], axis=0)
-    gains = 100 * (np.mean([SHARP["ada_alpha"](seed, "") for seed in range(3)], axis=0) - pooled)
-    np.testing.assert_allclose(tables.by_class(p, ["ada_alpha"])["gain of AdaAlpha"], gains)
-    assert (tables.by_class_and_seed(p).method == "AdaAlpha").sum() == 3 * GROUPS
+    by_hand = 100 * (np.mean([SHARP["ada_alpha"](seed, "") for seed in range(3)], axis=0) - pooled)
+    np.testing.assert_allclose(classes.by_class(p, ["ada_alpha"])["gain of AdaAlpha"], by_hand)
+    assert (classes.by_class_and_seed(p).method == "AdaAlpha").sum() == 3 * GROUPS

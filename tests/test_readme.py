@@ -20,7 +20,8 @@ from kdlib.evidence import choice
 from kdlib.evidence.rules import AVERAGE_MARGIN, CLAIMS, HALVES, HARM, LEVEL, LOWEST_ACCURACY
 from kdlib.losses import kd
 from kdlib.methods import METHODS, entry, name_of
-from kdlib.pages.report import check_parameters
+from kdlib.pages import readme
+from kdlib.pages.report import read_parameters
 from kdlib.study import cifar
 from kdlib.study.done import complete_seeds
 from kdlib.study.grids import PRIMARY, STUDIES
@@ -106,13 +107,18 @@ def check_kdlib(words):
 def check_papermill(words):
     """`papermill notebook output -p name value ...`: the notebook knows the names and takes the
     values."""
-    notebook, output, *options = words
+    path, output, *options = words
     assert output.endswith(".ipynb") and len(options) % 3 == 0 and set(options[::3]) <= {"-p"}
-    values = [
-        int(value) if value.isdigit() else value for value in options[2::3]
-    ]  # as papermill does
-    check_parameters(ROOT / notebook, dict(zip(options[1::3], values, strict=True)))
-    assert nbformat.read(ROOT / notebook, as_version=4).metadata.kernelspec.name == "python3"
+    # as papermill does
+    values = [int(value) if value.isdigit() else value for value in options[2::3]]
+    given = dict(zip(options[1::3], values, strict=True))
+    notebook = nbformat.read(ROOT / path, as_version=4)
+    known = read_parameters(notebook.cells[1].source, path)
+    injected = ["# Parameters", *(f"{name} = {value!r}" for name, value in given.items())]
+    names = {name: default for name, (default, _) in known.items()}
+    # the cell that imports and checks, as it runs there
+    exec(notebook.cells[2].source, {**names, **given, "In": ["\n".join(injected)]})
+    assert notebook.metadata.kernelspec.name == "python3"
 
 
 def check(words):
@@ -150,7 +156,7 @@ NOTEBOOK = "papermill notebooks/01_gains_are_not_uniform.ipynb out.ipynb"
         ("python -m kdlib run digits --sedes 3", KdlibError, "sedes"),
         ("python -m kdlib run digit", AssertionError, "digit"),
         (f"{NOTEBOOK} -p sedes 8", KdlibError, "'sedes' is unknown"),
-        (f"{NOTEBOOK} -p seeds eight", KdlibError, "'eight' is str"),
+        (f"{NOTEBOOK} -p seeds eight", KdlibError, "seeds='eight': must be a whole number"),
     ],
 )
 def test_a_wrong_command_is_noticed(wrong, error, says):
@@ -160,16 +166,9 @@ def test_a_wrong_command_is_noticed(wrong, error, says):
 
 def test_the_commands_a_reader_needs_are_there():
     told = {" ".join(words) for words in commands(README)}
-    assert {
-        "make report",
-        "make test",
-        "make lab",
-        "make help",
-        "python -m kdlib run cifar100-lt-self",
-        "python -m kdlib data get cifar100",
-        "python -m kdlib status",
-        "python -m kdlib doctor",
-    } <= told
+    assert {f"make {target}" for target in ("report", "test", "lab", "help")} <= told
+    verbs = ("run cifar100-lt-self", "data get cifar100", "status", "doctor")
+    assert {f"python -m kdlib {verb}" for verb in verbs} <= told
     assert any(command.startswith("papermill ") for command in told)
 
 
@@ -179,16 +178,14 @@ def test_python_of_the_readme_runs_and_gives_the_loss_it_names():
     with torch.random.fork_rng():
         torch.manual_seed(0)
         exec(compile(block, "README.md", "exec"), seen)
-    assert (
-        seen["margin"].shape == (3,) and (seen["margin"] > 0).all() and (seen["margin"] < 1).all()
-    )
+    margin = seen["margin"]
+    assert margin.shape == (3,) and (margin > 0).all() and (margin < 1).all()
     x, y, group = (seen[name][seen["train"]] for name in ("x", "y", "group"))
     logits, teacher_logits = seen["student"](x), seen["teacher"](x)
     for g, alpha in enumerate(seen["margin"].tolist()):  # group by group, with a number as alpha
         ours = group == g
-        torch.testing.assert_close(
-            seen["loss"][ours], kd(logits, teacher_logits, y, alpha, 2.0)[ours]
-        )
+        by_hand = kd(logits, teacher_logits, y, alpha, 2.0)[ours]
+        torch.testing.assert_close(seen["loss"][ours], by_hand)
     assert seen["student"].weight.grad.abs().sum() > 0
 
 
@@ -212,9 +209,8 @@ def test_protocol_states_every_study():
     assert header == ["field", *FINDINGS]
     for column, study in enumerate(FINDINGS.values(), start=1):
         told = {row[0]: row[column] for row in rows}
-        assert told["pairs (teacher → student)"] == "; ".join(
-            " → ".join(pair) for pair in study.pairs
-        )
+        pairs = "; ".join(" → ".join(pair) for pair in study.pairs)
+        assert told["pairs (teacher → student)"] == pairs
         assert told["methods"] == ", ".join(study.methods)
         assert told["seeds"] == str(study.seeds)
         assert told["one-hot seeds"] == str(len(study.seeds_of("one_hot", study.seeds)))
@@ -235,50 +231,38 @@ def test_protocol_states_every_field_of_every_primary_run(name):
         for method, fields in study.methods.items():
             of_method = fields.get("method", method)
             cells = {row[0]: row[methods.index(method)] for row in loss}
-            assert {knob for knob, cell in cells.items() if cell != "–"} - {"with_val"} == set(
-                METHODS[of_method].knobs
-            ) - {"teacher"}
+            knobs = set(METHODS[of_method].knobs)
+            named = {knob for knob, cell in cells.items() if cell != "–"}
+            assert named - {"with_val"} == knobs - {"teacher"}
             cells |= {knob: common[knob] for knob, cell in cells.items() if cell == "of the study"}
+            first = study.teacher_seeds.get(pair, 1000)
             for seed in study.seeds_of(method, study.seeds):
                 cfg = study.config(pair, method, seed)
-                first = study.teacher_seeds.get(pair, 1000)
-                told = {
-                    "student": pair[1],
-                    "method": of_method,
-                    "seed": seed,
-                    "with_val": cells["with_val"] == "yes",
-                    "teacher": pair[0] if "teacher" in METHODS[of_method].knobs else None,
-                    "teacher_seed": first + seed
-                    if cells["teacher_seed"] == "1000 + seed"
-                    else None,
-                }
-                for field in dataclasses.fields(
-                    Config
-                ):  # those of rivals are read by none of these methods
-                    if field.name not in told:
-                        told[field.name] = stated(
-                            {**common, **cells}.get(field.name, "–"), DEFAULTS[field.name]
-                        )
+                told = {"student": pair[1], "method": of_method, "seed": seed}
+                told["with_val"] = cells["with_val"] == "yes"
+                told["teacher"] = pair[0] if "teacher" in knobs else None
+                of_teacher = cells["teacher_seed"] == "1000 + seed"
+                told["teacher_seed"] = first + seed if of_teacher else None
+                # those of rivals are read by none of these methods
+                for field in {field.name for field in dataclasses.fields(Config)} - set(told):
+                    cell = {**common, **cells}.get(field, "–")
+                    told[field] = stated(cell, DEFAULTS[field])
                 assert told == dataclasses.asdict(cfg)
 
 
 def test_protocol_states_what_rivals_and_knobs_change():
-    told = {(kind, name): fields for kind, name, fields, *_ in section(PROTOCOL, "beyond")[1:]}
-    assert told == {
-        (s.kind, name_of(method)): ", ".join(
-            f"{k} = {v}" for k, v in {"method": method, **fields}.items()
-        )
-        for s in STUDIES.values()
-        if s.kind in ("rivals", "knobs")
-        for method, fields in s.methods.items()
-        if method not in PRIMARY
-    }
-    about = {
-        name: what for kind, name, _, what in section(PROTOCOL, "beyond")[1:] if kind == "rivals"
-    }
-    assert about == {
-        name_of(m): entry(m).about for m in STUDIES["cifar20-lt-rivals"].methods if m not in PRIMARY
-    }
+    rows = section(PROTOCOL, "beyond")[1:]
+    wanted = {}
+    for study in STUDIES.values():
+        beyond = set(study.methods) - set(PRIMARY) if study.kind in ("rivals", "knobs") else ()
+        for method in beyond:
+            fields = {"method": method, **study.methods[method]}
+            said = ", ".join(f"{k} = {v}" for k, v in fields.items())
+            wanted[study.kind, name_of(method)] = said
+    assert {(kind, name): fields for kind, name, fields, *_ in rows} == wanted
+    rivals = set(STUDIES["cifar20-lt-rivals"].methods) - set(PRIMARY)
+    about = {name: what for kind, name, _, what in rows if kind == "rivals"}
+    assert about == {name_of(m): entry(m).about for m in rivals}
 
 
 def test_protocol_states_the_settings_of_ablations_and_recipes():
@@ -287,11 +271,8 @@ def test_protocol_states_the_settings_of_ablations_and_recipes():
     assert set(told) == {s.name for s in STUDIES.values() if s.kind in ("ablations", "recipe")}
     for name, (seeds, settings) in told.items():
         study = STUDIES[name]
-        levels = [
-            ", ".join(f"{k} = {v}" for k, v in setting.items())
-            for setting in study.settings
-            if setting
-        ]
+        some = [setting for setting in study.settings if setting]
+        levels = [", ".join(f"{k} = {v}" for k, v in setting.items()) for setting in some]
         if study.kind == "recipe":
             levels = [choice.in_words(level) for step in study.steps for level in step.levels]
         assert settings == "; ".join(levels) and seeds == str(study.seeds)
@@ -300,31 +281,22 @@ def test_protocol_states_the_settings_of_ablations_and_recipes():
 def test_the_recipe_is_what_val_chose_and_passes_the_gate(monkeypatch):
     """From the committed records: each step of a complete search takes what the study has."""
     monkeypatch.delenv("KDLIB_RECORDS", raising=False)
-    for study in STUDIES.values():
-        if (
-            study.kind == "recipe"
-            and not study.demonstration
-            and (seeds := complete_seeds(study.name))
-        ):
-            base = STUDIES[study.name.removesuffix("-recipe")]
-            table = choice.scores(study, seeds)
-            chosen = set(", ".join(table[table.chosen == "yes"].level).split(", "))
-            fields = {
-                k: base.shared[k]
-                for step in study.steps
-                for k in step.levels[0]
-                if k in base.shared
-            }
-            fields |= {
-                "temperature": base.distilled["temperature"],
-                "alpha": base.methods["kd_tuned"]["alpha"],
-            }
-            assert {choice.in_words({k: v}) for k, v in fields.items()} <= chosen
-            gate = choice.gate(study, seeds)
-            assert (
-                study.epochs == ()
-                or dict(zip(gate.epochs, gate.passes, strict=True))[base.shared["epochs"]] == "yes"
-            )
+    recipes = [s for s in STUDIES.values() if s.kind == "recipe" and not s.demonstration]
+    for study in recipes:
+        seeds = complete_seeds(study.name)
+        if not seeds:
+            continue
+        base = STUDIES[study.name.removesuffix("-recipe")]
+        table = choice.scores(study, seeds)
+        chosen = set(", ".join(table[table.chosen == "yes"].level).split(", "))
+        searched = {k for step in study.steps for k in step.levels[0]}
+        fields = {k: base.shared[k] for k in searched if k in base.shared}
+        fields["temperature"] = base.distilled["temperature"]
+        fields["alpha"] = base.methods["kd_tuned"]["alpha"]
+        assert {choice.in_words({k: v}) for k, v in fields.items()} <= chosen
+        if study.epochs:
+            gate = choice.gate(study, seeds).set_index("epochs")
+            assert gate.passes[base.shared["epochs"]] == "yes"
 
 
 @pytest.mark.parametrize("name, largest, classes", [("digits", 100, 10), ("cifar20-lt", 400, 20)])
@@ -357,8 +329,6 @@ def test_protocol_states_the_rules_and_their_thresholds():
 
 
 def test_the_answer_is_what_the_committed_records_say(monkeypatch):
-    from kdlib.pages import readme
-
     monkeypatch.delenv("KDLIB_RECORDS", raising=False)
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     answer, figure = readme.answer()

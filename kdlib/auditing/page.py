@@ -21,9 +21,18 @@ from kdlib.auditing.gate import METRICS, ROLES, facts, met
 from kdlib.config import KdlibError
 from kdlib.evidence.stats import Interval
 from kdlib.evidence.words import number, told
-from kdlib.pages.plots import axes_of, in_style, legend
 from kdlib.pages.report_template.tidy import tidy
-from kdlib.pages.shown import Appendix, Headline, Shown, Table, csv_text, table_html
+from kdlib.pages.shown import (
+    Appendix,
+    Headline,
+    Shown,
+    Table,
+    axes_of,
+    csv_text,
+    in_style,
+    legend,
+    table_html,
+)
 from kdlib.study.files import whole_file
 
 TEMPLATE = Path(__file__).parents[1] / "pages/report_template"

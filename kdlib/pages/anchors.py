@@ -3,16 +3,14 @@
 What passes was fixed in advance: PROTOCOL.md, section 8. Wang et al.'s numbers are a comparison,
 without pass or fail."""
 
-import math
-
 import numpy as np
 import pandas as pd
 
-from kdlib.config import KdlibError
 from kdlib.evidence.counts import BUCKETS, buckets
 from kdlib.evidence.panel import panel
 from kdlib.evidence.stats import interval, worst
 from kdlib.methods import name_of
+from kdlib.pages.shown import Table, over_seeds, plus_minus
 from kdlib.study import records
 from kdlib.study.anchors import ANCHORS
 from kdlib.study.done import complete_seeds
@@ -24,7 +22,7 @@ EDGES = (100, 20)  # training images of a class: many has more than the first, f
 def _records(rows, seeds):
     """For each row the records of its seeds, as far as there are any.
 
-    KdlibError naming a record that is of other data or of another teacher than those beside it."""
+    RecordError naming a record that is of other data or of another teacher than those beside it."""
     by_data, out = {}, []
     for row in rows:
         done = []
@@ -39,56 +37,30 @@ def _records(rows, seeds):
     return out
 
 
-def _official(record):
-    """(right, class) of all official test images, (N,) bool and (N,) int: val and test together."""
+def _accuracies(record):
+    """Accuracies in per cent on all official test images, val and test together.
+
+    First of all images; then of each bucket, whose classes count alike, as in the sources."""
     parts = [record.splits["val"], record.splits["test"]]
     right = np.concatenate([split.right for split in parts])
-    return right, np.concatenate([split.y for split in parts])
-
-
-def _accuracy(record):
-    """Accuracy in per cent on all official test images."""
-    right, _ = _official(record)
-    return float(100 * right.sum() / len(right))
-
-
-def _bucket_accuracies(record):
-    """Accuracies in per cent of many, medium and few, (3,) float.
-
-    Classes of a bucket count alike, as in the sources."""
-    right, y = _official(record)
-    counts = record.facts["train_counts"]
-    correct = np.bincount(y[right], minlength=len(counts))
-    of_class = 100 * correct / np.bincount(y, minlength=len(counts))
-    bucket = buckets(counts, EDGES)
-    return np.array([of_class[bucket == b].mean() for b in range(3)])
+    y = np.concatenate([split.y for split in parts])
+    of_class = 100 * np.bincount(y, right) / np.bincount(y)
+    bucket = buckets(record.facts["train_counts"], EDGES)
+    by_bucket = [of_class[bucket == b].mean() for b in np.unique(bucket)]
+    return [100 * right.sum() / len(right), *by_bucket]
 
 
 def _over_seeds(values):
-    """(mean, low, high) of one number per seed, with the 95 % t interval.
-
-    The interval is over seeds alone: examples are not resampled. NaN without any seed."""
-    if not len(values):
-        return (np.nan,) * 3
-    result = interval(values, np.broadcast_to(values, (2, len(values))))
-    return result.estimate, result.low, result.high
-
-
-def _seeds_of(study, seeds):
-    """How many seeds are asked for, the planned ones by default; KdlibError beyond them."""
-    seeds = study.seeds if seeds is None else seeds
-    if not 1 <= seeds <= study.seeds:
-        raise KdlibError(f"seeds={seeds}: must be between 1 and {study.seeds} for {study.name}.")
-    return seeds
+    """(mean, low, high) of one number per seed, with its 95 % t interval; NaN without any."""
+    found = over_seeds(values if len(values) else [np.nan])
+    return found.estimate, found.low, found.high
 
 
 def _printed(estimate, low, high):
     """38.00 (37.10 to 38.90), or 38.00 where there is one seed, or "not run" without any."""
-    if math.isnan(estimate):
+    if np.isnan(estimate):
         return "not run"
-    if math.isnan(low):
-        return f"{estimate:.2f}"
-    return f"{estimate:.2f} ({low:.2f} to {high:.2f})"
+    return f"{estimate:.2f}" if np.isnan(low) else f"{estimate:.2f} ({low:.2f} to {high:.2f})"
 
 
 def _published(values):
@@ -103,21 +75,22 @@ def table(study=ANCHORS, seeds=None):
     images) with its 95 % t interval, seeds on record, and "pass", "explain", "preliminary" (fewer
     seeds than planned) or "not run"."""
     rows = []
-    for row, done in zip(study.rows, _records(study.rows, _seeds_of(study, seeds)), strict=True):
-        ours, low, high = _over_seeds([_accuracy(record) for record in done])
-        rows.append(
-            {
-                "setting": row.setting,
-                "source": f"{row.source} (second-hand)" if row.second_hand else row.source,
-                "published": _published(row.published),
-                "ours": ours,
-                "low": low,
-                "high": high,
-                "seeds": len(done),
-                "result": row.word(ours, len(done), study.seeds),
-            }
-        )
+    of_rows = _records(study.rows, seeds or study.seeds)
+    for row, done in zip(study.rows, of_rows, strict=True):
+        ours, low, high = _over_seeds([_accuracies(record)[0] for record in done])
+        source = f"{row.source} (second-hand)" if row.second_hand else row.source
+        what = {"setting": row.setting, "source": source, "published": _published(row.published)}
+        found = {"ours": ours, "low": low, "high": high, "seeds": len(done)}
+        rows.append(what | found | {"result": row.word(ours, len(done), study.seeds)})
     return pd.DataFrame(rows)
+
+
+def tally(table):
+    """How many published numbers came out, in words."""
+    counts = table.result.value_counts()
+    words = ("pass", "explain", "preliminary", "not run")
+    found = ", ".join(f"{counts[word]} {word}" for word in words if word in counts)
+    return f"Of {len(table)} published numbers that a correct implementation must hit: {found}."
 
 
 def by_bucket(study=ANCHORS, seeds=None):
@@ -127,36 +100,33 @@ def by_bucket(study=ANCHORS, seeds=None):
     seeds or "not run", seeds on record. Per cent, all official test images."""
     long_tailed = [row for row in study.rows if row.config(0).imbalance > 1]
     rows = []
-    for row, done in zip(long_tailed, _records(long_tailed, _seeds_of(study, seeds)), strict=True):
+    of_rows = _records(long_tailed, seeds or study.seeds)
+    for row, done in zip(long_tailed, of_rows, strict=True):
         published = [_published(row.published)]
         published += [_published((value,)) for value in row.buckets] or ["–"] * len(BUCKETS)
-        ours = np.array([[_accuracy(record), *_bucket_accuracies(record)] for record in done])
-        ours = ours.reshape(len(done), 1 + len(BUCKETS))  # also where there are none
+        # also where there are none
+        ours = np.array(list(map(_accuracies, done))).reshape(len(done), 1 + len(BUCKETS))
         for name, theirs, values in zip(("all", *BUCKETS), published, ours.T, strict=True):
-            rows.append(
-                {
-                    "setting": row.setting,
-                    "classes": name,
-                    "published": theirs,
-                    "ours": _printed(*_over_seeds(values)),
-                    "seeds": len(done),
-                }
-            )
+            cells = {"setting": row.setting, "classes": name, "published": theirs}
+            rows.append(cells | {"ours": _printed(*_over_seeds(values)), "seeds": len(done)})
     return pd.DataFrame(rows)
+
+
+def markdown_table(header, rows):
+    """A table as Markdown; every cell is text."""
+    head, *body = [f"| {' | '.join(cells)} |" for cells in (header, *rows)]
+    return "\n".join([head.replace("|  |", "| |"), "|" + "---|" * len(header), *body])
 
 
 def markdown(study=ANCHORS):
     """The table as Markdown, published beside ours."""
-    lines = [
-        "| setting | source | published | ours (95 % interval) | seeds | |",
-        "|---|---|---|---|---|---|",
-    ]
+    rows = []
     for row in table(study).itertuples():
-        ours = _printed(row.ours, row.low, row.high) if row.seeds else "–"
+        ours = _printed(row.ours, row.low, row.high).replace("not run", "–")
         seeds = f"{row.seeds} of {study.seeds}"
-        cells = row.setting, row.source, row.published, ours, seeds, row.result
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
+        rows.append([row.setting, row.source, row.published, ours, seeds, row.result])
+    header = ["setting", "source", "published", "ours (95 % interval)", "seeds", ""]
+    return markdown_table(header, rows) + "\n"
 
 
 # ---------------------------------------------------------------- Wang et al. 2023: a comparison
@@ -212,28 +182,46 @@ def comparison():
         for method, (published, published_worst) in methods.items():
             planned = pair in chosen.pairs and method in chosen.methods
             average = lowest = "not run" if planned else "not planned"
-            if ours and planned:
+            run = ours is not None and method in ours.runs
+            if run:
                 accuracy = ours.accuracy(method)
-                average = _with_half_width(accuracy.map(lambda v: v.mean(axis=-1)), seeds)
-                lowest = _with_half_width(accuracy.map(lambda v: worst(v, 1)), seeds)
-            rows.append(
-                {
-                    "study": name,
-                    "pair": " → ".join(pair),
-                    "method": name_of(method),
-                    "W, average": published,
-                    "ours, average": average,
-                    "W, worst class": published_worst,
-                    "ours, worst class": lowest,
-                    "seeds": seeds if ours and planned else 0,
-                }
-            )
+                average = plus_minus(interval(*accuracy.map(np.mean, axis=-1)), 2)
+                lowest = plus_minus(interval(*accuracy.map(worst, k=1)), 2)
+            what = {"study": name, "pair": " → ".join(pair), "method": name_of(method)}
+            of_average = {"W, average": published, "ours, average": average}
+            of_worst = {"W, worst class": published_worst, "ours, worst class": lowest}
+            rows.append(what | of_average | of_worst | {"seeds": seeds if run else 0})
     return pd.DataFrame(rows)
 
 
-def _with_half_width(means, seeds):
-    """38.00 ± 0.90, of GroupMeans over networks; without the half-width where there is one seed."""
-    found = interval(*means)
-    if seeds == 1:
-        return f"{found.estimate:.2f}"
-    return f"{found.estimate:.2f} ± {found.high - found.estimate:.2f}"
+def deviations(p):
+    """Table of what is not as in the paper or its re-run, from the Configs: one row per choice."""
+    study, kd, ada = p.study, *(p.runs[m][0].config for m in ("kd", "ada_alpha"))
+    unstated = "not stated in what we could read"
+    data = "CIFAR-100, CIFAR-10, their long-tailed versions, ImageNet (re-run: Wang et al. 2023)"
+    networks = (
+        f"{p.name}, {kd.epochs} epochs, batch {kd.batch_size}, learning rate {kd.lr:g}, "
+        f"{kd.decay} decay"
+    )
+    theirs = "ResNet-56 to ResNet-56 or -32, 256 epochs on the long tail (re-run)"
+    softening = f"T = {kd.temperature:g}, {kd.soften}, alpha = {kd.alpha:g}"
+    alpha = (
+        f"alpha is the margin of the group on {ada.margin_source}, T = {ada.margin_temperature:g}"
+    )
+    labels = "AdaAlpha reads the labels of val for its margins, where they are not by crossfit"
+    seeds = f"{p.seeds} of {study.seeds} planned, {len(p.runs['one_hot'])} baselines"
+    rows = [
+        ("data", f"{study.name}: {study.about}", data),
+        ("networks", networks, theirs),
+        ("softening", softening, "T in {1, 3, 5} on the teacher's side only (re-run)"),
+        ("AdaAlpha", alpha, "formula not published in what we could read: reconstructed"),
+        ("extra labels", labels, unstated),
+        ("seeds", seeds, unstated),
+    ]
+    if "ada_margin" in p.runs:
+        reading = f"reading {p.runs['ada_margin'][0].config.margin_reading}"
+        rows.insert(4, ("AdaMargin", reading, "reconstructed; other readings are sensitivity"))
+    if study.demonstration:
+        rows.insert(0, ("status", "a demonstration, not a reproduction", "–"))
+    found = pd.DataFrame(rows, columns=["choice", "here", "in the paper or its re-run"])
+    return Table(found, "What is not as in the paper or its re-run")

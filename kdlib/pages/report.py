@@ -3,40 +3,32 @@
 import ast
 import hashlib
 import json
-import math
 import os
 import re
 import time
-import tokenize
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from io import StringIO
 from pathlib import Path
 
 import nbformat
 import papermill
-from jinja2 import Environment, FileSystemLoader
 from nbclient.exceptions import DeadKernelError
 from nbconvert.exporters.templateexporter import TemplateExporter
 from nbconvert.filters import Highlight2HTML
 from papermill.exceptions import PapermillExecutionError
 from traitlets.config import Config
 
-from kdlib.config import KdlibError, did_you_mean
+from kdlib.config import KdlibError
 from kdlib.pages.report_template.filters import markdown
 from kdlib.pages.report_template.tidy import tidy
-from kdlib.pages.shown import HEADLINE
+from kdlib.pages.shown import HEADLINE, HERE, TEMPLATES
 from kdlib.study.grids import STUDIES
 
-HERE = Path(__file__).parent
 TEMPLATE, STAMPS = HERE / "report_template", ".stamps.json"
-KERNEL = Config(
-    {
-        "KernelManager": {"transport": "tcp", "transport_encryption": "auto"},
-        # a kernel says otherwise that it was told to end
-        "NotebookClient": {"extra_arguments": ["--log-level=CRITICAL"]},
-    }
-)
+KERNEL = Config()
+KERNEL.KernelManager = Config(transport="tcp", transport_encryption="auto")
+# a kernel says otherwise that it was told to end
+KERNEL.NotebookClient = Config(extra_arguments=["--log-level=CRITICAL"])
 # the title of a page and its first figure
 GLANCE = re.compile(r'<title>(.*?)</title>(?:.*?(<img\b(?:"[^"]*"|[^">])*>))?', re.S)
 papermill.log.logger.setLevel("ERROR")  # it warns of names that only its own parser misses
@@ -59,59 +51,18 @@ class Page:
 
 
 def read_parameters(source, where):
-    """{name: (default, allowed types in words, comment)} of a `parameters` cell.
-
-    Parsed, so that neither an annotation nor a comment with "=" hides a name. KdlibError unless all
-    are literals."""
-    found = {}
+    """{name: (default, comment)} of a `parameters` cell; KdlibError unless all are literals."""
+    found, lines = {}, source.encode().splitlines()
     try:
-        tokens = tokenize.generate_tokens(StringIO(source + "\n").readline)
-        comments = {t.start[0]: t.string.lstrip("# ") for t in tokens if t.type == tokenize.COMMENT}
         for line in ast.parse(source).body:
-            (name,) = [line.target] if isinstance(line, ast.AnnAssign) else line.targets
-            default = ast.literal_eval(line.value)
-            kinds = [_kind(default)]
-            if getattr(line, "annotation", None):
-                kinds = re.sub(r"\[.*?\]", "", ast.unparse(line.annotation)).split(" | ")
-            found[name.id] = (default, kinds, comments.get(line.end_lineno, ""))
-    except (SyntaxError, tokenize.TokenError, ValueError, AttributeError) as error:
+            (name,) = line.targets
+            comment = lines[line.end_lineno - 1][line.end_col_offset :].decode()
+            found[name.id] = ast.literal_eval(line.value), comment.lstrip(" #")
+    except (SyntaxError, ValueError, AttributeError) as error:
         raise KdlibError(
             f"{where}: parameters must be lines of one name = one literal: {error}"
         ) from error
     return found
-
-
-def _kind(value):
-    return "None" if value is None else type(value).__name__
-
-
-def check_parameters(notebook_path, parameters):
-    """KdlibError unless the notebook knows every parameter and its default has that type.
-
-    Strict, because papermill only warns of unknown names and passes text on for numbers and
-    booleans. An int may stand for a float."""
-    cell = _tagged(_read(notebook_path), "parameters")
-    if cell is None:
-        raise KdlibError(
-            f"{notebook_path}: tag one cell 'parameters', or its defaults beat what is passed."
-        )
-    known = read_parameters(cell.source, notebook_path)
-    for name, value in parameters.items():
-        if name not in known:
-            raise KdlibError(
-                f"{notebook_path}: parameter {name!r} is unknown: {did_you_mean(name, known)}"
-            )
-        default, allowed, _ = known[name]
-        whole = ["int"] if "float" in allowed else []
-        if _kind(value) not in (*allowed, *whole):
-            raise KdlibError(
-                f"{notebook_path}: parameter {name}={value!r} is {_kind(value)}, but must be "
-                f"{' or '.join(allowed)}, like its default {default!r}."
-            )
-        if isinstance(value, float) and not math.isfinite(value):
-            raise KdlibError(
-                f"{notebook_path}: parameter {name}={value!r} must be a finite number."
-            )
 
 
 def _read(path):
@@ -123,28 +74,18 @@ def _read(path):
         ) from error
 
 
-def _tagged(notebook, tag):
-    return next((cell for cell in notebook.cells if tag in cell.metadata.get("tags", [])), None)
-
-
 def execute(notebook, output, parameters):
     """Run a notebook in a fresh kernel and write it with its outputs, also when it fails.
 
-    Returns `output`. Raises KdlibError for wrong parameters before a kernel starts, NotebookFailed
-    if a cell fails. Runs in the repository it lies in, so that `import kdlib` needs no install;
-    outside of one, in its own folder."""
-    check_parameters(notebook, parameters)
+    Returns `output`. NotebookFailed if a cell fails, as the first one does that checks a wrong
+    parameter. Runs in the repository it lies in, so that `import kdlib` needs no install; outside
+    of one, in its own folder."""
     notebook, output = Path(notebook).resolve(), Path(output).resolve()
     output.parent.mkdir(parents=True, exist_ok=True)
     partial = output.with_name(f".{output.stem}.partial.ipynb")
     repositories = (p for p in notebook.parents if (p / "kdlib" / "__init__.py").exists())
-    options = {
-        "kernel_name": "python3",
-        "language": "python",
-        "cwd": next(repositories, notebook.parent),
-        "progress_bar": False,
-        "config": KERNEL,
-    }
+    options = {"kernel_name": "python3", "language": "python", "config": KERNEL}
+    options |= {"cwd": next(repositories, notebook.parent), "progress_bar": False}
     # papermill formats the paths
     paths = [str(p).replace("{", "{{").replace("}", "}}") for p in (notebook, partial)]
     try:
@@ -164,15 +105,15 @@ def execute(notebook, output, parameters):
 def render(executed, html, provenance=None, links=(), seconds=None, failure=""):
     """Write an executed notebook as one page that opens from file:// and loads nothing.
 
-    provenance: {label: text, number, list or dict} for the footer, added to the notebook's own
-    metadata `kdlib_provenance`; its `command` makes the page, and resumes it. links: (address,
-    words) of other pages. seconds: how long it took. failure: why it stopped. Only the last line
-    differs from build to build.
+    provenance: {label: text, number, list or dict} for the footer; its `command` makes the page,
+    and resumes it. links: (address, words) of other pages. seconds: how long it took. failure: why
+    it stopped. Only the last line differs from build to build.
 
     What the notebook shows as a Headline stands under the title, where it is read first. Returns
     `html`."""
     notebook = _read(executed)
-    ran, cell = notebook.metadata.get("papermill", {}), _tagged(notebook, "parameters")
+    ran = notebook.metadata.get("papermill", {})
+    tagged = [c.source for c in notebook.cells if "parameters" in c.metadata.get("tags", [])]
     outputs = [output for c in notebook.cells for output in c.get("outputs", [])]
     # the folder of the pictures that the text shows
     here = str(Path(ran.get("input_path") or executed).parent)
@@ -190,21 +131,19 @@ def render(executed, html, provenance=None, links=(), seconds=None, failure=""):
         template_file="page.html.j2",
         filters={"code": code, "authored": authored, "generated": generated},
     )
-    page, _ = exporter.from_notebook_node(
-        notebook,
-        {
-            "stem": Path(executed).stem,
-            "links": links,
-            "headline": HEADLINE,
-            "seconds": seconds,
-            "now": datetime.now(UTC),
-            "failure": failure,
-            "errors": [output for output in outputs if output.output_type == "error"],
-            "changed": ran.get("parameters", {}),
-            "parameters": read_parameters(cell.source, executed) if cell else {},
-            "provenance": notebook.metadata.get("kdlib_provenance", {}) | (provenance or {}),
-        },
-    )
+    facts = {
+        "stem": Path(executed).stem,
+        "links": links,
+        "headline": HEADLINE,
+        "seconds": seconds,
+        "now": datetime.now(UTC),
+        "failure": failure,
+        "errors": [output for output in outputs if output.output_type == "error"],
+        "changed": ran.get("parameters", {}),
+        "parameters": read_parameters("".join(tagged[:1]), executed),
+        "provenance": provenance or {},
+    }
+    page, _ = exporter.from_notebook_node(notebook, facts)
     shown = [output.get("data", {}).get("text/html", "") for output in outputs]
     lifted = "".join(text for text in shown if text.startswith(HEADLINE))
     return _write(Path(html), tidy(page.replace("</h1>", f"</h1>\n{lifted}", 1)))
@@ -219,45 +158,26 @@ def _write(path, text):
     return path
 
 
-def build(
-    studies,
-    out="reports",
-    notebooks="notebooks",
-    *,
-    books=None,
-    inputs=None,
-    provenance=None,
-    verdicts=None,
-    say=print,
-):
+def build(studies, out, notebooks, *, books, inputs, provenance, verdicts, say=print):
     """Run the notebooks of each study, write what is not up to date, then index.html.
 
-    studies: names, or {name: parameters beside `study`}. By study: books, the names of its
-    notebooks, by default all; inputs, a digest of what its notebooks read (its records);
-    provenance, see render; verdicts, by default those of findings.verdicts. Returns [Page], a
-    failed notebook among them. KdlibError if a parameter is wrong, before anything starts, or `out`
-    cannot be written."""
+    studies: {name: parameters beside `study`}. By study: books, the names of its notebooks; inputs,
+    a digest of what they read (its records); provenance, see render; verdicts, the cards of
+    findings.verdicts. Returns [Page], a failed notebook among them. KdlibError if `out` cannot be
+    written."""
     out, found, pages = Path(out), sorted(Path(notebooks).glob("*.ipynb")), []
-    books, inputs, described = books or {}, inputs or {}, provenance or {}
     if not found:
         raise KdlibError(
             f"{notebooks}: no notebooks here; start in the repository, or name their folder."
         )
-    every = [book.stem for book in found]
-    of, parameters = {}, {}
-    for study in studies:
-        of[study] = [book for book in found if book.stem in books.get(study, every)]
-        more = studies[study] if isinstance(studies, dict) else {}
-        parameters[study] = {"study": study, **more}
-    for study, some in of.items():
-        for book in some:
-            check_parameters(book, parameters[study])
+    of = {study: [book for book in found if book.stem in books[study]] for study in studies}
+    parameters = {study: {"study": study, **more} for study, more in studies.items()}
     try:
-        stamps = _stamps(out, say)
+        stamps = _stamps(out)
         for study, some in of.items():
             links = [("../index.html", "All findings")]
             links += [(f"{book.stem}.html", book.stem.replace("_", " ")) for book in some]
-            run = parameters[study], inputs.get(study, ""), described.get(study, {})
+            run = parameters[study], inputs[study], provenance[study]
             for book in some:
                 page = _page(book, out / study, *run, links, stamps)
                 pages.append(page)
@@ -311,46 +231,24 @@ def _digest(*parts):
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
 
 
-def _stamps(out, say):
+def _stamps(out):
     """{page: [digest of what it is made from, of its looks]}; {} without a readable file."""
     try:
-        stamps = json.loads((out / STAMPS).read_text(encoding="utf-8"))
-        return {page: [str(made_from), str(looks)] for page, (made_from, looks) in stamps.items()}
-    except FileNotFoundError:
-        return {}
-    except (ValueError, AttributeError, TypeError):
-        say(f"{out / STAMPS}: damaged, so every page is built again.")
+        return json.loads((out / STAMPS).read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
         return {}
 
 
-def write_index(pages, html, verdicts=None, provenance=None):
+def write_index(pages, html, verdicts, provenance):
     """Write index.html: by study its verdicts, and its pages with their first figure.
 
-    verdicts: by study, by default those of findings.verdicts. Returns `html`."""
-    html, studies = Path(html), []
-    for study in dict.fromkeys(page.study for page in pages):
-        said, why = (verdicts or {}).get(study), ""
-        if said is None:
-            # only here, as it needs the records of the whole study
-            from kdlib.evidence import findings
-
-            try:
-                said = findings.verdicts(study)
-            except KdlibError as error:
-                said, why = [], str(error)
-        own = [page for page in pages if page.study == study]
+    Returns `html`."""
+    studies = []
+    for name in dict.fromkeys(page.study for page in pages):
+        own = [page for page in pages if page.study == name]
         glances = [(page, *GLANCE.search(page.html.read_text("utf-8")).groups()) for page in own]
-        studies.append(
-            {
-                "name": study,
-                "about": STUDIES.get(study),
-                "verdicts": said,
-                "why": why,
-                "pages": glances,
-                "provenance": (provenance or {}).get(study, {}),
-            }
-        )
-    jinja = Environment(loader=FileSystemLoader(TEMPLATE), autoescape=True, trim_blocks=True)
-    index = jinja.get_template("index.html.j2")
+        facts = {"name": name, "about": STUDIES.get(name), "pages": glances}
+        studies.append(facts | {"verdicts": verdicts[name], "provenance": provenance[name]})
+    index = TEMPLATES.get_template("index.html.j2")
     text = index.render(studies=studies, root=html.parent, now=datetime.now(UTC))
     return _write(html, tidy(text))

@@ -1,0 +1,154 @@
+"""One field of the recipe or of the data at a time, sensitivity alone: where is the harm?"""
+
+import numpy as np
+import pandas as pd
+
+from kdlib.evidence.words import number
+from kdlib.pages.gains import gain_by_bucket, rarest
+from kdlib.pages.shown import Shown, axes_of, captioned, drawn, in_style
+
+PLACES = ("average", "rarest bucket")
+
+
+def steps(panels):
+    """Which panels differ in one field alone: [(field, fixed, [(value, Panel), ...] in order)].
+
+    A setting of one field is compared with the primary one; of several, by its first field, with
+    those that share the rest (`fixed`, a dictionary): {"lr": 0.1, "temperature": 2.0} with
+    {"temperature": 2.0}. Crossed teacher seeds are not steps."""
+    base, found = next(p for p in panels if not p.setting), {}
+    some = [p for p in panels if "teacher_seed" not in p.setting]
+    changed = {name for p in some for name in p.setting}
+    for setting in (p.setting for p in some if p.setting):
+        field, *more = setting
+        fixed = {name: setting[name] for name in more}
+        wanted = {name: fixed.get(name, _value(base, name)) for name in changed - {field}}
+        levels = [
+            (_value(p, field), p)
+            for p in some
+            if all(_value(p, name) == v for name, v in wanted.items())
+        ]
+        found[field, str(fixed)] = field, fixed, sorted(levels, key=lambda level: _depth(level[0]))
+    return list(found.values())
+
+
+def _value(p, field):
+    return getattr(p.runs["kd"][0].config, field)
+
+
+def _depth(value):
+    """Sorts resnet8 before resnet14, and no seed before the first."""
+    if isinstance(value, str):
+        return len(value), value
+    return (-1 if value is None else value), ""
+
+
+def plot_ablations(panels):
+    """[Shown]: gains over one_hot by level, a figure for each step."""
+    base, shown = next(p for p in panels if not p.setting), []
+    for field, fixed, levels in steps(panels):
+        words = field + "".join(f" at {name} {value:g}" for name, value in fixed.items())
+        rows = []
+        for value, p in levels:
+            table = gain_by_bucket(p, p.methods)
+            keep = table[table.bucket.isin(("average", rarest(p)[0]))]
+            bucket = np.where(keep.bucket == "average", *PLACES)
+            level = f"{value:g}" if isinstance(value, float) else str(value)
+            primary = "yes" if value == _value(base, field) else ""
+            rows.append(keep.assign(bucket=bucket, field=words, level=level, base=primary))
+        shown.append(_plot_ablation(panels[0].name, pd.concat(rows, ignore_index=True)))
+    return shown
+
+
+@in_style
+def _plot_ablation(pair, table):
+    words = table.field.iloc[0].replace("_", " ")
+    figure, both = drawn(table, "level", "gain over one-hot, points", "bucket", height=3.4)
+    for axes in both:
+        axes.set_xlabel(words)
+    rows = table[(table.method == "distillation") & (table.bucket == "rarest bucket")]
+    low, high = rows.loc[rows.estimate.idxmin()], rows.loc[rows.estimate.idxmax()]
+    harmed = ", ".join(rows[rows.high < 0].level) or "none of them"
+    base = rows[rows.base == "yes"].level.iloc[0]
+    sentence = (
+        f"{pair}: over {words}, the gain of distillation in the rarest bucket runs from "
+        f"{number(low.estimate)} at {low.level} to {number(high.estimate)} at {high.level}; clear "
+        f"harm at {harmed}."
+    )
+    caption = (
+        f"Everything else as in the primary configuration, which has {base}; each level against "
+        "the mean of the one-hot networks on the same data. Dots are seeds, bars 95 % intervals."
+    )
+    return Shown(figure, sentence, caption, table)
+
+
+def variance_components(panels, method="kd"):
+    """Variance of the gain by its source, in points squared: one row per (bucket, source).
+
+    Sources: draw, teacher, student, and what is left (see moments). Method of moments for main
+    effects in a crossed balanced design over the panels that differ in draw_seed or teacher_seed
+    only; None if there are fewer than two draws. A negative estimate is 0."""
+    some = [p for p in panels if set(p.setting) <= {"draw_seed", "teacher_seed"}]
+    crossed = [p for p in some if len(p.setting) == 2]
+    some = crossed or [p for p in some if set(p.setting) <= {"draw_seed"}]
+    by_level = {(_value(p, "draw_seed"), p.setting.get("teacher_seed", -1)): p for p in some}
+    draws, teachers = (sorted(set(seeds)) for seeds in zip(*by_level, strict=True))
+    if len(draws) < 2 or len(by_level) != len(draws) * len(teachers):
+        return None
+    rows, levels = [], {"draw": len(draws), "teacher": len(teachers)}
+    for place in PLACES:
+        gains, luck = np.full((len(draws), len(teachers), some[0].seeds), np.nan), []
+        for (draw, teacher), p in by_level.items():
+            weights = p.average if place == "average" else rarest(p)[1]
+            of_seeds = (p.group_gain(method) * weights).sum(axis=1)
+            gains[draws.index(draw), teachers.index(teacher)] = of_seeds
+            pool = p.accuracy("one_hot").observed @ weights.mean(axis=0)
+            luck.append(pool.var(ddof=1) / len(pool))
+        sources = moments(gains)
+        # the seeds of a draw share its baselines, whose luck is not the draw's
+        sources["draw"] = max(0.0, sources["draw"] - np.mean(luck))
+        for source, variance in sources.items():
+            row = {"bucket": place, "source": source, "variance": variance}
+            row |= {"standard deviation": variance**0.5, "levels": levels.get(source, gains.size)}
+            rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def moments(gains):
+    """{source: variance} of gains (draws, teachers, seeds) by the main-effects model.
+
+    "teacher" and "student" only if there are two teachers or more."""
+    d, t, s = gains.shape
+    effects = {"draw": (gains.mean(axis=(1, 2)), t * s)}  # means of the levels, gains in each
+    if t > 1:
+        effects["teacher"] = (gains.mean(axis=(0, 2)), d * s)
+        effects["student"] = (gains.mean(axis=(0, 1)), d * t)
+    sums = {name: n * ((means - gains.mean()) ** 2).sum() for name, (means, n) in effects.items()}
+    left = gains.size - 1 - sum(len(means) - 1 for means, _ in effects.values())
+    residual = (((gains - gains.mean()) ** 2).sum() - sum(sums.values())) / left
+    out = {}
+    for name, (means, n) in effects.items():
+        out[name] = max(0.0, (sums[name] / (len(means) - 1) - residual) / n)
+    return out | {"what is left": residual}
+
+
+@captioned
+def plot_variances(panels):
+    """Method of moments for main effects; a source that shows no more than the rest is 0. What is
+    left: what varies within a draw (and teacher), test examples included."""
+    table = variance_components(panels)
+    if table is None:  # of one draw
+        return None
+    figure, both = axes_of(columns=2, height=2.4, sharey=True)
+    for axes, place in zip(both, PLACES, strict=True):
+        rows = table[table.bucket == place]
+        axes.barh(rows.source, rows["standard deviation"], color="#0072B2")
+        axes.set_title(place)
+        axes.set_xlabel("standard deviation, points")
+    both[0].invert_yaxis()
+    most = rows.loc[rows.variance.idxmax()]
+    sentence = (
+        f"{panels[0].name}: in the rarest bucket most of the spread of distillation's gain comes "
+        f"from {most.source} (standard deviation {most['standard deviation']:.1f} points)."
+    )
+    return figure, sentence, table

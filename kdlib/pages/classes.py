@@ -1,0 +1,134 @@
+"""Class by class: gains, the teacher's margin, and everything that was counted."""
+
+import re
+
+import numpy as np
+import pandas as pd
+
+from kdlib.evidence.panel import table as every_run
+from kdlib.evidence.significance import change
+from kdlib.evidence.words import number
+from kdlib.methods import name_of
+from kdlib.pages.shown import Appendix, axes_of, captioned, drawn, legend
+
+BUCKET_LOOKS = {  # of training images; of teacher margin, where classes are balanced
+    "many": ("#0072B2", "o"),
+    "medium": ("#767676", "s"),
+    "few": ("#D55E00", "^"),
+    "highest tenth": ("#0072B2", "o"),
+    "middle": ("#767676", "s"),
+    "lowest tenth": ("#D55E00", "^"),
+}
+
+
+def by_frequency(p, /, **columns):
+    """A row per group, from most to fewest training images: name, their number, bucket, columns."""
+    buckets = [p.bucket_names[b] for b in p.bucket]
+    first = {"group": p.group_names, "n_train": p.train_counts, "bucket": buckets}
+    frame = pd.DataFrame(first | columns)
+    return frame.sort_values("n_train", ascending=False, kind="stable", ignore_index=True)
+
+
+def name_classes(axes, table):
+    """Write the classes of by_frequency below the axes, with their training images."""
+    names = [f"{g} ({n})" for g, n in zip(table.group, table.n_train, strict=True)]
+    axes.set_xticks(range(len(names)), names, rotation=60, ha="right", fontsize=8)
+
+
+def gain_by_group(p, method="kd"):
+    """Gain in points with its test, as in an audit: one row per group, most frequent first.
+
+    One seed has no spread, so nothing is tested."""
+    gain = p.group_gain(method)
+    tested = dict.fromkeys(("low", "high", "p", "q"), np.nan) | {"finding": "no clear difference"}
+    if p.seeds > 1:
+        right, baseline = (p.predicted(m) == p.y for m in (method, "one_hot"))
+        found = change(right, p.members, np.ones(len(p.y)), baseline)
+        tested = {"low": 100 * found.low, "high": 100 * found.high, "p": found.p, "q": found.q}
+        tested["finding"] = found.finding
+    return by_frequency(
+        p,
+        n_test=np.bincount(p.group, minlength=len(p.group_names)),
+        margin=p.margins.mean(axis=0),
+        one_hot=p.accuracy("one_hot").observed.mean(axis=0),
+        gain=gain.mean(axis=0),
+        spread=gain.std(axis=0, ddof=1) if p.seeds > 1 else np.nan,
+        **tested,
+    )
+
+
+@captioned
+def plot_gain_by_group(p, method="kd"):
+    """Classes from most to fewest training images (their number in brackets); marks are means over
+    seeds, bars 95 % intervals over networks and test images, a star marks a class harmed or helped
+    at a false discovery rate of 5 %."""
+    table = gain_by_group(p, method)
+    marks = table.assign(estimate=table.gain)
+    how = {"hue": "bucket", "looks": BUCKET_LOOKS.get, "height": 3.9}
+    figure, (axes,) = drawn(marks, "group", "accuracy gain over one-hot, points", **how)
+    star = {"xytext": (4, 4), "textcoords": "offset points", "fontsize": 13}
+    for i in np.flatnonzero(table.finding != "no clear difference"):
+        axes.annotate("*", (i, table.gain[i]), **star)
+    name_classes(axes, table)
+    harmed, helped = (int((table.finding == f).sum()) for f in ("harmed", "helped"))
+    least, most = table.loc[table.gain.idxmin()], table.loc[table.gain.idxmax()]
+    sentence = (
+        f"{p.name}: of {len(table)} classes {name_of(method)} harms {harmed} and helps {helped} at "
+        f"a false discovery rate of 5 %; the means run from {number(least.gain)} ({least.group}) "
+        f"to {number(most.gain)} ({most.group})."
+    )
+    return figure, sentence, table
+
+
+def by_class(p, methods):
+    """One row per group, most frequent first.
+
+    Images, the teacher's held-out margin, accuracy of one_hot, gain of each method."""
+    columns = {
+        "test images": np.bincount(p.group, minlength=len(p.group_names)),
+        "teacher's margin": p.margins.mean(axis=0),
+        "one-hot, %": p.accuracy("one_hot").observed.mean(axis=0),
+        **{f"gain of {name_of(m)}": p.group_gain(m).mean(axis=0) for m in methods},
+    }
+    words = {"group": "class", "n_train": "training images"}
+    return by_frequency(p, **columns).rename(columns=words)
+
+
+def by_class_and_seed(p):
+    """What was counted, before any mean over seeds: one row per (method, seed, group).
+
+    The teacher is among the methods."""
+    columns = ["method", "seed", "group", "n_train", "bucket", "n", "correct", "nll", "margin"]
+    words = {"group": "class", "n_train": "training images", "n": "test images"}
+    frame = every_run(p)[columns].rename(columns=words | {"nll": "log-loss, nats"})
+    return frame.assign(method=frame.method.map(name_of))
+
+
+def every_class(p, methods=None):
+    """by_class as an Appendix, with by_class_and_seed as its file."""
+    caption = f"Every class, {p.name}: means over seeds, gains in points over one-hot."
+    words = "-".join(re.findall(r"[A-Za-z0-9_.=]+", p.name))
+    table = by_class(p, methods or p.methods)
+    return Appendix(table, caption, by_class_and_seed(p), f"{p.study.name}-{words}-by-class.csv")
+
+
+@captioned
+def plot_margins(p):
+    """Means over seeds, most frequent class first. Where a margin is measured decides how far
+    AdaAlpha softens the teacher."""
+    of_train = np.mean([r.facts["teacher_margin_train"] for r in p.runs["kd"]], axis=0)
+    table = by_frequency(p, held_out=p.margins.mean(axis=0), on_training=of_train)
+    figure, axes = axes_of(height=3.7)
+    axes.plot(table.on_training, "o", color="#767676", label="on its training images")
+    axes.plot(table.held_out, "s", color="#D55E00", label="held out: the alpha of AdaAlpha")
+    name_classes(axes, table)
+    axes.set_ylim(-0.03, 1.03)
+    axes.set_ylabel("teacher's margin")
+    legend(figure, axes)
+    low, high = table.loc[table.held_out.idxmin()], table.loc[table.held_out.idxmax()]
+    sentence = (
+        f"{p.name}: the teacher's held-out margin runs from {low.held_out:.2f} ({low.group}) to "
+        f"{high.held_out:.2f} ({high.group}); on its own training images the mean is "
+        f"{table.on_training.mean():.2f}."
+    )
+    return figure, sentence, table

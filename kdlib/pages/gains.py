@@ -1,0 +1,213 @@
+"""Who gains, and how sure is it: x(panel, methods) is a table, plot_x its figure."""
+
+import functools
+
+import numpy as np
+import pandas as pd
+
+from kdlib.evidence.rules import labels_read
+from kdlib.evidence.stats import interval, worst
+from kdlib.evidence.words import p_value, told
+from kdlib.methods import look_of, name_of
+from kdlib.pages.anchors import WANG
+from kdlib.pages.shown import LINE, Table, axes_of, captioned, drawn, estimates, legend, plus_minus
+
+
+def rarest(p):
+    """(name, weights (S, G)) of the last bucket: fewest training images, or lowest margin."""
+    return list(p.places().items())[-1]
+
+
+def changes(p, method, over):
+    """What a method gains over another, on average and in the rarest bucket, in words."""
+    name, weights = rarest(p)
+    average, rare = (told(p.gain(method, w, over)) for w in (p.average, weights))
+    said = f"changes accuracy by {average} on average and by {rare} in the {name} bucket"
+    return f"{name_of(method)} {said}"
+
+
+def accuracies(p, methods=None):
+    """Table of accuracy in per cent, average, each bucket and worst-k: one row per method.
+
+    Cells are "estimate ± half-width". Worst-k picked on the examples that score it is too low;
+    beside it stand the k groups that are lowest on val under one_hot. Where Wang et al. (2023) ran
+    the same setting, "published" has their average."""
+    lowest = np.argsort(p.val_accuracy("one_hot").mean(axis=0), kind="stable")
+    places = {}
+    for place, weights in p.places().items():
+        places[place] = functools.partial(np.dot, b=weights.mean(axis=0))
+    for k in p.study.worst:
+        places[f"worst {k}"] = functools.partial(worst, k=k)
+    for k in p.study.worst:
+        places[f"worst {k} by val"] = lambda v, k=k: v[..., lowest[:k]].mean(axis=-1)
+    published = {} if p.setting else WANG.get((p.study.name, p.pair), {})
+    rows = []
+    for method in methods or ("teacher", *p.runs):
+        labels = "–"
+        if method != "teacher":
+            labels = labels_read(p, method).removeprefix("labels of val, ") or "no"
+        networks = len(p.records(method))
+        row = {"method": name_of(method), "networks": networks, "labels of val": labels}
+        for place, statistic in places.items():
+            row[place] = plus_minus(interval(*p.accuracy(method).map(statistic)))
+            if place == "average" and published:
+                row["published"] = published.get(method, ("–",))[0].replace("±", " ± ")
+        rows.append(row)
+    caption = f"Accuracy in per cent ± half-width of its 95 % interval, {p.name}"
+    if published:
+        caption += (
+            "; published: Wang et al. 2023, average on half of the official test images, another "
+            "draw where there is a tail (page 90 has ours on that half)"
+        )
+    return Table(pd.DataFrame(rows), caption)
+
+
+def differences(p, methods=None):
+    """Table of differences to the pooled baselines, each with its p: one row per method."""
+    rows = []
+    for method in methods or p.methods:
+        row = {"method": name_of(method)}
+        for place, weights in p.places().items():
+            result = p.gain(method, weights)
+            row[place] = plus_minus(result, signed=True)
+            row[f"p, {place}"] = "–" if np.isnan(result.se) else p_value(result.p())
+        rows.append(row)
+    caption = (
+        "Difference to the mean of all baselines, with Welch's p, in points ± half-width of its "
+        f"95 % interval, {p.name}"
+    )
+    return Table(pd.DataFrame(rows), caption)
+
+
+def gain_by_bucket(p, methods, over="one_hot"):
+    """Gain in points, on average and in each bucket: one row per (bucket, method)."""
+    places = p.places()
+    return estimates(places, methods, lambda place, m: p.gain(m, places[place], over))
+
+
+@captioned
+def plot_gain_by_bucket(p, methods=None, over="one_hot"):
+    """Small dots are seeds, large marks their mean, bars its 95 % interval over seeds, baselines
+    and test examples; within a bucket every class counts alike. Test images include those that the
+    draw left out."""
+    methods, base = list(methods or p.methods), name_of(over)
+    table = gain_by_bucket(p, methods, over)
+    figure, (axes,) = drawn(table, "bucket", f"accuracy gain over {base}, points")
+    what = "number of training images" if p.study.bucket_edges else "margin of the teacher"
+    axes.set_xlabel(f"classes by {what}")
+    return figure, f"{p.name}: {changes(p, methods[0], over)}, against {base}.", table
+
+
+@captioned
+def plot_forest(p, methods=None, over="one_hot"):
+    """Small dots are seeds, large marks their mean, bars its 95 % interval over networks and test
+    examples, not corrected for the number of rows."""
+    methods, base = list(methods or p.methods), name_of(over)
+    table, (rare, weights) = gain_by_bucket(p, methods, over), rarest(p)
+    how = {"by": "bucket", "height": 1.3 + 0.27 * len(methods), "across": True}
+    both = table[table.bucket.isin(["average", rare])]
+    figure, _ = drawn(both, "method", f"gain over {base}, points", **how)
+    last = table[table.bucket == rare].reset_index(drop=True)
+    best = last.estimate.idxmax()
+    sentence = (
+        f"{p.name}: in the {rare} bucket {last.method[best]} gains most over {base}, "
+        f"{told(p.gain(methods[best], weights, over))}; {(last.low > 0).sum()} of {len(last)} "
+        "methods gain clearly there."
+    )
+    return figure, sentence, table
+
+
+@captioned
+def plot_trade_off(p, methods=None):
+    """Up and right is better; one-hot is the origin. Squares: the non-dominated set of the means;
+    the crosses are 95 % intervals and often overlap."""
+    table = gain_by_bucket(p, methods or p.methods)
+    means = table.pivot(index="method", columns="bucket", values="estimate")
+    means = means.loc[table.method.unique()]
+    name = table.bucket.iloc[-1]
+    average, rare = means["average"], means[name]
+    best = [m for m in means.index if not ((average > average[m]) & (rare > rare[m])).any()]
+    figure, axes = axes_of(height=4.4)
+    inside = {"ha": "center", "va": "center", "color": "white", "fontsize": 8, "weight": "bold"}
+    for k, (method, rows) in enumerate(table.groupby("method", sort=False), 1):
+        x, y = (rows[rows.bucket == place].iloc[0] for place in ("average", name))
+        colour, _ = look_of(method)
+        axes.plot([x.low, x.high], [y.estimate] * 2, color=colour, alpha=0.35)
+        axes.plot([x.estimate] * 2, [y.low, y.high], color=colour, alpha=0.35)
+        mark = {"color": colour, "markersize": 13, "label": f"{k}  {method}"}
+        axes.plot(x.estimate, y.estimate, "s" if method in best else "o", **mark)
+        axes.annotate(str(k), (x.estimate, y.estimate), **inside)
+    half = (table.high - table.low).groupby(table.bucket).median() / 2
+    for place, set_limits in (("average", axes.set_xlim), (name, axes.set_ylim)):
+        low, high = min(0, means[place].min()), max(0, means[place].max())
+        # for the marks and the usual interval; wide ones may leave the picture
+        room = 0.1 * (high - low) + np.nan_to_num(half[place]) or 1
+        set_limits(low - room, high + room)
+    axes.axhline(0, **LINE)
+    axes.axvline(0, **LINE)
+    axes.set_xlabel("average gain over one-hot, points")
+    axes.set_ylabel(f"gain in the {name} bucket, points")
+    legend(figure, axes, beside=True, markerscale=0.4)
+    sentence = (
+        f"{p.name}: no other method has both a higher average and a higher mean in the {name} "
+        f"bucket than {', '.join(best)}."
+    )
+    return figure, sentence, table
+
+
+def power(p, methods):
+    """How uncertain each gain is and why: one row per (bucket, method).
+
+    "smallest detectable" is the smallest effect that would have been found. "from networks" is the
+    standard error that the spread over students and baselines alone would give, "from test images"
+    what the test examples add: their squares add up to that of "standard error"."""
+    rows = []
+    for place, weights in p.places().items():
+        pooled = (p.accuracy("one_hot").observed * weights.mean(axis=0)).sum(axis=-1)
+        for method in methods:
+            result = p.gain(method, weights)
+            spread, baselines = _spread(result.per_seed), _spread(pooled)
+            networks = np.sqrt(spread**2 / result.n + baselines**2 / len(pooled))
+            images = np.sqrt(np.maximum(0.0, result.se**2 - networks**2))
+            row = {"bucket": place, "method": name_of(method), "gain": result.estimate}
+            row |= {"standard error": result.se, "from networks": networks}
+            row |= {"from test images": images, "spread of students": spread}
+            row |= {"spread of baselines": baselines, "smallest detectable": result.detectable}
+            rows.append(row | {"seeds": result.n, "baselines": len(pooled)})
+    return pd.DataFrame(rows)
+
+
+def _spread(values):
+    return np.std(values, ddof=1) if len(values) > 1 else np.nan
+
+
+@captioned
+def plot_power(p, methods=None):
+    """Marks are gains; a shaded bar reaches as far from zero as a true effect must lie to be found
+    with 80 % power at a two-sided level of 5 %. The table splits each standard error into networks
+    (students and baselines) and test images."""
+    import seaborn
+
+    table = power(p, methods or p.methods)
+    marks = table.rename(columns={"gain": "estimate"})
+    figure, (axes,) = drawn(marks, "bucket", "gain over one-hot, points")
+    look = {"palette": [look_of(m)[0] for m in table.method.unique()], "alpha": 0.2, "gap": 0.25}
+    for sign in (1, -1):
+        band = table.assign(reach=sign * table["smallest detectable"])
+        look |= {"saturation": 1, "legend": False, "ax": axes}
+        seaborn.barplot(band, x="bucket", y="reach", hue="method", **look)
+    axes.set(xlabel="", ylabel="gain over one-hot, points")
+    last = table[table.method == table.method.iloc[0]].iloc[-1]
+    on_average = table["smallest detectable"].iloc[0]
+    source = "networks" if last["from networks"] >= last["from test images"] else "test images"
+    sentence = (
+        f"{p.name}: the smallest effect of {last.method} that this study would find is "
+        f"{on_average:.1f} points on average and {last['smallest detectable']:.1f} in the "
+        f"{last.bucket} bucket, where most uncertainty is due to {source}."
+    )
+    if np.isnan(on_average):
+        sentence = (
+            f"{p.name}: one seed has no spread, so no effect of {last.method} can be found, "
+            "however large."
+        )
+    return figure, sentence, table

@@ -1,0 +1,149 @@
+"""How far to trust what students say, and when training ended: calibration, log-loss, epochs."""
+
+import numpy as np
+import pandas as pd
+
+from kdlib.evidence.counts import calibration_error
+from kdlib.evidence.stats import interval
+from kdlib.evidence.words import number
+from kdlib.methods import name_of
+from kdlib.pages.gains import rarest
+from kdlib.pages.shown import captioned, drawn, estimates, over_seeds
+
+
+def calibration(p, methods):
+    """Expected calibration error in per cent by bucket: one row per (bucket, method).
+
+    Over seeds only (t interval): the error of a bin is not a mean of examples."""
+    members = {name: p.bucket == index for index, name in enumerate(p.bucket_names)}
+    n = np.bincount(p.group)[p.group]
+
+    def error(place, method):
+        weights = np.isin(p.group, np.flatnonzero(members[place])) / n
+        errors = []
+        for x in p.predictions(method):
+            confidence = np.exp(x.log_p[:, 1].astype(np.float64))
+            errors.append(100 * calibration_error(confidence, x.right, weights)[0])
+        return over_seeds(errors)
+
+    return estimates([name for name in members if members[name].any()], methods, error)
+
+
+def log_loss(p, methods):
+    """Mean -log probability of the label in nats: one row per (bucket, method).
+
+    On average and by bucket, classes weighing alike."""
+    nats, places = {}, p.places()
+    for m in methods:
+        nats[m] = p.means(np.array([-x.log_p[:, 0].astype(np.float64) for x in p.predictions(m)]))
+
+    def mean(place, m):
+        return interval(*nats[m].map(np.dot, b=places[place].mean(axis=0)))
+
+    return estimates(places, methods, mean)
+
+
+def _lower_is_better(table, label):
+    """(figure, best row, worst row of the rarest bucket) of a quantity by bucket and method."""
+    figure, (axes,) = drawn(table, "bucket", label, zero=False)
+    axes.set_ylim(bottom=0)
+    rows = table[table.bucket == table.bucket.iloc[-1]]
+    return figure, rows.loc[rows.estimate.idxmin()], rows.loc[rows.estimate.idxmax()]
+
+
+@captioned
+def plot_calibration(p, methods=None):
+    """Expected calibration error with 15 bins, classes weighing alike; dots are seeds, bars the
+    95 % interval over seeds only."""
+    table = calibration(p, methods or p.runs)
+    figure, best, _ = _lower_is_better(table, "calibration error, %")
+    sentence = (
+        f"{p.name}: in the {best.bucket} bucket {best.method} has the lowest calibration error on "
+        f"average, {best.estimate:.1f} %."
+    )
+    return figure, sentence, table
+
+
+@captioned
+def plot_log_loss(p, methods=None):
+    """Mean of −log of the probability given to the label, classes weighing alike: it punishes being
+    sure and wrong. Dots are seeds, bars 95 % intervals over seeds and test examples."""
+    table = log_loss(p, methods or p.runs)
+    figure, best, worst = _lower_is_better(table, "log-loss, nats")
+    sentence = (
+        f"{p.name}: in the {best.bucket} bucket {best.method} has the lowest mean log-loss, "
+        f"{best.estimate:.2f} nats, and {worst.method} the highest, {worst.estimate:.2f}."
+    )
+    return figure, sentence, table
+
+
+def without_val(p, methods):
+    """Those methods that did not train on val, where accuracy means something."""
+    return [m for m in methods if not p.runs[m][0].config.with_val]
+
+
+@captioned
+def plot_learning_curves(p, methods=None):
+    """Means over seeds. The last epoch is the result; no epoch is chosen."""
+    name, _ = rarest(p)
+    members = {"average": p.bucket >= 0, name: p.bucket == p.bucket_names.index(name)}
+    rows = []
+    for method in without_val(p, methods or p.runs):
+        runs = [r.facts["val_accuracy_by_group"] for r in p.runs[method]]
+        for epoch in sorted(runs[0], key=int):
+            accuracy = 100 * np.mean([run[epoch] for run in runs], axis=0)
+            for place, some in members.items():
+                at = {"place": place, "method": name_of(method), "epoch": int(epoch)}
+                rows.append(at | {"accuracy": accuracy[some].mean()})
+    table = pd.DataFrame(rows)
+    marks = table.rename(columns={"accuracy": "estimate"})
+    how = {"by": "place", "zero": False, "lines": True}
+    figure, both = drawn(marks, "epoch", "accuracy on val, %", **how)
+    for axes in both:
+        axes.set_xlabel("epoch")
+    last = table[(table.epoch == table.epoch.max()) & (table.place == "average")]
+    best = last.loc[last.accuracy.idxmax()]
+    sentence = (
+        f"{p.name}: at the last epoch {best.method} has the highest average accuracy on val, "
+        f"{best.accuracy:.1f} %."
+    )
+    return figure, sentence, table
+
+
+def optimism(p, methods):
+    """What choosing the best epoch adds to the last one: one row per (scored on, method).
+
+    In points on val, of the epochs on record. Chosen on one half of val; "the same half" scores it
+    there, "the other half" honestly; both ways round, then averaged. None without a method that
+    recorded both halves in every run."""
+    halves = {m: [r.facts.get("val_accuracy_by_half") for r in p.runs[m]] for m in methods}
+    halves = {m: halves[m] for m in without_val(p, methods)}
+    if not halves or not all(map(all, halves.values())):
+        return None
+    sides = {"the same half": [0, 1], "the other half": [1, 0]}
+
+    def added(where, method):
+        # (S, epochs, 2)
+        curves = 100 * np.array([[run[e] for e in sorted(run, key=int)] for run in halves[method]])
+        gains = (curves - curves[:, -1:])[..., sides[where]]
+        best = curves.argmax(axis=1, keepdims=True)
+        return over_seeds(np.take_along_axis(gains, best, axis=1).mean(axis=(1, 2)))
+
+    return estimates(sides, halves, added, "where")
+
+
+@captioned
+def plot_optimism(p, methods=None):
+    """The sentence has means over methods; dots are seeds, bars 95 % intervals over seeds. The
+    difference is what reporting the best epoch on the test set would have made up."""
+    table = optimism(p, methods or p.runs)
+    if table is None:  # older records lack the halves
+        return None
+    figure, (axes,) = drawn(table, "where", "best minus last epoch, points")
+    axes.set_xlabel("scored on")
+    same, other = table.groupby("where", sort=False).estimate.mean()
+    sentence = (
+        f"{p.name}: choosing the best epoch on val adds {number(same)} to the last one on the "
+        f"images that chose it, and {number(other)} on others."
+    )
+    return figure, sentence, table
