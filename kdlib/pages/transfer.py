@@ -1,6 +1,5 @@
 """What a student takes over from its teacher: its errors, and gains that its margin predicts."""
 
-import numpy as np
 import pandas as pd
 
 from kdlib.evidence.counts import CELLS, outcomes
