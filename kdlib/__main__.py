@@ -15,7 +15,7 @@ from pathlib import Path
 
 from kdlib import __version__
 from kdlib.config import KdlibError, did_you_mean
-from kdlib.study.grids import KINDS, STUDIES, Study, study
+from kdlib.study.grids import KINDS, STUDIES, study
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = ROOT / "notebooks"

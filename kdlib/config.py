@@ -181,13 +181,17 @@ class Config:
         if self.imbalance == 1 and self.profile != "exp":
             raise _wrong("profile: without imbalance there is no profile; leave it at 'exp'.")
 
+    def fields(self):
+        """{name: value} of every field."""
+        return {name: getattr(self, name) for name in DEFAULTS}
+
     def key(self):
         """Stable, readable name of the run, with a hash of the fields that are not at defaults."""
         return self._key
 
     @functools.cached_property
     def _key(self):
-        fields = {k: v for k, v in dataclasses.asdict(self).items() if v != DEFAULTS[k]}
+        fields = {name: v for name, v in self.fields().items() if v != DEFAULTS[name]}
         text = json.dumps({"recipe": RECIPE, **fields}, sort_keys=True)
         digest = hashlib.sha256(text.encode()).hexdigest()[:10]
         networks = f"{self.teacher}-{self.student}" if self.teacher else self.student
@@ -202,8 +206,9 @@ class Config:
         """The run that trains this run's teacher: one_hot, or another teacher_method."""
         if self.teacher is None:
             raise KdlibError(f"Config {self.key()}: method {self.method!r} has no teacher.")
-        teacher = {"student": self.teacher, "seed": self.teacher_seed}
-        return replace(self.baseline_config(), method=self.teacher_method, **teacher)
+        teacher = {"student": self.teacher, "seed": self.teacher_seed, "with_val": False}
+        loss = {knob: DEFAULTS[knob] for knob in METHODS[self.method].knobs}
+        return built(self.fields() | loss | teacher | {"method": self.teacher_method})
 
     def dependencies(self):
         """The runs that have to exist before this one: its teachers, those of folds included."""
@@ -211,7 +216,7 @@ class Config:
             return []
         teacher = self.teacher_config()
         folds = range(FOLDS) if self.margin_source == "crossfit" else ()
-        return [teacher, *(replace(teacher, fold=k) for k in folds)]
+        return [teacher, *(built(teacher.fields() | {"fold": k}) for k in folds)]
 
     @classmethod
     def from_dict(cls, fields):
@@ -223,8 +228,14 @@ class Config:
 
 
 DEFAULTS = {field.name: field.default for field in dataclasses.fields(Config)}
+_once = functools.cache(Config)
 _HINTS = typing.get_type_hints(Config)
 _WORDS = {type(None): "None", tuple: "tuple of int"}
+
+
+def built(fields):
+    """The Config of these fields: studies share runs, and in a process each is built once."""
+    return _once(**(DEFAULTS | fields))
 
 
 def _wrong(about):
