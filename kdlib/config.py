@@ -228,14 +228,8 @@ class Config:
 
 
 DEFAULTS = {field.name: field.default for field in dataclasses.fields(Config)}
-_once = functools.cache(Config)
 _HINTS = typing.get_type_hints(Config)
 _WORDS = {type(None): "None", tuple: "tuple of int"}
-
-
-def built(fields):
-    """The Config of these fields: studies share runs, and in a process each is built once."""
-    return _once(**(DEFAULTS | fields))
 
 
 def _wrong(about):
@@ -261,3 +255,11 @@ def _checked(field, value):
     if not low <= value <= high:
         raise _wrong(f"{name}={value!r}: must lie between {low} and {high}.")
     return value
+
+
+_once = functools.cache(Config)
+
+
+def built(fields):
+    """The Config of these fields: studies share runs, and in a process each is built once."""
+    return _once(**(DEFAULTS | fields))

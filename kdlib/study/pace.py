@@ -1,0 +1,92 @@
+"""How long runs take on this machine, from a few steps of their own."""
+
+import functools
+import math
+import time
+from dataclasses import replace
+
+from tqdm import tqdm  # tqdm.auto warns in notebooks without ipywidgets
+
+from kdlib import cuda
+from kdlib.config import Config
+from kdlib.data import Split
+from kdlib.losses import method_loss
+from kdlib.models import build
+from kdlib.step import Run
+from kdlib.study.experiment import EVALUATIONS, load
+from kdlib.study.kept import epochs_done
+from kdlib.study.machine import default_device
+from kdlib.train import fit, predict
+
+MEASURED = 4  # runs side by side whose pace is measured; each takes seconds to be captured
+
+
+def falls_back(function):
+    """The function, called again without graphs, and saying so, where steps cannot be captured."""
+
+    @functools.wraps(function)
+    def either(*arguments, **more):
+        try:
+            return function(*arguments, **more)
+        except cuda.CaptureError as error:
+            cuda.graphs_off()
+            tqdm.write(f"{error} Going on with these, one process for each run.")
+            return function(*arguments, **more)
+
+    return either
+
+
+@falls_back
+def estimate(configs, folder=None, device=None, count=1):
+    """Seconds each Config takes on this machine (one thread on a CPU).
+
+    count: how many runs go side by side on a GPU; a run then takes its share of their time.
+    Counted are the steps, the evaluations and, for the first student of each teacher, the teacher's
+    table."""
+    device, seconds, tables = device or default_device(), [], set()
+    for cfg in configs:
+        data = load(cfg, folder, device)[0]
+        n = len(data.train)
+        images = EVALUATIONS * len(data.val) + sum(map(len, data.splits().values()))
+        how = {"batch_size": cfg.batch_size, "precision": cfg.precision, "count": count}
+        step, forward = _pace(cfg.student, data=data, **how)
+        left = cfg.epochs - epochs_done(cfg.key())
+        total = left * math.ceil(n / cfg.batch_size) * step + images * forward
+        table = (cfg.teacher_config(), cfg.seed, cfg.epochs) if cfg.teacher else None
+        if table and table not in tables:
+            tables.add(table)
+            # part of an image's views, on average
+            seen = 1 - (1 - 1 / data.views) ** cfg.epochs if device == "cpu" else 1
+            _, of_teacher = _pace(cfg.teacher, data=data, **how)
+            total += seen * n * data.views * of_teacher
+        seconds.append(total)
+    return seconds
+
+
+_PACES = {}
+
+
+def _pace(name, data, batch_size, precision, count=1):
+    """(seconds of a training step, of the forward pass of one image) of a network.
+
+    Each is measured once here. Of `count` runs side by side a step is one of all their steps."""
+    key = (name, data.train.x.shape[1:], data.train.x.device, batch_size, precision, count)
+    if key not in _PACES:
+        n = min(len(data.train), batch_size * (20 if data.train.x.is_cuda else 1))
+        some = replace(data, train=Split(data.train.x[:n], data.train.y[:n], data.train.group[:n]))
+        # the first epoch warms up
+        cfg = Config(student=name, batch_size=batch_size, precision=precision, epochs=3)
+        models = [build(name, data.classes, 0).to(data.train.x.device) for _ in range(count)]
+        ends, runs = [], [Run(cfg, m, method_loss(cfg), some) for m in models]
+        runs[-1] = replace(runs[-1], after_epoch=lambda *_: ends.append(time.perf_counter()))
+        for outcome in fit(runs):
+            if isinstance(outcome, Exception):
+                raise outcome
+        # at the first call a GPU looks for its fastest kernels
+        predict(models[0], some.train.x, some)
+        start = time.perf_counter()
+        predict(models[0], some.train.x, some)
+        forward = (time.perf_counter() - start) / n
+        epoch = min(b - a for a, b in zip(ends, ends[1:], strict=False))
+        _PACES[key] = epoch / math.ceil(n / batch_size) / count, forward
+    return _PACES[key]
