@@ -1,8 +1,8 @@
 """How far a study is: from the names of files alone, and without anything heavy."""
 
 from kdlib.config import KdlibError
+from kdlib.study.files import exists
 from kdlib.study.grids import study
-from kdlib.study.records import exists
 
 
 def complete_seeds(name):

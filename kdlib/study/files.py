@@ -6,13 +6,21 @@ import os
 import tempfile
 from pathlib import Path
 
-from filelock import FileLock
-
 from kdlib.config import KdlibError
 
 ROOT = Path(__file__).resolve().parents[2]
 DATA = ROOT / "data"
 FULL_OR_CLOSED = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
+
+
+def folder():
+    """Where records are: $KDLIB_RECORDS, else data/records of the repository."""
+    return Path(os.environ.get("KDLIB_RECORDS") or DATA / "records")
+
+
+def exists(cfg, where=None):
+    """Whether a record answers to this Config's key; records.read says if it can be believed."""
+    return os.path.exists(f"{where or folder()}/{cfg.key()}.json")
 
 
 def cache_folder():
@@ -49,6 +57,8 @@ def claim(name, where):
     """Hold a run (its key) or another file to be made, waiting for a process that makes it.
 
     So it is done once. The operating system releases the claim of a process that dies."""
+    from filelock import FileLock  # here, since an audit needs none
+
     where.mkdir(parents=True, exist_ok=True)
     with FileLock(where / f".{name}.lock"):
         yield

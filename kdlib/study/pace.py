@@ -90,3 +90,11 @@ def _pace(name, data, batch_size, precision, count=1):
         epoch = min(b - a for a, b in zip(ends, ends[1:], strict=False))
         _PACES[key] = epoch / math.ceil(n / batch_size) / count, forward
     return _PACES[key]
+
+
+def in_words(seconds):
+    """A duration to read: hours and minutes, minutes, or below two minutes seconds."""
+    hours, minutes = divmod(round(seconds / 60), 60)
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min" if seconds >= 120 else f"{seconds:.0f} s"

@@ -5,15 +5,13 @@ They are written whole or not at all, and read with checks."""
 import dataclasses
 import hashlib
 import json
-import os
 import zipfile
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
 from kdlib.config import RECIPE, Config, KdlibError
-from kdlib.study.files import DATA, whole_file
+from kdlib.study.files import exists, folder, whole_file
 
 SPLITS = ("val", "test", "left_out")
 ARRAYS = ("y", "group", "predicted", "log_p")
@@ -21,11 +19,6 @@ ARRAYS = ("y", "group", "predicted", "log_p")
 
 class RecordError(KdlibError):
     """A record that cannot be believed, refused by name."""
-
-
-def folder():
-    """Where records are: $KDLIB_RECORDS, else data/records of the repository."""
-    return Path(os.environ.get("KDLIB_RECORDS") or DATA / "records")
 
 
 @dataclass(frozen=True)
@@ -108,25 +101,20 @@ def write(record, where=None):
 # ---------------------------------------------------------------- reading
 
 
-def exists(cfg, where=None):
-    """Whether a record answers to this Config's key; read() says whether it can be believed."""
-    return ((where or folder()) / f"{cfg.key()}.json").exists()
-
-
 def read(cfg, where=None):
     """The record of a Config.
 
     RecordError naming the file if it is missing, corrupt, or of another run."""
     path = (where or folder()) / f"{cfg.key()}.json"
     again = "delete it and run again"
+    if not exists(cfg, where):
+        raise RecordError(
+            f"{path}: there is no record of this run; `python -m kdlib run STUDY` makes it."
+        )
     try:
         facts = json.loads(path.read_text())
         stored, recipe = Config.from_dict(facts["config"]), facts["recipe"]
         sha256, labels = facts["npz_sha256"], facts["labels_sha256"]
-    except FileNotFoundError:
-        raise RecordError(
-            f"{path}: there is no record of this run; `python -m kdlib run STUDY` makes it."
-        ) from None
     except KdlibError as e:
         raise RecordError(f"{path}: {e}") from None
     except (ValueError, TypeError, KeyError) as e:
