@@ -198,7 +198,8 @@ def test_a_gpu_that_is_not_there_is_refused(empty, monkeypatch, capsys):
     assert "`python -m kdlib doctor` says why" in capsys.readouterr().err
 
 
-def test_a_method_is_compared_with_what_is_on_record(complete, capsys):
+def test_a_method_is_compared_with_what_is_on_record(complete, monkeypatch, capsys):
+    monkeypatch.setattr(sweep, "_in_processes", sweep._in_lockstep)
     more = ["--method", "label_smoothing", "--jobs", "1"]
     assert cli.main(["run", "digits", "--seeds", "2", *more]) == 0
     said = capsys.readouterr().out.splitlines()
