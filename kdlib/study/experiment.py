@@ -56,9 +56,6 @@ def load(cfg, folder=None, device="cpu"):
     return _load(Config(**fields), folder, device)
 
 
-# ---------------------------------------------------------------- one run, or several in lockstep
-
-
 def run(cfg, folder=None, device=None):
     """The record of a Config: read if it is there, else the run is done, its teacher first."""
     together([cfg], folder, device)
@@ -134,13 +131,12 @@ def _do(configs, folder, device, deadline=None):
     except torch.OutOfMemoryError:
         if len(configs) > 1:
             raise
+        said = (
+            f"Run {configs[0].key()} stopped: it does not fit into the memory of the GPU; another "
+            "process may hold it (`nvidia-smi` says), or a smaller batch_size helps."
+        )
         # raised below: without this one, whose traceback would keep the memory
-        failures = [
-            KdlibError(
-                f"Run {configs[0].key()} stopped: it does not fit into the memory of the GPU; "
-                "another process may hold it (`nvidia-smi` says), or a smaller batch_size helps."
-            )
-        ]
+        failures = [KdlibError(said)]
     if len(failures) > 1:
         raise ExceptionGroup("several runs failed", failures)
     if failures:
@@ -155,14 +151,13 @@ def _ready(cfg, folder, device, deadline, teachers, count):
         teacher, margins, more = _teacher(cfg, data, data_sha256, folder, device, teachers)
         facts |= more
     model = build(cfg.student, data.classes, cfg.seed).to(device)
-    same = {"data": data_sha256, "teacher": facts.get("teacher_sha256")}
-    same |= machine(device, cfg.precision)
+    same = machine(device, cfg.precision)
+    same |= {"data": data_sha256, "teacher": facts.get("teacher_sha256")}
     del same["git"]  # a run may go on with later code
     kept = Kept(cfg.key(), same, count, _warn)
     none_yet = {"val_accuracy_by_group": {}, "val_accuracy_by_half": {}}
     evaluations = kept.before.get("evaluations", none_yet)
-    state = kept.before.get("state")
-    if state:
+    if state := kept.before.get("state"):
         _log(f"{cfg.key()} goes on after epoch {state['epoch']}/{cfg.epochs}")
     watch = functools.partial(_watch, cfg, model, data, evaluations, deadline, kept)
     loss = method_loss(cfg, margins, data.train)
@@ -261,9 +256,6 @@ def _checked_teacher(cfg, data, folder, device):
 
 def _rounded(tensor):
     return [round(float(v), 6) for v in tensor.cpu()]
-
-
-# ---------------------------------------------------------------- during a run
 
 
 def _watch(cfg, model, data, evaluations, deadline, kept, epoch, curves, state):

@@ -34,19 +34,20 @@ def machine(device, precision="fp32"):
 
     fp32 on a GPU lets convolutions and products use TF32. Runs repeat bit for bit where `processor`
     and `versions` are the same, and differ where its kernels differ."""
-    on_gpu = str(device).startswith("cuda")
+    processor = _processor()
+    name, kernels = processor["name"], {}
+    if str(device).startswith("cuda"):
+        name = torch.cuda.get_device_name()
+        kernels = {"kernels": {"graphs": cuda.Captured.graphs}}
+    python, numpy = platform.python_version(), np.__version__
     return {
-        "device": torch.cuda.get_device_name() if on_gpu else _processor()["name"],
-        **({"kernels": {"graphs": cuda.Captured.graphs}} if on_gpu else {}),
-        "processor": _processor(),
+        "device": name,
+        **kernels,
+        "processor": processor,
         "threads": torch.get_num_threads(),
         "precision": precision,
         "git": git_sha(),
-        "versions": {
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "numpy": np.__version__,
-        },
+        "versions": {"python": python, "torch": torch.__version__, "numpy": numpy},
     }
 
 
