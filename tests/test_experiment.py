@@ -1,6 +1,5 @@
 """Config, records and runs: keys, refusals by name, resuming, and processes side by side."""
 
-import errno
 import json
 import multiprocessing
 from dataclasses import replace
@@ -32,16 +31,11 @@ def test_keys_are_pinned_and_change_with_every_field():
     assert [c.key()[-10:] for c in (Config(), CFG, KD)] == known
     assert CFG.key().startswith("digits_cnn_small_one_hot_s0_")
     assert Config(lr=1).key() == Config(lr=1.0).key()
-    of_all = {"dataset": "cifar100", "student": "cnn", "method": "group_dro", "seed": 1, "fold": 1}
-    of_all |= {"draw_seed": 1, "imbalance": 2.0, "epochs": 3, "warmup": 1, "decay": "step"}
-    of_all |= {"batch_size": 64, "lr": 0.2, "weight_decay": 0.0, "with_val": True}
-    of_loss = {"teacher": "cnn_small", "teacher_seed": 7, "temperature": 3.0, "soften": "teacher"}
-    of_loss |= {"margin_source": "crossfit", "margin_level": "example", "margin_kind": "max"}
-    of_loss |= {"margin_temperature": 2.0}
-    taught = Config(method="ada_alpha", teacher="cnn", margin_source="train")
-    for base, others in ((Config(), of_all), (taught, of_loss)):
-        keys = {replace(base, **{name: value}).key() for name, value in others.items()}
-        assert len(keys | {base.key()}) == len(others) + 1
+    others = {"dataset": "cifar100", "student": "cnn", "method": "group_dro", "seed": 1, "fold": 1}
+    others |= {"draw_seed": 1, "imbalance": 2.0, "epochs": 3, "warmup": 1, "decay": "step"}
+    others |= {"batch_size": 64, "lr": 0.2, "weight_decay": 0.0, "with_val": True}
+    keys = {Config(**{name: value}).key() for name, value in others.items()}
+    assert len(keys | {Config().key()}) == len(others) + 1
 
 
 @pytest.mark.parametrize(
@@ -88,55 +82,6 @@ def test_a_second_run_reads_the_record(records_folder, monkeypatch):
     assert np.allclose(record.splits["test"].log_p[:, 0], label, rtol=2e-3, atol=1e-3)
     assert len(record.test_plus().y) == 500 + len(data.left_out)
     assert len(record.facts["curves"]["loss"]) == 2 and record.facts["val_accuracy_by_group"]
-
-
-def test_a_kill_while_writing_leaves_no_record(records_folder, monkeypatch):
-    def full(*arguments, **options):
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    with monkeypatch.context() as m:
-        m.setattr(np, "savez_compressed", full)
-        with pytest.raises(KdlibError, match="No space left on device.*finished runs are kept"):
-            run(CFG)
-    assert (
-        not records.exists(CFG)
-        and not list(records_folder.glob("*.json"))
-        and not list(records_folder.glob(".tmp*"))
-    )
-    with monkeypatch.context() as m:  # the JSON file comes last
-        m.setattr(records.json, "dumps", lambda *a, **k: (_ for _ in ()).throw(KeyboardInterrupt))
-        with pytest.raises(KeyboardInterrupt):
-            run(CFG)
-    assert not records.exists(CFG) and not list(records_folder.glob(".tmp*"))
-    assert run(CFG).config == CFG
-
-
-def test_damaged_and_foreign_records_are_refused_by_name(records_folder):
-    run(CFG)
-    text, arrays = (records_folder / f"{CFG.key()}.{e}" for e in ("json", "npz"))
-    good, whole = json.loads(text.read_text()), arrays.read_bytes()
-    other = good["config"] | {"lr": 0.2}
-    unknown = good["config"] | {"lrr": 1}
-    for wrong, said in [
-        ("{", "not a record"),
-        ("[]", "not a record"),
-        (json.dumps(good | {"recipe": 0}), "made with recipe 0"),
-        (json.dumps(good | {"config": other}), "field lr is 0.2, asked for was 0.05"),
-        (json.dumps(good | {"config": unknown}), "'lrr' is unknown"),
-        (json.dumps(good | {"labels_sha256": {}}), "labels of val"),
-    ]:
-        text.write_text(wrong)
-        with pytest.raises(RecordError, match=f"{CFG.key()}.*{said}"):
-            records.read(CFG)
-    text.write_text(json.dumps(good))
-    arrays.write_bytes(whole[:-100])
-    with pytest.raises(RecordError, match="truncated or changed"):
-        records.read(CFG)
-    arrays.unlink()
-    with pytest.raises(RecordError, match="missing beside its JSON file"):
-        run(CFG)
-    with pytest.raises(RecordError, match="there is no record of this run"):
-        records.read(replace(CFG, seed=5))
 
 
 # ---------------------------------------------------------------- teachers

@@ -2,6 +2,7 @@
 share."""
 
 import errno
+import hashlib
 import itertools
 import json
 import os
@@ -130,16 +131,38 @@ def test_a_disk_that_takes_nothing_is_one_sentence(tmp_path, code):
     assert e.value.errno == errno.EIO and not list(tmp_path.iterdir())
 
 
-def test_a_broken_archive_is_refused_even_if_its_hash_is_right(records_folder):
+def test_damaged_and_foreign_records_are_refused_by_name(records_folder):
     records.write(record())
     text, arrays = (records_folder / f"{CFG.key()}.{e}" for e in ("json", "npz"))
-    arrays.write_bytes(b"not an archive")
-    facts = json.loads(text.read_text())
-    facts["npz_sha256"] = records.hashlib.sha256(arrays.read_bytes()).hexdigest()
-    text.write_text(json.dumps(facts))
-    with pytest.raises(RecordError, match="not the arrays of a record") as e:
-        records.read(CFG)
-    assert str(arrays) in str(e.value)
+    good, whole = json.loads(text.read_text()), arrays.read_bytes()
+    other, unknown = good["config"] | {"lr": 0.2}, good["config"] | {"lrr": 1}
+    for wrong, said in (
+        ("{", "not a record"),
+        ("[]", "not a record"),
+        (json.dumps(good | {"recipe": 0}), "made with recipe 0"),
+        (json.dumps(good | {"config": other}), "field lr is 0.2, asked for was 0.1"),
+        (json.dumps(good | {"config": unknown}), "'lrr' is unknown"),
+        (json.dumps(good | {"labels_sha256": {}}), "labels of val"),
+    ):
+        text.write_text(wrong)
+        with pytest.raises(RecordError, match=f"{CFG.key()}.json: .*{said}"):
+            records.read(CFG)
+    broken = b"not an archive"
+    right = json.dumps(good | {"npz_sha256": hashlib.sha256(broken).hexdigest()})
+    for of_json, of_arrays, said in (
+        (json.dumps(good), whole[:-100], "truncated or changed"),
+        (right, broken, "not the arrays of a record"),
+        (right, None, "missing beside its JSON file"),
+    ):
+        text.write_text(of_json)
+        arrays.unlink()
+        if of_arrays:
+            arrays.write_bytes(of_arrays)
+        with pytest.raises(RecordError, match=f"{CFG.key()}.npz: {said}"):
+            records.read(CFG)
+        arrays.touch()
+    with pytest.raises(RecordError, match="there is no record of this run"):
+        records.read(replace(CFG, seed=5))
 
 
 def test_a_pair_shares_data_labels_groups_and_the_teachers_weights():

@@ -54,9 +54,9 @@ def whole_file(path):
 
 @contextlib.contextmanager
 def claim(name, where):
-    """Hold a run (its key) or another file to be made, waiting for a process that makes it.
+    """Hold a run (its key) or another file to be made, so that one process makes it; others wait.
 
-    So it is done once. The operating system releases the claim of a process that dies."""
+    The operating system releases the claim of a process that dies."""
     from filelock import FileLock  # here, since an audit needs none
 
     where.mkdir(parents=True, exist_ok=True)

@@ -22,7 +22,7 @@ MEASURED = 4  # runs side by side whose pace is measured; each takes seconds to 
 
 
 def falls_back(function):
-    """The function, called again without graphs, and saying so, where steps cannot be captured."""
+    """The function, which goes on without graphs, and says so, where steps cannot be captured."""
 
     @functools.wraps(function)
     def either(*arguments, **more):
@@ -46,10 +46,9 @@ def estimate(configs, folder=None, device=None, count=1):
     device, seconds, tables = device or default_device(), [], set()
     for cfg in configs:
         data = load(cfg, folder, device)[0]
-        n = len(data.train)
+        n, how = len(data.train), (data, cfg.batch_size, cfg.precision, count)
         images = EVALUATIONS * len(data.val) + sum(map(len, data.splits().values()))
-        how = {"batch_size": cfg.batch_size, "precision": cfg.precision, "count": count}
-        step, forward = _pace(cfg.student, data=data, **how)
+        step, forward = _pace(cfg.student, *how)
         left = cfg.epochs - epochs_done(cfg.key())
         total = left * math.ceil(n / cfg.batch_size) * step + images * forward
         table = (cfg.teacher_config(), cfg.seed, cfg.epochs) if cfg.teacher else None
@@ -57,38 +56,39 @@ def estimate(configs, folder=None, device=None, count=1):
             tables.add(table)
             # part of an image's views, on average
             seen = 1 - (1 - 1 / data.views) ** cfg.epochs if device == "cpu" else 1
-            _, of_teacher = _pace(cfg.teacher, data=data, **how)
-            total += seen * n * data.views * of_teacher
+            total += seen * n * data.views * _pace(cfg.teacher, *how)[1]
         seconds.append(total)
     return seconds
 
 
-_PACES = {}
+_PACES = {}  # what was measured here
 
 
 def _pace(name, data, batch_size, precision, count=1):
     """(seconds of a training step, of the forward pass of one image) of a network.
 
-    Each is measured once here. Of `count` runs side by side a step is one of all their steps."""
-    key = (name, data.train.x.shape[1:], data.train.x.device, batch_size, precision, count)
-    if key not in _PACES:
-        n = min(len(data.train), batch_size * (20 if data.train.x.is_cuda else 1))
-        some = replace(data, train=Split(data.train.x[:n], data.train.y[:n], data.train.group[:n]))
-        # the first epoch warms up
-        cfg = Config(student=name, batch_size=batch_size, precision=precision, epochs=3)
-        models = [build(name, data.classes, 0).to(data.train.x.device) for _ in range(count)]
-        ends, runs = [], [Run(cfg, m, method_loss(cfg), some) for m in models]
-        runs[-1] = replace(runs[-1], after_epoch=lambda *_: ends.append(time.perf_counter()))
-        for outcome in fit(runs):
-            if isinstance(outcome, Exception):
-                raise outcome
-        # at the first call a GPU looks for its fastest kernels
+    Of `count` runs side by side a step is one of all their steps."""
+    train = data.train
+    key = (name, train.x.shape[1:], train.x.device, batch_size, precision, count)
+    if key in _PACES:
+        return _PACES[key]
+    n = min(len(train), batch_size * (20 if train.x.is_cuda else 1))
+    some = replace(data, train=Split(train.x[:n], train.y[:n], train.group[:n]))
+    # the first epoch warms up
+    cfg = Config(student=name, batch_size=batch_size, precision=precision, epochs=3)
+    models = [build(name, data.classes, 0).to(train.x.device) for _ in range(count)]
+    ends, runs = [], [Run(cfg, m, method_loss(cfg), some) for m in models]
+    runs[-1] = replace(runs[-1], after_epoch=lambda *_: ends.append(time.perf_counter()))
+    for outcome in fit(runs):
+        if isinstance(outcome, Exception):
+            raise outcome
+    starts = []
+    for _ in range(2):  # at the first call a GPU looks for its fastest kernels
+        starts.append(time.perf_counter())
         predict(models[0], some.train.x, some)
-        start = time.perf_counter()
-        predict(models[0], some.train.x, some)
-        forward = (time.perf_counter() - start) / n
-        epoch = min(b - a for a, b in zip(ends, ends[1:], strict=False))
-        _PACES[key] = epoch / math.ceil(n / batch_size) / count, forward
+    forward = (time.perf_counter() - starts[-1]) / n
+    epoch = min(b - a for a, b in zip(ends, ends[1:], strict=False))
+    _PACES[key] = epoch / math.ceil(n / batch_size) / count, forward
     return _PACES[key]
 
 

@@ -2,7 +2,6 @@
 
 import functools
 import itertools
-from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
@@ -22,7 +21,7 @@ class Planned(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Study:
-    """A named list of runs; what comes of it is compared by pair and setting, if there are any."""
+    """A named list of runs, compared by pair and setting where there are pairs."""
 
     name: str
     title: str
@@ -30,22 +29,20 @@ class Study:
     kind: str  # see grids.KINDS; the verdicts are those of "findings", all else is sensitivity
     seeds: int  # planned
     pairs: tuple = ()  # of (teacher, student); the first one is the headline
-    # of Config fields that differ, for all methods alike; {}: none
-    settings: tuple = ({},)
+    settings: tuple = ({},)  # of Config fields that differ, for all methods alike; {}: none
     methods: dict = field(default_factory=dict)  # name: Config fields
     # training images: many > first, few < second, medium between; (): tenths by teacher margin
     bucket_edges: tuple = ()
     worst: tuple = ()  # k of the worst-k metrics
     demonstration: bool = False
-    # shown after everything else, and never as the answer while there is another
-    superseded: bool = False
+    superseded: bool = False  # shown last, and never as the answer while there is another
 
-    def plan(self) -> Iterator[Planned]:
+    def plan(self):
         """The planned runs, in order; teachers may be left out."""
         raise NotImplementedError
 
     @functools.cached_property
-    def runs(self) -> list[Planned]:
+    def runs(self):
         """All planned runs, in order, teachers before their students, some more than once."""
         found = []
         for run in self.plan():
@@ -74,8 +71,7 @@ class Grid(Study):
     distilled: dict  # Config fields of every run with a teacher
     baselines: int = 0  # seeds of one_hot, if more than `seeds`
     fewer: dict = field(default_factory=dict)  # method: its seeds, if fewer than `seeds`
-    # pair: seed of its first teacher, if it is not 1000
-    teacher_seeds: dict = field(default_factory=dict)
+    teacher_seeds: dict = field(default_factory=dict)  # pair: its first teacher's, if not 1000
 
     def config(self, pair, method, seed, setting=None):
         """The Config of a method for one (teacher, student), a seed and a setting."""
@@ -111,10 +107,8 @@ class Grid(Study):
         return replace(self, methods=self.methods | arms(*names))
 
     def pool(self, pair, setting=None):
-        """Configs of every network that may be a baseline of a pair.
-
-        That is one_hot training of its student on the same data by the same recipe, whatever it
-        was trained for (also as a teacher), but not the seeds that a recipe was chosen with."""
+        """Configs of every network that may be a baseline of a pair: one_hot training of its
+        student, also as a teacher, but not with the seeds that a recipe was chosen with."""
         seeds = [*range(MOST_SEEDS), *range(1000, 1000 + MOST_SEEDS)]
         return [self.config(pair, "one_hot", k, setting) for k in seeds]
 

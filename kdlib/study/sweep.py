@@ -146,8 +146,7 @@ def _in_processes(plan, jobs, how, failures):
 def _pool(jobs):
     """Processes of one thread each, all stopped when the block is left, also by an interrupt.
 
-    Results then do not depend on the number of cores, and two such processes do more than one with
-    two threads."""
+    Results do not depend on the number of cores then, and two do more than one with two threads."""
     others = set(multiprocessing.active_children())
     spawn = multiprocessing.get_context("spawn")
     pool = futures.ProcessPoolExecutor(jobs, spawn, initializer=_start_worker)
