@@ -14,7 +14,7 @@ from kdlib.config import DEFAULTS, FOLDS, MODELS, Config, KdlibError
 from kdlib.data import Data, Split
 from kdlib.methods import METHODS, loss_fields
 from kdlib.models import build
-from kdlib.study import experiment
+from kdlib.study import done, experiment
 from kdlib.study.experiment import run, trained
 from kdlib.study.grids import KINDS, STUDIES, check_parameters, study
 from kdlib.study.studies import Grid
@@ -95,6 +95,18 @@ def test_methods_of_fewer_seeds_come_last_and_further_baselines_with_the_seeds()
     assert s()[-len(extras) :] == extras
     assert all(c.margin_source == "crossfit" or c.fold is not None or c.with_val for c in extras)
     assert {c.seed for c in extras if c.teacher} == {0, 1, 2, 3}
+
+
+def test_a_seed_is_complete_without_the_extras(monkeypatch):
+    s = STUDIES["cifar20-lt"]
+    there = {r.config for r in s.runs if r.seed < 3 and not r.extra}
+    monkeypatch.setattr(done, "exists", there.__contains__)
+    assert done.complete_seeds(s.name) == 3
+    there.remove(s.config(s.pairs[1], "kd", 1).teacher_config())
+    assert done.complete_seeds(s.name) == 1
+    there.clear()
+    with pytest.raises(KdlibError, match=f"{s.name} has no complete seed .* run {s.name}`"):
+        done.some_seeds(s.name)
 
 
 def test_the_small_studies_of_cifar100_lt_share_baselines_and_teachers():
