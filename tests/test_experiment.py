@@ -13,9 +13,10 @@ from sklearn.metrics import balanced_accuracy_score
 
 from kdlib import train
 from kdlib.config import Config, KdlibError
-from kdlib.study import experiment, kept, machine, pace, records
-from kdlib.study.experiment import OutOfTime, TeacherError, run, trained
+from kdlib.study import experiment, kept, machine, pace, records, watch
+from kdlib.study.experiment import TeacherError, run, trained
 from kdlib.study.records import RecordError
+from kdlib.study.watch import OutOfTime
 from kdlib.teacher import weights_sha256
 from kdlib.train import predict
 
@@ -304,17 +305,17 @@ def kept_each_epoch(records_folder, monkeypatch):
 
 def stopped_after(epoch, cfg, monkeypatch):
     """The run of cfg, killed when it begins the epoch after `epoch`."""
-    plain = experiment._log
+    plain = watch.log
 
     def log(line):
         if f"epoch {epoch + 1}/" in line:
             raise KeyboardInterrupt
         plain(line)
 
-    monkeypatch.setattr(experiment, "_log", log)
+    monkeypatch.setattr(watch, "log", log)
     with pytest.raises(KeyboardInterrupt):
         run(cfg)
-    monkeypatch.setattr(experiment, "_log", plain)
+    monkeypatch.setattr(watch, "log", plain)
 
 
 @pytest.mark.parametrize(

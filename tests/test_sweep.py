@@ -3,6 +3,7 @@
 import os
 import time
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,8 +13,9 @@ from kdlib import cuda
 from kdlib.config import Config, KdlibError
 from kdlib.step import Diverged
 from kdlib.study import experiment, pace, records, sweep
-from kdlib.study.experiment import OutOfTime, TeacherError, together
+from kdlib.study.experiment import TeacherError, together
 from kdlib.study.plan import Plan
+from kdlib.study.watch import OutOfTime
 from kdlib.train import fit
 
 CFG = Config(imbalance=50, draw_seed=0, epochs=2, batch_size=32, lr=0.05)
@@ -226,33 +228,27 @@ def test_the_estimate_counts_steps_and_the_table_once(records_folder, monkeypatc
     assert found == [2 * steps, 2 * steps + images, 2 * steps, 2 * steps + images]
 
 
-def test_shares_are_measured_side_by_side(monkeypatch):
-    """Four networks in one lockstep, of which a run's share is a quarter."""
-    sizes = []
+@pytest.mark.parametrize("count", [1, 4])
+def test_the_pace_is_that_of_warm_steps_and_a_run_has_its_share_of_them(monkeypatch, count):
+    """By a clock of the test: a first epoch and a first prediction look for kernels."""
+    clock = [0.0]
 
-    def watched(runs):
-        sizes.append(len({id(run.model) for run in runs}))
-        return fit(runs)
-
-    monkeypatch.setattr(pace, "fit", watched)
-    monkeypatch.setattr(pace, "_PACES", {})
-    data = experiment.load(CFG)[0]
-    alone, four = (pace._pace("cnn_small", data, 32, "fp32", count)[0] for count in (1, 4))
-    assert sizes == [1, 4] and 0.3 < four / alone < 3  # on a CPU they take turns
-
-
-def test_prediction_is_timed_warm(monkeypatch):
-    """The first call on a GPU also looks for kernels; here it sleeps instead."""
-    calls = []
+    def fit(runs):
+        assert len({id(run.model) for run in runs}) == count
+        for took in (100.0, 8.0, 8.0):
+            clock[0] += took
+            runs[-1].after_epoch(0, {}, None)
+        return [{} for _ in runs]
 
     def predict(model, x, data):
-        calls.append(len(x))
-        time.sleep(0.3 if len(calls) == 1 else 0.0)
+        clock[0] += 100.0 if clock[0] == 116.0 else 3.2
 
-    monkeypatch.setattr(pace, "predict", predict)
+    monkeypatch.setattr(pace, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
     monkeypatch.setattr(pace, "_PACES", {})
-    _, forward = pace._pace("cnn_small", experiment.load(CFG)[0], 32, "fp32")
-    assert len(calls) == 2 and forward * calls[0] < 0.1
+    monkeypatch.setattr(pace, "fit", fit)
+    monkeypatch.setattr(pace, "predict", predict)
+    found = pace._pace("cnn_small", experiment.load(CFG)[0], 32, "fp32", count)
+    assert found == pytest.approx((8 / count, 0.1))
 
 
 # ---------------------------------------------------------------- real runs

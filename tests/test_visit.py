@@ -18,8 +18,9 @@ from synthetic import TINY, record
 from bench import visit
 from kdlib.config import KdlibError
 from kdlib.study import experiment, records
-from kdlib.study.experiment import git_sha, run
+from kdlib.study.experiment import run
 from kdlib.study.grids import STUDIES
+from kdlib.study.machine import git_sha
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "bench/GPU.md").read_text()

@@ -4,7 +4,6 @@ What is on disk is read, what is missing is done."""
 
 import contextlib
 import functools
-import sys
 import time
 from dataclasses import replace
 from typing import NamedTuple
@@ -21,19 +20,15 @@ from kdlib.step import Run
 from kdlib.study import datasets, records
 from kdlib.study.files import claim, whole_file
 from kdlib.study.kept import Kept
-from kdlib.study.machine import default_device, git_sha, machine
+from kdlib.study.machine import default_device, machine
 from kdlib.study.records import Record
 from kdlib.study.table_cache import teacher_of
+from kdlib.study.watch import log, warn, watch
 from kdlib.teacher import Table, measured_margins, weights_sha256
 from kdlib.train import fit, predict
 
-EVALUATIONS = 8  # on val during a run, for the learning curves
 # of a Config, those that its Data depend on
 DATA_FIELDS = ("dataset", "draw_seed", "imbalance", "profile", "fold", "label_noise", "with_val")
-
-
-class OutOfTime(KdlibError):
-    """A run that gave up at its deadline."""
 
 
 class TeacherError(KdlibError):
@@ -97,13 +92,15 @@ def trained(cfg, folder=None, device=None):
 
 @contextlib.contextmanager
 def collected(failures, kind=KdlibError):
-    """What stops runs in this block is appended to `failures`, so that others go on."""
+    """What stops runs in this block is appended to `failures`, so that others go on.
+
+    It comes without its traceback, which would keep networks and tables in memory."""
     try:
         yield
     except ExceptionGroup as several:
-        failures += several.exceptions
+        failures += [error.with_traceback(None) for error in several.exceptions]
     except kind as error:
-        failures.append(error)
+        failures.append(error.with_traceback(None))
 
 
 class _Ready(NamedTuple):
@@ -154,14 +151,15 @@ def _ready(cfg, folder, device, deadline, teachers, count):
     same = machine(device, cfg.precision)
     same |= {"data": data_sha256, "teacher": facts.get("teacher_sha256")}
     del same["git"]  # a run may go on with later code
-    kept = Kept(cfg.key(), same, count, _warn)
+    kept = Kept(cfg.key(), same, count, warn)
     none_yet = {"val_accuracy_by_group": {}, "val_accuracy_by_half": {}}
     evaluations = kept.before.get("evaluations", none_yet)
     if state := kept.before.get("state"):
-        _log(f"{cfg.key()} goes on after epoch {state['epoch']}/{cfg.epochs}")
-    watch = functools.partial(_watch, cfg, model, data, evaluations, deadline, kept)
+        log(f"{cfg.key()} goes on after epoch {state['epoch']}/{cfg.epochs}")
+    after_epoch = functools.partial(watch, cfg, model, data, evaluations, deadline, kept)
     loss = method_loss(cfg, margins, data.train)
-    return _Ready(Run(cfg, model, loss, data, teacher, watch, state), facts, evaluations, kept)
+    run = Run(cfg, model, loss, data, teacher, after_epoch, state)
+    return _Ready(run, facts, evaluations, kept)
 
 
 def _write(ready, outcome, seconds, count):
@@ -220,7 +218,7 @@ def _teacher(cfg, data, data_sha256, folder, device, teachers):
     shared = (teacher_cfg, cfg.seed, cfg.epochs)  # a table on a CPU holds the views of one schedule
     if shared not in teachers:
         model = _checked_teacher(cfg, data, folder, device)
-        teachers[shared] = model, teacher_of(model, data, data_sha256, cfg, _log, _warn)
+        teachers[shared] = model, teacher_of(model, data, data_sha256, cfg, log, warn)
     model, teacher = teachers[shared]
     margins = None
     if needs_margins(cfg):
@@ -250,53 +248,9 @@ def _checked_teacher(cfg, data, folder, device):
             f"Teacher {teacher_cfg.key()} is near chance ({100 * accuracy:.1f} % on val, "
             f"{data.classes} classes); train it longer or choose another recipe before distilling."
         )
-    _log(f"{cfg.key()} teacher {teacher_cfg.key()} val accuracy {100 * accuracy:.2f} %")
+    log(f"{cfg.key()} teacher {teacher_cfg.key()} val accuracy {100 * accuracy:.2f} %")
     return model
 
 
 def _rounded(tensor):
     return [round(float(v), 6) for v in tensor.cpu()]
-
-
-def _watch(cfg, model, data, evaluations, deadline, kept, epoch, curves, state):
-    """After an epoch: a line in the log, and now and then accuracies on val and the state.
-
-    Accuracies are measured at most EVALUATIONS times a run. OutOfTime past the deadline."""
-    done = epoch + 1
-    _log(f"{cfg.key()} epoch {done}/{cfg.epochs} loss {curves['loss'][-1]:.4f}")
-    if done in {round(cfg.epochs * (k + 1) / EVALUATIONS) for k in range(EVALUATIONS)}:
-        by_group, by_half = _val_accuracy(model, data)
-        evaluations["val_accuracy_by_group"][done] = by_group
-        evaluations["val_accuracy_by_half"][done] = by_half
-    late = deadline and time.time() > deadline and done < cfg.epochs
-    if late or kept.due():
-        kept.write(git_sha(), state=state(), evaluations=evaluations)
-    if late:
-        raise OutOfTime(
-            f"Run {cfg.key()} stopped after epoch {done} of {cfg.epochs}: its time is up; "
-            "it goes on from there."
-        )
-
-
-def _val_accuracy(model, data):
-    """([accuracy of each group], [of each half, mean over its groups]) on val."""
-    y, group, half = data.val.y.cpu(), data.val.group.cpu(), data.val_half.cpu()
-    right = (predict(model, data.val.x, data).argmax(dim=1) == y).double()
-    groups = len(data.group_names)
-
-    def rates(some):
-        hits = torch.bincount(group[some], right[some], groups)
-        return hits / torch.bincount(group[some], minlength=groups)
-
-    by_group = [round(v, 4) for v in rates(half >= 0).tolist()]
-    return by_group, [round(rates(half == k).mean().item(), 4) for k in (0, 1)]
-
-
-def _warn(line):
-    _log(line)
-    print(f"warning: {line}", file=sys.stderr)
-
-
-def _log(line):
-    with open(records.folder() / "runs.log", "a") as log:
-        log.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {line}\n")

@@ -13,9 +13,10 @@ from kdlib.data import Split
 from kdlib.losses import method_loss
 from kdlib.models import build
 from kdlib.step import Run
-from kdlib.study.experiment import EVALUATIONS, load
+from kdlib.study.experiment import load
 from kdlib.study.kept import epochs_done
 from kdlib.study.machine import default_device
+from kdlib.study.watch import EVALUATIONS
 from kdlib.train import fit, predict
 
 MEASURED = 4  # runs side by side whose pace is measured; each takes seconds to be captured

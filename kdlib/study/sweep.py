@@ -17,11 +17,12 @@ from tqdm import tqdm  # tqdm.auto warns in notebooks without ipywidgets
 from kdlib import cuda
 from kdlib.config import KdlibError
 from kdlib.study import records
-from kdlib.study.experiment import OutOfTime, collected, load, together
+from kdlib.study.experiment import collected, load, together
 from kdlib.study.files import available_cores
 from kdlib.study.machine import default_device
 from kdlib.study.pace import MEASURED, estimate, falls_back
 from kdlib.study.plan import Plan
+from kdlib.study.watch import OutOfTime
 
 
 def missing(configs):
