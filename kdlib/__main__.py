@@ -90,15 +90,15 @@ def _agreed(args, todo, device, jobs):
 
 def report(args):
     """Build the pages of studies, digits trained first if need be; exit code 1 if a page failed."""
+    # a recipe shown on digits is a hundred runs: on request
+    usual = [s.name for s in STUDIES.values() if not (s.demonstration and s.kind == "recipe")]
+    chosen = [study(name) for name in args.studies or usual]
     from kdlib.pages import publish
     from kdlib.study import sweep
 
     if args.readme:
         publish.answer(README)
         return 0
-    # a recipe shown on digits is a hundred runs: on request
-    usual = [s.name for s in STUDIES.values() if not (s.demonstration and s.kind == "recipe")]
-    chosen = [study(name) for name in args.studies or usual]
     wanted = {s.name: min(args.seeds or s.seeds, s.seeds) for s in chosen}
     configs = [cfg for s in chosen if s.demonstration for cfg in s(wanted[s.name])]
     args.configs = list(dict.fromkeys(configs))  # studies share runs

@@ -433,6 +433,7 @@ def nearest(wrong, near, allowed):
             "run digits-recipe --method kd_tuned",
             "--method kd_tuned: study digits-recipe has no methods to compare.",
         ),
+        ("audit --study anchors", "study anchors has no methods to compare."),
         (
             "data get cifar11",
             "There are no images called 'cifar11'; did you mean 'cifar10'? Allowed: cifar100, cifar10.",

@@ -35,9 +35,11 @@ def seconds(*values):
 
 
 def planned(todo, *estimates, left=None, there=True):
-    """A Plan with `left` seconds; there: runs on record, True for any."""
+    """A Plan with `left` seconds; estimates: alone, and shares if they are others; there: runs on
+    record, True for any."""
     deadline = left and time.time() + left
-    return Plan(todo, lambda cfg: there is True or cfg in there, deadline, *estimates)
+    on_record = (lambda cfg: True) if there is True else there.__contains__
+    return Plan(todo, on_record, deadline, *(2 * estimates)[:2])
 
 
 def test_a_student_waits_for_its_teachers_and_no_run_comes_twice():

@@ -13,7 +13,7 @@ class Plan:
         alone: seconds of each key by itself; shares: in a lockstep. Both only for a deadline."""
         self.pending, self.running = list(todo), []
         self.exists, self.deadline = exists, deadline
-        self.alone, self.shares = alone or {}, shares or alone or {}
+        self.alone, self.shares = alone or {}, shares or {}
         self.taken = self.expected = 0.0
 
     def next(self, most):

@@ -60,14 +60,7 @@ def _do_all(todo, folder, device, jobs, deadline):
     Raises the first failure when all that can be done is done."""
     todo = missing(todo)  # again: it is called once more without graphs
     jobs = min(jobs or default_jobs(device), max(1, len(todo)))
-    estimates = []
-    if deadline is not None:
-        estimates.append(estimate(todo, folder, device))
-        if not _needs_processes(device):
-            estimates.append(estimate(todo, folder, device, min(jobs, MEASURED)))
-    keys = [cfg.key() for cfg in todo]
-    known = [dict(zip(keys, seconds, strict=True)) for seconds in estimates]
-    plan, failures = Plan(todo, records.exists, deadline, *known), []
+    plan, failures = _planned(todo, folder, device, jobs, deadline), []
     work = _in_processes if _needs_processes(device) else _in_lockstep
     quiet = False if "ipykernel" in sys.modules else None  # None: where there is no terminal
     with (
@@ -84,6 +77,18 @@ def _do_all(todo, folder, device, jobs, deadline):
         raise KdlibError(f"{failures[0]} ({len(failures) - 1} more runs failed.)")
     if failures:
         raise failures[0]
+
+
+def _planned(todo, folder, device, jobs, deadline):
+    """The Plan of runs; how long they take is of interest where there is a deadline."""
+    if deadline is None:
+        return Plan(todo, records.exists)
+    keys = [cfg.key() for cfg in todo]
+    alone = shares = dict(zip(keys, estimate(todo, folder, device), strict=True))
+    if not _needs_processes(device):
+        beside = estimate(todo, folder, device, min(jobs, MEASURED))
+        shares = dict(zip(keys, beside, strict=True))
+    return Plan(todo, records.exists, deadline, alone, shares)
 
 
 def _needs_processes(device):
