@@ -17,7 +17,7 @@ from synthetic import TINY, record
 
 from bench import visit
 from kdlib.config import KdlibError
-from kdlib.study import experiment, records
+from kdlib.study import records
 from kdlib.study.experiment import run
 from kdlib.study.grids import STUDIES
 from kdlib.study.machine import git_sha
@@ -344,7 +344,7 @@ def test_studies_that_die_or_hang_begin_again_without_graphs(
     os.environ["KDLIB_GRAPHS"] = "0"  # by hand
     left.append(0)
     assert visit.second(args) == 0 and seen == [*tried, "0"]
-    assert experiment.os.environ["KDLIB_GIT"] == "0123456789ab"
+    assert os.environ["KDLIB_GIT"] == "0123456789ab"
 
 
 def test_a_run_that_fails_stops_no_other_item(monkeypatch, capsys, records_folder):

@@ -57,5 +57,5 @@ def warn(line):
 
 
 def log(line):
-    with open(folder() / "runs.log", "a") as log:
-        log.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {line}\n")
+    with open(folder() / "runs.log", "a") as file:
+        file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {line}\n")
