@@ -19,9 +19,9 @@ from pathlib import Path
 from bench import checks
 from kdlib.config import KdlibError
 from kdlib.study import records
-from kdlib.study.experiment import git_sha
 from kdlib.study.files import ROOT, whole_file
 from kdlib.study.grids import study
+from kdlib.study.machine import git_sha
 from kdlib.study.sweep import missing, sweep
 
 MIB = 2**20

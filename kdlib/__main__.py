@@ -5,179 +5,113 @@ Imports torch only if needed.
 
 import argparse
 import errno
-import hashlib
 import os
 import re
 import sys
 import time
-from importlib import metadata
 from pathlib import Path
 
 from kdlib import __version__
 from kdlib.config import KdlibError, did_you_mean
-from kdlib.study.grids import KINDS, STUDIES, Study, study
+from kdlib.study.grids import STUDIES, study
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = ROOT / "notebooks"
 README = ROOT / "README.md"
-DATA_FROM = {  # source of each data set
-    "digits": "digits (Alpaydin and Kaynak 1998, from scikit-learn)",
-    "cifar10": "CIFAR-10 (Krizhevsky 2009)",
-    **dict.fromkeys(("cifar100", "cifar20", "superclass"), "CIFAR-100 (Krizhevsky 2009)"),
-}
 ASK_ABOVE = 600  # seconds of work that are not started without a yes
-NEEDED = ("torch", "numpy", "scikit-learn", "tqdm")  # by a run of digits
-ALSO_USED = ("torchvision", "pandas", "scipy", "matplotlib", "papermill", "nbconvert")
-INSTALL = '`make setup` or `pip install ".[study]"`'
 NOT_A_BUG = (errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
 
 
 def run(args):
     """Do the runs of a study that have no record; exit code 1 if you decline."""
     start = time.monotonic()
-    planned = study(args.study).seeds
-    if args.seeds and args.seeds > planned:
-        raise KdlibError(f"--seeds {args.seeds}: study {args.study} has {planned} planned seeds.")
     chosen, seeds = study(args.study), args.seeds
+    if seeds and seeds > chosen.seeds:
+        raise KdlibError(f"--seeds {seeds}: study {args.study} has {chosen.seeds} planned seeds.")
     if args.method:
-        if not isinstance(chosen, Study):
+        from kdlib.study.done import complete_seeds
+
+        if not chosen.pairs:
             raise KdlibError(
                 f"--method {args.method[0]}: study {args.study} has no methods to compare."
             )
         chosen = chosen.with_methods(args.method)
-        seeds = seeds or _complete_or_planned(chosen)
+        seeds = seeds or complete_seeds(chosen.name) or chosen.seeds
     configs = args.configs = chosen(seeds)
     import torch
 
     from kdlib.study import sweep
-    from kdlib.study.experiment import default_device
 
     if args.device == "cuda" and not torch.cuda.is_available():
         raise KdlibError(
             "--device cuda: torch cannot use a GPU here; `python -m kdlib doctor` says why."
         )
-    todo = sweep.missing(configs)
-    device = args.device or default_device()
+    device = args.device or sweep.default_device()
     jobs = args.jobs or sweep.default_jobs(device)
+    todo = sweep.missing(configs)
     done = len(configs) - len(todo)
     print(f"{args.study}: {len(configs)} runs, {done} of them on record", flush=True)
-    if todo:
-        if device == "cpu":
-            # as in the processes of a sweep, whose time is to be estimated
-            torch.set_num_threads(1)
-            count, rows = 1, jobs
-        else:
-            count, rows = min(jobs, sweep.MEASURED), 1
-        seconds = sum(sweep.estimate(todo, args.data, device, count)) / min(rows, len(todo))
-        about = f"about {_words(seconds)}"
-        print(f"{len(todo)} to do: {about} here ({device}, {jobs} at a time)", flush=True)
-        if seconds > ASK_ABOVE and not (args.yes or args.budget):
-            if not sys.stdin.isatty():
-                raise KdlibError(
-                    f"this would take {about} and was not started; --yes starts it, and "
-                    "--budget 9m does what fits into nine minutes."
-                )
-            print("Start? [y/N] ", end="", flush=True)
-            if sys.stdin.readline().strip().lower() not in ("y", "yes"):
-                return 1
+    if todo and not _agreed(args, todo, device, jobs):
+        return 1
     budget = args.budget and args.budget - (time.monotonic() - start)
     sweep.sweep(configs, args.data, device, jobs, budget)
     left = len(sweep.missing(configs))
     rest = "; time is up, and the same command goes on with the rest" if left else ""
     print(f"{len(configs) - left} of {len(configs)} runs are on record{rest}")
     if args.method and not left:
-        _compare(chosen, seeds, ["kd", *args.method])
+        from kdlib.pages.publish import compared
+
+        print("\n".join(compared(chosen, seeds, ["kd", *args.method])))
 
 
-def _complete_or_planned(chosen):
-    from kdlib.study.done import complete_seeds
+def _agreed(args, todo, device, jobs):
+    """Say how long the runs take; whether they may start, asked for if it is long."""
+    import torch
 
-    return complete_seeds(chosen.name) or chosen.seeds
+    from kdlib.study import pace, sweep
 
-
-def _compare(chosen, seeds, methods):
-    """Print what methods gain over one-hot, on average and by bucket, in every pair and setting."""
-    from kdlib.evidence.panel import panel
-    from kdlib.evidence.words import brief
-    from kdlib.pages.gains import gain_by_bucket
-
-    for setting in chosen.settings:
-        for pair in chosen.pairs:
-            p = panel(chosen, pair, seeds, setting=setting)
-            networks = f"{len(p.runs['one_hot'])} one-hot networks"
-            print(f"{p.name}: points over {networks}, with 95 % intervals")
-            for row in gain_by_bucket(p, list(dict.fromkeys(methods))).itertuples():
-                print(f"  {row.method}, {row.bucket}: {brief(row)}")
+    count, rows = min(jobs, pace.MEASURED), 1
+    if device == "cpu":
+        torch.set_num_threads(1)  # as in the processes of a sweep, whose time is to be estimated
+        count, rows = 1, min(jobs, len(todo))
+    seconds = sum(sweep.estimate(todo, args.data, device, count)) / rows
+    about = f"about {pace.in_words(seconds)}"
+    print(f"{len(todo)} to do: {about} here ({device}, {jobs} at a time)", flush=True)
+    if seconds <= ASK_ABOVE or args.yes or args.budget:
+        return True
+    if not sys.stdin.isatty():
+        raise KdlibError(
+            f"this would take {about} and was not started; --yes starts it, and "
+            "--budget 9m does what fits into nine minutes."
+        )
+    print("Start? [y/N] ", end="", flush=True)
+    return sys.stdin.readline().strip().lower() in ("y", "yes")
 
 
 def report(args):
     """Build the pages of studies, digits trained first if need be; exit code 1 if a page failed."""
-    from kdlib.evidence import findings
-    from kdlib.study import sweep
-    from kdlib.study.files import whole_file
-
-    if args.readme:
-        text = README.read_text(encoding="utf-8") if README.exists() else ""
-        old_answer = r"(?<=<!-- answer:start -->\n).*?(?=<!-- answer:end -->)"
-        parts = re.split(old_answer, text, flags=re.S)
-        if len(parts) != 2:
-            raise KdlibError(
-                f"{README}: needs one line <!-- answer:start --> and later one <!-- answer:end -->."
-            )
-        from kdlib.pages import readme
-
-        answer, figure = readme.answer()
-        if figure:
-            with whole_file(README.parent / readme.FIGURE) as temporary:
-                temporary.write_bytes(figure)
-        with whole_file(README) as temporary:
-            temporary.write_text((answer.rstrip() + "\n").join(parts), encoding="utf-8")
-        return 0
     # a recipe shown on digits is a hundred runs: on request
     usual = [s.name for s in STUDIES.values() if not (s.demonstration and s.kind == "recipe")]
-    planned = {name: study(name).seeds for name in args.studies or usual}
-    wanted = {name: min(args.seeds or n, n) for name, n in planned.items()}
-    configs = {}  # by key, since studies share runs
-    for name, n in wanted.items():
-        if study(name).demonstration:
-            configs |= {cfg.key(): cfg for cfg in study(name)(n)}
-    args.configs = list(configs.values())
+    chosen = [study(name) for name in args.studies or usual]
+    from kdlib.pages import publish
+    from kdlib.study import sweep
+
+    if args.readme:
+        publish.answer(README)
+        return 0
+    wanted = {s.name: min(args.seeds or s.seeds, s.seeds) for s in chosen}
+    configs = [cfg for s in chosen if s.demonstration for cfg in s(wanted[s.name])]
+    args.configs = list(dict.fromkeys(configs))  # studies share runs
     if todo := len(sweep.missing(args.configs)):
-        of_all = f"{todo} of {len(configs)} runs"
+        of_all = f"{todo} of {len(args.configs)} runs"
         print(f"digits: {of_all} have no record and are done first", flush=True)
         sweep.sweep(args.configs)
-    from kdlib.pages.report import build
-    from kdlib.study.done import complete_seeds, some_seeds
-
-    seeds = {name: min(n, complete_seeds(name)) for name, n in wanted.items()}
-    # all that are wanted of anchors: their page says which runs are missing
-    seeds |= {name: n for name, n in wanted.items() if study(name).kind == "anchors"}
-    seeds = {name: n for name, n in seeds.items() if n or args.studies}
-    cards = {name: findings.verdicts(name, n or some_seeds(name)) for name, n in seeds.items()}
-    sources = {name: _sources(name, n) for name, n in seeds.items()}
-    # of all for each, since the overview reads them all
-    inputs = dict.fromkeys(sources, [s["records sha256"] for s in sources.values()])
-    books = {name: KINDS[study(name).kind] for name in seeds}
-    pages = build(
-        {name: {"seeds": n} for name, n in seeds.items()},
-        args.out,
-        NOTEBOOKS,
-        books=books,
-        inputs=inputs,
-        provenance=sources,
-        verdicts=cards,
-        say=print if sys.stdout.isatty() else lambda line: None,
-    )
-    with_verdicts = [(name, found) for name, found in cards.items() if found]
-    for name, found in with_verdicts[:4]:
-        pair = found[0]["pair"]
-        words = ", ".join(f"{c['finding']} {c['verdict']}" for c in found if c["pair"] == pair)
-        print(f"{name} ({pair}, {seeds[name]} of {planned[name]} seeds): {words}")
-    print(Path(args.out).resolve() / "index.html")
-    failed = [
-        f"kdlib: {page.html} failed: {page.message}\n" for page in pages if page.status == "failed"
-    ]
-    sys.stderr.writelines(failed)
+    say = print if sys.stdout.isatty() else lambda line: None
+    pages, said = publish.pages(wanted, args.studies, args.out, NOTEBOOKS, say)
+    print("\n".join([*said, str(Path(args.out).resolve() / "index.html")]))
+    failed = [page for page in pages if page.status == "failed"]
+    for page in failed:
+        print(f"kdlib: {page.html} failed: {page.message}", file=sys.stderr)
     return min(1, len(failed))
 
 
@@ -192,10 +126,9 @@ def audit(args):
         gate.condition(text)  # a typing error is said before anything is read
     files = {name: getattr(args, name) for name in (*given.FILES, "worst", "edges", "kind")}
     ours = {name: getattr(args, name) for name in ("pair", "method", "seeds")}
+    excluded, why = ours, "files, only with --study."
     if args.study:
         excluded, why = files, "--study, which takes everything from records."
-    else:
-        excluded, why = ours, "files, only with --study."
     for name, value in excluded.items():
         if value is not None:
             raise KdlibError(f"--{name.replace('_', '-')} does not go with {why}")
@@ -218,67 +151,20 @@ def audit(args):
     written = page.save(found, args.out, args.fail_if)
     html, facts, table = (page.printable(file, None) for file in written)
     print("\n".join([*page.headline(found), f"{html}, {Path(facts).name}, {Path(table).name}"]))
-    said = [(page.printable(text, None), *gate.met(found, text)) for text in args.fail_if]
-    failed = [
-        f"kdlib: condition met: {text}; the value is {value:.3g}\n"
-        for text, held, value in said
-        if held
-    ]
-    sys.stderr.writelines(failed)
-    return min(1, len(failed))
-
-
-def _hardware(facts):
-    """Where a run was done, as far as its last bits depend on it.
-
-    Older records name the processor alone.
-    """
-    of = facts.get("processor")
-    if not of or of["name"] != facts["device"]:
-        return facts["device"]
-    return f"{of['name']}, family {of['family']}, model {of['model']}, {of['capability']}"
-
-
-def _sources(name, seeds):
-    """Provenance of the pages of a study: {label: value}."""
-    from kdlib.study import records
-    from kdlib.study.experiment import git_sha
-
-    commit = git_sha()
-    chosen = study(name)
-    configs = chosen(seeds)
-    if isinstance(chosen, Study):  # whose pages depend on every baseline
-        for pair in chosen.pairs:
-            for setting in chosen.settings:
-                configs += chosen.pool(pair, setting)
-    configs = [cfg for cfg in dict.fromkeys(configs) if records.exists(cfg)]
-    facts = [records.read(cfg).facts for cfg in configs]
-    keys = [cfg.key() for cfg in configs]
-    digest = hashlib.sha256()
-    for key in keys:
-        digest.update(key.encode() + (records.folder() / f"{key}.json").read_bytes())
-    versions = {f"{of} {version}" for f in facts for of, version in f["versions"].items()}
-    return {
-        "commit": commit.rstrip("+"),
-        "uncommitted changes": "yes" if commit.endswith("+") else "no",
-        "commit of the runs": sorted({f["git"] for f in facts}),
-        "command": f"python -m kdlib report {name} --seeds {seeds}",
-        "configs sha256": hashlib.sha256(" ".join(keys).encode()).hexdigest(),
-        "records sha256": digest.hexdigest(),
-        "data": sorted({DATA_FROM[cfg.dataset] for cfg in configs}),
-        "data sha256": sorted({f["data_sha256"] for f in facts}),
-        "seeds": f"{seeds} of {chosen.seeds} planned",
-        "versions": sorted(versions),
-        "hardware": sorted({_hardware(f) for f in facts}),
-        "number of runs": len(configs),
-        "wall time of the runs": _words(sum(f["seconds"] for f in facts)),
-    }
+    met = 0
+    for text in args.fail_if:
+        held, value = gate.met(found, text)
+        if held:
+            met = 1
+            said = f"condition met: {page.printable(text, None)}; the value is {value:.3g}"
+            print(f"kdlib: {said}", file=sys.stderr)
+    return met
 
 
 def status(args):
     """Say what is on record, from the names of files alone."""
     from kdlib.study.done import complete_seeds
-    from kdlib.study.records import exists
+    from kdlib.study.files import exists
 
     for s in [study(name) for name in args.studies or STUDIES]:
         done = [exists(cfg) for cfg in s()]
@@ -300,43 +186,10 @@ def data(args):
 def doctor(args):
     """Say what this machine has; exit code 1 if something stops digits from running."""
     from kdlib.study import cifar
-    from kdlib.study.files import available_cores
-    from kdlib.study.records import folder
+    from kdlib.study.doctor import examined
 
-    lines = [f"kdlib {__version__}, python {sys.version.split()[0]} in {sys.prefix}"]
-    wrong = []
-    for name in (*NEEDED, *ALSO_USED):
-        try:
-            lines.append(f"{name} {metadata.version(name)}")
-        except metadata.PackageNotFoundError:
-            missing = wrong if name in NEEDED else lines
-            missing.append(f"{name} is missing: {INSTALL} installs it")
-    driver_files = Path("/proc/driver/nvidia").glob("version")
-    driver = "".join(file.read_text().splitlines()[0] for file in driver_files)
-    try:
-        import torch
-
-        lines.append(f"GPU: {torch.cuda.get_device_name()}, {driver}")
-    # AssertionError is of a torch that was built without CUDA
-    except (RuntimeError, AssertionError) as error:
-        why = f"{str(error).splitlines()[0]}; {driver or 'no driver'}"
-        lines.append(f"GPU: none that torch can use ({why})")
-    except (ImportError, OSError) as error:
-        wrong.append(f"torch cannot be imported ({error}): {INSTALL} installs one that can")
-    here = next(p for p in (folder().absolute(), *folder().absolute().parents) if p.exists())
-    disk = os.statvfs(here)
-    free = disk.f_bavail * disk.f_frsize / 1e9
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
-    cores = available_cores()
-    lines.append(
-        f"{cores} CPU cores, {memory:.1f} GB of memory, {free:.1f} GB of disk free in {here}"
-    )
-    if free < 0.1 or not here.is_dir() or not os.access(here, os.W_OK):
-        wrong.append(
-            f"records: {here} is full or cannot be written: set KDLIB_RECORDS to another folder"
-        )
-    lines += [f"records: {folder()}", *cifar.found(), *(f"WRONG: {line}" for line in wrong)]
-    print("\n".join(lines))
+    lines, wrong = examined()
+    print("\n".join([*lines, *cifar.found(), *(f"WRONG: {line}" for line in wrong)]))
     return 1 if wrong else 0
 
 
@@ -361,14 +214,6 @@ def _count(text):
     return int(text)
 
 
-def _words(seconds):
-    """A duration to read: hours and minutes, minutes, or below two minutes seconds."""
-    hours, minutes = divmod(round(seconds / 60), 60)
-    if hours:
-        return f"{hours} h {minutes} min"
-    return f"{minutes} min" if seconds >= 120 else f"{seconds:.0f} s"
-
-
 def _parse(argv):
     """The arguments of one command, `command` among them; KdlibError for what is unknown."""
     parser = _Parser(prog="python -m kdlib", description="Whom does knowledge distillation hurt?")
@@ -376,112 +221,86 @@ def _parse(argv):
     parser.set_defaults(command=lambda args: parser.print_help(), configs=())
     commands = {}
     subs = parser.add_subparsers(metavar="COMMAND")
-    for command in (run, report, audit, status, data, doctor):
+    options = {run: _run_options, report: _report_options, audit: _audit_options}
+    options |= {status: _studies("all"), data: _data_options, doctor: lambda add: None}
+    for command, add_options in options.items():
         said = command.__doc__
         commands[command] = subs.add_parser(command.__name__, help=said, description=said)
         commands[command].set_defaults(command=command)
-    for command, every in ((report, "all with a complete seed"), (status, "all")):
-        add = commands[command].add_argument
-        add("studies", nargs="*", metavar="STUDY", help=f"default: {every}")
-    commands[run].add_argument("study", metavar="STUDY", help=", ".join(STUDIES))
-    for command in (run, report):
-        add = commands[command].add_argument
-        add("--seeds", type=_count, metavar="N", help="the first N; default: all planned")
-    add = commands[run].add_argument
-    only = "start only what ends in time: 90s, 9m, 2h"
-    add("--budget", type=_duration, metavar="TIME", help=only)
-    add("--device", choices=("cpu", "cuda"), help="default: cuda where torch can use it")
-    at_once = "runs at a time; default: CPU cores, or 9 on a GPU"
-    add("--jobs", type=_count, metavar="N", help=at_once)
-    add("--data", metavar="DIR", help="default: $KDLIB_DATA, else data/")
-    add("--yes", action="store_true", help="start also what takes more than ten minutes")
-    add(
-        "--method",
-        action="append",
-        default=[],
-        metavar="NAME",
-        help="also train this method, and compare it with what is on record; may be repeated",
-    )
-    add = commands[report].add_argument
-    add("--out", default="reports", metavar="DIR", help="default: reports")
-    add("--readme", action="store_true", help="only write the answer into README.md")
-    _audit_options(commands[audit].add_argument)
-    add = commands[data].add_argument
-    add("action", nargs="?", choices=("get",), help="get: fetch the data set NAME")
-    add("name", nargs="?", default="", metavar="NAME", help="cifar100 or cifar10")
-    add("--to", metavar="DIR", help="of get: a folder; default: $KDLIB_DATA, else data/")
-    add("--url", help="of get: a mirror of the archive")
+        add_options(commands[command].add_argument)
     if argv and not argv[0].startswith("-") and argv[0] not in subs.choices:
         raise KdlibError(f"command {argv[0]!r} is unknown: {did_you_mean(argv[0], subs.choices)}")
     args, unknown = parser.parse_known_args(argv)
     if unknown:
         usage = commands.get(args.command, parser).format_help()
-        options = dict.fromkeys(re.findall(r"^  (?:-\w, )?(--[a-z-]+)", usage, re.M))
-        raise KdlibError(f"{unknown[0]!r} is unknown: {did_you_mean(unknown[0], options)}")
+        known = dict.fromkeys(re.findall(r"^  (?:-\w, )?(--[a-z-]+)", usage, re.M))
+        raise KdlibError(f"{unknown[0]!r} is unknown: {did_you_mean(unknown[0], known)}")
     return args
 
 
+COUNT = {"type": _count, "metavar": "N"}
+FILE = {"type": Path, "metavar": "FILE"}
+AGAIN = {"action": "append", "default": []}
+
+
+def _run_options(add):
+    add("study", metavar="STUDY", help=", ".join(STUDIES))
+    add("--seeds", **COUNT, help="the first N; default: all planned")
+    only = "start only what ends in time: 90s, 9m, 2h"
+    add("--budget", type=_duration, metavar="TIME", help=only)
+    add("--device", choices=("cpu", "cuda"), help="default: cuda where torch can use it")
+    add("--jobs", **COUNT, help="runs at a time; default: CPU cores, or 9 on a GPU")
+    add("--data", metavar="DIR", help="default: $KDLIB_DATA, else data/")
+    add("--yes", action="store_true", help="start also what takes more than ten minutes")
+    also = "also train this method, and compare it with what is on record; may be repeated"
+    add("--method", **AGAIN, metavar="NAME", help=also)
+
+
+def _studies(default):
+    return lambda add: add("studies", nargs="*", metavar="STUDY", help=f"default: {default}")
+
+
+def _report_options(add):
+    _studies("all with a complete seed")(add)
+    add("--seeds", **COUNT, help="the first N; default: all planned")
+    add("--out", default="reports", metavar="DIR", help="default: reports")
+    add("--readme", action="store_true", help="only write the answer into README.md")
+
+
+def _data_options(add):
+    add("action", nargs="?", choices=("get",), help="get: fetch the data set NAME")
+    add("name", nargs="?", default="", metavar="NAME", help="cifar100 or cifar10")
+    add("--to", metavar="DIR", help="of get: a folder; default: $KDLIB_DATA, else data/")
+    add("--url", help="of get: a mirror of the archive")
+
+
 def _audit_options(add):
-    formats = "npz, npy, CSV or Parquet"
-    add(
-        "--labels",
-        type=Path,
-        metavar="FILE",
-        help=f"true classes of the test examples: {formats}, as all that follows",
-    )
+    formats = "npz, npy, CSV or Parquet, as all that follows"
+    add("--labels", **FILE, help=f"true classes of the test examples: {formats}")
     untaught = "of the same network trained without a teacher:"
     for name, whose in (("teacher", "its"), ("student", "its"), ("baseline", untaught)):
-        add(
-            f"--{name}",
-            nargs="+",
-            type=Path,
-            metavar="FILE",
-            help=f"{whose} logits, probabilities or classes; a file a seed",
-        )
-    add(
-        "--groups",
-        type=Path,
-        metavar="FILE",
-        help="a column of names, several columns, or a 0/1 matrix; default: the classes",
-    )
-    add("--weights", type=Path, metavar="FILE", help="of the examples")
-    add(
-        "--train-counts",
-        type=Path,
-        metavar="FILE",
-        help="training examples of each group, for the buckets many, medium, few",
-    )
-    add(
-        "--edges",
-        nargs=2,
-        type=_count,
-        metavar=("MANY", "FEW"),
-        help="of those buckets; default: 100 20",
-    )
-    add("--classes", type=Path, metavar="FILE", help="names of the classes, one per line")
-    add(
-        "--kind",
-        choices=("auto", "logits", "probabilities", "classes"),
-        help="of the scores; default: auto",
-    )
-    add("--worst", type=_count, metavar="K", help="groups in the worst-k metrics; default: a tenth")
-    add(
-        "--fail-if",
-        action="append",
-        default=[],
-        metavar="CONDITION",
-        help="'groups_harmed > 0' or 'average_gain.high < 0'",
-    )
+        scores = f"{whose} logits, probabilities or classes; a file a seed"
+        add(f"--{name}", nargs="+", **FILE, help=scores)
+    groups = "a column of names, several columns, or a 0/1 matrix; default: the classes"
+    add("--groups", **FILE, help=groups)
+    add("--weights", **FILE, help="of the examples")
+    counts = "training examples of each group, for the buckets many, medium, few"
+    add("--train-counts", **FILE, help=counts)
+    edges = "of those buckets; default: 100 20"
+    add("--edges", nargs=2, type=_count, metavar=("MANY", "FEW"), help=edges)
+    add("--classes", **FILE, help="names of the classes, one per line")
+    kinds = ("auto", "logits", "probabilities", "classes")
+    add("--kind", choices=kinds, help="of the scores; default: auto")
+    worst = "groups in the worst-k metrics; default: a tenth"
+    add("--worst", type=_count, metavar="K", help=worst)
+    conditions = "'groups_harmed > 0' or 'average_gain.high < 0'"
+    add("--fail-if", **AGAIN, metavar="CONDITION", help=conditions)
     add("--study", metavar="STUDY", help="audit runs on record instead of files")
     add("--pair", metavar="TEACHER/STUDENT", help="of --study; default: its first")
     add("--method", help="of --study; default: kd")
-    add("--seeds", type=_count, metavar="N", help="of --study; default: all that are complete")
-    add(
-        "--out",
-        default="audit.html",
-        metavar="FILE.html",
-        help="default: audit.html; .json and .csv are written beside it",
-    )
+    add("--seeds", **COUNT, help="of --study; default: all that are complete")
+    out = "default: audit.html; .json and .csv are written beside it"
+    add("--out", default="audit.html", metavar="FILE.html", help=out)
 
 
 def main(argv=None):

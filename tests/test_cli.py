@@ -17,8 +17,9 @@ import pytest
 from kdlib import __main__ as cli
 from kdlib import __version__
 from kdlib.evidence import findings
-from kdlib.study import cifar, records, sweep
+from kdlib.study import cifar, doctor, grids, pace, records, sweep
 from kdlib.study.grids import STUDIES
+from kdlib.study.provenance import DATA_FROM
 
 ROOT = Path(__file__).parents[1]
 SMALL = dataclasses.replace(
@@ -37,31 +38,25 @@ if __name__ == "__main__":
 """
 
 
-def environment(folder, **more):
-    return {
-        **os.environ,
-        "KDLIB_RECORDS": str(folder),
-        "OMP_NUM_THREADS": "1",
-        "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}",
-        **more,
-    }
+def environment(folder):
+    path = f"{ROOT}{os.pathsep}{ROOT / 'tests'}"
+    ours = {"KDLIB_RECORDS": str(folder), "OMP_NUM_THREADS": "1", "PYTHONPATH": path}
+    return os.environ | ours
 
 
-def python(*words, folder, shell="", **more):
+def python(*words, folder, shell=""):
     """A finished Python process; `shell`: what stands behind the command in a shell."""
-    command = (
-        [sys.executable, *words]
-        if not shell
-        else ["bash", "-c", f'"$0" "$@" {shell}', sys.executable, *words]
-    )
-    return subprocess.run(
-        command, cwd=ROOT, env=environment(folder, **more), capture_output=True, text=True
-    )
+    command = [sys.executable, *words]
+    if shell:
+        command = ["bash", "-c", f'"$0" "$@" {shell}', *command]
+    how = {"cwd": ROOT, "env": environment(folder), "capture_output": True, "text": True}
+    return subprocess.run(command, **how)
 
 
 @pytest.fixture(scope="module")
 def interrupted(tmp_path_factory):
-    """A run of four seeds, interrupted after its first record, and the same command again."""
+    """A run of four seeds, interrupted after its first record; then the same command again, in a
+    budget that is ample."""
     folder, script = (
         tmp_path_factory.mktemp("records"),
         tmp_path_factory.mktemp("script") / "small.py",
@@ -75,15 +70,13 @@ def interrupted(tmp_path_factory):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )  # ignored under nohup
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # ignored under nohup
+    )
     while not list(folder.glob("*.json")) and first.poll() is None:
         time.sleep(0.01)
     first.send_signal(signal.SIGINT)
     out, err = first.communicate(timeout=60)
-    kept = {
-        path: (path.stat().st_mtime_ns, path.read_bytes()) for path in folder.glob("digits_*.json")
-    }
+    kept = {p: (p.stat().st_mtime_ns, p.read_bytes()) for p in folder.glob("digits_*.json")}
     again = python(*command, "--budget", "2h", folder=folder)
     return folder, (first.returncode, out, err), kept, again
 
@@ -111,25 +104,18 @@ def complete(interrupted, empty):
 
 def test_an_interrupt_is_one_sentence_that_counts_what_is_kept(interrupted):
     _, (code, out, err), kept, _ = interrupted
-    assert code == 130
-    assert (
-        err
-        == f"kdlib: interrupted; {len(kept)} of 12 runs are on record; the same command resumes\n"
-    )
+    counted = f"{len(kept)} of 12 runs are on record"
+    assert (code, err) == (130, f"kdlib: interrupted; {counted}; the same command resumes\n")
     assert out.startswith("digits: 12 runs, 0 of them on record\n12 to do: about ")
 
 
 def test_the_same_command_resumes_and_redoes_nothing(interrupted):
     folder, _, kept, again = interrupted
-    assert (again.returncode, again.stderr) == (
-        0,
-        "",
-    )  # no progress bar either: this is not a terminal
-    assert again.stdout.startswith(
-        f"digits: 12 runs, {len(kept)} of them on record\n{12 - len(kept)} to do: about "
-    )
-    assert again.stdout.endswith("12 of 12 runs are on record\n")
-    assert 1 <= len(kept) < 12
+    assert (again.returncode, again.stderr) == (0, "")  # no progress bar: this is no terminal
+    done, left = len(kept), 12 - len(kept)
+    begin = f"digits: 12 runs, {done} of them on record\n{left} to do: about "
+    assert again.stdout.startswith(begin)
+    assert again.stdout.endswith("12 of 12 runs are on record\n") and 1 <= done < 12
     assert kept == {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in kept}
     assert all(records.read(cfg, folder).config == cfg for cfg in SMALL(4))
     assert not list(folder.glob(".tmp-*"))
@@ -140,10 +126,8 @@ def test_a_complete_study_starts_nothing_and_refuses_a_damaged_record(
 ):
     monkeypatch.setattr(sweep, "_pool", None)
     assert cli.main(["run", "digits"]) == 0
-    assert (
-        capsys.readouterr().out
-        == "digits: 12 runs, 12 of them on record\n12 of 12 runs are on record\n"
-    )
+    said = "digits: 12 runs, 12 of them on record\n12 of 12 runs are on record\n"
+    assert capsys.readouterr().out == said
     (complete / f"{SMALL(1)[0].key()}.npz").write_bytes(b"PK")
     assert cli.main(["run", "digits"]) == 2
     assert "truncated or changed" in capsys.readouterr().err
@@ -151,9 +135,8 @@ def test_a_complete_study_starts_nothing_and_refuses_a_damaged_record(
 
 def test_a_budget_stops_in_time(empty, capsys):
     assert cli.main(["run", "digits", "--budget", "0.001"]) == 0
-    assert capsys.readouterr().out.endswith(
-        "0 of 12 runs are on record; time is up, and the same command goes on with the rest\n"
-    )
+    rest = "time is up, and the same command goes on with the rest"
+    assert capsys.readouterr().out.endswith(f"0 of 12 runs are on record; {rest}\n")
     assert not list(empty.glob("*.json"))
 
 
@@ -171,23 +154,20 @@ def test_a_long_run_is_not_started_without_a_yes(long, capsys):
     out, err = capsys.readouterr()
     assert "3 to do: about 1 h 30 min here (cpu, 2 at a time)" in out
     assert err == (
-        "kdlib: this would take about 1 h 30 min and was not started; --yes starts it, and --budget 9m does "
-        "what fits into nine minutes.\n"
+        "kdlib: this would take about 1 h 30 min and was not started; --yes starts it, and "
+        "--budget 9m does what fits into nine minutes.\n"
     )
     assert long == []
 
 
 @pytest.mark.parametrize("option", [["--yes"], ["--budget", "9m"]])
 def test_a_yes_or_a_budget_starts_a_long_run(long, option):
-    assert (
-        cli.main(["run", "digits", "--device", "cpu", "--jobs", "2", "--data", "here", *option])
-        == 0
-    )
-    configs, data, device, jobs, budget = long[0]
-    assert (configs, data, device, jobs) == (SMALL(4), "here", "cpu", 2)
-    assert (
-        budget is None if option == ["--yes"] else 400 < budget < 540
-    )  # the time since the start is taken off
+    more = ["--device", "cpu", "--jobs", "2", "--data", "here"]
+    assert cli.main(["run", "digits", *more, *option]) == 0
+    *rest, budget = long[0]
+    assert rest == [SMALL(4), "here", "cpu", 2]
+    # the time since the start is taken off
+    assert budget is None if option == ["--yes"] else 400 < budget < 540
 
 
 @pytest.mark.parametrize(
@@ -198,9 +178,8 @@ def test_a_terminal_is_asked(long, monkeypatch, capsys, answer, code, started):
         isatty, readline = (lambda self: True), (lambda self: answer)
 
     monkeypatch.setattr(sys, "stdin", Terminal())
-    assert cli.main(["run", "digits"]) == code
+    assert cli.main(["run", "digits"]) == code and len(long) == started
     assert capsys.readouterr().out.count("Start? [y/N]") == 1
-    assert len(long) == started
 
 
 def test_missing_data_are_one_sentence_before_anything_starts(empty, tmp_path, monkeypatch, capsys):
@@ -208,12 +187,9 @@ def test_missing_data_are_one_sentence_before_anything_starts(empty, tmp_path, m
     monkeypatch.setattr(sweep, "_pool", None)
     assert cli.main(["run", "cifar20-lt", "--yes"]) == 2
     err = capsys.readouterr().err
-    assert (
-        err.startswith(f"kdlib: cifar100 was not found: looked in {tmp_path} for ")
-        and err.count("\n") == 1
-    )
+    assert err.startswith(f"kdlib: cifar100 was not found: looked in {tmp_path} for ")
     assert err.endswith("get the data with: python -m kdlib data get cifar100\n")
-    assert not empty.exists()
+    assert err.count("\n") == 1 and not empty.exists()
 
 
 def test_a_gpu_that_is_not_there_is_refused(empty, monkeypatch, capsys):
@@ -222,20 +198,32 @@ def test_a_gpu_that_is_not_there_is_refused(empty, monkeypatch, capsys):
     assert "`python -m kdlib doctor` says why" in capsys.readouterr().err
 
 
+def test_a_method_is_compared_with_what_is_on_record(complete, monkeypatch, capsys):
+    monkeypatch.setattr(sweep, "_in_processes", sweep._in_lockstep)
+    more = ["--method", "label_smoothing", "--jobs", "1"]
+    assert cli.main(["run", "digits", "--seeds", "2", *more]) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert "8 of 8 runs are on record" in said  # one_hot, kd, label smoothing and a teacher, twice
+    at = said.index("cnn_small → cnn_small: points over 8 one-hot networks, with 95 % intervals")
+    rows = [line.strip().partition(": ")[0] for line in said[at + 1 :]]
+    assert rows[:2] == ["distillation, average", "label smoothing, average"] and len(rows) == 4
+    assert cli.main(["run", "digits", "--method", "label_smooth"]) == 2
+    assert "did you mean 'label_smoothing'" in capsys.readouterr().err
+
+
 # ---------------------------------------------------------------- report
 
 
 def card(finding, pair, verdict):
-    return {
-        "finding": finding,
-        "pair": pair,
-        "claim": "A claim.",
-        "verdict": verdict,
-        "sentence": "A sentence.",
-        "preliminary": True,
-        "seeds": 4,
-        "planned": 4,
-    }
+    words = {"claim": "A claim.", "sentence": "A sentence.", "preliminary": True}
+    return {"finding": finding, "pair": pair, "verdict": verdict, "seeds": 4, "planned": 4} | words
+
+
+CARDS = [
+    card("F1", "a → b", "holds"),
+    card("F2a", "a → b", "not decided"),
+    card("F1", "b → b", "contradicted"),
+]
 
 
 @pytest.fixture
@@ -243,25 +231,17 @@ def notebooks(tmp_path, monkeypatch):
     """One notebook that fails when told to, and verdicts made up."""
     folder = tmp_path / "notebooks"
     folder.mkdir()
+    of_report = 'study = "digits"\nseeds = 1'
+    fails = "import os\nprint(study, seeds)\nassert not os.environ.get('FAIL'), 'told to'"
     cells = [
         nbformat.v4.new_markdown_cell("# A page"),
-        nbformat.v4.new_code_cell('study = "digits"\nseeds = 1', metadata={"tags": ["parameters"]}),
-        nbformat.v4.new_code_cell(
-            "import os\nprint(study, seeds)\nassert not os.environ.get('FAIL'), 'told to'"
-        ),
+        nbformat.v4.new_code_cell(of_report, metadata={"tags": ["parameters"]}),
+        nbformat.v4.new_code_cell(fails),
     ]
     nbformat.write(nbformat.v4.new_notebook(cells=cells), folder / "page.ipynb")
     monkeypatch.setattr(cli, "NOTEBOOKS", folder)
-    monkeypatch.setitem(cli.KINDS, "findings", ("page",))
-    monkeypatch.setattr(
-        findings,
-        "verdicts",
-        lambda name, seeds: [
-            card("F1", "a → b", "holds"),
-            card("F2a", "a → b", "not decided"),
-            card("F1", "b → b", "contradicted"),
-        ],
-    )
+    monkeypatch.setitem(grids.KINDS, "findings", ("page",))
+    monkeypatch.setattr(findings, "verdicts", lambda name, seeds: CARDS)
 
 
 def test_report_draws_what_is_on_record_with_its_provenance(complete, notebooks, tmp_path, capsys):
@@ -269,50 +249,39 @@ def test_report_draws_what_is_on_record_with_its_provenance(complete, notebooks,
         path.unlink()  # seed 3 is not complete
     out = tmp_path / "reports"
     assert cli.main(["report", "digits", "--seeds", "3", "--out", str(out)]) == 0
-    said, err = capsys.readouterr()
-    assert (
-        said == f"digits (a → b, 3 of 4 seeds): F1 holds, F2a not decided\n{out / 'index.html'}\n"
-    )
-    assert err == ""
+    said = "digits (a → b, 3 of 4 seeds): F1 holds, F2a not decided"
+    assert capsys.readouterr() == (f"{said}\n{out / 'index.html'}\n", "")
     page, index = (out / "digits" / "page.html").read_text(), (out / "index.html").read_text()
     facts = json.loads((complete / f"{SMALL(1)[0].key()}.json").read_text())
     for known in (
-        "digits 3",
-        "python -m kdlib report digits --seeds 3",
-        facts["data_sha256"],
-        facts["git"],
-        f"torch {facts['versions']['torch']}",
-        "3 of 4 planned",
-        "digits (Alpaydin and Kaynak 1998",
-        "configs sha256",
+        *("digits 3", "python -m kdlib report digits --seeds 3", "3 of 4 planned"),
+        *(facts["data_sha256"], facts["git"], f"torch {facts['versions']['torch']}"),
+        *("digits (Alpaydin and Kaynak 1998", "configs sha256"),
     ):
         assert known in page, known
     assert "contradicted" in index
 
 
-def test_report_by_default_is_of_the_studies_with_a_complete_seed(
-    complete, monkeypatch, tmp_path, capsys
-):
+def test_report_by_default_is_of_the_studies_with_a_complete_seed(complete, monkeypatch, capsys):
     built = {}
-    monkeypatch.setattr(
-        "kdlib.pages.report.build",
-        lambda studies, *rest, **more: built.update(studies=studies, **more) or [],
-    )
-    monkeypatch.setattr(findings, "pair_verdicts", lambda panel: [card("F1", "a → b", "holds")])
-    monkeypatch.setattr(
-        findings, "panel", lambda *some, **more: None
-    )  # SMALL lacks methods that one needs
+
+    def build(studies, *rest, **more):
+        built.update(studies=studies, **more)
+        return []
+
+    monkeypatch.setattr("kdlib.pages.publish.build", build)
+    monkeypatch.setattr(findings, "pair_verdicts", lambda panel: CARDS[:1])
+    # SMALL lacks methods that one needs
+    monkeypatch.setattr(findings, "panel", lambda *some, **more: None)
     assert cli.main(["report"]) == 0
     assert built["studies"] == {"digits": {"seeds": 4}}  # no record of cifar20-lt
     before = built["inputs"]["digits"]
     path = complete / f"{SMALL(1)[0].key()}.json"
     path.write_text(path.read_text() + "\n")
-    assert cli.main(["report"]) == 0
-    assert built["inputs"]["digits"] != before
+    assert cli.main(["report"]) == 0 and built["inputs"]["digits"] != before
     capsys.readouterr()
-    monkeypatch.setitem(
-        cli.STUDIES, "knobs", dataclasses.replace(STUDIES["cifar20-lt"], name="knobs", kind="knobs")
-    )  # without verdicts
+    without_verdicts = dataclasses.replace(STUDIES["cifar20-lt"], name="knobs", kind="knobs")
+    monkeypatch.setitem(STUDIES, "knobs", without_verdicts)
     for name in ("cifar20-lt", "knobs"):
         assert cli.main(["report", name]) == 2
         assert f"study {name} has no complete seed on record" in capsys.readouterr().err
@@ -328,29 +297,24 @@ def test_report_does_missing_runs_of_digits_first(empty, monkeypatch, capsys):
 
 def test_a_page_that_fails_is_exit_code_1(complete, notebooks, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("FAIL", "1")
-    assert cli.main(["report", "--out", str(tmp_path / "reports")]) == 1
-    assert (
-        f"kdlib: {tmp_path / 'reports' / 'digits' / 'page.html'} failed: "
-        in capsys.readouterr().err
-    )
+    out = tmp_path / "reports"
+    assert cli.main(["report", "--out", str(out)]) == 1
+    assert f"kdlib: {out / 'digits' / 'page.html'} failed: " in capsys.readouterr().err
 
 
 def test_readme_changes_between_the_marks_only(empty, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(cli, "README", tmp_path / "README.md")
+    page = tmp_path / "README.md"
+    monkeypatch.setattr(cli, "README", page)
     monkeypatch.setattr("kdlib.pages.readme.answer", lambda: ("| a \\1 |\n\n", b"<svg/>"))
+    marked = "# é\n<!-- answer:start -->\n{}<!-- answer:end -->\nrest"
     for old in ("", "old\nlines\n"):
-        cli.README.write_text(
-            f"# é\n<!-- answer:start -->\n{old}<!-- answer:end -->\nrest", encoding="utf-8"
-        )
+        page.write_text(marked.format(old), encoding="utf-8")
         assert cli.main(["report", "--readme"]) == 0
-        new = "# é\n<!-- answer:start -->\n| a \\1 |\n<!-- answer:end -->\nrest"
-        assert cli.README.read_text(encoding="utf-8") == new
+        assert page.read_text(encoding="utf-8") == marked.format("| a \\1 |\n")
         assert (tmp_path / "docs" / "answer.svg").read_bytes() == b"<svg/>"
-    cli.README.write_text("no marks")
-    assert cli.main(["report", "--readme"]) == 2
-    assert (
-        cli.README.read_text() == "no marks" and "<!-- answer:start -->" in capsys.readouterr().err
-    )
+    page.write_text("no marks")
+    assert cli.main(["report", "--readme"]) == 2 and page.read_text() == "no marks"
+    assert "<!-- answer:start -->" in capsys.readouterr().err
 
 
 # ---------------------------------------------------------------- status, data, doctor
@@ -404,85 +368,70 @@ def test_data_get_goes_where_it_is_told(tmp_path, monkeypatch, capsys):
 def test_doctor_is_content_here(empty, capsys):
     assert cli.main(["doctor"]) == 0
     out = capsys.readouterr().out
-    for part in (
-        f"kdlib {__version__}",
-        f"python {sys.version.split()[0]}",
-        "torch 2",
-        "nbconvert ",
-        "GPU: ",
-        "CPU cores",
-        "of disk free",
-        f"records: {empty}",
-        "digits: comes with",
-    ):
-        assert part in out, part
+    versions = (f"kdlib {__version__}", f"python {sys.version.split()[0]}", "torch 2", "nbconvert ")
+    machine = ("GPU: ", "CPU cores", "of disk free", f"records: {empty}", "digits: comes with")
+    assert [part for part in (*versions, *machine) if part not in out] == []
     assert "WRONG" not in out and not empty.exists()
 
 
 def test_doctor_names_what_stops_digits_and_the_fix(tmp_path, monkeypatch, capsys):
-    (tmp_path / "file").touch()
-    monkeypatch.setenv("KDLIB_RECORDS", str(tmp_path / "file"))
-    monkeypatch.setattr(cli, "NEEDED", ("no-such-package",))
-    monkeypatch.setattr(cli, "ALSO_USED", ("nor-this-one",))
+    file = tmp_path / "file"
+    file.touch()
+    monkeypatch.setenv("KDLIB_RECORDS", str(file))
+    monkeypatch.setattr(doctor, "NEEDED", ("no-such-package",))
+    monkeypatch.setattr(doctor, "ALSO_USED", ("nor-this-one",))
     monkeypatch.setitem(sys.modules, "torch", None)
     assert cli.main(["doctor"]) == 1
     wrong = [line for line in capsys.readouterr().out.splitlines() if line.startswith("WRONG: ")]
-    assert wrong[0] == f"WRONG: no-such-package is missing: {cli.INSTALL} installs it"
-    assert wrong[1].startswith("WRONG: torch cannot be imported (")
-    assert wrong[2].startswith(
-        f"WRONG: records: {tmp_path / 'file'} is full or cannot be written: set KDLIB_RECORDS"
+    begins = (
+        f"WRONG: no-such-package is missing: {doctor.INSTALL} installs it",
+        "WRONG: torch cannot be imported (",
+        f"WRONG: records: {file} is full or cannot be written: set KDLIB_RECORDS",
     )
-    assert len(wrong) == 3  # nor-this-one does not stop digits
+    # nor-this-one does not stop digits
+    assert all(line.startswith(begin) for line, begin in zip(wrong, begins, strict=True))
 
 
 # ---------------------------------------------------------------- parsing, errors, output
+
+NO_COUNT = "is no whole number from 1 on; see: python -m kdlib run --help"
+OF_AUDIT = (
+    "--help, --labels, --teacher, --student, --baseline, --groups, --weights, --train-counts, "
+    "--edges, --classes, --kind, --worst, --fail-if, --study, --pair, --method, --seeds, --out"
+)
+
+
+def nearest(wrong, near, allowed):
+    return f"{wrong} is unknown: did you mean {near!r}? Allowed: {allowed}."
 
 
 @pytest.mark.parametrize(
     "line, sentence",
     [
-        (
-            "rnu",
-            "command 'rnu' is unknown: did you mean 'run'? Allowed: run, report, audit, status, data, doctor.",
-        ),
-        (
-            "run digit",
-            f"study 'digit' is unknown: did you mean 'digits'? Allowed: {', '.join(STUDIES)}.",
-        ),
-        (
-            "status cifar",
-            f"study 'cifar' is unknown: did you mean 'cifar10'? Allowed: {', '.join(STUDIES)}.",
-        ),
-        (
-            "report digist",
-            f"study 'digist' is unknown: did you mean 'digits'? Allowed: {', '.join(STUDIES)}.",
-        ),
+        ("rnu", nearest("command 'rnu'", "run", "run, report, audit, status, data, doctor")),
+        ("run digit", nearest("study 'digit'", "digits", ", ".join(STUDIES))),
+        ("status cifar", nearest("study 'cifar'", "cifar10", ", ".join(STUDIES))),
+        ("report digist", nearest("study 'digist'", "digits", ", ".join(STUDIES))),
         ("run", "the following arguments are required: STUDY; see: python -m kdlib run --help"),
         (
             "run digits --bugdet 9m",
-            "'--bugdet' is unknown: did you mean '--budget'? Allowed: "
-            "--help, --seeds, --budget, --device, --jobs, --data, --yes, --method.",
+            nearest(
+                "'--bugdet'",
+                "--budget",
+                "--help, --seeds, --budget, --device, --jobs, --data, --yes, --method",
+            ),
         ),
         ("doctor --now", "'--now' is unknown: Allowed: --help."),
-        (
-            "audit --fial-if x",
-            "'--fial-if' is unknown: did you mean '--fail-if'? Allowed: --help, --labels, --teacher, --student, --baseline, "
-            "--groups, --weights, --train-counts, --edges, --classes, --kind, --worst, --fail-if, --study, --pair, --method, --seeds, "
-            "--out.",
-        ),
-        (
-            "--verbose",
-            "'--verbose' is unknown: did you mean '--version'? Allowed: --help, --version.",
-        ),
+        ("audit --fial-if x", nearest("'--fial-if'", "--fail-if", OF_AUDIT)),
+        ("--verbose", nearest("'--verbose'", "--version", "--help, --version")),
         ("run digits --seeds 9", "--seeds 9: study digits has 8 planned seeds."),
+        ("run digits --seeds 0", f"argument --seeds: '0' {NO_COUNT}"),
+        ("run digits --jobs 1.5", f"argument --jobs: '1.5' {NO_COUNT}"),
         (
-            "run digits --seeds 0",
-            "argument --seeds: '0' is no whole number from 1 on; see: python -m kdlib run --help",
+            "run digits-recipe --method kd_tuned",
+            "--method kd_tuned: study digits-recipe has no methods to compare.",
         ),
-        (
-            "run digits --jobs 1.5",
-            "argument --jobs: '1.5' is no whole number from 1 on; see: python -m kdlib run --help",
-        ),
+        ("audit --study anchors", "study anchors has no methods to compare."),
         (
             "data get cifar11",
             "There are no images called 'cifar11'; did you mean 'cifar10'? Allowed: cifar100, cifar10.",
@@ -505,17 +454,15 @@ def test_durations(text, seconds):
 @pytest.mark.parametrize("text", ["9x", "m", "-5", "0", "0h", "1h30m", "9 m", "inf"])
 def test_wrong_durations_are_one_sentence(text, capsys):
     assert cli.main(["run", "digits", f"--budget={text}"]) == 2
-    assert (
-        f"argument --budget: {text!r} is no duration; allowed: 90s, 9m, 2h"
-        in capsys.readouterr().err
-    )
+    said = f"argument --budget: {text!r} is no duration; allowed: 90s, 9m, 2h"
+    assert said in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
     "seconds, words", [(0.2, "0 s"), (119, "119 s"), (130, "2 min"), (3600, "1 h 0 min")]
 )
 def test_times_in_words(seconds, words):
-    assert cli._words(seconds) == words
+    assert pace.in_words(seconds) == words
 
 
 def test_without_a_command_there_is_help(capsys):
@@ -529,25 +476,32 @@ def test_without_a_command_there_is_help(capsys):
 
 def test_light_commands_do_not_import_torch(tmp_path):
     check = (
-        "import sys, time; t = time.process_time(); import kdlib.__main__ as cli; t = time.process_time() - t; "
-        "assert 'numpy' not in sys.modules; cli.main([]); cli.main(['status']); cli.main(['data']); "
+        "import sys, time; t = time.process_time(); import kdlib.__main__ as cli; "
+        "t = time.process_time() - t; cli.main([]); cli.main(['status']); "
+        "assert 'numpy' not in sys.modules; cli.main(['data']); "
         "assert 'torch' not in sys.modules; assert t < 0.2, t"
     )
     done = python("-c", check, folder=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
 
 
+def test_status_builds_each_config_once(tmp_path):
+    check = (
+        "import sys; from kdlib.config import Config; built = []; plain = Config.__post_init__; "
+        "Config.__post_init__ = lambda self: (plain(self), built.append(self)); "
+        "from kdlib.__main__ import main; main(['status']); print(len(built), len(set(built)))"
+    )
+    done = python("-c", check, folder=tmp_path).stdout.splitlines()[-1]
+    assert len(set(done.split())) == 1
+
+
 def test_a_reader_that_stops_early_and_a_full_disk_are_no_tracebacks(tmp_path):
     gone = python("-m", "kdlib", "status", folder=tmp_path, shell="| true; exit ${PIPESTATUS[0]}")
-    assert gone.stderr == "" and gone.returncode in (
-        0,
-        141,
-    )  # 0 if it wrote before the other end closed
+    # 0 if it wrote before the other end closed
+    assert gone.stderr == "" and gone.returncode in (0, 141)
     full = python("-m", "kdlib", "status", folder=tmp_path, shell="> /dev/full")
-    assert (full.returncode, full.stderr) == (
-        2,
-        "kdlib: the output cannot be written: No space left on device; free space, then run it again\n",
-    )
+    said = "the output cannot be written: No space left on device; free space, then run it again"
+    assert (full.returncode, full.stderr) == (2, f"kdlib: {said}\n")
 
 
 def test_other_errors_of_the_machine_are_not_hidden(monkeypatch):
@@ -560,29 +514,4 @@ def test_other_errors_of_the_machine_are_not_hidden(monkeypatch):
 
 
 def test_every_study_names_the_source_of_its_data():
-    assert {cfg.dataset for s in STUDIES.values() for cfg in s()} == set(cli.DATA_FROM)
-
-
-def test_a_method_is_compared_with_what_is_on_record(tmp_path):
-    script = tmp_path / "small.py"
-    script.write_text(IN_SMALL)
-    done = python(
-        str(script),
-        "run",
-        "digits",
-        "--seeds",
-        "2",
-        "--method",
-        "label_smoothing",
-        "--jobs",
-        "1",
-        folder=tmp_path / "r",
-    )
-    assert done.returncode == 0, done.stderr
-    said = done.stdout.splitlines()
-    assert "8 of 8 runs are on record" in said  # one_hot, kd, label smoothing and a teacher, twice
-    at = said.index("cnn_small → cnn_small: points over 4 one-hot networks, with 95 % intervals")
-    rows = [line.strip().partition(": ")[0] for line in said[at + 1 :]]
-    assert rows[:2] == ["distillation, average", "label smoothing, average"] and len(rows) == 4
-    wrong = python(str(script), "run", "digits", "--method", "label_smooth", folder=tmp_path / "r")
-    assert wrong.returncode == 2 and "did you mean 'label_smoothing'" in wrong.stderr
+    assert {cfg.dataset for s in STUDIES.values() for cfg in s()} == set(DATA_FROM)

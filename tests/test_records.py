@@ -2,6 +2,8 @@
 share."""
 
 import errno
+import hashlib
+import itertools
 import json
 import os
 import stat
@@ -31,11 +33,8 @@ def predictions(seed, n=N):
 
 
 def record(cfg=CFG, **facts):
-    return Record(
-        cfg,
-        {"data_sha256": "d", "weights_sha256": "w", **facts},
-        {name: predictions(i)[0] for i, name in enumerate(records.SPLITS)},
-    )
+    splits = {name: predictions(i)[0] for i, name in enumerate(records.SPLITS)}
+    return Record(cfg, {"data_sha256": "d", "weights_sha256": "w", **facts}, splits)
 
 
 def test_predictions_by_hand():
@@ -68,11 +67,9 @@ def test_what_is_written_is_read_and_others_may_read_it(records_folder):
             assert a.dtype == b.dtype and np.array_equal(a, b)
     plus = again.test_plus()
     assert plus.y.tolist() == [*again.splits["test"].y, *again.splits["left_out"].y]
-    assert sorted(p.name for p in records_folder.iterdir()) == [
-        f"{CFG.key()}.json",
-        f"{CFG.key()}.npz",
-    ]
-    assert all(stat.S_IMODE(p.stat().st_mode) == 0o644 for p in records_folder.iterdir())
+    files = sorted(records_folder.iterdir())
+    assert [p.name for p in files] == [f"{CFG.key()}.json", f"{CFG.key()}.npz"]
+    assert all(stat.S_IMODE(p.stat().st_mode) == 0o644 for p in files)
 
 
 def test_the_arrays_are_whole_before_the_json_file_exists(records_folder, monkeypatch):
@@ -134,37 +131,55 @@ def test_a_disk_that_takes_nothing_is_one_sentence(tmp_path, code):
     assert e.value.errno == errno.EIO and not list(tmp_path.iterdir())
 
 
-def test_a_broken_archive_is_refused_even_if_its_hash_is_right(records_folder):
+def test_damaged_and_foreign_records_are_refused_by_name(records_folder):
     records.write(record())
     text, arrays = (records_folder / f"{CFG.key()}.{e}" for e in ("json", "npz"))
-    arrays.write_bytes(b"not an archive")
-    facts = json.loads(text.read_text())
-    facts["npz_sha256"] = records.hashlib.sha256(arrays.read_bytes()).hexdigest()
-    text.write_text(json.dumps(facts))
-    with pytest.raises(RecordError, match="not the arrays of a record") as e:
-        records.read(CFG)
-    assert str(arrays) in str(e.value)
+    good, whole = json.loads(text.read_text()), arrays.read_bytes()
+    other, unknown = good["config"] | {"lr": 0.2}, good["config"] | {"lrr": 1}
+    for wrong, said in (
+        ("{", "not a record"),
+        ("[]", "not a record"),
+        (json.dumps(good | {"recipe": 0}), "made with recipe 0"),
+        (json.dumps(good | {"config": other}), "field lr is 0.2, asked for was 0.1"),
+        (json.dumps(good | {"config": unknown}), "'lrr' is unknown"),
+        (json.dumps(good | {"labels_sha256": {}}), "labels of val"),
+    ):
+        text.write_text(wrong)
+        with pytest.raises(RecordError, match=f"{CFG.key()}.json: .*{said}"):
+            records.read(CFG)
+    broken = b"not an archive"
+    right = json.dumps(good | {"npz_sha256": hashlib.sha256(broken).hexdigest()})
+    for of_json, of_arrays, said in (
+        (json.dumps(good), whole[:-100], "truncated or changed"),
+        (right, broken, "not the arrays of a record"),
+        (right, None, "missing beside its JSON file"),
+    ):
+        text.write_text(of_json)
+        arrays.unlink()
+        if of_arrays:
+            arrays.write_bytes(of_arrays)
+        with pytest.raises(RecordError, match=f"{CFG.key()}.npz: {said}"):
+            records.read(CFG)
+        arrays.touch()
+    with pytest.raises(RecordError, match="there is no record of this run"):
+        records.read(replace(CFG, seed=5))
 
 
-def test_a_pair_shares_labels_groups_and_the_teachers_weights():
+def test_a_pair_shares_data_labels_groups_and_the_teachers_weights():
     kd = replace(CFG, method="kd", teacher="cnn")
     mine, other = record(kd, teacher_key=kd.teacher_config().key(), teacher_sha256="w"), record()
     records.check_pair(mine, other)
-    for name in records.SPLITS:
-        for array in ("y", "group"):
-            split = other.splits[name]
-            changed = getattr(split, array).copy()
-            changed[3] += 1
-            wrong = replace(
-                other, splits={**other.splits, name: replace(split, **{array: changed})}
-            )
-            with pytest.raises(
-                RecordError, match=f"{kd.key()} and {CFG.key()} have different {name} labels"
-            ):
-                records.check_pair(mine, wrong)
-    records.check_pair(
-        mine, record(weights_sha256="other")
-    )  # the baseline, whose weights are its own
+    for name, array in itertools.product(records.SPLITS, ("y", "group")):
+        split = other.splits[name]
+        changed = getattr(split, array) + (np.arange(N) == 3)
+        wrong = replace(other, splits={**other.splits, name: replace(split, **{array: changed})})
+        said = f"{kd.key()} and {CFG.key()} have different {name} labels"
+        with pytest.raises(RecordError, match=said):
+            records.check_pair(mine, wrong)
+    with pytest.raises(RecordError, match="of different data"):
+        records.check_pair(mine, record(data_sha256="other"))
+    # the baseline, whose weights are its own
+    records.check_pair(mine, record(weights_sha256="other"))
     with pytest.raises(RecordError, match="learned from other weights"):
         records.check_pair(mine, record(kd.teacher_config(), weights_sha256="other"))
 
@@ -206,26 +221,18 @@ def test_every_committed_record_is_a_run_of_a_study_on_real_images():
     for path in COMMITTED:
         cfg = Config.from_dict(json.loads(path.read_text())["config"])
         assert cfg.key() == path.stem
-        searched = (
-            900 <= cfg.seed < 1000
-        )  # of a search: PROTOCOL.md names what was tried beyond the recipe studies
+        # of a search: PROTOCOL.md names what was tried beyond the recipe studies
+        searched = 900 <= cfg.seed < 1000
         assert searched or planned.get(cfg.key()) == cfg, f"{path.name} belongs to no study"
         kept = records.read(cfg, path.parent)
+        sha256, weights = kept.facts["data_sha256"], kept.facts["weights_sha256"]
         drawn = (cfg.dataset, cfg.draw_seed, cfg.imbalance, cfg.profile, cfg.fold, cfg.label_noise)
-        assert data.setdefault(drawn, kept.facts["data_sha256"]) == kept.facts["data_sha256"], (
-            path.name
-        )
-        assert (
-            len(set(kept.facts["weights_sha256"])) > 8 and len(kept.facts["weights_sha256"]) == 64
-        ), path.name
-        if (
-            cfg.dataset == "cifar20"
-        ):  # official test images and the pool of training images, each once
+        assert data.setdefault(drawn, sha256) == sha256, path.name
+        assert len(set(weights)) > 8 and len(weights) == 64, path.name
+        if cfg.dataset == "cifar20":  # official test images and the pool, each once
             assert np.bincount(kept.splits["test"].y).tolist() == [100] * 20, path.name
             left_out = np.bincount(kept.splits["left_out"].y, minlength=20)
             pool = 400 + 100 * cfg.with_val  # images of a class that are drawn from, and val's
-            assert (
-                cfg.fold is not None
-                or (left_out + kept.facts["train_counts"]).tolist() == [pool] * 20
-            ), path.name
+            of_class = (left_out + kept.facts["train_counts"]).tolist()
+            assert cfg.fold is not None or of_class == [pool] * 20, path.name
     assert len(set(data.values())) == len(data)

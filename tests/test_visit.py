@@ -19,8 +19,9 @@ from bench import visit
 from bench.checks import CHECKS
 from kdlib.config import KdlibError
 from kdlib.study import records
-from kdlib.study.experiment import git_sha, run
+from kdlib.study.experiment import run
 from kdlib.study.grids import STUDIES
+from kdlib.study.machine import git_sha
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "bench/GPU.md").read_text()

@@ -19,6 +19,8 @@ def audit_study(name, pair=None, method="kd", seeds=None):
     KdlibError for a pair or method that the study does not have.
     """
     chosen = study(name)
+    if not chosen.pairs:
+        raise KdlibError(f"study {name} has no methods to compare.")
     pair = pair or "/".join(chosen.pairs[0])
     pairs = {"/".join(p): p for p in chosen.pairs}
     for what, value, known in (("pair", pair, pairs), ("method", method, chosen.methods)):

@@ -13,6 +13,16 @@ DATA = ROOT / "data"
 FULL_OR_CLOSED = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
 
 
+def folder():
+    """Where records are: $KDLIB_RECORDS, else data/records of the repository."""
+    return Path(os.environ.get("KDLIB_RECORDS") or DATA / "records")
+
+
+def exists(cfg, where=None):
+    """Whether a record answers to this Config's key; records.read says if it can be believed."""
+    return os.path.exists(f"{where or folder()}/{cfg.key()}.json")
+
+
 def cache_folder():
     """Where files are that can be made again: $KDLIB_CACHE, else data/cache."""
     return Path(os.environ.get("KDLIB_CACHE") or DATA / "cache")
@@ -44,9 +54,9 @@ def whole_file(path):
 
 @contextlib.contextmanager
 def claim(name, where):
-    """Hold a run (its key) or another file to be made, waiting for a process that makes it.
+    """Hold a run (its key) or another file to be made, so that one process makes it; others wait.
 
-    So it is done once. The operating system releases the claim of a process that dies."""
+    The operating system releases the claim of a process that dies."""
     from filelock import FileLock  # here, since an audit needs none
 
     where.mkdir(parents=True, exist_ok=True)

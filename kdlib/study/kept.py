@@ -10,8 +10,7 @@ import time
 import torch
 
 from kdlib.config import KdlibError
-from kdlib.study import records
-from kdlib.study.files import whole_file
+from kdlib.study.files import folder, whole_file
 
 EVERY = 120.0  # seconds between two savings; a shorter run is never kept
 # what torch.load raises of a file that is not whole, or not ours
@@ -20,7 +19,7 @@ BROKEN = (OSError, ValueError, KeyError, TypeError, EOFError, RuntimeError, pick
 
 def path_of(key):
     """Where the state of a run is, if there is one."""
-    return records.folder() / f".{key}.kept"
+    return folder() / f".{key}.kept"
 
 
 def epochs_done(key):
@@ -34,40 +33,35 @@ def epochs_done(key):
 class Kept:
     """The state of one run on disk, taken up only by the same run on the same kind of machine.
 
-    plan: what must be the same, as JSON can say it; together: how many runs share the time of this
+    plan: what must be the same, as JSON can say it; count: how many runs share the time of this
     one; warn(line) hears what is wrong with the file."""
 
-    def __init__(self, key, plan, together, warn):
-        self.path = path_of(key)
-        self.plan, self.together, self.warn = json.dumps(plan, sort_keys=True), together, warn
+    def __init__(self, key, plan, count, warn):
+        self.path, self.plan = path_of(key), json.dumps(plan, sort_keys=True)
+        self.count, self.warn = count, warn
         self.started = self.saved = time.monotonic()
-        self.before = self._read() or {"seconds": 0.0, "commits": []}
-
-    def _read(self):
+        self.before = {"seconds": 0.0, "commits": []}
         if not self.path.exists():
-            return None
+            return
         try:
             found = torch.load(self.path, map_location="cpu", weights_only=True)
-            if found["plan"] == self.plan:
-                return found
-            wrong = "of another run or machine"
+            wrong = "of another run or machine" if found["plan"] != self.plan else ""
         except BROKEN as error:
             wrong = f"damaged ({type(error).__name__})"
-        self.warn(f"{self.path}: {wrong}; the run begins anew")
-        return None
+        if wrong:
+            warn(f"{self.path}: {wrong}; the run begins anew")
+        else:
+            self.before = found
 
     def due(self):
         return time.monotonic() - self.saved > EVERY
 
     def write(self, commit, **contents):
         """Keep the contents, the commits that were at work, and the seconds it took so far."""
-        now = time.monotonic()
-        contents |= {
-            "plan": self.plan,
-            "commits": [*self.before["commits"], commit],
-            "seconds": self.before["seconds"] + (now - self.started) / self.together,
-        }
-        self.saved = now
+        self.saved = time.monotonic()
+        contents["plan"] = self.plan
+        contents["commits"] = [*self.before["commits"], commit]
+        contents["seconds"] = self.before["seconds"] + (self.saved - self.started) / self.count
         try:
             with whole_file(self.path) as temporary:
                 torch.save(contents, temporary)

@@ -2,18 +2,15 @@
 
 They are written whole or not at all, and read with checks."""
 
-import dataclasses
 import hashlib
 import json
-import os
 import zipfile
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
 from kdlib.config import RECIPE, Config, KdlibError
-from kdlib.study.files import DATA, whole_file
+from kdlib.study.files import exists, folder, whole_file
 
 SPLITS = ("val", "test", "left_out")
 ARRAYS = ("y", "group", "predicted", "log_p")
@@ -21,11 +18,6 @@ ARRAYS = ("y", "group", "predicted", "log_p")
 
 class RecordError(KdlibError):
     """A record that cannot be believed, refused by name."""
-
-
-def folder():
-    """Where records are: $KDLIB_RECORDS, else data/records of the repository."""
-    return Path(os.environ.get("KDLIB_RECORDS") or DATA / "records")
 
 
 @dataclass(frozen=True)
@@ -78,39 +70,20 @@ class Record:
         return Predictions(*arrays)
 
 
-# ---------------------------------------------------------------- writing
-
-
 def write(record, where=None):
-    """Write a record.
-
-    The JSON file comes last and names the hash of the other, so it is there only when all is."""
+    """Write a record. The JSON file comes last, so that it is there only when all is."""
     path = (where or folder()) / record.config.key()
-    arrays = {
-        f"{name}_{array}": getattr(split, array)
-        for name, split in record.splits.items()
-        for array in ARRAYS
-    }
+    arrays = {}
+    for name, split in record.splits.items():
+        arrays |= {f"{name}_{array}": getattr(split, array) for array in ARRAYS}
     with whole_file(path.with_suffix(".npz")) as temporary:
         np.savez_compressed(temporary, **arrays)
         sha256 = hashlib.sha256(temporary.read_bytes()).hexdigest()
-    facts = {
-        "recipe": RECIPE,
-        "config": dataclasses.asdict(record.config),
-        **record.facts,
-        "npz_sha256": sha256,
-        "labels_sha256": {name: labels_sha256(split) for name, split in record.splits.items()},
-    }
+    facts = {"recipe": RECIPE, "config": record.config.fields(), **record.facts}
+    facts["npz_sha256"] = sha256
+    facts["labels_sha256"] = {name: labels_sha256(split) for name, split in record.splits.items()}
     with whole_file(path.with_suffix(".json")) as temporary:
         temporary.write_text(json.dumps(facts, indent=1) + "\n")
-
-
-# ---------------------------------------------------------------- reading
-
-
-def exists(cfg, where=None):
-    """Whether a record answers to this Config's key; read() says whether it can be believed."""
-    return ((where or folder()) / f"{cfg.key()}.json").exists()
 
 
 def read(cfg, where=None):
@@ -118,57 +91,51 @@ def read(cfg, where=None):
 
     RecordError naming the file if it is missing, corrupt, or of another run."""
     path = (where or folder()) / f"{cfg.key()}.json"
-    again = "delete it and run again"
-    try:
-        facts = json.loads(path.read_text())
-        stored, recipe = Config.from_dict(facts["config"]), facts["recipe"]
-        sha256, labels = facts["npz_sha256"], facts["labels_sha256"]
-    except FileNotFoundError:
+    if not exists(cfg, where):
         raise RecordError(
             f"{path}: there is no record of this run; `python -m kdlib run STUDY` makes it."
-        ) from None
+        )
+    try:
+        facts = json.loads(path.read_text())
+        stored, recipe = Config.from_dict(facts.pop("config")), facts.pop("recipe")
+        sha256, labels = facts.pop("npz_sha256"), facts.pop("labels_sha256")
     except KdlibError as e:
         raise RecordError(f"{path}: {e}") from None
-    except (ValueError, TypeError, KeyError) as e:
-        raise RecordError(f"{path}: not a record ({type(e).__name__}: {e}); {again}.") from None
+    except (ValueError, AttributeError, TypeError, KeyError) as e:
+        raise _refused(path, f"not a record ({type(e).__name__}: {e})") from None
     if recipe != RECIPE:
-        raise RecordError(f"{path}: made with recipe {recipe}, this is recipe {RECIPE}; {again}.")
-    for field in dataclasses.fields(Config):
-        mine, other = getattr(cfg, field.name), getattr(stored, field.name)
-        if mine != other:
-            raise RecordError(
-                f"{path}: field {field.name} is {other!r}, asked for was {mine!r}; {again}."
-            )
-    splits = _read_arrays(path.with_suffix(".npz"), sha256, again)
+        raise _refused(path, f"made with recipe {recipe}, this is recipe {RECIPE}")
+    for name, asked in cfg.fields().items():
+        if asked != (found := getattr(stored, name)):
+            raise _refused(path, f"field {name} is {found!r}, asked for was {asked!r}")
+    splits = _read_arrays(path.with_suffix(".npz"), sha256)
     for name, split in splits.items():
         if labels_sha256(split) != labels.get(name):
-            raise RecordError(
-                f"{path}: the labels of {name} are not those the record was written with; {again}."
-            )
-    for name in ("config", "recipe", "npz_sha256", "labels_sha256"):
-        del facts[name]
+            said = f"the labels of {name} are not those the record was written with"
+            raise _refused(path, said)
     return Record(stored, facts, splits)
 
 
-def _read_arrays(path, sha256, again):
+def _read_arrays(path, sha256):
     try:
         found = hashlib.sha256(path.read_bytes()).hexdigest()
         if found != sha256:
-            raise RecordError(
-                f"{path}: truncated or changed (sha256 {found[:12]}..., expected "
-                f"{sha256[:12]}...); {again}."
-            )
+            hashes = f"sha256 {found[:12]}..., expected {sha256[:12]}..."
+            raise _refused(path, f"truncated or changed ({hashes})")
+        splits = {}
         with np.load(path, allow_pickle=False) as arrays:
-            return {
-                name: Predictions(*(arrays[f"{name}_{array}"] for array in ARRAYS))
-                for name in SPLITS
-            }
+            for name in SPLITS:
+                splits[name] = Predictions(*(arrays[f"{name}_{array}"] for array in ARRAYS))
+        return splits
     except FileNotFoundError:
-        raise RecordError(f"{path}: missing beside its JSON file; {again}.") from None
+        raise _refused(path, "missing beside its JSON file") from None
     except (ValueError, KeyError, OSError, zipfile.BadZipFile) as e:
-        raise RecordError(
-            f"{path}: not the arrays of a record ({type(e).__name__}: {e}); {again}."
-        ) from None
+        said = f"not the arrays of a record ({type(e).__name__}: {e})"
+        raise _refused(path, said) from None
+
+
+def _refused(path, why):
+    return RecordError(f"{path}: {why}; delete it and run again.")
 
 
 def check_pair(record, other):

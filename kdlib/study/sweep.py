@@ -1,9 +1,7 @@
-"""Many runs: how long they will take, and sweep(configs), which does what is missing."""
+"""Many runs: sweep(configs) does what is missing, here. plan.py says in which order."""
 
 import contextlib
-import functools
 import gc
-import math
 import multiprocessing
 import os
 import signal
@@ -12,22 +10,19 @@ import threading
 import time
 from concurrent import futures
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import replace
 
 import torch
 from tqdm import tqdm  # tqdm.auto warns in notebooks without ipywidgets
 
 from kdlib import cuda
-from kdlib.config import Config, KdlibError
-from kdlib.data import Split
-from kdlib.losses import method_loss
-from kdlib.models import build
-from kdlib.step import Run
+from kdlib.config import KdlibError
 from kdlib.study import records
-from kdlib.study.experiment import EVALUATIONS, OutOfTime, default_device, load, together
+from kdlib.study.experiment import collected, load, together
 from kdlib.study.files import available_cores
-from kdlib.study.kept import epochs_done
-from kdlib.train import fit, predict
+from kdlib.study.machine import default_device
+from kdlib.study.pace import MEASURED, estimate, falls_back
+from kdlib.study.plan import Plan
+from kdlib.study.watch import OutOfTime
 
 
 def missing(configs):
@@ -41,85 +36,6 @@ def default_jobs(device):
     if device == "cpu":
         return cores
     return 9 if cuda.Captured.graphs else min(9, cores)
-
-
-def _falls_back(function):
-    """The function, called again without graphs, and saying so, where steps cannot be captured."""
-
-    @functools.wraps(function)
-    def either(*arguments, **more):
-        try:
-            return function(*arguments, **more)
-        except cuda.CaptureError as error:
-            cuda.graphs_off()
-            tqdm.write(f"{error} Going on with these, one process for each run.")
-            return function(*arguments, **more)
-
-    return either
-
-
-# ---------------------------------------------------------------- how long
-
-MEASURED = 4  # runs side by side whose pace is measured; each takes seconds to be captured
-
-
-@_falls_back
-def estimate(configs, folder=None, device=None, count=1):
-    """Seconds each Config takes on this machine (one thread on a CPU), from a few of its own steps.
-
-    count: how many runs go side by side on a GPU; a run then takes its share of their time.
-    Counted are the steps, the evaluations and, for the first student of each teacher, the teacher's
-    table."""
-    device, seconds, tables = device or default_device(), [], set()
-    for cfg in configs:
-        data = load(cfg, folder, device)[0]
-        n = len(data.train)
-        images = EVALUATIONS * len(data.val) + sum(map(len, data.splits().values()))
-        how = {"batch_size": cfg.batch_size, "precision": cfg.precision, "count": count}
-        step, forward = _pace(cfg.student, data=data, **how)
-        left = cfg.epochs - epochs_done(cfg.key())
-        total = left * math.ceil(n / cfg.batch_size) * step + images * forward
-        table = (cfg.teacher_config(), cfg.seed, cfg.epochs) if cfg.teacher else None
-        if table and table not in tables:
-            tables.add(table)
-            # part of an image's views, on average
-            seen = 1 - (1 - 1 / data.views) ** cfg.epochs if device == "cpu" else 1
-            _, of_teacher = _pace(cfg.teacher, data=data, **how)
-            total += seen * n * data.views * of_teacher
-        seconds.append(total)
-    return seconds
-
-
-_PACES = {}
-
-
-def _pace(name, data, batch_size, precision, count=1):
-    """(seconds of a training step, of the forward pass of one image) of a network.
-
-    Each is measured once here. Of `count` runs side by side a step is one of all their steps."""
-    key = (name, data.train.x.shape[1:], data.train.x.device, batch_size, precision, count)
-    if key not in _PACES:
-        n = min(len(data.train), batch_size * (20 if data.train.x.is_cuda else 1))
-        some = replace(data, train=Split(data.train.x[:n], data.train.y[:n], data.train.group[:n]))
-        # the first epoch warms up
-        cfg = Config(student=name, batch_size=batch_size, precision=precision, epochs=3)
-        models = [build(name, data.classes, 0).to(data.train.x.device) for _ in range(count)]
-        ends, runs = [], [Run(cfg, m, method_loss(cfg), some) for m in models]
-        runs[-1] = replace(runs[-1], after_epoch=lambda *_: ends.append(time.perf_counter()))
-        for outcome in fit(runs):
-            if isinstance(outcome, Exception):
-                raise outcome
-        # at the first call a GPU looks for its fastest kernels
-        predict(models[0], some.train.x, some)
-        start = time.perf_counter()
-        predict(models[0], some.train.x, some)
-        forward = (time.perf_counter() - start) / n
-        epoch = min(b - a for a, b in zip(ends, ends[1:], strict=False))
-        _PACES[key] = epoch / math.ceil(n / batch_size) / count, forward
-    return _PACES[key]
-
-
-# ---------------------------------------------------------------- doing it
 
 
 def sweep(configs, folder=None, device=None, jobs=None, budget=None):
@@ -137,161 +53,106 @@ def sweep(configs, folder=None, device=None, jobs=None, budget=None):
     return [records.read(cfg) for cfg in configs if budget is None or records.exists(cfg)]
 
 
-class _Plan:
-    """Which runs come next: those whose teachers are there, in order, and in time."""
-
-    def __init__(self, todo, deadline, alone, shares=None):
-        """alone: seconds of each key by itself; shares: in a lockstep. Both only for a deadline."""
-        self.pending, self.deadline = list(todo), deadline
-        self.alone, self.shares = alone, shares or alone
-        self.taken = self.expected = 0.0
-
-    def next(self, most, busy):
-        """At most `most` runs, taken off the plan. What does not fit into the time stays.
-
-        `busy`: teachers whose students are running; others first, because one process fills a
-        teacher's table and a second would wait for it."""
-        left = self.deadline - time.time() if self.deadline else math.inf
-        ready = [c for c in self.pending if all(map(records.exists, c.dependencies()))]
-        ready = [c for c in ready if self.needs([c]) <= left]
-        ready.sort(key=lambda c: c.teacher is not None and c.teacher_config() in busy)  # stable
-        if most > 1 and ready:
-            ready = self._alike(ready, most)
-        chosen = []
-        for cfg in ready[:most]:
-            if self.needs([*chosen, cfg]) <= left:
-                chosen.append(cfg)
-        self.pending = [c for c in self.pending if c not in chosen]
-        return chosen
-
-    def _alike(self, ready, most):
-        """A group for a lockstep, of one length and one network.
-
-        A longer run would go on alone, a larger network keep others waiting."""
-        awaited = {d for c in self.pending for d in c.dependencies()}
-        # teachers first: then all students of a seed can go together
-        ready = sorted(ready, key=lambda c: c not in awaited)
-        group = [c for c in ready if (c.epochs, c.student) == (ready[0].epochs, ready[0].student)]
-        # ten, where nine may go together: five and five
-        groups = math.ceil(len(group) / most)
-        return group[: math.ceil(len(group) / groups)]
-
-    def needs(self, configs):
-        """Seconds of a lockstep of runs, as far as is known; without a deadline nothing is."""
-        return self.slower() * self._expected(configs)
-
-    def _expected(self, configs):
-        """Their shares, but no less than the longest of them takes alone."""
-        keys = [c.key() for c in configs]
-        shares = sum(self.shares.get(key, 0.0) for key in keys)
-        return max(shares, *(self.alone.get(key, 0.0) for key in keys))
-
-    def took(self, configs, seconds):
-        self.taken += seconds
-        self.expected += self._expected(configs)
-
-    def slower(self):
-        """What the finished runs took corrects the estimates of the others."""
-        return max(0.2, self.taken / self.expected) if self.expected else 1.0
-
-
-def _timed(configs, folder, device, deadline):
-    """(what `together` returns, its seconds).
-
-    Data are loaded before the clock starts, once in a process."""
-    for cfg in configs:
-        load(cfg, folder, device)
-    start = time.monotonic()
-    return together(configs, folder, device, deadline), time.monotonic() - start
-
-
-def _in_processes(device):
-    return device == "cpu" or not cuda.Captured.graphs
-
-
-@_falls_back
+@falls_back
 def _do_all(todo, folder, device, jobs, deadline):
     """Do the runs, on a CPU each in the next free process, on a GPU `jobs` at a time in lockstep.
 
     Raises the first failure when all that can be done is done."""
-    todo, alone, shares = missing(todo), {}, {}  # again: it is called once more without graphs
+    todo = missing(todo)  # again: it is called once more without graphs
     jobs = min(jobs or default_jobs(device), max(1, len(todo)))
-    if deadline is not None:
-        keys = [cfg.key() for cfg in todo]
-        alone = dict(zip(keys, estimate(todo, folder, device), strict=True))
-        if not _in_processes(device):
-            beside = estimate(todo, folder, device, min(jobs, MEASURED))
-            shares = dict(zip(keys, beside, strict=True))
-    group = 1 if _in_processes(device) else jobs
-    plan, failures, running = _Plan(todo, deadline, alone, shares), [], {}
+    plan, failures = _planned(todo, folder, device, jobs, deadline), []
+    work = _in_processes if _needs_processes(device) else _in_lockstep
     quiet = False if "ipykernel" in sys.modules else None  # None: where there is no terminal
     with (
         tqdm(total=len(todo), desc="runs", unit="run", disable=quiet) as bar,
-        _pool(jobs, device) as pool,
+        contextlib.closing(work(plan, jobs, (folder, device, deadline), failures)) as steps,
     ):
-        while True:
-            while len(running) * group < jobs:
-                going = [c for configs in running.values() for c in configs]
-                busy = {c.teacher_config() for c in going if c.teacher}
-                configs = plan.next(group, busy)
-                if not configs:
-                    break
-                running[pool.submit(_timed, configs, folder, device, plan.deadline)] = configs
-            if not running:  # what is pending waits for a teacher that failed or found no time
-                break
-            done, _ = futures.wait(running, return_when=futures.FIRST_COMPLETED)
-            for future in done:
-                configs, error = running.pop(future), future.exception()
-                if isinstance(error, BrokenProcessPool):
-                    raise KdlibError(
-                        f"A process died in run {configs[0].key()} or beside it (killed, or out of "
-                        "memory); finished runs are kept: run it again, with fewer --jobs if "
-                        "memory was short."
-                    ) from error
-                if isinstance(error, torch.OutOfMemoryError):
-                    jobs = group = len(configs) // 2
-                    short = f"out of GPU memory with {len(configs)} runs at once"
-                    tqdm.write(f"{short}; going on with {group}")
-                    plan.pending[:0] = configs
-                    continue
-                outcomes = [error]
-                if not error:
-                    outcomes, seconds = future.result()
-                    plan.took(configs, seconds)
-                    if stopped := [o for o in outcomes if isinstance(o, cuda.CaptureError)]:
-                        raise stopped[0]
-                failed = [o for o in outcomes if isinstance(o, Exception)]
-                failures += [o for o in failed if not isinstance(o, OutOfTime)]
-                bar.update(len(configs))
+        for ended in steps:
+            bar.update(ended)
+            for error in failures:
+                if isinstance(error, cuda.CaptureError):
+                    raise error
+    failures = [error for error in failures if not isinstance(error, OutOfTime)]
     if len(failures) > 1:
         raise KdlibError(f"{failures[0]} ({len(failures) - 1} more runs failed.)")
     if failures:
         raise failures[0]
 
 
-class _Here:
-    """The part of an executor that _do_all uses, in this process: for captured steps on a GPU."""
+def _planned(todo, folder, device, jobs, deadline):
+    """The Plan of runs; how long they take is of interest where there is a deadline."""
+    if deadline is None:
+        return Plan(todo, records.exists)
+    keys = [cfg.key() for cfg in todo]
+    alone = shares = dict(zip(keys, estimate(todo, folder, device), strict=True))
+    if not _needs_processes(device):
+        beside = estimate(todo, folder, device, min(jobs, MEASURED))
+        shares = dict(zip(keys, beside, strict=True))
+    return Plan(todo, records.exists, deadline, alone, shares)
 
-    def submit(self, function, *arguments):
-        future = futures.Future()
+
+def _needs_processes(device):
+    return device == "cpu" or not cuda.Captured.graphs
+
+
+def _timed(configs, folder, device, deadline):
+    """Seconds that `together` takes. Data are loaded before, once in a process."""
+    for cfg in configs:
+        load(cfg, folder, device)
+    start = time.monotonic()
+    together(configs, folder, device, deadline)
+    return time.monotonic() - start
+
+
+def _in_lockstep(plan, jobs, how, failures):
+    """Do what is planned in this process, up to `jobs` runs at once, and yield how many ended.
+
+    how: the further arguments of _timed. What stops a run is appended to `failures`."""
+    while configs := plan.next(jobs):
+        ended = len(configs)
         try:
-            future.set_result(function(*arguments))
-        except torch.OutOfMemoryError as error:
-            # without its traceback, which would keep the memory
-            future.set_exception(error.with_traceback(None))
+            with collected(failures):
+                plan.took(configs, _timed(configs, *how))
+            plan.ended(configs)
+        except torch.OutOfMemoryError:
+            ended, jobs = 0, len(configs) // 2
+            short = f"out of GPU memory with {len(configs)} runs at once"
+            tqdm.write(f"{short}; going on with {jobs}")
+            plan.put_back(configs)
         gc.collect()  # graphs and their memory may hang in cycles
-        return future
+        yield ended
+
+
+def _in_processes(plan, jobs, how, failures):
+    """As _in_lockstep, each run in the next free of `jobs` processes."""
+    with _pool(jobs) as pool:
+        running = {}
+        while True:
+            while len(running) < jobs and (configs := plan.next(1)):
+                running[pool.submit(_timed, configs, *how)] = configs
+            if not running:  # what is pending waits for a teacher that failed or found no time
+                return
+            done, _ = futures.wait(running, return_when=futures.FIRST_COMPLETED)
+            for future in done:
+                configs = running.pop(future)
+                plan.ended(configs)
+                error = future.exception()
+                if isinstance(error, BrokenProcessPool):
+                    raise KdlibError(
+                        f"A process died in run {configs[0].key()} or beside it (killed, or out of "
+                        "memory); finished runs are kept: run it again, with fewer --jobs if "
+                        "memory was short."
+                    ) from error
+                with collected(failures, Exception):
+                    plan.took(configs, future.result())
+            yield len(done)
 
 
 @contextlib.contextmanager
-def _pool(jobs, device):
+def _pool(jobs):
     """Processes of one thread each, all stopped when the block is left, also by an interrupt.
 
-    Results then do not depend on the number of cores, and two such processes do more than one with
-    two threads. On a GPU with graphs everything is done in this process."""
-    if not _in_processes(device):
-        yield _Here()
-        return
+    Results do not depend on the number of cores then, and two do more than one with two threads."""
     others = set(multiprocessing.active_children())
     spawn = multiprocessing.get_context("spawn")
     pool = futures.ProcessPoolExecutor(jobs, spawn, initializer=_start_worker)

@@ -47,20 +47,22 @@ def teacher_of(model, data, data_sha256, cfg, say=print, warn=print):
         except OSError as error:
             said = f"{path.parent} cannot be used ({error.strerror})"
             warn(f"teacher table: {said}; filled for this run alone")
-        logits = _read(path, plan, (len(codes), data.classes), warn)
+        logits = _read(path, plan, (len(codes), data.classes), warn) if path.exists() else None
         if logits is None:
             logits = view_logits(model, data, codes)
             if not logits.isfinite().all():
                 warn("teacher table: logits beyond the range of fp16; the teacher is asked live")
                 return frozen(model)
-            _write(path, plan, logits, warn)
+            try:
+                with whole_file(path) as temporary:
+                    np.savez(temporary, logits=logits.cpu().numpy(), plan=json.dumps(plan))
+            except (KdlibError, OSError) as error:
+                warn(f"teacher table: not kept on disk ({error})")
     return Table(logits.to(device), codes, n, data.views)
 
 
 def _read(path, plan, shape, warn):
-    """Cached logits of just this plan, or None."""
-    if not path.exists():
-        return None
+    """The logits of a file if it is whole and of just this plan, else None."""
     try:
         # numpy compares the file's own checksums
         with open(path, "rb") as opened, np.load(opened, allow_pickle=False) as file:
@@ -74,14 +76,6 @@ def _read(path, plan, shape, warn):
         warn(f"{path}: {wrong}; filled again")
         return None
     return torch.from_numpy(logits)
-
-
-def _write(path, plan, logits, warn):
-    try:
-        with whole_file(path) as temporary:
-            np.savez(temporary, logits=logits.cpu().numpy(), plan=json.dumps(plan))
-    except (KdlibError, OSError) as error:
-        warn(f"teacher table: not kept on disk ({error})")
 
 
 def free_memory(device):

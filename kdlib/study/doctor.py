@@ -1,0 +1,56 @@
+"""What this machine has, and what stops the digits from running here."""
+
+import os
+import sys
+from importlib import metadata
+from pathlib import Path
+
+from kdlib import __version__
+from kdlib.study.files import available_cores, folder
+
+NEEDED = ("torch", "numpy", "scikit-learn", "tqdm")  # by a run of digits
+INSTALL = '`make setup` or `pip install ".[study]"`'
+ALSO_USED = ("torchvision", "pandas", "scipy", "matplotlib", "papermill", "nbconvert")
+
+
+def examined():
+    """(lines, wrong): what there is, and what stops digits, each with the fix."""
+    lines = [f"kdlib {__version__}, python {sys.version.split()[0]} in {sys.prefix}"]
+    wrong = []
+    for name in (*NEEDED, *ALSO_USED):
+        try:
+            lines.append(f"{name} {metadata.version(name)}")
+        except metadata.PackageNotFoundError:
+            missing = wrong if name in NEEDED else lines
+            missing.append(f"{name} is missing: {INSTALL} installs it")
+    try:
+        lines.append(f"GPU: {_gpu()}")
+    except (ImportError, OSError) as error:
+        wrong.append(f"torch cannot be imported ({error}): {INSTALL} installs one that can")
+    here = next(p for p in (folder().absolute(), *folder().absolute().parents) if p.exists())
+    disk = os.statvfs(here)
+    free = disk.f_bavail * disk.f_frsize / 1e9
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
+    lines.append(
+        f"{available_cores()} CPU cores, {memory:.1f} GB of memory, {free:.1f} GB of disk free in "
+        f"{here}"
+    )
+    if free < 0.1 or not here.is_dir() or not os.access(here, os.W_OK):
+        wrong.append(
+            f"records: {here} is full or cannot be written: set KDLIB_RECORDS to another folder"
+        )
+    return [*lines, f"records: {folder()}"], wrong
+
+
+def _gpu():
+    """The GPU and its driver, or why torch can use none."""
+    files = Path("/proc/driver/nvidia").glob("version")
+    driver = "".join(file.read_text().splitlines()[0] for file in files)
+    import torch
+
+    try:
+        return f"{torch.cuda.get_device_name()}, {driver}"
+    # AssertionError is of a torch that was built without CUDA
+    except (RuntimeError, AssertionError) as error:
+        why = f"{str(error).splitlines()[0]}; {driver or 'no driver'}"
+        return f"none that torch can use ({why})"

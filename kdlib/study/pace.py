@@ -1,0 +1,101 @@
+"""How long runs take on this machine, from a few steps of their own."""
+
+import functools
+import math
+import time
+from dataclasses import replace
+
+from tqdm import tqdm  # tqdm.auto warns in notebooks without ipywidgets
+
+from kdlib import cuda
+from kdlib.config import Config
+from kdlib.data import Split
+from kdlib.losses import method_loss
+from kdlib.models import build
+from kdlib.step import Run
+from kdlib.study.experiment import load
+from kdlib.study.kept import epochs_done
+from kdlib.study.machine import default_device
+from kdlib.study.watch import EVALUATIONS
+from kdlib.train import fit, predict
+
+MEASURED = 4  # runs side by side whose pace is measured; each takes seconds to be captured
+
+
+def falls_back(function):
+    """The function, which goes on without graphs, and says so, where steps cannot be captured."""
+
+    @functools.wraps(function)
+    def either(*arguments, **more):
+        try:
+            return function(*arguments, **more)
+        except cuda.CaptureError as error:
+            cuda.graphs_off()
+            tqdm.write(f"{error} Going on with these, one process for each run.")
+            return function(*arguments, **more)
+
+    return either
+
+
+@falls_back
+def estimate(configs, folder=None, device=None, count=1):
+    """Seconds each Config takes on this machine (one thread on a CPU).
+
+    count: how many runs go side by side on a GPU; a run then takes its share of their time.
+    Counted are the steps, the evaluations and, for the first student of each teacher, the teacher's
+    table."""
+    device, seconds, tables = device or default_device(), [], set()
+    for cfg in configs:
+        data = load(cfg, folder, device)[0]
+        n, how = len(data.train), (data, cfg.batch_size, cfg.precision, count)
+        images = EVALUATIONS * len(data.val) + sum(map(len, data.splits().values()))
+        step, forward = _pace(cfg.student, *how)
+        left = cfg.epochs - epochs_done(cfg.key())
+        total = left * math.ceil(n / cfg.batch_size) * step + images * forward
+        table = (cfg.teacher_config(), cfg.seed, cfg.epochs) if cfg.teacher else None
+        if table and table not in tables:
+            tables.add(table)
+            # part of an image's views, on average
+            seen = 1 - (1 - 1 / data.views) ** cfg.epochs if device == "cpu" else 1
+            total += seen * n * data.views * _pace(cfg.teacher, *how)[1]
+        seconds.append(total)
+    return seconds
+
+
+_PACES = {}  # what was measured here
+
+
+def _pace(name, data, batch_size, precision, count=1):
+    """(seconds of a training step, of the forward pass of one image) of a network.
+
+    Of `count` runs side by side a step is one of all their steps."""
+    train = data.train
+    key = (name, train.x.shape[1:], train.x.device, batch_size, precision, count)
+    if key in _PACES:
+        return _PACES[key]
+    n = min(len(train), batch_size * (20 if train.x.is_cuda else 1))
+    some = replace(data, train=Split(train.x[:n], train.y[:n], train.group[:n]))
+    # the first epoch warms up
+    cfg = Config(student=name, batch_size=batch_size, precision=precision, epochs=3)
+    models = [build(name, data.classes, 0).to(train.x.device) for _ in range(count)]
+    ends, runs = [], [Run(cfg, m, method_loss(cfg), some) for m in models]
+    runs[-1] = replace(runs[-1], after_epoch=lambda *_: ends.append(time.perf_counter()))
+    for outcome in fit(runs):
+        if isinstance(outcome, Exception):
+            raise outcome
+    starts = []
+    for _ in range(2):  # at the first call a GPU looks for its fastest kernels
+        starts.append(time.perf_counter())
+        predict(models[0], some.train.x, some)
+    forward = (time.perf_counter() - starts[-1]) / n
+    epoch = min(b - a for a, b in zip(ends, ends[1:], strict=False))
+    _PACES[key] = epoch / math.ceil(n / batch_size) / count, forward
+    return _PACES[key]
+
+
+def in_words(seconds):
+    """A duration to read: hours and minutes, minutes, or below two minutes seconds."""
+    hours, minutes = divmod(round(seconds / 60), 60)
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min" if seconds >= 120 else f"{seconds:.0f} s"

@@ -1,0 +1,56 @@
+"""Where the numbers of a study's pages come from."""
+
+import hashlib
+
+from kdlib.study import records
+from kdlib.study.grids import study
+from kdlib.study.machine import git_sha
+from kdlib.study.pace import in_words
+
+DATA_FROM = {  # source of each data set
+    "digits": "digits (Alpaydin and Kaynak 1998, from scikit-learn)",
+    "cifar10": "CIFAR-10 (Krizhevsky 2009)",
+    **dict.fromkeys(("cifar100", "cifar20", "superclass"), "CIFAR-100 (Krizhevsky 2009)"),
+}
+
+
+def provenance(name, seeds):
+    """{label: value} of the pages of a study's first `seeds` seeds."""
+    chosen = study(name)
+    configs = chosen(seeds)
+    for pair in chosen.pairs:  # whose pages depend on every baseline
+        for setting in chosen.settings:
+            configs += chosen.pool(pair, setting)
+    configs = [cfg for cfg in dict.fromkeys(configs) if records.exists(cfg)]
+    facts = [records.read(cfg).facts for cfg in configs]
+    keys = [cfg.key() for cfg in configs]
+    digest = hashlib.sha256()
+    for key in keys:
+        digest.update(key.encode() + (records.folder() / f"{key}.json").read_bytes())
+    versions = {f"{of} {version}" for f in facts for of, version in f["versions"].items()}
+    commit = git_sha()
+    return {
+        "commit": commit.rstrip("+"),
+        "uncommitted changes": "yes" if commit.endswith("+") else "no",
+        "commit of the runs": sorted({f["git"] for f in facts}),
+        "command": f"python -m kdlib report {name} --seeds {seeds}",
+        "configs sha256": hashlib.sha256(" ".join(keys).encode()).hexdigest(),
+        "records sha256": digest.hexdigest(),
+        "data": sorted({DATA_FROM[cfg.dataset] for cfg in configs}),
+        "data sha256": sorted({f["data_sha256"] for f in facts}),
+        "seeds": f"{seeds} of {chosen.seeds} planned",
+        "versions": sorted(versions),
+        "hardware": sorted({_hardware(f) for f in facts}),
+        "number of runs": len(configs),
+        "wall time of the runs": in_words(sum(f["seconds"] for f in facts)),
+    }
+
+
+def _hardware(facts):
+    """Where a run was done, as far as its last bits depend on it.
+
+    Older records name the processor alone."""
+    of = facts.get("processor")
+    if not of or of["name"] != facts["device"]:
+        return facts["device"]
+    return f"{of['name']}, family {of['family']}, model {of['model']}, {of['capability']}"

@@ -1,0 +1,109 @@
+"""What studies are made of: data with a recipe, methods, steps of a choice. Fields of Config."""
+
+from kdlib.methods import arms
+from kdlib.study.studies import Step
+
+# ---------------------------------------------------------------- published recipes
+
+_FULL = {"dataset": "cifar100"}  # canonical class order: draw_seed stays None
+REPDISTILLER = {
+    **_FULL,
+    **{"epochs": 240, "batch_size": 64, "lr": 0.05, "weight_decay": 5e-4},
+    **{"decay": "step", "milestones": (150, 180, 210)},
+}
+CHENYAOFO = {
+    **_FULL,
+    **{"epochs": 200, "batch_size": 256, "lr": 0.1, "weight_decay": 5e-4, "nesterov": True},
+}
+LDAM = {
+    **_FULL,
+    "imbalance": 100.0,
+    **{"epochs": 200, "warmup": 5, "batch_size": 128, "lr": 0.1, "weight_decay": 2e-4},
+    **{"decay": "step", "milestones": (160, 180), "decay_factor": 0.01},
+}
+W = {  # Wang et al. 2023 on balanced classes. The peak rate is not stated there.
+    **_FULL,
+    **{"epochs": 450, "warmup": 15, "batch_size": 1024, "lr": 0.8, "weight_decay": 1e-4},
+    **{"decay": "step", "milestones": (200, 300, 400)},
+}
+
+# ---------------------------------------------------------------- recipes of our own
+
+DIGITS = {
+    **{"dataset": "digits", "draw_seed": 0, "imbalance": 50.0},
+    **{"epochs": 40, "warmup": 4, "batch_size": 32, "lr": 0.05, "weight_decay": 5e-4},
+}
+CIFAR20 = {
+    **{"dataset": "cifar20", "draw_seed": 0, "imbalance": 20.0},
+    # epochs: until the gate has decided; see D19 of PROTOCOL.md
+    **{"epochs": 640, "warmup": 5, "batch_size": 32, "lr": 0.2, "weight_decay": 5e-4},
+}
+# version 1: superseded (PROTOCOL.md, D19)
+SHORT = {**CIFAR20, "epochs": 40, "warmup": 8, "batch_size": 128}
+CIFAR100_LT = {  # the schedule of Wang et al. 2023 on the long tail
+    **{"dataset": "cifar100", "draw_seed": 0, "imbalance": 100.0},
+    **{"epochs": 256, "warmup": 15, "batch_size": 128, "lr": 0.1, "weight_decay": 1e-4},
+    **{"decay": "step", "milestones": (96, 192, 224)},
+}
+T1 = {"temperature": 1.0}
+T2 = {"temperature": 2.0}
+
+# ---------------------------------------------------------------- methods
+
+PRIMARY = arms("one_hot", "kd", "ada_alpha", "ada_margin")
+ABLATED = arms("one_hot", "kd", "ada_alpha")
+RIVALS = PRIMARY | arms(
+    *("kd_mean_alpha", "kd_tuned", "ada_alpha_01", "label_smoothing", "logit_adjusted"),
+    *("post_hoc", "group_dro", "balanced_kd", "decoupled_kd", "long_tailed_kd", "robust_kd"),
+    "kd_adjusted_teacher",
+)
+_ALPHA, _MARGIN = {"method": "ada_alpha"}, {"method": "ada_margin"}
+_CROSSFIT = {**_ALPHA, "margin_source": "crossfit"}
+KNOB_ARMS = {  # the primary methods, then one choice changed at a time
+    **PRIMARY,
+    "AdaAlpha, margin of train": {**_ALPHA, "margin_source": "train"},
+    "AdaAlpha, margin by crossfit": _CROSSFIT,
+    "AdaAlpha, per example by crossfit": {**_CROSSFIT, "margin_level": "example"},
+    "AdaAlpha, margin over the largest": {**_ALPHA, "margin_kind": "max"},
+    "AdaAlpha, margin at T = 2": {**_ALPHA, "margin_temperature": 2.0},
+    "AdaAlpha, margin at T = 4": {**_ALPHA, "margin_temperature": 4.0},
+    "AdaAlpha, margin at T = 16": {**_ALPHA, "margin_temperature": 16.0},
+    "AdaMargin, reading A": {**_MARGIN, "margin_reading": "A"},
+    "AdaMargin, reading C": {**_MARGIN, "margin_reading": "C"},
+    "AdaMargin, reading C-inverse": {**_MARGIN, "margin_reading": "C-inverse"},
+    "AdaMargin, half the scale": {**_MARGIN, "margin_scale": 0.5},
+}
+
+# ---------------------------------------------------------------- how recipes are chosen
+
+
+def each(**levels):
+    """One field at a time: its values, each as Config fields."""
+    return tuple({name: value} for name, values in levels.items() for value in values)
+
+
+_TEMPERATURES = each(temperature=(1.0, 2.0, 4.0))
+
+
+def steps(*rates):
+    """Without a gate: rate, then temperature, then a constant weight for `kd_tuned`."""
+    return (
+        Step("Learning rate", each(lr=rates), ("one_hot", "kd"), T2),
+        Step("Temperature", _TEMPERATURES, ("kd",)),
+        Step("Weight of the teacher", each(alpha=(0.25, 0.5, 0.75)), ("kd",), T2),
+    )
+
+
+_BATCHES = tuple(
+    {"batch_size": size, "lr": rate}
+    for size, rates in ((32, (0.05, 0.1, 0.2, 0.4)), (64, (0.1, 0.2)), (128, (0.2, 0.4)))
+    for rate in rates
+)
+CIFAR20_STEPS = (
+    Step("Batch size and learning rate", _BATCHES, fields={"epochs": 80}),
+    Step("Epochs at rate 0.1", each(epochs=(80, 160, 320)), fields={"lr": 0.1}, seeds=4),
+    Step("Epochs", each(epochs=(80, 160, 320, 640, 1280)), seeds=4),
+    Step("Teacher", each(student=("resnet8", "resnet8x2")), teachers=True),
+    Step("Temperature", _TEMPERATURES, ("kd",)),
+    Step("Weight of the teacher", each(alpha=(0.25, 0.5, 0.75, 0.9)), ("kd",), T1),
+)
