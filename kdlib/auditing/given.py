@@ -3,9 +3,9 @@
 import numpy as np
 
 from kdlib.auditing.audit import audit
-from kdlib.auditing.files import Source
 from kdlib.auditing.gate import ROLES
 from kdlib.auditing.inputs import REDUCED
+from kdlib.auditing.read import Source
 from kdlib.config import KdlibError, did_you_mean
 from kdlib.evidence.metrics import panel
 from kdlib.study.done import some_seeds

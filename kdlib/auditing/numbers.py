@@ -1,7 +1,7 @@
 """The numbers of an audit: gains by group, tests, resampled statistics, transfer, calibration.
 
 Axes: S seeds, N examples, G groups, B resamples, K quantities averaged by group, L averaged over
-all examples. Groups may overlap and examples have weights; see files.Groups.
+all examples. Groups may overlap and examples have weights; see groups.Groups.
 """
 
 import functools

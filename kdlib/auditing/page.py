@@ -16,8 +16,8 @@ from jinja2 import Environment, FileSystemLoader
 from markupsafe import Markup
 
 from kdlib import __version__
-from kdlib.auditing.files import AuditError, printable
 from kdlib.auditing.gate import METRICS, ROLES, facts, met
+from kdlib.auditing.read import AuditError, printable
 from kdlib.config import KdlibError
 from kdlib.evidence.stats import Interval
 from kdlib.evidence.words import number, told

@@ -1,0 +1,150 @@
+"""What is known beside labels and predictions: groups, weights of examples, training counts.
+
+N examples, G groups. Whatever cannot be used raises an AuditError.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from kdlib.auditing.inputs import WHOLE, names_or_numbers, numbers, texts
+from kdlib.auditing.read import first_row, listed, quoted, repeated
+
+MOST_VALUES = 50  # different fractions in a column of groups
+RANGE = 1e12  # of weights above 0: squares of such numbers can still be added
+
+
+@dataclass(frozen=True)
+class Groups:
+    """Subgroups that may overlap, as M pairs of (example, group), sorted by group.
+
+    Every group has a member.
+    """
+
+    names: tuple
+    example: np.ndarray  # (M,) int64
+    group: np.ndarray  # (M,) int64, index into names
+
+    @property
+    def disjoint(self):
+        """Whether no example is in two groups."""
+        return len(np.unique(self.example)) == len(self.example)
+
+    def sums(self, values):
+        """(..., N) -> (..., G), the sum of each group."""
+        starts = np.flatnonzero(np.diff(self.group, prepend=-1))
+        return np.add.reduceat(values[..., self.example], starts, axis=-1)
+
+
+def groups_of(found, y, class_names):
+    """Groups of the examples, from the columns of a Source; None: the classes that occur.
+
+    One column of names or numbers, several columns (each value of each is a group, called
+    column=value), or a matrix (N, G) of 0 and 1 (its columns may overlap). y: classes (N,) int64.
+    """
+    names, group = [], []
+    if found is None:
+        kept, index = np.unique(y, return_inverse=True)
+        names, group = [class_names[k] for k in kept], [index]
+    for column, values in found.columns.items() if found else ():
+        if values.ndim == 2 and values.shape[1] != 1:
+            return _overlapping(found, values)
+        # numbers by size, names by alphabet
+        there, index = np.unique(_group_values(found, column), return_inverse=True)
+        group.append(index + len(names))
+        names += [f"{column}={value}" if len(found.columns) > 1 else str(value) for value in there]
+    if (name := repeated(names)) is not None:
+        raise found.error(f"two groups are called {quoted(name)}; rename a column.")
+    example, group = np.tile(np.arange(len(y)), len(group)), np.concatenate(group)
+    order = np.argsort(group, kind="stable")
+    return Groups(tuple(names), example[order], group[order])
+
+
+def _group_values(found, column):
+    """(N,) array of names or numbers."""
+    values = found.columns[column]
+    numbers = values.dtype.kind == "f" and np.isfinite(values).all()
+    if numbers and (values != np.floor(values)).any():
+        if (many := len(np.unique(values))) > MOST_VALUES:
+            raise found.error(
+                f"column {quoted(column)} has {many} different numbers; cut it into ranges first."
+            )
+        return values.ravel()
+    if values.dtype.kind == "b":  # groups called False and True
+        values = values.astype(object)
+    return names_or_numbers(found, values, f"group {quoted(column)}" if column else "group")
+
+
+def _overlapping(found, matrix):
+    """Groups of a matrix (N, G) of 0 and 1, in a Source that may also hold their names (G,)."""
+    members = matrix == 1
+    if not matrix.shape[1] or not (members | (matrix == 0)).all():
+        raise found.error("a matrix of groups holds 0 and 1 only, one column for each group.")
+    unnamed = np.array([f"group {g}" for g in range(matrix.shape[1])])
+    names = texts(found, found.columns.get("names", unnamed), "the name")
+    if len(names) != matrix.shape[1] or repeated(names) is not None:
+        raise found.error("needs one name for each column of groups, and each name once.")
+    if (empty := first_row(~members.any(axis=0))) is not None:
+        raise found.error(f"{quoted(names[empty])} has no example; leave empty groups out.")
+    group, example = np.nonzero(members.T)
+    return Groups(tuple(names), example, group)
+
+
+def weights_of(found, n):
+    """(N,) float64 of a Source, the largest 1, or all 1 where it is None.
+
+    AuditError for negative or missing ones, if all are 0, or if they differ too much to be added.
+    """
+    if found is None:
+        return np.ones(n)
+    values = numbers(found, found.one(("weight", "weights"), "the weights"), "weight")
+    if (row := first_row(~(np.isfinite(values) & (values >= 0)))) is not None:
+        raise found.error(f"weight {values[row]} in row {row} is not a finite number from 0 on.")
+    if not values.any():
+        raise found.error("every weight is 0.")
+    values = values / values.max()
+    if (row := first_row((values > 0) & (values < 1 / RANGE))) is not None:
+        raise found.error(
+            f"the weight in row {row} is less than the largest by a factor above {RANGE:.0e}; "
+            "0 leaves an example out."
+        )
+    return values
+
+
+def counts_of(found, groups):
+    """(G,) int64, training examples of each group.
+
+    The Source holds one number per group, in order, or with the names of the groups, in any order.
+    """
+    names, counts = _named_counts(found)
+    counts = names_or_numbers(found, counts, "count")
+    wrong = [not WHOLE.fullmatch(str(c)) or int(c) < 0 for c in counts.tolist()]
+    if (row := first_row(wrong)) is not None:
+        raise found.error(f"count {quoted(counts[row])} in row {row} is no whole number from 0 on.")
+    if names is not None:
+        names = texts(found, names, "group")
+        if len(names) != len(counts) or repeated(names) is not None:
+            raise found.error("needs one count for each group, and each group once.")
+        named = dict(zip(names, counts, strict=True))
+        if missing := [name for name in groups.names if name not in named]:
+            raise found.error(f"has no count for group {quoted(missing[0])}.")
+        return np.array([named[name] for name in groups.names])
+    if len(counts) != len(groups.names):
+        raise found.error(f"has {len(counts)} counts for {len(groups.names)} groups.")
+    return counts
+
+
+def _named_counts(found):
+    """(names of groups or None, counts) of a Source, before they are checked."""
+    columns = found.columns
+    if all(np.ndim(values) == 0 for values in columns.values()):  # {group: count}
+        return np.array(list(columns), dtype=object), np.array(list(columns.values()))
+    if len(columns) == 1:
+        return found.ids, next(iter(columns.values()))
+    called = next((name for name in ("count", "counts") if name in columns), None)
+    if len(columns) == 2:
+        called = called or list(columns)[1]
+        return next(columns[name] for name in columns if name != called), columns[called]
+    if not called:
+        raise found.error(f"holds {listed(columns)}; two columns are needed, group and count.")
+    return columns.get("group", found.ids), columns[called]
