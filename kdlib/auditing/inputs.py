@@ -9,12 +9,12 @@ import re
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 
 from kdlib.auditing.read import (
     MISSING,
     AuditError,
     Source,
+    as_number,
     encodable,
     first_row,
     listed,
@@ -88,7 +88,7 @@ def numbers(found, values, what):
     values = vector(found, values, what)
     if values.dtype.kind in "iufb":
         return values
-    read = pd.to_numeric(pd.Series(values), errors="coerce").to_numpy(np.float64)
+    read = np.array([as_number(value) for value in values.tolist()])
     if (row := first_row(np.isnan(read))) is not None:
         raise found.error(f"{what} has {quoted(values[row])} in row {row}, which is no number.")
     return read
@@ -139,9 +139,8 @@ def labels_of(found):
 
 def predicted_of(found):
     """(N,) predicted classes as read: whole numbers or names."""
-    return names_or_numbers(
-        found, found.one(("predicted",), "the predicted classes"), "predicted class"
-    )
+    values = found.one(("predicted",), "the predicted classes")
+    return names_or_numbers(found, values, "predicted class")
 
 
 # ---------------------------------------------------------------- classes
