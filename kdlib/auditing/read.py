@@ -6,8 +6,8 @@ input, the row (counted from 0, without a header), the value, what is allowed.
 
 import collections
 import csv
-import functools
 import hashlib
+import io
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -103,22 +103,25 @@ def first_row(wrong):
 # ---------------------------------------------------------------- files
 
 
-def _npz(path):
-    with np.lib.npyio.NpzFile(path) as arrays:  # without pickles
-        return dict(arrays)
+def _npy(file):
+    return np.lib.format.open_memmap(file.name, mode="r")  # refuses pickles
 
 
-def _csv(path):
-    with open(path, newline="", encoding="utf-8-sig") as file:
-        names = _header(next(csv.reader(file), [""]))
-        file.seek(0)
+def _npz(file):
+    return dict(np.lib.npyio.NpzFile(file))  # refuses pickles
+
+
+def _csv(file):
+    with io.TextIOWrapper(file, newline="", encoding="utf-8-sig") as text:
+        names = _header(next(csv.reader(text), [""]))
+        text.seek(0)
         # rows that are too long, of which pandas only warns
         with warnings.catch_warnings(action="error", category=pd.errors.ParserWarning):
             as_it_is = {"keep_default_na": False, "skip_blank_lines": False, "index_col": False}
-            frame = pd.read_csv(file, low_memory=False, **as_it_is)
+            frame = pd.read_csv(text, low_memory=False, **as_it_is)
     frame.columns = names
     for name, values in frame.items():
-        if values.dtype == object and (values == name).any():
+        if (values == name).any():
             raise AuditError(
                 f"its first line has {quoted(name)}, which is also a value below it; "
                 "the first line must name the columns."
@@ -134,10 +137,10 @@ def _header(first):
     """
     names = [cell.strip() for cell in first]
     named = any(names) and all(names[1:])
-    one_cell = len(names) == 1 and any(mark in names[0] for mark in ";\t|")
     numbers = not any(np.isnan(as_number(name)) for name in names)
-    counted = len(set(names)) == len(names) > 1 and all(map(str.isdecimal, names))
-    if not named or one_cell or (numbers and not counted):
+    if len(names) == 1:
+        named = named and not numbers and not any(mark in names[0] for mark in ";\t|")
+    if not named or (numbers and not all(map(str.isdecimal, names))):
         raise AuditError(
             f"its first line is {quoted(','.join(first))}; "
             "it must hold the names of the columns, with commas between them."
@@ -145,13 +148,8 @@ def _header(first):
     return [names[0] or "id", *names[1:]]  # how pandas writes an index
 
 
-# suffix: what reads such a file, as an array, a dictionary of arrays or a table
-READERS = {
-    ".npz": _npz,
-    ".npy": functools.partial(np.lib.format.open_memmap, mode="r"),  # refuses pickles
-    ".csv": _csv,
-    ".parquet": pd.read_parquet,
-}
+# suffix: what reads such an open file, as an array, a dictionary of arrays or a table
+READERS = {".npz": _npz, ".npy": _npy, ".csv": _csv, ".parquet": pd.read_parquet}
 
 
 def _read(path):
@@ -161,7 +159,8 @@ def _read(path):
         raise AuditError(f"ends in {path.suffix or 'nothing'!r}, but only {allowed} are read.")
     with open(path, "rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-    return READERS[path.suffix.lower()](path), sha256
+        file.seek(0)
+        return READERS[path.suffix.lower()](file), sha256
 
 
 # ---------------------------------------------------------------- files and objects alike
@@ -208,9 +207,7 @@ def _columns(held):
     if not hasattr(held, "columns") and not isinstance(held, dict):
         array = _array(held)
         if array.ndim == 0:
-            kind = type(held).__name__
-            allowed = "path, array, table or dictionary of arrays"
-            raise AuditError(f"{quoted(held)}, of type {kind}, is no {allowed}.")
+            raise AuditError(f"{quoted(held)} is no path, array, table or dictionary of arrays.")
         return {"": array}
     names = list(held) if isinstance(held, dict) else list(held.columns)
     if (name := repeated(map(str, names))) is not None:
