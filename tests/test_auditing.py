@@ -19,8 +19,8 @@ from kdlib.auditing import audit as auditing
 from kdlib.auditing import gate, given
 from kdlib.auditing import numbers as audit_numbers
 from kdlib.auditing.groups import Groups
-from kdlib.auditing.read import source
 from kdlib.auditing.numbers import mean_and_interval
+from kdlib.auditing.read import source
 from kdlib.config import KdlibError
 from kdlib.evidence.stats import group_means, interval
 from kdlib.study.done import complete_seeds

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from kdlib.auditing.inputs import WHOLE, names_or_numbers, numbers, texts
-from kdlib.auditing.read import first_row, listed, quoted, repeated
+from kdlib.auditing.read import listed, quoted, repeated
 
 MOST_VALUES = 50  # different fractions in a column of groups
 RANGE = 1e12  # of weights above 0: squares of such numbers can still be added
@@ -84,8 +84,9 @@ def _overlapping(found, matrix):
     names = texts(found, found.columns.get("names", unnamed), "the name")
     if len(names) != matrix.shape[1] or repeated(names) is not None:
         raise found.error("needs one name for each column of groups, and each name once.")
-    if (empty := first_row(~members.any(axis=0))) is not None:
-        raise found.error(f"{quoted(names[empty])} has no example; leave empty groups out.")
+    if not (filled := members.any(axis=0)).all():
+        empty = quoted(names[np.argmin(filled)])
+        raise found.error(f"{empty} has no example; leave empty groups out.")
     group, example = np.nonzero(members.T)
     return Groups(tuple(names), example, group)
 
@@ -98,17 +99,13 @@ def weights_of(found, n):
     if found is None:
         return np.ones(n)
     values = numbers(found, found.one(("weight", "weights"), "the weights"), "weight")
-    if (row := first_row(~(np.isfinite(values) & (values >= 0)))) is not None:
-        raise found.error(f"weight {values[row]} in row {row} is not a finite number from 0 on.")
-    if not values.any():
+    wrong = ~(np.isfinite(values) & (values >= 0))
+    found.refuse(wrong, values, "weight", "a finite number from 0 on")
+    if not (largest := values.max()):
         raise found.error("every weight is 0.")
-    values = values / values.max()
-    if (row := first_row((values > 0) & (values < 1 / RANGE))) is not None:
-        raise found.error(
-            f"the weight in row {row} is less than the largest by a factor above {RANGE:.0e}; "
-            "0 leaves an example out."
-        )
-    return values
+    tiny = (values > 0) & (values / largest < 1 / RANGE)
+    found.refuse(tiny, values, "weight", f"0 or within a factor of {RANGE:.0e} of the largest")
+    return values / largest
 
 
 def counts_of(found, groups):
@@ -119,8 +116,7 @@ def counts_of(found, groups):
     names, counts = _named_counts(found)
     counts = names_or_numbers(found, counts, "count")
     wrong = [not WHOLE.fullmatch(str(c)) or int(c) < 0 for c in counts.tolist()]
-    if (row := first_row(wrong)) is not None:
-        raise found.error(f"count {quoted(counts[row])} in row {row} is no whole number from 0 on.")
+    found.refuse(wrong, counts, "count", "a whole number from 0 on")
     if names is not None:
         names = texts(found, names, "group")
         if len(names) != len(counts) or repeated(names) is not None:

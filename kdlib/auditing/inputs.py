@@ -16,7 +16,6 @@ from kdlib.auditing.read import (
     Source,
     as_number,
     encodable,
-    first_row,
     listed,
     printable,
     quoted,
@@ -53,17 +52,18 @@ def texts(found, values, what):
     """
     values = vector(found, values, what)
     out = np.empty(len(values), dtype=object)
+    wrong = np.zeros(len(values), dtype=bool)
     for row, value in enumerate(values.tolist()):
         if isinstance(value, bytes):
             value = value.decode("utf-8", "backslashreplace")
         if isinstance(value, float) and value.is_integer():
             value = int(value)
-        is_text = isinstance(value, str)
         out[row] = encodable(str(value))
-        missing = not out[row].strip() or (not is_text and out[row] in MISSING)
-        if missing or (hasattr(value, "__len__") and not is_text):
-            has = f"{what} {quoted(value)} in row {row}"
-            raise found.error(f"{has} is missing, or neither name nor number.")
+        if isinstance(value, str):
+            wrong[row] = not value.strip()
+        else:
+            wrong[row] = hasattr(value, "__len__") or out[row] in MISSING
+    found.refuse(wrong, values, what, "a name or a number")
     return out
 
 
@@ -74,12 +74,8 @@ def names_or_numbers(found, values, what):
         names = texts(found, values, what)
         return np.array([int(name) for name in names]) if all_whole(names) else names
     broken = (values != np.floor(values)) | (np.abs(values.astype(np.float64)) > 1e18)
-    for wrong, why in (
-        (~np.isfinite(values), "missing or not finite"),
-        (broken, "no whole number of at most 18 digits"),
-    ):
-        if (row := first_row(wrong)) is not None:
-            raise found.error(f"{what} {values[row]} in row {row} is {why}.")
+    for wrong in (~np.isfinite(values), broken):
+        found.refuse(wrong, values, what, "a whole number of at most 18 digits")
     return values.astype(np.int64)
 
 
@@ -89,8 +85,7 @@ def numbers(found, values, what):
     if values.dtype.kind in "iufb":
         return values
     read = np.array([as_number(value) for value in values.tolist()])
-    if (row := first_row(np.isnan(read))) is not None:
-        raise found.error(f"{what} has {quoted(values[row])} in row {row}, which is no number.")
+    found.refuse(np.isnan(read), values, what, "a number")
     return read
 
 
@@ -122,11 +117,10 @@ def check_rows(found, n, first):
 
 def check_same(found, values, expected, what, first):
     """AuditError unless two columns (N,) of names, of the Sources found and first, are one."""
-    if (row := first_row(values != expected)) is not None:
-        raise found.error(
-            f"row {row} has {what} {quoted(values[row])}, but {first.name} has "
-            f"{quoted(expected[row])} there; the same examples must come in the same order."
-        )
+    if (differ := values != expected).any():
+        there = quoted(expected[np.argmax(differ)])
+        why = f"{there} as in {first.name}; the same examples must come in the same order"
+        found.refuse(differ, values, what, why)
 
 
 def labels_of(found):
@@ -251,20 +245,17 @@ def coded(found, values, names, what):
     if values.dtype == object or (all_whole(names) and not in_order):
         at = {name: k for k, name in enumerate(names)}
         index = np.array([at.get(str(value), -1) for value in values.tolist()], dtype=np.int64)
-        if (row := first_row(index < 0)) is not None:
-            word = str(values[row])
+        if (index < 0).any():
+            word = str(values[np.argmin(index)])
             near = difflib.get_close_matches(word[:200], names, n=1)
             hint = f"the nearest is {near[0]!r}" if near else f"known are {listed(names)}"
             if in_order:  # scores without names
                 hint = f"known are {listed(names)}; {GIVE_NAMES}"
-            raise found.error(f"{what} {quoted(word)} in row {row} is no class; {hint}.")
+            found.refuse(index < 0, values, what, f"a class; {hint}")
         return index
     numbered = [] if in_order else [int(name) for name in names if WHOLE.fullmatch(name)]
-    if (row := first_row(np.isin(values, numbered))) is not None:
-        raise found.error(
-            f"{what} {values[row]} in row {row} is the name of a class, but may mean its place; "
-            "call no class by a number, or every class."
-        )
-    if (row := first_row((values < 0) | (values >= len(names)))) is not None:
-        raise found.error(f"{what} {values[row]} in row {row} is not from 0 to {len(names) - 1}.")
+    place = "the place of a class but the name of one; call no class by a number, or every class"
+    found.refuse(np.isin(values, numbered), values, what, place)
+    outside = (values < 0) | (values >= len(names))
+    found.refuse(outside, values, what, f"a number from 0 to {len(names) - 1}")
     return values

@@ -40,6 +40,12 @@ class Source:
         """The AuditError that says it of this input."""
         return AuditError(f"{self.name}: {sentence}")
 
+    def refuse(self, wrong, values, what, allowed):
+        """AuditError that says what stands in the first row where `wrong` (N,) is true, if any."""
+        if np.any(wrong):
+            row = int(np.argmax(wrong))
+            raise self.error(f"{what} in row {row} is {quoted(values[row])}, not {allowed}.")
+
     def one(self, wanted, what):
         """The array among `columns` that is named so, or the only one there is."""
         for name in wanted:
@@ -66,8 +72,8 @@ def printable(name, longest=60):
 
 
 def quoted(value):
-    """A value in quotes, cut where it is long."""
-    return repr(str(value)[:60])
+    """A value as it stands in sentences: text in quotes, cut where it is long."""
+    return repr(value[:60]) if isinstance(value, str) else str(value)[:60]
 
 
 def listed(names):
@@ -93,11 +99,6 @@ def repeated(names):
     """The first name that is there twice, or None."""
     counts = collections.Counter(names)
     return next((name for name in counts if counts[name] > 1), None)
-
-
-def first_row(wrong):
-    """Index of the first True of (N,); None if there is none."""
-    return int(np.argmax(wrong)) if np.any(wrong) else None
 
 
 # ---------------------------------------------------------------- files

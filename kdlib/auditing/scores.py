@@ -19,7 +19,7 @@ from kdlib.auditing.inputs import (
     predicted_of,
     score_columns,
 )
-from kdlib.auditing.read import first_row, listed, quoted
+from kdlib.auditing.read import listed, quoted
 
 KINDS = ("auto", "logits", "probabilities", "classes")
 SUM_ERROR = 0.01  # of the probabilities of a row: half precision, a thousand classes
@@ -84,8 +84,7 @@ def _unscored(found, names):
     log_p = []
     for name in REDUCED[1:]:
         values = numbers(found, found.one([name], "log-probabilities"), name)
-        if (row := first_row(~(values <= BELOW_ZERO))) is not None:  # NaN too
-            raise found.error(f"{name} {values[row]} in row {row} is above 0, or missing.")
+        found.refuse(~(values <= BELOW_ZERO), values, name, "0 or less")  # NaN too
         log_p.append(np.clip(values, FLOOR, 0))
     return Outputs(predicted, *log_p)
 
@@ -136,11 +135,9 @@ def _rows(found, scores, y):
     names = ("predicted", "most", "least", "label", "total", "positive", "log_sum")
     arrays = map(np.concatenate, zip(*parts, strict=True))
     found_rows = SimpleNamespace(**dict(zip(names, arrays, strict=True)))
-    if (row := first_row(~np.isfinite(found_rows.most))) is not None:
-        column = found_rows.predicted[row]
-        raise found.error(
-            f"{scores[row, column]} in row {row}, column {column}; scores must be finite numbers."
-        )
+    wrong = ~np.isfinite(found_rows.most)
+    column = found_rows.predicted[np.argmax(wrong)]
+    found.refuse(wrong, found_rows.most, f"the score in column {column}", "a finite number")
     return found_rows
 
 
