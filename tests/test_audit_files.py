@@ -34,6 +34,12 @@ SURE = np.exp(log_softmax(np.where(NEVER, -40, LOGITS), axis=1))
 ROW = np.arange(N)[:, None]
 CATS = ["cat", "dog", "=1+1"]
 LETTERS = np.array(["a", "b", "c"])[Y]
+WRITE = {  # suffix: what writes a table as such a file
+    ".npy": lambda file, table: np.save(file, table.to_numpy()),
+    ".npz": lambda file, table: np.savez_compressed(file, table.to_numpy()),
+    ".csv": lambda file, table: table.to_csv(file, index=False),
+    ".parquet": lambda file, table: table.to_parquet(file),
+}
 quick = settings(
     deadline=None,
     max_examples=40,
@@ -98,11 +104,9 @@ def test_every_format_gives_identical_outputs_that_are_right(
     y, logits = rng.integers(0, classes, n), scale * rng.normal(size=(n, classes))
     scores = logits if kind == "logits" else np.exp(log_softmax(logits, axis=1))
     frame = pd.DataFrame(scores, columns=list(string.ascii_letters[:classes]))
-    np.save(tmp_path / "s.npy", scores)
-    np.savez(tmp_path / "s.npz", scores)
-    frame.to_csv(tmp_path / "s.csv", index=False)
     frame.to_csv(tmp_path / "indexed.csv")
-    frame.to_parquet(tmp_path / "s.parquet")
+    for suffix, write_to in WRITE.items():
+        write_to(tmp_path / f"s{suffix}", frame)
     forms = [*tmp_path.glob("*.*"), scores, scores.tolist(), np.asfortranarray(scores)]
     forms += [frame, frame.astype(object), {"scores": scores}, scores.astype(">f8")]
     first, *others = [outputs(y, form, kind=kind)[1] for form in forms]
@@ -284,58 +288,37 @@ REFUSED = {
         (np.where(ROW == 7, P / 2, P), "row 7 has values from"),
         (LOGITS > 0, "while other rows are probabilities"),
         (LOGITS + 0j, "numbers, a column for each of 3 classes, not complex128 of shape (30, 3)"),
-        (LOGITS.astype("M8[s]"), "not datetime64[s]"),
         (LOGITS.astype(object), "not object"),
-        (
-            np.where(ROW == 5, [0, np.nan, 0], LOGITS),
-            "the score in column 1 in row 5 is nan, not a finite number.",
-        ),
+        (np.where(ROW == 5, [0, np.nan, 0], LOGITS), "score in column 1 in row 5 is nan, not a f"),
         (np.where(ROW == 5, [0, 0, np.inf], LOGITS), "the score in column 2 in row 5 is inf"),
         (np.where(ROW == 5, -np.inf, LOGITS), "the score in column 0 in row 5 is -inf"),
         (LOGITS[:, :1], "predicted class in row 0 is 2.1257302210933933, not a whole number"),
         (LOGITS[None], "1 rows, but labels has 30"),
         (LOGITS[:, :, None].astype(int), "not int64 of shape (30, 3, 1)"),
-        (LOGITS[:, :0], "not float64 of shape (30, 0)"),
         (LOGITS[:, :2], "student: scores must be numbers, a column for each of 3 classes, not"),
         (LOGITS[:-1], "student: 29 rows, but labels has 30."),
         (np.array(3.0), "is no path, array, table or dictionary of arrays"),
         (columns(["x"] * N), "student: column 'c' in row 0 is 'x', not a number."),
         (columns([*"1" * 4, "nan", *"1" * 25]), "column 'c' in row 4 is 'nan'"),
         (columns([*LOGITS[:4, 2], None, *LOGITS[5:, 2]]), "column 'c' in row 4 is None"),
-        (pd.DataFrame(columns([[1, 2]] * N)), "column 'c' in row 0 is [1, 2]"),
         (pd.DataFrame(columns(pd.date_range("2020", periods=N))), "column 'c' must be one column"),
         (columns([[1, 2]] * N), "call the one with the scores logits or probabilities"),
-        ({"logits": LOGITS[:, :1]}, "a column for each of 3 classes"),
-        (pd.DataFrame(LOGITS, columns=[*"012"])[["1"]], "predicted class"),
         ([OTHER, OTHER[:-1]], "student 1: 29 rows"),
         ([], "student: 0 rows, but labels has 30."),
         (None, "an audit needs a teacher and a student."),
     ],
     "labels": [
-        (
-            Y + 0.5 * (Y == 1),
-            "labels: label in row 1 is 1.5, not a whole number of at most 18 digits.",
-        ),
-        (
-            np.where(Y == 2, np.nan, Y),
-            "labels: label in row 2 is nan, not a whole number of at most",
-        ),
-        (
-            np.full(N, 2**63 + 5, np.uint64),
-            "label in row 0 is 9223372036854775813, not a whole number",
-        ),
+        (Y + 0.5 * (Y == 1), "label in row 1 is 1.5, not a whole number of at most 18 digits."),
+        (np.where(Y == 2, np.nan, Y), "labels: label in row 2 is nan, not a whole number of"),
+        (np.full(N, 2**63 + 5, np.uint64), "label in row 0 is 9223372036854775813, not a whole"),
         (Y + 1, "labels: label in row 2 is 3, not a number from 0 to 2."),
         (Y - 1, "labels: label in row 0 is -1, not a number from 0 to 2."),
         (Y + 0j, "labels: label must be one column of numbers or names, not complex128 of shape"),
-        (Y.astype("M8[D]"), "not datetime64[D] of shape (30,)."),
         (np.eye(C)[Y], "not float64 of shape (30, 3)."),
-        (Y[None], "not int64 of shape (1, 30)."),
         ([], "labels: holds no label."),
         (None, "labels: None is no path, array, table or dictionary of arrays."),
-        (b"y.npy", "labels: b'y.npy' is no path"),
         ((i for i in Y), "labels: <generator object "),
         ([[1], [1, 2]], "labels: no array ("),
-        ({"y": [[1], [1, 2]]}, "labels: no array ("),
         (np.ma.masked_equal(Y, 0), "labels: no array (some values are masked)."),
         ([None] * N, "labels: label in row 0 is None, not a name or a number."),
         ([*"012"] * 9 + ["0", "", "1"], "labels: label in row 28 is '', not a name or a number."),
@@ -362,20 +345,14 @@ REFUSED = {
         ("a\0b", "class names: a\\x00b cannot be read ("),
     ],
     "groups": [
-        (
-            np.where(Y == 2, np.nan, Y),
-            "groups: group in row 2 is nan, not a whole number of at most",
-        ),
-        (np.where(Y == 2, np.nan, Y + 0.5), "groups: group in row 2 is nan"),
+        (np.where(Y == 2, np.nan, Y + 0.5), "groups: group in row 2 is nan, not a whole number"),
         (["a", ""] * 15, "groups: group in row 1 is '', not a name or a number."),
         (Y[:-1], "groups: 29 rows, but labels has 30."),
-        (Y.astype("M8[D]"), "not datetime64[D] of shape (30,)."),
         (np.c_[Y, Y], "groups: a matrix of groups holds 0 and 1 only, one column for each group."),
         (np.zeros((N, 0)), "holds 0 and 1 only"),
         (np.c_[Y == 0, Y == 7], "groups: 'group 1' has no example; leave empty groups out."),
         (np.zeros((N, 2, 2)), "not float64 of shape (30, 2, 2)."),
         ({"m": OVERLAP, "names": ["a", "a"]}, "needs one name for each column of groups, and each"),
-        ({"m": OVERLAP, "names": ["a"]}, "needs one name for each column of groups"),
         ({"a": ["b=c"] * N, "a=b": ["c"] * N}, "two groups are called 'a=b=c'; rename a column."),
     ],
     "weights": [
@@ -387,10 +364,7 @@ REFUSED = {
         (["x"] * N, "weights: weight in row 0 is 'x', not a number."),
         (np.ones((N, 2)), "of shape (30, 2)"),
         (np.ones(N - 1), "29 rows"),
-        (
-            np.r_[1e300, np.ones(N - 1)],
-            "weight in row 1 is 1.0, not 0 or within a factor of 1e+12 of",
-        ),
+        (np.r_[1e300, np.ones(N - 1)], "weight in row 1 is 1.0, not 0 or within a factor of 1e+12"),
     ],
     "train_counts": [
         ([200, 50], "training counts: has 2 counts for 3 groups."),
@@ -466,36 +440,23 @@ def test_a_file_of_class_names(tmp_path):
         assert audit(classes=write(tmp_path, "c.txt", text)).class_names == ("a", "b", "c")
     odd = write(tmp_path, "c.txt", "a\u2028b\n\x0bb\nc")
     assert audit(classes=odd).class_names == ("a\u2028b", "b", "c")
-    for text, said in (
-        ("a\n\nb\nc", "the name in row 1 is ''"),
-        (b"\xff\xfe", "can't decode"),
-    ):
+    for text, said in (("a\n\nb", "the name in row 1 is ''"), (b"\xff\xfe", "can't decode")):
         assert said in refused(audit, classes=write(tmp_path, "c.txt", text))
 
 
 # ---------------------------------------------------------------- files
 
 
-def genuine(suffix):
-    """Bytes of a file of three columns of scores."""
-    out, frame = io.BytesIO(), pd.DataFrame(LOGITS, columns=CATS)
-    {
-        ".npy": lambda: np.save(out, LOGITS),
-        ".npz": lambda: np.savez_compressed(out, logits=LOGITS),
-        ".csv": lambda: frame.to_csv(out, index=False),
-        ".parquet": lambda: frame.to_parquet(out),
-    }[suffix]()
-    return out.getvalue()
-
-
 @settings(quick, max_examples=150)
-@given(data=st.data(), suffix=st.sampled_from([".npy", ".npz", ".csv", ".parquet"]))
+@given(data=st.data(), suffix=st.sampled_from(list(WRITE)))
 def test_any_bytes_in_any_file_are_an_answer_or_a_sentence(tmp_path, data, suffix):
     if data.draw(st.booleans()):
         text = st.text(max_size=100).map(lambda t: t.encode("utf-8", "surrogatepass"))
         content = data.draw(st.binary(max_size=200) | text)
     else:
-        content = bytearray(genuine(suffix))
+        genuine = io.BytesIO()
+        WRITE[suffix](genuine, pd.DataFrame(LOGITS, columns=CATS))
+        content = bytearray(genuine.getvalue())
         for _ in range(data.draw(st.integers(1, 3))):
             last = min(len(content) - 1, data.draw(st.sampled_from([20, 200, 10**9])))
             at = data.draw(st.integers(0, last))
@@ -566,8 +527,8 @@ NO_NAMES = "it must hold the names of the columns, with commas between them."
 )
 def test_files_that_are_none(tmp_path, name, content, said):
     path = write(tmp_path, name, content)
-    assert refused(audit, path).startswith(f"{path}: {said}" if said[0] in "its" else f"{path}: ")
-    assert said in refused(audit, path)
+    got = refused(audit, path)
+    assert got.startswith(f"{path}: ") and said in got
 
 
 def test_paths_that_are_no_file(tmp_path):
@@ -601,14 +562,8 @@ def test_paths_that_are_no_file(tmp_path):
 )
 def test_odd_paths_are_read(tmp_path, name):
     path = tmp_path / name
-    labels = pd.DataFrame({"y": Y})
     with open(path, "wb") as file:
-        {
-            ".npy": lambda: np.save(file, Y),
-            ".npz": lambda: np.savez(file, y=Y),
-            ".csv": lambda: labels.to_csv(file, index=False),
-            ".parquet": lambda: labels.to_parquet(file),
-        }[path.suffix.lower()]()
+        WRITE[path.suffix.lower()](file, pd.DataFrame({"y": Y}))
     found = source(path, "labels")
     np.testing.assert_array_equal(inputs.labels_of(found), Y)
     assert len(found.sha256) == 64
