@@ -234,6 +234,7 @@ def test_a_tensor_is_an_array_and_several_are_seeds():
     ("scores", "same_as"),
     [
         (P, LOGITS),
+        (1.005 * P, LOGITS),
         (np.where(NEVER, -1e-9, SURE), np.where(NEVER, -40, LOGITS)),
         (log_softmax(LOGITS, axis=1), LOGITS),
         (LOGITS * 1e300, LOGITS * 1e300),
