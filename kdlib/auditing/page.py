@@ -154,7 +154,6 @@ def page(a, conditions=(), name="audit"):
     copies = {role: a.metrics[f"{role}_copies"] for role in ROLES if f"{role}_copies" in a.metrics}
     inputs = [(role, printable(title, 120), sha[:16] or "–") for role, title, sha in a.inputs]
     jinja = Environment(loader=FileSystemLoader(TEMPLATE), autoescape=True, trim_blocks=True)
-    jinja.filters["html"] = lambda part: Markup(part._repr_html_())
     with warnings.catch_warnings():
         # a name in a script that the font lacks
         warnings.filterwarnings("ignore", message=".*Glyph .* missing")
@@ -171,6 +170,7 @@ def page(a, conditions=(), name="audit"):
             metrics=metrics(a),
             inputs=pd.DataFrame(inputs, columns=["input", "from", "sha256"]),
             table=Table,
+            show=lambda part: Markup(part._repr_html_()),
             name=printable(name),
             version=__version__,
             now=datetime.now(UTC),
