@@ -113,8 +113,17 @@ def counts_of(found, groups):
 
     The Source holds one number per group, in order, or with the names of the groups, in any order.
     """
-    names, counts = _named_counts(found)
-    counts = names_or_numbers(found, counts, "count")
+    columns = dict(found.columns)
+    if all(np.ndim(values) == 0 for values in columns.values()):  # {group: count}
+        names, counts = list(columns), list(columns.values())
+        columns = {"group": np.array(names, dtype=object), "count": np.array(counts)}
+    called = next((name for name in columns if name in ("count", "counts")), None)
+    if len(columns) > 2 and not called:
+        raise found.error(f"holds {listed(columns)}; two columns are needed, group and count.")
+    counts = names_or_numbers(found, columns.pop(called or list(columns)[-1]), "count")
+    names = columns.get("group", found.ids)
+    if len(columns) == 1:
+        names = next(iter(columns.values()))
     wrong = [not WHOLE.fullmatch(str(c)) or int(c) < 0 for c in counts.tolist()]
     found.refuse(wrong, counts, "count", "a whole number from 0 on")
     if names is not None:
@@ -128,19 +137,3 @@ def counts_of(found, groups):
     if len(counts) != len(groups.names):
         raise found.error(f"has {len(counts)} counts for {len(groups.names)} groups.")
     return counts
-
-
-def _named_counts(found):
-    """(names of groups or None, counts) of a Source, before they are checked."""
-    columns = found.columns
-    if all(np.ndim(values) == 0 for values in columns.values()):  # {group: count}
-        return np.array(list(columns), dtype=object), np.array(list(columns.values()))
-    if len(columns) == 1:
-        return found.ids, next(iter(columns.values()))
-    called = next((name for name in ("count", "counts") if name in columns), None)
-    if len(columns) == 2:
-        called = called or list(columns)[1]
-        return next(columns[name] for name in columns if name != called), columns[called]
-    if not called:
-        raise found.error(f"holds {listed(columns)}; two columns are needed, group and count.")
-    return columns.get("group", found.ids), columns[called]

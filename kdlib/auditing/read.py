@@ -104,14 +104,6 @@ def repeated(names):
 # ---------------------------------------------------------------- files
 
 
-def _npy(file):
-    return np.lib.format.open_memmap(file.name, mode="r")  # refuses pickles
-
-
-def _npz(file):
-    return dict(np.lib.npyio.NpzFile(file))  # refuses pickles
-
-
 def _csv(file):
     with io.TextIOWrapper(file, newline="", encoding="utf-8-sig") as text:
         names = _header(next(csv.reader(text), [""]))
@@ -150,7 +142,12 @@ def _header(first):
 
 
 # suffix: what reads such an open file, as an array, a dictionary of arrays or a table
-READERS = {".npz": _npz, ".npy": _npy, ".csv": _csv, ".parquet": pd.read_parquet}
+READERS = {
+    ".npz": lambda file: dict(np.lib.npyio.NpzFile(file)),  # refuses pickles
+    ".npy": lambda file: np.lib.format.open_memmap(file.name, mode="r"),  # and so does this
+    ".csv": _csv,
+    ".parquet": pd.read_parquet,
+}
 
 
 def _read(path):
