@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from kdlib.auditing.inputs import WHOLE, names_or_numbers, numbers, texts
+from kdlib.auditing.inputs import WHOLE, as_numbers, names_or_numbers, texts
 from kdlib.auditing.read import listed, quoted, repeated
 
 MOST_VALUES = 50  # different fractions in a column of groups
@@ -63,8 +63,8 @@ def groups_of(found, y, class_names):
 def _group_values(found, column):
     """(N,) array of names or numbers."""
     values = found.columns[column]
-    numbers = values.dtype.kind == "f" and np.isfinite(values).all()
-    if numbers and (values != np.floor(values)).any():
+    finite = values.dtype.kind == "f" and np.isfinite(values).all()
+    if finite and (values != np.floor(values)).any():
         if (many := len(np.unique(values))) > MOST_VALUES:
             raise found.error(
                 f"column {quoted(column)} has {many} different numbers; cut it into ranges first."
@@ -98,7 +98,7 @@ def weights_of(found, n):
     """
     if found is None:
         return np.ones(n)
-    values = numbers(found, found.one(("weight", "weights"), "the weights"), "weight")
+    values = as_numbers(found, found.one(("weight", "weights"), "the weights"), "weight")
     wrong = ~(np.isfinite(values) & (values >= 0))
     found.refuse(wrong, values, "weight", "a finite number from 0 on")
     if not (largest := values.max()):

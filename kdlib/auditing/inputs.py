@@ -79,7 +79,7 @@ def names_or_numbers(found, values, what):
     return values.astype(np.int64)
 
 
-def numbers(found, values, what):
+def as_numbers(found, values, what):
     """(N,) array of numbers, finite or not; a column of objects or text may hold them."""
     values = vector(found, values, what)
     if values.dtype.kind in "iufb":

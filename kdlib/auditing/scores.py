@@ -11,11 +11,11 @@ import numpy as np
 from kdlib.auditing.inputs import (
     LABEL_NAMES,
     REDUCED,
+    as_numbers,
     check_same,
     coded,
     counted,
     names_or_numbers,
-    numbers,
     predicted_of,
     score_columns,
 )
@@ -83,7 +83,7 @@ def _unscored(found, names):
         return Outputs(predicted)
     log_p = []
     for name in REDUCED[1:]:
-        values = numbers(found, found.one([name], "log-probabilities"), name)
+        values = as_numbers(found, found.one([name], "log-probabilities"), name)
         found.refuse(~(values <= BELOW_ZERO), values, name, "0 or less")  # NaN too
         log_p.append(np.clip(values, FLOOR, 0))
     return Outputs(predicted, *log_p)
@@ -102,7 +102,7 @@ def _matrix(found, columns, names):
         elif foreign:
             known = listed(names)
             raise found.error(f"its column {quoted(foreign[0])} is no class; known are {known}.")
-        own = [numbers(found, found.columns[c], f"column {quoted(c)}") for c in columns]
+        own = [as_numbers(found, found.columns[c], f"column {quoted(c)}") for c in columns]
         scores = np.column_stack(own)
     if scores.dtype.kind not in "iufb" or scores.shape[1:] != (len(names),):
         raise found.error(
