@@ -42,22 +42,28 @@ def groups_of(found, y, class_names):
     One column of names or numbers, several columns (each value of each is a group, called
     column=value), or a matrix (N, G) of 0 and 1 (its columns may overlap). y: classes (N,) int64.
     """
-    names, group = [], []
     if found is None:
-        kept, index = np.unique(y, return_inverse=True)
-        names, group = [class_names[k] for k in kept], [index]
-    for column, values in found.columns.items() if found else ():
+        kept, group = np.unique(y, return_inverse=True)
+        return _grouped([class_names[k] for k in kept], [group])
+    names, group = [], []
+    for column, values in found.columns.items():
         if values.ndim == 2 and values.shape[1] != 1:
             return _overlapping(found, values)
         # numbers by size, names by alphabet
         there, index = np.unique(_group_values(found, column), return_inverse=True)
         group.append(index + len(names))
-        names += [f"{column}={value}" if len(found.columns) > 1 else str(value) for value in there]
+        prefix = f"{column}=" if len(found.columns) > 1 else ""
+        names += [f"{prefix}{value}" for value in there]
     if (name := repeated(names)) is not None:
         raise found.error(f"two groups are called {quoted(name)}; rename a column.")
-    example, group = np.tile(np.arange(len(y)), len(group)), np.concatenate(group)
+    return _grouped(names, group)
+
+
+def _grouped(names, columns):
+    """Groups of columns (N,), each of which puts every example into one."""
+    group = np.concatenate(columns)
     order = np.argsort(group, kind="stable")
-    return Groups(tuple(names), example[order], group[order])
+    return Groups(tuple(names), order % len(columns[0]), group[order])
 
 
 def _group_values(found, column):

@@ -70,11 +70,14 @@ def outputs(found, y, names, kind="auto"):
 
 def check_own_labels(found, y, names, labels):
     """AuditError where predictions come with labels that are not y (N,), of the Source labels."""
-    for name in found.columns.keys() & LABEL_NAMES if len(found.columns) > 1 else ():
-        own = names_or_numbers(found, found.columns[name], "label")
-        own = coded(found, own, names, "label")
-        as_named = np.array(names, dtype=object)
-        check_same(found, as_named[own], as_named[y], "label", labels)
+    if len(found.columns) == 1:
+        return
+    as_named = np.array(names, dtype=object)
+    for name in LABEL_NAMES:
+        if name in found.columns:
+            own = names_or_numbers(found, found.columns[name], "label")
+            own = coded(found, own, names, "label")
+            check_same(found, as_named[own], as_named[y], "label", labels)
 
 
 def _unscored(found, names):
