@@ -17,7 +17,7 @@ from synthetic import made
 import kdlib
 from kdlib.auditing import audit as auditing
 from kdlib.auditing import gate, given
-from kdlib.auditing.files import source
+from kdlib.auditing.read import source
 from kdlib.config import KdlibError
 from kdlib.evidence import counts, rules
 from kdlib.evidence.panel import panel

@@ -19,10 +19,12 @@ from pathlib import Path
 
 import numpy as np
 
-from kdlib.auditing import inputs as audit_inputs
-from kdlib.auditing.files import AuditError, Source, check_rows, source
 from kdlib.auditing.gate import METRICS, ROLES
+from kdlib.auditing.groups import counts_of, groups_of, weights_of
+from kdlib.auditing.inputs import check_rows, classes_of, coded, labels_of
 from kdlib.auditing.numbers import numbers
+from kdlib.auditing.read import READERS, AuditError, Source, source
+from kdlib.auditing.scores import KINDS, check_own_labels, outputs
 from kdlib.config import did_you_mean
 
 
@@ -91,7 +93,7 @@ def audit(
     teacher, student, baseline (the same network trained without a teacher): scores (N, C) or
         predicted classes (N,), or lists of them: students of several training runs, the teacher of
         each in the same order or one for all, and any number of baselines.
-    groups: see inputs.groups_of; by default the classes.
+    groups: see groups.groups_of; by default the classes.
     weights: (N,).
     train_counts: training examples of each group; with it, buckets are many (above edges[0]),
         medium and few (below edges[1]), else thirds of the groups by the teacher's margin.
@@ -101,7 +103,8 @@ def audit(
 
     KdlibError, in one sentence, for anything that cannot be used.
     """
-    y, first = audit_inputs.labels_of(labels)
+    first = source(labels, "labels")
+    y = labels_of(first)
     models = {}
     for role, given in zip(ROLES, (teacher, student, baseline), strict=True):
         if given is None:
@@ -126,21 +129,20 @@ def audit(
     with_ids = next((s for s in by_row if s.ids is not None), first)
     for s in by_row:
         check_rows(s, len(y), with_ids)
-    names = audit_inputs.classes_of(y, everything, classes)
-    y = audit_inputs.coded(y, names, first.name, "label")
-    found = {
-        role: [audit_inputs.outputs(s, y, names, kind) for s in many]
-        for role, many in models.items()
-    }
-    w = audit_inputs.weights_of(more.get("weights"), len(y))
-    members = audit_inputs.groups_of(more.get("groups"), len(y), y, names)
+    names = classes_of(y, everything, classes)
+    y = coded(first, y, names, "label")
+    for s in everything:
+        check_own_labels(s, y, names, first)
+    found = {role: [outputs(s, y, names, kind) for s in many] for role, many in models.items()}
+    w = weights_of(more.get("weights"), len(y))
+    members = groups_of(more.get("groups"), y, names)
     heavy = members.sums(w) > 0
     if not heavy.all():
         weightless = members.names[int(np.argmin(heavy))]
         raise AuditError(f"{more['weights'].name}: all of group {weightless!r} have weight 0.")
     counts = None
     if "training counts" in more:
-        counts = audit_inputs.counts_of(more["training counts"], members)
+        counts = counts_of(more["training counts"], members)
     k = worst or max(1, round(len(members.names) / 10))
     if k > len(members.names):
         raise AuditError(
@@ -163,7 +165,7 @@ def _several(given):
 
     def whole(one):  # not a row of a list of lists, and no name of a class
         if isinstance(one, str):
-            return Path(one).suffix.lower() in (".npz", ".npy", ".csv", ".parquet")
+            return Path(one).suffix.lower() in READERS
         is_table = hasattr(one, "columns") or getattr(one, "ndim", 0) > 0
         return isinstance(one, (Path, dict, Source)) or is_table
 
@@ -173,8 +175,8 @@ def _several(given):
 
 def _check_options(kind, edges, worst, resamples, seed):
     """AuditError for what the command line does not let through."""
-    if kind not in audit_inputs.KINDS:
-        raise AuditError(f"kind {kind!r}: {did_you_mean(kind, audit_inputs.KINDS)}")
+    if kind not in KINDS:
+        raise AuditError(f"kind {kind!r}: {did_you_mean(kind, KINDS)}")
     for name, value, least in (
         ("worst", 1 if worst is None else worst, 1),
         ("resamples", resamples, 2),

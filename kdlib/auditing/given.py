@@ -3,9 +3,9 @@
 import numpy as np
 
 from kdlib.auditing.audit import audit
-from kdlib.auditing.files import Source
 from kdlib.auditing.gate import ROLES
 from kdlib.auditing.inputs import REDUCED
+from kdlib.auditing.read import Source
 from kdlib.config import KdlibError, did_you_mean
 from kdlib.evidence.panel import panel
 from kdlib.study.done import some_seeds
@@ -72,11 +72,11 @@ def check_parameters(namespace):
     check_names(namespace, PARAMETERS)
     given = {name: namespace[name] for name in PARAMETERS}
     for name, value in given.items():
-        is_list = isinstance(value, list) and all(isinstance(one, str) for one in value)
-        if isinstance(value, str) or (is_list and name in ROLES):
-            continue
-        or_list = ", or a list of paths" if name in ROLES else ""
-        raise KdlibError(f"notebook parameter {name}={value!r}: must be a path as text{or_list}.")
+        several = isinstance(value, list) and name in ROLES
+        if not all(isinstance(one, str) for one in (value if several else [value])):
+            or_list = ", or a list of paths" if name in ROLES else ""
+            has = f"notebook parameter {name}={value!r}"
+            raise KdlibError(f"{has}: must be a path as text{or_list}.")
     needed = [name for name in ("labels", "teacher", "student") if not given[name]]
     if needed and any(given[name] for name in FILES):
         raise KdlibError(

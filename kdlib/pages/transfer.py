@@ -13,7 +13,9 @@ from kdlib.pages.shown import LINE, Table, axes_of, captioned, drawn, estimates,
 @captioned
 def plot_margin_and_gain(p, correlation):
     """One point per class, means over seeds. The correlation is computed seed by seed with the
-    margin of the other seeds' teachers, so that one teacher's luck cannot make it."""
+    margin of the other seeds' teachers, so that one teacher's luck cannot make it; its interval
+    covers other classes too. An audit asks of its own groups, with the margin on half of its
+    examples."""
     table = gain_by_group(p)
     figure, axes = axes_of(width=6.2, height=4.0)
     for bucket, (colour, marker) in BUCKET_LOOKS.items():

@@ -1,0 +1,122 @@
+"""What is known beside labels and predictions: groups, weights of examples, training counts.
+
+N examples, G groups. Whatever cannot be used raises an AuditError.
+"""
+
+import numpy as np
+
+from kdlib.auditing.inputs import WHOLE, as_numbers, names_or_numbers, texts
+from kdlib.auditing.read import listed, quoted, repeated
+from kdlib.evidence.resample import Groups
+
+MOST_VALUES = 50  # different fractions in a column of groups
+RANGE = 1e12  # of weights above 0: squares of such numbers can still be added
+
+
+def groups_of(found, y, class_names):
+    """Groups of the examples, from the columns of a Source; None: the classes that occur.
+
+    One column of names or numbers, several columns (each value of each is a group, called
+    column=value), or a matrix (N, G) of 0 and 1 (its columns may overlap). y: classes (N,) int64.
+    """
+    if found is None:
+        kept, group = np.unique(y, return_inverse=True)
+        return _grouped([class_names[k] for k in kept], [group])
+    names, group = [], []
+    for column, values in found.columns.items():
+        if values.ndim == 2 and values.shape[1] != 1:
+            return _overlapping(found, values)
+        # numbers by size, names by alphabet
+        there, index = np.unique(_group_values(found, column), return_inverse=True)
+        group.append(index + len(names))
+        prefix = f"{column}=" if len(found.columns) > 1 else ""
+        names += [f"{prefix}{value}" for value in there]
+    if (name := repeated(names)) is not None:
+        raise found.error(f"two groups are called {quoted(name)}; rename a column.")
+    return _grouped(names, group)
+
+
+def _grouped(names, columns):
+    """Groups of columns (N,), each of which puts every example into one."""
+    group = np.concatenate(columns)
+    order = np.argsort(group, kind="stable")
+    return Groups(tuple(names), order % len(columns[0]), group[order])
+
+
+def _group_values(found, column):
+    """(N,) array of names or numbers."""
+    values = found.columns[column]
+    finite = values.dtype.kind == "f" and np.isfinite(values).all()
+    if finite and (values != np.floor(values)).any():
+        if (many := len(np.unique(values))) > MOST_VALUES:
+            raise found.error(
+                f"column {quoted(column)} has {many} different numbers; cut it into ranges first."
+            )
+        return values.ravel()
+    if values.dtype.kind == "b":  # groups called False and True
+        values = values.astype(object)
+    return names_or_numbers(found, values, f"group {quoted(column)}" if column else "group")
+
+
+def _overlapping(found, matrix):
+    """Groups of a matrix (N, G) of 0 and 1, in a Source that may also hold their names (G,)."""
+    members = matrix == 1
+    if not matrix.shape[1] or not (members | (matrix == 0)).all():
+        raise found.error("a matrix of groups holds 0 and 1 only, one column for each group.")
+    unnamed = np.array([f"group {g}" for g in range(matrix.shape[1])])
+    names = texts(found, found.columns.get("names", unnamed), "the name")
+    if len(names) != matrix.shape[1] or repeated(names) is not None:
+        raise found.error("needs one name for each column of groups, and each name once.")
+    if not (filled := members.any(axis=0)).all():
+        empty = quoted(names[np.argmin(filled)])
+        raise found.error(f"{empty} has no example; leave empty groups out.")
+    group, example = np.nonzero(members.T)
+    return Groups(tuple(names), example, group)
+
+
+def weights_of(found, n):
+    """(N,) float64 of a Source, the largest 1, or all 1 where it is None.
+
+    AuditError for negative or missing ones, if all are 0, or if they differ too much to be added.
+    """
+    if found is None:
+        return np.ones(n)
+    values = as_numbers(found, found.one(("weight", "weights"), "the weights"), "weight")
+    wrong = ~(np.isfinite(values) & (values >= 0))
+    found.refuse(wrong, values, "weight", "a finite number from 0 on")
+    if not (largest := values.max()):
+        raise found.error("every weight is 0.")
+    tiny = (values > 0) & (values / largest < 1 / RANGE)
+    found.refuse(tiny, values, "weight", f"0 or within a factor of {RANGE:.0e} of the largest")
+    return values / largest
+
+
+def counts_of(found, groups):
+    """(G,) int64, training examples of each group.
+
+    The Source holds one number per group, in order, or with the names of the groups, in any order.
+    """
+    columns = dict(found.columns)
+    if all(np.ndim(values) == 0 for values in columns.values()):  # {group: count}
+        names, counts = list(columns), list(columns.values())
+        columns = {"group": np.array(names, dtype=object), "count": np.array(counts)}
+    called = next((name for name in columns if name in ("count", "counts")), None)
+    if len(columns) > 2 and not called:
+        raise found.error(f"holds {listed(columns)}; two columns are needed, group and count.")
+    counts = names_or_numbers(found, columns.pop(called or list(columns)[-1]), "count")
+    names = columns.get("group", found.ids)
+    if len(columns) == 1:
+        names = next(iter(columns.values()))
+    wrong = [not WHOLE.fullmatch(str(c)) or int(c) < 0 for c in counts.tolist()]
+    found.refuse(wrong, counts, "count", "a whole number from 0 on")
+    if names is not None:
+        names = texts(found, names, "group")
+        if len(names) != len(counts) or repeated(names) is not None:
+            raise found.error("needs one count for each group, and each group once.")
+        named = dict(zip(names, counts, strict=True))
+        if missing := [name for name in groups.names if name not in named]:
+            raise found.error(f"has no count for group {quoted(missing[0])}.")
+        return np.array([named[name] for name in groups.names])
+    if len(counts) != len(groups.names):
+        raise found.error(f"has {len(counts)} counts for {len(groups.names)} groups.")
+    return counts
