@@ -1,4 +1,4 @@
-"""What a remedy depends on: how much of the teacher AdaAlpha keeps, and where (sensitivity)."""
+"""What a remedy depends on, sensitivity alone: how much of the teacher AdaAlpha keeps, where."""
 
 import numpy as np
 import pandas as pd
