@@ -249,7 +249,7 @@ def points(axes, table, place, label, hue="method", looks=look_of, across=False,
     # side by side, unless each has a place of its own
     apart = table[place].duplicated().any() and not lines
     if "per_seed" in table:
-        seeds = table.explode("per_seed").astype({"per_seed": float})
+        seeds = table.explode("per_seed", ignore_index=True).astype({"per_seed": float})
         seeds = seeds.rename(columns={"per_seed": "value"})
         dots = {"jitter": False, "legend": False, "alpha": 0.4, "size": 4}
         seaborn.stripplot(seeds, dodge=apart, **shared, **dots)
