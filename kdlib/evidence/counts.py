@@ -146,13 +146,9 @@ def copied_by_pool(shares, keep):
     baseline is another network than the teacher. Of each teacher the mean over its baselines, and
     of each of the m baselines that stand beside any teacher the mean over those."""
     of_teacher = [share.seeds(some).mean() for share, some in zip(shares, keep, strict=True)]
-    observed = np.stack([share.observed for share in shares])
-    resampled = np.stack([share.resampled for share in shares])
     used = keep.any(axis=0)  # with one teacher its own network is compared with nobody
-    observed = np.where(keep, observed, np.nan)[..., used]
-    resampled = np.where(keep[:, None], resampled, np.nan)[..., used]
-    of_baseline = GroupMeans(np.nanmean(observed, axis=0), np.nanmean(resampled, axis=0))
-    return stack(of_teacher), of_baseline
+    each = stack(shares).map(lambda values: np.where(keep, values, np.nan)[..., used])
+    return stack(of_teacher), each.map(lambda values: np.nanmean(values, axis=-2))
 
 
 def beyond_accuracy(copies, of_teacher, of_baseline, error, error_of_pool):

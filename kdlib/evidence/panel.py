@@ -9,7 +9,7 @@ import numpy as np
 from kdlib.config import KdlibError
 from kdlib.evidence import counts
 from kdlib.evidence.counts import BUCKETS, TENTHS, by_group, tenths
-from kdlib.evidence.resample import GroupMeans, Groups, group_means, stack
+from kdlib.evidence.resample import Groups, group_means, stack
 from kdlib.evidence.stats import interval, welch
 from kdlib.study import records
 from kdlib.study.grids import Study
@@ -139,12 +139,10 @@ class Panel:
         """GroupMeans of accuracy, in per cent."""
 
         def compute(records):
-            means = 100 * self.means(np.array([self._predictions(r).right for r in records]))
-            return [(means.observed[k], means.resampled[:, k].copy()) for k in range(len(records))]
+            right = np.array([self._predictions(r).right for r in records])
+            return (100 * self.means(right)).networks()
 
-        values = self.remembered("accuracy", self.records(method), compute)
-        observed, resampled = zip(*values, strict=True)
-        return GroupMeans(np.array(observed), np.stack(resampled, axis=1))
+        return stack(self.remembered("accuracy", self.records(method), compute))
 
     def copied_share(self, method, seed):
         """counts.copied_share of the networks of a method, from the teacher of a seed."""
@@ -153,8 +151,7 @@ class Panel:
 
         def compute(runs):
             predicted = np.array([self._predictions(r).predicted for r in runs])
-            share = counts.copied_share(teacher, predicted, self.y, self.means)
-            return [share.seeds(k) for k in range(len(runs))]
+            return counts.copied_share(teacher, predicted, self.y, self.means).networks()
 
         what = f"copied from {record.config.key()}"
         return stack(self.remembered(what, self.records(method), compute))
@@ -222,10 +219,8 @@ class Panel:
         """(S, G) per cent on val, which may choose."""
 
         def compute(records):
-            tables = [
-                by_group(r.splits["val"], len(self.group_names), len(r.facts["class_names"]))
-                for r in records
-            ]
+            sizes = len(self.group_names), len(records[0].facts["class_names"])
+            tables = [by_group(r.splits["val"], *sizes) for r in records]
             return [100 * t["correct"] / t["n"] for t in tables]
 
         return np.array(self.remembered("val accuracy", self.records(method), compute))

@@ -87,6 +87,13 @@ class GroupMeans(NamedTuple):
         """Those of some networks alone, of means over groups, (S,): a slice or a mask."""
         return self.map(lambda values: values[..., some])
 
+    def networks(self) -> list["GroupMeans"]:
+        """Those of each network: see stack."""
+        return [
+            GroupMeans(*pair)
+            for pair in zip(self.observed, self.resampled.swapaxes(0, 1), strict=True)
+        ]
+
     def _with(self, other, operation: Callable) -> "GroupMeans":
         pair = other if isinstance(other, GroupMeans) else (other, other)
         # 0 / 0 is NaN, and interval passes NaN on
@@ -111,9 +118,9 @@ class GroupMeans(NamedTuple):
 
 
 def stack(parts: list[GroupMeans]) -> GroupMeans:
-    """GroupMeans (S,) from one GroupMeans () for each network."""
+    """GroupMeans of several networks, (S,) or (S, G), from one of each, () or (G,)."""
     observed, resampled = zip(*parts, strict=True)
-    return GroupMeans(np.array(observed), np.stack(resampled, axis=-1))
+    return GroupMeans(np.array(observed), np.stack(resampled, axis=1))
 
 
 def group_means(values, members, weights=None, half=None, resamples=1000, seed=0) -> GroupMeans:
