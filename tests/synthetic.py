@@ -8,7 +8,9 @@ import numpy as np
 import torch
 
 from kdlib.data import Data, Split
+from kdlib.evidence import resample
 from kdlib.evidence.panel import panel
+from kdlib.evidence.resample import Groups
 from kdlib.study.grids import STUDIES
 from kdlib.study.records import SPLITS, Predictions, Record, write
 
@@ -134,3 +136,9 @@ def made(study=TINY, seeds=None, split="test_plus", **how):
     """write_study, then the Panel of the first pair."""
     write_study(study, seeds, **how)
     return panel(study, study.pairs[0], study.seeds if seeds is None else seeds, split)
+
+
+def group_means(values, group, groups, resamples=1000, seed=0):
+    """resample.group_means of groups that do not overlap."""
+    members = Groups.of(group, range(groups))
+    return resample.group_means(values, members, resamples=resamples, seed=seed)

@@ -19,7 +19,7 @@ from kdlib.pages.shown import HEADLINE
 from kdlib.study.grids import KINDS, STUDIES, check_parameters
 from kdlib.study.sweep import sweep
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 AUDIT = ROOT / "notebooks" / "audit_your_model.ipynb"  # of no study: its parameters are files
 NOTEBOOKS = sorted(set((ROOT / "notebooks").glob("*.ipynb")) - {AUDIT})
 ORDER = ["markdown", "code", "code", "markdown", "code", "code", "markdown", "code", "code"]

@@ -23,7 +23,7 @@ from kdlib.study.experiment import run
 from kdlib.study.grids import STUDIES
 from kdlib.study.machine import git_sha
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "bench/GPU.md").read_text()
 COMMANDS = [line for line in PAGE.splitlines() if line.startswith("timeout ")]
 

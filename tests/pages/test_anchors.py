@@ -20,7 +20,7 @@ from kdlib.study.anchors import ANCHORS, ANCHORS_LT
 from kdlib.study.grids import STUDIES
 from kdlib.study.records import Predictions, Record, RecordError
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 PROTOCOL = (ROOT / "PROTOCOL.md").read_text()
 RIDE = 2
 R56, R20, KD = 3, 4, 5  # rows of RepDistiller

@@ -196,7 +196,7 @@ def real(name, data_root, tmp_path_factory):
         "print(open('/proc/self/status').read().partition('VmHWM:')[2].split()[0])"
     )
     env = os.environ | {"KDLIB_CACHE": str(folder)}
-    root = Path(__file__).parents[1]
+    root = Path(__file__).parents[2]
     done = subprocess.run([sys.executable, "-c", code], cwd=root, env=env, capture_output=True)
     assert done.stderr == b""
     with pytest.MonkeyPatch.context() as patch:

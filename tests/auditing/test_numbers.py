@@ -27,7 +27,7 @@ from kdlib.evidence.stats import interval, welch, worst
 from kdlib.study.done import complete_seeds
 from kdlib.study.grids import study
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 SCHEMA = json.loads((ROOT / "kdlib/auditing/audit.schema.json").read_text())
 
 

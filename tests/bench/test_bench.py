@@ -20,7 +20,7 @@ from kdlib.study.grids import STUDIES
 from kdlib.teacher import Table, frozen
 from kdlib.train import predict
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 CFG = inputs.config("resnet8", "resnet14", batch_size=16, lr=0.2)  # large steps: what differs shows
 
 
