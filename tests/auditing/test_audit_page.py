@@ -16,8 +16,7 @@ import pandas as pd
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from test_browser import CONTRAST, TEXT, look, requested, unfold
-from test_report import Document
+from looking import CONTRAST, TEXT, Document, look, requested, unfold
 
 import kdlib
 from kdlib.__main__ import _parse, audit, main

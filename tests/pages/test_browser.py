@@ -7,7 +7,6 @@ import functools
 import http.server
 import io
 import itertools
-import json
 import re
 import threading
 import time
@@ -17,8 +16,8 @@ import pandas as pd
 import pypdf
 import pytest
 from conftest import ROOT
+from looking import CARDS, CONTRAST, HOSTILE, PROVENANCE, TEXT, look, requested, unfold
 from synthetic import GROUPS, but, write_study
-from test_report import CARDS, HOSTILE, PROVENANCE
 
 from kdlib.pages import report
 from kdlib.study.grids import STUDIES
@@ -86,32 +85,6 @@ def page(request, browser, gallery):
     look(browser, 1100)
     browser.get(f"{gallery[how]}/{name}")
     return browser.current_url
-
-
-def look(browser, width, scheme="light", media=""):
-    """Show what is open at a width, a colour scheme and as a medium ("": its own, the screen unless
-    it is printed)."""
-    size = {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": width < 500}
-    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
-    features = [{"name": "prefers-color-scheme", "value": scheme}]
-    media = {"media": media, "features": features}
-    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", media)
-
-
-def unfold(browser, unfolded=True):
-    browser.execute_script(
-        "document.querySelectorAll('details').forEach(e => e.open = arguments[0])", unfolded
-    )
-
-
-def requested(browser):
-    """Addresses that the network was asked for since this was last called, those inside the page
-    (data:) left out."""
-    events = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
-    asked = [
-        e["params"]["request"]["url"] for e in events if e["method"] == "Network.requestWillBeSent"
-    ]
-    return [address for address in asked if not address.startswith("data:")]
 
 
 # ---------------------------------------------------------------- what is loaded
@@ -220,19 +193,6 @@ def test_the_skip_link_shows_itself_and_leads_to_the_content(browser, page):
 
 
 # ---------------------------------------------------------------- by eye
-
-CONTRAST = """
-const parts = colour => colour.match(/[\\d.]+/g).map(Number);
-const linear = v => (v /= 255) <= .04045 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4;
-const luminance = ([r, g, b]) => .2126 * linear(r) + .7152 * linear(g) + .0722 * linear(b);
-const paper = e => { const [r, g, b, a] = parts(getComputedStyle(e).backgroundColor);
-                     return a === 0 ? paper(e.parentElement) : [r, g, b]; };
-return [...document.querySelectorAll(arguments[0])].filter(e => e.checkVisibility() && e.textContent.trim())
-  .map(e => { const ink = luminance(parts(getComputedStyle(e).color)) + .05;
-              const ground = luminance(paper(e)) + .05;
-              return [Math.max(ink / ground, ground / ink), e.tagName + " " + e.textContent.slice(0, 30)]; });
-"""
-TEXT = "p, a, li, h1, h2, h3, h4, th, td, dt, dd, summary, figcaption, caption, code, pre, pre span, .verdict"
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -7,11 +7,11 @@ import os
 import re
 import subprocess
 import sys
-from html.parser import HTMLParser
 from pathlib import Path
 
 import nbformat
 import pytest
+from looking import CARDS, HOSTILE, PROVENANCE, VERDICTS, Document
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from kdlib.config import KdlibError
@@ -27,7 +27,6 @@ PICTURE = (
     "<rect width='90' height='40' fill='#cde'/></svg>"
 )
 ALT = 'Distillation helps frequent classes & harms "rare" ones'
-HOSTILE = "<script>document.title='stolen'</script>"
 DRAW = (
     f"ALT, PICTURE, HOSTILE = {ALT!r}, {PICTURE!r}, {HOSTILE!r}"
     + """
@@ -43,7 +42,6 @@ display(Markdown(f"Over {seeds} seeds, the class {HOSTILE} and $\\\\beta$."))
 print("50%|###\\r 99%|####", file=sys.stderr)
 print("the GPU was not used", file=sys.stderr)"""
 )
-VOID = {"area", "base", "br", "col", "hr", "img", "input", "link", "meta", "source", "wbr"}
 
 
 def house_notebook(path, *more, title="# Gains are *not* uniform"):
@@ -69,21 +67,7 @@ def house_notebook(path, *more, title="# Gains are *not* uniform"):
     return path
 
 
-PROVENANCE = {
-    "commit": "3f2a9c1 (dirty)",
-    "data": f"digits {HOSTILE}",
-    "seeds": [0, 1, 2],
-    "versions": {"python": "3.11", "torch": "2.15"},
-    "command": "python -m kdlib report",
-}
-VERDICTS = [("F1", "holds", 8), ("F2a", "not under this reading", 8), ("F3", "contradicted", 8)]
 VERDICTS += [("F4 AdaAlpha", "not decided", 3), ("F4 AdaMargin", "not tested", 8)]
-CARDS = [
-    {"study": "digits", "finding": finding, "pair": f"cnn → {HOSTILE}", "claim": "It helps."}
-    | {"verdict": verdict, "seeds": seeds, "planned": 8, "preliminary": seeds < 8}
-    | {"sentence": f"+1.4 points; {HOSTILE}."}
-    for finding, verdict, seeds in VERDICTS
-]
 NAMES = ("00_overview", "01_gains")
 
 
@@ -96,40 +80,6 @@ def make(folder, studies=("digits",), parameters=None, books=NAMES, **options):
     places = folder / "reports", folder / "notebooks"
     pages = report.build(asked, *places, say=said.append, **usual | options)
     return pages, said
-
-
-class Document(HTMLParser):
-    """What a page holds: each start tag, its attributes, the text in it. Fails on tags that do not
-    pair."""
-
-    def __init__(self, text):
-        super().__init__()
-        self.tags, self.open = [], []
-        self.feed(text)
-        assert not self.open, f"never closed: {self.open}"
-
-    def handle_starttag(self, tag, attributes):
-        self.tags.append((tag, dict(attributes), []))
-        if tag not in VOID:
-            self.open.append(self.tags[-1])
-
-    def handle_startendtag(self, tag, attributes):
-        self.tags.append((tag, dict(attributes), []))
-
-    def handle_endtag(self, tag):
-        assert self.open and self.open[-1][0] == tag, f"</{tag}> closes {self.open[-1:]}"
-        self.open.pop()
-
-    def handle_data(self, data):
-        for _, _, words in self.open:
-            words.append(data)
-
-    def all(self, tag, **wanted):
-        return [
-            ("".join(words), attributes)
-            for name, attributes, words in self.tags
-            if name == tag and all(attributes.get(k) == v for k, v in wanted.items())
-        ]
 
 
 @pytest.fixture(scope="module")
