@@ -66,15 +66,9 @@ def run(args):
 
 def _agreed(args, todo, device, jobs):
     """Say how long the runs take; whether they may start, asked for if it is long."""
-    import torch
+    from kdlib.study import pace
 
-    from kdlib.study import pace, sweep
-
-    count, rows = min(jobs, pace.MEASURED), 1
-    if device == "cpu":
-        torch.set_num_threads(1)  # as in the processes of a sweep, whose time is to be estimated
-        count, rows = 1, min(jobs, len(todo))
-    seconds = sum(sweep.estimate(todo, args.data, device, count)) / rows
+    seconds = pace.together(todo, args.data, device, jobs)
     about = f"about {pace.in_words(seconds)}"
     print(f"{len(todo)} to do: {about} here ({device}, {jobs} at a time)", flush=True)
     if seconds <= ASK_ABOVE or args.yes or args.budget:
@@ -120,45 +114,22 @@ def audit(args):
 
     Exit code 1 if a --fail-if condition is met.
     """
-    from kdlib.auditing import gate, given
+    from kdlib.auditing import gate, given, page
 
     for text in args.fail_if:
         gate.condition(text)  # a typing error is said before anything is read
-    files = {name: getattr(args, name) for name in (*given.FILES, "worst", "edges", "kind")}
-    ours = {name: getattr(args, name) for name in ("pair", "method", "seeds")}
-    excluded, why = ours, "files, only with --study."
-    if args.study:
-        excluded, why = files, "--study, which takes everything from records."
-    for name, value in excluded.items():
-        if value is not None:
-            raise KdlibError(f"--{name.replace('_', '-')} does not go with {why}")
-    for name in ("labels", "teacher", "student"):
-        if not args.study and files[name] is None:
-            raise KdlibError(
-                f"an audit needs --{name} FILE; or --study NAME, which audits runs on record."
-            )
-    from kdlib.auditing import page
-
-    read = []
-    for some in files.values():
-        read += some if isinstance(some, list) else [some]
-    # refused before the work, not after it
-    page.places(args.out, [file for file in read if isinstance(file, Path)])
-    if args.study:
-        found = given.audit_study(args.study, args.pair, args.method or "kd", args.seeds)
-    else:
-        found = given.audit(**{name: of for name, of in files.items() if of is not None})
+    found = given.asked(vars(args), args.out)
     written = page.save(found, args.out, args.fail_if)
     html, facts, table = (page.printable(file, None) for file in written)
     print("\n".join([*page.headline(found), f"{html}, {Path(facts).name}, {Path(table).name}"]))
-    met = 0
+    failed = 0
     for text in args.fail_if:
         held, value = gate.met(found, text)
         if held:
-            met = 1
             said = f"condition met: {page.printable(text, None)}; the value is {value:.3g}"
             print(f"kdlib: {said}", file=sys.stderr)
-    return met
+            failed = 1
+    return failed
 
 
 def status(args):

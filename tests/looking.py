@@ -11,7 +11,13 @@ PROVENANCE = {
     "versions": {"python": "3.11", "torch": "2.15"},
     "command": "python -m kdlib report",
 }
-VERDICTS = [("F1", "holds", 8), ("F2a", "not under this reading", 8), ("F3", "contradicted", 8)]
+VERDICTS = [
+    ("F1", "holds", 8),
+    ("F2a", "not under this reading", 8),
+    ("F3", "contradicted", 8),
+    ("F4 AdaAlpha", "not decided", 3),
+    ("F4 AdaMargin", "not tested", 8),
+]
 CARDS = [
     {"study": "digits", "finding": finding, "pair": f"cnn → {HOSTILE}", "claim": "It helps."}
     | {"verdict": verdict, "seeds": seeds, "planned": 8, "preliminary": seeds < 8}

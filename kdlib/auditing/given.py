@@ -1,10 +1,13 @@
 """Audits of what is at hand: runs on record, and what the parameters of the notebook name."""
 
+from pathlib import Path
+
 import numpy as np
 
 from kdlib.auditing.audit import audit
 from kdlib.auditing.gate import ROLES
 from kdlib.auditing.inputs import REDUCED
+from kdlib.auditing.page import places
 from kdlib.auditing.read import Source
 from kdlib.config import KdlibError, did_you_mean
 from kdlib.evidence.panel import panel
@@ -55,9 +58,38 @@ def audit_study(name, pair=None, method="kd", seeds=None):
     )
 
 
+FILES = ("labels", "teacher", "student", "baseline", "groups", "weights", "train_counts", "classes")
+
+
+def asked(options, out):
+    """The Audit that the command line asks for: of files, or of runs on record (study).
+
+    KdlibError for options that do not go together, or a page `out` that would overwrite a file."""
+    files = {name: options[name] for name in (*FILES, "worst", "edges", "kind")}
+    ours = {name: options[name] for name in ("pair", "method", "seeds")}
+    excluded, why = ours, "files, only with --study."
+    if options["study"]:
+        excluded, why = files, "--study, which takes everything from records."
+    for name, value in excluded.items():
+        if value is not None:
+            raise KdlibError(f"--{name.replace('_', '-')} does not go with {why}")
+    for name in ("labels", "teacher", "student"):
+        if not options["study"] and files[name] is None:
+            raise KdlibError(
+                f"an audit needs --{name} FILE; or --study NAME, which audits runs on record."
+            )
+    read = []
+    for some in files.values():
+        read += some if isinstance(some, list) else [some]
+    # refused before the work, not after it
+    places(out, [file for file in read if isinstance(file, Path)])
+    if options["study"]:
+        return audit_study(options["study"], ours["pair"], ours["method"] or "kd", ours["seeds"])
+    return audit(**{name: of for name, of in files.items() if of is not None})
+
+
 # ---------------------------------------------------------------- from a notebook
 
-FILES = ("labels", "teacher", "student", "baseline", "groups", "weights", "train_counts", "classes")
 PARAMETERS = (*FILES, "kind", "study", "pair", "method", "out")
 
 

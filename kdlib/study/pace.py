@@ -5,6 +5,7 @@ import math
 import time
 from dataclasses import replace
 
+import torch
 from tqdm import tqdm  # tqdm.auto warns in notebooks without ipywidgets
 
 from kdlib import cuda
@@ -60,6 +61,14 @@ def estimate(configs, folder=None, device=None, count=1):
             total += seen * n * data.views * _pace(cfg.teacher, *how)[1]
         seconds.append(total)
     return seconds
+
+
+def together(configs, folder, device, jobs):
+    """Seconds that all Configs take on this machine, `jobs` at a time."""
+    if device == "cpu":
+        torch.set_num_threads(1)  # as in the processes of a sweep, whose time is to be estimated
+        return sum(estimate(configs, folder, device)) / min(jobs, len(configs))
+    return sum(estimate(configs, folder, device, min(jobs, MEASURED)))
 
 
 _PACES = {}  # what was measured here

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from looking import CARDS, HOSTILE, PROVENANCE, VERDICTS, Document
+from looking import CARDS, HOSTILE, PROVENANCE, Document
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from kdlib.config import KdlibError
@@ -67,7 +67,6 @@ def house_notebook(path, *more, title="# Gains are *not* uniform"):
     return path
 
 
-VERDICTS += [("F4 AdaAlpha", "not decided", 3), ("F4 AdaMargin", "not tested", 8)]
 NAMES = ("00_overview", "01_gains")
 
 
