@@ -163,15 +163,11 @@ class Panel:
 
     def copied_by_pool(self, seeds=None):
         """counts.copied_by_pool of the baselines and the teachers of the first seeds, or of all."""
-        keep = self.not_the_teacher[:seeds]
-        shares = [self.copied_share("one_hot", s) for s in range(len(keep))]
+        teachers = self.teachers[:seeds]
+        keys = np.array([r.config.key() for r in self.runs["one_hot"]])
+        keep = np.array([keys != teacher.config.key() for teacher in teachers])
+        shares = [self.copied_share("one_hot", s) for s in range(len(teachers))]
         return counts.copied_by_pool(shares, keep)
-
-    @property
-    def not_the_teacher(self):
-        """(S, n) bool: whether a baseline is another network than the teacher of a seed."""
-        keys = [r.config.key() for r in self.runs["one_hot"]]
-        return np.array([[key != t.config.key() for key in keys] for t in self.teachers])
 
     # ---------------------------------------------------------------- gains: contrasts over groups
 
