@@ -71,7 +71,7 @@ def _plot_ablation(pair, table):
     harmed = ", ".join(rows[rows.high < 0].level) or "none of them"
     base = rows[rows.base == "yes"].level.iloc[0]
     sentence = (
-        f"{pair}: over {words}, the gain of distillation in the rarest bucket runs from "
+        f"{pair}: over {words}, the gain of distillation in the rarest classes runs from "
         f"{number(low.estimate)} at {low.level} to {number(high.estimate)} at {high.level}; clear "
         f"harm at {harmed}."
     )
@@ -148,7 +148,7 @@ def plot_variances(panels):
     both[0].invert_yaxis()
     most = rows.loc[rows.variance.idxmax()]
     sentence = (
-        f"{panels[0].name}: in the rarest bucket most of the spread of distillation's gain comes "
+        f"{panels[0].name}: in the rarest classes most of the spread of distillation's gain comes "
         f"from {most.source} (standard deviation {most['standard deviation']:.1f} points)."
     )
     return figure, sentence, table

@@ -5,7 +5,7 @@ import functools
 import numpy as np
 import pandas as pd
 
-from kdlib.evidence.rules import labels_read
+from kdlib.evidence.rules import classes, labels_read
 from kdlib.evidence.stats import interval, worst
 from kdlib.evidence.words import p_value, told
 from kdlib.methods import look_of, name_of
@@ -18,11 +18,15 @@ def rarest(p):
     return list(p.places().items())[-1]
 
 
+def rarest_classes(p):
+    """The classes of the last bucket in words."""
+    return f"the {classes(p, p.bucket_names.index(rarest(p)[0]))}"
+
+
 def changes(p, method, over):
     """What a method gains over another, on average and in the rarest bucket, in words."""
-    name, weights = rarest(p)
-    average, rare = (told(p.gain(method, w, over)) for w in (p.average, weights))
-    said = f"changes accuracy by {average} on average and by {rare} in the {name} bucket"
+    average, rare = (told(p.gain(method, w, over)) for w in (p.average, rarest(p)[1]))
+    said = f"changes accuracy by {average} on average and by {rare} in {rarest_classes(p)}"
     return f"{name_of(method)} {said}"
 
 
@@ -110,7 +114,7 @@ def plot_forest(p, methods=None, over="one_hot"):
     last = table[table.bucket == rare].reset_index(drop=True)
     best = last.estimate.idxmax()
     sentence = (
-        f"{p.name}: in the {rare} bucket {last.method[best]} gains most over {base}, "
+        f"{p.name}: in {rarest_classes(p)} {last.method[best]} gains most over {base}, "
         f"{told(p.gain(methods[best], weights, over))}; {(last.low > 0).sum()} of {len(last)} "
         "methods gain clearly there."
     )
@@ -146,11 +150,11 @@ def plot_trade_off(p, methods=None):
     axes.axhline(0, **LINE)
     axes.axvline(0, **LINE)
     axes.set_xlabel("average gain over one-hot, points")
-    axes.set_ylabel(f"gain in the {name} bucket, points")
+    axes.set_ylabel(f"gain in {rarest_classes(p)}, points")
     legend(figure, axes, beside=True, markerscale=0.4)
     sentence = (
-        f"{p.name}: no other method has both a higher average and a higher mean in the {name} "
-        f"bucket than {', '.join(best)}."
+        f"{p.name}: no other method has both a higher average and a higher mean in "
+        f"{rarest_classes(p)} than {', '.join(best)}."
     )
     return figure, sentence, table
 
@@ -202,8 +206,8 @@ def plot_power(p, methods=None):
     source = "networks" if last["from networks"] >= last["from test images"] else "test images"
     sentence = (
         f"{p.name}: the smallest effect of {last.method} that this study would find is "
-        f"{on_average:.1f} points on average and {last['smallest detectable']:.1f} in the "
-        f"{last.bucket} bucket, where most uncertainty is due to {source}."
+        f"{on_average:.1f} points on average and {last['smallest detectable']:.1f} in "
+        f"{rarest_classes(p)}, where most uncertainty is due to {source}."
     )
     if np.isnan(on_average):
         sentence = (

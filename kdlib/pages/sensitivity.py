@@ -8,7 +8,7 @@ from kdlib.evidence.significance import sign_flip
 from kdlib.evidence.words import brief, number, p_value
 from kdlib.methods import name_of
 from kdlib.pages.ablations import plot_ablations
-from kdlib.pages.gains import changes, plot_forest, plot_trade_off, rarest
+from kdlib.pages.gains import changes, plot_forest, plot_trade_off, rarest, rarest_classes
 from kdlib.pages.knobs import plot_collapse
 from kdlib.pages.shown import Table, axes_of, captioned
 
@@ -31,7 +31,7 @@ def headlines(panels):
 
 def ahead_of_ada_alpha(p):
     """Which rivals clearly beat AdaAlpha in the rarest bucket, by how much, with which labels."""
-    name, weights = rarest(p)
+    _, weights = rarest(p)
     gains = {method: p.gain(method, weights, "ada_alpha") for method in p.methods}
     ahead = [method for method in gains if gains[method].low > 0]
     said = [
@@ -40,8 +40,8 @@ def ahead_of_ada_alpha(p):
     ]
     mine = labels_read(p, "ada_alpha") or NO_LABELS
     return (
-        f"{p.name}: of {len(p.methods) - 1} methods these beat AdaAlpha ({mine}) in the {name} "
-        f"bucket clearly: {', '.join(said) or 'none of them'}."
+        f"{p.name}: of {len(p.methods) - 1} methods these beat AdaAlpha ({mine}) in "
+        f"{rarest_classes(p)} clearly: {', '.join(said) or 'none of them'}."
     )
 
 

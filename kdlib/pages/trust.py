@@ -7,7 +7,7 @@ from kdlib.evidence.counts import calibration_error
 from kdlib.evidence.stats import interval
 from kdlib.evidence.words import number
 from kdlib.methods import name_of
-from kdlib.pages.gains import rarest
+from kdlib.pages.gains import rarest, rarest_classes
 from kdlib.pages.shown import captioned, drawn, estimates, over_seeds
 
 
@@ -58,7 +58,7 @@ def plot_calibration(p, methods=None):
     table = calibration(p, methods or p.runs)
     figure, best, _ = _lower_is_better(table, "calibration error, %")
     sentence = (
-        f"{p.name}: in the {best.bucket} bucket {best.method} has the lowest calibration error on "
+        f"{p.name}: in {rarest_classes(p)} {best.method} has the lowest calibration error on "
         f"average, {best.estimate:.1f} %."
     )
     return figure, sentence, table
@@ -71,7 +71,7 @@ def plot_log_loss(p, methods=None):
     table = log_loss(p, methods or p.runs)
     figure, best, worst = _lower_is_better(table, "log-loss, nats")
     sentence = (
-        f"{p.name}: in the {best.bucket} bucket {best.method} has the lowest mean log-loss, "
+        f"{p.name}: in {rarest_classes(p)} {best.method} has the lowest mean log-loss, "
         f"{best.estimate:.2f} nats, and {worst.method} the highest, {worst.estimate:.2f}."
     )
     return figure, sentence, table

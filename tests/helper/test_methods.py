@@ -51,11 +51,11 @@ def test_a_method_that_is_added_is_trained_compared_and_drawn(records_folder, mo
     for cfg in small():
         run(cfg)
     p = panel(small, small.pairs[0], 2)
-    assert [r.config.method for r in p.records(mine)] == ["mine", "mine"]
+    assert [r.config.method for r in p.records("mine")] == ["mine", "mine"]
     shown = gains.plot_gain_by_bucket(p)
     assert "my own loss" in shown.svg().decode() and look_of("my own loss") == ("#123456", "P")
-    rows = gains.gain_by_bucket(p, [mine]).set_index("bucket")
-    by_hand = p.accuracy(mine).observed.mean() - p.accuracy("one_hot").observed.mean()
+    rows = gains.gain_by_bucket(p, ["mine"]).set_index("bucket")
+    by_hand = p.accuracy("mine").observed.mean() - p.accuracy("one_hot").observed.mean()
     assert rows.estimate["average"] == pytest.approx(by_hand)
 
 

@@ -41,7 +41,10 @@ FIGURES = {  # notebook without verdicts: its figures
 ELEMENTS = {
     "00_overview": ["Accuracy in per cent", "Difference to the mean of all baselines"]
     + ["gains most over one-hot"],
-    "01_gains_are_not_uniform": ["in the few bucket, against one-hot.", "a star marks a class"],
+    "01_gains_are_not_uniform": [
+        "in the few-shot classes, against one-hot.",
+        "a star marks a class",
+    ],
     "02_teacher_errors_are_amplified": ["The correlation is computed seed by seed"]
     + ["Transferred: share of", "The eight outcomes"],
     "03_softening_the_teacher": ["Expected calibration error", "Mean of −log"]

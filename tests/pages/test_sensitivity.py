@@ -55,8 +55,8 @@ def test_the_non_dominated_set_is_the_one_by_hand():
         by_hand = 100 * (rate.mean() - 0.7), 100 * (rate[FEW].mean() - 0.7)
         assert (rows["average"], rows["few"]) == pytest.approx(by_hand)
     assert shown.sentence == (
-        "cnn → cnn_small: no other method has both a higher average and a higher mean in the few "
-        "bucket than AdaAlpha, halfway."
+        "cnn → cnn_small: no other method has both a higher average and a higher mean in the "
+        "few-shot classes than AdaAlpha, halfway."
     )
 
 
@@ -71,7 +71,7 @@ def test_forest_has_a_row_for_each_method_and_counts_who_gains():
     labels = [t.get_text() for t in shown.figure.axes[0].get_yticklabels()]
     assert labels == [name_of(m) for m in METHODS]
     gain = words.told(p.gain("halfway", p.in_bucket(2)))
-    said = f"in the few bucket halfway gains most over one-hot, {gain}; 1 of 5 methods gain clearly"
+    said = f"in the few-shot classes halfway gains most over one-hot, {gain}; 1 of 5 methods gain clearly"
     assert gain.startswith("+20.0 points (95 % interval") and said in shown.sentence
 
 
@@ -203,7 +203,7 @@ def test_an_ablation_has_every_level_and_the_primary_one_in_order(panels_of):
     assert list(rows.estimate) == pytest.approx([20, 0, -20])
     assert list(draw.table.level.unique()) == ["0", "1"]
     assert temperature.sentence == (
-        "cnn → cnn_small: over temperature, the gain of distillation in the rarest bucket runs "
+        "cnn → cnn_small: over temperature, the gain of distillation in the rarest classes runs "
         "from −20.0 points at 4 to +20.0 points at 1; clear harm at 4."
     )
     assert "primary configuration, which has 2;" in temperature.caption
@@ -412,12 +412,15 @@ def test_rivals_are_told_against_ada_alpha_and_against_the_constant_weight(panel
     rates = {method: but(0.7, few=rate) for method, rate in few.items()}
     (p,) = every = panels_of(study, **rates)
     trade_off, ahead, weight = sensitivity.headlines(every)
-    assert "no other method has both" in trade_off and "bucket than logit adjustment" in trade_off
+    assert (
+        "no other method has both" in trade_off
+        and "few-shot classes than logit adjustment" in trade_off
+    )
     assert ahead.endswith("clearly: logit adjustment by +10.0 points (no labels beyond training).")
     both = [
         words.told(p.gain("ada_alpha", p.places()[k], "kd_mean_alpha")) for k in ("average", "few")
     ]
     assert [float(said.split()[0]) for said in both] == [8, 40]
     assert weight.endswith(
-        f"AdaAlpha changes accuracy by {both[0]} on average and by {both[1]} in the few bucket."
+        f"AdaAlpha changes accuracy by {both[0]} on average and by {both[1]} in the few-shot classes."
     )
