@@ -11,6 +11,7 @@ from kdlib.evidence.words import number
 from kdlib.methods import name_of
 from kdlib.pages.shown import Appendix, axes_of, captioned, drawn, legend
 
+MOST_NAMES = 40  # of classes below a figure
 BUCKET_LOOKS = {  # of training images; of teacher margin, where classes are balanced
     "many": ("#0072B2", "o"),
     "medium": ("#767676", "s"),
@@ -30,9 +31,10 @@ def by_frequency(p, /, **columns):
 
 
 def name_classes(axes, table):
-    """Write the classes of by_frequency below the axes, with their training images."""
+    """Write classes of by_frequency below the axes, with their images; of many, every few."""
     names = [f"{g} ({n})" for g, n in zip(table.group, table.n_train, strict=True)]
-    axes.set_xticks(range(len(names)), names, rotation=60, ha="right", fontsize=8)
+    some = range(0, len(names), 1 + len(names) // MOST_NAMES)
+    axes.set_xticks(some, [names[i] for i in some], rotation=60, ha="right", fontsize=8)
 
 
 def gain_by_group(p, method="kd"):
