@@ -134,7 +134,8 @@ def limits(of, table, train_counts):
         )
     elif of.seeds == 1:
         out.append(
-            "One student: its spread over training runs is taken to be that of the baselines."
+            "One student: in gains its spread over training runs is taken to be that of the "
+            "baselines; its own accuracy, and what is picked or ranked, covers new examples alone."
         )
     elif of.seeds < 4:
         out.append(
