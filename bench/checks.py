@@ -13,9 +13,8 @@ import torch
 from bench import inputs
 from kdlib.config import Config, KdlibError
 from kdlib.cuda import Captured, settings
-from kdlib.losses import method_loss
 from kdlib.models import build
-from kdlib.step import Run, Stepper
+from kdlib.step import Run, Stepper, method_loss
 from kdlib.teacher import frozen
 from kdlib.train import fit
 

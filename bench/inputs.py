@@ -9,9 +9,8 @@ import torch
 
 from kdlib.config import Config
 from kdlib.data import Data, Split, normalise
-from kdlib.losses import method_loss
 from kdlib.models import build
-from kdlib.step import Run
+from kdlib.step import Run, method_loss
 from kdlib.study import experiment
 from kdlib.train import fit, predict
 

@@ -4,11 +4,7 @@ Symbols: logits f, teacher_logits t, both (N, C); q = softmax(f); p = softmax(t 
 alpha is the weight of the teacher term, in [0, 1]; the T^2 factor lives inside the teacher term;
 sums run over classes. The functions NAME_of bind them to a Config, see methods.py."""
 
-import importlib
 from typing import NamedTuple
-
-from kdlib.config import KdlibError
-from kdlib.methods import METHODS
 
 try:
     import torch
@@ -163,21 +159,3 @@ def needs_margins(cfg):
         return cfg.margin_reading != "B"
     by_image = cfg.margin_level == "example" and cfg.margin_source == "train"
     return cfg.method == "ada_alpha" and not by_image
-
-
-def method_loss(cfg, margins=None, train=None):
-    """loss(logits, batch) -> (N,) of a Config; one with a `state` serves one run.
-
-    Made by METHODS[cfg.method].loss, or else by the function of its name, from the Config and
-    margins: (G,), or (N_train,) for a crossfit by example; None if it needs none.
-    train: the training Split, for methods that count its classes or groups."""
-    if cfg.method not in METHODS:  # unpickled, in a process that never saw the entry being added
-        raise KdlibError(f"Config {cfg.key()}: this process has no method {cfg.method!r}.")
-    if needs_margins(cfg) and margins is None:
-        raise KdlibError(f"Config {cfg.key()}: method {cfg.method!r} needs the teacher's margins.")
-    make = METHODS[cfg.method].loss
-    if make is None:
-        name = f"{cfg.method}_of"
-        # by name, because it imports this module
-        make = globals().get(name) or getattr(importlib.import_module("kdlib.rivals"), name)
-    return make(cfg, margins, train)

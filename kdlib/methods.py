@@ -24,7 +24,7 @@ class Method:
     look: tuple  # (colour, marker): never colour alone
     knobs: tuple = ()  # the loss fields of Config that it reads; all others stay at their defaults
     about: str = ""  # what it is, and whose
-    loss: Callable | None = None  # see losses.method_loss; None: NAME_of in losses.py or rivals.py
+    loss: Callable | None = None  # see step.method_loss; None: NAME_of in losses.py or rivals.py
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,11 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from kdlib import losses, rivals
 from kdlib.config import Config, KdlibError
 from kdlib.data import Data, crop_and_flip, normalise, schedule
-from kdlib.losses import Batch
+from kdlib.losses import Batch, needs_margins
+from kdlib.methods import METHODS
 
 MOMENTUM = 0.9
 
@@ -31,6 +33,23 @@ class Run:
     teacher: Callable | None = None  # (images (B, channels, H, W), index (B,), view (B,)) -> logits
     after_epoch: Callable | None = None  # (epoch, curves, state): looks, and draws no random number
     resume: dict | None = None  # state() of an earlier run of this Config, on whatever device
+
+
+def method_loss(cfg, margins=None, train=None):
+    """loss(logits, batch) -> (N,) of a Config; one with a `state` serves one run.
+
+    Made by METHODS[cfg.method].loss, or else by the function of its name, from the Config and
+    margins: (G,), or (N_train,) for a crossfit by example; None if it needs none.
+    train: the training Split, for methods that count its classes or groups."""
+    if cfg.method not in METHODS:  # unpickled, in a process that never saw the entry being added
+        raise KdlibError(f"Config {cfg.key()}: this process has no method {cfg.method!r}.")
+    if needs_margins(cfg) and margins is None:
+        raise KdlibError(f"Config {cfg.key()}: method {cfg.method!r} needs the teacher's margins.")
+    make = METHODS[cfg.method].loss
+    if make is None:
+        home = losses if hasattr(losses, f"{cfg.method}_of") else rivals
+        make = getattr(home, f"{cfg.method}_of")
+    return make(cfg, margins, train)
 
 
 def learning_rate(cfg, step, steps_per_epoch):

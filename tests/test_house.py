@@ -60,6 +60,8 @@ def test_no_modules_know_each_other_in_a_circle():
         for at in free:
             del below[at]
     assert not below
+    # nor hidden in a string
+    assert not [at for at, path in modules().items() if "import_module" in path.read_text()]
 
 
 @pytest.mark.parametrize("path", sorted(ROOT.glob("*.py")), ids=lambda path: path.stem)

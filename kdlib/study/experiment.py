@@ -13,10 +13,10 @@ import torch
 
 from kdlib import cuda
 from kdlib.config import Config, KdlibError
-from kdlib.losses import method_loss, needs_margins
+from kdlib.losses import needs_margins
 from kdlib.models import build
 from kdlib.rivals import post_hoc_tau, prior_of
-from kdlib.step import Run
+from kdlib.step import Run, method_loss
 from kdlib.study import datasets, records
 from kdlib.study.files import claim, whole_file
 from kdlib.study.kept import Kept

@@ -11,9 +11,8 @@ from tqdm import tqdm  # tqdm.auto warns in notebooks without ipywidgets
 from kdlib import cuda
 from kdlib.config import Config
 from kdlib.data import Split
-from kdlib.losses import method_loss
 from kdlib.models import build
-from kdlib.step import Run
+from kdlib.step import Run, method_loss
 from kdlib.study.experiment import load
 from kdlib.study.kept import epochs_done
 from kdlib.study.machine import default_device

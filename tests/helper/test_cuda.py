@@ -16,9 +16,8 @@ from bench import checks
 from kdlib import cuda
 from kdlib.config import Config
 from kdlib.data import padded
-from kdlib.losses import method_loss
 from kdlib.methods import METHODS
-from kdlib.step import Stepper, learning_rate
+from kdlib.step import Stepper, learning_rate, method_loss
 from kdlib.train import fit
 
 DEVICES = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]

@@ -19,10 +19,10 @@ from kdlib.losses import (
     kd,
     label_margin,
     margin,
-    method_loss,
     one_hot,
 )
 from kdlib.methods import METHODS
+from kdlib.step import method_loss
 
 N, C = 6, 5
 COUNTS = (40, 20, 12, 6, 2)  # training images of each class

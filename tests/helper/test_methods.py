@@ -10,6 +10,7 @@ from kdlib.config import DEFAULTS, Config, KdlibError
 from kdlib.evidence.panel import panel
 from kdlib.methods import ARMS, METHODS, Method, arms, entry, look_of, loss_fields, name_of
 from kdlib.pages import gains
+from kdlib.step import method_loss
 from kdlib.study.experiment import run
 from kdlib.study.grids import STUDIES
 
@@ -68,7 +69,7 @@ def test_a_method_that_nobody_knows_is_refused_with_the_nearest(monkeypatch):
         m.setitem(METHODS, "mine", Method("my own loss", ("#123456", "P"), loss=squared))
         cfg = Config(method="mine")
     with pytest.raises(KdlibError, match="this process has no method 'mine'"):
-        losses.method_loss(cfg)  # as in another process of a sweep
+        method_loss(cfg)  # as in another process of a sweep
 
 
 def test_fields_that_belong_to_a_loss_are_those_that_some_method_reads():

@@ -11,9 +11,8 @@ from synthetic import coloured
 
 from kdlib import data
 from kdlib.config import Config, KdlibError
-from kdlib.losses import method_loss
 from kdlib.models import build
-from kdlib.step import Run
+from kdlib.step import Run, method_loss
 from kdlib.study import experiment, records, table_cache
 from kdlib.study.experiment import load, run, trained
 from kdlib.study.table_cache import table_bytes, teacher_of

@@ -11,9 +11,9 @@ from torchvision.transforms import functional as T
 
 from kdlib import data, models
 from kdlib.config import Config, KdlibError
-from kdlib.losses import Batch, method_loss
+from kdlib.losses import Batch
 from kdlib.methods import METHODS
-from kdlib.step import Diverged, Run, learning_rate
+from kdlib.step import Diverged, Run, learning_rate, method_loss
 from kdlib.study.datasets import load
 from kdlib.teacher import frozen, weights_sha256
 from kdlib.train import fit, predict
