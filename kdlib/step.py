@@ -47,8 +47,12 @@ def method_loss(cfg, margins=None, train=None):
         raise KdlibError(f"Config {cfg.key()}: method {cfg.method!r} needs the teacher's margins.")
     make = METHODS[cfg.method].loss
     if make is None:
-        home = losses if hasattr(losses, f"{cfg.method}_of") else rivals
-        make = getattr(home, f"{cfg.method}_of")
+        name = f"{cfg.method}_of"
+        make = getattr(losses, name, None) or getattr(rivals, name, None)
+    if make is None:
+        raise KdlibError(
+            f"method {cfg.method!r} needs a function {name} in losses.py or rivals.py."
+        )
     return make(cfg, margins, train)
 
 

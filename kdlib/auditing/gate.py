@@ -13,7 +13,8 @@ from kdlib.evidence.stats import Interval
 ROLES = ("teacher", "student", "baseline")
 CHOSEN = "chosen on the other half of the examples"
 COPIED = (
-    "per cent of the teacher's errors where the {} gives the same wrong label, every group alike"
+    "per cent of the teacher's errors where the {} gives the same wrong label, the groups counting "
+    "as if of equal size"
 )
 METRICS = {  # name: what it is; gains over the reference, in points
     "overall_gain": "accuracy of the student minus the reference's, every example alike",

@@ -11,6 +11,7 @@ from kdlib.auditing.page import places
 from kdlib.auditing.read import Source
 from kdlib.config import KdlibError, did_you_mean
 from kdlib.evidence.panel import panel
+from kdlib.methods import ARMS, METHODS
 from kdlib.study.done import some_seeds
 from kdlib.study.grids import check_names, study
 
@@ -25,6 +26,8 @@ def audit_study(name, pair=None, method="kd", seeds=None):
     if not chosen.pairs:
         raise KdlibError(f"study {name} has no methods to compare.")
     pair = pair or "/".join(chosen.pairs[0])
+    if method in (*METHODS, *ARMS):  # also one that was added and run
+        chosen = chosen.with_methods([method])
     pairs = {"/".join(p): p for p in chosen.pairs}
     for what, value, known in (("pair", pair, pairs), ("method", method, chosen.methods)):
         if value not in known:

@@ -40,11 +40,11 @@ HELD = 1000  # groups in the file that the page itself holds
 def headline(a):
     """The finding in two or three sentences."""
     gain = a.metrics["average_gain"]
-    clear = "no clear difference to"
+    clear = "no clear difference from"
     if gain.low > 0:
         clear = "a clear gain over"
     elif gain.high < 0:
-        clear = "a clear loss to"
+        clear = "a clear loss against"
     harmed, helped = a.metrics["groups_harmed"], a.metrics["groups_helped"]
     are = "is" if harmed == 1 else "are"
     said = (

@@ -163,6 +163,8 @@ def limits(of, table, train_counts):
             f"Only predicted classes of {' and '.join(blind)}: "
             f"no calibration or log-loss there{also}."
         )
+    if np.ptp(of.w):
+        out.append("Examples have weights; intervals go by their effective number.")
     if not of.members.disjoint:
         out.append(
             "Groups overlap: examples were redrawn among all, and an example counts in each of its "

@@ -5,7 +5,7 @@ import numpy as np
 
 def number(value, unit="points", digits=1):
     """A signed number with its unit: +1.2 points."""
-    text = f"{value:+.{digits}f}".replace("-", "−")
+    text = f"{round(value, digits) + 0.0:+.{digits}f}".replace("-", "−")  # never −0.0
     return f"{text} {unit}".strip()
 
 

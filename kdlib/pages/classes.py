@@ -68,7 +68,7 @@ def plot_gain_by_group(p, method="kd"):
     marks = table.assign(estimate=table.gain)
     how = {"hue": "bucket", "looks": BUCKET_LOOKS.get, "height": 3.9}
     figure, (axes,) = drawn(marks, "group", "accuracy gain over one-hot, points", **how)
-    star = {"xytext": (4, 4), "textcoords": "offset points", "fontsize": 13}
+    star = {"xytext": (0, 4), "textcoords": "offset points", "fontsize": 13, "ha": "center"}
     for i in np.flatnonzero(table.finding != "no clear difference"):
         axes.annotate("*", (i, table.gain[i]), **star)
     name_classes(axes, table)

@@ -114,9 +114,9 @@ def plot_forest(p, methods=None, over="one_hot"):
     last = table[table.bucket == rare].reset_index(drop=True)
     best = last.estimate.idxmax()
     sentence = (
-        f"{p.name}: in {rarest_classes(p)} {last.method[best]} gains most over {base}, "
-        f"{told(p.gain(methods[best], weights, over))}; {(last.low > 0).sum()} of {len(last)} "
-        "methods gain clearly there."
+        f"{p.name}: in {rarest_classes(p)} the highest gain over {base} is that of "
+        f"{last.method[best]}, {told(p.gain(methods[best], weights, over))}; "
+        f"{(last.low > 0).sum()} of {len(last)} methods gain clearly there."
     )
     return figure, sentence, table
 
@@ -205,7 +205,8 @@ def plot_power(p, methods=None):
     on_average = table["smallest detectable"].iloc[0]
     source = "networks" if last["from networks"] >= last["from test images"] else "test images"
     sentence = (
-        f"{p.name}: the smallest effect of {last.method} that this study would find is "
+        f"{p.name}: the smallest effect of {last.method} that this study would find, "
+        "without a correction for the number of findings, is "
         f"{on_average:.1f} points on average and {last['smallest detectable']:.1f} in "
         f"{rarest_classes(p)}, where most uncertainty is due to {source}."
     )

@@ -40,7 +40,7 @@ FIGURES = {  # notebook without verdicts: its figures
 # notebook of findings: of what it alone shows, in this order, words of the captions
 ELEMENTS = {
     "00_overview": ["Accuracy in per cent", "Difference to the mean of all baselines"]
-    + ["gains most over one-hot"],
+    + ["the highest gain over one-hot"],
     "01_gains_are_not_uniform": [
         "in the few-shot classes, against one-hot.",
         "a star marks a class",
