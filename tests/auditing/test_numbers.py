@@ -170,6 +170,14 @@ def test_a_copied_teacher_is_seen():
     }
 
 
+def test_of_baselines_that_hardly_err_no_excess_is_extrapolated():
+    y = np.arange(400) % 4
+    teacher = np.where(np.arange(400) % 10 == 0, (y + 1) % 4, y)
+    baseline = np.where(np.arange(400) == 0, teacher, y)
+    found = kdlib.audit(y, teacher, (y + 2) % 4, baseline, resamples=50).metrics
+    assert found["student_copies"].estimate == 0 and "copied_excess" not in found
+
+
 @pytest.mark.parametrize("kinds", ["logits", "probabilities", "log-probabilities", "classes"])
 def test_the_same_models_in_any_form(kinds):
     y, *logits = world()
