@@ -55,7 +55,11 @@ class Audit:
     @property
     def covers(self):
         """What the intervals speak of."""
-        return "new test examples" if self.seeds == 1 else "new seeds and new test examples"
+        if self.seeds > 1:
+            return "new seeds and new test examples"
+        if self.metrics["average_gain"].baselines > 1:
+            return "new test examples, in gains new seeds too"
+        return "new test examples"
 
     def save(self, path):
         """Write path (HTML), beside it all as .json and the groups as .csv; the three paths."""

@@ -9,6 +9,7 @@ import warnings
 
 import numpy as np
 
+from kdlib.auditing.halves import crossed_correlation, halves_of, lowest, over_halves
 from kdlib.auditing.tables import (
     FEWEST,
     bucket_table,
@@ -33,11 +34,9 @@ from kdlib.evidence.resample import (
     degrees_of_examples,
     effective_number,
     group_means,
-    halves_of,
-    over_halves,
     stack,
 )
-from kdlib.evidence.stats import fisher, from_fisher, interval, rank_correlation, welch, worst
+from kdlib.evidence.stats import fisher, from_fisher, interval, welch, worst
 
 
 class Compared:
@@ -55,6 +54,8 @@ class Compared:
         self.reference = "baseline" if "baseline" in found else "teacher"
         self.seeds = len(found["student"])
         self.baselines = len(found.get("baseline", ()))
+        # beside one student the gains over each baseline are the networks
+        self.pooled = self.baselines > 0 and not (self.seeds == 1 and self.baselines > 1)
         self.df = degrees_of_examples(members, w)
         half = halves_of(members, len(y), seed)
         side = half == np.arange(2)[:, None]
@@ -82,9 +83,11 @@ class Compared:
 
     @functools.cached_property
     def gain_of_halves(self):
-        """GroupMeans (S, 2, G) in points: each student less its teacher, or the mean baseline."""
+        """GroupMeans (S, 2, G) in points: each student less its teacher, or the mean baseline.
+
+        Of one student and several baselines, (n, 2, G): the student less each baseline."""
         other = self.halves[self.reference]
-        if self.baselines:
+        if self.pooled:
             observed = other.observed.mean(axis=0, keepdims=True)
             other = GroupMeans(observed, other.resampled.mean(axis=1, keepdims=True))
         return 100 * (self.halves["student"] - other)
@@ -99,7 +102,8 @@ class Compared:
     def chosen(self, statistic, *others):
         """Interval of a statistic of the gains on halves, one of which chooses."""
         found = self.gain_of_halves.map(statistic, *others)
-        return interval(*found, self.baselines, self.df).within(-100, 100)
+        beside = self.baselines if self.pooled else min(1, self.baselines)
+        return interval(*found, beside, self.df).within(-100, 100)
 
 
 def numbers(
@@ -135,7 +139,7 @@ def numbers(
         "calibration": calibrated,
         "worst": k,
         "bucketed_by": "the teacher's margin" if train_counts is None else "training examples",
-        "limits": limits(of, groups, train_counts),
+        "limits": limits(of, groups, train_counts, metrics),
     }
 
 
@@ -185,12 +189,9 @@ def _gains(of, k):
     """{name: Interval} of what is picked or ranked among the groups; {} of too few."""
     if len(of.members.names) < FEWEST:
         return {}
-    margin, gain = of.halves["margin"], of.gain_of_halves
-    z = gain.map(lambda g, m: fisher(crossed_correlation(m, g)), margin)
-    return {
-        "worst_k_gain": of.chosen(lambda gains: lowest(gains, k)),
-        "margin_gain_correlation": from_fisher(interval(*z, of.baselines, of.df)),
-    }
+    z = of.chosen(lambda g, m: fisher(crossed_correlation(m, g)), of.halves["margin"])
+    lowest_gain = of.chosen(lambda gains: lowest(gains, k))
+    return {"worst_k_gain": lowest_gain, "margin_gain_correlation": from_fisher(z)}
 
 
 def _gains_by_bucket(of, train_counts, edges, metrics):
@@ -257,29 +258,6 @@ def _copies(of):
     if not found.estimate < -100:  # else baselines hardly err, and what they would copy is no share
         out["copied_excess"] = found.within(-100, 100)
     return out
-
-
-def lowest(halves, k):
-    """Mean of the k groups that are lowest on one half, scored on the other, both ways.
-
-    (..., 2, G) -> (...)."""
-    full = np.where(np.isnan(halves), np.inf, halves)
-    picks = np.argpartition(full, k - 1, axis=-1)[..., :k]
-    scored = np.take_along_axis(halves[..., ::-1, :], picks, axis=-1)
-    return np.nanmean(np.nanmean(scored, axis=-1), axis=-1)
-
-
-def crossed_correlation(margin, gain):
-    """Rank correlation over groups of the margin on one half and the gain on the other.
-
-    (..., 2, G), (..., 2, G) -> (...), mean of both ways. Where there is NaN, each slice alone, so
-    that a group that one resample left empty is not lost to all."""
-    margin, gain = np.broadcast_arrays(margin, gain[..., ::-1, :])
-    if not (np.isnan(margin).any() or np.isnan(gain).any()):
-        return rank_correlation(margin, gain).mean(axis=-1)
-    slices = (values.reshape(-1, values.shape[-1]) for values in (margin, gain))
-    found = [rank_correlation(m, g) for m, g in zip(*slices, strict=True)]
-    return np.reshape(found, margin.shape[:-1]).mean(axis=-1)
 
 
 def _where(values, chosen):

@@ -79,13 +79,10 @@ def bucket_table(gains, table):
 def transfer_table(of):
     """DataFrame with one row per outcome: who was right, how often over all seeds, its share.
 
-    Each student stands beside its own teacher and the baseline of its place in the list."""
+    Each student stands beside its own teacher and the baseline of its place in the list; where
+    baselines are fewer, they come again."""
     roles = ("teacher", "baseline", "student") if of.baselines else ("teacher", "student")
-    pairs = min([len(of.right[role]) for role in roles if len(of.right[role]) > 1], default=1)
-    rights = []
-    for role in roles:
-        some = of.right[role][:pairs]
-        rights.append(some if len(some) == pairs else np.repeat(some, pairs, axis=0))
+    rights = [np.resize(of.right[role], of.right["student"].shape) for role in roles]
     cells = CELLS if of.baselines else PAIRED
     found = outcomes(rights, of.means, cells)
     rows = []
@@ -124,7 +121,7 @@ def calibration(of, table):
     return pd.DataFrame(rows, columns=[*columns, "log_loss"])
 
 
-def limits(of, table, train_counts):
+def limits(of, table, train_counts, metrics):
     """Sentences: what an audit of these inputs cannot say."""
     out = []
     if of.seeds == 1 and of.baselines < 2:
@@ -135,7 +132,7 @@ def limits(of, table, train_counts):
     elif of.seeds == 1:
         out.append(
             "One student: in gains its spread over training runs is taken to be that of the "
-            "baselines; its own accuracy, and what is picked or ranked, covers new examples alone."
+            "baselines; its own accuracy, and the outcomes, cover new examples alone."
         )
     elif of.seeds < 4:
         out.append(
@@ -144,7 +141,13 @@ def limits(of, table, train_counts):
         )
     if of.seeds > 1 and of.baselines == 1:
         out.append(
-            "One baseline: its spread over training runs is taken to be that of the students."
+            "One baseline: in gains its spread over training runs is taken to be that of the "
+            "students; its own accuracy, and the outcomes, cover new examples alone."
+        )
+    if of.baselines and not np.isfinite(getattr(metrics.get("copied_excess"), "estimate", np.nan)):
+        out.append(
+            "How many of the teacher's errors are copied beyond what accuracy explains is not "
+            "known: baselines hardly err, or give the teacher's own answers, or it never errs."
         )
     if of.seeds > len(of.found["teacher"]):
         out.append(

@@ -145,10 +145,11 @@ def group_means(values, members, weights=None, half=None, resamples=1000, seed=0
     size = len(members.names)
     observed = np.full((seeds, sides, size), np.nan)
     resampled = np.full((resamples, seeds, sides, size), np.nan)
-    sizes = tuple(map(len, members.examples)) if members.disjoint else (n,)
+    examples = [some[w[some] > 0] for some in members.examples]
+    sizes = tuple(map(len, examples)) if members.disjoint else (n,)
     draws = _draws(seed, sizes, resamples)
     alone = []
-    for g, some in enumerate(members.examples):
+    for g, some in enumerate(examples):
         if not len(some):
             continue
         of_side = w[some] * (side[some] == np.arange(sides)[:, None])  # (sides, n)
@@ -169,10 +170,14 @@ def group_means(values, members, weights=None, half=None, resamples=1000, seed=0
                 excess = _excess(draws[0][rows][:, some], w)
             moved = (excess @ deviations.T).reshape(-1, seeds, sides)
             resampled[rows, ..., g] = observed[..., g] + moved
-    if len(alone) > 1:
-        single = [members.examples[g][0] for g in alone]
-        lender = lenders(seed, len(alone), resamples)
-        resampled[:, :, side[single], alone] = borrowed(values[:, single], lender)
+    if alone:
+        single = [examples[g][0] for g in alone]
+        if len(alone) == 1:
+            others = [values[:, some] for some in examples if len(some) > 1]
+            found = borrowed_by_one(values[:, single], others, seed, resamples)
+        else:
+            found = borrowed(values[:, single], lenders(seed, len(alone), resamples))
+        resampled[:, :, side[single], alone] = found
     if half is None:
         return GroupMeans(observed[:, 0], resampled[:, :, 0])
     return GroupMeans(observed, resampled)
@@ -210,6 +215,8 @@ def _excess(counts: np.ndarray, w: np.ndarray) -> np.ndarray:
     counts (b, n): of draws as redraws makes them. w: weights of all that were drawn among. Rescaled
     (Rao and Wu 1988) so that the mean varies as that of the effective number of examples does."""
     n = len(w)
+    if n == 1:
+        return np.full(counts.shape, np.nan)  # one example says nothing of its spread
     effective = max(effective_number(w), LEAST_EFFECTIVE)
     scale = np.sqrt(effective / (effective - 1) * (n - 1) / n)
     return scale * (n / (n - 1) * counts - 1)
@@ -261,39 +268,32 @@ def borrowed(values: np.ndarray, lender: np.ndarray) -> np.ndarray:
     return values + np.moveaxis(deviations[:, lender], 1, 0)
 
 
+def borrowed_by_one(value, others, seed: int, resamples: int) -> np.ndarray:
+    """Resampled values (B, S, 1) of the only group of one example, from its value (S, 1): with the
+    deviations of the examples of other groups, a list of (S, n). NaN where there is no other."""
+    if not others:
+        return np.full((resamples, *value.shape), np.nan)
+    scales = [np.sqrt(of.shape[1] / (of.shape[1] - 1)) for of in others]
+    centred = [of - of.mean(axis=1, keepdims=True) for of in others]
+    pooled = np.concatenate([c * scale for c, scale in zip(centred, scales, strict=True)], axis=1)
+    drawn = np.random.default_rng([seed, 1, resamples]).integers(pooled.shape[1], size=resamples)
+    return value + pooled[:, drawn].T[..., None]
+
+
 def degrees_of_examples(members: Groups, w: np.ndarray) -> float:
     """Satterthwaite's degrees of freedom of a mean over groups, from the weights of their examples.
 
-    Groups of one example count as one group, of which they are the examples; overlapping groups
-    are redrawn among all."""
+    Groups of one example count as one group, of which they are the examples, and a single one as
+    the examples that it borrows from; overlapping groups are redrawn among all."""
     if not members.disjoint:
         return max(1.0, effective_number(w) - 1)
-    n = np.array([effective_number(w[some]) for some in members.examples if len(some)])
-    lonely = np.sum(n == 1)
-    n = np.maximum(n[n > 1], LEAST_EFFECTIVE)
-    scatter = (n**-2 / (n - 1)).sum() + (lonely**2 / (lonely - 1) if lonely > 1 else 0)
+    positive = [w[some][w[some] > 0] for some in members.examples]
+    lonely = sum(len(some) == 1 for some in positive)
+    n = np.array([effective_number(some) for some in positive if len(some) > 1])
+    n = np.maximum(n, LEAST_EFFECTIVE)
+    scatter = (n**-2 / (n - 1)).sum()
+    if lonely > 1:
+        scatter += lonely**2 / (lonely - 1)
+    elif lonely and len(n):
+        scatter += 1 / (n - 1).sum()
     return max(1.0, (lonely + (1 / n).sum()) ** 2 / scatter) if scatter else 1.0
-
-
-# ---------------------------------------------------------------- halves: one chooses, one scores
-
-
-def halves_of(members: Groups, n: int, seed: int) -> np.ndarray:
-    """(N,) int64, 0 or 1: a random half of the examples of each group.
-
-    Where groups overlap, of each combination of them."""
-    rng = np.random.default_rng(seed)
-    # a random number for each group; the sums over an example's groups tell combinations apart
-    code = np.zeros(n)
-    np.add.at(code, members.example, rng.random(len(members.names))[members.group])
-    order = np.lexsort((rng.random(n), code))
-    half = np.empty(n, dtype=np.int64)
-    half[order] = np.arange(n) % 2
-    return half
-
-
-def over_halves(means: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    """(..., 2, G) means and (2, G) weights of halves -> (..., G) means of the whole.
-
-    A half without examples counts for nothing."""
-    return (np.nan_to_num(means) * weight).sum(axis=-2) / weight.sum(axis=-2)

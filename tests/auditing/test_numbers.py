@@ -17,11 +17,12 @@ from synthetic import made
 import kdlib
 from kdlib.auditing import audit as auditing
 from kdlib.auditing import gate, given
+from kdlib.auditing.halves import halves_of
 from kdlib.auditing.read import source
 from kdlib.config import KdlibError
 from kdlib.evidence import counts, rules
 from kdlib.evidence.panel import panel
-from kdlib.evidence.resample import Groups, group_means, halves_of
+from kdlib.evidence.resample import Groups, group_means
 from kdlib.evidence.significance import change
 from kdlib.evidence.stats import interval, welch, worst
 from kdlib.study.done import complete_seeds
@@ -168,6 +169,56 @@ def test_a_copied_teacher_is_seen():
         "transferred",
         "all wrong",
     }
+
+
+@pytest.mark.parametrize("students, baselines", [(1, 4), (5, 2)])
+def test_no_student_is_left_out_of_the_outcomes_and_baselines_come_again(students, baselines):
+    rng, y = np.random.default_rng(0), np.arange(300) % 3
+    rates = np.linspace(0.3, 0.9, students)
+    many = [np.where(rng.random(300) < rate, y, (y + 1) % 3) for rate in rates]
+    pool = [np.where(rng.random(300) < 0.6, y, (y + 1) % 3) for _ in range(baselines)]
+    found = kdlib.audit(y, pool[0], many, pool, resamples=50)
+    rows = found.transfer[found.transfer.student == "right"]
+    assert rows["share"].sum() == pytest.approx(found.metrics["student_average"].estimate)
+    assert found.transfer["count"].sum() == 300 * students
+
+
+def test_one_student_among_several_baselines_is_covered_over_training_runs_in_what_is_picked():
+    """Every network has luck of its own in every group; nobody is better than another."""
+    below = 0
+    for k in range(120):
+        rng = np.random.default_rng(k)
+        group = np.repeat(np.arange(20), 60)
+        rates = 0.6 + 0.1 * rng.standard_normal((6, 20))
+        right = rng.random((6, 1200)) < rates[:, group]
+        teacher, student, *pool = np.where(right, group % 10, (group + 1) % 10)
+        names = np.array([f"g{g}" for g in group])
+        found = kdlib.audit(group % 10, teacher, student, pool, groups=names, resamples=100)
+        worst_bucket = found.metrics["worst_bucket_gain"]
+        below += worst_bucket.high < 0 or worst_bucket.low > 0
+    assert below / 120 <= 0.11  # 5 % and three standard errors; examples alone gave 30 %
+    assert found.covers == "new test examples, in gains new seeds too"
+
+
+def test_one_example_alone_and_examples_of_no_weight_leave_every_interval():
+    y = np.r_[np.arange(90) % 3, 3]
+    rng = np.random.default_rng(0)
+    models = [np.where(rng.random(91) < 0.6, y, (y + 1) % 4) for _ in range(3)]
+    found = kdlib.audit(y, *models, resamples=200)
+    assert np.isfinite(found.transfer[["low", "high"]]).all(axis=None)
+    for name in ("student_copies", "average_gain", "student_worst_k_same"):
+        value = found.metrics[name]
+        assert value.low < value.estimate < value.high or value.estimate in (value.low, value.high)
+    w = np.ones(91)
+    w[:90:2] = 0
+    kept = kdlib.audit(y[w > 0], *(x[w > 0] for x in models), classes=[*"abcd"], resamples=200)
+    weighted = kdlib.audit(y, *models, classes=[*"abcd"], weights=w, resamples=200)
+    mine, theirs = (a.metrics["average_gain"] for a in (weighted, kept))
+    assert (mine.low, mine.high) == pytest.approx((theirs.low, theirs.high))
+    one = kdlib.audit(
+        y[:1], y[:1], y[:1], groups=np.ones((1, 2)), classes=[*"abcd"], kind="classes"
+    )
+    assert np.isnan(one.metrics["average_gain"].low)
 
 
 def test_of_baselines_that_hardly_err_no_excess_is_extrapolated():

@@ -60,7 +60,11 @@ def test_groups_of_one_example_vary_as_the_examples_of_all_of_them():
     np.testing.assert_allclose(each.mean(axis=2).var(axis=0), wanted / 40, rtol=0.05)
     assert np.isnan(means.resampled[..., 40]).all()
     alone = group_means(values[:, :3], np.array([0, 0, 1]), 2, resamples=50)
-    assert np.isnan(alone.resampled[..., 1]).all() and np.isfinite(alone.observed).all()
+    # it takes the deviations of the other two, each as often
+    apart = np.sqrt(2) * abs(np.diff(values[:, :2])[:, 0]) / 2
+    np.testing.assert_allclose(abs(alone.resampled[..., 1] - values[:, 2]), np.tile(apart, (50, 1)))
+    nobody = group_means(values[:, :1], np.array([0]), 1, resamples=50)
+    assert np.isnan(nobody.resampled).all() and np.isfinite(nobody.observed).all()
 
 
 def test_bootstrap_variance_is_the_textbook_one():
