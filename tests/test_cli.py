@@ -143,7 +143,7 @@ def test_a_budget_stops_in_time(empty, capsys):
 @pytest.fixture
 def long(empty, monkeypatch):
     """A study that seems to take an hour a run. Yields the arguments of each sweep."""
-    monkeypatch.setattr(sweep, "estimate", lambda configs, *rest: [3600.0] * len(configs))
+    monkeypatch.setattr(pace, "estimate", lambda configs, *rest: [3600.0] * len(configs))
     sweeps = []
     monkeypatch.setattr(sweep, "sweep", lambda *arguments: sweeps.append(arguments))
     return sweeps

@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).parents[1] / "kdlib"
 FLOORS = ["", "study", "evidence", "pages", "auditing", "__main__"]  # each may know those before it
 LIGHT = {"numpy", "torch"}  # what the helper module may import beside the standard library
-LONGEST, HELPER, WHOLE = 300, 1550, 10_450  # lines of a module, of the helper module, of kdlib
+LONGEST, HELPER, WHOLE = 300, 1550, 10_500  # lines of a module, of the helper module, of kdlib
 
 
 def modules():

@@ -24,7 +24,7 @@ def over_halves(means: np.ndarray, weight: np.ndarray) -> np.ndarray:
     """(..., 2, G) means and (2, G) weights of halves -> (..., G) means of the whole.
 
     A half without examples counts for nothing."""
-    return (np.nan_to_num(means) * weight).sum(axis=-2) / weight.sum(axis=-2)
+    return (np.where(weight > 0, means, 0) * weight).sum(axis=-2) / weight.sum(axis=-2)
 
 
 def lowest(halves, k):
@@ -35,6 +35,11 @@ def lowest(halves, k):
     picks = np.argpartition(full, k - 1, axis=-1)[..., :k]
     scored = np.take_along_axis(halves[..., ::-1, :], picks, axis=-1)
     return np.nanmean(np.nanmean(scored, axis=-1), axis=-1)
+
+
+def lowest_same(values, k):
+    """Mean of the k lowest groups on the examples that score them: (..., G) -> (...)."""
+    return np.partition(values, k - 1, axis=-1)[..., :k].mean(axis=-1)
 
 
 def crossed_correlation(margin, gain):

@@ -9,7 +9,7 @@ import warnings
 
 import numpy as np
 
-from kdlib.auditing.halves import crossed_correlation, halves_of, lowest, over_halves
+from kdlib.auditing.halves import crossed_correlation, halves_of, lowest, lowest_same, over_halves
 from kdlib.auditing.tables import (
     FEWEST,
     bucket_table,
@@ -36,7 +36,7 @@ from kdlib.evidence.resample import (
     group_means,
     stack,
 )
-from kdlib.evidence.stats import fisher, from_fisher, interval, welch, worst
+from kdlib.evidence.stats import fisher, from_fisher, interval, welch
 
 
 class Compared:
@@ -177,7 +177,7 @@ def _accuracies(of, k):
             ("accuracy", overall[role].map(whole), df),
             ("average", by_group.mean(), of.df),
             ("worst_k", halves.map(lowest, k=k), of.df),
-            ("worst_k_same", by_group.map(worst, k=k), of.df),
+            ("worst_k_same", by_group.map(lowest_same, k=k), of.df),
         ):
             out[f"{role}_{name}"] = interval(*means, alone=its).within(0, 100)
     out["overall_gain"] = of.gain(overall, whole, df)
