@@ -14,6 +14,7 @@ from kdlib.config import KdlibError
 
 CHUNK = 4_000_000  # draws held at once: about 100 MB
 LEAST_EFFECTIVE = 1.25  # examples, where one weighs nearly all
+LEAST_SEEN = 0.2  # of a variance, there
 
 
 @dataclass(frozen=True, eq=False)
@@ -205,20 +206,21 @@ def _check(values: np.ndarray, members: Groups, resamples: int) -> None:
 
 
 def _chunks(resamples: int, n: int):
-    rows = CHUNK // n + 1
-    return [slice(start, start + rows) for start in range(0, resamples, rows)]
+    return [slice(k, k + CHUNK // n + 1) for k in range(0, resamples, CHUNK // n + 1)]
 
 
 def _excess(counts: np.ndarray, w: np.ndarray) -> np.ndarray:
     """How much more than once each resample holds each example, (b, n), rescaled.
 
     counts (b, n): of draws as redraws makes them. w: weights of all that were drawn among. Rescaled
-    (Rao and Wu 1988) so that the mean varies as that of the effective number of examples does."""
+    (Rao and Wu 1988) so that the mean varies as it does where examples vary alike."""
     n = len(w)
     if n == 1:
         return np.full(counts.shape, np.nan)  # one example says nothing of its spread
-    effective = max(effective_number(w), LEAST_EFFECTIVE)
-    scale = np.sqrt(effective / (effective - 1) * (n - 1) / n)
+    share = w / w.sum()
+    # of the variance of a weighted mean, what deviations from that very mean show
+    seen = 1 - 2 * (share**3).sum() / (share**2).sum() + (share**2).sum()
+    scale = np.sqrt((n - 1) / n / max(seen, LEAST_SEEN))
     return scale * (n / (n - 1) * counts - 1)
 
 
@@ -260,9 +262,8 @@ def lenders(seed: int, m: int, resamples: int) -> np.ndarray:
 def borrowed(values: np.ndarray, lender: np.ndarray) -> np.ndarray:
     """Resampled values (B, S, m) of m groups of one example each, from values (S, m).
 
-    One example says nothing of its own spread, so each group takes the deviation of another from
-    the mean of all: too wide where such groups differ, as collapsed strata are (Cochran 1977,
-    section 5A.12). lender (B, m): see lenders."""
+    Each takes the deviation of another from the mean of all: too wide where such groups differ, as
+    collapsed strata are (Cochran 1977, section 5A.12). lender (B, m): see lenders."""
     m = values.shape[-1]
     deviations = (values - values.mean(axis=-1, keepdims=True)) * np.sqrt(m / (m - 1))
     return values + np.moveaxis(deviations[:, lender], 1, 0)

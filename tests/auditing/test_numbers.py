@@ -636,7 +636,7 @@ def test_the_worst_bucket_is_chosen_on_one_half_and_scored_on_the_other():
 
 
 @pytest.mark.parametrize(
-    ("n", "groups", "spread"), [(300, 100, 0), (200, 0, 0), (300, 0, 0), (600, 20, 1)]
+    ("n", "groups", "spread"), [(300, 100, 0), (200, 0, 0), (300, 0, 0), (600, 20, 1), (600, 20, 2)]
 )
 def test_small_groups_and_weights_do_not_make_chance_look_clear(n, groups, spread):
     """Two students of one distribution differ clearly in 5 % of audits, on average over groups.
