@@ -250,7 +250,7 @@ def _audit_options(add):
     add("--labels", **FILE, help=f"true classes of the test examples: {formats}")
     untaught = "of the same network trained without a teacher:"
     for name, whose in (("teacher", "its"), ("student", "its"), ("baseline", untaught)):
-        scores = f"{whose} logits, probabilities or classes; a file a seed"
+        scores = f"{whose} logits, probabilities or classes; a file a training run"
         add(f"--{name}", nargs="+", **FILE, help=scores)
     groups = "a column of names, several columns, or a 0/1 matrix; default: the classes"
     add("--groups", **FILE, help=groups)

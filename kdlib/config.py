@@ -158,10 +158,6 @@ class Config:
         networks = f"{self.teacher}-{self.student}" if self.teacher else self.student
         return f"{self.dataset}_{networks}_{self.method}_s{self.seed}_{digest}"
 
-    def baseline_config(self):
-        """The one_hot run this run is compared with: same student, seed and data."""
-        return self._trained_by("one_hot")
-
     def teacher_config(self):
         """The run that trains this run's teacher: one_hot, or another teacher_method."""
         if self.teacher is None:

@@ -7,10 +7,12 @@ from dataclasses import replace
 import numpy as np
 import torch
 
+from kdlib.config import Config
 from kdlib.data import Data, Split
 from kdlib.evidence import resample
 from kdlib.evidence.panel import panel
 from kdlib.evidence.resample import Groups
+from kdlib.methods import loss_fields
 from kdlib.study.grids import STUDIES
 from kdlib.study.records import SPLITS, Predictions, Record, write
 
@@ -142,3 +144,9 @@ def group_means(values, group, groups, resamples=1000, seed=0):
     """resample.group_means of groups that do not overlap."""
     members = Groups.of(group, range(groups))
     return resample.group_means(values, members, resamples=resamples, seed=seed)
+
+
+def baseline_of(cfg):
+    """The one_hot Config that a run is compared with: the same student, seed, data and recipe."""
+    kept = {name: v for name, v in cfg.fields().items() if name not in loss_fields()}
+    return Config(**kept | {"method": "one_hot", "with_val": False})

@@ -123,6 +123,15 @@ def calibration(of, table):
 
 def limits(of, table, train_counts, metrics):
     """Sentences: what an audit of these inputs cannot say."""
+    return (
+        *_limits_of_networks(of, metrics),
+        *_limits_of_examples(of, table, train_counts),
+        "The examples must be new to teacher and student: on its training examples a teacher's "
+        "margin is near 1 and says nothing.",
+    )
+
+
+def _limits_of_networks(of, metrics):
     out = []
     if of.seeds == 1 and of.baselines < 2:
         out.append(
@@ -159,6 +168,11 @@ def limits(of, table, train_counts, metrics):
             "the smaller network cannot do; the same network trained without a teacher would tell "
             "the two apart."
         )
+    return out
+
+
+def _limits_of_examples(of, table, train_counts):
+    out = []
     blind = [role for role in of.scored if not of.scored[role]]
     if blind:
         also = ", and a margin and alpha from hits and misses" if "teacher" in blind else ""
@@ -167,7 +181,7 @@ def limits(of, table, train_counts, metrics):
             f"no calibration or log-loss there{also}."
         )
     if np.ptp(of.w):
-        out.append("Examples have weights; intervals go by their effective number.")
+        out.append("Examples have weights: where few weigh most, intervals are wide.")
     if not of.members.disjoint:
         out.append(
             "Groups overlap: examples were redrawn among all, and an example counts in each of its "
@@ -183,8 +197,4 @@ def limits(of, table, train_counts, metrics):
             f"{small} of {len(table)} groups have fewer than 10 examples: "
             "only large changes can be seen there."
         )
-    out.append(
-        "The examples must be new to teacher and student: on its training examples a teacher's "
-        "margin is near 1 and says nothing."
-    )
-    return tuple(out)
+    return out

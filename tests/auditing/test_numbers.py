@@ -208,7 +208,7 @@ def test_one_example_alone_and_examples_of_no_weight_leave_every_interval():
     assert np.isfinite(found.transfer[["low", "high"]]).all(axis=None)
     for name in ("student_copies", "average_gain", "student_worst_k_same"):
         value = found.metrics[name]
-        assert value.low < value.estimate < value.high or value.estimate in (value.low, value.high)
+        assert value.low <= value.estimate <= value.high and value.high - value.low > 5
     w = np.ones(91)
     w[:90:2] = 0
     kept = kdlib.audit(y[w > 0], *(x[w > 0] for x in models), classes=[*"abcd"], resamples=200)

@@ -5,6 +5,7 @@ import re
 from dataclasses import replace
 
 import pytest
+from synthetic import baseline_of
 
 from kdlib import config
 from kdlib.config import DEFAULTS, Config, KdlibError, built
@@ -113,7 +114,7 @@ def test_a_key_is_readable_a_file_name_and_of_its_recipe(monkeypatch):
 def test_the_default_teacher_seed_is_never_the_seed(seed, teacher):
     cfg = Config(method="kd", teacher=teacher, seed=seed)
     assert cfg.teacher_seed == cfg.teacher_config().seed == 1000 + seed
-    assert cfg.baseline_config().seed == seed
+    assert baseline_of(cfg).seed == seed
     with pytest.raises(KdlibError, match="has no teacher"):
         Config().teacher_config()
 
@@ -207,7 +208,7 @@ def test_every_field_that_is_not_at_its_default_has_a_key_of_its_own():
 def test_only_a_method_without_a_teacher_that_chooses_nothing_on_val_may_train_on_val(method):
     if method in ("one_hot", "label_smoothing", "logit_adjusted", "group_dro"):
         cfg = plain(method, with_val=True)
-        assert cfg.key() != plain(method).key() and cfg.baseline_config() == Config()
+        assert cfg.key() != plain(method).key() and baseline_of(cfg) == Config()
         return
     with pytest.raises(KdlibError, match="^Config field with_val: only a method without") as e:
         plain(method, with_val=True)
@@ -224,7 +225,7 @@ def test_baseline_and_teacher_are_plain_runs_of_the_same_data_and_recipe(method)
         if trained_by:
             knobs["teacher_method"] = trained_by
         cfg = Config(method=method, seed=4, **recipe, **knobs)
-        assert cfg.baseline_config() == Config(seed=4, **recipe)
+        assert baseline_of(cfg) == Config(seed=4, **recipe)
         if trained_by:
             teacher = Config(method=trained_by, student="cnn", seed=5, **recipe)
             assert cfg.teacher_config() == teacher and cfg.dependencies() == [teacher]

@@ -12,6 +12,7 @@ from synthetic import (
     PAIR,
     SELF,
     TINY,
+    baseline_of,
     but,
     made,
     write_study,
@@ -222,7 +223,7 @@ def outcomes_by_names(p, method):
     known = {r.config.key(): r for some in (*p.runs.values(), p.teachers) for r in some}
     counts = dict.fromkeys(itertools.product((True, False), repeat=3), 0)
     for run in p.runs[method]:
-        beside = (run.config.teacher_config(), run.config.baseline_config(), run.config)
+        beside = (run.config.teacher_config(), baseline_of(run.config), run.config)
         for outcome in zip(*(known[cfg.key()].test_plus().right for cfg in beside), strict=True):
             counts[tuple(map(bool, outcome))] += 1
     return counts

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from synthetic import baseline_of
 
 from kdlib import data
 from kdlib.config import DEFAULTS, FOLDS, MODELS, Config, KdlibError
@@ -56,7 +57,7 @@ def test_a_study_holds_every_method_of_every_setting_pair_and_seed_and_nothing_e
             assert (cfg.student, cfg.seed) == (pair[1], seed) and pair[0] in MODELS
             assert cfg.teacher in (None, setting.get("teacher", pair[0]))
             # which is in the study, so paired
-            assert cfg.baseline_config() == s.config(pair, "one_hot", seed, setting)
+            assert baseline_of(cfg) == s.config(pair, "one_hot", seed, setting)
             wanted |= {cfg, *cfg.dependencies()}
     assert set(s(2)) == wanted
 
