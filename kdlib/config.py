@@ -162,14 +162,9 @@ class Config:
         """The run that trains this run's teacher: one_hot, or another teacher_method."""
         if self.teacher is None:
             raise KdlibError(f"Config {self.key()}: method {self.method!r} has no teacher.")
-        teacher = {"student": self.teacher, "seed": self.teacher_seed}
-        return self._trained_by(self.teacher_method, **teacher)
-
-    def _trained_by(self, method, **changes):
-        """The run of another method on the same training images, without this one's knobs."""
         loss = {knob: DEFAULTS[knob] for knob in METHODS[self.method].knobs}
-        plain = {"method": method, "with_val": False}
-        return built(self.fields() | loss | plain | changes)
+        teacher = {"student": self.teacher, "seed": self.teacher_seed, "with_val": False}
+        return built(self.fields() | loss | teacher | {"method": self.teacher_method})
 
     def dependencies(self):
         """The runs that have to exist before this one: its teachers, those of folds included."""
