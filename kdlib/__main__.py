@@ -264,6 +264,7 @@ def _audit_options(add):
     add("--kind", choices=kinds, help="of the scores; default: auto")
     worst = "groups in the worst-k metrics; default: a tenth"
     add("--worst", type=_count, metavar="K", help=worst)
+    add("--title", help="of the page")
     conditions = "'groups_harmed > 0' or 'average_gain.high < 0'"
     add("--fail-if", **AGAIN, metavar="CONDITION", help=conditions)
     add("--study", metavar="STUDY", help="audit runs on record instead of files")

@@ -51,6 +51,9 @@ class Audit:
     bucketed_by: str
     inputs: tuple  # (role, name, sha256) of what was read
     limits: tuple  # sentences: what this audit cannot say
+    title: str = ""  # of the page, if you gave one
+    read: tuple = ()  # sentences: what was read, how it was taken
+    warnings: tuple = ()  # sentences: why what was read may not be what was meant
 
     @property
     def covers(self):
@@ -86,6 +89,7 @@ def audit(
     classes=None,
     kind="auto",
     worst=None,
+    title="",
     resamples=1000,
     seed=0,
 ):
@@ -104,6 +108,7 @@ def audit(
     classes: their names, or a file of them.
     kind: of the scores: auto, logits, probabilities, classes.
     worst: k, by default a tenth of the groups.
+    title: of the page.
 
     KdlibError, in one sentence, for anything that cannot be used.
     """
@@ -160,6 +165,7 @@ def audit(
     return Audit(
         **result | {"metrics": metrics},
         class_names=names,
+        title=title,
         inputs=tuple((role, s.name, s.sha256) for role, s in inputs),
     )
 

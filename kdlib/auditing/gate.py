@@ -95,6 +95,9 @@ def facts(audited, conditions=()):
         {
             "schema": 1,
             "kdlib": __version__,
+            "title": a.title,
+            "read": a.read,
+            "warnings": a.warnings,
             "examples": a.n,
             "classes": len(a.class_names),
             "seeds": a.seeds,
