@@ -265,6 +265,12 @@ def _audit_options(add):
     worst = "groups in the worst-k metrics; default: a tenth"
     add("--worst", type=_count, metavar="K", help=worst)
     add("--title", help="of the page")
+    by = "columns of --groups to use: sex 'age:4' (four ranges) 'sex x age:4'; default: all"
+    add("--by", nargs="+", metavar="COLUMN", help=by)
+    search = "what is known of each example: a search in it for the subgroups that lost most"
+    add("--search", **FILE, help=search)
+    images = "paths of the examples' images: the page shows what the student lost"
+    add("--images", **FILE, help=images)
     conditions = "'groups_harmed > 0' or 'average_gain.high < 0'"
     add("--fail-if", **AGAIN, metavar="CONDITION", help=conditions)
     add("--study", metavar="STUDY", help="audit runs on record instead of files")

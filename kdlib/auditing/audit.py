@@ -23,8 +23,11 @@ from kdlib.auditing.gate import METRICS, ROLES
 from kdlib.auditing.groups import counts_of, groups_of, weights_of
 from kdlib.auditing.inputs import check_rows, classes_of, coded, labels_of
 from kdlib.auditing.numbers import numbers
+from kdlib.auditing.pictures import pictures_of
 from kdlib.auditing.read import READERS, AuditError, Source, source
 from kdlib.auditing.scores import KINDS, check_own_labels, outputs
+from kdlib.auditing.search import search as search_in
+from kdlib.auditing.subgroups import groups_by
 from kdlib.config import did_you_mean
 
 
@@ -54,6 +57,9 @@ class Audit:
     title: str = ""  # of the page, if you gave one
     read: tuple = ()  # sentences: what was read, how it was taken
     warnings: tuple = ()  # sentences: why what was read may not be what was meant
+    subgroups: object = None  # DataFrame of what a search found; see search.search
+    searched: tuple = ()  # sentences: how it was found
+    lost: tuple = ()  # of pictures.Lost: pictures of what the student lost
 
     @property
     def covers(self):
@@ -90,6 +96,9 @@ def audit(
     kind="auto",
     worst=None,
     title="",
+    by=None,
+    search=None,
+    images=None,
     resamples=1000,
     seed=0,
 ):
@@ -109,6 +118,11 @@ def audit(
     kind: of the scores: auto, logits, probabilities, classes.
     worst: k, by default a tenth of the groups.
     title: of the page.
+    by: which columns of the groups make groups, cut and combined, such as
+        ["sex", "age:4", ("sex", "age:4")]; see subgroups. By default each column, by its values.
+    search: a table of what is known of each example, in which the subgroups are searched for that
+        lost most; see search.
+    images: paths of the examples' images, or (N, H, W, 3) or (N, H, W) uint8; see pictures.
 
     KdlibError, in one sentence, for anything that cannot be used.
     """
@@ -130,11 +144,13 @@ def audit(
             "give one for each student in their order, or one for all."
         )
     more = {"groups": groups, "weights": weights, "training counts": train_counts}
+    more |= {"search": search, "images": images}
     more = {what: source(given, what) for what, given in more.items() if given is not None}
     everything = [s for many in models.values() for s in many]
     _check_options(kind, edges, worst, resamples, seed)
     _check_files(models)
-    by_row = [first, *everything, *(more[what] for what in ("groups", "weights") if what in more)]
+    by_example = ("groups", "weights", "search", "images")
+    by_row = [first, *everything, *(more[what] for what in by_example if what in more)]
     with_ids = next((s for s in by_row if s.ids is not None), first)
     for s in by_row:
         check_rows(s, len(y), with_ids)
@@ -144,7 +160,11 @@ def audit(
         check_own_labels(s, y, names, first)
     found = {role: [outputs(s, y, names, kind) for s in many] for role, many in models.items()}
     w = weights_of(more.get("weights"), len(y))
-    members = groups_of(more.get("groups"), y, names)
+    if by is not None and groups is None:
+        raise AuditError("--by names columns of --groups, and there are none.")
+    members, read = groups_of(more.get("groups"), y, names), []
+    if by is not None:
+        members, read = groups_by(more["groups"], by)
     heavy = members.sums(w) > 0
     if not heavy.all():
         weightless = members.names[int(np.argmin(heavy))]
@@ -161,13 +181,29 @@ def audit(
     inputs += [(role, s) for role, many in models.items() for s in many]
     inputs += more.items()
     result = numbers(y, found, len(names), members, w, counts, edges, k, resamples, seed)
+    _beyond_groups(result, more, y, found, names, members, w, seed)
     metrics = {name: result["metrics"][name] for name in METRICS if name in result["metrics"]}
     return Audit(
         **result | {"metrics": metrics},
+        read=tuple(read),
         class_names=names,
         title=title,
         inputs=tuple((role, s.name, s.sha256) for role, s in inputs),
     )
+
+
+def _beyond_groups(result, more, y, found, names, members, w, seed):
+    """Add to the result what a search finds, and pictures, where they are asked for."""
+    predicted = {role: np.array([x.predicted for x in of]) for role, of in found.items()}
+    if "search" in more:
+        right = {role: values == y for role, values in predicted.items()}
+        table, result["searched"] = search_in(more["search"], y, right, w, seed)
+        result["subgroups"] = table
+        result["metrics"]["subgroups_harmed"] = int((table.finding == "harmed").sum())
+    if "images" in more:
+        images, groups = more["images"], result["groups"]
+        result["lost"], unseen = pictures_of(images, y, predicted, names, members, groups)
+        result["limits"] = (*result["limits"], *unseen)
 
 
 def _several(given):

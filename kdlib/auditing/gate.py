@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 
 from kdlib import __version__
+from kdlib.auditing.pictures import told_lost
 from kdlib.config import KdlibError, did_you_mean
 from kdlib.evidence.stats import Interval
 
@@ -23,6 +24,7 @@ METRICS = {  # name: what it is; gains over the reference, in points
     "worst_k_gain": f"gain of the k groups that gain least, {CHOSEN}",
     "groups_harmed": "groups harmed at a false discovery rate of 5 %",
     "groups_helped": "groups helped at a false discovery rate of 5 %",
+    "subgroups_harmed": "subgroups that a search found and the other half confirmed as harmed",
     "student_accuracy": "accuracy of the student, every example alike",
     "student_average": "accuracy of the student, every group alike",
     "student_worst_k": f"accuracy in the student's k worst groups, {CHOSEN}",
@@ -114,6 +116,9 @@ def facts(audited, conditions=()):
             "buckets": a.buckets,
             "transfer": a.transfer,
             "calibration": a.calibration,
+            "subgroups": a.subgroups,
+            "searched": a.searched,
+            "lost": told_lost(a.lost),
             "limits": a.limits,
             "fail_if": [
                 {"condition": text, "met": held, "value": value}

@@ -68,7 +68,8 @@ def asked(options, out):
     """The Audit that the command line asks for: of files, or of runs on record (study).
 
     KdlibError for options that do not go together, or a page `out` that would overwrite a file."""
-    files = {name: options[name] for name in (*FILES, "worst", "edges", "kind", "title")}
+    more = ("worst", "edges", "kind", "title", "by", "search", "images")
+    files = {name: options[name] for name in (*FILES, *more)}
     ours = {name: options[name] for name in ("pair", "method", "seeds")}
     excluded, why = ours, "files, only with --study."
     if options["study"]:

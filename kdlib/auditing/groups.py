@@ -50,7 +50,8 @@ def _group_values(found, column):
     if finite and (values != np.floor(values)).any():
         if (many := len(np.unique(values))) > MOST_VALUES:
             raise found.error(
-                f"column {quoted(column)} has {many} different numbers; cut it into ranges first."
+                f"column {quoted(column)} has {many} different numbers; cut it into ranges, as "
+                f"--by {quoted(f'{column}:4')} does."
             )
         return values.ravel()
     if values.dtype.kind == "b":  # groups called False and True

@@ -24,6 +24,7 @@ from kdlib.auditing.figures import (
 )
 from kdlib.auditing.gate import METRICS, ROLES, facts, met
 from kdlib.auditing.read import AuditError, printable
+from kdlib.auditing.search import shown_subgroups, told_subgroups
 from kdlib.config import KdlibError
 from kdlib.evidence.stats import Interval
 from kdlib.evidence.words import number, told
@@ -63,6 +64,8 @@ def headline(a):
             f"\nThe bucket that gains least is “{least.bucket}”: {gain_in_words(least)}; a bucket "
             f"picked as the lowest on half of the examples has, on the other half, {picked}."
         )
+    if a.subgroups is not None:
+        said += f"\n{told_subgroups(a.subgroups)}"
     for unit in ("%", "points"):
         said = said.replace(f" {unit}", f"\N{NO-BREAK SPACE}{unit}")
     return said.split("\n")
@@ -161,6 +164,8 @@ def page(a, conditions=(), name="audit"):
         calibration=calibration(a.calibration) if len(a.calibration) else None,
         appendix=appendix(a, name),
         metrics=metrics(a),
+        subgroups=shown_subgroups(a.subgroups),
+        printable=printable,
         inputs=pd.DataFrame(inputs, columns=["input", "from", "sha256"]),
         table=Table,
         show=lambda part: Markup(part._repr_html_()),
