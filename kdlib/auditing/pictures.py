@@ -51,12 +51,10 @@ class Lost:
     count: int  # of such examples in the group
     pictures: tuple  # of Picture
 
-    def title(self, reference):
-        """The group, its gain, and how many of its examples these are."""
-        some = f"{len(self.pictures)} of {self.count:,} such examples"
-        found = "" if self.finding == "no clear difference" else f", {self.finding}"
-        gain = f"{number(self.gain)} over the {reference}{found}"
-        return f"{printable(self.group)} ({gain}): {some}"
+    def note(self, reference):
+        """The gain of the group, and how many of its examples these are."""
+        gain = f"{number(self.gain)} over the {reference}, {self.finding}"
+        return f"{gain}; {len(self.pictures)} of {self.count:,} such examples"
 
 
 def told_lost(lost):

@@ -3,12 +3,13 @@
 A slice is a condition on one column (a value of it, or a range of its numbers) or two conditions on
 two columns. One half of the examples, drawn within each class, ranks all slices of at least
 max(10, 0.5 %) of its examples: by the sum of (gain of the example - gain of everybody) over the
-root of the sum of its squares, which for slices of n examples is about sqrt(n) (mean of the slice -
-mean of all) / spread, the quality of Klösgen (1996, Explora, in Advances in Knowledge Discovery and
-Data Mining) with the sizes and losses traded as a test would; Chung et al. (2019, Slice Finder,
-ICDE) search model errors so. Everybody's gain is taken off, or where a student loses everywhere the
-largest slices would come first. Two conditions must do better than each of them alone. At most 20
-are kept that lost and are not nearly one another.
+root of the sum of its squares. For n examples that is about sqrt(n) (mean of the slice - mean of
+all) / spread, the quality of Klösgen (1996, Explora), which trades size and loss as a test would;
+Chung et al. (2019, Slice Finder) search the errors of models so. Everybody's gain is taken off, or
+where a student loses everywhere the largest slices would come first. Two conditions must do better
+than each of them alone. From the lowest on, at most 20 slices are kept that lost, also on the
+examples of no slice kept before (sequential covering, as in Lavrač et al. 2004, CN2-SD): else the
+list would be one subgroup and its shadows.
 
 The other half, which had no part in the choice, then tests these few as an audit tests groups
 (significance.change), at a false discovery rate of 5 % among them. Only its gains are free of the
@@ -32,7 +33,7 @@ MOST_IN_PAIRS = 500  # conditions that are combined: those that lost most by the
 KEPT = 20  # slices that are tested on the other half
 LOOKED_AT = 2000  # slices, lowest first, among which these are found
 SCORE = -2.0  # as a z: what lost less is not kept
-ALIKE = 0.5  # Jaccard's index, above which two slices are nearly the same
+NEWS = -1.0  # as a z, on the examples of no slice that was kept before: what lost less is no news
 BETTER = 1e-3  # by which two conditions must beat each alone: above rounding
 CHUNK = 8192  # examples counted at once
 COLUMNS = ["subgroup", "n", "n_scored", "gain", "low", "high", "p", "q", "finding"]
@@ -42,7 +43,9 @@ COLUMNS += ["others", "gain_found"]
 def search(found, y, right, w, seed=0):
     """(DataFrame, sentences): subgroups that lost most, and how they were found.
 
-    found: the Source of the table. y (N,) int64: classes. right: {role: (S, N) bool}. w (N,): weights.
+    found: the Source of the table. y (N,) int64: classes. right: {role: (S, N) bool}. w (N,):
+    weights.
+
     One row for each slice that was kept: subgroup in words; n examples, n_scored of them in the
     half that scores; of that half gain with low and high, p, q, finding, and the gain of all other
     examples; gain_found, of the half that found it, which is partly luck. Gains are in points, over
@@ -80,22 +83,17 @@ def _kept(conditions, d, w, first):
     slices += zip(paired[i], paired[j], strict=True)
     scores = np.r_[alone[single], score[i, j]]
     compared = len(single) + int(large.sum())
-    return _different(conditions, slices, scores, w * d, first), compared
-
-
-def _different(conditions, slices, scores, gain, first):
-    """The slices of the lowest scores that lost, and of which no two are nearly the same."""
     kept = []
-    members = []
+    new = np.ones(len(first), dtype=bool)  # examples of no slice that was kept
     for k in np.argsort(scores, kind="stable")[:LOOKED_AT]:
         if scores[k] > SCORE or len(kept) == KEPT:
             break
         mine = conditions.members(slices[k])[first]
-        lost = gain[first][mine].sum() < 0
-        if lost and not any(_jaccard(mine, other) > ALIKE for other in members):
+        lost = (w * d)[first][mine].sum() < 0
+        if lost and _score_of(deviation[mine & new]) <= NEWS:
             kept.append(slices[k])
-            members.append(mine)
-    return kept
+            new &= ~mine
+    return kept, compared
 
 
 def _alone(conditions, deviation, first, fewest):
@@ -104,7 +102,7 @@ def _alone(conditions, deviation, first, fewest):
     for k in range(len(scores)):
         mine = conditions.members([k])[first]
         if mine.sum() >= fewest:
-            scores[k] = _score(deviation[mine].sum(), (deviation[mine] ** 2).sum())
+            scores[k] = _score_of(deviation[mine])
     return scores
 
 
@@ -124,8 +122,8 @@ def _score(total, squares):
     return np.where(squares > 0, total / np.sqrt(np.maximum(squares, 1e-300)), 0.0)
 
 
-def _jaccard(mine, other):
-    return (mine & other).sum() / (mine | other).sum()
+def _score_of(deviation):
+    return _score(deviation.sum(), (deviation**2).sum())
 
 
 # ---------------------------------------------------------------- the other half tests
@@ -182,14 +180,15 @@ def _how(found, conditions, compared, table, n, passed_over):
         f"In one half of the examples ({n:,}, drawn at random within each class) {compared:,} "
         f"subgroups of at least {least(n):,} examples were compared: conditions on the "
         f"{len(conditions.codes)} columns used of {printable(found.name)}, and pairs of them.",
-        f"The {len(table)} that lost most compared with everybody, no two of them nearly the "
-        "same, were tested on the other half, which had no part in the choice; gains, intervals "
-        "and findings (at a false discovery rate of 5 %) are of that half alone.",
+        f"Those that lost most compared with everybody ({len(table)}; one that only repeats "
+        "another is left out) were then tested on the other half, which had no part in the choice; "
+        "gains, intervals and findings, at a false discovery rate of 5 %, are of that half.",
     ]
     if not len(table):
         how[1] = "None of them lost enough there to be tested on the other half."
-    for why, columns in passed_over.items():
-        how.append(f"Passed over: {listed(columns)} ({why}).")
+    if passed_over:
+        why = "; ".join(f"{listed(columns)} ({why})" for why, columns in passed_over.items())
+        how.append(f"Columns passed over: {why}.")
     return tuple(how)
 
 
@@ -200,13 +199,12 @@ def shown_subgroups(table):
     return pd.DataFrame(
         {
             "subgroup": [printable(name, 120) for name in table.subgroup],
-            "examples": table.n,
-            "tested on": table.n_scored,
+            "tested on": [f"{n:,}" for n in table.n_scored],
             "gain": [brief(row) for row in table.assign(estimate=table.gain).itertuples()],
+            "all others": [number(gain, "") for gain in table.others],
             "q": [p_value(q) for q in table.q],
             "finding": table.finding,
-            "gain of the others": table.others,
-            "gain where it was found": table.gain_found,
+            "where found": [number(gain, "") for gain in table.gain_found],
         }
     )
 
