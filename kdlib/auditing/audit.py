@@ -160,11 +160,10 @@ def audit(
         check_own_labels(s, y, names, first)
     found = {role: [outputs(s, y, names, kind) for s in many] for role, many in models.items()}
     w = weights_of(more.get("weights"), len(y))
-    if by is not None and groups is None:
-        raise AuditError("--by names columns of --groups, and there are none.")
-    members, read = groups_of(more.get("groups"), y, names), []
-    if by is not None:
-        members, read = groups_by(more["groups"], by)
+    if by is None:
+        members, read = groups_of(more.get("groups"), y, names), []
+    else:
+        members, read = groups_by(more.get("groups"), by)
     heavy = members.sums(w) > 0
     if not heavy.all():
         weightless = members.names[int(np.argmin(heavy))]

@@ -136,7 +136,7 @@ def _limits(found, lost):
     if not missing:
         return []
     what = "1 picture" if len(missing) == 1 else f"{len(missing)} pictures"
-    return [f"{printable(found.name)}: {what} cannot be read: {listed(missing)}."]
+    return [f"{what} of {printable(Path(found.name).name)} cannot be read: {listed(missing)}."]
 
 
 # ---------------------------------------------------------------- pictures as addresses

@@ -39,14 +39,16 @@ class Cut:
 
 
 def groups_by(found, by):
-    """(Groups, sentences on how columns were cut), of the columns of a Source.
+    """(Groups, sentences on how columns were cut), of the columns of a Source, or None.
 
     by: what --by is given, a list of texts and tuples of texts. AuditError for what names no
     column, and for more groups than anybody reads.
     """
-    entries = [by] if isinstance(by, str) else [*by]
+    if found is None:
+        raise AuditError("--by names columns of --groups, and there is none.")
+    entries = [*by] if isinstance(by, (list, tuple)) else [by]
     if not entries:
-        raise AuditError("--by needs a column of the groups at least.")
+        raise AuditError("--by needs one column of --groups at least.")
     wanted = [_parts(found, entry) for entry in entries]
     if (twice := repeated(wanted)) is not None:
         raise AuditError(f"--by {quoted(entries[wanted.index(twice)])}: is there twice.")
