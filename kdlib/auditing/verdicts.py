@@ -1,0 +1,219 @@
+"""Whether the conditions of the gate are met by an Audit: met, not met, or unknown."""
+
+import difflib
+from dataclasses import dataclass
+
+import numpy as np
+
+from kdlib.auditing.facts import Earlier, differences, facts
+from kdlib.auditing.gate import check, condition
+from kdlib.auditing.read import printable, quoted
+from kdlib.auditing.tables import FEWEST
+
+MET, NOT_MET, UNKNOWN = "met", "not met", "unknown"
+NAMED = 3  # groups in a sentence
+BEYOND = 0.025  # share of 95 % intervals that lie on one given side of the truth
+NO_ESTIMATES = ("n", "n_train", "q", "detectable")  # columns of the groups' table without luck
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a condition came to."""
+
+    condition: str
+    state: str  # MET, NOT_MET or UNKNOWN
+    value: float | None  # of any group: the lowest where less is asked for, else the highest
+    why: str = ""  # which groups meet it, or why it is unknown
+    note: str = ""  # what such a condition cannot promise
+
+    def said(self):
+        """The value and the reason in words."""
+        parts = [self.why] if self.why else []
+        if self.value is not None:
+            parts.insert(0, f"the value is {shown(self.value)}")
+        return "; ".join(parts)
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """The verdicts on all conditions."""
+
+    verdicts: tuple = ()
+    against: Earlier | None = None
+    cautions: tuple = ()  # sentences: how far the earlier audit can be compared
+
+    @property
+    def code(self):
+        """Exit code: 1 if a condition is met, 3 if none is but one is unknown, else 0."""
+        if self.count(MET):
+            return 1
+        return 3 if self.count(UNKNOWN) else 0
+
+    def count(self, state):
+        return sum(verdict.state == state for verdict in self.verdicts)
+
+    def said(self):
+        """How many conditions are met or unknown, in words."""
+        every, met, unknown = len(self.verdicts), self.count(MET), self.count(UNKNOWN)
+        conditions = "condition" if every == 1 else "conditions"
+        said = f"{met} of {every} {conditions} {'is' if met == 1 else 'are'} met"
+        return said + (f", {unknown} unknown" if unknown else "")
+
+
+def judge(audited, texts, against=None):
+    """The Judgement of texts, as gate.condition reads them, on an Audit.
+
+    against: the Earlier that change(...) is from; without it such a text is a KdlibError.
+    """
+    check(texts, against)
+    now = facts(audited)
+    cautions = ()
+    if against is not None:
+        cautions = (
+            f"Changes are from the earlier audit in {printable(against.name, None)} and mean "
+            "something only if both audits are of the same examples.",
+            *differences(now, against.facts),
+        )
+    verdicts = tuple(_verdict(condition(text), audited, now, against) for text in texts)
+    return Judgement(verdicts, against, cautions)
+
+
+def _verdict(c, audited, now, against):
+    values = _values(c, now)
+    if c.change:
+        before = _values(c, against.facts)
+        comparable = now["reference"] == against.facts["reference"] or not _of_reference(c.name)
+        values = {
+            name: values.get(name, np.nan) - before.get(name, np.nan)
+            for name in {**values, **before}
+        }
+        values = values if comparable else dict.fromkeys(values, np.nan)
+    if c.group is not None:
+        values = {c.group: values.get(c.group, np.nan)}
+    known = {name: value for name, value in values.items() if np.isfinite(value)}
+    # those that meet it most come first
+    order = sorted(known, key=known.get, reverse=c.comparison in (">", ">="))
+    those = [name for name in order if c.holds(known[name])]
+    state, why = NOT_MET, ""
+    if those:
+        state = MET
+        why = _named("met by", those, known) if c.any else ""
+    elif len(known) < len(values) or not values:
+        state = UNKNOWN
+        why = _why(c, audited, now, against, [name for name in values if name not in known])
+    value = known[order[0]] if order else None
+    return Verdict(c.text, state, value, why, _note(c, audited))
+
+
+def _values(c, found):
+    """{group, or "" for a metric: value} of the facts of an audit; NaN where it is not known."""
+    if not c.of_groups:
+        value = found["metrics"].get(c.name)
+        return {"": _number(value.get(c.bound) if isinstance(value, dict) else value)}
+    return {row["group"]: _number(row.get(c.column)) for row in found["groups"]}
+
+
+def _number(value):
+    """A value of a JSON file as float, NaN for what is none."""
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        return np.nan
+    try:
+        return float(value)
+    except OverflowError:
+        return np.nan
+
+
+def _of_reference(name):
+    """Whether a metric or column is over the reference, baseline or teacher."""
+    return "gain" in name or name.startswith("groups_") or name in ("q", "detectable")
+
+
+# ---------------------------------------------------------------- in words
+
+
+def shown(value):
+    """A value in a sentence."""
+    return f"{value:,.0f}" if float(value).is_integer() else f"{value:.3g}"
+
+
+def _named(begin, names, values=None):
+    """Groups in words, at most three by name: "met by 5 groups: a (-3), b (-2), c (-1), ..."."""
+    some = []
+    for name in names[:NAMED]:
+        value = f" ({shown(values[name])})" if values else ""
+        some.append(printable(name, 40) + value)
+    more = f" and {len(names) - NAMED:,} more" if len(names) > NAMED else ""
+    groups = "group" if len(names) == 1 else "groups"
+    return f"{begin} {len(names):,} {groups}: {', '.join(some)}{more}"
+
+
+def _why(c, audited, now, against, unknown):
+    """Why a condition is unknown; unknown: names of the groups without a value."""
+    groups = [row["group"] for row in now["groups"]]
+    if c.group is not None and c.group not in groups:
+        near = difflib.get_close_matches(c.group, groups, n=1)
+        hint = f"; did you mean {quoted(near[0])}?" if near else ""
+        return f"there is no such group{hint}"
+    here = _values(c, now)
+    if not np.isfinite(list(here.values())).any():
+        return why_unknown(audited, c.name)
+    if c.change:
+        name = printable(against.name, None)
+        before = against.facts["reference"]
+        if now["reference"] != before and _of_reference(c.name):
+            return f"gains in {name} are over the {before}"
+        if not c.of_groups:
+            return f"{name} has no such value"
+        # a group that is there no longer hides what became of it
+        gone = [group for group in unknown if group not in groups]
+        if gone:
+            return _named("in", gone) + f", of {name} alone"
+        return _named(f"{name} has no such value of", unknown)
+    return why_unknown(audited, c.name) if c.group is not None else _named("not known in", unknown)
+
+
+def why_unknown(audited, name):
+    """Why an Audit does not know a metric, or a column of its groups' table."""
+    alone = audited.reference == "teacher"
+    by_groups = ("worst_bucket_gain", "worst_k_gain", "margin_gain_correlation")
+    role = name.split("_")[0]
+    instead = {"groups_harmed": "groups_worse", "groups_helped": "groups_better"}
+    if name in instead and alone:
+        return f"there is no baseline; {instead[name]} asks of the teacher instead"
+    if name in instead.values() and not alone:
+        same = next(key for key in instead if instead[key] == name)
+        return f"gains are over the baseline; {same} asks of them"
+    if alone and (role == "baseline" or name == "copied_excess"):
+        return "there is no baseline"
+    if name == "copied_excess":
+        return "baselines hardly err, or give the teacher's own answers, or the teacher never errs"
+    if name in by_groups and len(audited.groups) < FEWEST:
+        return f"there are {len(audited.groups)} groups, and at least {FEWEST} are needed"
+    scores = ("_calibration_error", "_log_loss", "_overconfidence")
+    if name.endswith(scores) and not audited.scored.get(role, False):
+        return f"only predicted classes of the {role} were given"
+    if name == "n_train":
+        return "no training counts were given"
+    return "these inputs do not tell it"
+
+
+def _note(c, audited):
+    """What such a condition cannot promise, in a sentence; "" if nothing need be said."""
+    harmed = "groups_harmed" if audited.reference == "baseline" else "groups_worse"
+    groups = len(audited.groups)
+    if c.change:
+        return "A change is the difference of two estimates, without an interval: this is no test."
+    beyond = (c.bound, c.comparison[0]) in (("low", ">"), ("high", "<"))
+    if c.any and beyond:
+        rate = 100 * (1 - (1 - BEYOND) ** groups)
+        return (
+            f"Each group has a 95 % interval of its own, so chance alone can meet this in up to "
+            f"{rate:.0f} % of audits of {groups:,} groups; {harmed} > 0 is corrected for their "
+            "number."
+        )
+    if c.of_groups and c.bound == "estimate" and c.name not in NO_ESTIMATES:
+        return (
+            "An estimate is no test: a small group can meet this by chance. "
+            f"A test is {harmed} > 0, or of one group gain[group=NAME].high < 0."
+        )
+    return ""
