@@ -129,7 +129,8 @@ def audit(args):
         ci.write(places["summary"], "summary", ci.summary(found, judged, html))
     if args.junit:
         ci.write(places["junit"], "junit", ci.junit(judged, time.monotonic() - start))
-    print("\n".join([*page.headline(found), f"{html}, {Path(facts).name}, {Path(table).name}"]))
+    said = [*page.headline(found), *judged.cautions]
+    print("\n".join([*said, f"{html}, {Path(facts).name}, {Path(table).name}"]))
     for verdict in judged.verdicts:
         said = f"condition {verdict.state}: {page.printable(verdict.condition, None)}"
         where = sys.stdout if verdict.state == NOT_MET else sys.stderr

@@ -13,7 +13,7 @@ from kdlib.auditing import page
 from kdlib.auditing.facts import earlier
 from kdlib.auditing.gate import check
 from kdlib.auditing.read import AuditError, encodable, printable, reason
-from kdlib.auditing.verdicts import MET, NOT_MET, shown
+from kdlib.auditing.verdicts import MET, NOT_MET, UNKNOWN, shown
 from kdlib.config import KdlibError
 from kdlib.evidence.words import brief
 from kdlib.study.files import whole_file
@@ -117,19 +117,25 @@ def code(text, longest=80):
 
 def prose(text):
     """A sentence as text in Markdown: names from data in it stay text."""
-    text = printable(text, None)
+    text = printable(text.replace("\N{NO-BREAK SPACE}", " "), None)
     text = re.sub(r"[\\`*_\[\]~$#]", r"\\\g<0>", text)
-    text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    text = text.replace("&", "&amp;").replace("<", "&lt;")
     # what would begin a list or a line under a heading
-    text = re.sub(r"^(\d*)([-+=.)])", r"\1\\\2", text)
+    text = re.sub(r"^(\d*)([-+=>.)])", r"\1\\\2", text)
     # a space without width keeps GitHub from making mentions, issues and links of names
     return re.sub(r"(?i)(@|#|:(?=//)|www(?=\.))", r"\1&#8203;", text)
+
+
+def cell(text, longest=80):
+    """Text as code in a table; where it holds the mark that ends a cell, as text."""
+    return code(text, longest) if "|" not in text else prose(printable(text, longest))
 
 
 def table(header, rows):
     """Lines of a table of cells that are Markdown."""
     lines = [header, ["---"] * len(header), *rows]
-    escaped = [[cell.replace("|", r"\|") for cell in cells] for cells in lines]
+    # renderers disagree on an escaped mark, but not on its number
+    escaped = [[part.replace("|", "&#124;") for part in cells] for cells in lines]
     return [f"| {' | '.join(cells)} |" for cells in escaped]
 
 
@@ -139,9 +145,10 @@ def summary(a, judged, html):
     out = [f"## {prose(a.title) or QUESTION}", "", f"**{prose(answer)}** {prose(' '.join(more))}"]
     out += [f"\n**Warning:** {prose(sentence)}" for sentence in a.warnings]
     if judged.verdicts:
-        out += ["", f"### Gate: {judged.said()}", "", *_conditions(judged)]
-    if judged.cautions:
-        out += ["", prose(" ".join(judged.cautions))]
+        out += ["", f"### {judged.said().removesuffix('.')}", "", *_conditions(judged), ""]
+        notes = [v.note for v in judged.verdicts if v.note and v.state != UNKNOWN]
+        out += [f"- {prose(note)}" for note in dict.fromkeys(notes)]
+    out += [f"- {prose(caution)}" for caution in judged.cautions]
     out += _changed(a, "harmed", f"Groups harmed, gain over the {a.reference}")
     out += _changed(a, "worse", "Groups worse than the teacher")
     out += ["", "### What was read", ""]
@@ -160,9 +167,8 @@ def _conditions(judged):
     for v in judged.verdicts:
         state = v.state if v.state == NOT_MET else f"**{v.state}**"
         value = "–" if v.value is None else shown(v.value)
-        notes = " ".join(f"{part.removesuffix('.')}." for part in (v.why, v.note) if part)
-        rows.append([code(v.condition, 200), state, value, prose(notes)])
-    return table(["condition", "state", "value", "note"], rows)
+        rows.append([cell(v.condition, 200), state, value, prose(v.why)])
+    return table(["condition", "state", "value", "why"], rows)
 
 
 def _changed(a, finding, title):
@@ -171,7 +177,7 @@ def _changed(a, finding, title):
     if not len(found):
         return []
     rows = [
-        [code(r.group), f"{r.n:,}", brief(r), f"{r.q:.3f}"]
+        [cell(r.group), f"{r.n:,}", brief(r), f"{r.q:.3f}"]
         for r in found.assign(estimate=found.gain).head(LISTED).itertuples()
     ]
     title += f" (first {LISTED} of {len(found):,})" if len(found) > LISTED else ""
@@ -188,7 +194,7 @@ def junit(judged, seconds):
     A condition that is met is a failure; one that is unknown an error, since it was not tested and
     the exit code is not 0 either. seconds: that the audit took.
     """
-    met, unknown = judged.count("met"), judged.count("unknown")
+    met, unknown = judged.count(MET), judged.count(UNKNOWN)
     numbers = {
         "name": SUITE,
         "tests": str(len(judged.verdicts)),
@@ -208,4 +214,4 @@ def junit(judged, seconds):
             said = printable(f"{v.state}: {v.said()}", None)
             ET.SubElement(case, kind, message=said, type=v.state).text = printable(v.note, None)
     ET.indent(root)
-    return '<?xml version="1.0" encoding="UTF-8"?>\n' + ET.tostring(root, encoding="unicode")
+    return '<?xml version="1.0" encoding="UTF-8"?>\n' + ET.tostring(root, encoding="unicode") + "\n"

@@ -157,12 +157,18 @@ def condition(text, where="--fail-if"):
     return asked
 
 
+def written(group):
+    """The name of a group as a condition writes it."""
+    plain = group and group == group.strip() and "]" not in group and not group.startswith('"')
+    return group if plain and group.isprintable() else json.dumps(group)
+
+
 def _wrong(c):
     """Why a Condition cannot be asked of any audit; "" if it can."""
     known = COLUMNS if c.of_groups else METRICS
     if c.any and c.group is not None:
         return "asks of any group and of one; leave out one of them."
-    if c.name in COLUMNS and not c.of_groups:
+    if c.name in COLUMNS and c.name not in known:
         return f"{c.name} is of a group; write {c.name}[group=NAME], or any {c.name}."
     if c.name not in known:
         return did_you_mean(c.name, known)

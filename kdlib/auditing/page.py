@@ -14,6 +14,7 @@ import pandas as pd
 from markupsafe import Markup
 
 from kdlib import __version__
+from kdlib.auditing.facts import facts
 from kdlib.auditing.figures import (
     ROWS,
     by_bucket,
@@ -22,7 +23,6 @@ from kdlib.auditing.figures import (
     gain_in_words,
     on_one_line,
 )
-from kdlib.auditing.facts import facts
 from kdlib.auditing.gate import METRICS, ROLES
 from kdlib.auditing.read import AuditError, printable
 from kdlib.auditing.verdicts import Judgement, judge

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from kdlib.auditing.facts import Earlier, differences, facts
-from kdlib.auditing.gate import check, condition
-from kdlib.auditing.read import printable, quoted
+from kdlib.auditing.gate import check, condition, written
+from kdlib.auditing.read import printable
 from kdlib.auditing.tables import FEWEST
 
 MET, NOT_MET, UNKNOWN = "met", "not met", "unknown"
@@ -53,11 +53,13 @@ class Judgement:
         return sum(verdict.state == state for verdict in self.verdicts)
 
     def said(self):
-        """How many conditions are met or unknown, in words."""
+        """What it comes to, in a sentence."""
         every, met, unknown = len(self.verdicts), self.count(MET), self.count(UNKNOWN)
+        gate = {0: "The gate passes", 1: "The gate fails", 3: "The gate is undecided"}[self.code]
         conditions = "condition" if every == 1 else "conditions"
-        said = f"{met} of {every} {conditions} {'is' if met == 1 else 'are'} met"
-        return said + (f", {unknown} unknown" if unknown else "")
+        are = "is" if met == 1 or every == 1 else "are"
+        more = f", {unknown} unknown" if unknown else ""
+        return f"{gate}: {met} of {every} {conditions} {are} met{more}."
 
 
 def judge(audited, texts, against=None):
@@ -133,7 +135,8 @@ def _of_reference(name):
 
 def shown(value):
     """A value in a sentence."""
-    return f"{value:,.0f}" if float(value).is_integer() else f"{value:.3g}"
+    said = f"{value:,.0f}" if float(value).is_integer() else f"{value:.3g}"
+    return said.replace("-", "−")
 
 
 def _named(begin, names, values=None):
@@ -152,7 +155,7 @@ def _why(c, audited, now, against, unknown):
     groups = [row["group"] for row in now["groups"]]
     if c.group is not None and c.group not in groups:
         near = difflib.get_close_matches(c.group, groups, n=1)
-        hint = f"; did you mean {quoted(near[0])}?" if near else ""
+        hint = f"; did you mean [group={written(near[0])}]?" if near else ""
         return f"there is no such group{hint}"
     here = _values(c, now)
     if not np.isfinite(list(here.values())).any():
