@@ -84,12 +84,12 @@ def _verdict(c, audited, now, against):
     values = _values(c, now)
     if c.change:
         before = _values(c, against.facts)
-        comparable = now["reference"] == against.facts["reference"] or not _of_reference(c.name)
         values = {
             name: values.get(name, np.nan) - before.get(name, np.nan)
             for name in {**values, **before}
         }
-        values = values if comparable else dict.fromkeys(values, np.nan)
+        if not _comparable(c, now, against):
+            values = dict.fromkeys(values, np.nan)
     if c.group is not None:
         values = {c.group: values.get(c.group, np.nan)}
     known = {name: value for name, value in values.items() if np.isfinite(value)}
@@ -125,9 +125,10 @@ def _number(value):
         return np.nan
 
 
-def _of_reference(name):
-    """Whether a metric or column is over the reference, baseline or teacher."""
-    return "gain" in name or name.startswith("groups_") or name in ("q", "detectable")
+def _comparable(c, now, against):
+    """Whether what a condition asks means the same in the earlier audit: gains may not."""
+    gain = "gain" in c.name or c.name.startswith("groups_") or c.name in ("q", "detectable")
+    return not gain or now["reference"] == against.facts["reference"]
 
 
 # ---------------------------------------------------------------- in words
@@ -152,27 +153,25 @@ def _named(begin, names, values=None):
 
 def _why(c, audited, now, against, unknown):
     """Why a condition is unknown; unknown: names of the groups without a value."""
-    groups = [row["group"] for row in now["groups"]]
-    if c.group is not None and c.group not in groups:
-        near = difflib.get_close_matches(c.group, groups, n=1)
+    here = _values(c, now)
+    if c.group is not None and c.group not in here:
+        near = difflib.get_close_matches(c.group, here, n=1)
         hint = f"; did you mean [group={written(near[0])}]?" if near else ""
         return f"there is no such group{hint}"
-    here = _values(c, now)
-    if not np.isfinite(list(here.values())).any():
+    lacking = [name for name in unknown if np.isnan(here.get(name, 0))]
+    if len(lacking) == len(here) or (lacking and not c.any):
         return why_unknown(audited, c.name)
-    if c.change:
-        name = printable(against.name, None)
-        before = against.facts["reference"]
-        if now["reference"] != before and _of_reference(c.name):
-            return f"gains in {name} are over the {before}"
-        if not c.of_groups:
-            return f"{name} has no such value"
-        # a group that is there no longer hides what became of it
-        gone = [group for group in unknown if group not in groups]
-        if gone:
-            return _named("in", gone) + f", of {name} alone"
-        return _named(f"{name} has no such value of", unknown)
-    return why_unknown(audited, c.name) if c.group is not None else _named("not known in", unknown)
+    if lacking:
+        return _named("not known in", lacking)
+    # so it is the earlier audit that does not tell
+    name, reference = printable(against.name, None), against.facts["reference"]
+    if not _comparable(c, now, against):
+        return f"gains in {name} are over the {reference}"
+    gone = [group for group in unknown if group not in here]
+    if gone:  # what became of it is hidden
+        return _named("in", gone) + f", of {name} alone"
+    said = f"{name} has no such value"
+    return _named(f"{said} of", unknown) if c.of_groups else said
 
 
 def why_unknown(audited, name):
@@ -204,7 +203,7 @@ def _note(c, audited):
     """What such a condition cannot promise, in a sentence; "" if nothing need be said."""
     harmed = "groups_harmed" if audited.reference == "baseline" else "groups_worse"
     groups = len(audited.groups)
-    if c.change:
+    if c.change and c.name not in NO_ESTIMATES:
         return "A change is the difference of two estimates, without an interval: this is no test."
     beyond = (c.bound, c.comparison[0]) in (("low", ">"), ("high", "<"))
     if c.any and beyond:

@@ -417,6 +417,11 @@ def test_what_one_of_two_audits_lacks_is_unknown(audited, before):
             "any" not in text,
             why,
         )
+    table = audited.groups.copy()
+    table.loc[0, "gain"] = np.nan
+    broken = dataclasses.replace(audited, groups=table)
+    assert one(broken, "change(gain[group=cat]) < 0", before).why == "these inputs do not tell it"
+    assert one(broken, "any change(gain) < -1e3", before).why == "not known in 1 group: cat"
     more = spoilt(before, groups=[*before.facts["groups"], {"group": "gone", "gain": 3}])
     verdict = one(audited, "any change(gain) < -1e3", more)
     assert (verdict.state, verdict.why) == ("unknown", "in 1 group: gone, of before.json alone")
@@ -661,11 +666,11 @@ def test_junit_counts_failures_and_errors_and_names_every_condition(audited):
     root = ET.fromstring(ci.junit(judged, 1.5))
     [suite] = root
     for element in (root, suite):
-        numbers = {name: element.get(name) for name in ("tests", "failures", "errors", "skipped")}
-        assert numbers == {"tests": "4", "failures": "2", "errors": "1", "skipped": "0"}
+        numbers = [element.get(name) for name in ("tests", "failures", "errors")]
+        assert numbers == ["4", "2", "1"]
         assert element.get("name") == "kdlib audit" and float(element.get("time")) == 1.5
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d", suite.get("timestamp"))
-    assert root.tag == "testsuites" and suite.tag == "testsuite"
+    assert suite.get("skipped") == "0" and root.tag == "testsuites" and suite.tag == "testsuite"
     cases = list(suite)
     assert [case.get("name") for case in cases] == texts
     assert all(case.tag == "testcase" and case.get("classname") for case in cases)
