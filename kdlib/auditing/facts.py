@@ -133,6 +133,8 @@ def differences(now, before):
         out.append(
             f"Its gains are {over[0]}, those here {over[1]}, so changes of gains are unknown."
         )
+    if now["worst_k"] != before.get("worst_k"):
+        out.append("Its worst-k metrics take another number of groups.")
     return out
 
 

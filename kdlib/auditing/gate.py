@@ -81,11 +81,11 @@ CONDITION = re.compile(
     (?P<any>any\s+)?
     (?P<change>change\s*\(\s*)?
     (?P<name>\w+)
-    (?:\[\s*group\s*=\s*(?P<group>"(?:[^"\\]|\\.)*"|[^]"\s][^]]*?)\s*\])?
+    (?:\[\s*group\s*=\s*(?P<group>"(?:[^"\\]|\\.)*"\s*|[^]"\s][^]]*)\])?
     (?:\.(?P<bound>low|high))?
     (?(change)\s*\))
     \s*(?P<comparison><=|>=|<|>)\s*
-    (?P<number>[-−+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-−+]?[0-9]+)?)
+    (?P<number>[-−+]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][-−+]?[0-9]+)?)
     \s*""",
     re.VERBOSE | re.DOTALL,
 )
@@ -135,7 +135,7 @@ def condition(text, where="--fail-if"):
             "as in 'change(average_gain) < -1'. The name of a group with ] or \" in it stands in "
             "double quotes."
         )
-    group = match["group"]
+    group = match["group"] and match["group"].strip()
     if group and group.startswith('"'):
         try:
             group = json.loads(group, strict=False)

@@ -100,7 +100,7 @@ def _verdict(c, audited, now, against):
     if those:
         state = MET
         why = _named("met by", those, known) if c.any else ""
-    elif len(known) < len(values) or not values:
+    elif len(known) < len(values):
         state = UNKNOWN
         why = _why(c, audited, now, against, [name for name in values if name not in known])
     value = known[order[0]] if order else None

@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
@@ -194,6 +195,15 @@ def test_any_name_of_a_group_can_be_asked_in_double_quotes(name):
     assert gate.condition(f"gain[group={json.dumps(name)}].high < 0").group == name
     assert gate.condition(f"gain[group={json.dumps(name, ensure_ascii=False)}] < 0").group == name
     assert gate.condition(f"gain[group={gate.written(name)}] < 0").group == name
+
+
+@pytest.mark.parametrize("begin", ["overall_gain < ", "gain[group=", 'gain[group="', "any ", "\\"])
+@pytest.mark.parametrize("part", ["1", " ", "\\", "a", '"', "change("])
+def test_a_condition_however_long_is_refused_at_once(begin, part):
+    start = time.process_time()
+    with pytest.raises(KdlibError):
+        gate.condition(begin + part * 30_000 + "e")
+    assert time.process_time() - start < 5
 
 
 def test_an_end_is_asked_of_what_has_an_interval_and_of_nothing_else(audited):
@@ -436,13 +446,14 @@ def test_two_audits_that_are_not_of_the_same_examples_are_said_to_be_so(audited,
     assert judge(audited, []).cautions == ()
     labels = [{"role": "labels", "name": "y", "sha256": "0"}]
     here = dataclasses.replace(audited, inputs=(("labels", "y.npy", "1"),))
-    other = spoilt(before, examples=7, classes=3, inputs=labels)
+    other = spoilt(before, examples=7, classes=3, inputs=labels, worst_k=2)
     first, *more = judge(here, [], other).cautions
     assert "before.json" in first and "same examples" in first
     assert more == [
         "It has 7 examples, this one 600.",
         "It has 3 classes, this one 6.",
         "The two files of labels differ.",
+        "Its worst-k metrics take another number of groups.",
     ]
     judged = judge(alone, ["change(average_gain) < 1", "change(student_average) < 1"], before)
     assert "so changes of gains are unknown" in judged.cautions[-1]
