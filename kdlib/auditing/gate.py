@@ -140,7 +140,8 @@ def condition(text, where="--fail-if"):
         try:
             group = json.loads(group, strict=False)
         except ValueError:
-            raise refused(f"{group} is not written as JSON writes text.") from None
+            why = "the name in double quotes is not written as JSON writes text."
+            raise refused(why) from None
     name, bound = match["name"], match["bound"] or "estimate"
     asked = Condition(
         text=text,
@@ -174,8 +175,10 @@ def _wrong(c):
         return did_you_mean(c.name, known)
     if c.change and c.bound != "estimate":
         return "the interval of a change is not known; change(...) takes no .low and no .high."
-    without = any(part in c.name for part in NO_INTERVAL)
-    if c.bound != "estimate" and (c.name not in ENDS if c.of_groups else without):
+    has_interval = not any(part in c.name for part in NO_INTERVAL)
+    if c.of_groups:
+        has_interval = c.name in ENDS
+    if c.bound != "estimate" and not has_interval:
         return f"{c.name} has no interval."
     return ""
 

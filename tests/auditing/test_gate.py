@@ -135,6 +135,7 @@ def test_every_way_to_write_a_number_is_one(text):
         ("student_log_loss.low < 1", "has no interval"),
         ("student[group=a].low < 1", "has no interval"),
         ('gain[group="\\x"] < 1', "not written as JSON writes text"),
+        ('gain[group="\n\\x"] < 1', "not written as JSON writes text"),
         *(
             (text, "must be a metric")
             for text in (
