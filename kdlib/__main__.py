@@ -112,24 +112,30 @@ def report(args):
 def audit(args):
     """Say whom a distillation hurt, from predictions of your own.
 
-    Exit code 1 if a --fail-if condition is met.
+    Exit code 1 if a condition of --fail-if or --gate is met, 3 if none is but one is unknown.
     """
-    from kdlib.auditing import gate, given, page
+    from kdlib.auditing import ci, given, page
+    from kdlib.auditing.verdicts import NOT_MET, judge
 
-    for text in args.fail_if:
-        gate.condition(text)  # a typing error is said before anything is read
-    found = given.asked(vars(args), args.out)
-    written = page.save(found, args.out, args.fail_if)
+    start = time.monotonic()
+    # a typing error is said before anything is read
+    conditions, before = ci.asked(args.fail_if, args.gate, args.against, args.junit)
+    places = ci.places(vars(args))
+    found = given.asked(vars(args), args.out, print)
+    judged = judge(found, conditions, before)
+    written = page.save(found, args.out, judged)
     html, facts, table = (page.printable(file, None) for file in written)
-    print("\n".join([*page.headline(found), f"{html}, {Path(facts).name}, {Path(table).name}"]))
-    failed = 0
-    for text in args.fail_if:
-        held, value = gate.met(found, text)
-        if held:
-            said = f"condition met: {page.printable(text, None)}; the value is {value:.3g}"
-            print(f"kdlib: {said}", file=sys.stderr)
-            failed = 1
-    return failed
+    if args.summary:
+        ci.write(places["summary"], "summary", ci.summary(found, judged, html))
+    if args.junit:
+        ci.write(places["junit"], "junit", ci.junit(judged, time.monotonic() - start))
+    said = [*page.headline(found), *judged.cautions]
+    print("\n".join([*said, f"{html}, {Path(facts).name}, {Path(table).name}"]))
+    for verdict in judged.verdicts:
+        said = f"condition {verdict.state}: {page.printable(verdict.condition, None)}"
+        where = sys.stdout if verdict.state == NOT_MET else sys.stderr
+        print(f"kdlib: {said}; {page.printable(verdict.said(), None)}", file=where)
+    return judged.code
 
 
 def status(args):
@@ -246,7 +252,7 @@ def _data_options(add):
 
 
 def _audit_options(add):
-    formats = "npz, npy, CSV or Parquet, as all that follows"
+    formats = "npz, npy, CSV, Parquet, JSON or others; FILE:COLUMN chooses a column"
     add("--labels", **FILE, help=f"true classes of the test examples: {formats}")
     untaught = "of the same network trained without a teacher:"
     for name, whose in (("teacher", "its"), ("student", "its"), ("baseline", untaught)):
@@ -260,8 +266,10 @@ def _audit_options(add):
     edges = "of those buckets; default: 100 20"
     add("--edges", nargs=2, type=_count, metavar=("MANY", "FEW"), help=edges)
     add("--classes", **FILE, help="names of the classes, one per line")
-    kinds = ("auto", "logits", "probabilities", "classes")
-    add("--kind", choices=kinds, help="of the scores; default: auto")
+    absent = "of examples without a group: leave them out, or make them a group"
+    add("--missing-groups", choices=("drop", "own"), help=absent)
+    kinds = "of the scores: auto, logits, probabilities or classes, or one a role: student=logits"
+    add("--kind", nargs="+", metavar="KIND", help=kinds)
     worst = "groups in the worst-k metrics; default: a tenth"
     add("--worst", type=_count, metavar="K", help=worst)
     add("--title", help="of the page")
@@ -271,12 +279,18 @@ def _audit_options(add):
     add("--search", **FILE, help=search)
     images = "paths of the examples' images: the page shows what the student lost"
     add("--images", **FILE, help=images)
-    conditions = "'groups_harmed > 0' or 'average_gain.high < 0'"
+    conditions = "'groups_harmed > 0', 'gain[group=truck].high < 0', 'any gain < -5'; see README"
     add("--fail-if", **AGAIN, metavar="CONDITION", help=conditions)
+    add("--gate", **FILE, help="such conditions, one a line; # begins a comment line")
+    against = "JSON of an earlier audit, for conditions as 'change(average_gain) < -1'"
+    add("--against", **FILE, help=against)
     add("--study", metavar="STUDY", help="audit runs on record instead of files")
     add("--pair", metavar="TEACHER/STUDENT", help="of --study; default: its first")
     add("--method", help="of --study; default: kd")
     add("--seeds", **COUNT, help="of --study; default: all that are complete")
+    summary = "write Markdown for a pull request; $GITHUB_STEP_SUMMARY is added to"
+    add("--summary", metavar="FILE.md", help=summary)
+    add("--junit", metavar="FILE.xml", help="write the conditions as test cases")
     out = "default: audit.html; .json and .csv are written beside it"
     add("--out", default="audit.html", metavar="FILE.html", help=out)
 
@@ -284,8 +298,8 @@ def _audit_options(add):
 def main(argv=None):
     """Run one command and return its exit code.
 
-    0, 1 (see the commands), 2 (error, one sentence), 130 (interrupted) or 141 (the reader of the
-    output has gone).
+    0, 1 and 3 (see the commands), 2 (error, one sentence), 130 (interrupted) or 141 (the reader of
+    the output has gone).
     """
     args = argparse.Namespace(configs=())
     code = 2

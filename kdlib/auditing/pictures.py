@@ -13,10 +13,12 @@ from pathlib import Path
 
 import numpy as np
 
-from kdlib.auditing.read import AuditError, listed, printable, quoted
+from kdlib.auditing.names import plain
+from kdlib.auditing.read import file_and_columns
+from kdlib.auditing.sentences import AuditError, listed, printable, quoted
 from kdlib.evidence.words import number
 
-COLUMNS = ("image", "images", "path", "paths", "file", "filename", "image_path")
+COLUMNS = ("image", "images", "path", "paths", "file", "filename", "imagepath", "filepath")
 MOST = 24  # pictures in all
 ROWS = 4  # groups
 A_ROW = 8  # pictures of a group
@@ -115,8 +117,8 @@ def _teachers(predicted):
 def _groups_to_show(table, lost):
     """Indices of the groups to show, harmed ones if there are any, from the lowest gain."""
     some = table[np.array(lost, dtype=bool)].sort_values(["gain", "group"], kind="stable")
-    if (some.finding == "harmed").any():
-        some = some[some.finding == "harmed"]
+    if (hurt := some.finding.isin(("harmed", "worse"))).any():
+        some = some[hurt]
     return [table.index.get_loc(k) for k in some.head(ROWS).index]
 
 
@@ -151,8 +153,10 @@ def _images(found, n):
     arrays = [values for values in found.columns.values() if np.ndim(values) >= 3]
     if arrays:
         return _of_arrays(found, arrays[0])
-    values = found.one(COLUMNS, "the paths of the images")
-    folder = Path(found.name).parent if found.sha256 else Path()
+    values = found.ids  # where a column of paths was taken for the ids that it is as well
+    if values is None or any(plain(name) in COLUMNS for name in found.columns):
+        values = found.one(COLUMNS, "the paths of the images")
+    folder = file_and_columns(found.name)[0].parent if found.sha256 else Path()
     for row, value in enumerate(values):
         if not isinstance(value, (str, Path, bytes, dict)):
             what = f"the image in row {row} is {quoted(value)}"

@@ -24,7 +24,7 @@ import pandas as pd
 
 from kdlib.auditing.conditions import conditions_of, least
 from kdlib.auditing.halves import halves_of
-from kdlib.auditing.read import listed, printable
+from kdlib.auditing.sentences import listed, printable
 from kdlib.evidence.resample import Groups
 from kdlib.evidence.significance import change
 from kdlib.evidence.words import brief, number, p_value
@@ -36,6 +36,7 @@ SCORE = -2.0  # as a z: what lost less is not kept
 NEWS = -1.0  # as a z, on the examples of no slice that was kept before: what lost less is no news
 BETTER = 1e-3  # by which two conditions must beat each alone: above rounding
 CHUNK = 8192  # examples counted at once
+FOUND = {"baseline": ("harmed", "helped"), "teacher": ("worse", "better")}
 COLUMNS = ["subgroup", "n", "n_scored", "gain", "low", "high", "p", "q", "finding"]
 COLUMNS += ["others", "gain_found"]
 
@@ -60,6 +61,8 @@ def search(found, y, right, w, seed=0):
     if len(conditions.words):
         kept, compared = _kept(conditions, d, w, first)
     table = _tested(conditions, kept, right, w, first, other)
+    words = dict(zip(FOUND["baseline"], FOUND[reference], strict=True))
+    table["finding"] = table.finding.replace(words)
     return table, _how(found, conditions, compared, table, len(first), passed_over)
 
 
@@ -209,16 +212,22 @@ def shown_subgroups(table):
     )
 
 
-def told_subgroups(table):
+def confirmed(table):
+    """How many subgroups are harmed, or worse than the teacher, also on the half that tests."""
+    return int(table.finding.isin([lost for lost, _ in FOUND.values()]).sum())
+
+
+def told_subgroups(table, reference):
     """What a search found, as one sentence."""
-    harmed = table[table.finding == "harmed"]
+    lost = {"baseline": "harmed", "teacher": "worse than the teacher"}[reference]
+    harmed = table.head(confirmed(table))
     if not len(harmed):
-        return "A search of the metadata found no subgroup whose harm was confirmed."
+        return f"A search found no subgroup that other examples confirm as {lost}."
     most = "; ".join(
         f"{printable(r.subgroup)} ({number(r.gain)})" for r in harmed.head(3).itertuples()
     )
     them = "subgroup that is" if len(harmed) == 1 else "subgroups that are"
     return (
-        f"A search of the metadata found {len(harmed)} {them} harmed, confirmed on examples that "
-        f"had no part in the search: {most}."
+        f"A search found {len(harmed)} {them} {lost}, confirmed on examples that had no part in "
+        f"the search: {most}."
     )

@@ -18,9 +18,9 @@ import numpy as np
 import pandas as pd
 from scipy.stats import rankdata
 
-from kdlib.auditing.groups import _group_values, _grouped
-from kdlib.auditing.inputs import as_numbers
-from kdlib.auditing.read import AuditError, quoted, repeated
+from kdlib.auditing.groups import OWN, _group_values, _grouped
+from kdlib.auditing.sentences import AuditError, quoted, repeated
+from kdlib.auditing.values import as_numbers, missing
 from kdlib.config import did_you_mean
 
 MOST_GROUPS = 10_000
@@ -39,19 +39,12 @@ class Cut:
 
 
 def groups_by(found, by):
-    """(Groups, sentences on how columns were cut), of the columns of a Source, or None.
+    """Groups of the columns of a Source.
 
     by: what --by is given, a list of texts and tuples of texts. AuditError for what names no
     column, and for more groups than anybody reads.
     """
-    if found is None:
-        raise AuditError("--by names columns of --groups, and there is none.")
-    entries = [*by] if isinstance(by, (list, tuple)) else [by]
-    if not entries:
-        raise AuditError("--by needs one column of --groups at least.")
-    wanted = [_parts(found, entry) for entry in entries]
-    if (twice := repeated(wanted)) is not None:
-        raise AuditError(f"--by {quoted(entries[wanted.index(twice)])}: is there twice.")
+    wanted = _entries(found, by)
     parts = dict.fromkeys(part for entry in wanted for part in entry)
     cuts = {part: _cut(found, *part) for part in parts}
     names = []
@@ -67,19 +60,33 @@ def groups_by(found, by):
             )
     if (name := repeated(names)) is not None:
         raise found.error(f"two groups are called {quoted(name)}; rename a column.")
-    fewer = []
-    for (column, wanted_ranges), cut in cuts.items():
-        if len(cut.values) < (wanted_ranges or 0):
-            made = f"{len(cut.values)} ranges, not {wanted_ranges}"
-            fewer.append(f"{column} is cut into {made}: many examples have the same value.")
-    return _grouped(names, columns), fewer
+    return _grouped(names, columns)
+
+
+def used_by(found, by):
+    """The Source, or None, with those columns alone that --by names; AuditError as groups_by."""
+    if found is None:
+        raise AuditError("--by names columns of --groups, and there is none.")
+    used = {column for entry in _entries(found, by) for column, _ in entry}
+    return found.with_columns({name: of for name, of in found.columns.items() if name in used})
 
 
 # ---------------------------------------------------------------- what an entry says
 
 
+def _entries(found, by):
+    """[((column, number of ranges, or None for each value), ...)] of the entries of --by."""
+    entries = [*by] if isinstance(by, (list, tuple)) else [by]
+    if not entries:
+        raise AuditError("--by needs one column of --groups at least.")
+    wanted = [_parts(found, entry) for entry in entries]
+    if (twice := repeated(wanted)) is not None:
+        raise AuditError(f"--by {quoted(entries[wanted.index(twice)])}: is there twice.")
+    return wanted
+
+
 def _parts(found, entry):
-    """((column, number of ranges, or None for each value), ...) of an entry of --by."""
+    """((column, number of ranges or None), ...) of one entry."""
     columns = found.columns
     if any(np.ndim(values) == 2 and np.shape(values)[1] != 1 for values in columns.values()):
         raise found.error("--by chooses among columns with names, and this is a matrix of groups.")
@@ -127,12 +134,19 @@ def _cut(found, column, parts):
         values = [str(value) for value in there]
         return Cut(index, values, [f"{column}={value}" for value in values])
     what = f"group {quoted(column)}"
-    numbers = np.asarray(as_numbers(found, found.columns[column], what), dtype=np.float64).ravel()
+    values = found.columns[column].ravel()
+    empty = missing(values)  # only where these were asked to be a group of their own
+    numbers = np.asarray(as_numbers(found, values[~empty], what), dtype=np.float64)
     found.refuse(~np.isfinite(numbers), numbers, what, "a number, which a range needs")
-    index, ends = ranges(numbers, parts)
-    named = [
-        f"{column} {low}" if low == high else f"{column} {low} to {high}" for low, high in ends
-    ]
+    index = np.full(len(values), -1)
+    index[~empty], ends = ranges(numbers, parts)
+    if len(ends) < parts:
+        how = f"{len(ends)} ranges, not {parts}"
+        found.note(f"{column} is cut into {how}: many examples have the same value.")
+    named = [f"{column} {low}" + f" to {high}" * (low != high) for low, high in ends]
+    if empty.any():
+        index[empty] = len(named)
+        named.append(f"{column}={OWN}")
     return Cut(index, named, named)
 
 

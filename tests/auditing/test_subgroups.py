@@ -15,7 +15,8 @@ from kdlib.__main__ import main
 from kdlib.auditing import search as searching
 from kdlib.auditing.conditions import conditions_of
 from kdlib.auditing.page import headline, page
-from kdlib.auditing.read import printable, source
+from kdlib.auditing.read import source
+from kdlib.auditing.sentences import printable
 from kdlib.auditing.subgroups import groups_by, ranges
 from kdlib.config import KdlibError
 from kdlib.evidence.significance import change
@@ -40,8 +41,9 @@ def people(n=N, seed=0):
 def made(by, table=None):
     """{name: rows of its examples} of the groups that --by makes, and what is said of them."""
     table = people() if table is None else table
-    members, said = groups_by(source(table, "groups"), by)
-    return dict(zip(members.names, members.examples, strict=True)), said
+    found = source(table, "groups")
+    members = groups_by(found, by)
+    return dict(zip(members.names, members.examples, strict=True)), found.notes
 
 
 def refused(call, *arguments, **options):
@@ -155,15 +157,43 @@ def test_what_makes_no_groups_is_one_sentence(by, said):
 
 
 def test_a_number_that_is_missing_is_no_range_and_a_matrix_has_no_columns_to_name():
-    table = people().assign(age=lambda t: t.age.where(t.index != 7))
+    table = people().assign(age=lambda t: t.age.where(t.index != 7, np.inf))
     assert "row 7" in refused(made, "age:4", table)
     assert "matrix" in refused(made, "sex", np.ones((5, 2)))
 
 
+def test_missing_values_are_dropped_or_a_group_of_their_own_of_the_columns_used_alone():
+    table, (y, predicted) = people(), models()
+    table["age"] = table.age.where(table.index % 10 > 0)
+    table["sex"] = table.sex.where(table.index % 7 > 0)
+
+    def groups(by, how):
+        found = kdlib.audit(y, *predicted, groups=table, by=by, missing_groups=how, resamples=2)
+        return found.groups.set_index("group").n, " ".join(found.read)
+
+    n, said = groups(["age:3"], "own")
+    assert n["age=missing"] == 60 and n.sum() == N and len(n) == 4
+    n, said = groups(["sex x age:3"], "own")
+    known = table.age.notna() & table.sex.notna()
+    assert (
+        len(n) == 12 and n[[name for name in n.index if "missing" not in name]].sum() == known.sum()
+    )
+    n, said = groups(["age:3"], "drop")
+    assert n.sum() == 540 and "60 examples without a group were left out" in said
+    n, said = groups(["sex x age:3"], "drop")
+    assert n.sum() == known.sum()
+    assert groups(["a:4"], None)[0].sum() == N  # what is missing in other columns is no matter
+    assert "missing in 60 of 600 rows" in refused(
+        kdlib.audit, y, *predicted, groups=table, by=["age:4"]
+    )
+
+
 def test_more_combinations_than_anybody_reads_are_refused():
-    table = pd.DataFrame({"a": np.arange(9000), "b": np.arange(9000)[::-1]})
-    assert "18,000 groups; more than 10,000 are not" in refused(made, ["a", "b"], table)
-    assert len(made("a x b", table)[0]) == 9000
+    half = np.arange(12_000) // 2
+    table = pd.DataFrame({"a": half, "b": half[::-1], "c": np.arange(12_000) % 2})
+    assert "12,000 groups; more than 10,000 are not" in refused(made, ["a", "b"], table)
+    assert "12,000 groups; more than 10,000 are not" in refused(made, "a x c", table)
+    assert len(made("a", table)[0]) == 6000
 
 
 def models(n=N, seed=0, classes=4):
@@ -353,7 +383,7 @@ def test_columns_that_make_no_groups_are_passed_over_and_said():
     rng, n = np.random.default_rng(0), 300
     table = pd.DataFrame(
         {
-            "file": [f"f{k}" for k in range(n)],
+            "file of it": [f"f{k}" for k in range(n)],
             "row": rng.permutation(n),
             "split": "test",
             "note": [f"n{k // 2}" for k in range(n)],
@@ -367,7 +397,7 @@ def test_columns_that_make_no_groups_are_passed_over_and_said():
     )
     conditions, passed_over = conditions_of(source(table, "meta"))
     assert passed_over == {
-        "all values are different": ["file", "row"],
+        "all values are different": ["file of it", "row"],
         "one value throughout": ["split", "empty"],
         "no value is frequent enough": ["note"],
     }
@@ -381,7 +411,7 @@ def test_columns_that_make_no_groups_are_passed_over_and_said():
         if word.endswith(" is missing"):
             np.testing.assert_array_equal(mine, table[word.split()[0]].isna())
     _, how = found_in(table, equal_models(n, 1, rng))
-    assert "file, row (all values are different)" in how[-1]
+    assert "file of it, row (all values are different)" in how[-1]
 
 
 def test_a_table_without_a_column_of_use_finds_nothing_and_says_so():
