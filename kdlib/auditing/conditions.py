@@ -74,7 +74,7 @@ def _coded(name, values):
     """
     if np.ndim(values) != 1:
         return None, "several values an example"
-    values = pd.Series(values).astype(object)
+    values = pd.Series(values, dtype=object)
     words = values.map(lambda value: encodable(str(value)).strip())
     missing = (values.isna() | words.isin(BLANK)).to_numpy()
     numbers = pd.to_numeric(words.where(~missing), errors="coerce").to_numpy(np.float64)
