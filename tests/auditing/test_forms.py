@@ -192,6 +192,11 @@ WRITTEN = {
         path, orient="split", double_precision=15
     ),
     "s.json": lambda path: table(Z["student"]).to_json(path, double_precision=15),
+    "pipeline.json": lambda path: path.write_text(
+        json.dumps(
+            [[{"label": str(k), "score": v} for k, v in enumerate(row)] for row in P["student"]]
+        )
+    ),
     "list.json": lambda path: path.write_text(json.dumps(Z["student"].tolist())),
     "s.feather": lambda path: table(Z["student"]).to_feather(path),
     "s.pt": lambda path: torch.save(torch.tensor(Z["student"]), path),
@@ -500,3 +505,9 @@ def test_a_column_called_like_an_id_is_one_if_its_values_differ():
         )
     )
     same(audit(Y, answers))
+
+
+@pytest.mark.parametrize("written", ["Prob({})", "{}_prob", "p: {}", "{}"])
+def test_names_of_classes_may_stand_inside_those_of_columns(written):
+    models = each(lambda role: table(P[role], [written.format(name) for name in CATS12]))
+    assert list(same(audit(np.array(CATS12)[Y], models)).class_names) == CATS12
