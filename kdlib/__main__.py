@@ -277,7 +277,7 @@ def _audit_options(add):
     add("--by", nargs="+", metavar="COLUMN", help=by)
     search = "what is known of each example: a search in it for the subgroups that lost most"
     add("--search", **FILE, help=search)
-    images = "paths of the examples' images: the page shows what the student lost"
+    images = "paths of their images, to show what was lost; of --study the folder of its data"
     add("--images", **FILE, help=images)
     conditions = "'groups_harmed > 0', 'gain[group=truck].high < 0', 'any gain < -5'; see README"
     add("--fail-if", **AGAIN, metavar="CONDITION", help=conditions)

@@ -16,11 +16,12 @@ from kdlib.study.done import some_seeds
 from kdlib.study.grids import check_names, study
 
 
-def audit_study(name, pair=None, method="kd", seeds=None, **how):
+def audit_study(name, pair=None, method="kd", seeds=None, images=None, **how):
     """The Audit of a method of a study on record, on all images that no run saw.
 
     The baseline is one-hot training. pair: "teacher/student", by default the study's first.
-    how: title, say; see audit. KdlibError for a pair or method that the study does not have.
+    images: the folder of the data set, so that pictures show what was lost; see cifar.find. how:
+    title, say; see audit. KdlibError for a pair or method that the study does not have.
     """
     chosen = study(name)
     if not chosen.pairs:
@@ -58,8 +59,20 @@ def audit_study(name, pair=None, method="kd", seeds=None, **how):
         classes=class_names,
         train_counts=counts,
         edges=chosen.bucket_edges or (100, 20),
+        images=images and _images(p, images),
         **how,
     )
+
+
+def _images(p, folder):
+    """(N, 32, 32, channels) uint8 of the examples of a Panel, from its data set."""
+    from kdlib.study.datasets import load
+
+    data = load(p.teachers[0].config, folder)
+    unseen = (data.test, data.left_out)
+    if not np.array_equal(np.concatenate([split.y for split in unseen]), p.y):
+        raise KdlibError(f"--images {folder}: these are not the images of the study's records.")
+    return np.concatenate([split.x for split in unseen])
 
 
 FILES = ("labels", "teacher", "student", "baseline", "groups", "weights", "train_counts", "classes")
@@ -72,7 +85,7 @@ def asked(options, out, say=None):
     overwrite a file."""
     ours = {name: options[name] for name in ("pair", "method", "seeds")}
     files = {name: options[name] for name in (*FILES, "worst", "edges", "missing_groups")}
-    files |= {name: options[name] for name in ("by", "search", "images")}
+    files |= {name: options[name] for name in ("by", "search")}
     files["kind"] = options["kind"] and _kinds(options["kind"])
     excluded, why = ours, "files, only with --study."
     if options["study"]:
@@ -88,9 +101,10 @@ def asked(options, out, say=None):
     read = []
     for some in files.values():
         read += some if isinstance(some, list) else [some]
+    read.append(options["images"])
     # refused before the work, not after it
     places(out, [file for file in read if isinstance(file, Path)])
-    how = {"title": options["title"] or "", "say": say}
+    how = {"title": options["title"] or "", "say": say, "images": options["images"]}
     if options["study"]:
         method = ours["method"] or "kd"
         return audit_study(options["study"], ours["pair"], method, ours["seeds"], **how)

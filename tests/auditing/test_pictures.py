@@ -4,6 +4,7 @@ import base64
 import builtins
 import io
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -12,10 +13,12 @@ from looking import CONTRAST, Document, look, requested
 from PIL import Image
 
 import kdlib
-from kdlib.auditing import pictures
+from kdlib.auditing import given, pictures
 from kdlib.auditing.page import page
 from kdlib.auditing.sentences import printable
 from kdlib.config import KdlibError
+from kdlib.study import grids
+from kdlib.study.datasets import load
 
 N, CLASSES = 400, ("cat", "dog", "<script>alert(1)</script>", "ship")
 ROLES = ("teacher", "student", "baseline")
@@ -280,6 +283,19 @@ def test_without_pillow_one_sentence_says_so(monkeypatch):
 
     monkeypatch.setattr(builtins, "__import__", without)
     assert "pictures need pillow" in refused(pictures._images, None, 1)
+
+
+def test_the_images_of_a_study_are_those_of_its_records_or_refused():
+    cfg = grids.study("digits")(1)[0]
+    data = load(cfg)
+    y = np.concatenate([data.test.y, data.left_out.y])
+    panel = SimpleNamespace(teachers=[SimpleNamespace(config=cfg)], y=y)
+    images = given._images(panel, "data")
+    assert images.shape == (len(y), 8, 8, 1) and images.dtype == np.uint8
+    np.testing.assert_array_equal(images[0], data.test.x[0])
+    np.testing.assert_array_equal(images[-1], data.left_out.x[-1])
+    panel.y = y[::-1]
+    assert "not the images" in refused(given._images, panel, "data")
 
 
 # ---------------------------------------------------------------- the page
