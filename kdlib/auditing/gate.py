@@ -23,6 +23,8 @@ METRICS = {  # name: what it is; gains over the reference, in points
     "worst_k_gain": f"gain of the k groups that gain least, {CHOSEN}",
     "groups_harmed": "groups harmed at a false discovery rate of 5 %",
     "groups_helped": "groups helped at a false discovery rate of 5 %",
+    "groups_worse": "without a baseline: groups worse than the teacher, at the same rate",
+    "groups_better": "without a baseline: groups better than the teacher, at the same rate",
     "student_accuracy": "accuracy of the student, every example alike",
     "student_average": "accuracy of the student, every group alike",
     "student_worst_k": f"accuracy in the student's k worst groups, {CHOSEN}",

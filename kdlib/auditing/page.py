@@ -23,49 +23,30 @@ from kdlib.auditing.figures import (
     on_one_line,
 )
 from kdlib.auditing.gate import METRICS, ROLES, facts, met
+from kdlib.auditing.headline import about, answer, cautions, headline, title
 from kdlib.auditing.read import AuditError, printable
+from kdlib.auditing.tables import CHANGED
 from kdlib.config import KdlibError
 from kdlib.evidence.stats import Interval
-from kdlib.evidence.words import number, told
 from kdlib.pages.report_template.tidy import tidy
 from kdlib.pages.shown import TEMPLATES, Appendix, Headline, Table, csv_text, table_html
 from kdlib.study.files import whole_file
 
 HELD = 1000  # groups in the file that the page itself holds
+HEADERS = {  # of columns that have short names in files
+    "n": "examples",
+    "n_train": "training examples",
+    "low": "95 % from",
+    "high": "to",
+    "detectable": "smallest found",
+    "teacher_margin": "teacher's margin",
+    "ada_alpha": "alpha",
+    "calibration_error": "calibration error",
+    "log_loss": "log-loss",
+}
 
 
 # ---------------------------------------------------------------- words
-
-
-def headline(a):
-    """The finding in two or three sentences."""
-    gain = a.metrics["average_gain"]
-    clear = "no clear difference from"
-    if gain.low > 0:
-        clear = "a clear gain over"
-    elif gain.high < 0:
-        clear = "a clear loss against"
-    harmed, helped = a.metrics["groups_harmed"], a.metrics["groups_helped"]
-    are = "is" if harmed == 1 else "are"
-    said = (
-        f"The student shows {clear} the {a.reference}, groups counting alike: {told(gain)}.\n"
-        f"Of {len(a.groups):,} groups {harmed:,} {are} harmed and {helped:,} helped "
-        "at a false discovery rate of 5 %."
-    )
-    if harmed:
-        hurt = a.groups[a.groups.finding == "harmed"].sort_values("gain").head(3)
-        most = ", ".join(f"{printable(r.group)} ({number(r.gain)})" for r in hurt.itertuples())
-        said += f" Most harmed: {most}."
-    if len(a.buckets):
-        least = a.buckets.loc[a.buckets.gain.idxmin()]
-        picked = told(a.metrics["worst_bucket_gain"])
-        said += (
-            f"\nThe bucket that gains least is “{least.bucket}”: {gain_in_words(least)}; a bucket "
-            f"picked as the lowest on half of the examples has, on the other half, {picked}."
-        )
-    for unit in ("%", "points"):
-        said = said.replace(f" {unit}", f"\N{NO-BREAK SPACE}{unit}")
-    return said.split("\n")
 
 
 def value_of(value, digits=2):
@@ -120,24 +101,26 @@ def metrics(a):
 
 
 def notable(table):
-    """Audit.groups, harmed first, then helped, then the rest, each from the lowest gain."""
-    order = table.finding.map({"harmed": 0, "helped": 1}).fillna(2)
+    """Audit.groups, harmed (or worse) first, then helped (better), each from the lowest gain."""
+    places = {word: place for words in CHANGED.values() for place, word in enumerate(words)}
+    order = table.finding.map(places).fillna(2)
     ordered = table.assign(order=order).sort_values(["order", "gain", "group"], kind="stable")
     return ordered.drop(columns="order")
 
 
 def appendix(a, name="audit"):
-    """Every group, harmed first, as a folded table and a file to save."""
+    """Every group, those that lost first, as a folded table and a file to save."""
     rows = notable(a.groups)
     counts = ["n_train"] if a.groups.n_train.notna().all() else []
     columns = ["group", "n", *counts, "bucket", *a.scored, "gain", "low", "high", "p", "q"]
     columns += ["finding", "detectable", "teacher_margin", "ada_alpha"]
     which = f"All {len(rows):,} groups"
     if len(rows) > ROWS:
-        which = f"{ROWS:,} of {len(rows):,} groups, those harmed first"
+        which = f"{ROWS:,} of {len(rows):,} groups, those {CHANGED[a.reference][0]} first"
     caption = f"{which}: accuracies in per cent, gain in points with its 95 % interval."
     file = f"{name}.csv" if len(rows) <= HELD else f"{name}-first-{HELD}.csv"
-    return Appendix(on_one_line(rows[columns].head(ROWS)), caption, rows.head(HELD), file)
+    shown = on_one_line(rows[columns].head(ROWS)).rename(columns=HEADERS)
+    return Appendix(shown, caption, rows.head(HELD), file)
 
 
 # ---------------------------------------------------------------- the page
@@ -148,11 +131,16 @@ def page(a, conditions=(), name="audit"):
 
     conditions: pairs (text, (whether met, value)). name: of the files beside the page.
     """
+    now = datetime.now(UTC)
     copies = {role: a.metrics[f"{role}_copies"] for role in ROLES if f"{role}_copies" in a.metrics}
-    inputs = [(role, printable(title, 120), sha[:16] or "–") for role, title, sha in a.inputs]
+    inputs = [(role, printable(file, 120), sha[:16] or "–") for role, file, sha in a.inputs]
     rendered = TEMPLATES.get_template("audit.html.j2").render(
         a=a,
-        headline=headline(a),
+        title=title(a),
+        answer=answer(a),
+        cautions=cautions(a),
+        about=about(a, now),
+        changed=CHANGED[a.reference],
         conditions=[(text, held, f"{value:.3g}") for text, (held, value) in conditions],
         models=models(a),
         gains=gain_by_group(a.groups, a.reference),
@@ -166,7 +154,7 @@ def page(a, conditions=(), name="audit"):
         show=lambda part: Markup(part._repr_html_()),
         name=printable(name),
         version=__version__,
-        now=datetime.now(UTC),
+        now=now,
     )
     return tidy(rendered)
 

@@ -18,6 +18,10 @@ from kdlib.evidence.significance import change
 from kdlib.evidence.stats import interval
 
 FEWEST = 3  # groups, below which nothing is picked or ranked
+UNCHANGED = "no clear difference"
+# what a group is called that changed, by what the student is compared with: only a baseline tells
+# what distillation did
+CHANGED = {"baseline": ("harmed", "helped"), "teacher": ("worse", "better")}
 
 
 def group_table(of, train_counts, edges):
@@ -32,6 +36,8 @@ def group_table(of, train_counts, edges):
         gain = change(right["student"], members, w, right["baseline"])
     else:
         gain = change(right["student"].astype(float) - right["teacher"], members, w)
+    lost, gained = CHANGED[of.reference]
+    finding = np.where(gain.estimate < 0, lost, gained)
     margin = change(of.margin, members, w, pseudo=0)
     columns = {
         "group": members.names,
@@ -43,7 +49,7 @@ def group_table(of, train_counts, edges):
         "high": 100 * gain.high,
         "p": gain.p,
         "q": gain.q,
-        "finding": gain.finding,
+        "finding": np.where(gain.finding == UNCHANGED, UNCHANGED, finding),
         "detectable": 100 * gain.detectable,
         "teacher_margin": margin.estimate,
         "margin_low": margin.low,
