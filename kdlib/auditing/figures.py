@@ -13,7 +13,7 @@ import pandas as pd
 
 from kdlib.auditing.read import printable
 from kdlib.auditing.tables import CHANGED, UNCHANGED
-from kdlib.evidence.words import number, told
+from kdlib.evidence.words import number, p_value, told
 from kdlib.pages.shown import LINE, Shown, axes_of, captioned, drawn, in_style, legend
 
 MOST = 40  # groups in a figure
@@ -44,8 +44,9 @@ def gain_in_words(row):
 
 
 def on_one_line(table):
-    """The table with the names of its groups as one line of text each."""
-    return table.assign(group=table.group.map(printable))
+    """The table as cells: the names of its groups as one line of text each, p and q short."""
+    chances = {name: table[name].map(p_value, "ignore") for name in ("p", "q") if name in table}
+    return table.assign(group=table.group.map(printable), **chances)
 
 
 def within_text(name, columns=60):
@@ -124,6 +125,8 @@ def gain_by_group(table, reference, width=DESK):
         f"Gains run from {number(least.gain)} ({within_text(least.group)}) "
         f"to {number(most.gain)} ({within_text(most.group)})."
     )
+    if least.gain == most.gain:
+        sentence = f"The gain of every group is {number(least.gain)}."
     columns = ["group", "n", "gain", "low", "high", "q", "finding"]
     return Shown(figure, sentence, caption, rows[columns])
 

@@ -136,8 +136,8 @@ def cautions(a):
             f"With so few training runs ({runs}), this speaks of these networks and says little "
             "of another training run."
         )
-    if weights := _given(a, "weights"):
-        out.append(f"Examples count by their weights ({_files(a, weights)}).")
+    if _given(a, "weights"):
+        out.append(f"Examples count by their weights ({_files(a, 'weights')}).")
     return out
 
 
@@ -146,15 +146,13 @@ def cautions(a):
 
 def about(a, today):
     """{what: words} of the first screen: models, examples, training runs, intervals, date."""
-    models = [f"{role} {_files(a, _given(a, role))}" for role in ROLES if _given(a, role)]
-    runs = [f"{len(_given(a, role))} of the {role}" for role in ROLES if _given(a, role)]
+    roles = [role for role in ROLES if _given(a, role)]
     groups = f"{len(a.groups):,} {'group' if len(a.groups) == 1 else 'groups'}"
-    where = _given(a, "groups")
-    of_groups = f"from {_files(a, where)}" if where else "the classes"
+    of_groups = _files(a, "groups") if _given(a, "groups") else "the classes"
     return {
-        "Models": "; ".join(models),
+        "Models": "; ".join(f"{role} {_files(a, role)}" for role in roles),
         "Examples": f"{a.n:,} in {groups} ({of_groups}), {len(a.class_names):,} classes",
-        "Training runs": ", ".join(runs),
+        "Training runs": ", ".join(f"{len(_given(a, role))} of the {role}" for role in roles),
         "Intervals": f"95 %, covering {a.covers.replace('seeds', 'training runs')}",
         "Date": f"{today.day} {today:%B %Y}",
     }
@@ -164,12 +162,13 @@ def _given(a, wanted):
     return [name for role, name, _ in a.inputs if role == wanted]
 
 
-def _files(a, names):
-    """Names of files without the folder that all of the audit's files share; at most a few."""
+def _files(a, role):
+    """Names of a role's files without the folder that all of the audit share; at most a few."""
+    names = _given(a, role)
+    if names[0] in (role, f"{role} 0"):
+        return "in memory"
     folders = {os.path.dirname(name) for _, name, sha256 in a.inputs if sha256}
-    shared = ""
-    if len(folders) == 1:
-        shared = os.path.join(folders.pop(), "")
+    shared = os.path.join(folders.pop(), "") if len(folders) == 1 else ""
     some = [printable(name.removeprefix(shared), 40) for name in names[:NAMED]]
     more = len(names) - NAMED
     return ", ".join(some) + (f" and {more} more" if more > 0 else "")

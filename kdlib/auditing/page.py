@@ -53,6 +53,8 @@ def value_of(value, digits=2):
     """A metric as text: an Interval with its ends, or a number."""
     if not isinstance(value, Interval):
         return f"{value:,}" if isinstance(value, int) else f"{value:.{digits}f}"
+    if np.isnan(value.estimate):
+        return "–"
     ends = "" if np.isnan(value.low) else f" [{value.low:.{digits}f}, {value.high:.{digits}f}]"
     said = f"{value.estimate:.{digits}f}{ends}"
     return said.replace("-", "−").replace(" ", "\N{NO-BREAK SPACE}")
@@ -206,7 +208,9 @@ def save(a, path, conditions=()):
 
 def glance(a):
     """The headline and the models as HTML."""
-    said = "".join(f"<p><strong>{html.escape(sentence)}</strong></p>" for sentence in headline(a))
+    said = [*(f"<strong>{html.escape(sentence)}</strong>" for sentence in headline(a))]
+    said += [html.escape(sentence) for sentence in a.read]
+    said = "".join(f"<p>{sentence}</p>" for sentence in said)
     return said + table_html(models(a), f"Accuracy in per cent; intervals cover {a.covers}")
 
 

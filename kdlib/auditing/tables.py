@@ -141,8 +141,8 @@ def _limits_of_networks(of, metrics):
     out = []
     if of.seeds == 1 and of.baselines < 2:
         out.append(
-            "One seed: intervals cover new test examples of this one pair of models, not another "
-            "training run; a difference may be the luck of this run."
+            "One training run on either side: intervals cover new test examples of these models, "
+            "not another training run; a difference may be the luck of this one."
         )
     elif of.seeds == 1:
         out.append(
@@ -151,7 +151,7 @@ def _limits_of_networks(of, metrics):
         )
     elif of.seeds < 4:
         out.append(
-            f"{of.seeds} seeds: the spread over training runs is known poorly, so intervals are "
+            f"{of.seeds} students: the spread over training runs is known poorly, so intervals are "
             "wide."
         )
     if of.seeds > 1 and of.baselines == 1:
@@ -166,7 +166,8 @@ def _limits_of_networks(of, metrics):
         )
     if of.seeds > len(of.found["teacher"]):
         out.append(
-            f"One teacher stands for all {of.seeds} seeds, so its own luck is not in the intervals."
+            f"One teacher stands for all {of.seeds} students, so its own luck is not in the "
+            "intervals."
         )
     if of.reference == "teacher":
         out.append(

@@ -5,6 +5,7 @@ import contextlib
 import csv
 import functools
 import io
+import re
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -144,7 +145,7 @@ def table_html(table, caption):
     Words stand left, numbers right."""
     columns = []
     for column in table.columns:
-        words = any(isinstance(v, str) and v[:1].isalpha() for v in table[column])
+        words = any(isinstance(v, str) and re.match(r"[^\W\d]|[/.]", v) for v in table[column])
         columns.append((column, Markup(' style="text-align: left"') if words else ""))
     return _html("table", caption, columns, table.map(_cell).itertuples(index=False))
 

@@ -306,12 +306,12 @@ def test_exit_codes(command, tmp_path):
     chosen = [np.load(tmp_path / f"{role}.npy").argmax(axis=1) for role in ROLES[1:]]
     gain = 100 * ((chosen[0] == y).mean() - (chosen[1] == y).mean())
     assert facts["metrics"]["overall_gain"]["estimate"] == pytest.approx(gain, abs=1e-4)
-    conditions = ("overall_gain < 100", "overall_gain > 100", "groups_helped\n<= 3")
+    conditions = ("overall_gain < 100", "overall_gain > 100", "groups_better\n<= 3")
     code, out, err = command(*(word for text in conditions for word in ("--fail-if", text)))
     assert code == 1 and "audit.html" in out
     first, second = err.splitlines()  # a line for each that is met
     assert first.startswith("kdlib: condition met: overall_gain < 100; the value is ")
-    assert "groups_helped\\n<= 3" in second
+    assert "groups_better\\n<= 3" in second
 
 
 @pytest.mark.parametrize(
