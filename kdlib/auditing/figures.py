@@ -30,6 +30,17 @@ FINDINGS = {
 }
 MODELS = {"teacher": ("#8a4f7d", "P"), "student": (BLUE, "o"), "baseline": ("#000000", "x")}
 SMALL = {"fontsize": 8}
+HEADERS = {  # of columns that have short names in files
+    "n": "examples",
+    "n_train": "training examples",
+    "low": "95 % from",
+    "high": "to",
+    "detectable": "smallest found",
+    "teacher_margin": "teacher's margin",
+    "ada_alpha": "alpha",
+    "calibration_error": "calibration error",
+    "log_loss": "log-loss",
+}
 
 
 # ---------------------------------------------------------------- names and numbers in words
@@ -43,10 +54,18 @@ def gain_in_words(row):
     return f"{said} (95 % interval {number(row.low, '')} to {number(row.high, '')})"
 
 
-def on_one_line(table):
-    """The table as cells: the names of its groups as one line of text each, p and q short."""
-    chances = {name: table[name].map(p_value, "ignore") for name in ("p", "q") if name in table}
-    return table.assign(group=table.group.map(printable), **chances)
+def cells(table):
+    """A table as it is shown: short names of columns in words, names of groups on one line each,
+    numbers with two decimals."""
+    shown = table.copy()
+    for name in table.columns:
+        if name in ("p", "q"):
+            shown[name] = table[name].map(p_value, "ignore")
+        elif table[name].dtype.kind == "f":
+            shown[name] = [number(value, "", 2).removeprefix("+") for value in table[name]]
+    if "group" in table:
+        shown["group"] = table.group.map(printable)
+    return shown.where(table.notna()).rename(columns=HEADERS)
 
 
 def within_text(name, columns=60):
@@ -97,7 +116,7 @@ def _name_rows(figure, axes, names):
 def gain_by_group(table, reference, width=DESK):
     """Audit.groups -> Shown: gain and interval of each group, or of those at either end."""
     lost, gained = CHANGED[reference]
-    rows = on_one_line(table.sort_values(["gain", "group"], kind="stable"))
+    rows = table.sort_values(["gain", "group"], kind="stable")
     caption = (
         "Marks are gains, bars 95 % intervals, the number of examples in brackets; colour and "
         f"shape say which groups are {lost} or {gained} at a false discovery rate of 5 %."
@@ -128,7 +147,7 @@ def gain_by_group(table, reference, width=DESK):
     if least.gain == most.gain:
         sentence = f"The gain of every group is {number(least.gain)}."
     columns = ["group", "n", "gain", "low", "high", "q", "finding"]
-    return Shown(figure, sentence, caption, rows[columns])
+    return Shown(figure, sentence, caption, cells(rows[columns]))
 
 
 def by_bucket(a):
@@ -155,7 +174,7 @@ def gain_by_bucket(table, reference, width=DESK):
     axes.set_xticks(range(len(table)), names)
     figure.legends.clear()
     gains = "; ".join(f"{r.bucket} {gain_in_words(r)}" for r in table.itertuples())
-    return figure, f"By bucket: {gains}.", table.drop(columns="per_seed")
+    return figure, f"By bucket: {gains}.", cells(table.drop(columns="per_seed"))
 
 
 def _bucket(name, width):
@@ -190,7 +209,7 @@ def margin_and_gain(table, correlation, reference, width=DESK):
         f"{told(correlation, '', 2)}."
     )
     lowest = table[["group", "teacher_margin", "gain"]].sort_values("teacher_margin").head(ROWS)
-    return figure, sentence, on_one_line(lowest)
+    return figure, sentence, cells(lowest)
 
 
 @at_two_widths
@@ -202,7 +221,7 @@ def calibration(table, width=DESK):
     marks = table.assign(estimate=table.overconfidence, place=places)
     how = {"hue": "role", "looks": MODELS.get, "width": width, "height": 3.2}
     figure, _ = drawn(marks, "place", "confidence minus accuracy, points", **how)
-    return figure, _confidence_in_words(table), table
+    return figure, _confidence_in_words(table), cells(table)
 
 
 def _confidence_in_words(table):

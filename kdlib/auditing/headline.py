@@ -69,9 +69,15 @@ def _whom(a):
     said += f"{_count(better)}, with at most one false alarm in twenty to be expected."
     if worse:
         most = a.groups[a.groups.finding == lost].sort_values("gain").head(NAMED)
-        named = [f"{within_text(r.group)} ({number(r.gain)})" for r in most.itertuples()]
+        named = [f"{_name(r.group)} ({number(r.gain)})" for r in most.itertuples()]
         said += f" Most is lost in {_and(named)}."
     return said
+
+
+def _name(group):
+    """The name of a group; in quotes where it might be taken for a number of the sentence."""
+    name = within_text(group)
+    return name if any(map(str.isalpha, name)) else f"“{name}”"
 
 
 def _count(number):

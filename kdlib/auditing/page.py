@@ -18,9 +18,9 @@ from kdlib.auditing.figures import (
     ROWS,
     by_bucket,
     calibration,
+    cells,
     gain_by_group,
     gain_in_words,
-    on_one_line,
 )
 from kdlib.auditing.gate import METRICS, ROLES, facts, met
 from kdlib.auditing.headline import about, answer, cautions, headline, title
@@ -33,17 +33,6 @@ from kdlib.pages.shown import TEMPLATES, Appendix, Headline, Table, csv_text, ta
 from kdlib.study.files import whole_file
 
 HELD = 1000  # groups in the file that the page itself holds
-HEADERS = {  # of columns that have short names in files
-    "n": "examples",
-    "n_train": "training examples",
-    "low": "95 % from",
-    "high": "to",
-    "detectable": "smallest found",
-    "teacher_margin": "teacher's margin",
-    "ada_alpha": "alpha",
-    "calibration_error": "calibration error",
-    "log_loss": "log-loss",
-}
 
 
 # ---------------------------------------------------------------- words
@@ -121,8 +110,7 @@ def appendix(a, name="audit"):
         which = f"{ROWS:,} of {len(rows):,} groups, those {CHANGED[a.reference][0]} first"
     caption = f"{which}: accuracies in per cent, gain in points with its 95 % interval."
     file = f"{name}.csv" if len(rows) <= HELD else f"{name}-first-{HELD}.csv"
-    shown = on_one_line(rows[columns].head(ROWS)).rename(columns=HEADERS)
-    return Appendix(shown, caption, rows.head(HELD), file)
+    return Appendix(cells(rows[columns].head(ROWS)), caption, rows.head(HELD), file)
 
 
 # ---------------------------------------------------------------- the page
@@ -145,6 +133,7 @@ def page(a, conditions=(), name="audit"):
         changed=CHANGED[a.reference],
         conditions=[(text, held, f"{value:.3g}") for text, (held, value) in conditions],
         models=models(a),
+        transfer=cells(a.transfer),
         gains=gain_by_group(a.groups, a.reference),
         by_bucket=by_bucket(a),
         copies="; ".join(f"the {role} {value_of(v, 1)} %" for role, v in copies.items()),
@@ -246,6 +235,6 @@ def view(a, bucket="all", metric="gain", group=""):
     columns = list(dict.fromkeys(["group", "n", metric, "gain", "low", "high", "finding"]))
     out = [gain_by_group(rows, a.reference)] if len(rows) > 1 else []
     caption = f"{len(rows):,} groups of bucket {bucket}, lowest {metric} first"
-    out.append(Table(on_one_line(rows[columns].head(ROWS)), caption))
+    out.append(Table(cells(rows[columns].head(ROWS)), caption))
     chosen = a.groups[a.groups.group.map(printable) == group].head(1)
     return out + [Headline([describe(row, a)]) for row in chosen.itertuples()]
