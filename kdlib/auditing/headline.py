@@ -14,6 +14,7 @@ from kdlib.auditing.tables import CHANGED
 from kdlib.evidence.words import number, told
 
 NAMED = 3  # groups that lost most, or files of a role
+LONGEST = 40  # letters of a file's name
 QUESTIONS = {
     "baseline": "Whom did this distillation hurt?",
     "teacher": "Where is this student worse than its teacher?",
@@ -173,8 +174,14 @@ def _files(a, role):
     names = _given(a, role)
     if names[0] in (role, f"{role} 0"):
         return "in memory"
-    folders = {os.path.dirname(name) for _, name, sha256 in a.inputs if sha256}
-    shared = os.path.join(folders.pop(), "") if len(folders) == 1 else ""
-    some = [printable(name.removeprefix(shared), 40) for name in names[:NAMED]]
+    every = [name for _, name, sha256 in a.inputs if sha256]
+    shared = os.path.join(os.path.dirname(os.path.commonprefix(every)), "")
+    some = [_end_of(name.removeprefix(shared)) for name in names[:NAMED]]
     more = len(names) - NAMED
     return ", ".join(some) + (f" and {more} more" if more > 0 else "")
+
+
+def _end_of(path):
+    """A path on one line, of a long one its end, which tells it from others."""
+    name = printable(path, None)
+    return name if len(name) <= LONGEST else f"…{name[1 - LONGEST :]}"
