@@ -1,7 +1,7 @@
 """Figures of an Audit: a table in, a Shown out, whose caption is the docstring.
 
-Each is drawn twice, for a desk and for a phone. Names stay text in them: a browser has the letters
-of every script, the font that lays the figure out has not.
+Each is drawn twice, for a desk and for a phone. Names stay text in them, since a browser has the
+letters of every script and the font of matplotlib has not; it measures those as boxes wide enough.
 """
 
 import functools
@@ -99,18 +99,6 @@ def at_two_widths(draw):
     return both
 
 
-def _name_rows(figure, axes, names):
-    """Write names beside the rows of a figure, and lay it out.
-
-    The font that measures lacks the letters of many scripts, so a W stands for each wide one."""
-    places = range(len(names))
-    wide = ["".join("W" if _columns(letter) == 2 else letter for letter in n) for n in names]
-    axes.set_yticks(places, wide, **SMALL)
-    figure.draw_without_rendering()
-    figure.set_layout_engine("none")
-    axes.set_yticks(places, names, **SMALL)
-
-
 @at_two_widths
 @in_style
 def gain_by_group(table, reference, width=DESK):
@@ -137,8 +125,8 @@ def gain_by_group(table, reference, width=DESK):
     axes.set_ylim(len(rows) - 0.4, -0.6)
     legend(figure, axes)
     room = 28 if width == DESK else 18
-    named = zip(rows.group, rows.n, strict=True)
-    _name_rows(figure, axes, [f"{within_text(name, room)} ({n:,})" for name, n in named])
+    names = [f"{within_text(r.group, room)} ({r.n:,})" for r in rows.itertuples()]
+    axes.set_yticks(range(len(rows)), names, **SMALL)
     least, most = rows.iloc[0], rows.iloc[-1]
     sentence = (
         f"Gains run from {number(least.gain)} ({within_text(least.group)}) "
