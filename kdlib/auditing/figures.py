@@ -11,7 +11,7 @@ from unicodedata import bidirectional, east_asian_width
 import numpy as np
 import pandas as pd
 
-from kdlib.auditing.read import printable
+from kdlib.auditing.sentences import printable
 from kdlib.auditing.tables import CHANGED, UNCHANGED
 from kdlib.evidence.words import number, p_value, told
 from kdlib.pages.shown import LINE, Shown, axes_of, captioned, drawn, in_style, legend
@@ -117,7 +117,7 @@ def gain_by_group(table, reference, width=DESK):
             "such extremes are partly luck."
         )
     marks = rows.assign(estimate=rows.gain, place=np.arange(len(rows)).astype(str))
-    how = {"hue": "finding", "looks": FINDINGS.get, "width": width, "height": 1.1 + 0.2 * len(rows)}
+    how = {"hue": "finding", "looks": FINDINGS.get, "width": width, "height": 1.1 + 0.19 * len(rows)}
     label = f"gain over the {reference}, points"
     figure, (axes,) = drawn(marks, "place", label, across=True, **how)
     if some:

@@ -6,7 +6,7 @@ import numpy as np
 
 from kdlib.auditing.audit import audit
 from kdlib.auditing.gate import ROLES
-from kdlib.auditing.inputs import REDUCED
+from kdlib.auditing.names import REDUCED
 from kdlib.auditing.page import places
 from kdlib.auditing.read import Source
 from kdlib.config import KdlibError, did_you_mean
@@ -16,11 +16,11 @@ from kdlib.study.done import some_seeds
 from kdlib.study.grids import check_names, study
 
 
-def audit_study(name, pair=None, method="kd", seeds=None):
+def audit_study(name, pair=None, method="kd", seeds=None, **how):
     """The Audit of a method of a study on record, on all images that no run saw.
 
     The baseline is one-hot training. pair: "teacher/student", by default the study's first.
-    KdlibError for a pair or method that the study does not have.
+    how: title, say; see audit. KdlibError for a pair or method that the study does not have.
     """
     chosen = study(name)
     if not chosen.pairs:
@@ -58,18 +58,21 @@ def audit_study(name, pair=None, method="kd", seeds=None):
         classes=class_names,
         train_counts=counts,
         edges=chosen.bucket_edges or (100, 20),
+        **how,
     )
 
 
 FILES = ("labels", "teacher", "student", "baseline", "groups", "weights", "train_counts", "classes")
 
 
-def asked(options, out):
+def asked(options, out, say=None):
     """The Audit that the command line asks for: of files, or of runs on record (study).
 
-    KdlibError for options that do not go together, or a page `out` that would overwrite a file."""
-    files = {name: options[name] for name in (*FILES, "worst", "edges", "kind", "title")}
+    say: see audit. KdlibError for options that do not go together, or a page `out` that would
+    overwrite a file."""
     ours = {name: options[name] for name in ("pair", "method", "seeds")}
+    files = {name: options[name] for name in (*FILES, "worst", "edges", "missing_groups")}
+    files["kind"] = options["kind"] and _kinds(options["kind"])
     excluded, why = ours, "files, only with --study."
     if options["study"]:
         excluded, why = files, "--study, which takes everything from records."
@@ -86,9 +89,22 @@ def asked(options, out):
         read += some if isinstance(some, list) else [some]
     # refused before the work, not after it
     places(out, [file for file in read if isinstance(file, Path)])
+    how = {"title": options["title"] or "", "say": say}
     if options["study"]:
-        return audit_study(options["study"], ours["pair"], ours["method"] or "kd", ours["seeds"])
-    return audit(**{name: of for name, of in files.items() if of is not None})
+        method = ours["method"] or "kd"
+        return audit_study(options["study"], ours["pair"], method, ours["seeds"], **how)
+    return audit(**{name: of for name, of in files.items() if of is not None}, **how)
+
+
+def _kinds(texts):
+    """One kind, or {role: kind}, of texts such as logits or student=logits."""
+    if len(texts) == 1 and "=" not in texts[0]:
+        return texts[0]
+    pairs = [text.partition("=") for text in texts]
+    if not all(equals for _, equals, _ in pairs):
+        said = " ".join(texts)
+        raise KdlibError(f"--kind {said}: must be one kind, or ROLE=KIND, as in student=logits.")
+    return {role: kind for role, _, kind in pairs}
 
 
 # ---------------------------------------------------------------- from a notebook

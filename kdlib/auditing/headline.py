@@ -9,7 +9,7 @@ import numpy as np
 
 from kdlib.auditing.figures import gain_in_words, within_text
 from kdlib.auditing.gate import ROLES
-from kdlib.auditing.read import printable
+from kdlib.auditing.sentences import printable
 from kdlib.auditing.tables import CHANGED
 from kdlib.evidence.words import number, told
 
@@ -154,11 +154,10 @@ def cautions(a):
 def about(a, today):
     """{what: words} of the first screen: models, examples, training runs, intervals, date."""
     roles = [role for role in ROLES if _given(a, role)]
-    groups = f"{len(a.groups):,} {'group' if len(a.groups) == 1 else 'groups'}"
     of_groups = _files(a, "groups") if _given(a, "groups") else "the classes"
     return {
         "Models": "; ".join(f"{role} {_files(a, role)}" for role in roles),
-        "Examples": f"{a.n:,} in {groups} ({of_groups}), {len(a.class_names):,} classes",
+        "Groups": f"{len(a.groups):,} ({of_groups})",
         "Training runs": ", ".join(f"{len(_given(a, role))} of the {role}" for role in roles),
         "Intervals": f"95 %, covering {a.covers.replace('seeds', 'training runs')}",
         "Date": f"{today.day} {today:%B %Y}",

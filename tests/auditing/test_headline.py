@@ -195,7 +195,7 @@ def test_the_first_screen_names_models_examples_runs_intervals_and_date(tmp_path
     assert about == {
         "Models": "teacher t.npy; student s0.npy, s1.npy, s2.npy and 1 more; "
         "baseline b0.npy, b1.npy, b2.npy and 1 more",
-        "Examples": "600 in 6 groups (the classes), 6 classes",
+        "Groups": "6 (the classes)",
         "Training runs": "1 of the teacher, 4 of the student, 4 of the baseline",
         "Intervals": "95 %, covering new training runs and new test examples",
         "Date": "9 March 2026",
@@ -205,7 +205,7 @@ def test_the_first_screen_names_models_examples_runs_intervals_and_date(tmp_path
     other.write_bytes(at["s0"].read_bytes())
     a = kdlib.audit(at["y"], at["t"], other, groups=np.arange(N) % 2, resamples=10)
     about = headline.about(a, datetime(2026, 3, 9, tzinfo=UTC))
-    assert about["Examples"] == "600 in 2 groups (in memory), 6 classes"
+    assert about["Groups"] == "2 (in memory)"
     assert about["Models"] == "teacher t.npy; student other/t.npy"
     elsewhere = tmp_path / ("deep" * 20)
     elsewhere.mkdir()

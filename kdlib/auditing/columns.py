@@ -1,0 +1,140 @@
+"""Which columns of an input are labels, scores or predicted classes, by their names and values.
+
+N examples, C classes. What could mean two things raises an AuditError that names the columns.
+"""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from kdlib.auditing.names import BESIDE, LABELS, PREDICTED, REDUCED, SCORES, called, kind_of, plain
+from kdlib.auditing.read import Source
+from kdlib.auditing.score_sets import score_set
+from kdlib.auditing.sentences import ends, listed
+from kdlib.auditing.values import names_or_numbers
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What one model says, by the meaning of its columns; one of the first three is there."""
+
+    source: Source  # its columns are those that mean something
+    scores: tuple = ()  # names of the columns with scores: one with all, or one a class
+    classes: tuple = ()  # what these are called, if they are called like classes
+    keys: tuple = ()  # what is behind the stem that the names of the columns share, if they do
+    kind: str = ""  # logits or probabilities, if the scores are called so
+    predicted: str | None = None  # name of the column of predicted classes
+    reduced: bool = False  # whether its columns are those of REDUCED
+    own_labels: str | None = None  # name of the column with labels
+
+    @property
+    def one_score(self):
+        """Whether the scores are one number a row: that of the second of two classes."""
+        return len(self.scores) == 1 and is_single(self.source.columns[self.scores[0]])
+
+
+# ---------------------------------------------------------------- labels
+
+
+def labels_of(found):
+    """(N,) labels as read, whole numbers or names, of one column or of one-hot columns."""
+    columns = found.columns
+    one_hot = len(columns) > 1 and not any(plain(name) in LABELS for name in columns)
+    if one_hot and all(np.ndim(values) == 1 for values in columns.values()):
+        matrix = _one_hot(np.column_stack([*columns.values()]))
+        if matrix is not None:
+            return np.array([*columns], dtype=object)[matrix.argmax(axis=1)]
+    values = found.one(LABELS, "the labels")
+    if np.ndim(values) == 2 and np.shape(values)[1] > 1:
+        matrix = _one_hot(values)
+        if matrix is not None:
+            found.note("one-hot labels.")
+            return matrix.argmax(axis=1)
+    y = names_or_numbers(found, values, "label")
+    if not len(y):
+        raise found.error("holds no label.")
+    return y
+
+
+def _one_hot(matrix):
+    """The matrix, if each row of it is one 1 among zeros; else None."""
+    if matrix.dtype.kind not in "iufb" or not len(matrix):
+        return None
+    ones = (matrix == 1).sum(axis=1)
+    return matrix if (ones == 1).all() and ((matrix != 0).sum(axis=1) == 1).all() else None
+
+
+# ---------------------------------------------------------------- what a model says
+
+
+def answers_of(found, y, given=()):
+    """The Answers of a Source.
+
+    y: labels (N,) as read, of which rows may come in another order. given: names of the classes.
+    """
+    columns = found.columns
+    if not columns.keys().isdisjoint(REDUCED[1:]):
+        own = called(columns, LABELS)
+        return Answers(found, predicted="predicted", reduced=True, own_labels=own)
+    matrices = [name for name, values in columns.items() if not is_single(values)]
+    own = called(columns, LABELS) if len(columns) > 1 else None
+    rest = [name for name in columns if name != own]
+    if matrices:
+        name = called(matrices, SCORES)
+        if name is None and (len(matrices) > 1 or called(rest, PREDICTED)):
+            raise found.error(
+                f"holds {listed(columns)}; call the one with the scores logits or probabilities."
+            )
+        name = matrices[0] if name is None else name
+        return _kept(found, Answers(found, (name,), own_labels=own, kind=kind_of(name)))
+    chosen = score_set(found, rest, y, given)
+    if chosen:
+        return _kept(found, Answers(found, *chosen, own_labels=own))
+    name = called(rest, PREDICTED)
+    rest = [one for one in rest if plain(one) not in BESIDE]
+    if name is None and (not rest or _is_confidence(columns, rest, y)):  # as timm writes it
+        name = own
+        own = None
+    if name is None and len(rest) == 1:
+        name = rest[0]
+    if name is None:
+        raise found.error(
+            f"holds {listed(columns)}; call the one with the predicted classes predicted, "
+            "or give its name behind the file's, as in FILE:COLUMN."
+        )
+    binary = len(np.unique(y)) == 2 if not given else len(given) == 2
+    if binary and _fractions(columns[name]):
+        return _kept(found, Answers(found, (name,), own_labels=own, kind=kind_of(name)))
+    return _kept(found, Answers(found, predicted=name, own_labels=own))
+
+
+# ---------------------------------------------------------------- names and values
+
+
+def _kept(found, answers):
+    """The Answers, their Source with the columns that mean something; the others in a note."""
+    used = [*answers.scores, answers.predicted, answers.own_labels]
+    columns = {name: values for name, values in found.columns.items() if name in used}
+    others = [name for name in found.columns if name not in used]
+    if others:
+        taken = answers.scores or (answers.predicted,)
+        what = "scores" if answers.scores else "predicted classes"
+        found.note(f"{what} {ends(taken)}; passed over: {listed(others)}.")
+    return replace(answers, source=found.with_columns(columns))
+
+
+def is_single(values):
+    """Whether a column holds one value a row."""
+    return np.shape(values)[1:] in ((), (1,))
+
+
+def _fractions(values):
+    """Whether a column holds numbers that are not all whole."""
+    values = np.asarray(values)
+    return values.dtype.kind == "f" and bool((values != np.floor(values)).any())
+
+
+def _is_confidence(columns, names, y):
+    """Whether the only column beside a label is the probability of what was predicted."""
+    several = len(np.unique(y)) > 2
+    return several and len(names) == 1 and _fractions(columns[names[0]])
