@@ -117,7 +117,8 @@ def gain_by_group(table, reference, width=DESK):
             "such extremes are partly luck."
         )
     marks = rows.assign(estimate=rows.gain, place=np.arange(len(rows)).astype(str))
-    how = {"hue": "finding", "looks": FINDINGS.get, "width": width, "height": 1.1 + 0.19 * len(rows)}
+    height = 1.1 + 0.19 * len(rows)
+    how = {"hue": "finding", "looks": FINDINGS.get, "width": width, "height": height}
     label = f"gain over the {reference}, points"
     figure, (axes,) = drawn(marks, "place", label, across=True, **how)
     if some:
