@@ -27,8 +27,8 @@ def title(a):
 
 
 def headline(a):
-    """List of sentences: warnings, the answer, what it cannot be taken for."""
-    return [*(f"Warning: {sentence}" for sentence in a.warnings), *answer(a), *cautions(a)]
+    """List of sentences: the answer, what it cannot be taken for. Audit.warnings come before it."""
+    return [*answer(a), *cautions(a)]
 
 
 # ---------------------------------------------------------------- the answer

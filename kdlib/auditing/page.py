@@ -14,6 +14,7 @@ import pandas as pd
 from markupsafe import Markup
 
 from kdlib import __version__
+from kdlib.auditing.facts import facts
 from kdlib.auditing.figures import (
     ROWS,
     by_bucket,
@@ -22,11 +23,12 @@ from kdlib.auditing.figures import (
     gain_by_group,
     gain_in_words,
 )
-from kdlib.auditing.gate import METRICS, ROLES, facts, met
+from kdlib.auditing.gate import METRICS, ROLES
 from kdlib.auditing.headline import about, answer, cautions, headline, title
 from kdlib.auditing.read import file_and_columns
 from kdlib.auditing.sentences import AuditError, printable
 from kdlib.auditing.tables import CHANGED
+from kdlib.auditing.verdicts import Judgement, judge
 from kdlib.config import KdlibError
 from kdlib.evidence.stats import Interval
 from kdlib.pages.report_template.tidy import tidy
@@ -117,10 +119,10 @@ def appendix(a, name="audit"):
 # ---------------------------------------------------------------- the page
 
 
-def page(a, conditions=(), name="audit"):
+def page(a, judged=None, name="audit"):
     """The Audit as one HTML page.
 
-    conditions: pairs (text, (whether met, value)). name: of the files beside the page.
+    judged: the Judgement of its conditions. name: of the files beside the page.
     """
     now = datetime.now(UTC)
     copies = {role: a.metrics[f"{role}_copies"] for role in ROLES if f"{role}_copies" in a.metrics}
@@ -132,7 +134,7 @@ def page(a, conditions=(), name="audit"):
         cautions=cautions(a),
         about=about(a, now),
         changed=CHANGED[a.reference],
-        conditions=[(text, held, f"{value:.3g}") for text, (held, value) in conditions],
+        judged=judged or Judgement(),
         models=models(a),
         transfer=cells(a.transfer),
         gains=gain_by_group(a.groups, a.reference),
@@ -144,6 +146,7 @@ def page(a, conditions=(), name="audit"):
         inputs=pd.DataFrame(inputs, columns=["input", "from", "sha256"]),
         table=Table,
         show=lambda part: Markup(part._repr_html_()),
+        printable=printable,
         name=printable(name),
         version=__version__,
         now=now,
@@ -172,14 +175,13 @@ def places(path, inputs=()):
 def save(a, path, conditions=()):
     """Write the page to path (.html), beside it .json and .csv; returns the three paths.
 
-    conditions: texts, as gate.condition reads them. KdlibError if writing fails, or a condition is
-    on a value that this audit does not have.
+    conditions: a Judgement, or texts as gate.condition reads them. KdlibError if writing fails.
     """
     out = places(path, [name for _, name, sha256 in a.inputs if sha256])
-    conditions = [(text, met(a, text)) for text in conditions]
+    judged = conditions if isinstance(conditions, Judgement) else judge(a, conditions)
     files = {
-        ".html": page(a, conditions, out[".html"].stem),
-        ".json": json.dumps(facts(a, conditions), indent=1) + "\n",
+        ".html": page(a, judged, out[".html"].stem),
+        ".json": json.dumps(facts(a, judged), indent=1) + "\n",
         ".csv": csv_text(notable(a.groups)),
     }
     for suffix, text in files.items():
@@ -197,8 +199,9 @@ def save(a, path, conditions=()):
 
 
 def glance(a):
-    """The headline and the models as HTML."""
-    said = [*(f"<strong>{html.escape(sentence)}</strong>" for sentence in headline(a))]
+    """Warnings, the headline, what was read and the models as HTML."""
+    first = [*(f"Warning: {sentence}" for sentence in a.warnings), *headline(a)]
+    said = [*(f"<strong>{html.escape(sentence)}</strong>" for sentence in first)]
     said += [html.escape(sentence) for sentence in a.read]
     said = "".join(f"<p>{sentence}</p>" for sentence in said)
     return said + table_html(models(a), f"Accuracy in per cent; intervals cover {a.covers}")
