@@ -27,6 +27,7 @@ N, C = 240, 12
 RNG = np.random.default_rng(5)
 Y = RNG.integers(C, size=N)
 NAMES = [f"kind {k}" for k in range(C)]
+CATS12 = [f"animal {chr(97 + k)}" for k in range(C)]
 
 
 def scores(accuracy, classes=C, y=Y):
@@ -479,3 +480,23 @@ def test_sparse_matrices_of_scipy_are_read(tmp_path):
     scipy.sparse.save_npz(tmp_path / "g.npz", matrix)
     held = source(tmp_path / "g.npz", "groups").columns[""]
     assert (held != matrix).nnz == 0
+
+
+def test_a_column_that_is_no_class_is_seen_by_what_is_predicted():
+    more = each(lambda role: table(log_softmax(Z[role], axis=1), CATS12, other=Z[role][:, 0]))
+    found = audit(Y, more)
+    assert "The teacher predicts other in" in found.warnings[0]
+
+
+def test_the_order_of_numbered_classes_is_that_of_their_numbers():
+    """Not of the alphabet, in which kind 10 comes before kind 2, and labels are numbers."""
+    same(audit(Y, each(lambda role: table(Z[role]).sort_index(axis=1))))
+
+
+def test_a_column_called_like_an_id_is_one_if_its_values_differ():
+    answers = each(
+        lambda role: pd.DataFrame(
+            {"PassengerId": np.arange(N) + 892, "Survived": Z[role].argmax(1)}
+        )
+    )
+    same(audit(Y, answers))
