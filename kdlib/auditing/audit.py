@@ -27,10 +27,11 @@ from kdlib.auditing.numbers import numbers
 from kdlib.auditing.pictures import pictures_of
 from kdlib.auditing.read import source
 from kdlib.auditing.scores import KINDS, outputs
-from kdlib.auditing.search import FOUND, confirmed
+from kdlib.auditing.search import confirmed
 from kdlib.auditing.search import search as search_in
 from kdlib.auditing.sentences import AuditError
 from kdlib.auditing.subgroups import groups_by, used_by
+from kdlib.auditing.tables import CHANGED
 from kdlib.config import did_you_mean
 
 
@@ -198,7 +199,7 @@ def _beyond_groups(result, by_example, y, found, names, members, w, seed):
         right = {role: values == y for role, values in predicted.items()}
         table, result["searched"] = search_in(by_example["search"], y, right, w, seed)
         result["subgroups"] = table
-        result["metrics"][f"subgroups_{FOUND[result['reference']][0]}"] = confirmed(table)
+        result["metrics"][f"subgroups_{CHANGED[result['reference']][0]}"] = confirmed(table)
     if "images" in by_example:
         images, groups = by_example["images"], result["groups"]
         result["lost"], unseen = pictures_of(images, y, predicted, names, members, groups)

@@ -20,7 +20,6 @@ from kdlib.evidence.words import brief
 from kdlib.study.files import whole_file
 
 LISTED = 10  # groups in the summary
-QUESTION = "Whom did this distillation hurt?"
 SUITE = "kdlib audit"
 
 
@@ -144,7 +143,7 @@ def table(header, rows):
 def summary(a, judged, html):
     """The Audit and its Judgement as Markdown for a pull request. html: name of the page."""
     answer, *more = page.headline(a)
-    out = [f"## {prose(a.title) or QUESTION}", "", f"**{prose(answer)}** {prose(' '.join(more))}"]
+    out = [f"## {prose(page.title(a))}", "", f"**{prose(answer)}** {prose(' '.join(more))}"]
     out += [f"\n**Warning:** {prose(sentence)}" for sentence in a.warnings]
     if judged.verdicts:
         out += ["", f"### {judged.said().removesuffix('.')}", "", *_conditions(judged), ""]

@@ -1,22 +1,49 @@
-"""Figures of an Audit: a table in, a Shown out, whose caption is the docstring."""
+"""Figures of an Audit: a table in, a Shown out, whose caption is the docstring.
+
+Each is drawn twice, for a desk and for a phone. Names stay text in them, since a browser has the
+letters of every script and the font of matplotlib has not; it measures those as boxes wide enough.
+"""
+
+import functools
+from dataclasses import replace
+from unicodedata import bidirectional, east_asian_width
 
 import numpy as np
 import pandas as pd
 
 from kdlib.auditing.sentences import printable
-from kdlib.evidence.words import number, told
+from kdlib.auditing.tables import CHANGED, UNCHANGED
+from kdlib.evidence.words import number, p_value, told
 from kdlib.pages.shown import LINE, Shown, axes_of, captioned, drawn, in_style, legend
 
-EDGE = 20  # groups at either end of a figure
+MOST = 40  # groups in a figure
+EDGE = 12  # of more, those at either end
 ROWS = 200  # groups in a table
 POINTS = 1500  # above it a scatter is a picture inside the figure
-BLUE = "#0072B2"
-FINDINGS = {  # colour and marker
-    "harmed": ("#D55E00", "v"),
-    "helped": (BLUE, "^"),
-    "no clear difference": ("#767676", "o"),
+DESK, PHONE = 7.2, 4.0  # inches; on a phone 390 px wide 8 points are then 9.8 px
+BLUE, ORANGE = "#0072B2", "#D55E00"
+LOST, GAINED = (ORANGE, "v"), (BLUE, "^")  # colour and marker
+FINDINGS = {
+    **{lost: LOST for lost, _ in CHANGED.values()},
+    **{gained: GAINED for _, gained in CHANGED.values()},
+    UNCHANGED: ("#767676", "o"),
 }
 MODELS = {"teacher": ("#8a4f7d", "P"), "student": (BLUE, "o"), "baseline": ("#000000", "x")}
+SMALL = {"fontsize": 8}
+HEADERS = {  # of columns that have short names in files
+    "n": "examples",
+    "n_train": "training examples",
+    "low": "95 % from",
+    "high": "to",
+    "detectable": "smallest found",
+    "teacher_margin": "teacher's margin",
+    "ada_alpha": "alpha",
+    "calibration_error": "calibration error",
+    "log_loss": "log-loss",
+}
+
+
+# ---------------------------------------------------------------- names and numbers in words
 
 
 def gain_in_words(row):
@@ -27,39 +54,89 @@ def gain_in_words(row):
     return f"{said} (95 % interval {number(row.low, '')} to {number(row.high, '')})"
 
 
-def on_one_line(table):
-    """The table with the names of its groups as one line of text each."""
-    return table.assign(group=table.group.map(printable))
+def cells(table):
+    """A table as it is shown: short names of columns in words, names of groups on one line each,
+    numbers with two decimals."""
+    shown = table.copy()
+    for name in table.columns:
+        if name in ("p", "q"):
+            shown[name] = table[name].map(p_value, "ignore")
+        elif table[name].dtype.kind == "f":
+            shown[name] = [number(value, "", 2).removeprefix("+") for value in table[name]]
+    if "group" in table:
+        shown["group"] = table.group.map(printable)
+    return shown.where(table.notna()).rename(columns=HEADERS)
 
 
+def within_text(name, columns=60):
+    """A name as one line, at most so many columns wide, of which letters of China, Japan and Korea
+    take two; one that runs from right to left is kept from turning the text around it."""
+    name = printable(name, None)
+    ends = np.cumsum([_columns(letter) for letter in name])
+    if len(ends) and ends[-1] > columns:
+        name = name[: int((ends < columns).sum())] + "…"
+    if any(bidirectional(letter) in ("R", "AL") for letter in name):
+        return f"\N{FIRST STRONG ISOLATE}{name}\N{POP DIRECTIONAL ISOLATE}"
+    return name
+
+
+def _columns(letter):
+    return 2 if east_asian_width(letter) in "WF" else 1
+
+
+# ---------------------------------------------------------------- drawing
+
+
+def at_two_widths(draw):
+    """The function, which draws at a `width`, as one whose Shown has a figure for phones too."""
+
+    @functools.wraps(draw)
+    def both(*arguments):
+        shown = draw(*arguments)
+        narrow = draw(*arguments, width=PHONE).figure
+        return replace(shown, narrow=narrow, letters="none")
+
+    return both
+
+
+@at_two_widths
 @in_style
-def gain_by_group(table, reference):
+def gain_by_group(table, reference, width=DESK):
     """Audit.groups -> Shown: gain and interval of each group, or of those at either end."""
-    rows = on_one_line(table.sort_values(["gain", "group"], kind="stable"))
+    lost, gained = CHANGED[reference]
+    rows = table.sort_values(["gain", "group"], kind="stable")
     caption = (
         "Marks are gains, bars 95 % intervals, the number of examples in brackets; colour and "
-        "shape say which groups are harmed or helped at a false discovery rate of 5 %."
+        f"shape say which groups are {lost} or {gained} at a false discovery rate of 5 %."
     )
-    if len(rows) > 2 * EDGE:
+    some = len(rows) > MOST
+    if some:
         rows = pd.concat([rows.head(EDGE), rows.tail(EDGE)])
         caption += (
             f" Of {len(table):,} groups the {EDGE} lowest and the {EDGE} highest: "
             "such extremes are partly luck."
         )
     marks = rows.assign(estimate=rows.gain, place=np.arange(len(rows)).astype(str))
-    how = {"hue": "finding", "looks": FINDINGS.get, "height": 1.2 + 0.24 * len(rows)}
-    label = f"accuracy gain over the {reference}, points"
+    height = 1.1 + 0.19 * len(rows)
+    how = {"hue": "finding", "looks": FINDINGS.get, "width": width, "height": height}
+    label = f"gain over the {reference}, points"
     figure, (axes,) = drawn(marks, "place", label, across=True, **how)
-    names = [f"{printable(r.group, 28)} ({r.n:,})" for r in rows.itertuples()]
-    axes.set_yticks(range(len(rows)), names, fontsize=8)
+    if some:
+        axes.axhline(EDGE - 0.5, linestyle=":", **LINE)
+    axes.set_ylim(len(rows) - 0.4, -0.6)
     legend(figure, axes)
+    room = 28 if width == DESK else 18
+    names = [f"{within_text(r.group, room)} ({r.n:,})" for r in rows.itertuples()]
+    axes.set_yticks(range(len(rows)), names, **SMALL)
     least, most = rows.iloc[0], rows.iloc[-1]
     sentence = (
-        f"Gains run from {number(least.gain)} ({least.group}) "
-        f"to {number(most.gain)} ({most.group})."
+        f"Gains run from {number(least.gain)} ({within_text(least.group)}) "
+        f"to {number(most.gain)} ({within_text(most.group)})."
     )
+    if least.gain == most.gain:
+        sentence = f"The gain of every group is {number(least.gain)}."
     columns = ["group", "n", "gain", "low", "high", "q", "finding"]
-    return Shown(figure, sentence, caption, rows[columns])
+    return Shown(figure, sentence, caption, cells(rows[columns]))
 
 
 def by_bucket(a):
@@ -73,29 +150,34 @@ def by_bucket(a):
     ]
 
 
+@at_two_widths
 @captioned
-def gain_by_bucket(table, reference):
-    """Groups of a bucket count alike; small dots are seeds, bars 95 % intervals."""
+def gain_by_bucket(table, reference, width=DESK):
+    """Groups of a bucket count alike; small dots are training runs, bars 95 % intervals."""
     marks = table.assign(estimate=table.gain, role="student")
     if len(table.per_seed.iloc[0]) == 1:
         marks = marks.drop(columns="per_seed")
-    how = {"hue": "role", "looks": lambda role: (BLUE, "s"), "height": 3.2}
+    how = {"hue": "role", "looks": lambda role: (BLUE, "s"), "width": width, "height": 3.2}
     figure, (axes,) = drawn(marks, "bucket", f"gain over the {reference}, points", **how)
-    axes.set_xticks(
-        range(len(table)), [f"{r.bucket}\n{r.groups} groups" for r in table.itertuples()]
-    )
+    names = [f"{_bucket(r.bucket, width)}\n{r.groups} groups" for r in table.itertuples()]
+    axes.set_xticks(range(len(table)), names)
     figure.legends.clear()
     gains = "; ".join(f"{r.bucket} {gain_in_words(r)}" for r in table.itertuples())
-    return figure, f"By bucket: {gains}.", table.drop(columns="per_seed")
+    return figure, f"By bucket: {gains}.", cells(table.drop(columns="per_seed"))
 
 
+def _bucket(name, width):
+    return name if width == DESK else name.replace(" ", "\n")
+
+
+@at_two_widths
 @captioned
-def margin_and_gain(table, correlation, reference):
+def margin_and_gain(table, correlation, reference, width=DESK):
     """One point per group. The correlation takes the margin from one half of the examples and the
     gain from the other, both ways round, so that examples that are easy for all cannot make it. It
     speaks of these groups; a study's page asks of other classes too, and of the margin on val of
     the teachers of other seeds."""
-    figure, axes = axes_of(width=6.2, height=4.0)
+    figure, axes = axes_of(width, height=4.0)
     point = {"alpha": 0.7, "markersize": 6 if len(table) < 200 else 3}
     for finding, (colour, marker) in FINDINGS.items():
         some = table[table.finding == finding]
@@ -103,12 +185,12 @@ def margin_and_gain(table, correlation, reference):
             look = {"color": colour, "label": finding, "rasterized": len(table) > POINTS}
             axes.plot(some.teacher_margin, some.gain, marker, **look, **point)
     outer = [table.gain.argmin(), table.gain.argmax(), table.teacher_margin.argmin()]
-    name = {"xytext": (6, 3), "textcoords": "offset points", "fontsize": 8}
+    name = {"xytext": (6, 3), "textcoords": "offset points", **SMALL}
     for row in table.iloc[outer].drop_duplicates("group").itertuples():
-        axes.annotate(printable(row.group, 24), (row.teacher_margin, row.gain), **name)
+        axes.annotate(within_text(row.group, 24), (row.teacher_margin, row.gain), **name)
     axes.axhline(0, **LINE)
     axes.margins(x=0.15)
-    axes.set_xlabel("teacher's margin (1: always certain and right)")
+    axes.set_xlabel("teacher's margin (1: certain and right)")
     axes.set_ylabel(f"gain over the {reference}, points")
     legend(figure, axes)
     sentence = (
@@ -116,19 +198,33 @@ def margin_and_gain(table, correlation, reference):
         f"{told(correlation, '', 2)}."
     )
     lowest = table[["group", "teacher_margin", "gain"]].sort_values("teacher_margin").head(ROWS)
-    return figure, sentence, on_one_line(lowest)
+    return figure, sentence, cells(lowest)
 
 
+@at_two_widths
 @captioned
-def calibration(table):
-    """Mean confidence in the predicted class minus accuracy; above zero a model is
-    overconfident."""
-    marks = table.assign(estimate=table.overconfidence)
-    how = {"hue": "role", "looks": MODELS.get, "height": 3.2}
+def calibration(table, width=DESK):
+    """Mean confidence in the predicted class minus accuracy; above zero a model is overconfident,
+    below it underconfident."""
+    places = [_bucket(place, width) for place in table.place]
+    marks = table.assign(estimate=table.overconfidence, place=places)
+    how = {"hue": "role", "looks": MODELS.get, "width": width, "height": 3.2}
     figure, _ = drawn(marks, "place", "confidence minus accuracy, points", **how)
-    most = table.loc[table.overconfidence.idxmax()]
-    sentence = (
-        f"The largest overconfidence is the {most.role}'s in “{most.place}”: "
-        f"{number(most.overconfidence)}."
-    )
-    return figure, sentence, table
+    return figure, _confidence_in_words(table), cells(table)
+
+
+def _confidence_in_words(table):
+    """Who is most over- or underconfident, and where; of models that err on one side, only that."""
+    over = table.loc[table.overconfidence.idxmax()]
+    under = table.loc[table.overconfidence.idxmin()]
+
+    def where(row):
+        place = "over all examples" if row.place == "all" else f"in “{row.place}”"
+        return f"the {row.role} {place} ({number(row.overconfidence)})"
+
+    if over.overconfidence <= 0:
+        return f"No model is overconfident anywhere; most underconfident is {where(under)}."
+    said = f"Most overconfident is {where(over)}"
+    if under.overconfidence < 0:
+        return f"{said}, most underconfident {where(under)}."
+    return f"{said}; no model is underconfident anywhere."

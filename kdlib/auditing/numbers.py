@@ -11,6 +11,7 @@ import numpy as np
 
 from kdlib.auditing.halves import crossed_correlation, halves_of, lowest, lowest_same, over_halves
 from kdlib.auditing.tables import (
+    CHANGED,
     FEWEST,
     bucket_table,
     calibration,
@@ -121,7 +122,7 @@ def numbers(
         gains = _gains_by_bucket(of, train_counts, edges, metrics)
     calibrated = calibration(of, groups)
     whole = calibrated[calibrated.place == "all"].set_index("role")
-    for what in ("harmed", "helped"):
+    for what in CHANGED[of.reference]:
         metrics[f"groups_{what}"] = int((groups.finding == what).sum())
     for role in whole.index:
         for what in ("calibration_error", "log_loss"):

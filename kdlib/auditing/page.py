@@ -19,18 +19,19 @@ from kdlib.auditing.figures import (
     ROWS,
     by_bucket,
     calibration,
+    cells,
     gain_by_group,
     gain_in_words,
-    on_one_line,
 )
 from kdlib.auditing.gate import METRICS, ROLES
+from kdlib.auditing.headline import about, answer, cautions, headline, title
 from kdlib.auditing.read import file_and_columns
-from kdlib.auditing.search import shown_subgroups, told_subgroups
+from kdlib.auditing.search import shown_subgroups
 from kdlib.auditing.sentences import AuditError, printable
+from kdlib.auditing.tables import CHANGED
 from kdlib.auditing.verdicts import Judgement, judge
 from kdlib.config import KdlibError
 from kdlib.evidence.stats import Interval
-from kdlib.evidence.words import number, told
 from kdlib.pages.report_template.tidy import tidy
 from kdlib.pages.shown import TEMPLATES, Appendix, Headline, Table, csv_text, table_html
 from kdlib.study.files import whole_file
@@ -41,43 +42,12 @@ HELD = 1000  # groups in the file that the page itself holds
 # ---------------------------------------------------------------- words
 
 
-def headline(a):
-    """The finding in two or three sentences."""
-    gain = a.metrics["average_gain"]
-    clear = "no clear difference from"
-    if gain.low > 0:
-        clear = "a clear gain over"
-    elif gain.high < 0:
-        clear = "a clear loss against"
-    harmed, helped = a.metrics["groups_harmed"], a.metrics["groups_helped"]
-    are = "is" if harmed == 1 else "are"
-    said = (
-        f"The student shows {clear} the {a.reference}, groups counting alike: {told(gain)}.\n"
-        f"Of {len(a.groups):,} groups {harmed:,} {are} harmed and {helped:,} helped "
-        "at a false discovery rate of 5 %."
-    )
-    if harmed:
-        hurt = a.groups[a.groups.finding == "harmed"].sort_values("gain").head(3)
-        most = ", ".join(f"{printable(r.group)} ({number(r.gain)})" for r in hurt.itertuples())
-        said += f" Most harmed: {most}."
-    if len(a.buckets):
-        least = a.buckets.loc[a.buckets.gain.idxmin()]
-        picked = told(a.metrics["worst_bucket_gain"])
-        said += (
-            f"\nThe bucket that gains least is “{least.bucket}”: {gain_in_words(least)}; a bucket "
-            f"picked as the lowest on half of the examples has, on the other half, {picked}."
-        )
-    if a.subgroups is not None:
-        said += f"\n{told_subgroups(a.subgroups, a.reference)}"
-    for unit in ("%", "points"):
-        said = said.replace(f" {unit}", f"\N{NO-BREAK SPACE}{unit}")
-    return said.split("\n")
-
-
 def value_of(value, digits=2):
     """A metric as text: an Interval with its ends, or a number."""
     if not isinstance(value, Interval):
         return f"{value:,}" if isinstance(value, int) else f"{value:.{digits}f}"
+    if np.isnan(value.estimate):
+        return "–"
     ends = "" if np.isnan(value.low) else f" [{value.low:.{digits}f}, {value.high:.{digits}f}]"
     said = f"{value.estimate:.{digits}f}{ends}"
     return said.replace("-", "−").replace(" ", "\N{NO-BREAK SPACE}")
@@ -126,24 +96,25 @@ def metrics(a):
 
 
 def notable(table):
-    """Audit.groups, harmed first, then helped, then the rest, each from the lowest gain."""
-    order = table.finding.map({"harmed": 0, "helped": 1}).fillna(2)
+    """Audit.groups, harmed (or worse) first, then helped (better), each from the lowest gain."""
+    places = {word: place for words in CHANGED.values() for place, word in enumerate(words)}
+    order = table.finding.map(places).fillna(2)
     ordered = table.assign(order=order).sort_values(["order", "gain", "group"], kind="stable")
     return ordered.drop(columns="order")
 
 
 def appendix(a, name="audit"):
-    """Every group, harmed first, as a folded table and a file to save."""
+    """Every group, those that lost first, as a folded table and a file to save."""
     rows = notable(a.groups)
     counts = ["n_train"] if a.groups.n_train.notna().all() else []
     columns = ["group", "n", *counts, "bucket", *a.scored, "gain", "low", "high", "p", "q"]
     columns += ["finding", "detectable", "teacher_margin", "ada_alpha"]
     which = f"All {len(rows):,} groups"
     if len(rows) > ROWS:
-        which = f"{ROWS:,} of {len(rows):,} groups, those harmed first"
+        which = f"{ROWS:,} of {len(rows):,} groups, those {CHANGED[a.reference][0]} first"
     caption = f"{which}: accuracies in per cent, gain in points with its 95 % interval."
     file = f"{name}.csv" if len(rows) <= HELD else f"{name}-first-{HELD}.csv"
-    return Appendix(on_one_line(rows[columns].head(ROWS)), caption, rows.head(HELD), file)
+    return Appendix(cells(rows[columns].head(ROWS)), caption, rows.head(HELD), file)
 
 
 # ---------------------------------------------------------------- the page
@@ -154,13 +125,19 @@ def page(a, judged=None, name="audit"):
 
     judged: the Judgement of its conditions. name: of the files beside the page.
     """
+    now = datetime.now(UTC)
     copies = {role: a.metrics[f"{role}_copies"] for role in ROLES if f"{role}_copies" in a.metrics}
-    inputs = [(role, printable(title, 120), sha[:16] or "–") for role, title, sha in a.inputs]
+    inputs = [(role, printable(file, 120), sha[:16] or "–") for role, file, sha in a.inputs]
     rendered = TEMPLATES.get_template("audit.html.j2").render(
         a=a,
-        headline=headline(a),
+        title=title(a),
+        answer=answer(a),
+        cautions=cautions(a),
+        about=about(a, now),
+        changed=CHANGED[a.reference],
         judged=judged or Judgement(),
         models=models(a),
+        transfer=cells(a.transfer),
         gains=gain_by_group(a.groups, a.reference),
         by_bucket=by_bucket(a),
         copies="; ".join(f"the {role} {value_of(v, 1)} %" for role, v in copies.items()),
@@ -174,7 +151,7 @@ def page(a, judged=None, name="audit"):
         printable=printable,
         name=printable(name),
         version=__version__,
-        now=datetime.now(UTC),
+        now=now,
     )
     return tidy(rendered)
 
@@ -224,8 +201,11 @@ def save(a, path, conditions=()):
 
 
 def glance(a):
-    """The headline and the models as HTML."""
-    said = "".join(f"<p><strong>{html.escape(sentence)}</strong></p>" for sentence in headline(a))
+    """Warnings, the headline, what was read and the models as HTML."""
+    first = [*(f"Warning: {sentence}" for sentence in a.warnings), *headline(a)]
+    said = [*(f"<strong>{html.escape(sentence)}</strong>" for sentence in first)]
+    said += [html.escape(sentence) for sentence in a.read]
+    said = "".join(f"<p>{sentence}</p>" for sentence in said)
     return said + table_html(models(a), f"Accuracy in per cent; intervals cover {a.covers}")
 
 
@@ -261,6 +241,6 @@ def view(a, bucket="all", metric="gain", group=""):
     columns = list(dict.fromkeys(["group", "n", metric, "gain", "low", "high", "finding"]))
     out = [gain_by_group(rows, a.reference)] if len(rows) > 1 else []
     caption = f"{len(rows):,} groups of bucket {bucket}, lowest {metric} first"
-    out.append(Table(on_one_line(rows[columns].head(ROWS)), caption))
+    out.append(Table(cells(rows[columns].head(ROWS)), caption))
     chosen = a.groups[a.groups.group.map(printable) == group].head(1)
     return out + [Headline([describe(row, a)]) for row in chosen.itertuples()]

@@ -16,6 +16,7 @@ import numpy as np
 from kdlib.auditing.names import plain
 from kdlib.auditing.read import file_and_columns
 from kdlib.auditing.sentences import AuditError, listed, printable, quoted
+from kdlib.auditing.tables import CHANGED
 from kdlib.evidence.words import number
 
 COLUMNS = ("image", "images", "path", "paths", "file", "filename", "imagepath", "filepath")
@@ -117,7 +118,7 @@ def _teachers(predicted):
 def _groups_to_show(table, lost):
     """Indices of the groups to show, harmed ones if there are any, from the lowest gain."""
     some = table[np.array(lost, dtype=bool)].sort_values(["gain", "group"], kind="stable")
-    if (hurt := some.finding.isin(("harmed", "worse"))).any():
+    if (hurt := some.finding.isin([lost for lost, _ in CHANGED.values()])).any():
         some = some[hurt]
     return [table.index.get_loc(k) for k in some.head(ROWS).index]
 

@@ -25,6 +25,7 @@ import pandas as pd
 from kdlib.auditing.conditions import conditions_of, least
 from kdlib.auditing.halves import halves_of
 from kdlib.auditing.sentences import listed, printable
+from kdlib.auditing.tables import CHANGED
 from kdlib.evidence.resample import Groups
 from kdlib.evidence.significance import change
 from kdlib.evidence.words import brief, number, p_value
@@ -36,7 +37,6 @@ SCORE = -2.0  # as a z: what lost less is not kept
 NEWS = -1.0  # as a z, on the examples of no slice that was kept before: what lost less is no news
 BETTER = 1e-3  # by which two conditions must beat each alone: above rounding
 CHUNK = 8192  # examples counted at once
-FOUND = {"baseline": ("harmed", "helped"), "teacher": ("worse", "better")}
 COLUMNS = ["subgroup", "n", "n_scored", "gain", "low", "high", "p", "q", "finding"]
 COLUMNS += ["others", "gain_found"]
 
@@ -61,7 +61,7 @@ def search(found, y, right, w, seed=0):
     if len(conditions.words):
         kept, compared = _kept(conditions, d, w, first)
     table = _tested(conditions, kept, right, w, first, other)
-    words = dict(zip(FOUND["baseline"], FOUND[reference], strict=True))
+    words = dict(zip(CHANGED["baseline"], CHANGED[reference], strict=True))
     table["finding"] = table.finding.replace(words)
     return table, _how(found, conditions, compared, table, len(first), passed_over)
 
@@ -214,7 +214,7 @@ def shown_subgroups(table):
 
 def confirmed(table):
     """How many subgroups are harmed, or worse than the teacher, also on the half that tests."""
-    return int(table.finding.isin([lost for lost, _ in FOUND.values()]).sum())
+    return int(table.finding.isin([lost for lost, _ in CHANGED.values()]).sum())
 
 
 def told_subgroups(table, reference):

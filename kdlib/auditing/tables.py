@@ -18,6 +18,10 @@ from kdlib.evidence.significance import change
 from kdlib.evidence.stats import interval
 
 FEWEST = 3  # groups, below which nothing is picked or ranked
+UNCHANGED = "no clear difference"
+# what a group is called that changed, by what the student is compared with: only a baseline tells
+# what distillation did
+CHANGED = {"baseline": ("harmed", "helped"), "teacher": ("worse", "better")}
 
 
 def group_table(of, train_counts, edges):
@@ -32,6 +36,8 @@ def group_table(of, train_counts, edges):
         gain = change(right["student"], members, w, right["baseline"])
     else:
         gain = change(right["student"].astype(float) - right["teacher"], members, w)
+    lost, gained = CHANGED[of.reference]
+    finding = np.where(gain.estimate < 0, lost, gained)
     margin = change(of.margin, members, w, pseudo=0)
     columns = {
         "group": members.names,
@@ -43,7 +49,7 @@ def group_table(of, train_counts, edges):
         "high": 100 * gain.high,
         "p": gain.p,
         "q": gain.q,
-        "finding": gain.finding,
+        "finding": np.where(gain.finding == UNCHANGED, UNCHANGED, finding),
         "detectable": 100 * gain.detectable,
         "teacher_margin": margin.estimate,
         "margin_low": margin.low,
@@ -135,8 +141,8 @@ def _limits_of_networks(of, metrics):
     out = []
     if of.seeds == 1 and of.baselines < 2:
         out.append(
-            "One seed: intervals cover new test examples of this one pair of models, not another "
-            "training run; a difference may be the luck of this run."
+            "One training run on either side: intervals cover new test examples of these models, "
+            "not another training run; a difference may be the luck of this one."
         )
     elif of.seeds == 1:
         out.append(
@@ -145,7 +151,7 @@ def _limits_of_networks(of, metrics):
         )
     elif of.seeds < 4:
         out.append(
-            f"{of.seeds} seeds: the spread over training runs is known poorly, so intervals are "
+            f"{of.seeds} students: the spread over training runs is known poorly, so intervals are "
             "wide."
         )
     if of.seeds > 1 and of.baselines == 1:
@@ -160,7 +166,8 @@ def _limits_of_networks(of, metrics):
         )
     if of.seeds > len(of.found["teacher"]):
         out.append(
-            f"One teacher stands for all {of.seeds} seeds, so its own luck is not in the intervals."
+            f"One teacher stands for all {of.seeds} students, so its own luck is not in the "
+            "intervals."
         )
     if of.reference == "teacher":
         out.append(

@@ -5,10 +5,12 @@ import contextlib
 import csv
 import functools
 import io
+import re
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
+import matplotlib
 import matplotlib.style
 import numpy as np
 import pandas as pd
@@ -52,17 +54,21 @@ class Shown:
     sentence: str
     caption: str
     table: pd.DataFrame
+    narrow: Figure | None = None  # the same, for a phone
+    letters: str = "path"  # "none": as text, which a browser writes in whatever script it has
 
-    def svg(self):
+    def svg(self, narrow=False):
         """The figure as SVG bytes: identical for identical input."""
+        figure = self.narrow if narrow else self.figure
         buffer = io.BytesIO()
-        with _style():
-            self.figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+        with _style(), matplotlib.rc_context({"svg.fonttype": self.letters}):
+            figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
         return buffer.getvalue()
 
     def _repr_html_(self):
         data = Markup(table_html(self.table, self.caption))
-        return _html("figure", self.sentence, self.caption, _base64(self.svg()), data)
+        narrow = _base64(self.svg(narrow=True)) if self.narrow else ""
+        return _html("figure", self.sentence, self.caption, _base64(self.svg()), narrow, data)
 
 
 @dataclass(frozen=True)
@@ -139,7 +145,7 @@ def table_html(table, caption):
     Words stand left, numbers right."""
     columns = []
     for column in table.columns:
-        words = any(isinstance(v, str) and v[:1].isalpha() for v in table[column])
+        words = any(isinstance(v, str) and re.match(r"[^\W\d]|[/.]", v) for v in table[column])
         columns.append((column, Markup(' style="text-align: left"') if words else ""))
     return _html("table", caption, columns, table.map(_cell).itertuples(index=False))
 
@@ -272,13 +278,13 @@ def points(axes, table, place, label, hue="method", looks=look_of, across=False,
     axes.set(**{"xlabel": label, "ylabel": ""} if across else {"xlabel": "", "ylabel": label})
 
 
-def drawn(table, place, label, by=None, zero=True, height=3.6, across=False, **how):
+def drawn(table, place, label, by=None, zero=True, across=False, width=7.2, height=3.6, **how):
     """(figure, its axes): `points` with a line at zero and a legend.
 
     by: a column, each of whose values has axes of its own, side by side. how: see points."""
     parts = [(None, table)] if by is None else list(table.groupby(by, sort=False))
     figure, (all_axes,) = axes_of(
-        height=height, columns=len(parts), sharey=across and "row", squeeze=False
+        width, height, columns=len(parts), sharey=across and "row", squeeze=False
     )
     for axes, (title, rows) in zip(all_axes, parts, strict=True):
         points(axes, rows, place, label, across=across, **how)

@@ -1,6 +1,7 @@
 """The audit's page, CSV, JSON and command with hostile names: text stays text, in the file and in a
 browser."""
 
+import base64
 import csv
 import functools
 import io
@@ -265,6 +266,99 @@ def test_contrast(opened, scheme):
     assert len(found) > 100 and min(found)[0] >= 4.5, min(found)
 
 
+# ---------------------------------------------------------------- the first screen, and its width
+
+SCREENS = {1280: 900, 390: 844}
+
+
+@pytest.fixture(scope="module")
+def pages(tmp_path_factory):
+    """{name: path} of pages that people have: groups by the dozen, many, with all columns."""
+    folder = tmp_path_factory.mktemp("pages")
+    y, logits = models(2000)
+    long = [f"a group with a rather long name, number {g}" for g in range(1000)]
+    several = {
+        role: [scores, scores + 0.1 * (role == "student")] for role, scores in logits.items()
+    }
+    rng = np.random.default_rng(1)
+    for role in ("student", "baseline"):
+        several[role][1] = several[role][0] + rng.normal(size=(2000, 4))
+    wide = {"train_counts": [5 * g for g in range(40)], "weights": rng.random(2000) + 0.1}
+    found = {
+        "forty": kdlib.audit(
+            y, **several, groups=[long[i % 40] for i in range(2000)], resamples=20, **wide
+        ),
+        "thousand": kdlib.audit(
+            y, **logits, groups=[long[i % 1000] for i in range(2000)], resamples=20
+        ),
+        "classes": kdlib.audit(y, logits["teacher"], logits["student"], resamples=20),
+    }
+    return {name: audit_page.save(a, folder / f"{name}.html")[0] for name, a in found.items()}
+
+
+@pytest.fixture
+def shown(browser, pages):
+    """Function that opens a page by its name, at a width, with everything folded out if asked."""
+
+    def open_page(name, width, unfolded=False):
+        look(browser, width)
+        browser.get(pages[name].as_uri())
+        unfold(browser, unfolded)
+        return browser
+
+    return open_page
+
+
+@pytest.mark.parametrize("name", ["forty", "thousand", "classes"])
+def test_answer_facts_and_figure_stand_in_the_first_screen(shown, name):
+    for width, height in SCREENS.items():
+        first = "return document.querySelector(arguments[0]).getBoundingClientRect()"
+        opened = shown(name, width)
+        headline = opened.execute_script(first, ".kd-headline")
+        facts = opened.execute_script(first, ".facts")
+        figure = opened.execute_script(first, ".kd-figure img")
+        assert headline["bottom"] <= facts["top"] + 1 < facts["bottom"] <= figure["top"] < height
+        if width == 1280:
+            assert figure["top"] + figure["height"] / 2 <= height
+
+
+@pytest.mark.parametrize("width", [1280, 1920])
+def test_no_table_is_cut_on_a_desk(shown, width):
+    cut = "return [...document.querySelectorAll('.scroll')].filter(e => e.scrollWidth > e.clientWidth + 1).length"
+    for name in ("forty", "thousand", "classes"):
+        opened = shown(name, width, unfolded=True)
+        assert len(opened.find_elements("css selector", ".scroll")) >= 7
+        assert opened.execute_script(cut) == 0
+        assert opened.execute_script("return document.documentElement.scrollWidth") <= width
+
+
+def test_on_a_phone_a_table_scrolls_in_its_box_beside_its_first_column(shown):
+    opened = shown("forty", 390, unfolded=True)
+    moved = """
+    const box = document.querySelector(".kd-appendix .scroll"), cells = box.querySelector("tbody tr").cells;
+    const left = cell => cell.getBoundingClientRect().left, before = [left(cells[0]), left(cells[3])];
+    box.scrollLeft = 200;
+    return [left(cells[0]) - before[0], left(cells[3]) - before[1], cells[0].offsetWidth];
+    """
+    first, other, width = opened.execute_script(moved)
+    assert first == 0 and other == -200 and width < 390 / 2
+    assert opened.execute_script("return document.documentElement.scrollWidth") <= 390
+
+
+def test_letters_of_figures_are_9_pixels_high_on_a_phone(shown):
+    opened = shown("forty", 390)
+    drawn = "return [...document.images].map(e => [e.currentSrc, e.getBoundingClientRect().width])"
+    for source, width in opened.execute_script(drawn):
+        svg = base64.b64decode(source.partition(",")[2]).decode()
+        (_, _, points, _) = map(float, re.search(r'viewBox="([^"]*)"', svg)[1].split())
+        letters = [float(size) for size in re.findall(r"font(?:-size)?: ([\d.]+)px", svg)]
+        assert letters and width <= 390 and min(letters) * width / points >= 9
+
+
+def test_a_thousand_groups_make_a_small_page(pages):
+    assert pages["thousand"].stat().st_size < 1_500_000
+
+
 # ---------------------------------------------------------------- the command
 
 
@@ -344,6 +438,14 @@ def test_what_cannot_be_done_is_one_line_and_exit_code_2(command, tmp_path, monk
     assert code == 2 and "points" not in out and err.count("\n") == 1
     assert err.startswith("kdlib: ") and len(err) > 30
     assert printable(err[:-1], None) == err[:-1]
+
+
+@pytest.mark.parametrize("arguments", [["--student", "teacher.npy"], ["--baseline", "student.npy"]])
+def test_a_control_of_one_file_is_an_answer_with_a_warning(command, arguments):
+    code, out, err = command(*arguments)
+    assert code == 0 and not err
+    warning, answer = (out.index(words) for words in ("a control", "Every gain is 0"))
+    assert warning < answer
 
 
 def test_nothing_is_written_over_an_input(command, tmp_path):

@@ -881,12 +881,12 @@ def test_a_full_disk_is_one_line_also_for_the_summary(command, tmp_path, monkeyp
     assert (tmp_path / "audit.html").exists() and not list(tmp_path.glob(".tmp-*"))
 
 
-# ---------------------------------------------------------------- README
+# ---------------------------------------------------------------- docs/audit.md
 
 
-def test_the_step_for_continuous_integration_in_readme_works(files, tmp_path):
+def test_the_step_for_continuous_integration_works(files, tmp_path):
     """On two commits: the first is what the second is held against, and the second fails."""
-    readme = (ROOT / "README.md").read_text()
+    readme = (ROOT / "docs/audit.md").read_text()
     [block] = re.findall(r"^```yaml\n(.*?)^```$", readme, re.M | re.S)
     step, upload = yaml.safe_load(block)
     assert upload["if"] == "always()" and upload["with"]["path"] == "audit.*"
@@ -918,8 +918,8 @@ def test_the_step_for_continuous_integration_in_readme_works(files, tmp_path):
     assert ET.parse(tmp_path / "audit.xml").getroot().get("failures") == "2"
 
 
-def test_the_conditions_that_readme_shows_are_understood():
-    readme = (ROOT / "README.md").read_text()
+def test_the_conditions_that_are_shown_are_understood():
+    readme = (ROOT / "docs/audit.md").read_text()
     shown = [text for text in re.findall(r"`([^`\n]+ [<>] [^`\n]+)`", readme) if "--" not in text]
     assert len(shown) >= 6
     for text in shown:

@@ -1,0 +1,189 @@
+"""What an Audit found, in a few sentences: the answer, and what it cannot be taken for.
+
+Terms are explained where they are first met, since these sentences are read first.
+"""
+
+import os
+
+import numpy as np
+
+from kdlib.auditing.figures import gain_in_words, within_text
+from kdlib.auditing.gate import ROLES
+from kdlib.auditing.search import told_subgroups
+from kdlib.auditing.sentences import printable
+from kdlib.auditing.tables import CHANGED
+from kdlib.evidence.words import number, told
+
+NAMED = 3  # groups that lost most, or files of a role
+LONGEST = 40  # letters of a file's name
+QUESTIONS = {
+    "baseline": "Whom did this distillation hurt?",
+    "teacher": "Where is this student worse than its teacher?",
+}
+
+
+def title(a):
+    """The title that was given, or the question that this audit answers."""
+    return printable(a.title, 200) or QUESTIONS[a.reference]
+
+
+def headline(a):
+    """List of sentences: the answer, what it cannot be taken for. Audit.warnings come before it."""
+    return [*answer(a), *cautions(a)]
+
+
+# ---------------------------------------------------------------- the answer
+
+
+def answer(a):
+    """List of sentences: which groups lost, the average, the bucket that gains least."""
+    if np.allclose(a.groups.gain, 0, rtol=0, atol=1e-9):
+        return [
+            f"Every gain is 0: the student and the {a.reference} are right equally often in every "
+            "group, as when a model is compared with itself."
+        ]
+    said = [_whom(a), _on_average(a)]
+    if len(a.buckets):
+        said.append(_by_bucket(a))
+    if a.subgroups is not None:
+        said.append(told_subgroups(a.subgroups, a.reference))
+    return [_unbroken(sentence) for sentence in said]
+
+
+def _unbroken(sentence):
+    """The sentence with its numbers on the line of their units."""
+    for unit in ("%", "points"):
+        sentence = sentence.replace(f" {unit}", f"\N{NO-BREAK SPACE}{unit}")
+    return sentence
+
+
+def _whom(a):
+    lost, gained = CHANGED[a.reference]
+    worse, better = (int((a.groups.finding == word).sum()) for word in (lost, gained))
+    every = f"{len(a.groups):,} group{'s' if len(a.groups) > 1 else ''}"
+    if not worse + better:
+        said = f"No group of {len(a.groups):,} is clearly {lost} or {gained}"
+        if a.reference == "teacher":
+            said = f"In none of {every} is the student clearly worse or better than its teacher"
+        return f"{said}{_would_have_been_found(a)}."
+    if a.reference == "teacher":
+        said = f"The student is worse than its teacher in {_count(worse)} of {every} and better in "
+    else:
+        said = f"This distillation harmed {_count(worse)} of {every} and helped "
+    said += f"{_count(better)}, with at most one false alarm in twenty to be expected."
+    if worse:
+        most = a.groups[a.groups.finding == lost].sort_values("gain").head(NAMED)
+        named = [f"{_name(r.group)} ({number(r.gain)})" for r in most.itertuples()]
+        said += f" Most is lost in {_and(named)}."
+    return said
+
+
+def _name(group):
+    """The name of a group; in quotes where it might be taken for a number of the sentence."""
+    name = within_text(group)
+    return name if any(map(str.isalpha, name)) else f"“{name}”"
+
+
+def _count(number):
+    return f"{number:,}" if number else "none"
+
+
+def _would_have_been_found(a):
+    """How large a change of a group would have to be, so that "none" is not taken for proof."""
+    enough = np.nanmedian(a.groups.detectable) if a.groups.detectable.notna().any() else np.nan
+    if not np.isfinite(enough):
+        return ""
+    which = "in half of them" if len(a.groups) > 1 else "in it"
+    return f"; {which}, a change of {enough:.1f} points would probably have been found"
+
+
+def _and(words):
+    return " and ".join([", ".join(words[:-1]), words[-1]] if words[1:] else words)
+
+
+def _on_average(a):
+    gain = a.metrics["average_gain"]
+    other = "its teacher"
+    if a.reference == "baseline":
+        other = "the baseline, the same network trained without a teacher"
+    if gain.low > 0:
+        clearly = "more accurate than"
+    elif gain.high < 0:
+        clearly = "less accurate than"
+    else:
+        clearly = "neither clearly more nor clearly less accurate than"
+    return f"On average over the groups, the student is {clearly} {other}: {told(gain)}."
+
+
+def _by_bucket(a):
+    least = a.buckets.loc[a.buckets.gain.idxmin()]
+    cut = "Cut into thirds by how sure the teacher is of the right class"
+    if a.bucketed_by != "the teacher's margin":
+        cut = "Cut by their number of training examples"
+    return f"{cut}, the groups called “{least.bucket}” gain least: {gain_in_words(least)}."
+
+
+# ---------------------------------------------------------------- what it cannot be taken for
+
+
+def cautions(a):
+    """List of sentences: no baseline, few training runs, weights."""
+    out = []
+    if a.reference == "teacher":
+        out.append(
+            "There is no baseline, the same network trained without a teacher: what distillation "
+            "did is mixed with what a smaller network cannot do."
+        )
+    sides = {"student": a.seeds, a.reference: len(_given(a, a.reference))}
+    if max(sides.values()) == 1:
+        out.append(
+            "With one training run on either side, this speaks of these networks, not of another "
+            "training run."
+        )
+    elif min(sides.values()) <= 2:
+        runs = " and ".join(f"{n} of the {role}" for role, n in sides.items())
+        out.append(
+            f"With so few training runs ({runs}), this speaks of these networks and says little "
+            "of another training run."
+        )
+    if _given(a, "weights"):
+        out.append(f"Examples count by their weights ({_files(a, 'weights')}).")
+    return out
+
+
+# ---------------------------------------------------------------- what was audited
+
+
+def about(a, today):
+    """{what: words} of the first screen: models, examples, training runs, intervals, date."""
+    roles = [role for role in ROLES if _given(a, role)]
+    of_groups = _files(a, "groups") if _given(a, "groups") else "the classes"
+    return {
+        "Models": "; ".join(f"{role} {_files(a, role)}" for role in roles),
+        "Groups": f"{len(a.groups):,} ({of_groups})",
+        "Training runs": ", ".join(f"{len(_given(a, role))} of the {role}" for role in roles),
+        "Intervals": f"95 %, covering {a.covers.replace('seeds', 'training runs')}",
+        "Date": f"{today.day} {today:%B %Y}",
+    }
+
+
+def _given(a, wanted):
+    return [name for role, name, _ in a.inputs if role == wanted]
+
+
+def _files(a, role):
+    """Names of a role's files without the folder that all of the audit share; at most a few."""
+    names = _given(a, role)
+    if names[0] in (role, f"{role} 0"):
+        return "in memory"
+    every = [name for _, name, sha256 in a.inputs if sha256]
+    shared = os.path.join(os.path.dirname(os.path.commonprefix(every)), "")
+    some = [_end_of(name.removeprefix(shared)) for name in names[:NAMED]]
+    more = len(names) - NAMED
+    return ", ".join(some) + (f" and {more} more" if more > 0 else "")
+
+
+def _end_of(path):
+    """A path on one line, of a long one its end, which tells it from others."""
+    name = printable(path, None)
+    return name if len(name) <= LONGEST else f"…{name[1 - LONGEST :]}"
