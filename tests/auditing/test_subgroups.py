@@ -14,7 +14,8 @@ import kdlib
 from kdlib.__main__ import main
 from kdlib.auditing import search as searching
 from kdlib.auditing.conditions import conditions_of
-from kdlib.auditing.page import headline, page
+from kdlib.auditing.headline import headline
+from kdlib.auditing.page import page
 from kdlib.auditing.read import source
 from kdlib.auditing.sentences import printable
 from kdlib.auditing.subgroups import groups_by, ranges
@@ -466,12 +467,29 @@ def test_what_was_found_stands_in_headline_page_and_json(audited):
     name = "<script>alert(1)</script>=a and c3=b"
     assert found.subgroups.subgroup[0] == name and found.subgroups.finding[0] == "harmed"
     assert found.metrics["subgroups_harmed"] == (found.subgroups.finding == "harmed").sum()
-    assert "confirmed on examples that had no part in the search" in headline(found)[-1]
+    assert "confirmed on examples that had no part in the search" in " ".join(headline(found))
     html = page(found)
     assert "Subgroups found by a search" in html and "<script" not in html
     facts = json.loads(found.save(folder / "a.html")[1].read_text())
     assert facts["subgroups"][0]["subgroup"] == name and len(facts["searched"]) >= 2
     assert [i["role"] for i in facts["inputs"]][-1] == "search"
+
+
+def test_without_a_baseline_a_subgroup_is_worse_than_the_teacher_not_harmed():
+    table, right = planted(8000, 2, 0)
+    y = np.arange(8000) % 10
+    teacher, student = (
+        [np.where(r, y, (y + 1) % 10) for r in right[role]] for role in ("teacher", "student")
+    )
+    found = kdlib.audit(y, teacher, student, search=table, resamples=2)
+    assert found.subgroups.subgroup[0] == "c0=a and c3=b" and found.subgroups.finding[0] == "worse"
+    assert found.metrics["subgroups_worse"] >= 1 and "subgroups_harmed" not in found.metrics
+    assert "worse than the teacher, confirmed" in " ".join(headline(found))
+    row = found.subgroups.iloc[0]
+    half = searching.halves_of(searching.Groups.of(y, range(10)), 8000, 0)
+    some = (table["c0"] == "a") & (table["c3"] == "b") & (half == 1)
+    d = (right["student"] * 1.0 - right["teacher"]).mean(axis=0)
+    assert row.gain == pytest.approx(100 * d[some].mean())
 
 
 def test_an_audit_without_a_search_has_none():
