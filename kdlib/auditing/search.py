@@ -72,20 +72,7 @@ def search(found, y, right, w, seed=0):
 def _kept(conditions, d, w, first):
     """([conditions of each slice that is kept], how many slices were compared)."""
     deviation = w[first] * (d[first] - np.average(d[first], weights=w[first]))
-    fewest = least(len(first))
-    alone = _alone(conditions, deviation, first, fewest)
-    paired = np.argsort(alone, kind="stable")[:MOST_IN_PAIRS]
-    paired = np.sort(paired[np.isfinite(alone[paired])])
-    n, score = _pairs(conditions, paired, deviation, first)
-    better = score < np.minimum.outer(alone[paired], alone[paired]) - BETTER
-    apart = conditions.column[paired][:, None] < conditions.column[paired]
-    large = apart & (n >= fewest)
-    i, j = np.nonzero(large & better)
-    single = np.flatnonzero(np.isfinite(alone))
-    slices = [(k,) for k in single]
-    slices += zip(paired[i], paired[j], strict=True)
-    scores = np.r_[alone[single], score[i, j]]
-    compared = len(single) + int(large.sum())
+    slices, scores, compared = _candidates(conditions, deviation, first)
     kept = []
     new = np.ones(len(first), dtype=bool)  # examples of no slice that was kept
     for k in np.argsort(scores, kind="stable")[:LOOKED_AT]:
@@ -97,6 +84,23 @@ def _kept(conditions, d, w, first):
             kept.append(slices[k])
             new &= ~mine
     return kept, compared
+
+
+def _candidates(conditions, deviation, first):
+    """([conditions of a slice], their scores, how many slices were compared)."""
+    fewest = least(len(first))
+    alone = _alone(conditions, deviation, first, fewest)
+    single = np.flatnonzero(np.isfinite(alone))
+    lowest = single[np.argsort(alone[single], kind="stable")]
+    paired = np.sort(lowest[:MOST_IN_PAIRS])
+    n, score = _pairs(conditions, paired, deviation, first)
+    apart = conditions.column[paired][:, None] < conditions.column[paired]
+    large = apart & (n >= fewest)
+    better = score < np.minimum.outer(alone[paired], alone[paired]) - BETTER
+    i, j = np.nonzero(large & better)
+    slices = [(k,) for k in single]
+    slices += zip(paired[i], paired[j], strict=True)
+    return slices, np.r_[alone[single], score[i, j]], len(single) + int(large.sum())
 
 
 def _alone(conditions, deviation, first, fewest):

@@ -136,10 +136,12 @@ def _cut(found, column, parts):
     what = f"group {quoted(column)}"
     values = found.columns[column].ravel()
     empty = missing(values)  # only where these were asked to be a group of their own
-    numbers = np.asarray(as_numbers(found, values[~empty], what), dtype=np.float64)
+    filled = values.copy()
+    filled[empty] = 0
+    numbers = np.asarray(as_numbers(found, filled, what), dtype=np.float64)
     found.refuse(~np.isfinite(numbers), numbers, what, "a number, which a range needs")
     index = np.full(len(values), -1)
-    index[~empty], ends = ranges(numbers, parts)
+    index[~empty], ends = ranges(numbers[~empty], parts)
     if len(ends) < parts:
         how = f"{len(ends)} ranges, not {parts}"
         found.note(f"{column} is cut into {how}: many examples have the same value.")
