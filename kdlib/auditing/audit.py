@@ -139,7 +139,7 @@ def audit(
     sources = {role: [s.name for s in many] for role, many in models.items()}
     read = (said.read(y, names, found, how), *notes(first, answers, by_example))
     warned = (*repeats, *said.warnings(y, names, found, sources))
-    for sentence in [*read, *warned] if say else ():
+    for sentence in [*read, *(f"Warning: {w}" for w in warned)] if say else ():
         say(sentence)
     w = weights_of(by_example.get("weights"), len(y))
     heavy = members.sums(w) > 0
