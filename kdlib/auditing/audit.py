@@ -132,7 +132,7 @@ def audit(
     more = {"groups": groups, "weights": weights, "training counts": train_counts}
     more = {what: source(given, what) for what, given in more.items() if given is not None}
     everything = [s for many in models.values() for s in many]
-    _check_options(kind, edges, worst, resamples, seed)
+    check_options(kind, edges, worst, resamples, seed)
     _check_files(models)
     by_row = [first, *everything, *(more[what] for what in ("groups", "weights") if what in more)]
     with_ids = next((s for s in by_row if s.ids is not None), first)
@@ -183,7 +183,7 @@ def _several(given):
     return list(given) if several else [given]
 
 
-def _check_options(kind, edges, worst, resamples, seed):
+def check_options(kind, edges, worst, resamples, seed):
     """AuditError for what the command line does not let through."""
     if kind not in KINDS:
         raise AuditError(f"kind {kind!r}: {did_you_mean(kind, KINDS)}")

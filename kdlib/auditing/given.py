@@ -61,6 +61,7 @@ def audit_study(name, pair=None, method="kd", seeds=None):
     )
 
 
+OF_FOLDER = ("image_size", "mean", "std", "batch")
 FILES = ("labels", "teacher", "student", "baseline", "groups", "weights", "train_counts", "classes")
 
 
@@ -68,6 +69,15 @@ def asked(options, out):
     """The Audit that the command line asks for: of files, or of runs on record (study).
 
     KdlibError for options that do not go together, or a page `out` that would overwrite a file."""
+    if options["image_folder"]:
+        return _asked_of_folder(options, out)
+    for name in OF_FOLDER:
+        if options[name] is not None:
+            raise KdlibError(f"--{name.replace('_', '-')} goes with --image-folder only.")
+    for role in ROLES:
+        for one in options[role] or ():
+            if str(one).startswith(("torchvision:", "timm:")):
+                raise KdlibError(f"--{role} {one}: a network needs --image-folder DIR.")
     files = {name: options[name] for name in (*FILES, "worst", "edges", "kind", "title")}
     ours = {name: options[name] for name in ("pair", "method", "seeds")}
     excluded, why = ours, "files, only with --study."
@@ -89,6 +99,27 @@ def asked(options, out):
     if options["study"]:
         return audit_study(options["study"], ours["pair"], ours["method"] or "kd", ours["seeds"])
     return audit(**{name: of for name, of in files.items() if of is not None})
+
+
+def _asked_of_folder(options, out):
+    """The Audit that the command line asks for, of networks on a folder of images."""
+    for name in ("labels", "study", "pair", "method", "seeds"):
+        if options[name] is not None:
+            raise KdlibError(f"--{name} does not go with --image-folder, which has the labels.")
+    for name in ("teacher", "student"):
+        if options[name] is None:
+            raise KdlibError(f"an audit of --image-folder needs --{name} LIBRARY:NAME:FILE.")
+    from kdlib.auditing.images import audit_folder  # needs torch
+    from kdlib.auditing.networks import named
+
+    files = [options[name] for name in ("groups", "weights", "train_counts", "classes")]
+    for role in ROLES:
+        files += [named(text).file for text in options[role] or ()]
+    places(out, [file for file in files if file is not None])
+    taken = (*ROLES, *OF_FOLDER, "groups", "weights", "train_counts", "classes", "worst", "edges")
+    taken = {name: options[name] for name in (*taken, "kind", "title")}
+    asked = {name: value for name, value in taken.items() if value is not None}
+    return audit_folder(options["image_folder"], **asked)
 
 
 # ---------------------------------------------------------------- from a notebook

@@ -1,0 +1,167 @@
+"""What the batches of a loader hold: inputs, labels, and groups or ids. Needs torch.
+
+N examples, B of them in a batch. Examples are counted from 0 in the order of the loader.
+"""
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from torch.utils.data import BatchSampler, DataLoader, IterableDataset, SequentialSampler
+
+from kdlib.auditing.read import AuditError, Source, listed, quoted
+
+LABEL_NAMES = ("labels", "label", "y", "target", "targets")
+MORE_NAMES = ("group", "groups", "id", "ids")
+
+
+def array_of(values):
+    """The array of a tensor, of any device and precision, or of whatever numpy can convert.
+
+    A list of texts becomes an array of objects; half precision, which numpy lacks in part, single.
+    """
+    if isinstance(values, torch.Tensor):
+        values = values.detach().cpu()
+        if values.is_floating_point() and values.itemsize < 4:
+            values = values.float()
+        return values.numpy()
+    values = np.asarray(values)
+    return values.astype(object) if values.dtype.kind in "US" else values
+
+
+def refuse(name, wrong, values, start, why):
+    """AuditError for the first example where `wrong` (B,) is true, if any, in a batch from start.
+
+    It says what stands in values (B, ...) there and why that is not allowed.
+    """
+    if np.any(wrong):
+        row = int(np.argmax(wrong))
+        raise AuditError(f"{name}: example {start + row} has {quoted(values[row])}, {why}.")
+
+
+def parts_of(batch):
+    """(inputs by place, inputs by name, labels, what else is known of each example or None)."""
+    if isinstance(batch, Mapping):
+        return _parts_by_name(batch)
+    if not isinstance(batch, (list, tuple)) or len(batch) < 2:
+        raise AuditError(
+            f"loader: a batch is {_in_words(batch)} and has no labels; "
+            "it must be (inputs, labels), (inputs, labels, groups) or a dictionary."
+        )
+    return (batch[0],), {}, batch[1], batch[2] if len(batch) > 2 else None
+
+
+def _parts_by_name(batch):
+    """What parts_of returns, of a dictionary."""
+    label = next((name for name in LABEL_NAMES if name in batch), None)
+    if label is None:
+        raise AuditError(
+            f"loader: a batch holds {listed(batch)}; call its labels {' or '.join(LABEL_NAMES)}."
+        )
+    more = next((batch[name] for name in MORE_NAMES if name in batch), None)
+    inputs = {}
+    for name, values in batch.items():
+        if isinstance(values, torch.Tensor) and name not in (*LABEL_NAMES, *MORE_NAMES):
+            inputs[name] = values
+    if not inputs:
+        raise AuditError(f"loader: a batch holds {listed(batch)}; no tensor is left for the model.")
+    if len(inputs) == 1:  # whatever the model calls it
+        return tuple(inputs.values()), {}, batch[label], more
+    return (), inputs, batch[label], more
+
+
+def _in_words(batch):
+    """What a batch is, in a few words."""
+    if isinstance(batch, (list, tuple)):
+        return f"a {type(batch).__name__} of {len(batch)}"
+    return f"one {type(batch).__name__}"
+
+
+def labels_of(values, start):
+    """(B,) int64 of the labels of a batch: whole numbers (B,) or (B, 1), or one-hot rows (B, C)."""
+    y = array_of(values)
+    if y.ndim == 0:
+        raise AuditError("loader: yields single examples; an audit needs batches of them.")
+    if y.dtype.kind not in "iufb" or y.ndim > 2:
+        raise AuditError(
+            f"labels: must be whole numbers, one for each example, not {y.dtype} "
+            f"of shape {y.shape}."
+        )
+    if y.ndim == 2 and y.shape[1] != 1:
+        soft = ~(np.isin(y, (0, 1)).all(axis=1) & (y.sum(axis=1) == 1))
+        refuse("labels", soft, y, start, "which is not one class; an audit needs one for each")
+        return y.argmax(axis=1)
+    y = y.reshape(-1)
+    broken = ~(np.isfinite(y) & (np.abs(y.astype(np.float64)) < 1e18))
+    broken |= y != np.floor(np.where(broken, 0.5, y))
+    refuse("labels", broken, y, start, "not a whole number")
+    return y.astype(np.int64)
+
+
+def check_order(loader, tables):
+    """AuditError where rows of tables, Sources or none, are not the examples in their order."""
+    if not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset):
+        return
+    if getattr(loader.sampler, "replacement", False):
+        raise AuditError("loader: draws examples with replacement; an audit needs each once.")
+    as_stored = isinstance(loader.sampler, SequentialSampler)
+    as_stored &= loader.batch_sampler is None or type(loader.batch_sampler) is BatchSampler
+    for table in tables:
+        if not as_stored:
+            raise table.error(
+                "is given in the order of the examples, but the loader draws them in another; "
+                "take shuffle=False, or groups=a function of each batch."
+            )
+
+
+class Rows:
+    """The labels of the examples so far, and what else is known of them."""
+
+    def __init__(self, group_of=None):
+        """group_of: a function of a batch that returns its groups; None: what the batch holds."""
+        self.group_of = group_of
+        self.n = 0
+        self.labels = []
+        self.columns = {}  # name: arrays of each batch
+        self.are_ids = False
+
+    def add(self, y, more, batch):
+        """Take over a batch of labels y (B,)."""
+        if self.group_of is not None:
+            more = self.group_of(batch)
+        columns = more if isinstance(more, Mapping) else {"": more}
+        for name, values in columns.items():
+            if values is None:
+                continue
+            column = array_of(values)
+            if column.shape[:1] != y.shape:
+                raise AuditError(
+                    f"groups: {column.shape} is their shape in a batch of {len(y)} examples from "
+                    f"example {self.n} on; one is needed for each."
+                )
+            self.columns.setdefault(str(name), []).append(column)
+        self.labels.append(y)
+        self.n += len(y)
+
+    def sources(self, names=None):
+        """(Source of the labels, Source of the groups or None), names: of the classes, if given."""
+        y = np.concatenate(self.labels)
+        if names is not None:  # which may be numbers, in another order
+            y = np.array(names, dtype=object)[y]
+        columns = {name: np.concatenate(parts) for name, parts in self.columns.items()}
+        ids = None
+        if self.group_of is None and list(columns) == [""] and columns[""].ndim == 1:
+            self.are_ids = len(set(columns[""].tolist())) == self.n > 1
+        if self.are_ids:
+            ids = columns.pop("")
+        groups = Source("groups", columns) if columns else None
+        return Source("labels", {"": y}, ids), groups
+
+    def sentence(self, given):
+        """What was seen, in words; given: whether groups were, so that those here do not count."""
+        said = f"{self.n:,} examples, each batch of the loader shown once to every model"
+        if self.are_ids:
+            return f"{said}; what the batches hold beside inputs and labels are ids."
+        if self.columns and not given:
+            return f"{said}; the groups are what the batches hold beside inputs and labels."
+        return f"{said}."
