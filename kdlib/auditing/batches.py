@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch.utils.data import BatchSampler, DataLoader, IterableDataset, SequentialSampler
 
-from kdlib.auditing.read import AuditError, Source, listed, quoted
+from kdlib.auditing.read import AuditError, Source, listed
 
 LABEL_NAMES = ("labels", "label", "y", "target", "targets")
 MORE_NAMES = ("group", "groups", "id", "ids")
@@ -36,7 +36,8 @@ def refuse(name, wrong, values, start, why):
     """
     if np.any(wrong):
         row = int(np.argmax(wrong))
-        raise AuditError(f"{name}: example {start + row} has {quoted(values[row])}, {why}.")
+        value = np.array2string(np.asarray(values[row]), precision=4, threshold=8)
+        raise AuditError(f"{name}: example {start + row} has {value}, {why}.")
 
 
 def parts_of(batch):
@@ -161,7 +162,8 @@ class Rows:
         """What was seen, in words; given: whether groups were, so that those here do not count."""
         said = f"{self.n:,} examples, each batch of the loader shown once to every model"
         if self.are_ids:
-            return f"{said}; what the batches hold beside inputs and labels are ids."
+            more = "what they hold beside inputs and labels differs everywhere, so it is an id"
+            return f"{said}; {more}."
         if self.columns and not given:
-            return f"{said}; the groups are what the batches hold beside inputs and labels."
+            return f"{said}; the groups are what they hold beside inputs and labels."
         return f"{said}."

@@ -85,9 +85,9 @@ def _models(given, kind):
     """{role: [Reduced]} of what is given for each role: one model or several."""
     found = {}
     for role, of_role in given.items():
-        if of_role is None:
+        several = list(of_role) if isinstance(of_role, (list, tuple)) else [of_role]
+        if several in ([], [None]):
             continue
-        several = of_role if isinstance(of_role, (list, tuple)) else [of_role]
         found[role] = []
         for place, model in enumerate(several):
             name = f"{role} {place}" if len(several) > 1 else role

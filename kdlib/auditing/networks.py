@@ -51,34 +51,29 @@ def named(text):
 
 def network(asked, classes, folder):
     """The module of a Named, with its weights; classes: the number of folders in folder."""
-    held = weights_of(asked.file)
     module = _without_weights(asked, classes)
+    held = weights_of(asked.file)
     own = module.state_dict()
-    for name in own:
-        if name in held and held[name].shape != own[name].shape:
-            _refuse_shape(asked, name, held[name].shape, own[name].shape, folder)
-    lacking, foreign = module.load_state_dict(held, strict=False)
-    if lacking or foreign:
-        what = f"lacks {lacking[0]!r}" if lacking else f"has {foreign[0]!r} too"
+    whose = f"those of {asked.library}'s {asked.name}"
+    for names, others, what in ((own, held, "lacks"), (held, own, "has")):
+        left = [name for name in names if name not in others]
+        left = [name for name in left if not name.endswith("num_batches_tracked")]  # since 2018
+        if left:
+            raise AuditError(f"{asked.file}: {what} {left[0]!r}, so the weights are not {whose}.")
+    differ = [name for name in own if name in held and held[name].shape != own[name].shape]
+    for name in differ:
+        found, needed = tuple(held[name].shape), tuple(own[name].shape)
+        if found[1:] != needed[1:] or needed[:1] != (classes,):
+            raise AuditError(
+                f"{asked.file}: its {name!r} has shape {found}, but {whose} have {needed}."
+            )
+    if differ:
         raise AuditError(
-            f"{asked.file}: {what}, so it does not hold the weights of {asked.library}'s "
-            f"{asked.name}."
+            f"{asked.file}: its {differ[0]!r} is of {len(held[differ[0]])} classes, but {folder} "
+            f"has {classes} folders; an audit needs one for each class."
         )
+    module.load_state_dict(held, strict=False)
     return module
-
-
-def _refuse_shape(asked, name, found, own, folder):
-    """AuditError for a layer of one shape in a file and another in the network."""
-    is_head = len(found) == len(own) and found[1:] == own[1:]
-    if is_head:
-        raise AuditError(
-            f"{asked.file}: its layer {name!r} gives {found[0]} classes, but {folder} has {own[0]} "
-            "folders; an audit needs one for each class."
-        )
-    raise AuditError(
-        f"{asked.file}: its layer {name!r} has shape {tuple(found)}, but that of {asked.library}'s "
-        f"{asked.name} has {tuple(own)}."
-    )
 
 
 def _without_weights(asked, classes):
@@ -100,14 +95,17 @@ def _without_weights(asked, classes):
         return make(asked.name, num_classes=classes, **options)
 
 
+def _missing(name, error, package):
+    """The AuditError for a package that is not installed."""
+    return AuditError(f"{name}: needs {error.name}; pip install {package} brings it.")
+
+
 def timm_of(asked):
     """The module timm."""
     try:
         import timm
     except ModuleNotFoundError as error:
-        raise AuditError(
-            f"{asked.text}: needs {error.name}, which is not installed: pip install timm"
-        ) from None
+        raise _missing(asked.text, error, "timm") from None
     return timm
 
 
@@ -119,20 +117,20 @@ def weights_of(path):
 
             held = load_file(path)
         else:
-            with torch.serialization.safe_globals([argparse.Namespace]):  # options, as timm does
+            # timm writes its options too; what is not read is said by the error, without a warning
+            allowed = torch.serialization.safe_globals([argparse.Namespace])
+            with allowed, warnings.catch_warnings(action="ignore"):
                 held = torch.load(path, map_location="cpu", weights_only=True)
     except ModuleNotFoundError as error:
-        raise AuditError(
-            f"{path}: needs {error.name}, which is not installed: pip install safetensors"
-        ) from None
+        raise _missing(path, error, "safetensors") from None
+    except OSError as error:
+        raise AuditError(f"{path}: cannot be read ({reason(error)}).") from None
     # torch, zipfile, pickle and safetensors raise a dozen classes on damaged bytes
     except Exception as error:
         why = reason(error)
-        if isinstance(error, pickle.UnpicklingError):
-            why = "it is damaged, or holds Python objects, which are not read"
-        raise AuditError(
-            f"{path}: cannot be read as weights ({why}); write model.state_dict() alone."
-        ) from None
+        if isinstance(error, pickle.UnpicklingError) or "TorchScript" in str(error):
+            why = "it is damaged, or holds code, as a whole model does, which is not run"
+        raise AuditError(f"{path}: holds no weights ({why}); write model.state_dict().") from None
     while isinstance(held, Mapping):
         inner = [name for name in WRAPPERS if isinstance(held.get(name), Mapping)]
         if not inner:
@@ -142,7 +140,7 @@ def weights_of(path):
     if isinstance(held, Mapping):
         tensors = {name: of for name, of in held.items() if isinstance(of, torch.Tensor)}
     if not tensors:
-        raise AuditError(f"{path}: holds no weights by name; write model.state_dict().")
+        raise AuditError(f"{path}: holds no tensors by name; write model.state_dict().")
     if all(map(PREFIX.match, tensors)):
         tensors = {PREFIX.sub("", name, count=1): of for name, of in tensors.items()}
     return tensors

@@ -58,7 +58,7 @@ class Reduced:
             scores = scores[:, None]
         if scores.dtype.kind != "f" or scores.ndim != 2 or len(scores) != n or not scores.size:
             raise AuditError(
-                f"{self.name}: returns {scores.dtype} of shape {np.shape(picked)} for {n} "
+                f"{self.name}: returns {scores.dtype} of shape {tuple(np.shape(picked))} for {n} "
                 "examples; one row of scores is needed for each, with a column for each class."
             )
         self.single = scores.shape[1] == 1
@@ -166,7 +166,9 @@ def modules_of(model):
     """The modules that a model is or, of a function, method or object, that it refers to."""
     if isinstance(model, torch.nn.Module):
         return [model]
-    held = [getattr(model, "__self__", None), *getattr(model, "__dict__", {}).values()]
+    owner = getattr(model, "__self__", None)
+    held = [owner, *getattr(owner, "__dict__", {}).values()]
+    held += getattr(model, "__dict__", {}).values()
     if isinstance(model, functools.partial):
         held += [model.func, *model.args, *model.keywords.values()]
     if inspect.isfunction(model):
