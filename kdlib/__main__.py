@@ -118,7 +118,7 @@ def audit(args):
 
     for text in args.fail_if:
         gate.condition(text)  # a typing error is said before anything is read
-    found = given.asked(vars(args), args.out)
+    found = given.asked(vars(args), args.out, print)
     written = page.save(found, args.out, args.fail_if)
     html, facts, table = (page.printable(file, None) for file in written)
     print("\n".join([*page.headline(found), f"{html}, {Path(facts).name}, {Path(table).name}"]))
@@ -246,7 +246,7 @@ def _data_options(add):
 
 
 def _audit_options(add):
-    formats = "npz, npy, CSV or Parquet, as all that follows"
+    formats = "npz, npy, CSV, Parquet, JSON or others; FILE:COLUMN chooses a column"
     add("--labels", **FILE, help=f"true classes of the test examples: {formats}")
     untaught = "of the same network trained without a teacher:"
     for name, whose in (("teacher", "its"), ("student", "its"), ("baseline", untaught)):
@@ -260,8 +260,10 @@ def _audit_options(add):
     edges = "of those buckets; default: 100 20"
     add("--edges", nargs=2, type=_count, metavar=("MANY", "FEW"), help=edges)
     add("--classes", **FILE, help="names of the classes, one per line")
-    kinds = ("auto", "logits", "probabilities", "classes")
-    add("--kind", choices=kinds, help="of the scores; default: auto")
+    absent = "of examples without a group: leave them out, or make them a group"
+    add("--missing-groups", choices=("drop", "own"), help=absent)
+    kinds = "of the scores: auto, logits, probabilities or classes, or one a role: student=logits"
+    add("--kind", nargs="+", metavar="KIND", help=kinds)
     worst = "groups in the worst-k metrics; default: a tenth"
     add("--worst", type=_count, metavar="K", help=worst)
     add("--title", help="of the page")

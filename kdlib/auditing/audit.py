@@ -14,17 +14,21 @@ Anybody's labels and predictions, gains of subgroups with intervals. No torch:
 S seeds, N examples, G groups.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
+from kdlib.auditing import said
+from kdlib.auditing.classes import classes_of, coded, given_names
+from kdlib.auditing.columns import answers_of, labels_of
 from kdlib.auditing.gate import METRICS, ROLES
-from kdlib.auditing.groups import counts_of, groups_of, weights_of
-from kdlib.auditing.inputs import check_rows, classes_of, coded, labels_of
+from kdlib.auditing.groups import counts_of, groups_of, weights_of, without_group
 from kdlib.auditing.numbers import numbers
-from kdlib.auditing.read import READERS, AuditError, Source, source
+from kdlib.auditing.read import Source, is_file_name, source
+from kdlib.auditing.rows import aligned, take
 from kdlib.auditing.scores import KINDS, check_own_labels, outputs
+from kdlib.auditing.sentences import AuditError
 from kdlib.config import did_you_mean
 
 
@@ -88,63 +92,58 @@ def audit(
     edges=(100, 20),
     classes=None,
     kind="auto",
+    missing_groups=None,
     worst=None,
     title="",
+    say=None,
     resamples=1000,
     seed=0,
 ):
     """The Audit of a student and its teacher on examples that neither was trained on.
 
-    Everything is a path (npz, npy, CSV, Parquet) or an array.
+    Everything is a path (formats.READERS; FILE:COLUMN chooses columns), an array or a table. Tables
+    with ids, a column such as id or filename or a pandas index, may have their rows in any order.
 
     labels: (N,).
-    teacher, student, baseline (the same network trained without a teacher): scores (N, C) or
-        predicted classes (N,), or lists of them: students of several training runs, the teacher of
-        each in the same order or one for all, and any number of baselines.
+    teacher, student, baseline (the same network trained without a teacher): scores (N, C),
+        predicted classes (N,), or scores of the second of two classes (N,); or lists of them:
+        students of several training runs, the teacher of each in the same order or one for all,
+        and any number of baselines.
     groups: see groups.groups_of; by default the classes.
     weights: (N,).
     train_counts: training examples of each group; with it, buckets are many (above edges[0]),
         medium and few (below edges[1]), else thirds of the groups by the teacher's margin.
     classes: their names, or a file of them.
-    kind: of the scores: auto, logits, probabilities, classes.
+    kind: of the scores: auto, logits, probabilities, classes; or {role: kind}.
+    missing_groups: of examples without a group: drop leaves them out, own makes them a group.
     worst: k, by default a tenth of the groups.
     title: of the page.
+    say: called with each sentence on what was read, before the numbers are worked out.
 
     KdlibError, in one sentence, for anything that cannot be used.
     """
+    kinds = _kinds(kind)
+    _check_options(edges, worst, resamples, seed, missing_groups)
     first = source(labels, "labels")
-    y = labels_of(first)
-    models = {}
-    for role, given in zip(ROLES, (teacher, student, baseline), strict=True):
-        if given is None:
-            continue
-        many = _several(given)
-        titles = [f"{role} {i}" for i in range(len(many))] if len(many) > 1 else [role]
-        models[role] = [source(one, title) for one, title in zip(many, titles, strict=True)]
-    if not {"teacher", "student"} <= set(models):
-        raise AuditError("an audit needs a teacher and a student.")
-    seeds = len(models["student"])
-    if len(models["teacher"]) not in (1, seeds):
-        raise AuditError(
-            f"teacher: {len(models['teacher'])} of them, but the number of students is {seeds}; "
-            "give one for each student in their order, or one for all."
-        )
+    models = _models(teacher, student, baseline)
     more = {"groups": groups, "weights": weights, "training counts": train_counts}
     more = {what: source(given, what) for what, given in more.items() if given is not None}
-    everything = [s for many in models.values() for s in many]
-    check_options(kind, edges, worst, resamples, seed)
-    _check_files(models)
-    by_row = [first, *everything, *(more[what] for what in ("groups", "weights") if what in more)]
-    with_ids = next((s for s in by_row if s.ids is not None), first)
-    for s in by_row:
-        check_rows(s, len(y), with_ids)
-    names = classes_of(y, everything, classes)
-    y = coded(first, y, names, "label")
-    for s in everything:
-        check_own_labels(s, y, names, first)
-    found = {role: [outputs(s, y, names, kind) for s in many] for role, many in models.items()}
-    w = weights_of(more.get("weights"), len(y))
-    members = groups_of(more.get("groups"), y, names)
+    repeats = _check_files(models)
+    y, names, answers, by_example, how = _in_rows(first, models, more, given_names(classes))
+    if "groups" in by_example:
+        left = without_group(by_example["groups"], missing_groups)
+        if left.any():
+            y, answers, by_example = _left_out(y, answers, by_example, left)
+    found = {
+        role: [outputs(a, y, names, kinds[role]) for a in many] for role, many in answers.items()
+    }
+    sources = {role: [s.name for s in many] for role, many in models.items()}
+    read = (said.read(y, names, found, how), *_notes(first, answers, by_example))
+    warned = (*repeats, *said.warnings(y, names, found, sources))
+    for sentence in [*read, *warned] if say else ():
+        say(sentence)
+    w = weights_of(by_example.get("weights"), len(y))
+    members = groups_of(by_example.get("groups"), y, names)
     heavy = members.sums(w) > 0
     if not heavy.all():
         weightless = members.names[int(np.argmin(heavy))]
@@ -165,9 +164,76 @@ def audit(
     return Audit(
         **result | {"metrics": metrics},
         class_names=names,
-        title=title,
         inputs=tuple((role, s.name, s.sha256) for role, s in inputs),
+        title=title,
+        read=read,
+        warnings=warned,
     )
+
+
+def _models(teacher, student, baseline):
+    """{role: [Source, one per network]}; AuditError where the numbers of networks do not fit."""
+    models = {}
+    for role, given in zip(ROLES, (teacher, student, baseline), strict=True):
+        if given is None:
+            continue
+        many = _several(given)
+        titles = [f"{role} {i}" for i in range(len(many))] if len(many) > 1 else [role]
+        models[role] = [source(one, title) for one, title in zip(many, titles, strict=True)]
+    if not {"teacher", "student"} <= set(models):
+        raise AuditError("an audit needs a teacher and a student.")
+    if len(models["teacher"]) not in (1, len(models["student"])):
+        raise AuditError(
+            f"teacher: {len(models['teacher'])} of them, but the number of students is "
+            f"{len(models['student'])}; give one for each student in their order, or one for all."
+        )
+    return models
+
+
+def _in_rows(first, models, more, given):
+    """What is known of each example, in the order of the labels.
+
+    (labels (N,) int64, names of the classes, {role: [Answers]}, {groups, weights: Source}, how the
+    rows were joined).
+    """
+    y = labels_of(first)
+    answers = [answers_of(s, y, given) for many in models.values() for s in many]
+    by_example = {what: more[what] for what in ("groups", "weights") if what in more}
+    sources = [*(a.source for a in answers), *by_example.values()]
+    labelled = first.with_columns({"": y})
+    sources, how = aligned(labelled, sources)
+    answers = [replace(a, source=s) for a, s in zip(answers, sources, strict=False)]
+    by_example = dict(zip(by_example, sources[len(answers) :], strict=True))
+    names, answers = classes_of(y, answers, given)
+    y = coded(first, y, names, "label")
+    for a in answers:
+        check_own_labels(a, y, names, first)
+    one_by_one = iter(answers)
+    by_role = {role: [next(one_by_one) for _ in many] for role, many in models.items()}
+    return y, names, by_role, by_example, how
+
+
+def _left_out(y, answers, by_example, left):
+    """Labels, Answers and Sources without the examples `left` (N,) bool."""
+    kept = np.flatnonzero(~left)
+    if not len(kept):
+        raise by_example["groups"].error("no example has a group.")
+    by_example["groups"].note(f"{int(left.sum()):,} examples without a group were left out.")
+    answers = {
+        role: [replace(a, source=take(a.source, kept)) for a in many]
+        for role, many in answers.items()
+    }
+    return y[kept], answers, {what: take(s, kept) for what, s in by_example.items()}
+
+
+def _notes(first, answers, by_example):
+    """Sentences on how inputs were taken, each once, behind the names of those it is of."""
+    sources = [first, *(a.source for many in answers.values() for a in many)]
+    names = {}
+    for s in [*sources, *by_example.values()]:
+        for note in s.notes:
+            names.setdefault(note, {})[s.name] = None
+    return tuple(f"{', '.join(of)}: {note}" for note, of in names.items())
 
 
 def _several(given):
@@ -175,7 +241,7 @@ def _several(given):
 
     def whole(one):  # not a row of a list of lists, and no name of a class
         if isinstance(one, str):
-            return Path(one).suffix.lower() in READERS
+            return is_file_name(one)
         is_table = hasattr(one, "columns") or getattr(one, "ndim", 0) > 0
         return isinstance(one, (Path, dict, Source)) or is_table
 
@@ -183,10 +249,22 @@ def _several(given):
     return list(given) if several else [given]
 
 
-def check_options(kind, edges, worst, resamples, seed):
+def _kinds(kind):
+    """{role: kind of its scores}, of one kind for all or of some roles."""
+    if not isinstance(kind, dict):
+        kind = dict.fromkeys(ROLES, kind)
+    for role, one in kind.items():
+        if role not in ROLES:
+            raise AuditError(f"kind of {role!r}: {did_you_mean(role, ROLES)}")
+        if one not in KINDS:
+            raise AuditError(f"kind {one!r}: {did_you_mean(one, KINDS)}")
+    return dict.fromkeys(ROLES, "auto") | kind
+
+
+def _check_options(edges, worst, resamples, seed, missing_groups):
     """AuditError for what the command line does not let through."""
-    if kind not in KINDS:
-        raise AuditError(f"kind {kind!r}: {did_you_mean(kind, KINDS)}")
+    if missing_groups not in (None, "drop", "own"):
+        raise AuditError(f"missing_groups {missing_groups!r}: must be drop or own.")
     for name, value, least in (
         ("worst", 1 if worst is None else worst, 1),
         ("resamples", resamples, 2),
@@ -206,16 +284,29 @@ def check_options(kind, edges, worst, resamples, seed):
 
 
 def _check_files(models):
-    """AuditError where one file is given as two models.
+    """Sentences on files that are given in two roles; AuditError where a seed is given twice.
 
-    A teacher may stand for several seeds, or be the baseline of another.
+    A teacher may stand for several seeds.
     """
+    controls = []
     seen = {}
     for role in ("student", "baseline", "teacher"):
         for s in models.get(role, ()):
-            other_role, other = seen.setdefault(s.sha256 or id(s), (role, s))
-            if other is not s and (role != "teacher" or other_role == "student"):
+            other_role, other = seen.setdefault(_content(s), (role, s))
+            if other is s or (role == "teacher" == other_role):
+                continue
+            if role == other_role:
                 raise AuditError(
                     f"{s.name}: is given as {role} and holds the same as {other.name}, "
-                    f"given as {other_role}; every seed and every role has a file of its own."
+                    f"given as {other_role}; every seed has a file of its own."
                 )
+            controls.append(
+                f"The {other_role} and the {role} are the same file, {other.name}: a control, in "
+                "which nothing is gained or lost."
+            )
+    return controls
+
+
+def _content(found):
+    """What tells whether two Sources are one: the file's digest and its columns, or the object."""
+    return (found.sha256, *found.columns) if found.sha256 else id(found)

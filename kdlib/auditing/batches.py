@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from torch.utils.data import BatchSampler, DataLoader, IterableDataset, SequentialSampler
 
-from kdlib.auditing.read import AuditError, Source, listed
+from kdlib.auditing.read import Source
+from kdlib.auditing.sentences import AuditError, listed
 
 LABEL_NAMES = ("labels", "label", "y", "target", "targets")
 MORE_NAMES = ("group", "groups", "id", "ids")
@@ -144,10 +145,10 @@ class Rows:
         self.labels.append(y)
         self.n += len(y)
 
-    def sources(self, names=None):
+    def sources(self, names=()):
         """(Source of the labels, Source of the groups or None), names: of the classes, if given."""
         y = np.concatenate(self.labels)
-        if names is not None:  # which may be numbers, in another order
+        if names:  # which may be numbers, in another order
             y = np.array(names, dtype=object)[y]
         columns = {name: np.concatenate(parts) for name, parts in self.columns.items()}
         ids = None

@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 
-from kdlib.auditing.read import printable
+from kdlib.auditing.sentences import printable
 from kdlib.evidence.words import number, told
 from kdlib.pages.shown import LINE, Shown, axes_of, captioned, drawn, in_style, legend
 

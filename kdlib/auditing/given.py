@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 
 from kdlib.auditing.audit import audit
+from kdlib.auditing.columns import REDUCED
 from kdlib.auditing.gate import ROLES
-from kdlib.auditing.inputs import REDUCED
 from kdlib.auditing.page import places
 from kdlib.auditing.read import Source
 from kdlib.config import KdlibError, did_you_mean
@@ -16,11 +16,11 @@ from kdlib.study.done import some_seeds
 from kdlib.study.grids import check_names, study
 
 
-def audit_study(name, pair=None, method="kd", seeds=None):
+def audit_study(name, pair=None, method="kd", seeds=None, **how):
     """The Audit of a method of a study on record, on all images that no run saw.
 
     The baseline is one-hot training. pair: "teacher/student", by default the study's first.
-    KdlibError for a pair or method that the study does not have.
+    how: title, say; see audit. KdlibError for a pair or method that the study does not have.
     """
     chosen = study(name)
     if not chosen.pairs:
@@ -58,6 +58,7 @@ def audit_study(name, pair=None, method="kd", seeds=None):
         classes=class_names,
         train_counts=counts,
         edges=chosen.bucket_edges or (100, 20),
+        **how,
     )
 
 
@@ -65,21 +66,17 @@ OF_FOLDER = ("image_size", "mean", "std", "batch")
 FILES = ("labels", "teacher", "student", "baseline", "groups", "weights", "train_counts", "classes")
 
 
-def asked(options, out):
+def asked(options, out, say=None):
     """The Audit that the command line asks for: of files, or of runs on record (study).
 
-    KdlibError for options that do not go together, or a page `out` that would overwrite a file."""
+    say: see audit. KdlibError for options that do not go together, or a page `out` that would
+    overwrite a file."""
     if options["image_folder"]:
-        return _asked_of_folder(options, out)
-    for name in OF_FOLDER:
-        if options[name] is not None:
-            raise KdlibError(f"--{name.replace('_', '-')} goes with --image-folder only.")
-    for role in ROLES:
-        for one in options[role] or ():
-            if str(one).startswith(("torchvision:", "timm:")):
-                raise KdlibError(f"--{role} {one}: a network needs --image-folder DIR.")
-    files = {name: options[name] for name in (*FILES, "worst", "edges", "kind", "title")}
+        return _asked_of_folder(options, out, say)
+    _check_without_folder(options)
     ours = {name: options[name] for name in ("pair", "method", "seeds")}
+    files = {name: options[name] for name in (*FILES, "worst", "edges", "missing_groups")}
+    files["kind"] = options["kind"] and _kinds(options["kind"])
     excluded, why = ours, "files, only with --study."
     if options["study"]:
         excluded, why = files, "--study, which takes everything from records."
@@ -96,12 +93,36 @@ def asked(options, out):
         read += some if isinstance(some, list) else [some]
     # refused before the work, not after it
     places(out, [file for file in read if isinstance(file, Path)])
+    how = {"title": options["title"] or "", "say": say}
     if options["study"]:
-        return audit_study(options["study"], ours["pair"], ours["method"] or "kd", ours["seeds"])
-    return audit(**{name: of for name, of in files.items() if of is not None})
+        method = ours["method"] or "kd"
+        return audit_study(options["study"], ours["pair"], method, ours["seeds"], **how)
+    return audit(**{name: of for name, of in files.items() if of is not None}, **how)
 
 
-def _asked_of_folder(options, out):
+def _kinds(texts):
+    """One kind, or {role: kind}, of texts such as logits or student=logits."""
+    if len(texts) == 1 and "=" not in texts[0]:
+        return texts[0]
+    pairs = [text.partition("=") for text in texts]
+    if not all(equals for _, equals, _ in pairs):
+        said = " ".join(texts)
+        raise KdlibError(f"--kind {said}: must be one kind, or ROLE=KIND, as in student=logits.")
+    return {role: kind for role, _, kind in pairs}
+
+
+def _check_without_folder(options):
+    """KdlibError for options and models that only a folder of images goes with."""
+    for name in OF_FOLDER:
+        if options[name] is not None:
+            raise KdlibError(f"--{name.replace('_', '-')} goes with --image-folder only.")
+    for role in ROLES:
+        for one in options[role] or ():
+            if str(one).startswith(("torchvision:", "timm:")):
+                raise KdlibError(f"--{role} {one}: a network needs --image-folder DIR.")
+
+
+def _asked_of_folder(options, out, say):
     """The Audit that the command line asks for, of networks on a folder of images."""
     for name in ("labels", "study", "pair", "method", "seeds"):
         if options[name] is not None:
@@ -112,14 +133,15 @@ def _asked_of_folder(options, out):
     from kdlib.auditing.images import audit_folder  # needs torch
     from kdlib.auditing.networks import named
 
-    files = [options[name] for name in ("groups", "weights", "train_counts", "classes")]
+    files = [options[name] for name in FILES if name not in ROLES]
     for role in ROLES:
         files += [named(text).file for text in options[role] or ()]
     places(out, [file for file in files if file is not None])
-    taken = (*ROLES, *OF_FOLDER, "groups", "weights", "train_counts", "classes", "worst", "edges")
-    taken = {name: options[name] for name in (*taken, "kind", "title")}
-    asked = {name: value for name, value in taken.items() if value is not None}
-    return audit_folder(options["image_folder"], **asked)
+    taken = (*FILES[1:], *OF_FOLDER, "worst", "edges", "missing_groups", "title")
+    given = {name: options[name] for name in taken if options[name] is not None}
+    if options["kind"]:
+        given["kind"] = _kinds(options["kind"])
+    return audit_folder(options["image_folder"], **given, say=say)
 
 
 # ---------------------------------------------------------------- from a notebook

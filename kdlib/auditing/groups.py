@@ -5,11 +5,14 @@ N examples, G groups. Whatever cannot be used raises an AuditError.
 
 import numpy as np
 
-from kdlib.auditing.inputs import WHOLE, as_numbers, names_or_numbers, texts
-from kdlib.auditing.read import listed, quoted, repeated
+from kdlib.auditing.rows import rows_of
+from kdlib.auditing.sentences import listed, quoted, repeated
+from kdlib.auditing.values import WHOLE, as_numbers, missing, names_or_numbers, texts
 from kdlib.evidence.resample import Groups
 
 MOST_VALUES = 50  # different fractions in a column of groups
+MANY = 20  # examples from which a column without a value twice is no column of groups
+OWN = "missing"  # what the group of examples without a value is called
 RANGE = 1e12  # of weights above 0: squares of such numbers can still be added
 
 
@@ -36,6 +39,28 @@ def groups_of(found, y, class_names):
     return _grouped(names, group)
 
 
+def without_group(found, how):
+    """(N,) bool: examples that a Source of groups gives no value in one of its columns.
+
+    how: drop, which leaves them out; own, which makes them a group, so that none is without; None,
+    which allows none: AuditError.
+    """
+    nothing = np.zeros(rows_of(found), dtype=bool)
+    for column, values in found.columns.items():
+        if len(values) != len(nothing) or np.ndim(values) != 1 or how == "own":
+            continue
+        empty = missing(values)
+        if empty.any() and how is None:
+            called = quoted(column) if column else "a group"
+            raise found.error(
+                f"{called} is missing in {int(empty.sum()):,} of {len(empty):,} rows, first in row "
+                f"{int(np.argmax(empty))}; --missing-groups drop leaves these examples out, "
+                "--missing-groups own makes them a group."
+            )
+        nothing |= empty
+    return nothing
+
+
 def _grouped(names, columns):
     """Groups of columns (N,), each of which puts every example into one."""
     group = np.concatenate(columns)
@@ -46,6 +71,14 @@ def _grouped(names, columns):
 def _group_values(found, column):
     """(N,) array of names or numbers."""
     values = found.columns[column]
+    called = f"group {quoted(column)}" if column else "group"
+    empty = missing(values) if np.ndim(values) == 1 else np.zeros(0, dtype=bool)
+    if empty.any():  # own groups were asked for
+        found.note(f"{int(empty.sum()):,} examples without a group are the group {OWN}.")
+        filled = values.astype(object)
+        filled[empty] = OWN
+        filled[~empty] = names_or_numbers(found, values[~empty], called)
+        return texts(found, filled, called)
     finite = values.dtype.kind == "f" and np.isfinite(values).all()
     if finite and (values != np.floor(values)).any():
         if (many := len(np.unique(values))) > MOST_VALUES:
@@ -55,7 +88,13 @@ def _group_values(found, column):
         return values.ravel()
     if values.dtype.kind == "b":  # groups called False and True
         values = values.astype(object)
-    return names_or_numbers(found, values, f"group {quoted(column)}" if column else "group")
+    read = names_or_numbers(found, values, called)
+    if len(read) >= MANY and len(np.unique(read)) == len(read):
+        raise found.error(
+            f"{called} has another value in each of {len(read):,} rows; "
+            "ids must be called id, and groups have more than one example."
+        )
+    return read
 
 
 def _overlapping(found, matrix):

@@ -3,7 +3,6 @@
 Needs torch and torchvision; see networks for how models are called.
 """
 
-import collections
 import dataclasses
 import hashlib
 from pathlib import Path
@@ -16,11 +15,12 @@ from torchvision.datasets import ImageFolder
 
 from kdlib.auditing.models import audit_models
 from kdlib.auditing.networks import named, network, timm_of
-from kdlib.auditing.read import AuditError, Source, quoted, reason, source
+from kdlib.auditing.read import Source, source
+from kdlib.auditing.rows import aligned
+from kdlib.auditing.sentences import AuditError, reason
 from kdlib.study.files import available_cores
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # mean and deviation of its colours
-PATHS = ("path", "filename", "file_name", "file", "image")  # columns that say which image is meant
 MOST_WORKERS = 8  # processes that read images
 
 
@@ -68,6 +68,10 @@ def audit_folder(
             how = images.prepare(*preparation(asked, module, image_size, mean, std))
             models[role].append(_seeing(module, how))
             seen[f"{role} {place}" if len(texts) > 1 else role] = asked
+    networks = [f"{title}: {asked.text}." for title, asked in seen.items()]
+    read = (images.sentence(), *networks, *images.preparations)
+    for sentence in read if options.get("say") else ():
+        options["say"](sentence)
     loader = DataLoader(
         images,
         batch,
@@ -86,9 +90,7 @@ def audit_folder(
         if name in seen:
             name, sha256 = seen[name].text, _sha256(seen[name].file)
         inputs.append((role, str(folder) if role == "labels" else name, sha256))
-    networks = [f"{title}: {asked.text}." for title, asked in seen.items()]
-    said = (images.sentence(), *networks, *images.preparations, *found.read)
-    return dataclasses.replace(found, inputs=tuple(inputs), read=said)
+    return dataclasses.replace(found, inputs=tuple(inputs), read=(*read, *found.read))
 
 
 def _check_colours(mean, std):
@@ -194,23 +196,12 @@ class Images(ImageFolder):
         )
 
     def in_order(self, found):
-        """A Source with a row for each image, in the order of the images; joined by their paths."""
-        name = next((name for name in PATHS if name in found.columns), None)
-        own = found.ids if name is None else found.columns[name]
-        if own is None:
-            raise found.error(f"must name the image of each row, in a column called {PATHS[0]}.")
-        row_of = {}
-        for row, value in enumerate(np.asarray(own).tolist()):
-            path = str(value).replace("\\", "/").removeprefix(f"{self.folder.as_posix()}/")
-            if row_of.setdefault(path.removeprefix("./"), row) != row:
-                raise found.error(f"has two rows for image {quoted(path)}.")
-        times = collections.Counter(Path(path).name for path in self.paths)
-        rows = []
-        for path in self.paths:
-            last = Path(path).name
-            row = row_of.get(path, row_of.get(last) if times[last] == 1 else None)
-            if row is None:
-                raise found.error(f"has no row for image {quoted(path)}.")
-            rows.append(row)
-        columns = {c: np.asarray(of)[rows] for c, of in found.columns.items() if c != name}
-        return Source(found.name, columns, None, found.sha256)
+        """A Source with a row for each image, joined by the paths of the images."""
+        if found.ids is None:
+            raise found.error("must name the image of each row, in a column called path.")
+        start = f"{self.folder.as_posix()}/".removeprefix("./")
+        paths = [str(value).replace("\\", "/").removeprefix("./") for value in found.ids.tolist()]
+        ids = np.array([path.removeprefix(start) for path in paths], dtype=object)
+        own = Source(str(self.folder), {"": np.zeros(len(self))}, np.array(self.paths, object))
+        [joined], _ = aligned(own, [dataclasses.replace(found, ids=ids)])
+        return joined

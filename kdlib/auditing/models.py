@@ -11,11 +11,12 @@ import inspect
 import itertools
 import sys
 
-from kdlib.auditing.audit import audit, check_options
+from kdlib.auditing.audit import _check_options, _kinds, audit
 from kdlib.auditing.batches import Rows, check_order, labels_of, parts_of, refuse
-from kdlib.auditing.inputs import classes_of
-from kdlib.auditing.read import AuditError, reason, source
+from kdlib.auditing.classes import given_names
+from kdlib.auditing.read import source
 from kdlib.auditing.reduced import Reduced, home_of
+from kdlib.auditing.sentences import AuditError, reason
 
 try:
     import torch
@@ -49,15 +50,14 @@ def audit_models(
     KdlibError, in one sentence, for anything that cannot be used.
     """
     inspect.signature(audit).bind(None, None, None, **options)  # a misspelt one, before the work
-    kind = _checked(options)
-    classes = options.pop("classes", None)
-    names = None if classes is None else classes_of(None, [], classes)
+    kinds = _checked(options)
+    names = given_names(options.pop("classes", None))
     tables = {}
     for what, of in {"groups": groups, "weights": options.get("weights")}.items():
         if of is not None and not callable(of):
             tables[what] = source(of, what)
     check_order(loader, tables.values())
-    models = _models({"teacher": teacher, "student": student, "baseline": baseline}, kind)
+    models = _models({"teacher": teacher, "student": student, "baseline": baseline}, kinds)
     everyone = list(itertools.chain(*models.values()))
     rows = Rows(groups if callable(groups) else None)
     with as_asked(everyone, device):
@@ -66,22 +66,25 @@ def audit_models(
     labels, found_groups = rows.sources(names)
     names = names or tuple(map(str, range(everyone[0].classes)))
     tables = {"groups": found_groups} | tables
+    read = [rows.sentence(groups is not None), *(model.sentence(names) for model in everyone)]
+    for sentence in read if options.get("say") else ():
+        options["say"](sentence)
     found = audit(labels, **answers, **options | tables, classes=names)
-    said = [rows.sentence(groups is not None), *(model.sentence(names) for model in everyone)]
-    return dataclasses.replace(found, read=(*said, *found.read))
+    return dataclasses.replace(found, read=(*read, *found.read))
 
 
 def _checked(options):
-    """The kind of scores among the options, which it is taken from; AuditError for wrong ones."""
-    kind = options.pop("kind", "auto")
-    if kind == "classes":
+    """{role: kind of its scores}, which is taken from the options; AuditError for wrong ones."""
+    kinds = _kinds(options.pop("kind", "auto"))
+    if "classes" in kinds.values():
         raise AuditError("kind 'classes': models must give scores; kdlib.audit takes classes.")
-    asked = {"edges": (100, 20), "worst": None, "resamples": 1000, "seed": 0} | options
-    check_options(kind, *(asked[name] for name in ("edges", "worst", "resamples", "seed")))
-    return kind
+    usual = inspect.signature(audit).parameters
+    names = ("edges", "worst", "resamples", "seed", "missing_groups")
+    _check_options(*(options.get(name, usual[name].default) for name in names))
+    return kinds
 
 
-def _models(given, kind):
+def _models(given, kinds):
     """{role: [Reduced]} of what is given for each role: one model or several."""
     found = {}
     for role, of_role in given.items():
@@ -96,7 +99,7 @@ def _models(given, kind):
                     f"{name}: {type(model).__name__} is neither a module of torch nor a function; "
                     "kdlib.audit takes files and arrays."
                 )
-            found[role].append(Reduced(model, name, kind))
+            found[role].append(Reduced(model, name, kinds[role]))
     if not found.get("teacher") or not found.get("student"):
         raise AuditError("an audit needs a teacher and a student.")
     if len(found["teacher"]) not in (1, len(found["student"])):
@@ -134,7 +137,7 @@ def _check_width(model, first, names):
             f"{model.name}: gives scores of {model.classes} classes, but {first.name} of "
             f"{first.classes}; an audit needs models of the same classes."
         )
-    if names is not None and len(names) != model.classes:
+    if names and len(names) != model.classes:
         raise AuditError(
             f"{model.name}: gives scores of {model.classes} classes, but there are {len(names)} "
             "names of classes."

@@ -23,7 +23,8 @@ from kdlib.auditing.figures import (
     on_one_line,
 )
 from kdlib.auditing.gate import METRICS, ROLES, facts, met
-from kdlib.auditing.read import AuditError, printable
+from kdlib.auditing.read import file_and_columns
+from kdlib.auditing.sentences import AuditError, printable
 from kdlib.config import KdlibError
 from kdlib.evidence.stats import Interval
 from kdlib.evidence.words import number, told
@@ -183,7 +184,7 @@ def places(path, inputs=()):
             ".json and .csv are written beside it."
         )
     out = {suffix: path.with_suffix(suffix) for suffix in (".html", ".json", ".csv")}
-    read = {os.path.realpath(name) for name in inputs}
+    read = {os.path.realpath(file_and_columns(name)[0]) for name in inputs}
     if there := [str(file) for file in out.values() if os.path.realpath(file) in read]:
         raise AuditError(f"--out {path}: would write over {there[0]}, which this audit reads.")
     return out

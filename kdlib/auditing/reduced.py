@@ -13,9 +13,10 @@ import torch
 from scipy.special import log_softmax
 
 from kdlib.auditing.batches import array_of, refuse
-from kdlib.auditing.inputs import REDUCED
-from kdlib.auditing.read import AuditError, Source
+from kdlib.auditing.columns import REDUCED
+from kdlib.auditing.read import Source
 from kdlib.auditing.scores import BELOW_ZERO, FLOOR, SUM_ERROR
+from kdlib.auditing.sentences import AuditError
 
 POSSIBLE = {  # what scores may turn out to be, by the kind that is asked for
     "auto": ("probabilities", "logits"),
@@ -105,7 +106,7 @@ class Reduced:
             )
         return found
 
-    def source(self, names=None):
+    def source(self, names=()):
         """The Source of all examples: the columns REDUCED; names: of the classes, if given."""
         columns = {}
         parts = self.parts[self.found_kind]
@@ -114,7 +115,7 @@ class Reduced:
         digest = hashlib.sha256()
         for values in columns.values():
             digest.update(values.tobytes())
-        if names is not None:  # which may be numbers, in another order
+        if names:  # which may be numbers, in another order
             columns["predicted"] = np.array(names, dtype=object)[columns["predicted"]]
         return Source(self.name, columns, None, digest.hexdigest())
 

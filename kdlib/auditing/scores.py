@@ -8,21 +8,14 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from kdlib.auditing.inputs import (
-    LABEL_NAMES,
-    REDUCED,
-    as_numbers,
-    check_same,
-    coded,
-    counted,
-    names_or_numbers,
-    predicted_of,
-    score_columns,
-)
-from kdlib.auditing.read import listed, quoted
+from kdlib.auditing.classes import coded, counted, predicted_of
+from kdlib.auditing.columns import REDUCED
+from kdlib.auditing.sentences import listed, quoted
+from kdlib.auditing.values import as_numbers, names_or_numbers
 
 KINDS = ("auto", "logits", "probabilities", "classes")
 SUM_ERROR = 0.01  # of the probabilities of a row: half precision, a thousand classes
+ROUNDED = 0.5  # the same at most of probabilities rounded to a few decimals
 BELOW_ZERO = 1e-6  # of a probability: what is left of 1 minus the others
 # of log-probabilities, so that one certain mistake does not make the log-loss infinite
 FLOOR = np.log(1e-12)
@@ -39,80 +32,107 @@ class Outputs:
     predicted: np.ndarray  # (N,) int64
     log_p_label: np.ndarray | None = None  # (N,) float64, log-probability of the label
     log_p_predicted: np.ndarray | None = None  # (N,) float64, of the predicted class
+    kind: str = "predicted classes"  # what was read: logits, probabilities or predicted classes
 
     @property
     def scored(self):
         return self.log_p_label is not None
 
 
-def outputs(found, y, names, kind="auto"):
-    """Outputs of a Source: of scores (N, C), predicted classes (N,), or the columns in REDUCED.
+def outputs(answers, y, names, kind="auto"):
+    """Outputs of Answers.
 
-    y (N,) int64; names of the classes. kind: what scores are; "auto" calls them probabilities if
-    every row is one.
+    y (N,) int64; names of the classes. kind: what scores are; "auto" takes what the column is
+    called, and what its values can be.
     """
-    columns = score_columns(found)
-    if not columns:
-        return _unscored(found, names)
+    found = answers.source
+    if not answers.scores:
+        return _unscored(answers, names)
     if kind == "classes":
         raise found.error("--kind classes needs one column of predicted classes.")
-    scores = _matrix(found, columns, names)
-    if kind == "auto" and columns[0] in ("logits", "probabilities"):
-        kind = f"called {columns[0]}"
+    scores, kind = _matrix(answers, names, kind)
     rows = _rows(found, scores, y)
-    if _are_probabilities(found, rows, kind):
+    kind = _kind_of(found, rows, scores, kind, answers.called)
+    if kind == "probabilities":
         with np.errstate(divide="ignore"):  # log of 0
             label, top = np.log(np.maximum([rows.label, rows.most], 0)) - np.log(rows.positive)
     else:
         label, top = rows.label - rows.most - rows.log_sum, -rows.log_sum
-    return Outputs(rows.predicted, np.clip(label, FLOOR, 0), np.clip(top, FLOOR, 0))
+    return Outputs(rows.predicted, np.clip(label, FLOOR, 0), np.clip(top, FLOOR, 0), kind)
 
 
-def check_own_labels(found, y, names, labels):
+def check_own_labels(answers, y, names, labels):
     """AuditError where predictions come with labels that are not y (N,), of the Source labels."""
-    if len(found.columns) == 1:
+    if answers.own_labels is None:
         return
-    as_named = np.array(names, dtype=object)
-    for name in LABEL_NAMES:
-        if name in found.columns:
-            own = names_or_numbers(found, found.columns[name], "label")
-            own = coded(found, own, names, "label")
-            check_same(found, as_named[own], as_named[y], "label", labels)
+    found = answers.source
+    own = names_or_numbers(found, found.columns[answers.own_labels], "label")
+    own = coded(found, own, names, "label")
+    if (differ := own != y).any():
+        as_named = np.array(names, dtype=object)
+        there = quoted(as_named[y[np.argmax(differ)]])
+        why = (
+            f"{there} as in {labels.name}; the same examples must come in the same order, and a "
+            "column of predicted classes must be called predicted"
+        )
+        found.refuse(differ, as_named[own], "label", why)
 
 
-def _unscored(found, names):
-    predicted = coded(found, predicted_of(found), names, "predicted class")
-    if "log_p_label" not in found.columns:
+def _unscored(answers, names):
+    found = answers.source
+    predicted = coded(found, predicted_of(answers), names, "predicted class")
+    if not answers.reduced:
         return Outputs(predicted)
     log_p = []
     for name in REDUCED[1:]:
         values = as_numbers(found, found.one([name], "log-probabilities"), name)
         found.refuse(~(values <= BELOW_ZERO), values, name, "0 or less")  # NaN too
         log_p.append(np.clip(values, FLOOR, 0))
-    return Outputs(predicted, *log_p)
+    return Outputs(predicted, *log_p, kind="log-probabilities")
 
 
-def _matrix(found, columns, names):
-    """Scores (N, C), those of the classes in the order of their names."""
-    if len(columns) == 1:
-        scores = found.columns[columns[0]]
-    else:
-        foreign = [column for column in columns if column not in names]
-        if set(columns) == set(names):
-            columns = names
-        elif counted(columns):
-            columns = sorted(columns, key=int)
+def _matrix(answers, names, kind):
+    """(scores (N, C) in the order of the classes, kind of these)."""
+    found, columns = answers.source, answers.scores
+    if len(columns) > 1:
+        foreign = [name for name in answers.classes if name not in names]
+        if set(answers.classes) == set(names):
+            columns = [columns[answers.classes.index(name)] for name in names]
+        elif counted(answers.classes):
+            columns = sorted(columns, key=lambda name: int(answers.classes[columns.index(name)]))
         elif foreign:
             known = listed(names)
             raise found.error(f"its column {quoted(foreign[0])} is no class; known are {known}.")
         own = [as_numbers(found, found.columns[c], f"column {quoted(c)}") for c in columns]
         scores = np.column_stack(own)
+    elif np.ndim(found.columns[columns[0]]) == 1 and len(names) == 2:
+        return _of_second_class(found, found.columns[columns[0]], names, kind, answers.called)
+    else:
+        scores = found.columns[columns[0]]
     if scores.dtype.kind not in "iufb" or scores.shape[1:] != (len(names),):
         raise found.error(
             f"scores must be numbers, a column for each of {len(names)} classes, "
             f"not {scores.dtype} of shape {scores.shape}."
         )
-    return scores
+    return scores, kind
+
+
+def _of_second_class(found, values, names, kind, called):
+    """(scores (N, 2), kind) of one score, which is that of the second of two classes."""
+    score = as_numbers(found, values, "the score").astype(np.float64)
+    inside = bool(((score >= 0) & (score <= 1)).all())
+    if kind == "auto":
+        kind = called or ("probabilities" if inside else "logits")
+    if kind == "probabilities" and not inside:
+        allowed = "from 0 to 1, as probabilities are"
+        found.refuse(~((score >= 0) & (score <= 1)), score, "the score", allowed)
+    if kind == "logits" and inside and not called:
+        raise found.error(
+            "every score lies between 0 and 1, as probabilities do; a sigmoid would be taken twice."
+        )
+    found.note(f"one score, taken as that of class {quoted(names[1])}, the second.")
+    other = 1 - score if kind == "probabilities" else np.zeros(len(score))
+    return np.column_stack([other, score]), kind
 
 
 def _rows(found, scores, y):
@@ -144,27 +164,56 @@ def _rows(found, scores, y):
     return found_rows
 
 
-def _are_probabilities(found, rows, kind):
-    """Whether scores are probabilities, by what _rows says; AuditError where it cannot be told."""
-    adds_up = np.abs(rows.total - 1) <= SUM_ERROR
-    like = adds_up & (rows.least >= -BELOW_ZERO)
-    if kind == "called logits" and like.all():
-        raise found.error("called logits, but every row is a probability; say which with --kind.")
-    if kind in ("logits", "called logits") or like.all():
-        return kind not in ("logits", "called logits")
+def _kind_of(found, rows, scores, kind, called):
+    """logits or probabilities, by what _rows says; AuditError where it cannot be told.
+
+    kind: what the user says, or auto. called: what the column is called.
+    """
+    slack = _slack(scores)
+    inside = (rows.least >= -BELOW_ZERO) & (rows.most <= 1 + SUM_ERROR)
+    like = inside & (np.abs(rows.total - 1) <= slack)
+    hundred = (np.abs(rows.total - 100) <= 100 * slack) & (rows.least >= 0)
+    asked = called if kind == "auto" else kind
+    if asked != "logits" and (like.all() or hundred.all()):
+        if np.abs(rows.total - 1).max() > SUM_ERROR:
+            sums = f"{rows.total.min():.3g} to {rows.total.max():.3g}"
+            found.note(f"each row was divided by its sum; the sums run from {sums}.")
+        return "probabilities"
+    if asked == "logits":
+        if like.all() and not called == kind == "logits":
+            raise found.error(
+                f"{'called' if kind == 'auto' else 'said to be'} logits, but every row is a "
+                "probability already; a softmax would be taken twice."
+            )
+        return "logits"
     row = int(np.argmin(like))
     least, most, total = rows.least[row], rows.most[row], rows.total[row]
     values = f"row {row} has values from {least:.4g} to {most:.4g} with the sum {total:.4g}"
-    if kind != "auto":
+    if asked == "probabilities":
         raise found.error(f"{values}; probabilities lie between 0 and 1 and add up to 1.")
-    per_cent = (np.abs(rows.total - 100) <= 100 * SUM_ERROR) & (rows.least >= 0)
-    for suspicious, why in (
-        (adds_up.all(), "like probabilities below 0"),
-        (per_cent.all(), "like per cent, which must be divided by 100"),
-        (like.any(), "while other rows are probabilities"),
-        (least >= 0 and most <= 1, "like neither logits nor probabilities"),
-    ):
-        if suspicious:
-            or_logits = "if these are logits, say so with --kind logits"
-            raise found.error(f"{values}, {why}; {or_logits}.")
-    return False
+    why = None
+    if (np.abs(rows.total - 1) <= SUM_ERROR).all():
+        why = "like probabilities below 0"
+    elif rows.least.min() >= -BELOW_ZERO:  # a number below 0 is a logit
+        if like.mean() > 0.5:
+            why = "while other rows are probabilities"
+        elif rows.most.max() <= 1:
+            why = "like neither logits nor probabilities"
+    if why:
+        raise found.error(f"{values}, {why}; if these are logits, say so with --kind logits.")
+    return "logits"
+
+
+def _slack(scores):
+    """By how much the sum of a row of probabilities may differ from 1, float.
+
+    More where they are rounded: to d decimals each is off by half of 10^-d at most.
+    """
+    some = np.asarray(scores[:1000], dtype=np.float64)
+    if not ((some >= 0) & (some <= 100)).all():
+        return SUM_ERROR
+    for decimals in (1, 2, 3):
+        scaled = some * 10**decimals
+        if np.abs(scaled - np.round(scaled)).max(initial=0) < 1e-6 * 10**decimals:
+            return max(SUM_ERROR, min(ROUNDED, scores.shape[1] * 0.5 * 10**-decimals))
+    return SUM_ERROR

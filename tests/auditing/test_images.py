@@ -231,20 +231,20 @@ def test_tables_that_do_not_name_every_image_are_refused(folder, audited, tmp_pa
     frame = table(folder)
     for wrong, says in (
         (frame[["age"]], "must name the image of each row, in a column called path."),
-        (frame[frame.path != "dog/dog3.png"], "has no row for image 'dog/dog3.png'."),
-        (pd.concat([frame, frame[:1]]), f"has two rows for image {frame.path.iloc[0]!r}."),
+        (frame[frame.path != "dog/dog3.png"], "has no row with the id 'dog/dog3.png', which"),
+        (pd.concat([frame, frame[:1]]), f"id {frame.path.iloc[0]!r} is there twice"),
     ):
         wrong.to_csv(tmp_path / "groups.csv", index=False)
         code, _, err, _ = audited("--groups", tmp_path / "groups.csv")
-        assert code == 2 and err == f"kdlib: {tmp_path / 'groups.csv'}: {says}\n"
+        assert code == 2 and err.startswith(f"kdlib: {tmp_path / 'groups.csv'}: {says}")
 
 
 # ---------------------------------------------------------------- refusals
 
 
 def one_sentence(result, says):
-    code, out, err, _ = result
-    assert (code, out) == (2, "") and says in err
+    code, _, err, _ = result
+    assert code == 2 and says in err
     assert err.count("\n") == 1 and err.endswith(".\n") and "Traceback" not in err
 
 
@@ -269,7 +269,6 @@ HERE = f"torchvision:{NAME}"
         (HERE + ":{}/damaged.pt", "damaged.pt: holds no weights ("),
         (HERE + ":{}/number.pt", "number.pt: holds no tensors by name"),
         (HERE + ":{}/more.pt", "more.pt: has 'head.bias', so the weights are not"),
-        (HERE + ":{}/teacher.pt", "holds the same as"),
     ],
 )
 def test_networks_that_cannot_be_used_are_one_sentence(folder, audited, student, says):
@@ -280,8 +279,7 @@ def test_networks_that_cannot_be_used_are_one_sentence(folder, audited, student,
     torch.save({"epoch": 1}, folder / "number.pt")
     more = network(0).state_dict() | {"head.bias": torch.zeros(3)}
     torch.save(more, folder / "more.pt")
-    size = ("--image-size", 32) if "teacher.pt" in student else ()
-    one_sentence(audited(*size, baseline=False, student=student.format(folder)), says)
+    one_sentence(audited(student=student.format(folder)), says)
 
 
 @pytest.mark.parametrize(
@@ -374,3 +372,10 @@ def test_packages_that_are_missing_are_one_sentence(folder, audited, monkeypatch
     (folder / "w.safetensors").write_bytes(b"")
     result = audited(student=f"{HERE}:{folder / 'w.safetensors'}")
     one_sentence(result, "needs safetensors.torch; pip install safetensors brings it.")
+
+
+def test_the_teacher_as_its_own_student_is_a_control(folder, audited):
+    options = {"baseline": False, "student": f"{HERE}:{folder / 'teacher.pt'}"}
+    code, _, _, facts = audited("--image-size", 32, **options)
+    assert code == 0 and facts["metrics"]["overall_gain"]["estimate"] == 0
+    assert any("a control" in line for line in facts["warnings"])

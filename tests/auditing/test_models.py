@@ -17,8 +17,8 @@ from torch.utils.data import DataLoader, IterableDataset, TensorDataset, Weighte
 
 import kdlib
 from kdlib.auditing.batches import labels_of
-from kdlib.auditing.read import printable
 from kdlib.auditing.reduced import Reduced
+from kdlib.auditing.sentences import printable
 from kdlib.config import KdlibError
 
 N, C, WIDTH = 90, 3, 5

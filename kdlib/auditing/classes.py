@@ -1,0 +1,171 @@
+"""What the classes are called, and which class a label or a predicted class is.
+
+N examples, C classes. Whatever cannot be used raises an AuditError.
+"""
+
+import difflib
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from kdlib.auditing.read import Source
+from kdlib.auditing.sentences import AuditError, listed, printable, quoted, reason, repeated
+from kdlib.auditing.values import WHOLE, all_whole, names_or_numbers, texts
+
+MOST_CLASSES = 2**20
+GIVE_NAMES = "give the names of the classes in the order that the numbers mean (--classes)"
+
+
+def given_names(given):
+    """Names of the classes: of a list, the lines of a file, or a JSON file; () of None.
+
+    JSON: a list, {number: name}, {name: number}, or a configuration that holds such an id2label.
+    """
+    if given is None:
+        return ()
+    found = Source("class names", {})
+    try:
+        if isinstance(given, (str, os.PathLike)):
+            text = Path(given).read_text(encoding="utf-8-sig")
+            is_json = Path(given).suffix.lower() == ".json"
+            given = json.loads(text) if is_json else text.rstrip("\n").split("\n")
+        if isinstance(given, dict):
+            given = _by_number(given)
+        names = np.array([*given], dtype=object)
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise found.error(
+            f"{printable(given, None)} cannot be read ({reason(error)}); "
+            "a list of names is needed, or a file with one name per line."
+        ) from None
+    names = tuple(name.strip() for name in texts(found, names, "the name"))
+    if (name := repeated(names)) is not None:
+        raise found.error(f"{quoted(name)} is there twice; each class has its own name.")
+    if len(names) < 2:
+        raise AuditError("with one class there is nothing to predict; an audit needs two at least.")
+    return names
+
+
+def _by_number(mapping):
+    """Names in order, of {number: name} or {name: number}."""
+    mapping = mapping.get("id2label", mapping)
+    if not all(WHOLE.fullmatch(str(key)) for key in mapping):
+        mapping = {number: name for name, number in mapping.items()}
+    by_number = {int(number): name for number, name in mapping.items()}
+    return [by_number[number] for number in range(len(by_number))]
+
+
+def classes_of(y, answers, given=()):
+    """(names of the classes in the order of the scores, Answers whose columns are called so).
+
+    Those given, else the columns' own, else the names that occur, else 0, 1, 2, ... as many as the
+    scores have or the largest number says; from 1 on where no label or answer is 0.
+    """
+    if not given:
+        answers = [_from_zero(y, a) for a in answers]
+    scored = [a for a in answers if a.scores and not _is_single(a)]
+    if given:
+        names = given
+    elif scored:
+        names = _names_of_scores(y, scored)
+    else:
+        names = _names_that_occur(y, answers)
+    if len(names) < 2:
+        raise AuditError("with one class there is nothing to predict; an audit needs two at least.")
+    return names, answers
+
+
+def _is_single(answers):
+    """Whether scores are one column: of the second of two classes."""
+    return len(answers.scores) == 1 and np.ndim(answers.source.columns[answers.scores[0]]) == 1
+
+
+def counted(names):
+    """Whether names are 0, 1, 2, ... in some order, as pandas calls columns without names."""
+    return set(names) == set(map(str, range(len(names))))
+
+
+def _from_zero(y, answers):
+    """Answers whose columns count from 1, called from 0 on where the labels do."""
+    numbers = tuple(map(str, range(1, len(answers.classes) + 1)))
+    if not numbers or answers.classes != numbers or y.dtype == object or not (y == 0).any():
+        return answers
+    answers.source.note("columns count from 1, labels from 0.")
+    return replace(answers, classes=tuple(str(int(name) - 1) for name in numbers))
+
+
+def _names_of_scores(y, scored):
+    """Names of the classes by the columns of scores."""
+    named = [a for a in scored if a.classes and not counted(a.classes)]
+    if not named:
+        first = scored[0]
+        width = len(first.scores)
+        if width == 1:
+            width = np.shape(first.source.columns[first.scores[0]])[1]
+        ones = y.dtype != object and len(y) and y.min() == 1 and y.max() == width
+        return tuple(str(k + ones) for k in range(width))
+    order = named[0].classes
+    for a in named:
+        reordered = a.classes != order and set(a.classes) == set(order)
+        if reordered and y.dtype != object and not all_whole(order):
+            raise a.source.error(
+                f"its columns come in another order than those of {named[0].name}, and the labels "
+                f"are numbers; {GIVE_NAMES}."
+            )
+    return order
+
+
+def _names_that_occur(y, answers):
+    """Names of the classes by the labels and the predicted classes."""
+    every = [y]
+    for a in answers:
+        if a.predicted is None:
+            continue
+        every.append(predicted_of(a))
+        if every[-1].dtype != y.dtype:
+            raise a.source.error(
+                f"of labels and predicted classes, one are names, the other numbers; {GIVE_NAMES}."
+            )
+    every = np.concatenate(every)
+    if every.dtype == object:
+        return tuple(sorted(set(every)))
+    least, largest = int(every.min()), int(every.max())
+    if set(np.unique(every)) == {-1, 1}:
+        return ("-1", "1")
+    if largest >= MOST_CLASSES:
+        raise AuditError(f"the classes run to {largest}; more than a million are not audited.")
+    return tuple(map(str, range(1 if least == 1 else 0, largest + 1)))
+
+
+def predicted_of(answers):
+    """(N,) predicted classes as read: whole numbers or names."""
+    found = answers.source
+    return names_or_numbers(found, found.columns[answers.predicted], "predicted class")
+
+
+def coded(found, values, names, what):
+    """(N,) int64 index into the names of the classes.
+
+    values (N,) are names, or whole numbers: each an index, or where every class is called by a
+    number, a name. what: a label or predicted class; it is called so in sentences.
+    """
+    in_order = names == tuple(map(str, range(len(names))))
+    if values.dtype == object or (all_whole(names) and not in_order):
+        at = {name: k for k, name in enumerate(names)}
+        index = np.array([at.get(str(value), -1) for value in values.tolist()], dtype=np.int64)
+        if (index < 0).any():
+            word = str(values[np.argmin(index)])
+            near = difflib.get_close_matches(word[:200], names, n=1)
+            hint = f"the nearest is {near[0]!r}" if near else f"known are {listed(names)}"
+            if in_order:  # scores without names
+                hint = f"known are {listed(names)}; {GIVE_NAMES}"
+            found.refuse(index < 0, values, what, f"a class; {hint}")
+        return index
+    numbered = [] if in_order else [int(name) for name in names if WHOLE.fullmatch(name)]
+    place = "the place of a class but the name of one; call no class by a number, or every class"
+    found.refuse(np.isin(values, numbered), values, what, place)
+    outside = (values < 0) | (values >= len(names))
+    found.refuse(outside, values, what, f"a number from 0 to {len(names) - 1}")
+    return values

@@ -1,0 +1,201 @@
+"""Files as they are written by the tools people have: bytes in, what they hold out. No torch, but
+for its own files.
+
+What a file holds is an array, a table, or a dictionary of arrays; pandas, pyarrow, scipy and
+safetensors do the parsing. What the columns mean is said in columns.
+"""
+
+import bz2
+import csv
+import gzip
+import hashlib
+import io
+import itertools
+import json
+import lzma
+import re
+import warnings
+import zipfile
+
+import numpy as np
+import pandas as pd
+
+from kdlib.auditing.sentences import AuditError, as_number, quoted
+
+SEPARATORS = (",", ";", "\t", "|")
+DECIMAL_COMMA = re.compile(r"\s*[-+]?\d+,\d+(?:[eE][-+]?\d+)?\s*")
+SPARSE = {"format", "shape", "data"}  # names that scipy.sparse.save_npz writes
+
+
+# ---------------------------------------------------------------- text
+
+
+def _delimited(file):
+    """A table with named columns, or an array of numbers that stand there without names."""
+    start = file.read(2)
+    file.seek(0)
+    encoding = "utf-16" if start in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
+    with io.TextIOWrapper(file, newline="", encoding=encoding) as text:
+        line = text.readline()
+        separator = max(SEPARATORS, key=lambda mark: len(next(csv.reader([line], delimiter=mark))))
+        text.seek(0)
+        rows = csv.reader(text, delimiter=separator)
+        first = next(rows, [""])
+        names = _header(first)
+        some = itertools.chain.from_iterable(itertools.islice(rows, 50))
+        comma = separator != "," and any(map(DECIMAL_COMMA.fullmatch, some))
+        text.seek(0)
+        # rows that are too long, of which pandas only warns
+        with warnings.catch_warnings(action="error", category=pd.errors.ParserWarning):
+            frame = pd.read_csv(
+                text,
+                sep=separator,
+                decimal="," if comma else ".",
+                header=0 if names else None,
+                low_memory=False,
+                keep_default_na=False,
+                skip_blank_lines=False,
+                index_col=False,
+            )
+    if not names:
+        return frame.to_numpy()
+    frame.columns = names
+    for name, values in frame.items():
+        if (values == name).any():
+            raise AuditError(
+                f"its first line has {quoted(name)}, which is also a value below it; "
+                "the first line must name the columns."
+            )
+    return frame
+
+
+def _header(first):
+    """Names of the columns by the first line of a table; [] where that is a row of numbers.
+
+    Whole numbers can be names, but not of one column: a file of labels that has lost its first row
+    would go unnoticed.
+    """
+    names = [cell.strip() for cell in first]
+    named = any(names) and all(names[1:])
+    numbers = not any(np.isnan(as_number(name.replace(",", "."))) for name in names)
+    if len(names) == 1:
+        named = named and not numbers
+    elif numbers and not all(map(str.isdecimal, names)):
+        return []
+    if not named:
+        raise AuditError(
+            f"its first line is {quoted(','.join(first))}; "
+            "it must hold the names of the columns, such as label."
+        )
+    if not names[0]:  # how pandas writes an index
+        names[0] = "index" if "id" in names else "id"
+    return names
+
+
+def _json_lines(file):
+    return pd.read_json(
+        file, lines=True, dtype=False, convert_dates=False, precise_float=True, encoding="utf-8-sig"
+    )
+
+
+def _json(file):
+    """Values, records, {column: list}, or {column: {row: value}} as pandas writes it."""
+    held = json.loads(file.read().decode("utf-8-sig"))
+    if isinstance(held, list) and held and all(isinstance(row, dict) for row in held):
+        return pd.DataFrame(held)
+    if isinstance(held, dict) and any(isinstance(of, dict) for of in held.values()):
+        frame = pd.DataFrame(held)
+        counts = list(frame.index) == list(map(str, range(len(frame))))
+        return frame.reset_index(drop=True) if counts else frame
+    return held
+
+
+# ---------------------------------------------------------------- arrays
+
+
+def _npy(file):
+    if isinstance(file, io.BufferedReader):  # a file of its own: what is not used is not read
+        return np.lib.format.open_memmap(file.name, mode="r")  # refuses pickles
+    return np.lib.format.read_array(file, allow_pickle=False)
+
+
+def _npz(file):
+    held = np.lib.npyio.NpzFile(file)  # refuses pickles
+    if set(held.files) >= SPARSE:
+        import scipy.sparse
+
+        file.seek(0)
+        return scipy.sparse.load_npz(file)
+    return dict(held)
+
+
+def _safetensors(file):
+    from safetensors.numpy import load
+
+    content = file.read()
+    try:
+        return load(content)
+    except KeyError:  # bfloat16, which numpy lacks
+        from safetensors.torch import load as load_tensors
+
+        return load_tensors(content)
+
+
+def _torch(file):
+    import torch
+
+    held = torch.load(file, map_location="cpu", weights_only=True)  # refuses pickles
+    if isinstance(held, (list, tuple)) and held and all(map(torch.is_tensor, held)):
+        return torch.cat([torch.atleast_1d(batch) for batch in held])  # of a loader
+    return held
+
+
+# suffix: what reads such an open file
+READERS = {
+    ".npz": _npz,
+    ".npy": _npy,
+    ".csv": _delimited,
+    ".tsv": _delimited,
+    ".parquet": pd.read_parquet,
+    ".feather": pd.read_feather,
+    ".json": _json,
+    ".jsonl": _json_lines,
+    ".ndjson": _json_lines,
+    ".safetensors": _safetensors,
+    ".pt": _torch,
+    ".pth": _torch,
+}
+PACKED = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
+
+
+def is_known(path):
+    """Whether the name of a file says that it is one that is read."""
+    *_, inner, outer = ["", "", *(suffix.lower() for suffix in path.suffixes)]
+    return outer in READERS or outer == ".zip" or (outer in PACKED and inner in READERS)
+
+
+def read(path):
+    """(what a file holds, its SHA-256); AuditError for a file of another kind."""
+    outer = path.suffix.lower()
+    inner = path.with_suffix("").suffix.lower() if outer in PACKED else outer
+    if inner not in READERS and outer != ".zip":
+        allowed = ", ".join([*READERS, *PACKED, ".zip"])
+        raise AuditError(f"ends in {path.suffix or 'nothing'!r}, but only {allowed} are read.")
+    with open(path, "rb") as file:
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+        file.seek(0)
+        if outer == ".zip":
+            return _unzipped(file), sha256
+        if outer in PACKED:
+            with PACKED[outer](file) as unpacked:
+                return READERS[inner](unpacked), sha256
+        return READERS[inner](file), sha256
+
+
+def _unzipped(file):
+    with zipfile.ZipFile(file) as archive:
+        inside = [name for name in archive.namelist() if not name.startswith("__MACOSX")]
+        suffix = f".{inside[0].rpartition('.')[2].lower()}" if len(inside) == 1 else ""
+        if suffix not in READERS:
+            raise AuditError(f"holds {len(inside)} files; one that is read on its own is needed.")
+        return READERS[suffix](io.BytesIO(archive.read(inside[0])))

@@ -1,0 +1,126 @@
+"""Which row is which example: tables with ids are brought into the order of the labels.
+
+N examples. Whatever cannot be used raises an AuditError.
+"""
+
+from dataclasses import replace
+from pathlib import PurePosixPath
+
+import numpy as np
+import pandas as pd
+
+from kdlib.auditing.read import Source
+from kdlib.auditing.sentences import quoted
+from kdlib.auditing.values import all_whole, texts
+
+# how ids are compared, the first that fits: as they are, paths by their file, files by their stem
+KEYS = (str, lambda text: PurePosixPath(text).name, lambda text: PurePosixPath(text).stem)
+
+
+def aligned(first, others):
+    """(Sources `others` with N rows each in the order of the labels, how they were joined).
+
+    first: the Source of the labels, which is not moved. Rows of examples without a label are left
+    out, with a note.
+    """
+    n = rows_of(first)
+    named = {}
+    if any(s.ids is not None for s in others):
+        everything = enumerate([first, *others])
+        named = {k: unique_ids(s) for k, s in everything if s.ids is not None}
+    how = "in the order of the rows"
+    out = list(others)
+    if named:
+        wanted, by = (named[0], first) if 0 in named else _order_of_labels(first, others, named, n)
+        how = "joined by id" if by is first else f"{how}, as {first.name} has no ids"
+        for k in named.keys() - {0} if wanted is not None else ():
+            out[k - 1] = take(out[k - 1], _places(out[k - 1], named[k], wanted, by))
+    for s in out:
+        check_rows(s, n, first)
+    return out, how
+
+
+def _order_of_labels(first, others, named, n):
+    """(ids of labels that have none, the Source that they are those of).
+
+    Others' ids tell where they count the examples, or rise from row to row. (None, None) where all
+    come in one order, which the labels may have too.
+    """
+    for k, ids in named.items():
+        numbers = np.array(ids, dtype=np.int64) if all_whole(ids) else np.zeros(0)
+        for start in (0, 1):
+            if len(numbers) == n and (np.sort(numbers) == np.arange(start, n + start)).all():
+                return np.arange(start, n + start).astype(str).astype(object), first
+        if len(numbers) and (np.diff(numbers) > 0).all():
+            return ids, others[k - 1]
+    (leader, ids), *more = named.items()
+    by = others[leader - 1]
+    if all_whole(ids):
+        raise by.error(
+            f"its ids come in no order and {first.name} has none; give the labels a column id, "
+            "or leave the ids out where the rows are in the order of the labels."
+        )
+    for k, own in more:
+        if len(own) != len(ids) or (own != ids).any():
+            raise others[k - 1].error(
+                f"its ids come in another order than those of {by.name}, and {first.name} has "
+                "none; give the labels a column id."
+            )
+    return None, None
+
+
+def unique_ids(found):
+    """(N,) ids of a Source as texts; AuditError where one is there twice."""
+    ids = texts(found, found.ids, "id")
+    twice = pd.Series(ids).duplicated().to_numpy()
+    if twice.any():
+        row = int(np.argmax(twice))
+        raise found.error(f"id {quoted(ids[row])} is there twice, again in row {row}.")
+    return ids
+
+
+def _places(found, ids, wanted, by):
+    """(N,) int64: where each wanted id stands in a Source."""
+    for key in KEYS:
+        own, asked = (pd.Index(list(map(key, some)), dtype=object) for some in (ids, wanted))
+        if own.is_unique and asked.is_unique:
+            places = own.get_indexer(asked)
+            if (places >= 0).all():
+                break
+    else:
+        places = pd.Index(ids, dtype=object).get_indexer(wanted)
+        missing = quoted(wanted[np.argmin(places)])
+        raise found.error(f"has no row with the id {missing}, which stands in {by.name}.")
+    if more := len(ids) - len(wanted):
+        found.note(f"{more:,} rows with ids that {by.name} lacks were left out.")
+    return places
+
+
+def take(found, rows):
+    """The Source with these rows (int64, or a mask) alone, in their order."""
+    if rows.dtype != bool and len(rows) == rows_of(found) and (np.diff(rows) == 1).all():
+        return found
+    columns = {
+        name: values if name == "names" and len(values) != rows_of(found) else values[rows]
+        for name, values in found.columns.items()
+    }
+    return replace(found, columns=columns, ids=None if found.ids is None else found.ids[rows])
+
+
+def rows_of(found: Source) -> int:
+    """Rows of a Source: of its ids, else of its first column, or matrix."""
+    values = found.ids
+    if values is None:
+        values = max(found.columns.values(), key=np.ndim)
+    return np.shape(values)[0] if np.ndim(values) else 0
+
+
+def check_rows(found, n, first):
+    """AuditError unless each column of a Source has n rows."""
+    matrix = any(np.ndim(values) == 2 for values in found.columns.values())
+    named = found.columns if found.ids is None else found.columns | {"id": found.ids}
+    for name, values in named.items():
+        rows = np.shape(values)[0] if np.ndim(values) else "no"
+        if rows != n and not (name == "names" and matrix):  # of its columns
+            has = f"{name} has " if name else ""
+            raise found.error(f"{has}{rows} rows, but {first.name} has {n}.")

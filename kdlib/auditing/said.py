@@ -1,0 +1,74 @@
+"""What was read, in sentences, and what about it looks wrong: said before any result."""
+
+import numpy as np
+from scipy.optimize import linear_sum_assignment
+
+from kdlib.auditing.gate import ROLES
+from kdlib.auditing.sentences import ends
+
+SIGMAS = 3  # by which a model must beat chance
+MOST_ORDERED = 1000  # classes whose order is checked
+GAINED = 10  # points that another order of the classes must add
+
+
+def read(y, names, found, how):
+    """Sentences on labels y (N,), classes, and models found {role: [Outputs]}; how: joined."""
+    right = {role: [100 * (x.predicted == y).mean() for x in of] for role, of in found.items()}
+    kinds = {role: sorted({x.kind for x in of}) for role, of in found.items()}
+    models = []
+    for role in [role for role in ROLES if role in found]:
+        share = f"{min(right[role]):.1f}"
+        if (several := len(right[role])) > 1:
+            share = f"{share} to {max(right[role]):.1f}"
+        networks = f"{several} {role}s" if several > 1 else role
+        models.append(f"{networks} {share} % right ({' and '.join(kinds[role])})")
+    return (
+        f"{len(names):,} classes, {ends(names)}; {len(y):,} examples {how}; "
+        f"{'; '.join(models)}; chance is {100 / len(names):.3g} %."
+    )
+
+
+def warnings(y, names, found, sources):
+    """Sentences on models that are near chance, or right in another order of the classes.
+
+    sources: {role: names of its files}.
+    """
+    out = []
+    classes, n = len(names), len(y)
+    chance = 1 / classes
+    for role, many in found.items():
+        for x, name in zip(many, sources[role], strict=True):
+            right = (x.predicted == y).mean()
+            called = role if name == role else f"{role} {name}"
+            other = 0.0
+            if right < 1 / 1.5 and classes <= MOST_ORDERED:
+                other = _in_another_order(y, x.predicted, classes)
+            if other > right + GAINED / 100 and other > 1.5 * right:
+                out.append(
+                    f"The {called} is right in {100 * right:.1f} %, but would be in "
+                    f"{100 * other:.1f} % if the classes came in another order: "
+                    "are they in the same order as the labels?"
+                )
+            elif right < chance + SIGMAS * np.sqrt(chance * (1 - chance) / n):
+                out.append(
+                    f"The {called} is right in {100 * right:.1f} %, where chance gives "
+                    f"{100 * chance:.3g} %: are its rows in the same order as the labels?"
+                )
+    return out
+
+
+def _in_another_order(y, predicted, classes):
+    """Share of examples that is right once each predicted class is called by the label it suits.
+
+    Chosen on every other example of a class, counted on the rest, so that chance gains nothing.
+    """
+    order = np.argsort(y, kind="stable")
+    half = np.empty(len(y), dtype=np.int64)
+    half[order] = np.arange(len(y)) % 2
+    right = 0
+    counts = np.zeros((2, classes, classes), dtype=np.int64)
+    np.add.at(counts, (half, predicted, y), 1)
+    for k in (0, 1):
+        own, label = linear_sum_assignment(counts[k], maximize=True)
+        right += counts[1 - k][own, label].sum()
+    return right / len(y)

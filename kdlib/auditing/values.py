@@ -1,0 +1,80 @@
+"""One column of an input as names or numbers, or an AuditError that says which row is neither."""
+
+import re
+
+import numpy as np
+
+from kdlib.auditing.sentences import as_number, encodable
+
+MISSING = ("None", "nan", "<NA>", "NaT")  # how missing values that are not text are printed
+WHOLE = re.compile(r"\s*[+-]?[0-9]{1,18}\s*")
+
+
+def vector(found, values, what):
+    """One column as an array (N,) of numbers, text or objects."""
+    values = np.asarray(values)
+    if values.ndim == 2 and values.shape[1] == 1:
+        values = values[:, 0]
+    if values.ndim != 1 or values.dtype.kind not in "iufbOUST":
+        has = f"{values.dtype} of shape {values.shape}"
+        raise found.error(f"{what} must be one column of numbers or names, not {has}.")
+    return values
+
+
+def texts(found, values, what):
+    """(N,) object array of str, of names or numbers; AuditError for what is missing or neither.
+
+    Not an array of numpy's strings: one long name would widen them all.
+    """
+    values = vector(found, values, what)
+    out = np.empty(len(values), dtype=object)
+    wrong = np.zeros(len(values), dtype=bool)
+    for row, value in enumerate(values.tolist()):
+        if isinstance(value, bytes):
+            value = value.decode("utf-8", "backslashreplace")
+        if isinstance(value, float) and value.is_integer():
+            value = int(value)
+        out[row] = encodable(str(value))
+        if isinstance(value, str):
+            wrong[row] = not value.strip()
+        else:
+            wrong[row] = hasattr(value, "__len__") or out[row] in MISSING
+    found.refuse(wrong, values, what, "a name or a number")
+    return out
+
+
+def names_or_numbers(found, values, what):
+    """(N,) int64 of whole numbers, also as text, or an object array of str."""
+    values = vector(found, values, what)
+    if values.dtype.kind not in "iufb":
+        names = texts(found, values, what)
+        return np.array([int(name) for name in names]) if all_whole(names) else names
+    broken = (values != np.floor(values)) | (np.abs(values.astype(np.float64)) > 1e18)
+    for wrong in (~np.isfinite(values), broken):
+        found.refuse(wrong, values, what, "a whole number of at most 18 digits")
+    return values.astype(np.int64)
+
+
+def as_numbers(found, values, what):
+    """(N,) array of numbers, finite or not; a column of objects or text may hold them."""
+    values = vector(found, values, what)
+    if values.dtype.kind in "iufb":
+        return values
+    read = np.array([as_number(value) for value in values.tolist()])
+    found.refuse(np.isnan(read), values, what, "a number")
+    return read
+
+
+def all_whole(names):
+    """Whether every name is a whole number."""
+    return all(map(WHOLE.fullmatch, names))
+
+
+def missing(values):
+    """(N,) bool: where a column (N,) of names or numbers says nothing."""
+    if values.dtype.kind == "f":
+        return np.isnan(values)
+    if values.dtype.kind in "iub":
+        return np.zeros(len(values), dtype=bool)
+    empty = [not str(v).strip() or str(v) in MISSING and not isinstance(v, str) for v in values]
+    return np.array(empty, dtype=bool)
