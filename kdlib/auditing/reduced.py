@@ -70,15 +70,17 @@ class Reduced:
         """Reduce the scores of a batch whose labels are y (B,)."""
         most = self._of_all_classes(scores, "logits").max(axis=1)  # NaN if there is one
         refuse(self.name, ~np.isfinite(most), most, start, "which is no score")
-        inside = ((scores >= 0) & (scores <= 1)).all(axis=1)
-        self.inside &= inside.all()
-        like = inside
-        if not self.single:
-            like = (np.abs(scores.sum(axis=1) - 1) <= SUM_ERROR) & (scores >= -BELOW_ZERO).all(1)
-        if "probabilities" in self.parts and not like.all():
+        inside = self.inside and ((scores >= 0) & (scores <= 1)).all(axis=1)
+        self.inside = bool(np.all(inside))
+        if "probabilities" in self.parts:
+            like = inside
+            if not self.single:
+                like = np.abs(scores.sum(axis=1) - 1) <= SUM_ERROR
+                like &= (scores >= -BELOW_ZERO).all(axis=1)
             if self.kind == "probabilities":
                 refuse(self.name, ~like, scores, start, "which are not probabilities")
-            del self.parts["probabilities"]
+            elif not np.all(like):
+                del self.parts["probabilities"]
         for kind, parts in self.parts.items():
             parts.append(reduced(self._of_all_classes(scores, kind), y, kind))
 

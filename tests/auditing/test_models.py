@@ -205,6 +205,17 @@ def test_a_generator_is_read_once_and_every_model_sees_each_batch_once():
     assert calls == {(role, n): k for role in ("teacher", "student") for n, k in ((40, 2), (10, 1))}
 
 
+def test_a_model_that_changes_its_inputs_changes_them_for_no_other():
+    def spoiling(x):
+        logits = TEACHER(x.clone())
+        x.zero_()
+        return logits
+
+    held = {"x": X.clone(), "y": torch.as_tensor(Y)}
+    same(ask(spoiling, loader=[held]), by_hand(TEACHER, STUDENT))
+    assert torch.equal(held["x"], X)
+
+
 def test_masked_classes_may_have_minus_infinity():
     def masked(x):
         logits = TEACHER(x)
@@ -334,7 +345,7 @@ def test_what_a_module_caches_can_be_trained_with_afterwards():
         def forward(self, x):
             if self.cache is None:
                 self.cache = torch.linspace(1, 2, WIDTH)
-            return super().forward(x * self.cache)
+            return nn.functional.linear(x, self.weight * self.cache)
 
     module = Caching(WIDTH, C)
     ask(module)
