@@ -14,20 +14,18 @@ Anybody's labels and predictions, gains of subgroups with intervals. No torch:
 S seeds, N examples, G groups.
 """
 
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass
 
 import numpy as np
 
 from kdlib.auditing import said
-from kdlib.auditing.classes import classes_of, coded, given_names
-from kdlib.auditing.columns import answers_of, labels_of
+from kdlib.auditing.classes import given_names
 from kdlib.auditing.gate import METRICS, ROLES
 from kdlib.auditing.groups import counts_of, groups_of, weights_of, without_group
+from kdlib.auditing.inputs import controls, in_rows, left_out, models_of, notes
 from kdlib.auditing.numbers import numbers
-from kdlib.auditing.read import Source, is_file_name, source
-from kdlib.auditing.rows import aligned, take
-from kdlib.auditing.scores import KINDS, check_own_labels, outputs
+from kdlib.auditing.read import source
+from kdlib.auditing.scores import KINDS, outputs
 from kdlib.auditing.sentences import AuditError
 from kdlib.config import did_you_mean
 
@@ -125,25 +123,25 @@ def audit(
     kinds = _kinds(kind)
     _check_options(edges, worst, resamples, seed, missing_groups)
     first = source(labels, "labels")
-    models = _models(teacher, student, baseline)
+    models = models_of(teacher, student, baseline)
     more = {"groups": groups, "weights": weights, "training counts": train_counts}
     more = {what: source(given, what) for what, given in more.items() if given is not None}
-    repeats = _check_files(models)
-    y, names, answers, by_example, how = _in_rows(first, models, more, given_names(classes))
+    repeats = controls(models)
+    y, names, answers, by_example, how = in_rows(first, models, more, given_names(classes))
     if "groups" in by_example:
         left = without_group(by_example["groups"], missing_groups)
         if left.any():
-            y, answers, by_example = _left_out(y, answers, by_example, left)
+            y, answers, by_example = left_out(y, answers, by_example, left)
     found = {
         role: [outputs(a, y, names, kinds[role]) for a in many] for role, many in answers.items()
     }
+    members = groups_of(by_example.get("groups"), y, names)
     sources = {role: [s.name for s in many] for role, many in models.items()}
-    read = (said.read(y, names, found, how), *_notes(first, answers, by_example))
+    read = (said.read(y, names, found, how), *notes(first, answers, by_example))
     warned = (*repeats, *said.warnings(y, names, found, sources))
     for sentence in [*read, *warned] if say else ():
         say(sentence)
     w = weights_of(by_example.get("weights"), len(y))
-    members = groups_of(by_example.get("groups"), y, names)
     heavy = members.sums(w) > 0
     if not heavy.all():
         weightless = members.names[int(np.argmin(heavy))]
@@ -169,84 +167,6 @@ def audit(
         read=read,
         warnings=warned,
     )
-
-
-def _models(teacher, student, baseline):
-    """{role: [Source, one per network]}; AuditError where the numbers of networks do not fit."""
-    models = {}
-    for role, given in zip(ROLES, (teacher, student, baseline), strict=True):
-        if given is None:
-            continue
-        many = _several(given)
-        titles = [f"{role} {i}" for i in range(len(many))] if len(many) > 1 else [role]
-        models[role] = [source(one, title) for one, title in zip(many, titles, strict=True)]
-    if not {"teacher", "student"} <= set(models):
-        raise AuditError("an audit needs a teacher and a student.")
-    if len(models["teacher"]) not in (1, len(models["student"])):
-        raise AuditError(
-            f"teacher: {len(models['teacher'])} of them, but the number of students is "
-            f"{len(models['student'])}; give one for each student in their order, or one for all."
-        )
-    return models
-
-
-def _in_rows(first, models, more, given):
-    """What is known of each example, in the order of the labels.
-
-    (labels (N,) int64, names of the classes, {role: [Answers]}, {groups, weights: Source}, how the
-    rows were joined).
-    """
-    y = labels_of(first)
-    answers = [answers_of(s, y, given) for many in models.values() for s in many]
-    by_example = {what: more[what] for what in ("groups", "weights") if what in more}
-    sources = [*(a.source for a in answers), *by_example.values()]
-    labelled = first.with_columns({"": y})
-    sources, how = aligned(labelled, sources)
-    answers = [replace(a, source=s) for a, s in zip(answers, sources, strict=False)]
-    by_example = dict(zip(by_example, sources[len(answers) :], strict=True))
-    names, answers = classes_of(y, answers, given)
-    y = coded(first, y, names, "label")
-    for a in answers:
-        check_own_labels(a, y, names, first)
-    one_by_one = iter(answers)
-    by_role = {role: [next(one_by_one) for _ in many] for role, many in models.items()}
-    return y, names, by_role, by_example, how
-
-
-def _left_out(y, answers, by_example, left):
-    """Labels, Answers and Sources without the examples `left` (N,) bool."""
-    kept = np.flatnonzero(~left)
-    if not len(kept):
-        raise by_example["groups"].error("no example has a group.")
-    by_example["groups"].note(f"{int(left.sum()):,} examples without a group were left out.")
-    answers = {
-        role: [replace(a, source=take(a.source, kept)) for a in many]
-        for role, many in answers.items()
-    }
-    return y[kept], answers, {what: take(s, kept) for what, s in by_example.items()}
-
-
-def _notes(first, answers, by_example):
-    """Sentences on how inputs were taken, each once, behind the names of those it is of."""
-    sources = [first, *(a.source for many in answers.values() for a in many)]
-    names = {}
-    for s in [*sources, *by_example.values()]:
-        for note in s.notes:
-            names.setdefault(note, {})[s.name] = None
-    return tuple(f"{', '.join(of)}: {note}" for note, of in names.items())
-
-
-def _several(given):
-    """A list with one entry per seed of what may be one input or a list of them."""
-
-    def whole(one):  # not a row of a list of lists, and no name of a class
-        if isinstance(one, str):
-            return is_file_name(one)
-        is_table = hasattr(one, "columns") or getattr(one, "ndim", 0) > 0
-        return isinstance(one, (Path, dict, Source)) or is_table
-
-    several = isinstance(given, (list, tuple)) and given and all(map(whole, given))
-    return list(given) if several else [given]
 
 
 def _kinds(kind):
@@ -281,32 +201,3 @@ def _check_options(edges, worst, resamples, seed, missing_groups):
             f"edges {edges!r}: two numbers are needed; "
             "many are above the first, few below the second, which is not larger."
         )
-
-
-def _check_files(models):
-    """Sentences on files that are given in two roles; AuditError where a seed is given twice.
-
-    A teacher may stand for several seeds.
-    """
-    controls = []
-    seen = {}
-    for role in ("student", "baseline", "teacher"):
-        for s in models.get(role, ()):
-            other_role, other = seen.setdefault(_content(s), (role, s))
-            if other is s or (role == "teacher" == other_role):
-                continue
-            if role == other_role:
-                raise AuditError(
-                    f"{s.name}: is given as {role} and holds the same as {other.name}, "
-                    f"given as {other_role}; every seed has a file of its own."
-                )
-            controls.append(
-                f"The {other_role} and the {role} are the same file, {other.name}: a control, in "
-                "which nothing is gained or lost."
-            )
-    return controls
-
-
-def _content(found):
-    """What tells whether two Sources are one: the file's digest and its columns, or the object."""
-    return (found.sha256, *found.columns) if found.sha256 else id(found)

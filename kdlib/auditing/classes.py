@@ -64,8 +64,8 @@ def classes_of(y, answers, given=()):
     scores have or the largest number says; from 1 on where no label or answer is 0.
     """
     if not given:
-        answers = [_from_zero(y, a) for a in answers]
-    scored = [a for a in answers if a.scores and not _is_single(a)]
+        answers = [_from_zero(y, a) for a in _without_stems(answers)]
+    scored = [a for a in answers if a.scores and not a.one_score]
     if given:
         names = given
     elif scored:
@@ -77,14 +77,16 @@ def classes_of(y, answers, given=()):
     return names, answers
 
 
-def _is_single(answers):
-    """Whether scores are one column: of the second of two classes."""
-    return len(answers.scores) == 1 and np.ndim(answers.source.columns[answers.scores[0]]) == 1
-
-
 def counted(names):
     """Whether names are 0, 1, 2, ... in some order, as pandas calls columns without names."""
     return set(names) == set(map(str, range(len(names))))
+
+
+def _without_stems(answers):
+    """Answers called by what is behind their stems, where the models' are called in other ways."""
+    if len({frozenset(a.classes) for a in answers if a.classes}) < 2:
+        return answers
+    return [replace(a, classes=a.keys or a.classes) for a in answers]
 
 
 def _from_zero(y, answers):
@@ -106,12 +108,13 @@ def _names_of_scores(y, scored):
             width = np.shape(first.source.columns[first.scores[0]])[1]
         ones = y.dtype != object and len(y) and y.min() == 1 and y.max() == width
         return tuple(str(k + ones) for k in range(width))
+    first = named[0].source.name
     order = named[0].classes
     for a in named:
         reordered = a.classes != order and set(a.classes) == set(order)
         if reordered and y.dtype != object and not all_whole(order):
             raise a.source.error(
-                f"its columns come in another order than those of {named[0].name}, and the labels "
+                f"its columns come in another order than those of {first}, and the labels "
                 f"are numbers; {GIVE_NAMES}."
             )
     return order

@@ -24,6 +24,7 @@ from kdlib.auditing.sentences import AuditError, as_number, quoted
 
 SEPARATORS = (",", ";", "\t", "|")
 DECIMAL_COMMA = re.compile(r"\s*[-+]?\d+,\d+(?:[eE][-+]?\d+)?\s*")
+LIST = re.compile(r"\[[-+.,\seE0-9]*\]")  # how a list of numbers stands in a cell
 SPARSE = {"format", "shape", "data"}  # names that scipy.sparse.save_npz writes
 
 
@@ -66,7 +67,17 @@ def _delimited(file):
                 f"its first line has {quoted(name)}, which is also a value below it; "
                 "the first line must name the columns."
             )
+        if len(values) and LIST.fullmatch(str(values.iloc[0])):
+            rows = [np.fromstring(text.strip("[]").replace(",", " "), sep=" ") for text in values]
+            frame[name] = pd.Series(rows, index=frame.index, dtype=object)
     return frame
+
+
+def _numbers(file):
+    """Numbers without a header, as np.savetxt writes them."""
+    first = file.readline()
+    file.seek(0)
+    return np.loadtxt(file, delimiter="," if b"," in first else None, ndmin=1)
 
 
 def _header(first):
@@ -99,8 +110,10 @@ def _json_lines(file):
 
 
 def _json(file):
-    """Values, records, {column: list}, or {column: {row: value}} as pandas writes it."""
+    """Values, records, {column: list}, or a table as pandas and its kin write it."""
     held = json.loads(file.read().decode("utf-8-sig"))
+    if isinstance(held, dict) and {"columns", "data"} <= held.keys():
+        return pd.DataFrame(held["data"], held.get("index"), held["columns"])
     if isinstance(held, list) and held and all(isinstance(row, dict) for row in held):
         return pd.DataFrame(held)
     if isinstance(held, dict) and any(isinstance(of, dict) for of in held.values()):
@@ -156,6 +169,7 @@ READERS = {
     ".npy": _npy,
     ".csv": _delimited,
     ".tsv": _delimited,
+    ".txt": _numbers,
     ".parquet": pd.read_parquet,
     ".feather": pd.read_feather,
     ".json": _json,

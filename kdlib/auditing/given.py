@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 
 from kdlib.auditing.audit import audit
-from kdlib.auditing.columns import REDUCED
 from kdlib.auditing.gate import ROLES
+from kdlib.auditing.names import REDUCED
 from kdlib.auditing.page import places
 from kdlib.auditing.read import Source
 from kdlib.config import KdlibError, did_you_mean

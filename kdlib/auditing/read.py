@@ -11,11 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from kdlib.auditing import formats
+from kdlib.auditing.names import IDS, plain
 from kdlib.auditing.sentences import AuditError, encodable, listed, quoted, reason, repeated
-
-# names of columns as they are compared: plain(name)
-IDS = ("id", "ids", "exampleid", "sampleid", "imageid", "uid", "uuid", "filename", "filepath")
-IDS += ("file", "path", "imagepath", "image", "example", "index")
 
 
 @dataclass(frozen=True)
@@ -58,11 +55,6 @@ class Source:
     def with_columns(self, columns):
         """The same input, but these columns alone."""
         return replace(self, columns=columns)
-
-
-def plain(name):
-    """A column's name as names are compared: image_id, ImageID and "image id" are one."""
-    return "".join(c for c in name.lower() if c.isalnum())
 
 
 def source(given, role):

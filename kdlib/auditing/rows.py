@@ -13,8 +13,13 @@ from kdlib.auditing.read import Source
 from kdlib.auditing.sentences import quoted
 from kdlib.auditing.values import all_whole, texts
 
-# how ids are compared, the first that fits: as they are, paths by their file, files by their stem
-KEYS = (str, lambda text: PurePosixPath(text).name, lambda text: PurePosixPath(text).stem)
+# how ids are compared, the first that fits: as they are, by the file of a path, by its stem, ...
+KEYS = (
+    str,
+    lambda text: PurePosixPath(text).name,
+    lambda text: PurePosixPath(text).stem,
+    lambda text: text.strip().lstrip("0") or "0",  # 0001 is 1
+)
 
 
 def aligned(first, others):

@@ -6,6 +6,7 @@ from scipy.optimize import linear_sum_assignment
 from kdlib.auditing.gate import ROLES
 from kdlib.auditing.sentences import ends
 
+MANY = 20  # examples that nobody gets right by chance
 SIGMAS = 3  # by which a model must beat chance
 MOST_ORDERED = 1000  # classes whose order is checked
 GAINED = 10  # points that another order of the classes must add
@@ -49,6 +50,8 @@ def warnings(y, names, found, sources):
                     f"{100 * other:.1f} % if the classes came in another order: "
                     "are they in the same order as the labels?"
                 )
+            elif right == 1 and n >= MANY and not x.scored:
+                out.append(f"The {called} is right in every example: is its file one of labels?")
             elif right < chance + SIGMAS * np.sqrt(chance * (1 - chance) / n):
                 out.append(
                     f"The {called} is right in {100 * right:.1f} %, where chance gives "

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 
 from kdlib.auditing.classes import coded, counted, predicted_of
-from kdlib.auditing.columns import REDUCED
+from kdlib.auditing.names import REDUCED
 from kdlib.auditing.sentences import listed, quoted
 from kdlib.auditing.values import as_numbers, names_or_numbers
 
@@ -52,7 +52,7 @@ def outputs(answers, y, names, kind="auto"):
         raise found.error("--kind classes needs one column of predicted classes.")
     scores, kind = _matrix(answers, names, kind)
     rows = _rows(found, scores, y)
-    kind = _kind_of(found, rows, scores, kind, answers.called)
+    kind = _kind_of(found, rows, scores, kind, answers.kind)
     if kind == "probabilities":
         with np.errstate(divide="ignore"):  # log of 0
             label, top = np.log(np.maximum([rows.label, rows.most], 0)) - np.log(rows.positive)
@@ -105,8 +105,8 @@ def _matrix(answers, names, kind):
             raise found.error(f"its column {quoted(foreign[0])} is no class; known are {known}.")
         own = [as_numbers(found, found.columns[c], f"column {quoted(c)}") for c in columns]
         scores = np.column_stack(own)
-    elif np.ndim(found.columns[columns[0]]) == 1 and len(names) == 2:
-        return _of_second_class(found, found.columns[columns[0]], names, kind, answers.called)
+    elif answers.one_score and len(names) == 2:
+        return _of_second_class(found, found.columns[columns[0]], names, kind, answers.kind)
     else:
         scores = found.columns[columns[0]]
     if scores.dtype.kind not in "iufb" or scores.shape[1:] != (len(names),):

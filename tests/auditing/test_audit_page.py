@@ -23,7 +23,7 @@ from kdlib.__main__ import _parse, audit, main
 from kdlib.auditing import gate
 from kdlib.auditing import given as audits
 from kdlib.auditing import page as audit_page
-from kdlib.auditing.read import AuditError, printable
+from kdlib.auditing.sentences import AuditError, printable
 from kdlib.config import KdlibError
 
 FORMULAS = ["=1+1", "+1+1", "-1+1", "@SUM(A1)", "\t=1+1", "\r=1+1"]

@@ -308,7 +308,7 @@ REFUSED = {
             pd.DataFrame(columns_with(pd.date_range("2020", periods=N))),
             "column 'c' must be one column",
         ),
-        (columns_with([[1, 2]] * N), "call the one with the scores logits or probabilities"),
+        (columns_with([[1, 2]] * N), "a column for each of 3 classes, not int64 of shape (30, 2)"),
         ([OTHER, OTHER[:-1]], "student 1: 29 rows"),
         ([], "student: 0 rows, but labels has 30."),
         (None, "an audit needs a teacher and a student."),
@@ -518,7 +518,7 @@ NO_NAMES = "it must hold the names of the columns, such as label."
 @pytest.mark.parametrize(
     ("name", "content", "said"),
     [
-        ("y.txt", "1", "ends in '.txt', but only .npz, .npy, .csv, .tsv, "),
+        ("y.pkl", "1", "ends in '.pkl', but only .npz, .npy, .csv, .tsv, "),
         ("y", "1", "ends in 'nothing', but only"),
         ("y.npy", "", "not a readable npy file ("),
         ("y.npz", "hello", "not a readable npz file (File is not a zip file)."),

@@ -1,0 +1,124 @@
+"""All inputs of an audit together: models by role, everything in the order of the labels.
+
+S students, N examples. Whatever cannot be used raises an AuditError.
+"""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from kdlib.auditing.classes import classes_of, coded
+from kdlib.auditing.columns import answers_of, labels_of
+from kdlib.auditing.gate import ROLES
+from kdlib.auditing.read import Source, is_file_name, source
+from kdlib.auditing.rows import aligned, take
+from kdlib.auditing.scores import check_own_labels
+from kdlib.auditing.sentences import AuditError
+
+
+def models_of(teacher, student, baseline):
+    """{role: [Source, one per network]}; AuditError where the numbers of networks do not fit."""
+    models = {}
+    for role, given in zip(ROLES, (teacher, student, baseline), strict=True):
+        if given is None:
+            continue
+        many = _several(given)
+        titles = [f"{role} {i}" for i in range(len(many))] if len(many) > 1 else [role]
+        models[role] = [source(one, title) for one, title in zip(many, titles, strict=True)]
+    if not {"teacher", "student"} <= set(models):
+        raise AuditError("an audit needs a teacher and a student.")
+    if len(models["teacher"]) not in (1, len(models["student"])):
+        raise AuditError(
+            f"teacher: {len(models['teacher'])} of them, but the number of students is "
+            f"{len(models['student'])}; give one for each student in their order, or one for all."
+        )
+    return models
+
+
+def in_rows(first, models, more, given):
+    """What is known of each example, in the order of the labels.
+
+    (labels (N,) int64, names of the classes, {role: [Answers]}, {groups, weights: Source}, how the
+    rows were joined).
+    """
+    y = labels_of(first)
+    answers = [answers_of(s, y, given) for many in models.values() for s in many]
+    by_example = {what: more[what] for what in ("groups", "weights") if what in more}
+    sources = [*(a.source for a in answers), *by_example.values()]
+    labelled = first.with_columns({"": y})
+    sources, how = aligned(labelled, sources)
+    answers = [replace(a, source=s) for a, s in zip(answers, sources, strict=False)]
+    by_example = dict(zip(by_example, sources[len(answers) :], strict=True))
+    names, answers = classes_of(y, answers, given)
+    y = coded(first, y, names, "label")
+    for a in answers:
+        check_own_labels(a, y, names, first)
+    one_by_one = iter(answers)
+    by_role = {role: [next(one_by_one) for _ in many] for role, many in models.items()}
+    return y, names, by_role, by_example, how
+
+
+def left_out(y, answers, by_example, left):
+    """Labels, Answers and Sources without the examples `left` (N,) bool."""
+    kept = np.flatnonzero(~left)
+    if not len(kept):
+        raise by_example["groups"].error("no example has a group.")
+    by_example["groups"].note(f"{int(left.sum()):,} examples without a group were left out.")
+    answers = {
+        role: [replace(a, source=take(a.source, kept)) for a in many]
+        for role, many in answers.items()
+    }
+    return y[kept], answers, {what: take(s, kept) for what, s in by_example.items()}
+
+
+def notes(first, answers, by_example):
+    """Sentences on how inputs were taken, each once, behind the names of those it is of."""
+    sources = [first, *(a.source for many in answers.values() for a in many)]
+    names = {}
+    for s in [*sources, *by_example.values()]:
+        for note in s.notes:
+            names.setdefault(note, {})[s.name] = None
+    return tuple(f"{', '.join(of)}: {note}" for note, of in names.items())
+
+
+def _several(given):
+    """A list with one entry per seed of what may be one input or a list of them."""
+
+    def whole(one):  # not a row of a list of lists, and no name of a class
+        if isinstance(one, str):
+            return is_file_name(one)
+        is_table = hasattr(one, "columns") or getattr(one, "ndim", 0) > 0
+        return isinstance(one, (Path, dict, Source)) or is_table
+
+    several = type(given) in (list, tuple) and given and all(map(whole, given))
+    return list(given) if several else [given]
+
+
+def controls(models):
+    """Sentences on files that are given in two roles; AuditError where a seed is given twice.
+
+    A teacher may stand for several seeds.
+    """
+    out = []
+    seen = {}
+    for role in ("student", "baseline", "teacher"):
+        for s in models.get(role, ()):
+            other_role, other = seen.setdefault(_content(s), (role, s))
+            if other is s or (role == "teacher" == other_role):
+                continue
+            if role == other_role:
+                raise AuditError(
+                    f"{s.name}: is given as {role} and holds the same as {other.name}, "
+                    f"given as {other_role}; every seed has a file of its own."
+                )
+            out.append(
+                f"The {other_role} and the {role} are the same file, {other.name}: a control, in "
+                "which nothing is gained or lost."
+            )
+    return out
+
+
+def _content(found):
+    """What tells whether two Sources are one: the file's digest and its columns, or the object."""
+    return (found.sha256, *found.columns) if found.sha256 else id(found)

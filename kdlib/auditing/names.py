@@ -1,0 +1,41 @@
+"""What columns are called by the tools people have, as plain(name) writes it."""
+
+IDS = (
+    *("id", "ids", "exampleid", "sampleid", "imageid", "uid", "uuid", "filename", "filepath"),
+    *("file", "path", "imagepath", "image", "example", "index", "unnamed0"),
+)
+LABELS = (
+    *("label", "labels", "y", "target", "targets", "ytrue", "true", "truelabel", "groundtruth"),
+    *("truth", "gt", "labelid", "labelids", "classlabel", "class"),
+)
+PREDICTED = (
+    *("predicted", "prediction", "predictions", "pred", "preds", "ypred", "yhat", "answer"),
+    *("classpred", "predictedclass", "predictedlabel", "predlabel", "predclass", "labelpred"),
+)
+LOGITS = ("logit", "logits")
+PROBABILITIES = ("probability", "probabilities", "prob", "probs", "proba", "p", "softmax")
+SCORES = (*LOGITS, *PROBABILITIES, "score", "scores", "output", "outputs", "class", "predictions")
+# what stands beside the scores, and nobody calls a class
+BESIDE = (
+    *("loss", "losses", "nll", "crossentropy", "fold", "split", "epoch", "step", "weight"),
+    *("weights", "confidence", "conf", "entropy", "correct", "batch", "seed", "time", "margin"),
+)
+# of who keeps no scores: all that an audit needs of them; written so
+REDUCED = ("predicted", "log_p_label", "log_p_predicted")
+
+
+def plain(name):
+    """A column's name as names are compared: image_id, ImageID and "image id" are one."""
+    return "".join(c for c in name.lower() if c.isalnum())
+
+
+def called(names, wanted):
+    """The name that comes first among `wanted`, or None."""
+    return next((name for word in wanted for name in names if plain(name) == word), None)
+
+
+def kind_of(name):
+    """logits or probabilities, if a column's name says so, else ""."""
+    if plain(name) in LOGITS:
+        return "logits"
+    return "probabilities" if plain(name) in PROBABILITIES else ""

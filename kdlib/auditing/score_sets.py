@@ -1,0 +1,161 @@
+"""Columns with one score for each class: which of a table's columns form such a set.
+
+A set is named as the classes are, has one stem and consecutive numbers (prob_0, prob_1, …), or is
+all there is. N examples. What could mean two things raises an AuditError.
+"""
+
+import re
+
+import numpy as np
+
+from kdlib.auditing.names import BESIDE, LABELS, PREDICTED, SCORES, called, kind_of, plain
+from kdlib.auditing.sentences import ends, listed, quoted
+from kdlib.auditing.values import as_numbers
+
+CALLED = re.compile(r"(.*?)[ _.:/-]*(\d+)")  # such as prob_10
+ENOUGH = 20  # rows in which an order says something
+
+
+def score_set(found, names, y, given):
+    """(columns, names of their classes, what is behind their stem, their kind if they say it).
+
+    None if no columns of a Source form a set. names: of the columns that may. y: labels (N,) as
+    read. given: names of the classes.
+    """
+    if len(given) > 1 and set(given) <= set(names):
+        return tuple(given), tuple(given), (), ""
+    return (
+        _called_scores(found, names)
+        or _numbered(found, names, y)
+        or _all_there_is(found, [name for name in names if _may_be_score(name)], y)
+    )
+
+
+def _called_scores(found, names):
+    """score_set of columns such as prob_0 or prob_cat; None without them."""
+    families = _families(names, SCORES)
+    if len(families) > 1:
+        raise found.error(
+            f"holds {len(families)} sets of scores, {listed(families)}; "
+            "choose one as in FILE:prob_*."
+        )
+    for stem, members in families.items():
+        columns, keys = _in_order(found, members)
+        if plain(stem) != "class":
+            _check_not_ranked(found, columns)
+        return columns, keys, keys, kind_of(stem)
+    return None
+
+
+def _numbered(found, names, y):
+    """score_set of columns such as 0, 1, 2 or kind 0, kind 1; None without them."""
+    families = _families(names, None)
+    if len(families) != 1:
+        return None
+    ((stem, members),) = families.items()
+    columns, keys = _in_order(found, members)
+    _check_not_classes(found, columns)
+    left = [name for name in names if name not in columns and _may_be_score(name)]
+    left = [name for name in left if np.asarray(found.columns[name]).dtype.kind == "f"]
+    labels = set(np.unique(y).astype(str))
+    if left and stem and (labels <= set(keys) or labels <= set(columns)):
+        raise found.error(
+            f"{ends(columns)} form a set, {quoted(left[0])} stands beside it; name the columns "
+            "with scores, as in FILE:kind*, or the classes (--classes)."
+        )
+    if left and stem:  # some labels are not in the set, so that it is not one
+        return None
+    return columns, columns if stem else keys, keys, ""
+
+
+def _all_there_is(found, names, y):
+    """score_set of columns that are named like classes; None of fewer than two."""
+    named = y.dtype == object and set(y) <= set(names)
+    if len(names) < 2 or not (named or called(found.columns, PREDICTED) is None):
+        return None
+    if odd := _odd_whole_numbers(found, names):
+        raise found.error(
+            f"column {quoted(odd[0])} holds whole numbers, {quoted(odd[1])} does not; name the "
+            "columns with scores, as in FILE:cat,dog,truck, or the classes (--classes)."
+        )
+    return tuple(names), tuple(names), (), ""
+
+
+def _families(names, words):
+    """{stem: {number or name: column}} of columns with one stem and numbers from 0 or 1 on.
+
+    words: the stems that mean scores, after which names may stand instead of numbers; None: any.
+    """
+    found = {}
+    for name in names:
+        if plain(name) in LABELS or not _may_be_score(name):
+            continue
+        match = CALLED.fullmatch(name)
+        stem, number = match.groups() if match else ("", "")
+        if words and not (match and plain(stem) in words):
+            stem, _, number = name.partition("_")
+        if number and (words is None or plain(stem) in words):
+            found.setdefault(stem, {})[number] = name
+    sets = {}
+    for stem, members in found.items():
+        numbered = {key: name for key, name in members.items() if key.isdecimal()}
+        numbers = sorted(map(int, numbered))
+        if len(numbers) > 1 and numbers in (_counting(numbers, 0), _counting(numbers, 1)):
+            sets[stem] = numbered
+        elif len(members) > 1 and words and len(numbers) < len(members):
+            sets[stem] = members
+    return sets
+
+
+def _counting(numbers, start):
+    return list(range(start, start + len(numbers)))
+
+
+def _in_order(found, members):
+    """(columns, keys) of a family, by number where every key is one."""
+    keys = list(members)
+    if all(map(str.isdecimal, keys)):
+        keys.sort(key=int)
+    columns = tuple(members[key] for key in keys)
+    if list(columns) != [name for name in found.columns if name in columns]:
+        found.note(f"scores {ends(columns)}, ordered by their numbers.")
+    return columns, tuple(keys)
+
+
+def _check_not_classes(found, names):
+    """AuditError where columns that are only numbered hold whole numbers, as predicted classes."""
+    values = [np.asarray(found.columns[name]) for name in names]
+    if all(of.dtype.kind in "iu" for of in values) and np.max(values, initial=0) > 1:
+        raise found.error(
+            f"{ends(names)} hold whole numbers, as the predicted classes of several networks "
+            "do; choose one of them, as in FILE:COLUMN, or call scores logit_0, logit_1, …."
+        )
+
+
+def _check_not_ranked(found, columns):
+    """AuditError where each row falls from left to right, as the k highest scores do."""
+    some = [as_numbers(found, found.columns[name][:1000], name) for name in columns]
+    falls = np.diff(np.column_stack(some), axis=1) <= 0
+    if len(falls) >= ENOUGH and len(columns) > 2 and falls.all():
+        raise found.error(
+            f"in each row {ends(columns)} fall, as the {len(columns)} highest scores do; "
+            f"the scores of all classes are needed, or one column of predicted classes."
+        )
+
+
+def _odd_whole_numbers(found, names):
+    """The first column of whole numbers among others that are none, and the first of these.
+
+    None where all are alike, or all are from 0 to 1, as probabilities are.
+    """
+    values = [found.columns[name] for name in names]
+    whole = [np.asarray(of).dtype.kind in "iu" for of in values]
+    if all(whole) or not any(whole):
+        return None
+    if all(np.asarray(of).dtype.kind in "iuf" and ((of >= 0) & (of <= 1)).all() for of in values):
+        return None
+    return names[whole.index(True)], names[whole.index(False)]
+
+
+def _may_be_score(name):
+    return plain(name) not in (*BESIDE, *PREDICTED)
