@@ -10,6 +10,7 @@ import torch
 from torch.utils.data import BatchSampler, DataLoader, IterableDataset, SequentialSampler
 
 from kdlib.auditing.read import Source
+from kdlib.auditing.rows import rows_of
 from kdlib.auditing.sentences import AuditError, listed
 
 LABEL_NAMES = ("labels", "label", "y", "target", "targets")
@@ -114,14 +115,27 @@ def check_order(loader, tables):
                 "is given in the order of the examples, but the loader draws them in another; "
                 "take shuffle=False, or groups=a function of each batch."
             )
+        n = len(loader.dataset)
+        if table.ids is None and rows_of(table) != n:
+            raise table.error(f"has {rows_of(table):,} rows, but the loader {n:,} examples.")
+
+
+def _check_members(column):
+    """AuditError unless what a batch holds is a matrix of groups, (B, G) of 0 and 1."""
+    if column.ndim > 2 or not np.isin(column, (0, 1)).all():
+        raise AuditError(
+            f"loader: what a batch holds beside inputs and labels is {column.dtype} of shape "
+            f"{column.shape}; say which are the groups, as in groups=lambda batch: batch[2][:, 0]."
+        )
 
 
 class Rows:
     """The labels of the examples so far, and what else is known of them."""
 
-    def __init__(self, group_of=None):
-        """group_of: a function of a batch that returns its groups; None: what the batch holds."""
-        self.group_of = group_of
+    def __init__(self, groups=None):
+        """groups: a function of a batch, or a table of all, or None: what the batches hold."""
+        self.group_of = groups if callable(groups) else None
+        self.known = groups is not None and not callable(groups)
         self.n = 0
         self.labels = []
         self.columns = {}  # name: arrays of each batch
@@ -136,6 +150,10 @@ class Rows:
             if values is None:
                 continue
             column = array_of(values)
+            if self.group_of is None and column.ndim > 1:
+                if self.known:
+                    continue
+                _check_members(column)
             if column.shape[:1] != y.shape:
                 raise AuditError(
                     f"groups: {column.shape} is their shape in a batch of {len(y)} examples from "
@@ -159,12 +177,12 @@ class Rows:
         groups = Source("groups", columns) if columns else None
         return Source("labels", {"": y}, ids), groups
 
-    def sentence(self, given):
-        """What was seen, in words; given: whether groups were, so that those here do not count."""
+    def sentence(self):
+        """What was seen, in words."""
         said = f"{self.n:,} examples, each batch of the loader shown once to every model"
         if self.are_ids:
             more = "what they hold beside inputs and labels differs everywhere, so it is an id"
             return f"{said}; {more}."
-        if self.columns and not given:
+        if self.columns and not self.known and self.group_of is None:
             return f"{said}; the groups are what they hold beside inputs and labels."
         return f"{said}."

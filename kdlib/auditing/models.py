@@ -11,7 +11,7 @@ import inspect
 import itertools
 import sys
 
-from kdlib.auditing.audit import _check_options, _kinds, audit
+from kdlib.auditing.audit import audit, check_options, kinds_of
 from kdlib.auditing.batches import Rows, check_order, labels_of, parts_of, refuse
 from kdlib.auditing.classes import given_names
 from kdlib.auditing.read import source
@@ -59,14 +59,16 @@ def audit_models(
     check_order(loader, tables.values())
     models = _models({"teacher": teacher, "student": student, "baseline": baseline}, kinds)
     everyone = list(itertools.chain(*models.values()))
-    rows = Rows(groups if callable(groups) else None)
+    rows = Rows(groups)
     with as_asked(everyone, device):
         _ask(everyone, loader, rows, names, progress)
     answers = {role: [model.source(names) for model in of] for role, of in models.items()}
     labels, found_groups = rows.sources(names)
     names = names or tuple(map(str, range(everyone[0].classes)))
     tables = {"groups": found_groups} | tables
-    read = [rows.sentence(groups is not None), *(model.sentence(names) for model in everyone)]
+    read = [rows.sentence(), *(model.sentence(names) for model in everyone)]
+    if getattr(loader, "drop_last", False):
+        read.append("The loader leaves out its last, incomplete batch (drop_last=True).")
     for sentence in read if options.get("say") else ():
         options["say"](sentence)
     found = audit(labels, **answers, **options | tables, classes=names)
@@ -75,12 +77,12 @@ def audit_models(
 
 def _checked(options):
     """{role: kind of its scores}, which is taken from the options; AuditError for wrong ones."""
-    kinds = _kinds(options.pop("kind", "auto"))
+    kinds = kinds_of(options.pop("kind", "auto"))
     if "classes" in kinds.values():
         raise AuditError("kind 'classes': models must give scores; kdlib.audit takes classes.")
     usual = inspect.signature(audit).parameters
     names = ("edges", "worst", "resamples", "seed", "missing_groups")
-    _check_options(*(options.get(name, usual[name].default) for name in names))
+    check_options(*(options.get(name, usual[name].default) for name in names))
     return kinds
 
 

@@ -21,6 +21,7 @@ LIBRARIES = ("torchvision", "timm")
 EXAMPLE = "as in torchvision:resnet50:weights.pt"
 # what training scripts call the weights in a file, and what stands before their names
 WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "weights")
+AVERAGED = ("state_dict_ema", "model_ema", "ema_state_dict", "ema")  # beside them, over many steps
 PREFIX = re.compile(r"((module|_orig_mod|model|net)\.)+")
 
 
@@ -95,17 +96,12 @@ def _without_weights(asked, classes):
         return make(asked.name, num_classes=classes, **options)
 
 
-def _missing(name, error, package):
-    """The AuditError for a package that is not installed."""
-    return AuditError(f"{name}: needs {error.name}; pip install {package} brings it.")
-
-
 def timm_of(asked):
     """The module timm."""
     try:
         import timm
     except ModuleNotFoundError as error:
-        raise _missing(asked.text, error, "timm") from None
+        raise AuditError(f"{asked.text}: needs {error.name}; pip install timm brings it.") from None
     return timm
 
 
@@ -121,8 +117,6 @@ def weights_of(path):
             allowed = torch.serialization.safe_globals([argparse.Namespace])
             with allowed, warnings.catch_warnings(action="ignore"):
                 held = torch.load(path, map_location="cpu", weights_only=True)
-    except ModuleNotFoundError as error:
-        raise _missing(path, error, "safetensors") from None
     except OSError as error:
         raise AuditError(f"{path}: cannot be read ({reason(error)}).") from None
     # torch, zipfile, pickle and safetensors raise a dozen classes on damaged bytes
@@ -135,6 +129,10 @@ def weights_of(path):
         inner = [name for name in WRAPPERS if isinstance(held.get(name), Mapping)]
         if not inner:
             break
+        if averaged := [name for name in AVERAGED if isinstance(held.get(name), Mapping)]:
+            raise AuditError(
+                f"{path}: holds {inner[0]} and {averaged[0]}; write one of them alone."
+            )
         held = held[inner[0]]
     tensors = {}
     if isinstance(held, Mapping):

@@ -37,6 +37,7 @@ class Reduced:
         self.name = name
         self.kind = kind
         self.modules = modules_of(model)
+        self.device = None  # of the module, when it was asked
         self.classes = None  # as many as the first scores have
         self.single = False  # one score, of the second of two classes
         self.inside = True  # no score below 0 or above 1
@@ -44,9 +45,9 @@ class Reduced:
 
     def scores(self, args, named, n, start):
         """(n, C) float64, or (n, 1), of a batch that begins with example start."""
-        device = home_of(self.modules)
+        self.device = home_of(self.modules)
         try:
-            said = self.model(*moved(args, device), **moved(named, device))
+            said = self.model(*moved(args, self.device), **moved(named, self.device))
         except Exception as error:
             error.add_note(f"kdlib: from the {self.name}, in the batch from example {start} on")
             raise
@@ -125,7 +126,7 @@ class Reduced:
         """What the model is and how its scores were taken; names: of the classes."""
         what = "a function of no module that could be found, called as it is"
         if self.modules:
-            what = f"{type(self.modules[0]).__name__} on {home_of(self.modules) or 'cpu'}"
+            what = f"{type(self.modules[0]).__name__} on {self.device or 'cpu'}"
         if self.single:
             of = "logit" if self.found_kind == "logits" else "probability"
             return f"{self.name}: {what}; its one score is the {of} of {names[1]!r}."

@@ -11,11 +11,13 @@ import pytest
 import torch
 import torchvision
 from PIL import Image
+from safetensors.torch import save_file
 from torch.nn.functional import log_softmax
 from torchvision.transforms import functional as F
 
 from kdlib.__main__ import main
 from kdlib.auditing import images, networks
+from kdlib.config import KdlibError
 
 CLASSES = ("cat", "dog", "newt")
 NAME = "shufflenet_v2_x0_5"
@@ -151,10 +153,16 @@ def test_weights_are_read_from_whatever_training_wrapped_them_in(tmp_path, form)
         assert torch.equal(found.state_dict()[name], expected)
 
 
+def test_two_sets_of_weights_in_one_file_are_refused(tmp_path):
+    weights = network(3).state_dict()
+    torch.save({"state_dict": weights, "state_dict_ema": weights}, tmp_path / "w.pt")
+    with pytest.raises(KdlibError, match="holds state_dict and state_dict_ema; write one of them"):
+        networks.weights_of(tmp_path / "w.pt")
+
+
 def test_safetensors_are_read(tmp_path):
-    safetensors = pytest.importorskip("safetensors.torch")
     own = network(3)
-    safetensors.save_file(own.state_dict(), tmp_path / "w.safetensors")
+    save_file(own.state_dict(), tmp_path / "w.safetensors")
     asked = networks.named(f"torchvision:{NAME}:{tmp_path / 'w.safetensors'}")
     found = networks.network(asked, 3, "here").state_dict()
     assert all(torch.equal(found[name], value) for name, value in own.state_dict().items())
@@ -356,22 +364,19 @@ def test_an_error_of_torch_is_one_sentence(folder, audited, monkeypatch):
     one_sentence(result, "from the student, in the batch from example 0 on: Wrong image height!")
 
 
-def test_packages_that_are_missing_are_one_sentence(folder, audited, monkeypatch):
+def test_timm_that_is_missing_is_one_sentence(folder, audited, monkeypatch):
     real = builtins.__import__
 
     def without(name, *more, **named):
-        if name.partition(".")[0] in ("timm", "safetensors"):
+        if name.partition(".")[0] == "timm":
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
         return real(name, *more, **named)
 
     monkeypatch.setattr(builtins, "__import__", without)
-    for name in [name for name in sys.modules if name.startswith(("timm", "safetensors"))]:
+    for name in [name for name in sys.modules if name.startswith("timm")]:
         monkeypatch.delitem(sys.modules, name)
     result = audited(student=f"timm:resnet18:{folder / 'student.pt'}")
     one_sentence(result, "needs timm; pip install timm brings it.")
-    (folder / "w.safetensors").write_bytes(b"")
-    result = audited(student=f"{HERE}:{folder / 'w.safetensors'}")
-    one_sentence(result, "needs safetensors.torch; pip install safetensors brings it.")
 
 
 def test_the_teacher_as_its_own_student_is_a_control(folder, audited):

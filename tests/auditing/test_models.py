@@ -4,6 +4,7 @@ look like, and models that are afterwards as they were before."""
 import collections
 import copy
 import functools
+import warnings
 from types import SimpleNamespace
 
 import numpy as np
@@ -88,6 +89,10 @@ def same(found, other, tolerance=1e-9):
     for name in ("groups", "calibration", "transfer"):
         mine, others = getattr(found, name), getattr(other, name)
         pd.testing.assert_frame_equal(mine, others, check_exact=False, atol=tolerance)
+
+
+def never(*_):
+    raise AssertionError("was asked although the options are wrong")
 
 
 # ---------------------------------------------------------------- the same numbers
@@ -353,6 +358,15 @@ def test_what_a_module_caches_can_be_trained_with_afterwards():
     assert module.weight.grad is not None
 
 
+def test_compiled_and_scripted_modules_are_restored_too():
+    with warnings.catch_warnings(action="ignore"):  # scripting is deprecated
+        module = nn.Linear(WIDTH, C).train()
+        scripted = torch.jit.script(nn.Linear(WIDTH, C)).train()
+        compiled = torch.compile(module, backend="eager")
+        same(ask(compiled, scripted), by_hand(module, scripted))
+    assert compiled.training and module.training and scripted.training
+
+
 class Held:
     def __init__(self, module):
         self.module = module
@@ -445,6 +459,28 @@ def test_rows_of_a_table_are_refused_where_the_loader_has_another_order():
 
     stream = DataLoader(Stream(), batch_size=32)
     same(ask(loader=stream, groups=NAMED), by_hand(TEACHER, STUDENT, groups=NAMED))
+
+
+def test_a_matrix_beside_the_labels_is_of_groups_or_asks_which_column_is():
+    members = np.column_stack([GROUP, 1 - GROUP, np.ones(N, dtype=int)])
+    expected = by_hand(TEACHER, STUDENT, groups=members)
+    same(ask(loader=batches(X, Y, members)), expected)
+    metadata = np.column_stack([GROUP, np.arange(N)])
+    said = refused(ask, loader=batches(X, Y, metadata))
+    assert "int64 of shape (32, 2); say which are the groups, as in groups=lambda batch" in said
+    chosen = ask(loader=batches(X, Y, metadata), groups=lambda batch: batch[2][:, 0])
+    same(chosen, by_hand(TEACHER, STUDENT, groups=GROUP))
+    same(ask(loader=batches(X, Y, metadata), groups=GROUP), chosen)
+
+
+def test_rows_of_another_number_are_refused_before_the_work():
+    said = refused(ask, never, never, groups=NAMED[:-1])
+    assert said == "groups: has 89 rows, but the loader 90 examples."
+
+
+def test_examples_that_the_loader_leaves_out_are_said():
+    found = ask(loader=batches(drop_last=True))
+    assert found.n == 64 and any("drop_last" in line for line in found.read)
 
 
 def test_options_are_those_of_an_audit():
@@ -561,10 +597,6 @@ def test_models_that_cannot_be_used_are_one_sentence(what):
     student, says = MODELS[what]
     teacher = [TEACHER, BASELINE] if what == "three" else TEACHER
     assert says in refused(ask, teacher, student)
-
-
-def never(*_):
-    raise AssertionError("was asked although the options are wrong")
 
 
 @pytest.mark.parametrize(
