@@ -181,8 +181,7 @@ class Rows:
         """What was seen, in words."""
         said = f"{self.n:,} examples, each batch of the loader shown once to every model"
         if self.are_ids:
-            more = "what they hold beside inputs and labels differs everywhere, so it is an id"
-            return f"{said}; {more}."
+            return f"{said}; what they hold besides differs everywhere and is taken for ids."
         if self.columns and not self.known and self.group_of is None:
-            return f"{said}; the groups are what they hold beside inputs and labels."
+            return f"{said}; the groups are what they hold besides inputs and labels."
         return f"{said}."

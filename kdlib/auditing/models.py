@@ -66,9 +66,7 @@ def audit_models(
     labels, found_groups = rows.sources(names)
     names = names or tuple(map(str, range(everyone[0].classes)))
     tables = {"groups": found_groups} | tables
-    read = [rows.sentence(), *(model.sentence(names) for model in everyone)]
-    if getattr(loader, "drop_last", False):
-        read.append("The loader leaves out its last, incomplete batch (drop_last=True).")
+    read = _in_words(loader, rows, everyone, names)
     for sentence in read if options.get("say") else ():
         options["say"](sentence)
     found = audit(labels, **answers, **options | tables, classes=names)
@@ -130,6 +128,17 @@ def _ask(models, loader, rows, names, progress):
         raise AuditError(
             "loader: yields no example; a generator that was read before has nothing left."
         )
+
+
+def _in_words(loader, rows, models, names):
+    """Sentences on what was read; names: of the classes."""
+    alike = {}
+    for model in models:
+        alike.setdefault(model.sentence(names), []).append(model.name)
+    read = [rows.sentence(), *(f"{', '.join(of)}: {said}" for said, of in alike.items())]
+    if getattr(loader, "drop_last", False):
+        read.append("The loader leaves out its last, incomplete batch (drop_last=True).")
+    return read
 
 
 def _check_width(model, first, names):

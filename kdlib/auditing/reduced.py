@@ -123,14 +123,14 @@ class Reduced:
         return Source(self.name, columns, None, digest.hexdigest())
 
     def sentence(self, names):
-        """What the model is and how its scores were taken; names: of the classes."""
+        """What the model is and how its scores were taken, without its name; names: of classes."""
         what = "a function of no module that could be found, called as it is"
         if self.modules:
             what = f"{type(self.modules[0]).__name__} on {self.device or 'cpu'}"
         if self.single:
             of = "logit" if self.found_kind == "logits" else "probability"
-            return f"{self.name}: {what}; its one score is the {of} of {names[1]!r}."
-        return f"{self.name}: {what}; {self.found_kind} of {self.classes} classes."
+            return f"{what}; its one score is the {of} of {names[1]!r}."
+        return f"{what}; {self.found_kind} of {self.classes} classes."
 
 
 def reduced(scores, y, kind):
