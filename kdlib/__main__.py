@@ -112,24 +112,30 @@ def report(args):
 def audit(args):
     """Say whom a distillation hurt, from predictions of your own.
 
-    Exit code 1 if a --fail-if condition is met.
+    Exit code 1 if a condition of --fail-if or --gate is met, 3 if none is but one is unknown.
     """
-    from kdlib.auditing import gate, given, page
+    from kdlib.auditing import ci, given, page
+    from kdlib.auditing.verdicts import NOT_MET, judge
 
-    for text in args.fail_if:
-        gate.condition(text)  # a typing error is said before anything is read
+    start = time.monotonic()
+    # a typing error is said before anything is read
+    conditions, before = ci.asked(args.fail_if, args.gate, args.against, args.junit)
+    places = ci.places(vars(args))
     found = given.asked(vars(args), args.out, print)
-    written = page.save(found, args.out, args.fail_if)
+    judged = judge(found, conditions, before)
+    written = page.save(found, args.out, judged)
     html, facts, table = (page.printable(file, None) for file in written)
-    print("\n".join([*page.headline(found), f"{html}, {Path(facts).name}, {Path(table).name}"]))
-    failed = 0
-    for text in args.fail_if:
-        held, value = gate.met(found, text)
-        if held:
-            said = f"condition met: {page.printable(text, None)}; the value is {value:.3g}"
-            print(f"kdlib: {said}", file=sys.stderr)
-            failed = 1
-    return failed
+    if args.summary:
+        ci.write(places["summary"], "summary", ci.summary(found, judged, html))
+    if args.junit:
+        ci.write(places["junit"], "junit", ci.junit(judged, time.monotonic() - start))
+    said = [*page.headline(found), *judged.cautions]
+    print("\n".join([*said, f"{html}, {Path(facts).name}, {Path(table).name}"]))
+    for verdict in judged.verdicts:
+        said = f"condition {verdict.state}: {page.printable(verdict.condition, None)}"
+        where = sys.stdout if verdict.state == NOT_MET else sys.stderr
+        print(f"kdlib: {said}; {page.printable(verdict.said(), None)}", file=where)
+    return judged.code
 
 
 def status(args):
@@ -267,12 +273,18 @@ def _audit_options(add):
     worst = "groups in the worst-k metrics; default: a tenth"
     add("--worst", type=_count, metavar="K", help=worst)
     add("--title", help="of the page")
-    conditions = "'groups_harmed > 0' or 'average_gain.high < 0'"
+    conditions = "'groups_harmed > 0', 'gain[group=truck].high < 0', 'any gain < -5'; see README"
     add("--fail-if", **AGAIN, metavar="CONDITION", help=conditions)
+    add("--gate", **FILE, help="such conditions, one a line; # begins a comment line")
+    against = "JSON of an earlier audit, for conditions as 'change(average_gain) < -1'"
+    add("--against", **FILE, help=against)
     add("--study", metavar="STUDY", help="audit runs on record instead of files")
     add("--pair", metavar="TEACHER/STUDENT", help="of --study; default: its first")
     add("--method", help="of --study; default: kd")
     add("--seeds", **COUNT, help="of --study; default: all that are complete")
+    summary = "write Markdown for a pull request; $GITHUB_STEP_SUMMARY is added to"
+    add("--summary", metavar="FILE.md", help=summary)
+    add("--junit", metavar="FILE.xml", help="write the conditions as test cases")
     out = "default: audit.html; .json and .csv are written beside it"
     add("--out", default="audit.html", metavar="FILE.html", help=out)
     models = "audit networks on a folder of images, which has a folder for each class; models are "
@@ -280,8 +292,8 @@ def _audit_options(add):
     add("--image-folder", type=Path, metavar="DIR", help=models)
     size = "of --image-folder: the shorter side becomes N, the middle is kept; default: 256 and "
     add("--image-size", **COUNT, help=size + "224, of timm: what it says of the network")
-    for name in ("mean", "std"):
-        colours = f"of --image-folder: {name} of the colours; default: ImageNet's, or timm's"
+    for name, what in (("mean", "mean"), ("std", "deviation")):
+        colours = f"of --image-folder: {what} of the colours; default: ImageNet's, or timm's"
         add(f"--{name}", nargs=3, type=float, metavar=("R", "G", "B"), help=colours)
     add("--batch", **COUNT, help="of --image-folder: images at a time; default: 64")
 
@@ -289,8 +301,8 @@ def _audit_options(add):
 def main(argv=None):
     """Run one command and return its exit code.
 
-    0, 1 (see the commands), 2 (error, one sentence), 130 (interrupted) or 141 (the reader of the
-    output has gone).
+    0, 1 and 3 (see the commands), 2 (error, one sentence), 130 (interrupted) or 141 (the reader of
+    the output has gone).
     """
     args = argparse.Namespace(configs=())
     code = 2

@@ -11,23 +11,27 @@ from torch.utils.data import BatchSampler, DataLoader, IterableDataset, Sequenti
 
 from kdlib.auditing.read import Source
 from kdlib.auditing.rows import rows_of
-from kdlib.auditing.sentences import AuditError, listed
+from kdlib.auditing.sentences import AuditError, listed, reason
 
 LABEL_NAMES = ("labels", "label", "y", "target", "targets")
 MORE_NAMES = ("group", "groups", "id", "ids")
 
 
-def array_of(values):
+def array_of(values, name):
     """The array of a tensor, of any device and precision, or of whatever numpy can convert.
 
     A list of texts becomes an array of objects; half precision, which numpy lacks in part, single.
+    name: what it is called in the AuditError for what is no array.
     """
-    if isinstance(values, torch.Tensor):
-        values = values.detach().cpu()
-        if values.is_floating_point() and values.itemsize < 4:
-            values = values.float()
-        return values.numpy()
-    values = np.asarray(values)
+    try:
+        if isinstance(values, torch.Tensor):
+            values = values.detach().cpu()
+            if values.is_floating_point() and values.itemsize < 4:
+                values = values.float()
+            return values.numpy()
+        values = np.asarray(values)
+    except (ValueError, TypeError, RuntimeError) as error:  # lists of many lengths, sparse tensors
+        raise AuditError(f"{name}: a batch holds what is no array ({reason(error)}).") from None
     return values.astype(object) if values.dtype.kind in "US" else values
 
 
@@ -82,7 +86,7 @@ def _in_words(batch):
 
 def labels_of(values, start):
     """(B,) int64 of the labels of a batch: whole numbers (B,) or (B, 1), or one-hot rows (B, C)."""
-    y = array_of(values)
+    y = array_of(values, "labels")
     if y.ndim == 0:
         raise AuditError("loader: yields single examples; an audit needs batches of them.")
     if y.dtype.kind not in "iufb" or y.ndim > 2:
@@ -149,7 +153,7 @@ class Rows:
         for name, values in columns.items():
             if values is None:
                 continue
-            column = array_of(values)
+            column = array_of(values, "groups")
             if self.group_of is None and column.ndim > 1:
                 if self.known:
                     continue

@@ -1,14 +1,23 @@
-"""What an audit says of itself: its metrics by name, conditions on them, and the whole as JSON."""
+"""The gate: what an audit measures, by name, and conditions on it.
 
+    groups_harmed > 0              a metric
+    average_gain.high < 0          an end of its 95 % interval
+    gain[group=truck] < -2         a column of the groups' table, of one group
+    any gain < -5                  the same of any group
+    change(average_gain) < -1      now minus the earlier audit (--against)
+
+A group's name stands as it is, or in double quotes as JSON writes text: so it must where it holds
+"]", begins with a quote, or begins or ends with a blank.
+"""
+
+import json
 import operator
 import re
+from dataclasses import dataclass
 
 import numpy as np
-import pandas as pd
 
-from kdlib import __version__
 from kdlib.config import KdlibError, did_you_mean
-from kdlib.evidence.stats import Interval
 
 ROLES = ("teacher", "student", "baseline")
 CHOSEN = "chosen on the other half of the examples"
@@ -23,6 +32,8 @@ METRICS = {  # name: what it is; gains over the reference, in points
     "worst_k_gain": f"gain of the k groups that gain least, {CHOSEN}",
     "groups_harmed": "groups harmed at a false discovery rate of 5 %",
     "groups_helped": "groups helped at a false discovery rate of 5 %",
+    "groups_worse": "without a baseline: groups worse than the teacher, at the same rate",
+    "groups_better": "without a baseline: groups better than the teacher, at the same rate",
     "student_accuracy": "accuracy of the student, every example alike",
     "student_average": "accuracy of the student, every group alike",
     "student_worst_k": f"accuracy in the student's k worst groups, {CHOSEN}",
@@ -47,93 +58,135 @@ METRICS = {  # name: what it is; gains over the reference, in points
     },
     **{f"{role}_log_loss": f"log-loss of the {role}, nats" for role in ROLES},
 }
+NO_INTERVAL = ("groups_", "_calibration_error", "_log_loss")  # in the names of such metrics
+COLUMNS = {  # of the groups' table: what can be asked of a group
+    "gain": "gain, points",
+    **{role: f"accuracy of the {role}, per cent" for role in ROLES},
+    "teacher_margin": "the teacher's margin",
+    "ada_alpha": "alpha that AdaAlpha would use",
+    "q": "of the gain: whether it differs from 0, corrected for the number of groups",
+    "detectable": "smallest gain that would be found, points",
+    "n": "examples",
+    "n_train": "training examples",
+    **{f"{role}_log_loss": f"log-loss of the {role}, nats" for role in ROLES},
+    **{f"{role}_overconfidence": f"confidence of the {role} minus accuracy" for role in ROLES},
+}
+ENDS = {  # columns that hold the interval of one
+    "gain": {"low": "low", "high": "high"},
+    "teacher_margin": {"low": "margin_low", "high": "margin_high"},
+}
 COMPARISONS = {"<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge}
-CONDITION = re.compile(r"\s*(\w+)(?:\.(low|high))?\s*(<=|>=|<|>)\s*([-−+]?[0-9]+(?:\.[0-9]+)?)\s*")
+CONDITION = re.compile(
+    r"""\s*
+    (?P<any>any\s+)?
+    (?P<change>change\s*\(\s*)?
+    (?P<name>\w+)
+    (?:\[\s*group\s*=\s*(?P<group>"(?:[^"\\]|\\.)*"\s*|[^]"\s][^]]*)\])?
+    (?:\.(?P<bound>low|high))?
+    (?(change)\s*\))
+    \s*(?P<comparison><=|>=|<|>)\s*
+    (?P<number>[-−+]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][-−+]?[0-9]+)?)
+    \s*""",
+    re.VERBOSE | re.DOTALL,
+)
 
 
-def condition(text):
-    """(metric, bound, comparison, number) of text such as "groups_harmed > 0".
+# ---------------------------------------------------------------- conditions
 
-    A bound of an interval follows a dot, as in "average_gain.high < 0"; without one it is
-    "estimate". KdlibError for anything else.
-    """
+
+@dataclass(frozen=True)
+class Condition:
+    """One condition, as it was read."""
+
+    text: str
+    name: str  # a metric, or of groups a column of their table
+    bound: str  # estimate, or an end of its interval: low, high
+    group: str | None  # its name, where the condition is on one group
+    any: bool  # on any group
+    change: bool  # on the difference from an earlier audit
+    comparison: str
+    number: float
+
+    @property
+    def of_groups(self):
+        return self.any or self.group is not None
+
+    @property
+    def column(self):
+        """Of the groups' table."""
+        return self.name if self.bound == "estimate" else ENDS[self.name][self.bound]
+
+    def holds(self, value):
+        return bool(COMPARISONS[self.comparison](value, self.number))
+
+
+def condition(text, where="--fail-if"):
+    """The Condition that a text says; KdlibError, which begins with `where`, for anything else."""
+
+    def refused(why):
+        return KdlibError(f"{where} {text!r}: {why}")
+
     match = CONDITION.fullmatch(text)
-    number = float(match[4].replace("−", "-")) if match else np.nan
+    number = float(match["number"].replace("−", "-")) if match else np.nan
     if not np.isfinite(number):
-        raise KdlibError(
-            f"--fail-if {text!r}: must be a metric, <, <=, > or >=, and a number, "
-            "as in 'groups_harmed > 0'."
+        raise refused(
+            "must be a metric, <, <=, > or >=, and a number, as in 'groups_harmed > 0'; "
+            "of groups as in 'gain[group=truck] < -2' or 'any gain < -5'; against an earlier audit "
+            "as in 'change(average_gain) < -1'. The name of a group with ] or \" in it stands in "
+            "double quotes."
         )
-    name, bound, comparison, _ = match.groups("estimate")
-    if name not in METRICS:
-        raise KdlibError(f"--fail-if {text!r}: {did_you_mean(name, METRICS)}")
-    return name, bound, comparison, number
-
-
-def met(audited, text):
-    """(whether a condition holds, the value it was asked of).
-
-    KdlibError where this audit has no such value.
-    """
-    name, bound, comparison, number = condition(text)
-    value = audited.metrics.get(name)
-    if isinstance(value, Interval):
-        value = getattr(value, bound)
-    elif bound != "estimate" and value is not None:
-        raise KdlibError(f"--fail-if {text!r}: {name} has no interval.")
-    if value is None or not np.isfinite(value):
-        raise KdlibError(
-            f"--fail-if {text!r}: {name} is not known for these inputs; the page says why."
-        )
-    return bool(COMPARISONS[comparison](value, number)), float(value)
-
-
-def facts(audited, conditions=()):
-    """The Audit as a dictionary for JSON, as audit.schema.json describes it."""
-    a = audited
-    return _plain(
-        {
-            "schema": 1,
-            "kdlib": __version__,
-            "title": a.title,
-            "read": a.read,
-            "warnings": a.warnings,
-            "examples": a.n,
-            "classes": len(a.class_names),
-            "seeds": a.seeds,
-            "reference": a.reference,
-            "intervals_cover": a.covers,
-            "groups_overlap": not a.disjoint,
-            "buckets_by": a.bucketed_by,
-            "worst_k": a.worst,
-            "inputs": [
-                {"role": role, "name": name, "sha256": sha or None} for role, name, sha in a.inputs
-            ],
-            "metrics": a.metrics,
-            "groups": a.groups,
-            "buckets": a.buckets,
-            "transfer": a.transfer,
-            "calibration": a.calibration,
-            "limits": a.limits,
-            "fail_if": [
-                {"condition": text, "met": held, "value": value}
-                for text, (held, value) in conditions
-            ],
-        }
+    group = match["group"] and match["group"].strip()
+    if group and group.startswith('"'):
+        try:
+            group = json.loads(group, strict=False)
+        except ValueError:
+            why = "the name in double quotes is not written as JSON writes text."
+            raise refused(why) from None
+    name, bound = match["name"], match["bound"] or "estimate"
+    asked = Condition(
+        text=text,
+        name=name,
+        bound=bound,
+        group=group,
+        any=match["any"] is not None,
+        change=match["change"] is not None,
+        comparison=match["comparison"],
+        number=number,
     )
+    if wrong := _wrong(asked):
+        raise refused(wrong)
+    return asked
 
 
-def _plain(value):
-    """A value of an Audit as JSON has it: tables as lists of rows, null for what is not known."""
-    if isinstance(value, pd.DataFrame):
-        value = value.to_dict("records")
-    if isinstance(value, Interval):
-        names = ("estimate", "low", "high", "detectable", "per_seed")
-        value = {name: getattr(value, name) for name in names}
-    if isinstance(value, dict):
-        return {name: _plain(part) for name, part in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(part) for part in value]
-    if isinstance(value, np.generic):
-        value = value.item()
-    return None if pd.isna(value) or value in (np.inf, -np.inf) else value
+def written(group):
+    """The name of a group as a condition writes it."""
+    plain = group and group == group.strip() and "]" not in group and not group.startswith('"')
+    return group if plain and group.isprintable() else json.dumps(group)
+
+
+def _wrong(c):
+    """Why a Condition cannot be asked of any audit; "" if it can."""
+    known = COLUMNS if c.of_groups else METRICS
+    if c.any and c.group is not None:
+        return "asks of any group and of one; leave out one of them."
+    if c.name in COLUMNS and c.name not in known:
+        return f"{c.name} is of a group; write {c.name}[group=NAME], or any {c.name}."
+    if c.name not in known:
+        return did_you_mean(c.name, known)
+    if c.change and c.bound != "estimate":
+        return "the interval of a change is not known; change(...) takes no .low and no .high."
+    has_interval = not any(part in c.name for part in NO_INTERVAL)
+    if c.of_groups:
+        has_interval = c.name in ENDS
+    if c.bound != "estimate" and not has_interval:
+        return f"{c.name} has no interval."
+    return ""
+
+
+def check(texts, against, where="--fail-if"):
+    """KdlibError for a text that is no condition, or asks of an earlier audit without one."""
+    for text in texts:
+        if condition(text, where).change and against is None:
+            raise KdlibError(
+                f"{where} {text!r}: needs the JSON file of an earlier audit, --against FILE."
+            )

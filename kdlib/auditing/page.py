@@ -14,6 +14,7 @@ import pandas as pd
 from markupsafe import Markup
 
 from kdlib import __version__
+from kdlib.auditing.facts import facts
 from kdlib.auditing.figures import (
     ROWS,
     by_bucket,
@@ -22,9 +23,10 @@ from kdlib.auditing.figures import (
     gain_in_words,
     on_one_line,
 )
-from kdlib.auditing.gate import METRICS, ROLES, facts, met
+from kdlib.auditing.gate import METRICS, ROLES
 from kdlib.auditing.read import file_and_columns
 from kdlib.auditing.sentences import AuditError, printable
+from kdlib.auditing.verdicts import Judgement, judge
 from kdlib.config import KdlibError
 from kdlib.evidence.stats import Interval
 from kdlib.evidence.words import number, told
@@ -144,17 +146,17 @@ def appendix(a, name="audit"):
 # ---------------------------------------------------------------- the page
 
 
-def page(a, conditions=(), name="audit"):
+def page(a, judged=None, name="audit"):
     """The Audit as one HTML page.
 
-    conditions: pairs (text, (whether met, value)). name: of the files beside the page.
+    judged: the Judgement of its conditions. name: of the files beside the page.
     """
     copies = {role: a.metrics[f"{role}_copies"] for role in ROLES if f"{role}_copies" in a.metrics}
     inputs = [(role, printable(title, 120), sha[:16] or "–") for role, title, sha in a.inputs]
     rendered = TEMPLATES.get_template("audit.html.j2").render(
         a=a,
         headline=headline(a),
-        conditions=[(text, held, f"{value:.3g}") for text, (held, value) in conditions],
+        judged=judged or Judgement(),
         models=models(a),
         gains=gain_by_group(a.groups, a.reference),
         by_bucket=by_bucket(a),
@@ -165,6 +167,7 @@ def page(a, conditions=(), name="audit"):
         inputs=pd.DataFrame(inputs, columns=["input", "from", "sha256"]),
         table=Table,
         show=lambda part: Markup(part._repr_html_()),
+        printable=printable,
         name=printable(name),
         version=__version__,
         now=datetime.now(UTC),
@@ -193,14 +196,13 @@ def places(path, inputs=()):
 def save(a, path, conditions=()):
     """Write the page to path (.html), beside it .json and .csv; returns the three paths.
 
-    conditions: texts, as gate.condition reads them. KdlibError if writing fails, or a condition is
-    on a value that this audit does not have.
+    conditions: a Judgement, or texts as gate.condition reads them. KdlibError if writing fails.
     """
     out = places(path, [name for _, name, sha256 in a.inputs if sha256])
-    conditions = [(text, met(a, text)) for text in conditions]
+    judged = conditions if isinstance(conditions, Judgement) else judge(a, conditions)
     files = {
-        ".html": page(a, conditions, out[".html"].stem),
-        ".json": json.dumps(facts(a, conditions), indent=1) + "\n",
+        ".html": page(a, judged, out[".html"].stem),
+        ".json": json.dumps(facts(a, judged), indent=1) + "\n",
         ".csv": csv_text(notable(a.groups)),
     }
     for suffix, text in files.items():

@@ -55,7 +55,7 @@ class Reduced:
         if picked is None:
             what = f"{type(said).__name__} in which the scores cannot be told from the rest"
             raise AuditError(f"{self.name}: returns a {what}; {PICK}.")
-        scores = array_of(picked)
+        scores = array_of(picked, self.name)
         if scores.ndim == 1:
             scores = scores[:, None]
         if scores.dtype.kind != "f" or scores.ndim != 2 or len(scores) != n or not scores.size:

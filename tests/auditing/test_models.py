@@ -554,6 +554,7 @@ BATCHES = {
     "infinity": (batches(X, at(40, np.inf, float)), "labels: example 40 has inf, not a whole"),
     "too large": (batches(X, at(70, C)), "labels: example 70 has 3, not from 0 to 2."),
     "too small": (batches(X, at(70, -100)), "labels: example 70 has -100, not from 0 to 2."),
+    "ragged labels": ([(X, [[1], [1, 2]])], "labels: a batch holds what is no array ("),
     "maps": ([(X, torch.zeros(N, 4, 4))], "labels: must be whole numbers, one for each example"),
     "too few labels": ([(X, torch.as_tensor(Y[:9]))], "(90, 3) for 9 examples"),
 }
@@ -572,6 +573,8 @@ MODELS = {
     ),
     "classes": (lambda x: x.argmax(dim=1), "student: returns int64 of shape (32,) for 32 examples"),
     "one row": (lambda x: x[0, :C], "student: returns float32 of shape (3,) for 32 examples"),
+    "sparse": (lambda x: x[:, :C].to_sparse(), "student: a batch holds what is no array ("),
+    "ragged": (lambda x: SimpleNamespace(logits=[[1.0], [1.0, 2.0]]), "no array ("),
     "no class": (lambda x: x[:, :0], "student: returns float32 of shape (32, 0)"),
     "two matrices": (
         lambda x: (x, x[:, :C]),

@@ -20,7 +20,8 @@ from scipy.special import log_softmax
 import kdlib
 from kdlib.auditing import classes, columns, rows
 from kdlib.auditing import scores as audit_scores
-from kdlib.auditing.page import facts, page
+from kdlib.auditing.facts import facts
+from kdlib.auditing.page import page
 from kdlib.auditing.read import source
 from kdlib.auditing.sentences import AuditError, printable
 from kdlib.config import KdlibError

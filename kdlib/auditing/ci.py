@@ -1,0 +1,218 @@
+"""What continuous integration gives an audit and takes from it.
+
+A file of conditions goes in; Markdown for a pull request and JUnit's XML come out.
+"""
+
+import os
+import re
+import xml.etree.ElementTree as ET
+from datetime import UTC, datetime
+from pathlib import Path
+
+from kdlib.auditing import page
+from kdlib.auditing.facts import earlier
+from kdlib.auditing.gate import check
+from kdlib.auditing.read import file_and_columns
+from kdlib.auditing.sentences import AuditError, encodable, printable, reason
+from kdlib.auditing.verdicts import MET, NOT_MET, UNKNOWN, shown
+from kdlib.config import KdlibError
+from kdlib.evidence.words import brief
+from kdlib.study.files import whole_file
+
+LISTED = 10  # groups in the summary
+QUESTION = "Whom did this distillation hurt?"
+SUITE = "kdlib audit"
+
+
+# ---------------------------------------------------------------- what is asked
+
+
+def asked(fail_if, gate=None, against=None, junit=None):
+    """([text of each condition], the Earlier or None), checked before anything else is read.
+
+    fail_if: texts. gate: a file with one condition a line; lines that are blank or begin with # do
+    not count. against: the JSON file of an earlier audit. KdlibError for what cannot be asked.
+    """
+    before = None if against is None else earlier(against)
+    check(fail_if, before)
+    texts = list(fail_if)
+    if gate is not None:
+        name = encodable(str(gate))
+        lines = _lines(gate, name)
+        for number, text in lines.items():
+            check([text], before, printable(f"{name}, line {number}:", None))
+        texts += lines.values()
+    if junit is not None and not texts:
+        raise AuditError("--junit: there is no condition to report on; give --fail-if or --gate.")
+    return texts, before
+
+
+def _lines(file, name):
+    """{number of the line: condition} of a file."""
+    try:
+        text = Path(file).read_text(encoding="utf-8-sig")
+    except (OSError, ValueError) as error:
+        raise AuditError(f"--gate {name}: cannot be read ({reason(error)}).") from None
+    lines = {number: line.strip() for number, line in enumerate(text.split("\n"), 1)}
+    lines = {n: line for n, line in lines.items() if line and not line.startswith("#")}
+    if not lines:
+        raise AuditError(f"--gate {name}: holds no condition.")
+    return lines
+
+
+def places(options):
+    """{option: real path} of --summary and --junit, where they are given.
+
+    AuditError if one would overwrite what the audit reads or writes, or --out what it reads.
+    """
+    read = []
+    for value in options.values():
+        several = value if isinstance(value, list) else [value]
+        read += [one for one in several if isinstance(one, Path)]
+    read = [os.path.realpath(file_and_columns(file)[0]) for file in read]
+    taken = dict.fromkeys(read, "this audit reads")
+    for file in page.places(options["out"], read).values():
+        taken[os.path.realpath(file)] = "--out writes"
+    found = {}
+    for option in ("summary", "junit"):
+        if not (given := options[option]):
+            continue
+        if "\0" in given or given == "-":
+            raise AuditError(f"--{option} {given}: must be the name of a file.")
+        place = os.path.realpath(given)
+        if place in taken:
+            raise AuditError(f"--{option} {given}: would write over what {taken[place]}.")
+        if os.path.exists(place) and not os.path.isfile(place):
+            raise AuditError(f"--{option} {given}: is there and no ordinary file.")
+        taken[place] = f"--{option} writes"
+        found[option] = place
+    return found
+
+
+def write(place, option, text):
+    """Write text to a file whole; one that $GITHUB_STEP_SUMMARY names, added to it."""
+    step = os.environ.get("GITHUB_STEP_SUMMARY")
+    try:
+        if step and place == os.path.realpath(step):
+            with open(place, "a", encoding="utf-8", errors="backslashreplace") as file:
+                file.write(text)
+            return
+        with whole_file(Path(place)) as temporary:
+            temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
+    except (OSError, KdlibError) as error:
+        why = reason(error.__cause__ or error)
+        raise AuditError(f"--{option} {place}: cannot be written ({why}).") from None
+
+
+# ---------------------------------------------------------------- Markdown
+
+
+def code(text, longest=80):
+    """Text as code in Markdown: in there nothing is a tag, a mention or a link."""
+    text = printable(text, longest)
+    longest_run = max(map(len, re.findall("`+", text)), default=0)
+    if text.startswith(("`", " ")) or text.endswith(("`", " ")):
+        text = f" {text} "
+    fence = "`" * (longest_run + 1)
+    return f"{fence}{text}{fence}"
+
+
+def prose(text):
+    """A sentence as text in Markdown: names from data in it stay text."""
+    text = printable(text.replace("\N{NO-BREAK SPACE}", " "), None)
+    text = re.sub(r"[\\`*_\[\]~$#]", r"\\\g<0>", text)
+    text = text.replace("&", "&amp;").replace("<", "&lt;")
+    # what would begin a list or a line under a heading
+    text = re.sub(r"^(\d*)([-+=>.)])", r"\1\\\2", text)
+    # a space without width keeps GitHub from making mentions, issues and links of names
+    return re.sub(r"(?i)(@|#|:(?=//)|www(?=\.))", r"\1&#8203;", text)
+
+
+def cell(text, longest=80):
+    """Text as code in a table; where it holds the mark that ends a cell, as text."""
+    return code(text, longest) if "|" not in text else prose(printable(text, longest))
+
+
+def table(header, rows):
+    """Lines of a table of cells that are Markdown."""
+    lines = [header, ["---"] * len(header), *rows]
+    # renderers disagree on an escaped mark, but not on its number
+    escaped = [[part.replace("|", "&#124;") for part in cells] for cells in lines]
+    return [f"| {' | '.join(cells)} |" for cells in escaped]
+
+
+def summary(a, judged, html):
+    """The Audit and its Judgement as Markdown for a pull request. html: name of the page."""
+    answer, *more = page.headline(a)
+    out = [f"## {prose(a.title) or QUESTION}", "", f"**{prose(answer)}** {prose(' '.join(more))}"]
+    out += [f"\n**Warning:** {prose(sentence)}" for sentence in a.warnings]
+    if judged.verdicts:
+        out += ["", f"### {judged.said().removesuffix('.')}", "", *_conditions(judged), ""]
+        notes = [v.note for v in judged.verdicts if v.note and v.state != UNKNOWN]
+        out += [f"- {prose(note)}" for note in dict.fromkeys(notes)]
+    out += [f"- {prose(caution)}" for caution in judged.cautions]
+    out += _changed(a, "harmed", f"Groups harmed, gain over the {a.reference}")
+    out += _changed(a, "worse", "Groups worse than the teacher")
+    out += ["", "### What was read", ""]
+    inputs = [f"{role} {code(name)}" for role, name, _ in a.inputs[:LISTED]]
+    if len(a.inputs) > LISTED:
+        inputs.append(f"{len(a.inputs) - LISTED} more")
+    runs = "1 training run" if a.seeds == 1 else f"{a.seeds} training runs"
+    read = a.read or (f"{a.n:,} examples, {len(a.class_names):,} classes, {runs}.",)
+    out += [f"- {prose(sentence)}" for sentence in read]
+    out += [f"- {', '.join(inputs)}", "", f"The page with all of it: {code(html, None)}."]
+    return "\n".join(out) + "\n\n"
+
+
+def _conditions(judged):
+    rows = []
+    for v in judged.verdicts:
+        state = v.state if v.state == NOT_MET else f"**{v.state}**"
+        value = "–" if v.value is None else shown(v.value)
+        rows.append([cell(v.condition, 200), state, value, prose(v.why)])
+    return table(["condition", "state", "value", "why"], rows)
+
+
+def _changed(a, finding, title):
+    """The groups with a finding, those that lose most first; [] where there is none."""
+    found = a.groups[a.groups.finding == finding].sort_values(["gain", "group"], kind="stable")
+    if not len(found):
+        return []
+    rows = [
+        [cell(r.group), f"{r.n:,}", brief(r), f"{r.q:.3f}"]
+        for r in found.assign(estimate=found.gain).head(LISTED).itertuples()
+    ]
+    title += f" (first {LISTED} of {len(found):,})" if len(found) > LISTED else ""
+    header = ["group", "examples", "points (95 % interval)", "q"]
+    return ["", f"### {title}", "", *table(header, rows)]
+
+
+# ---------------------------------------------------------------- JUnit
+
+
+def junit(judged, seconds):
+    """The Judgement as JUnit's XML: a test case for each condition.
+
+    A condition that is met is a failure; one that is unknown an error, since it was not tested and
+    the exit code is not 0 either. seconds: that the audit took.
+    """
+    met, unknown = judged.count(MET), judged.count(UNKNOWN)
+    numbers = {
+        "name": SUITE,
+        "tests": str(len(judged.verdicts)),
+        "failures": str(met),
+        "errors": str(unknown),
+        "time": f"{seconds:.3f}",
+    }
+    root = ET.Element("testsuites", numbers)
+    now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S")
+    suite = ET.SubElement(root, "testsuite", numbers | {"skipped": "0", "timestamp": now})
+    for v in judged.verdicts:
+        name = printable(v.condition, None)
+        case = ET.SubElement(suite, "testcase", name=name, classname="kdlib.audit", time="0.000")
+        if v.state != NOT_MET:
+            kind = "failure" if v.state == MET else "error"
+            said = printable(f"{v.state}: {v.said()}", None)
+            ET.SubElement(case, kind, message=said, type=v.state).text = printable(v.note, None)
+    ET.indent(root)
+    return '<?xml version="1.0" encoding="UTF-8"?>\n' + ET.tostring(root, encoding="unicode") + "\n"

@@ -1,0 +1,146 @@
+"""An Audit as JSON, as audit.schema.json describes it, and an earlier one read again."""
+
+import dataclasses
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from kdlib import __version__
+from kdlib.auditing.sentences import AuditError, encodable, quoted, reason
+from kdlib.evidence.stats import Interval
+
+SCHEMA = 1  # version of the format
+NEEDED = {  # fields of an earlier audit that are used, and their types
+    "examples": int,
+    "classes": int,
+    "reference": str,
+    "inputs": list,
+    "metrics": dict,
+    "groups": list,
+}
+
+
+def facts(audited, judged=None):
+    """The Audit as a dictionary for JSON, with the verdicts.Judgement of its conditions."""
+    a = audited
+    against = None
+    if judged and judged.against:
+        names = {"name": judged.against.name, "sha256": judged.against.sha256}
+        against = names | {"cautions": judged.cautions}
+    return _plain(
+        {
+            "schema": SCHEMA,
+            "kdlib": __version__,
+            "title": a.title,
+            "read": a.read,
+            "warnings": a.warnings,
+            "examples": a.n,
+            "classes": len(a.class_names),
+            "seeds": a.seeds,
+            "reference": a.reference,
+            "intervals_cover": a.covers,
+            "groups_overlap": not a.disjoint,
+            "buckets_by": a.bucketed_by,
+            "worst_k": a.worst,
+            "inputs": [
+                {"role": role, "name": name, "sha256": sha or None} for role, name, sha in a.inputs
+            ],
+            "metrics": a.metrics,
+            "groups": a.groups,
+            "buckets": a.buckets,
+            "transfer": a.transfer,
+            "calibration": a.calibration,
+            "limits": a.limits,
+            "against": against,
+            "fail_if": [_verdict(verdict) for verdict in (judged.verdicts if judged else ())],
+        }
+    )
+
+
+def _verdict(verdict):
+    met = {"met": True, "not met": False}.get(verdict.state)
+    return {"condition": verdict.condition, "met": met} | dataclasses.asdict(verdict)
+
+
+def _plain(value):
+    """A value of an Audit as JSON has it: tables as lists of rows, null for what is not known."""
+    if isinstance(value, pd.DataFrame):
+        value = value.to_dict("records")
+    if isinstance(value, Interval):
+        names = ("estimate", "low", "high", "detectable", "per_seed")
+        value = {name: getattr(value, name) for name in names}
+    if isinstance(value, dict):
+        return {name: _plain(part) for name, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(part) for part in value]
+    if isinstance(value, np.generic):
+        value = value.item()
+    return None if pd.isna(value) or value in (np.inf, -np.inf) else value
+
+
+# ---------------------------------------------------------------- an earlier audit
+
+
+@dataclass(frozen=True)
+class Earlier:
+    """The JSON of an earlier audit."""
+
+    name: str
+    sha256: str
+    facts: dict
+
+
+def earlier(path):
+    """The Earlier of a file; AuditError if it is not what an audit has written."""
+    name = f"--against {encodable(str(path))}"
+    try:
+        content = Path(path).read_bytes()
+        held = json.loads(content)
+    except OSError as error:
+        raise AuditError(f"{name}: cannot be read ({reason(error)}).") from None
+    # bytes that are no text, a number of 5,000 digits, a thousand brackets
+    except (ValueError, RecursionError) as error:
+        raise AuditError(f"{name}: is no JSON ({reason(error)}).") from None
+    if not isinstance(held, dict) or "schema" not in held:
+        raise AuditError(f"{name}: is no JSON file that an audit has written.")
+    if held["schema"] != SCHEMA:
+        has = quoted(held["schema"])
+        raise AuditError(f"{name}: is of version {has} of the format; version {SCHEMA} is read.")
+    for field, kind in NEEDED.items():
+        if not isinstance(held.get(field), kind):
+            raise AuditError(f"{name}: has no {field}, as the JSON file of an audit has.")
+    for row in held["groups"]:
+        if not isinstance(row, dict) or not isinstance(row.get("group"), str):
+            raise AuditError(f"{name}: one of its groups has no name.")
+    return Earlier(encodable(str(path)), hashlib.sha256(content).hexdigest(), held)
+
+
+def differences(now, before):
+    """Sentences: how the facts of two audits show that they are not of the same examples."""
+    out = []
+    for field in ("examples", "classes"):
+        if now[field] != before[field]:
+            out.append(f"It has {before[field]:,} {field}, this one {now[field]:,}.")
+    labels, earlier_labels = _labels(now), _labels(before)
+    if labels and earlier_labels and labels != earlier_labels:
+        out.append("The two files of labels differ.")
+    over = [f"over the {found['reference']}" for found in (before, now)]
+    if over[0] != over[1]:
+        out.append(
+            f"Its gains are {over[0]}, those here {over[1]}, so changes of gains are unknown."
+        )
+    if now["worst_k"] != before.get("worst_k"):
+        out.append("Its worst-k metrics take another number of groups.")
+    return out
+
+
+def _labels(held):
+    """The hash of the labels' file, or None."""
+    for row in held["inputs"]:
+        if isinstance(row, dict) and row.get("role") == "labels":
+            return row.get("sha256")
+    return None
