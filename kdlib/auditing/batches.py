@@ -124,13 +124,22 @@ def check_order(loader, tables):
             raise table.error(f"has {rows_of(table):,} rows, but the loader {n:,} examples.")
 
 
-def _check_members(column):
-    """AuditError unless what a batch holds is a matrix of groups, (B, G) of 0 and 1."""
-    if column.ndim > 2 or not np.isin(column, (0, 1)).all():
+def _column_of(values, n, start):
+    """(B,) names or numbers, or (B, G) of 0 and 1, of what is known of a batch of n examples."""
+    column = array_of(values, "groups")
+    if column.shape[:1] != (n,):
         raise AuditError(
-            f"loader: what a batch holds beside inputs and labels is {column.dtype} of shape "
-            f"{column.shape}; say which are the groups, as in groups=lambda batch: batch[2][:, 0]."
+            f"groups: {column.shape} is their shape in a batch of {n} examples from example "
+            f"{start} on; one is needed for each."
         )
+    if column.shape[1:] == (1,):
+        column = column[:, 0]
+    if column.ndim > 2 or (column.ndim == 2 and not np.isin(column, (0, 1)).all()):
+        raise AuditError(
+            f"groups: a batch has {column.dtype} of shape {column.shape}, which are no groups; say "
+            "which column is, as in groups=lambda batch: batch[2][:, 0]."
+        )
+    return column
 
 
 class Rows:
@@ -151,19 +160,15 @@ class Rows:
             more = self.group_of(batch)
         columns = more if isinstance(more, Mapping) else {"": more}
         for name, values in columns.items():
-            if values is None:
+            if values is None or (
+                self.known and getattr(values, "ndim", 1) != 1
+            ):  # which can be no ids
                 continue
-            column = array_of(values, "groups")
-            if self.group_of is None and column.ndim > 1:
-                if self.known:
-                    continue
-                _check_members(column)
-            if column.shape[:1] != y.shape:
-                raise AuditError(
-                    f"groups: {column.shape} is their shape in a batch of {len(y)} examples from "
-                    f"example {self.n} on; one is needed for each."
-                )
-            self.columns.setdefault(str(name), []).append(column)
+            column = _column_of(values, len(y), self.n)
+            parts = self.columns.setdefault(str(name), [])
+            if parts and parts[0].shape[1:] != column.shape[1:]:
+                raise AuditError(f"groups: batches differ in shape from example {self.n} on.")
+            parts.append(column)
         self.labels.append(y)
         self.n += len(y)
 

@@ -467,7 +467,7 @@ def test_a_matrix_beside_the_labels_is_of_groups_or_asks_which_column_is():
     same(ask(loader=batches(X, Y, members)), expected)
     metadata = np.column_stack([GROUP, np.arange(N)])
     said = refused(ask, loader=batches(X, Y, metadata))
-    assert "int64 of shape (32, 2); say which are the groups, as in groups=lambda batch" in said
+    assert "int64 of shape (32, 2), which are no groups; say which column is, as in" in said
     chosen = ask(loader=batches(X, Y, metadata), groups=lambda batch: batch[2][:, 0])
     same(chosen, by_hand(TEACHER, STUDENT, groups=GROUP))
     same(ask(loader=batches(X, Y, metadata), groups=GROUP), chosen)
@@ -650,6 +650,16 @@ def test_an_error_of_a_model_names_it_and_the_batch():
 def test_groups_of_another_number_are_refused():
     said = refused(ask, groups=lambda batch: [1, 2])
     assert said.startswith("groups: (2,) is their shape in a batch of 32 examples from example 0")
+
+
+def test_groups_of_another_shape_are_refused():
+    said = refused(ask, groups=lambda batch: torch.rand(len(batch[0]), 2, 2))
+    assert said.startswith("groups: a batch has float32 of shape (32, 2, 2), which are no groups")
+    flags = torch.zeros(N, 2, dtype=int)
+    held = [(X, torch.as_tensor(Y), flags), (X, torch.as_tensor(Y), flags[:, 0])]
+    assert refused(ask, loader=held) == "groups: batches differ in shape from example 90 on."
+    column = ask(loader=batches(X, Y, GROUP[:, None]))
+    same(column, by_hand(TEACHER, STUDENT, groups=GROUP))
 
 
 def test_labels_of_a_batch_are_whole_numbers():
