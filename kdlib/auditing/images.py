@@ -58,31 +58,15 @@ def audit_folder(
     for what, given in tables.items():
         if given is not None:
             tables[what] = images.in_order(source(given, what))
-    device = _device()
-    models, seen = {}, {}
-    for role, texts in (("teacher", teacher), ("student", student), ("baseline", baseline or ())):
-        models[role] = []
-        for place, text in enumerate(texts):
-            asked = named(text)
-            module = network(asked, len(images.classes), folder).to(device)
-            how = images.prepare(*preparation(asked, module, image_size, mean, std))
-            models[role].append(_seeing(module, how))
-            seen[f"{role} {place}" if len(texts) > 1 else role] = asked
-    networks = [f"{title}: {asked.text}." for title, asked in seen.items()]
+    asked = {"teacher": teacher, "student": student, "baseline": baseline or ()}
+    models, seen = _networks(images, asked, image_size, mean, std)
+    networks = [f"{title}: {one.text}." for title, one in seen.items()]
     read = (images.sentence(), *networks, *images.preparations)
     for sentence in read if options.get("say") else ():
         options["say"](sentence)
-    loader = DataLoader(
-        images,
-        batch,
-        num_workers=min(available_cores(), MOST_WORKERS) if len(images) > batch else 0,
-        collate_fn=collated,
-        pin_memory=device.type == "cuda",
-    )
+    options |= {"classes": classes or images.classes, "device": _device()} | tables
     try:
-        found = audit_models(
-            **models, loader=loader, classes=classes or images.classes, **tables, **options
-        )
+        found = audit_models(**models, loader=_loader(images, batch), **options)
     except (RuntimeError, AssertionError, ValueError) as error:  # out of memory, a wrong size, ...
         raise _in_one_sentence(folder, error) from None
     inputs = []
@@ -91,6 +75,31 @@ def audit_folder(
             name, sha256 = seen[name].text, _sha256(seen[name].file)
         inputs.append((role, str(folder) if role == "labels" else name, sha256))
     return dataclasses.replace(found, inputs=tuple(inputs), read=(*read, *found.read))
+
+
+def _networks(images, asked, size, mean, std):
+    """({role: [model of a batch of images]}, {title of each: Named}); asked: {role: texts}."""
+    models, seen = {}, {}
+    for role, texts in asked.items():
+        models[role] = []
+        for place, text in enumerate(texts):
+            one = named(text)
+            module = network(one, len(images.classes), images.folder)
+            how = images.prepare(*preparation(one, module, size, mean, std))
+            models[role].append(_seeing(module, how))
+            seen[f"{role} {place}" if len(texts) > 1 else role] = one
+    return models, seen
+
+
+def _loader(images, batch):
+    """The loader of images, `batch` at a time."""
+    return DataLoader(
+        images,
+        batch,
+        num_workers=min(available_cores(), MOST_WORKERS) if len(images) > batch else 0,
+        collate_fn=collated,
+        pin_memory=torch.cuda.is_available(),
+    )
 
 
 def _check_colours(mean, std):
