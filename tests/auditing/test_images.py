@@ -116,6 +116,18 @@ def test_every_model_sees_its_own_preparation(folder):
     assert first(seen) == module(seen[0]) and second(seen) == module(seen[1])
 
 
+@pytest.mark.parametrize("size, resized, kept", [(None, 256, 224), (64, 64, 64)])
+def test_images_are_prepared_as_torchvision_evaluates(folder, size, resized, kept):
+    image = Image.open(folder / "images" / "dog" / "dog1.png")
+    asked = networks.named("torchvision:resnet18:w.pt")
+    expected = F.to_tensor(F.center_crop(F.resize(image, resized), kept))
+    expected = (expected - MEAN[:, None, None]) / STD[:, None, None]
+    assert torch.allclose(images.preparation(asked, None, size)[0](image), expected)
+    if size is None:
+        preset = torchvision.models.ResNet18_Weights.IMAGENET1K_V1.transforms()
+        assert torch.allclose(preset(image), expected)
+
+
 def test_colours_are_as_asked(folder):
     asked = networks.named("torchvision:resnet18:w.pt")
     transform, said = images.preparation(asked, None, 8, [0, 0, 0], [1, 1, 0.5])
