@@ -27,7 +27,8 @@ from kdlib.study.done import complete_seeds
 from kdlib.study.grids import PRIMARY, STUDIES
 
 ROOT = Path(__file__).parents[1]
-PAGES = {name: (ROOT / name).read_text() for name in ("README.md", "PROTOCOL.md", "data/README.md")}
+DOCUMENTS = ("README.md", "PROTOCOL.md", "data/README.md", "docs/audit.md")
+PAGES = {name: (ROOT / name).read_text() for name in DOCUMENTS}
 README, PROTOCOL = PAGES["README.md"], PAGES["PROTOCOL.md"]
 ANSWER = re.compile(r"<!-- answer:start -->\n.*?<!-- answer:end -->\n", re.S)
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.M | re.S)

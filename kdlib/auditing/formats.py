@@ -114,6 +114,10 @@ def _json(file):
     held = json.loads(file.read().decode("utf-8-sig"))
     if isinstance(held, dict) and {"columns", "data"} <= held.keys():
         return pd.DataFrame(held["data"], held.get("index"), held["columns"])
+    if isinstance(held, list) and held and isinstance(held[0], list):
+        first = held[0][0] if held[0] else None
+        if isinstance(first, dict) and {"label", "score"} <= first.keys():  # a pipeline's
+            held = [{one["label"]: one["score"] for one in row} for row in held]
     if isinstance(held, list) and held and all(isinstance(row, dict) for row in held):
         return pd.DataFrame(held)
     if isinstance(held, dict) and any(isinstance(of, dict) for of in held.values()):

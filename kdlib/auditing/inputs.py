@@ -96,25 +96,33 @@ def _several(given):
 
 
 def controls(models):
-    """Sentences on files that are given in two roles; AuditError where a seed is given twice.
+    """Sentences on roles that were given the same files, so that nothing can differ.
 
-    A teacher may stand for several seeds.
+    AuditError where one file stands for two training runs, or some students are baselines. A
+    teacher may stand for several students, and among the baselines.
     """
-    out = []
-    seen = {}
-    for role in ("student", "baseline", "teacher"):
-        for s in models.get(role, ()):
-            other_role, other = seen.setdefault(_content(s), (role, s))
-            if other is s or (role == "teacher" == other_role):
-                continue
-            if role == other_role:
+    contents = {role: [_content(s) for s in many] for role, many in models.items()}
+    for role in ("student", "baseline"):
+        for k, own in enumerate(contents.get(role, ())):
+            first = contents[role].index(own)
+            if first < k:
                 raise AuditError(
-                    f"{s.name}: is given as {role} and holds the same as {other.name}, "
-                    f"given as {other_role}; every seed has a file of its own."
+                    f"{models[role][k].name}: is given as {role} and holds the same as "
+                    f"{models[role][first].name}; every training run has a file of its own."
                 )
+    out = []
+    for other in [other for other in ("baseline", "teacher") if other in models]:
+        shared = set(contents["student"]) & set(contents[other])
+        if shared and set(contents["student"]) == set(contents[other]):
             out.append(
-                f"The {other_role} and the {role} are the same file, {other.name}: a control, in "
-                "which nothing is gained or lost."
+                f"The student and the {other} are the same: {models['student'][0].name}. This is a "
+                "control, in which nothing is gained or lost."
+            )
+        elif shared:
+            name = next(s.name for s in models["student"] if _content(s) in shared)
+            raise AuditError(
+                f"{name}: is given as student and as {other}, beside others; every training run "
+                "has a file of its own."
             )
     return out
 

@@ -6,7 +6,7 @@ IDS = (
 )
 LABELS = (
     *("label", "labels", "y", "target", "targets", "ytrue", "true", "truelabel", "groundtruth"),
-    *("truth", "gt", "labelid", "labelids", "classlabel", "class"),
+    *("truth", "gt", "labelid", "labelids", "classlabel", "class", "actual"),
 )
 PREDICTED = (
     *("predicted", "prediction", "predictions", "pred", "preds", "ypred", "yhat", "answer"),

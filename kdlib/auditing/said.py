@@ -4,11 +4,12 @@ import numpy as np
 from scipy.optimize import linear_sum_assignment
 
 from kdlib.auditing.gate import ROLES
-from kdlib.auditing.sentences import ends
+from kdlib.auditing.sentences import ends, printable
 
 MANY = 20  # examples that nobody gets right by chance
 SIGMAS = 3  # by which a model must beat chance
 MOST_ORDERED = 1000  # classes whose order is checked
+OFTEN = 0.05  # share of examples that are predicted to be of a class that none is of
 GAINED = 10  # points that another order of the classes must add
 
 
@@ -34,7 +35,7 @@ def warnings(y, names, found, sources):
 
     sources: {role: names of its files}.
     """
-    out = []
+    out = _strangers(y, names, found)
     classes, n = len(names), len(y)
     chance = 1 / classes
     for role, many in found.items():
@@ -57,6 +58,23 @@ def warnings(y, names, found, sources):
                     f"The {called} is right in {100 * right:.1f} %, where chance gives "
                     f"{100 * chance:.3g} %: are its rows in the same order as the labels?"
                 )
+    return out
+
+
+def _strangers(y, names, found):
+    """Sentences on classes that models predict and no example has: columns that are none?"""
+    out = []
+    never = np.bincount(y, minlength=len(names)) == 0
+    for role, many in found.items():
+        share = np.mean(
+            [np.bincount(x.predicted, minlength=len(names)) for x in many], axis=0
+        ) / len(y)
+        worst = int(np.argmax(np.where(never, share, 0)))
+        if never[worst] and share[worst] > OFTEN:
+            out.append(
+                f"The {role} predicts {printable(names[worst])} in {100 * share[worst]:.0f} % of "
+                "examples, and none is of this class: is it a class?"
+            )
     return out
 
 

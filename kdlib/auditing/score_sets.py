@@ -78,7 +78,23 @@ def _all_there_is(found, names, y):
             f"column {quoted(odd[0])} holds whole numbers, {quoted(odd[1])} does not; name the "
             "columns with scores, as in FILE:cat,dog,truck, or the classes (--classes)."
         )
-    return tuple(names), tuple(names), (), ""
+    classes = tuple(names) if named or y.dtype != object else _named_inside(names, set(y))
+    return tuple(names), classes, (), ""
+
+
+def _named_inside(names, labels):
+    """The names of the classes in those of columns, such as cat in Prob(cat).
+
+    The names as they are where labels do not stand in them so.
+    """
+    longest = max(labels, key=len)
+    for name in names:
+        begin, found, end = name.partition(longest)
+        if found and all(other.startswith(begin) and other.endswith(end) for other in names):
+            inside = tuple(other[len(begin) : len(other) - len(end)] for other in names)
+            if labels <= set(inside):
+                return inside
+    return tuple(names)
 
 
 def _families(names, words):

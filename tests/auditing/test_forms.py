@@ -27,6 +27,7 @@ N, C = 240, 12
 RNG = np.random.default_rng(5)
 Y = RNG.integers(C, size=N)
 NAMES = [f"kind {k}" for k in range(C)]
+CATS12 = [f"animal {chr(97 + k)}" for k in range(C)]
 
 
 def scores(accuracy, classes=C, y=Y):
@@ -191,6 +192,11 @@ WRITTEN = {
         path, orient="split", double_precision=15
     ),
     "s.json": lambda path: table(Z["student"]).to_json(path, double_precision=15),
+    "pipeline.json": lambda path: path.write_text(
+        json.dumps(
+            [[{"label": str(k), "score": v} for k, v in enumerate(row)] for row in P["student"]]
+        )
+    ),
     "list.json": lambda path: path.write_text(json.dumps(Z["student"].tolist())),
     "s.feather": lambda path: table(Z["student"]).to_feather(path),
     "s.pt": lambda path: torch.save(torch.tensor(Z["student"]), path),
@@ -479,3 +485,29 @@ def test_sparse_matrices_of_scipy_are_read(tmp_path):
     scipy.sparse.save_npz(tmp_path / "g.npz", matrix)
     held = source(tmp_path / "g.npz", "groups").columns[""]
     assert (held != matrix).nnz == 0
+
+
+def test_a_column_that_is_no_class_is_seen_by_what_is_predicted():
+    more = each(lambda role: table(log_softmax(Z[role], axis=1), CATS12, other=Z[role][:, 0]))
+    found = audit(Y, more)
+    assert "The teacher predicts other in" in found.warnings[0]
+
+
+def test_the_order_of_numbered_classes_is_that_of_their_numbers():
+    """Not of the alphabet, in which kind 10 comes before kind 2, and labels are numbers."""
+    same(audit(Y, each(lambda role: table(Z[role]).sort_index(axis=1))))
+
+
+def test_a_column_called_like_an_id_is_one_if_its_values_differ():
+    answers = each(
+        lambda role: pd.DataFrame(
+            {"PassengerId": np.arange(N) + 892, "Survived": Z[role].argmax(1)}
+        )
+    )
+    same(audit(Y, answers))
+
+
+@pytest.mark.parametrize("written", ["Prob({})", "{}_prob", "p: {}", "{}"])
+def test_names_of_classes_may_stand_inside_those_of_columns(written):
+    models = each(lambda role: table(P[role], [written.format(name) for name in CATS12]))
+    assert list(same(audit(np.array(CATS12)[Y], models)).class_names) == CATS12
