@@ -398,7 +398,8 @@ NO_COUNT = "is no whole number from 1 on; see: python -m kdlib run --help"
 OF_AUDIT = (
     "--help, --labels, --teacher, --student, --baseline, --groups, --weights, --train-counts, "
     "--edges, --classes, --missing-groups, --kind, --worst, --title, --fail-if, --gate, --against, "
-    "--study, --pair, --method, --seeds, --summary, --junit, --out"
+    "--study, --pair, --method, --seeds, --summary, --junit, --out, --image-folder, --image-size, "
+    "--mean, --std, --batch"
 )
 
 

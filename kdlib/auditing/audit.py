@@ -120,8 +120,8 @@ def audit(
 
     KdlibError, in one sentence, for anything that cannot be used.
     """
-    kinds = _kinds(kind)
-    _check_options(edges, worst, resamples, seed, missing_groups)
+    kinds = kinds_of(kind)
+    check_options(edges, worst, resamples, seed, missing_groups)
     first = source(labels, "labels")
     models = models_of(teacher, student, baseline)
     more = {"groups": groups, "weights": weights, "training counts": train_counts}
@@ -169,7 +169,7 @@ def audit(
     )
 
 
-def _kinds(kind):
+def kinds_of(kind):
     """{role: kind of its scores}, of one kind for all or of some roles."""
     if not isinstance(kind, dict):
         kind = dict.fromkeys(ROLES, kind)
@@ -181,7 +181,7 @@ def _kinds(kind):
     return dict.fromkeys(ROLES, "auto") | kind
 
 
-def _check_options(edges, worst, resamples, seed, missing_groups):
+def check_options(edges, worst, resamples, seed, missing_groups):
     """AuditError for what the command line does not let through."""
     if missing_groups not in (None, "drop", "own"):
         raise AuditError(f"missing_groups {missing_groups!r}: must be drop or own.")
