@@ -5,10 +5,14 @@ __version__ = "0.1.0"
 
 
 def __getattr__(name):
-    """kdlib.audit(...): see kdlib.auditing.audit. On demand, so that the command line starts
-    without numpy."""
+    """kdlib.audit(...), kdlib.audit_models(...): see auditing.audit and auditing.models. On demand,
+    so that the command line starts without numpy, and an audit of files without torch."""
     if name == "audit":
         from kdlib.auditing.audit import audit
 
         return audit
+    if name == "audit_models":
+        from kdlib.auditing.models import audit_models
+
+        return audit_models
     raise AttributeError(f"module 'kdlib' has no attribute {name!r}")

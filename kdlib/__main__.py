@@ -293,6 +293,15 @@ def _audit_options(add):
     add("--junit", metavar="FILE.xml", help="write the conditions as test cases")
     out = "default: audit.html; .json and .csv are written beside it"
     add("--out", default="audit.html", metavar="FILE.html", help=out)
+    models = "audit networks on a folder of images, which has a folder for each class; models are "
+    models += "then LIBRARY:NAME:FILE, as in torchvision:resnet50:weights.pt or timm:NAME:FILE"
+    add("--image-folder", type=Path, metavar="DIR", help=models)
+    size = "of --image-folder: the shorter side becomes N, the middle is kept; default: 256 and "
+    add("--image-size", **COUNT, help=size + "224, of timm: what it says of the network")
+    for name, what in (("mean", "mean"), ("std", "deviation")):
+        colours = f"of --image-folder: {what} of the colours; default: ImageNet's, or timm's"
+        add(f"--{name}", nargs=3, type=float, metavar=("R", "G", "B"), help=colours)
+    add("--batch", **COUNT, help="of --image-folder: images at a time; default: 64")
 
 
 def main(argv=None):

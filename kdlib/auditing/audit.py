@@ -136,8 +136,8 @@ def audit(
 
     KdlibError, in one sentence, for anything that cannot be used.
     """
-    kinds = _kinds(kind)
-    _check_options(edges, worst, resamples, seed, missing_groups)
+    kinds = kinds_of(kind)
+    check_options(edges, worst, resamples, seed, missing_groups)
     first = source(labels, "labels")
     models = models_of(teacher, student, baseline)
     more = {"groups": groups, "weights": weights, "training counts": train_counts}
@@ -161,7 +161,7 @@ def audit(
     sources = {role: [s.name for s in many] for role, many in models.items()}
     read = (said.read(y, names, found, how), *notes(first, answers, by_example))
     warned = (*repeats, *said.warnings(y, names, found, sources))
-    for sentence in [*read, *warned] if say else ():
+    for sentence in [*read, *(f"Warning: {w}" for w in warned)] if say else ():
         say(sentence)
     w = weights_of(by_example.get("weights"), len(y))
     heavy = members.sums(w) > 0
@@ -206,7 +206,7 @@ def _beyond_groups(result, by_example, y, found, names, members, w, seed):
         result["limits"] = (*result["limits"], *unseen)
 
 
-def _kinds(kind):
+def kinds_of(kind):
     """{role: kind of its scores}, of one kind for all or of some roles."""
     if not isinstance(kind, dict):
         kind = dict.fromkeys(ROLES, kind)
@@ -218,7 +218,7 @@ def _kinds(kind):
     return dict.fromkeys(ROLES, "auto") | kind
 
 
-def _check_options(edges, worst, resamples, seed, missing_groups):
+def check_options(edges, worst, resamples, seed, missing_groups):
     """AuditError for what the command line does not let through."""
     if missing_groups not in (None, "drop", "own"):
         raise AuditError(f"missing_groups {missing_groups!r}: must be drop or own.")

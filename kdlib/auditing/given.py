@@ -75,6 +75,7 @@ def _images(p, folder):
     return np.concatenate([split.x for split in unseen])
 
 
+OF_FOLDER = ("image_size", "mean", "std", "batch")
 FILES = ("labels", "teacher", "student", "baseline", "groups", "weights", "train_counts", "classes")
 
 
@@ -83,6 +84,9 @@ def asked(options, out, say=None):
 
     say: see audit. KdlibError for options that do not go together, or a page `out` that would
     overwrite a file."""
+    if options["image_folder"]:
+        return _asked_of_folder(options, out, say)
+    _check_without_folder(options)
     ours = {name: options[name] for name in ("pair", "method", "seeds")}
     files = {name: options[name] for name in (*FILES, "worst", "edges", "missing_groups")}
     files |= {name: options[name] for name in ("by", "search")}
@@ -120,6 +124,40 @@ def _kinds(texts):
         said = " ".join(texts)
         raise KdlibError(f"--kind {said}: must be one kind, or ROLE=KIND, as in student=logits.")
     return {role: kind for role, _, kind in pairs}
+
+
+def _check_without_folder(options):
+    """KdlibError for options and models that only a folder of images goes with."""
+    for name in OF_FOLDER:
+        if options[name] is not None:
+            raise KdlibError(f"--{name.replace('_', '-')} goes with --image-folder only.")
+    for role in ROLES:
+        for one in options[role] or ():
+            if str(one).startswith(("torchvision:", "timm:")):
+                raise KdlibError(f"--{role} {one}: a network needs --image-folder DIR.")
+
+
+def _asked_of_folder(options, out, say):
+    """The Audit that the command line asks for, of networks on a folder of images."""
+    for name in ("labels", "images", "study", "pair", "method", "seeds"):
+        if options[name] is not None:
+            raise KdlibError(f"--{name} does not go with --image-folder, which has the labels.")
+    for name in ("teacher", "student"):
+        if options[name] is None:
+            raise KdlibError(f"an audit of --image-folder needs --{name} LIBRARY:NAME:FILE.")
+    from kdlib.auditing.images import audit_folder  # needs torch
+    from kdlib.auditing.networks import named
+
+    files = [options[name] for name in (*FILES, "search") if name not in ROLES]
+    for role in ROLES:
+        files += [named(text).file for text in options[role] or ()]
+    places(out, [file for file in files if file is not None])
+    taken = (*FILES[1:], *OF_FOLDER, "worst", "edges", "missing_groups", "title")
+    taken += ("by", "search")
+    given = {name: options[name] for name in taken if options[name] is not None}
+    if options["kind"]:
+        given["kind"] = _kinds(options["kind"])
+    return audit_folder(options["image_folder"], **given, say=say)
 
 
 # ---------------------------------------------------------------- from a notebook

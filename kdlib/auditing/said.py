@@ -19,9 +19,8 @@ def read(y, names, found, how):
     kinds = {role: sorted({x.kind for x in of}) for role, of in found.items()}
     models = []
     for role in [role for role in ROLES if role in found]:
-        share = f"{min(right[role]):.1f}"
-        if (several := len(right[role])) > 1:
-            share = f"{share} to {max(right[role]):.1f}"
+        several = len(right[role])
+        share = " to ".join(dict.fromkeys(f"{f(right[role]):.1f}" for f in (min, max)))
         networks = f"{several} {role}s" if several > 1 else role
         models.append(f"{networks} {share} % right ({' and '.join(kinds[role])})")
     return (

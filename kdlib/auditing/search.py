@@ -19,6 +19,8 @@ The table must hold what was known before the predictions: a column made of them
 S students, N examples, M conditions.
 """
 
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 
@@ -183,10 +185,12 @@ def _gains(names, inside, right, w, examples):
 
 def _how(found, conditions, compared, table, n, passed_over):
     """Sentences on what was searched and how."""
+    used = len(conditions.codes)
+    columns = "1 column" if used == 1 else f"{used} columns"
     how = [
         f"In one half of the examples ({n:,}, drawn at random within each class) {compared:,} "
-        f"subgroups of at least {least(n):,} examples were compared: conditions on the "
-        f"{len(conditions.codes)} columns used of {printable(found.name)}, and pairs of them.",
+        f"subgroups of at least {least(n):,} examples were compared: conditions on {columns} of "
+        f"{printable(Path(found.name).name)}, and pairs of them.",
         f"Those that lost most compared with everybody ({len(table)}; one that only repeats "
         "another is left out) were then tested on the other half, which had no part in the choice; "
         "gains, intervals and findings, at a false discovery rate of 5 %, are of that half.",

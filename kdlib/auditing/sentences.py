@@ -6,6 +6,8 @@ import numpy as np
 
 from kdlib.config import KdlibError
 
+JOINERS = "\u200c\u200d"
+
 
 class AuditError(KdlibError):
     """Input that an audit cannot use: one line, whatever names stand in it."""
@@ -17,9 +19,11 @@ class AuditError(KdlibError):
 def printable(name, longest=60):
     """A name as one line of text, cut where it is longer than `longest`.
 
-    What cannot be seen, such as marks that turn the direction of writing, is spelled out.
+    What cannot be seen, such as marks that turn the direction of writing, is spelled out; but not
+    what joins letters, as in Persian, or emoji.
     """
-    seen = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(name))
+    shown = [c if c.isprintable() or c in JOINERS else repr(c)[1:-1] for c in str(name)]
+    seen = "".join(shown)
     if longest is None or len(seen) <= longest:
         return seen
     return seen[: longest - 1] + "…"

@@ -1,0 +1,196 @@
+"""What the batches of a loader hold: inputs, labels, and groups or ids. Needs torch.
+
+N examples, B of them in a batch. Examples are counted from 0 in the order of the loader.
+"""
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from torch.utils.data import BatchSampler, DataLoader, IterableDataset, SequentialSampler
+
+from kdlib.auditing.read import Source
+from kdlib.auditing.rows import rows_of
+from kdlib.auditing.sentences import AuditError, listed, reason
+
+LABEL_NAMES = ("labels", "label", "y", "target", "targets")
+MORE_NAMES = ("group", "groups", "id", "ids")
+
+
+def array_of(values, name):
+    """The array of a tensor, of any device and precision, or of whatever numpy can convert.
+
+    A list of texts becomes an array of objects; half precision, which numpy lacks in part, single.
+    name: what it is called in the AuditError for what is no array.
+    """
+    try:
+        if isinstance(values, torch.Tensor):
+            values = values.detach().cpu()
+            if values.is_floating_point() and values.itemsize < 4:
+                values = values.float()
+            return values.numpy()
+        values = np.asarray(values)
+    except (ValueError, TypeError, RuntimeError) as error:  # lists of many lengths, sparse tensors
+        raise AuditError(f"{name}: a batch holds what is no array ({reason(error)}).") from None
+    return values.astype(object) if values.dtype.kind in "US" else values
+
+
+def refuse(name, wrong, values, start, why):
+    """AuditError for the first example where `wrong` (B,) is true, if any, in a batch from start.
+
+    It says what stands in values (B, ...) there and why that is not allowed.
+    """
+    if np.any(wrong):
+        row = int(np.argmax(wrong))
+        value = np.array2string(np.asarray(values[row]), precision=4, threshold=8)
+        raise AuditError(f"{name}: example {start + row} has {value}, {why}.")
+
+
+def parts_of(batch):
+    """(inputs by place, inputs by name, labels, what else is known of each example or None)."""
+    if isinstance(batch, Mapping):
+        return _parts_by_name(batch)
+    if not isinstance(batch, (list, tuple)) or len(batch) < 2:
+        raise AuditError(
+            f"loader: a batch is {_in_words(batch)} and has no labels; "
+            "it must be (inputs, labels), (inputs, labels, groups) or a dictionary."
+        )
+    return (batch[0],), {}, batch[1], batch[2] if len(batch) > 2 else None
+
+
+def _parts_by_name(batch):
+    """What parts_of returns, of a dictionary."""
+    label = next((name for name in LABEL_NAMES if name in batch), None)
+    if label is None:
+        raise AuditError(
+            f"loader: a batch holds {listed(batch)}; call its labels {' or '.join(LABEL_NAMES)}."
+        )
+    more = next((batch[name] for name in MORE_NAMES if name in batch), None)
+    inputs = {}
+    for name, values in batch.items():
+        if isinstance(values, torch.Tensor) and name not in (*LABEL_NAMES, *MORE_NAMES):
+            inputs[name] = values
+    if not inputs:
+        raise AuditError(f"loader: a batch holds {listed(batch)}; no tensor is left for the model.")
+    if len(inputs) == 1:  # whatever the model calls it
+        return tuple(inputs.values()), {}, batch[label], more
+    return (), inputs, batch[label], more
+
+
+def _in_words(batch):
+    """What a batch is, in a few words."""
+    if isinstance(batch, (list, tuple)):
+        return f"a {type(batch).__name__} of {len(batch)}"
+    return f"one {type(batch).__name__}"
+
+
+def labels_of(values, start):
+    """(B,) int64 of the labels of a batch: whole numbers (B,) or (B, 1), or one-hot rows (B, C)."""
+    y = array_of(values, "labels")
+    if y.ndim == 0:
+        raise AuditError("loader: yields single examples; an audit needs batches of them.")
+    if y.dtype.kind not in "iufb" or y.ndim > 2:
+        raise AuditError(
+            f"labels: must be whole numbers, one for each example, not {y.dtype} "
+            f"of shape {y.shape}."
+        )
+    if y.ndim == 2 and y.shape[1] != 1:
+        soft = ~(np.isin(y, (0, 1)).all(axis=1) & (y.sum(axis=1) == 1))
+        refuse("labels", soft, y, start, "which is not one class; an audit needs one for each")
+        return y.argmax(axis=1)
+    y = y.reshape(-1)
+    broken = ~(np.isfinite(y) & (np.abs(y.astype(np.float64)) < 1e18))
+    broken |= y != np.floor(np.where(broken, 0.5, y))
+    refuse("labels", broken, y, start, "not a whole number")
+    return y.astype(np.int64)
+
+
+def check_order(loader, tables):
+    """AuditError where rows of tables, Sources or none, are not the examples in their order."""
+    if not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset):
+        return
+    if getattr(loader.sampler, "replacement", False):
+        raise AuditError("loader: draws examples with replacement; an audit needs each once.")
+    as_stored = isinstance(loader.sampler, SequentialSampler)
+    as_stored &= loader.batch_sampler is None or type(loader.batch_sampler) is BatchSampler
+    for table in tables:
+        if not as_stored:
+            raise table.error(
+                "is given in the order of the examples, but the loader draws them in another; "
+                "take shuffle=False, or groups=a function of each batch."
+            )
+        n = len(loader.dataset)
+        if table.ids is None and rows_of(table) != n:
+            raise table.error(f"has {rows_of(table):,} rows, but the loader {n:,} examples.")
+
+
+def _column_of(values, n, start):
+    """(B,) names or numbers, or (B, G) of 0 and 1, of what is known of a batch of n examples."""
+    column = array_of(values, "groups")
+    if column.shape[:1] != (n,):
+        raise AuditError(
+            f"groups: {column.shape} is their shape in a batch of {n} examples from example "
+            f"{start} on; one is needed for each."
+        )
+    if column.shape[1:] == (1,):
+        column = column[:, 0]
+    if column.ndim > 2 or (column.ndim == 2 and not np.isin(column, (0, 1)).all()):
+        raise AuditError(
+            f"groups: a batch has {column.dtype} of shape {column.shape}, which are no groups; say "
+            "which column is, as in groups=lambda batch: batch[2][:, 0]."
+        )
+    return column
+
+
+class Rows:
+    """The labels of the examples so far, and what else is known of them."""
+
+    def __init__(self, groups=None):
+        """groups: a function of a batch, or a table of all, or None: what the batches hold."""
+        self.group_of = groups if callable(groups) else None
+        self.known = groups is not None and not callable(groups)
+        self.n = 0
+        self.labels = []
+        self.columns = {}  # name: arrays of each batch
+        self.are_ids = False
+
+    def add(self, y, more, batch):
+        """Take over a batch of labels y (B,)."""
+        if self.group_of is not None:
+            more = self.group_of(batch)
+        columns = more if isinstance(more, Mapping) else {"": more}
+        for name, values in columns.items():
+            if values is None or (
+                self.known and getattr(values, "ndim", 1) != 1
+            ):  # which can be no ids
+                continue
+            column = _column_of(values, len(y), self.n)
+            parts = self.columns.setdefault(str(name), [])
+            if parts and parts[0].shape[1:] != column.shape[1:]:
+                raise AuditError(f"groups: batches differ in shape from example {self.n} on.")
+            parts.append(column)
+        self.labels.append(y)
+        self.n += len(y)
+
+    def sources(self, names=()):
+        """(Source of the labels, Source of the groups or None), names: of the classes, if given."""
+        y = np.concatenate(self.labels)
+        if names:  # which may be numbers, in another order
+            y = np.array(names, dtype=object)[y]
+        columns = {name: np.concatenate(parts) for name, parts in self.columns.items()}
+        ids = None
+        if self.group_of is None and list(columns) == [""] and columns[""].ndim == 1:
+            self.are_ids = len(set(columns[""].tolist())) == self.n > 1
+        if self.are_ids:
+            ids = columns.pop("")
+        groups = Source("groups", columns) if columns else None
+        return Source("labels", {"": y}, ids), groups
+
+    def sentence(self):
+        """What was seen, in words."""
+        said = f"{self.n:,} examples, each batch of the loader shown once to every model"
+        if self.are_ids:
+            return f"{said}; what they hold besides differs everywhere and is taken for ids."
+        if self.columns and not self.known and self.group_of is None:
+            return f"{said}; the groups are what they hold besides inputs and labels."
+        return f"{said}."

@@ -1,0 +1,217 @@
+"""An audit of networks on a folder of images, which has a folder for each class.
+
+Needs torch and torchvision; see networks for how models are called.
+"""
+
+import dataclasses
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, default_collate
+from torchvision import transforms
+from torchvision.datasets import ImageFolder
+
+from kdlib.auditing.models import audit_models
+from kdlib.auditing.networks import named, network, timm_of
+from kdlib.auditing.read import Source, source
+from kdlib.auditing.rows import aligned
+from kdlib.auditing.sentences import AuditError, reason
+from kdlib.study.files import available_cores
+
+IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # mean and deviation of its colours
+MOST_WORKERS = 8  # processes that read images
+
+
+def audit_folder(
+    folder,
+    teacher,
+    student,
+    baseline=None,
+    groups=None,
+    weights=None,
+    *,
+    batch=64,
+    image_size=None,
+    mean=None,
+    std=None,
+    classes=None,
+    **options,
+):
+    """The Audit of networks on the images of a folder, with a folder for each class.
+
+    teacher, student, baseline: lists of LIBRARY:NAME:FILE.
+    groups, weights: as in kdlib.audit, with a column that names the image.
+    batch: images at a time.
+    image_size: the shorter side is resized to it and the square in the middle taken; by default 256
+        and 224 for torchvision, for timm what it says of the network.
+    mean, std: of red, green and blue, from 0 to 1; by default ImageNet's, or what timm says.
+    classes: names for those of the folders, in their order.
+    options: of kdlib.audit; a search as groups. The page shows images that the student lost.
+
+    KdlibError, in one sentence, for anything that cannot be used.
+    """
+    _check_colours(mean, std)
+    images = Images(folder)
+    tables = {"groups": groups, "weights": weights, "search": options.get("search")}
+    for what, given in tables.items():
+        if given is not None:
+            tables[what] = images.in_order(source(given, what))
+    asked = {"teacher": teacher, "student": student, "baseline": baseline or ()}
+    models, seen = _networks(images, asked, image_size, mean, std)
+    networks = [f"{title}: {one.text}." for title, one in seen.items()]
+    read = (images.sentence(), *networks, *images.preparations)
+    for sentence in read if options.get("say") else ():
+        options["say"](sentence)
+    options |= {"classes": classes or images.classes, "device": _device()} | tables
+    options["images"] = [path for path, _ in images.samples]
+    try:
+        found = audit_models(**models, loader=_loader(images, batch), **options)
+    except (RuntimeError, AssertionError, ValueError) as error:  # out of memory, a wrong size, ...
+        raise _in_one_sentence(folder, error) from None
+    inputs = []
+    for role, name, sha256 in found.inputs:
+        if name in seen:
+            name, sha256 = seen[name].text, _sha256(seen[name].file)
+        inputs.append((role, str(folder) if role == "labels" else name, sha256))
+    return dataclasses.replace(found, inputs=tuple(inputs), read=(*read, *found.read))
+
+
+def _networks(images, asked, size, mean, std):
+    """({role: [model of a batch of images]}, {title of each: Named}); asked: {role: texts}."""
+    models, seen = {}, {}
+    for role, texts in asked.items():
+        models[role] = []
+        for place, text in enumerate(texts):
+            one = named(text)
+            module = network(one, len(images.classes), images.folder)
+            how = images.prepare(*preparation(one, module, size, mean, std))
+            models[role].append(_seeing(module, how))
+            seen[f"{role} {place}" if len(texts) > 1 else role] = one
+    return models, seen
+
+
+def _loader(images, batch):
+    """The loader of images, `batch` at a time."""
+    return DataLoader(
+        images,
+        batch,
+        num_workers=min(available_cores(), MOST_WORKERS) if len(images) > batch else 0,
+        collate_fn=collated,
+        pin_memory=torch.cuda.is_available(),
+    )
+
+
+def _check_colours(mean, std):
+    """AuditError for colours that no image has."""
+    for option, values in (("--mean", mean), ("--std", std)):
+        if values is None:
+            continue
+        numbers = np.asarray(values, dtype=float)
+        if numbers.shape != (3,) or not ((numbers >= 0) & (numbers <= 1)).all():
+            raise AuditError(f"{option}: must be three numbers from 0 to 1, red, green and blue.")
+        if option == "--std" and not numbers.all():
+            raise AuditError("--std: images are divided by it, so it must be above 0.")
+
+
+def _device():
+    """The device that networks run on here."""
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def _seeing(module, place):
+    """A model of a tuple of tensors, which are one image prepared in several ways."""
+    return lambda prepared: module(prepared[place])
+
+
+def _in_one_sentence(folder, error):
+    """The AuditError for an error of torch."""
+    where = getattr(error, "__notes__", [""])[0].removeprefix("kdlib: ")
+    return AuditError(
+        f"{folder}: {where or 'while images were read'}: {reason(error)}; --image-size and "
+        "--batch change what the networks are given."
+    )
+
+
+def _sha256(path):
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def preparation(asked, module, size=None, mean=None, std=None):
+    """(transform from an image to a tensor, the same in words) for a network, a Named."""
+    if asked.library == "timm":
+        data = timm_of(asked).data
+        config = data.resolve_model_data_config(module)
+        config |= {"mean": tuple(mean or config["mean"]), "std": tuple(std or config["std"])}
+        if size:
+            config |= {"input_size": (3, size, size), "crop_pct": 1.0}
+        said = ", ".join(f"{name} {value}" for name, value in config.items())
+        transform = data.create_transform(**config, is_training=False)
+        return transform, f"Images are prepared for {asked.name} as timm does, with {said}."
+    resized, kept = (size, size) if size else (256, 224)
+    colours = {"mean": tuple(mean or IMAGENET[0]), "std": tuple(std or IMAGENET[1])}
+    steps = [transforms.Resize(resized), transforms.CenterCrop(kept), transforms.ToTensor()]
+    said = (
+        f"Images are resized to {resized} on the shorter side, {kept} x {kept} in the middle are "
+        f"kept, less the mean {colours['mean']}, over the deviation {colours['std']}."
+    )
+    return transforms.Compose([*steps, transforms.Normalize(**colours)]), said
+
+
+def collated(items):
+    """A batch of (tensors, label, path); or the error of an image that cannot be read."""
+    broken = [item for item in items if isinstance(item, AuditError)]
+    return broken[0] if broken else default_collate(items)
+
+
+class Images(ImageFolder):
+    """The images of a folder, each prepared in several ways, its label, and its path therein."""
+
+    def __init__(self, folder):
+        try:
+            super().__init__(folder)
+        except OSError as error:
+            raise AuditError(f"{folder}: is no folder of images ({reason(error)}).") from None
+        if len(self.classes) < 2:
+            raise AuditError(f"{folder}: has one folder; an audit needs one for each class.")
+        self.folder = Path(folder)
+        self.paths = [Path(path).relative_to(folder).as_posix() for path, _ in self.samples]
+        self.preparations = {}  # in words: the transform
+
+    def __getitem__(self, index):
+        path, label = self.samples[index]
+        try:
+            image = self.loader(path)
+        # PIL raises a dozen classes on damaged bytes; raised in a worker, the sentence would be
+        # wrapped into its traceback
+        except Exception as error:
+            return AuditError(f"{path}: is no readable image ({reason(error)}).")
+        seen = tuple(transform(image) for transform in self.preparations.values())
+        return seen, label, self.paths[index]
+
+    def prepare(self, transform, said):
+        """Prepare images in one way more, unless it is there; its place."""
+        self.preparations.setdefault(said, transform)
+        return [*self.preparations].index(said)
+
+    def sentence(self):
+        """What is in the folder, in words."""
+        return (
+            f"{self.folder}: {len(self):,} images in {len(self.classes)} folders, which are the "
+            f"classes, in the order of their names: {self.classes[0]} to {self.classes[-1]}."
+        )
+
+    def in_order(self, found):
+        """A Source with a row for each image, joined by the paths of the images."""
+        if found.ids is None:
+            raise found.error("must name the image of each row, in a column called path.")
+        start = f"{self.folder.as_posix()}/".removeprefix("./")
+        paths = [str(value).replace("\\", "/").removeprefix("./") for value in found.ids.tolist()]
+        ids = np.array([path.removeprefix(start) for path in paths], dtype=object)
+        own = Source(str(self.folder), {"": np.zeros(len(self))}, np.array(self.paths, object))
+        [joined], _ = aligned(own, [dataclasses.replace(found, ids=ids)])
+        return joined
