@@ -84,7 +84,7 @@ def transfer_table(of):
     roles = ("teacher", "baseline", "student") if of.baselines else ("teacher", "student")
     rights = [np.resize(of.right[role], of.right["student"].shape) for role in roles]
     cells = CELLS if of.baselines else PAIRED
-    found = outcomes(rights, of.means, cells)
+    found = outcomes(rights, of.averages, cells)
     rows = []
     for who, outcome in cells.items():
         count, share = found[outcome]
