@@ -114,11 +114,12 @@ def audit(args):
 
     Exit code 1 if a --fail-if condition is met.
     """
-    from kdlib.auditing import gate, given, page
+    from kdlib.auditing import gate, given, page, progress
 
     for text in args.fail_if:
         gate.condition(text)  # a typing error is said before anything is read
-    found = given.asked(vars(args), args.out)
+    with progress.bar() as begin:
+        found = given.asked(vars(args), args.out, begin)
     written = page.save(found, args.out, args.fail_if)
     html, facts, table = (page.printable(file, None) for file in written)
     print("\n".join([*page.headline(found), f"{html}, {Path(facts).name}, {Path(table).name}"]))

@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from kdlib.auditing.gate import METRICS, ROLES
-from kdlib.auditing.groups import counts_of, groups_of, weights_of
+from kdlib.auditing.groups import counts_of, groups_of, in_pairs, weights_of
 from kdlib.auditing.inputs import check_rows, classes_of, coded, labels_of
 from kdlib.auditing.numbers import numbers
 from kdlib.auditing.read import READERS, AuditError, Source, source
@@ -92,6 +92,7 @@ def audit(
     title="",
     resamples=1000,
     seed=0,
+    progress=None,
 ):
     """The Audit of a student and its teacher on examples that neither was trained on.
 
@@ -109,6 +110,7 @@ def audit(
     kind: of the scores: auto, logits, probabilities, classes.
     worst: k, by default a tenth of the groups.
     title: of the page.
+    progress: a function that is called with the name of each part of the work when it begins.
 
     KdlibError, in one sentence, for anything that cannot be used.
     """
@@ -135,6 +137,7 @@ def audit(
     _check_options(kind, edges, worst, resamples, seed)
     _check_files(models)
     by_row = [first, *everything, *(more[what] for what in ("groups", "weights") if what in more)]
+    by_row = [s for s in by_row if s is not more.get("groups") or not in_pairs(s)]
     with_ids = next((s for s in by_row if s.ids is not None), first)
     for s in by_row:
         check_rows(s, len(y), with_ids)
@@ -144,7 +147,7 @@ def audit(
         check_own_labels(s, y, names, first)
     found = {role: [outputs(s, y, names, kind) for s in many] for role, many in models.items()}
     w = weights_of(more.get("weights"), len(y))
-    members = groups_of(more.get("groups"), y, names)
+    members = groups_of(more.get("groups"), y, names, with_ids.ids)
     heavy = members.sums(w) > 0
     if not heavy.all():
         weightless = members.names[int(np.argmin(heavy))]
@@ -160,7 +163,10 @@ def audit(
     inputs = [("labels", first)]
     inputs += [(role, s) for role, many in models.items() for s in many]
     inputs += more.items()
-    result = numbers(y, found, len(names), members, w, counts, edges, k, resamples, seed)
+    same = _same(models["teacher"], models.get("baseline", ()))
+    of_groups = {"train_counts": counts, "edges": edges, "k": k}
+    how = {"resamples": resamples, "seed": seed, "same": same, "progress": progress}
+    result = numbers(y, found, len(names), members, w, **of_groups, **how)
     metrics = {name: result["metrics"][name] for name in METRICS if name in result["metrics"]}
     return Audit(
         **result | {"metrics": metrics},
@@ -203,6 +209,13 @@ def _check_options(kind, edges, worst, resamples, seed):
             f"edges {edges!r}: two numbers are needed; "
             "many are above the first, few below the second, which is not larger."
         )
+
+
+def _same(teachers, baselines):
+    """(T, n) bool: which baselines are the network of a teacher, by their files; None: unknown."""
+    if not all(s.sha256 for s in (*teachers, *baselines)):
+        return None
+    return np.array([[t.sha256 == b.sha256 for b in baselines] for t in teachers], dtype=bool)
 
 
 def _check_files(models):

@@ -64,9 +64,10 @@ def audit_study(name, pair=None, method="kd", seeds=None):
 FILES = ("labels", "teacher", "student", "baseline", "groups", "weights", "train_counts", "classes")
 
 
-def asked(options, out):
+def asked(options, out, progress=None):
     """The Audit that the command line asks for: of files, or of runs on record (study).
 
+    progress: see audit.
     KdlibError for options that do not go together, or a page `out` that would overwrite a file."""
     files = {name: options[name] for name in (*FILES, "worst", "edges", "kind", "title")}
     ours = {name: options[name] for name in ("pair", "method", "seeds")}
@@ -88,7 +89,7 @@ def asked(options, out):
     places(out, [file for file in read if isinstance(file, Path)])
     if options["study"]:
         return audit_study(options["study"], ours["pair"], ours["method"] or "kd", ours["seeds"])
-    return audit(**{name: of for name, of in files.items() if of is not None})
+    return audit(**{name: of for name, of in files.items() if of is not None}, progress=progress)
 
 
 # ---------------------------------------------------------------- from a notebook

@@ -202,6 +202,8 @@ def _columns(held):
     """{name: array} of a table, a dictionary of arrays, or an array, which is called ""."""
     if hasattr(held, "to_frame"):  # a Series
         held = held.to_frame("")
+    if hasattr(held, "tocsr"):  # sparse, of scipy
+        return sparse_columns(held)
     if not hasattr(held, "columns") and not isinstance(held, dict):
         array = _array(held)
         if array.ndim == 0:
@@ -217,6 +219,13 @@ def _columns(held):
     if index is not None and columns and "id" not in columns and not counts:
         columns["id"] = np.array(index, dtype=object)
     return columns
+
+
+def sparse_columns(matrix):
+    """{name: array} of a sparse matrix of scipy, as scipy.sparse.save_npz names them."""
+    rows = matrix.tocsr()
+    arrays = {"indices": rows.indices, "indptr": rows.indptr, "data": rows.data}
+    return arrays | {"format": np.array("csr"), "shape": np.array(rows.shape)}
 
 
 def _array(values):
