@@ -14,6 +14,7 @@ from kdlib.evidence.counts import (
     outcomes,
     thirds,
 )
+from kdlib.evidence.resample import LEAST_SPREAD, effective_number
 from kdlib.evidence.significance import change
 from kdlib.evidence.stats import interval
 
@@ -85,10 +86,12 @@ def transfer_table(of):
     rights = [np.resize(of.right[role], of.right["student"].shape) for role in roles]
     cells = CELLS if of.baselines else PAIRED
     found = outcomes(rights, of.averages, cells)
+    # beside more students, baselines vary from one training run to the next as these do
+    beside = of.baselines if of.baselines < of.seeds else 0
     rows = []
     for who, outcome in cells.items():
         count, share = found[outcome]
-        r = interval(*share, alone=of.df).within(0, 100)
+        r = interval(*share, beside, of.df).within(0, 100)
         said = {role: "right" if was else "wrong" for role, was in zip(roles, who, strict=True)}
         at = {"share": r.estimate, "low": r.low, "high": r.high}
         rows.append({"outcome": outcome, **said, "count": count, **at})
@@ -150,8 +153,8 @@ def _limits_of_networks(of, metrics):
         )
     if of.seeds > 1 and of.baselines == 1:
         out.append(
-            "One baseline: in gains its spread over training runs is taken to be that of the "
-            "students; its own accuracy, and the outcomes, cover new examples alone."
+            "One baseline: in gains and outcomes its spread over training runs is taken to be that "
+            "of the students; its own accuracy covers new examples alone."
         )
     if of.baselines and not np.isfinite(getattr(metrics.get("copied_excess"), "estimate", np.nan)):
         out.append(
@@ -182,6 +185,8 @@ def _limits_of_examples(of, table, train_counts):
         )
     if np.ptp(of.w):
         out.append("Examples have weights: where few weigh most, intervals are wide.")
+    if effective_number(of.w) < LEAST_SPREAD:
+        out.append("One example weighs nearly all, so the accuracies over all have no interval.")
     if not of.members.disjoint:
         out.append(
             "Groups overlap: examples were redrawn among all, and an example counts in each of its "

@@ -57,10 +57,7 @@ def moved(deviations: np.ndarray, counts: np.ndarray, scale: float, drawn_among:
     """(b, R): how resamples move R means, from deviations (R, n) and counts (n, b) of n examples.
 
     The sum over examples of (count - 1) * deviation, with counts of drawn_among - 1 draws scaled up
-    to as many as there are examples, times `scale`: see scale_of. NaN of one example, which says
-    nothing of its spread."""
-    if drawn_among == 1:
-        return np.full((counts.shape[1], len(deviations)), np.nan)
+    to as many as there are examples, times `scale`: see resample.scale_of."""
     total = np.zeros((len(deviations), counts.shape[1]))
     step = max(1, CONVERTED // counts.shape[1])
     for start in range(0, len(counts), step):

@@ -16,6 +16,7 @@ from kdlib.evidence.redraws import lent, moved, redraws
 BLOCK = 4_000_000  # resampled means held at once: 32 MB
 LEAST_EFFECTIVE = 1.25  # examples, where one weighs nearly all
 LEAST_SEEN = 0.2  # of a variance, there
+LEAST_SPREAD = 2  # effective examples, below which one alone says nothing of how they vary
 
 
 @dataclass(frozen=True, eq=False)
@@ -215,6 +216,8 @@ class _Sample:
         self.scale = None if self.disjoint else scale_of(self.w)
         self.filled = [g for g, some in enumerate(self.examples) if len(some)]
         least = 2 if self.disjoint else 1
+        of_one = len(self.filled) == 1 or not self.disjoint  # no other group shows how it varies
+        self.unknown = of_one and effective_number(self.w) < LEAST_SPREAD
         self.drawn = [g for g in self.filled if len(self.examples[g]) >= least]
 
     def values_of(self, some):
@@ -242,7 +245,9 @@ class _Sample:
             means = values @ weights.T / total
         apart = values - (values @ w / w.sum())[:, None]
         deviations = (apart[:, None] * share).reshape(-1, len(some))
-        if self.disjoint:
+        if self.unknown:
+            change = np.full((rows.stop - rows.start, len(deviations)), np.nan)
+        elif self.disjoint:
             change = moved(deviations, counts[g][:, rows], scale_of(w), len(some))
         else:
             change = moved(deviations, counts[0][some, rows], self.scale, len(self.w))
