@@ -35,6 +35,9 @@ class Compared:
         self.baselines = len(found.get("baseline", ()))
         # beside one student the gains over each baseline are the networks
         self.over_each = self.seeds == 1 and self.baselines > 1
+        # whether every network that is scored in the groups that gain least has others to choose
+        of_reference = len(found[self.reference])
+        self.chosen_by_others = self.seeds > 1 and of_reference > 1
         self.df = degrees_of_examples(members, w)
         self.half = halves_of(members, len(y), seed)
         side = self.half == np.arange(2)[:, None]

@@ -64,9 +64,14 @@ def lowest_gain(students, others, k):
         gains = students[..., s, None, :, :] - beside
         chosen = _without(students, s, axis=-3)[..., None, :, :]
         pool = _without(others, s, axis=-4)
-        parts = [_without(pool, j, axis=-3) for j in range(pool.shape[-3])]
-        found.append(lowest(gains, k, chosen - np.stack(parts, axis=-3)))
+        found.append(lowest(gains, k, chosen - without_own(pool, axis=-3)))
     return np.stack(found, axis=-2)
+
+
+def without_own(values, axis):
+    """In each place along an axis the mean of all others; of a single one, that one."""
+    places = range(values.shape[axis])
+    return np.stack([_without(values, index, axis) for index in places], axis)
 
 
 def _without(values, index, axis):

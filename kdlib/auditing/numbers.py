@@ -18,6 +18,7 @@ from kdlib.auditing.halves import (
     over_halves,
     shares_by_counts,
     shares_by_margin,
+    without_own,
 )
 from kdlib.auditing.tables import (
     FEWEST,
@@ -139,9 +140,13 @@ def _of_halves(of, means, k, fixed):
     others = np.expand_dims(others, -4 if of.baselines else -3)
     gains = of.over_reference(students, others)
     out["worst_k_gain"] = lowest_gain(students, others, k)
-    out["margin_gain_correlation"] = fisher(crossed_correlation(means["margin"], gains))
+    margin = means["margin"]
+    if of.reference == "teacher" and margin.shape[-3] > 1:
+        # a teacher that is lucky in a group has a high margin there, and gains over it are low
+        margin = without_own(margin, axis=-3)
+    out["margin_gain_correlation"] = fisher(crossed_correlation(margin, gains))
     if fixed is None:
-        shares = shares_by_margin(means["margin"], weight)
+        shares = shares_by_margin(margin, weight)
     else:
         shares = shares_by_counts(fixed, used, weight)
     students, others = in_buckets(students, shares), in_buckets(others, shares[..., None, :, :, :])

@@ -151,6 +151,11 @@ def _limits_of_networks(of, metrics):
             f"{of.seeds} seeds: the spread over training runs is known poorly, so intervals are "
             "wide."
         )
+    if len(of.members.names) >= FEWEST and not of.chosen_by_others:
+        out.append(
+            "The groups that gain least are chosen by the networks that are scored there, on other "
+            "examples: that gain is known for new examples of these networks, not for others."
+        )
     if of.seeds > 1 and of.baselines == 1:
         out.append(
             "One baseline: in gains and outcomes its spread over training runs is taken to be that "

@@ -11,7 +11,7 @@ from synthetic import group_means
 
 from kdlib.config import KdlibError
 from kdlib.evidence import redraws, resample
-from kdlib.evidence.resample import GroupMeans
+from kdlib.evidence.resample import GroupMeans, Groups
 from kdlib.evidence.stats import (
     rank_correlation,
     worst,
@@ -111,6 +111,19 @@ def test_group_means_are_reproducible_and_do_not_depend_on_the_chunk_or_on_other
         np.testing.assert_allclose(
             again.resampled[:, :, [1, 3]], means.resampled[:, :, [1, 3]], rtol=1e-12
         )
+
+
+def test_the_mean_over_groups_is_that_of_the_group_means(monkeypatch):
+    values, group = small_study()
+    group[group == 3] = 2
+    monkeypatch.setattr(resample, "BLOCK", 40)
+    members = Groups.of(group, range(3))
+    means = resample.group_means(values, members, resamples=30).mean()
+    for got, wanted in zip(
+        resample.average_means(values, members, resamples=30), means, strict=True
+    ):
+        np.testing.assert_array_equal(got, wanted)
+    assert np.isnan(resample.average_means(values, Groups.of(group, range(4))).observed).all()
 
 
 @pytest.mark.parametrize("groups", [1, 100])
