@@ -36,7 +36,8 @@ from kdlib.evidence.counts import (
     copied_by_pool,
     copied_share,
 )
-from kdlib.evidence.resample import effective_number, stack
+from kdlib.evidence.redraws import effective_number
+from kdlib.evidence.resample import stack
 from kdlib.evidence.stats import fisher, from_fisher, interval, welch
 
 PARTS = (  # what `numbers` tells of its progress, in this order

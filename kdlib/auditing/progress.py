@@ -19,7 +19,9 @@ def bar():
         yield None
         return
     looks = "{desc}: part {n_fmt} of {total_fmt} |{bar}| {elapsed}"
-    with tqdm(total=len(PARTS), delay=DELAY, leave=False, bar_format=looks) as shown:
+    always = {"mininterval": 0, "miniters": 1}  # parts are few
+    how = {"delay": DELAY, "leave": False, "bar_format": looks, **always}
+    with tqdm(total=len(PARTS), **how) as shown:
 
         def begin(part):
             shown.set_description(part, refresh=False)

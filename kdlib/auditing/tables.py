@@ -14,7 +14,7 @@ from kdlib.evidence.counts import (
     outcomes,
     thirds,
 )
-from kdlib.evidence.resample import LEAST_SPREAD, effective_number
+from kdlib.evidence.redraws import LEAST_SPREAD, effective_number
 from kdlib.evidence.significance import change
 from kdlib.evidence.stats import interval
 

@@ -11,12 +11,10 @@ from typing import NamedTuple
 import numpy as np
 
 from kdlib.config import KdlibError
-from kdlib.evidence.redraws import lent, moved, redraws
+from kdlib.evidence.redraws import Sample, effective_number, moved, redraws
 
 BLOCK = 4_000_000  # resampled means held at once: 32 MB
 LEAST_EFFECTIVE = 1.25  # examples, where one weighs nearly all
-LEAST_SEEN = 0.2  # of a variance, there
-LEAST_SPREAD = 2  # effective examples, below which one alone says nothing of how they vary
 
 
 @dataclass(frozen=True, eq=False)
@@ -151,8 +149,19 @@ def group_means(values, members, weights=None, half=None, resamples=1000, seed=0
 
 def average_means(values, members, weights=None, resamples=1000, seed=0) -> GroupMeans:
     """The mean over groups, which weigh alike, of group_means: (S,) and (B, S)."""
-    blocks = mean_blocks(values, members, weights, None, resamples, seed)
-    return reduced(blocks, lambda means: {"average": means.mean(axis=-1)})["average"]
+    if members.disjoint:
+        blocks = mean_blocks(values, members, weights, None, resamples, seed)
+        return reduced(blocks, lambda means: {"average": means.mean(axis=-1)})["average"]
+    values = np.asarray(values)
+    _check(values, members, resamples)
+    # the same for far less work: redrawn among all, it is one sum over examples
+    sample = Sample(values, members, weights, None)
+    observed, deviations = sample.average()
+    parts = [
+        moved(deviations, counts[0], sample.scale, sample.among)
+        for counts in redraws(seed, sample.sizes, resamples)
+    ]
+    return GroupMeans(observed, observed + np.concatenate(parts))
 
 
 def reduced(blocks: Iterator[np.ndarray], reduce: Callable) -> dict[str, GroupMeans]:
@@ -175,16 +184,14 @@ def mean_blocks(
     (b, S, 2, G), for b resamples after the other."""
     values = np.asarray(values)
     _check(values, members, resamples)
-    sample = _Sample(values, members, weights, half)
+    sample = Sample(values, members, weights, half)
     sides = slice(None) if half is not None else 0
     observed = sample.observed()
     yield observed[:, sides]
-    groups = sample.drawn
-    alone = sorted(set(sample.filled) - set(groups))
-    single = np.array([sample.examples[g][0] for g in alone], dtype=np.int64)
-    if alone:
-        others = [sample.values_of(some) for some in sample.examples if len(some) > 1]
-        deviations, taken = lent(sample.values_of(single), others, seed, resamples)
+    alone = sample.alone
+    if len(alone):
+        deviations, taken = sample.lent(seed, resamples)
+        side = np.isfinite(observed[0][:, alone]).argmax(axis=0)
     size = max(1, BLOCK // observed.size)
     start = 0
     for counts in redraws(seed, sample.sizes, resamples):
@@ -192,66 +199,13 @@ def mean_blocks(
         for first in range(0, held, size):
             last = min(held, first + size)
             block = np.full((last - first, *observed.shape), np.nan)
-            for g in groups:
+            for g in sample.drawn:
                 block[..., g] = sample.resampled(g, counts, slice(first, last))
-            if alone:
+            if len(alone):
                 borrowed = deviations[:, taken[start + first : start + last]].swapaxes(0, 1)
-                side = sample.side[:, single].argmax(axis=0)
-                block[:, :, side, alone] = sample.values_of(single) + borrowed
+                block[:, :, side, alone] = sample.singles() + borrowed
             yield block[:, :, sides]
         start += held
-
-
-class _Sample:
-    """Values (S, N) of the examples of groups, halved or not, whose means are taken and redrawn."""
-
-    def __init__(self, values, members, weights, half):
-        n = values.shape[1]
-        self.values, self.disjoint = values, members.disjoint
-        self.w = np.ones(n) if weights is None else np.asarray(weights, dtype=np.float64)
-        # (sides, N): which examples are on which side
-        self.side = np.ones((1, n), dtype=bool) if half is None else half == np.arange(2)[:, None]
-        self.examples = [some[self.w[some] > 0] for some in members.examples]
-        self.sizes = tuple(map(len, self.examples)) if self.disjoint else (n,)
-        self.scale = None if self.disjoint else scale_of(self.w)
-        self.filled = [g for g, some in enumerate(self.examples) if len(some)]
-        least = 2 if self.disjoint else 1
-        of_one = len(self.filled) == 1 or not self.disjoint  # no other group shows how it varies
-        self.unknown = of_one and effective_number(self.w) < LEAST_SPREAD
-        self.drawn = [g for g in self.filled if len(self.examples[g]) >= least]
-
-    def values_of(self, some):
-        """(S, n) float64."""
-        return self.values[:, some].astype(np.float64)
-
-    def observed(self):
-        """(S, sides, G): the means; NaN where there is no example."""
-        out = np.full((len(self.values), len(self.side), len(self.examples)), np.nan)
-        for g in self.filled:
-            some = self.examples[g]
-            weights = self.w[some] * self.side[:, some]
-            with np.errstate(invalid="ignore"):  # an empty half
-                out[..., g] = self.values_of(some) @ weights.T / weights.sum(axis=1)
-        return out
-
-    def resampled(self, g, counts, rows):
-        """(b, S, sides): the means of a group in some resamples, from all counts."""
-        some = self.examples[g]
-        w, values = self.w[some], self.values_of(some)
-        weights = w * self.side[:, some]
-        total = weights.sum(axis=1)
-        with np.errstate(invalid="ignore"):
-            share = weights / total[:, None]
-            means = values @ weights.T / total
-        apart = values - (values @ w / w.sum())[:, None]
-        deviations = (apart[:, None] * share).reshape(-1, len(some))
-        if self.unknown:
-            change = np.full((rows.stop - rows.start, len(deviations)), np.nan)
-        elif self.disjoint:
-            change = moved(deviations, counts[g][:, rows], scale_of(w), len(some))
-        else:
-            change = moved(deviations, counts[0][some, rows], self.scale, len(self.w))
-        return means + change.reshape(-1, *means.shape)
 
 
 def _check(values: np.ndarray, members: Groups, resamples: int) -> None:
@@ -273,22 +227,6 @@ def _check(values: np.ndarray, members: Groups, resamples: int) -> None:
             f"group_means needs finite values, got {values[row, example]} in row {row}, "
             f"example {example}."
         )
-
-
-def scale_of(w: np.ndarray) -> float:
-    """By how much the excess of counts is stretched, for examples with weights w (n,).
-
-    So that the mean varies as it does where examples vary alike (Rao and Wu 1988)."""
-    n = len(w)
-    share = w / w.sum()
-    # of the variance of a weighted mean, what deviations from that very mean show
-    seen = 1 - 2 * (share**3).sum() / (share**2).sum() + (share**2).sum()
-    return np.sqrt((n - 1) / n / max(seen, LEAST_SEEN))
-
-
-def effective_number(w: np.ndarray) -> float:
-    """Kish's effective number of examples: as many with equal weights vary as much."""
-    return w.sum() ** 2 / (w**2).sum()
 
 
 def degrees_of_examples(members: Groups, w: np.ndarray) -> float:
