@@ -18,7 +18,7 @@ def bar():
     if tqdm is None or not sys.stderr.isatty():
         yield None
         return
-    looks = "{desc}: part {n_fmt} of {total_fmt} |{bar}| {elapsed}"
+    looks = "{desc}part {n_fmt} of {total_fmt} |{bar}| {elapsed}"
     always = {"mininterval": 0, "miniters": 1}  # parts are few
     how = {"delay": DELAY, "leave": False, "bar_format": looks, **always}
     with tqdm(total=len(PARTS), **how) as shown:

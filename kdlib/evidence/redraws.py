@@ -65,7 +65,7 @@ def moved(deviations: np.ndarray, counts: np.ndarray, scale: float, drawn_among:
     for start in range(0, len(counts), step):
         some = slice(start, start + step)
         total += deviations[:, some] @ counts[some].astype(np.float64)
-    more = drawn_among / (drawn_among - 1) * total - deviations.sum(axis=1, keepdims=True)
+    more = drawn_among / max(1, drawn_among - 1) * total - deviations.sum(axis=1, keepdims=True)
     return scale * more.T
 
 
