@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from kdlib.auditing.inputs import WHOLE, all_whole, as_numbers, names_or_numbers, texts, vector
-from kdlib.auditing.read import listed, quoted, reason, repeated
+from kdlib.auditing.read import let_go, listed, quoted, reason, repeated
 from kdlib.evidence.resample import Groups
 
 MOST_VALUES = 50  # different fractions in a column of groups
@@ -83,6 +83,7 @@ def _overlapping(found, matrix):
         example, group = np.nonzero(members)
         examples.append(example + start)
         groups.append(group)
+        let_go(matrix)
     return _of_pairs(found, names, np.concatenate(examples), np.concatenate(groups))
 
 

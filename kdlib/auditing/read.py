@@ -8,6 +8,7 @@ import collections
 import csv
 import hashlib
 import io
+import mmap
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -242,3 +243,11 @@ def _array(values):
         # numpy's strings would end before a NUL, and all be as wide as the longest
         return np.array(values, dtype=object)
     return np.asarray(values)
+
+
+def let_go(array):
+    """Give the memory back that parts of a file take which were read of an array that maps it."""
+    while isinstance(array, np.ndarray):
+        array = array.base
+    if isinstance(array, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):  # not on Windows
+        array.madvise(mmap.MADV_DONTNEED)

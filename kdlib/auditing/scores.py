@@ -19,7 +19,7 @@ from kdlib.auditing.inputs import (
     predicted_of,
     score_columns,
 )
-from kdlib.auditing.read import listed, quoted
+from kdlib.auditing.read import let_go, listed, quoted
 
 KINDS = ("auto", "logits", "probabilities", "classes")
 SUM_ERROR = 0.01  # of the probabilities of a row: half precision, a thousand classes
@@ -135,6 +135,7 @@ def _rows(found, scores, y):
         positive = np.maximum(part, 0).sum(axis=1)
         label = part[rows, y[start : start + size]]
         parts.append((predicted, most, part.min(axis=1), label, total, positive, log_sum))
+        let_go(scores)
     names = ("predicted", "most", "least", "label", "total", "positive", "log_sum")
     arrays = map(np.concatenate, zip(*parts, strict=True))
     found_rows = SimpleNamespace(**dict(zip(names, arrays, strict=True)))

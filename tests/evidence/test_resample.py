@@ -126,6 +126,19 @@ def test_the_mean_over_groups_is_that_of_the_group_means(monkeypatch):
     assert np.isnan(resample.average_means(values, Groups.of(group, range(4))).observed).all()
 
 
+@pytest.mark.parametrize("weighted", [False, True])
+def test_the_mean_over_overlapping_groups_is_that_of_the_group_means(weighted):
+    rng = np.random.default_rng(0)
+    values, inside = rng.normal(size=(3, 50)), rng.random((4, 50)) < 0.4
+    group, example = np.nonzero(inside)
+    members = Groups(tuple("abcd"), example, group)
+    w = rng.uniform(0, 2, 50) * (rng.random(50) < 0.9) if weighted else None
+    means = resample.group_means(values, members, w, resamples=30).mean()
+    found = resample.average_means(values, members, w, resamples=30)
+    for got, wanted in zip(found, means, strict=True):
+        np.testing.assert_allclose(got, wanted, atol=1e-12)
+
+
 @pytest.mark.parametrize("groups", [1, 100])
 def test_group_means_stay_within_300_megabytes(groups):
     rng = np.random.default_rng(0)
