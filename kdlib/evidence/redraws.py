@@ -151,16 +151,13 @@ class Sample:
 
     def average(self):
         """The mean over groups that overlap, (S,), and what each example adds to it, (S, N)."""
-        means, added = np.full((len(self.values), len(self.places)), np.nan), []
+        means = np.full((len(self.values), len(self.places)), np.nan)
+        added = np.full((len(self.values), self.among), np.nan if self.unknown else 0.0)
         for g in self.filled:
             of_group, deviations = self.means(g)
             means[:, g] = of_group[:, 0]
-            added.append(deviations)
-        added = np.concatenate(added, axis=1) / len(self.places)
-        if self.unknown:
-            added[:] = np.nan
-        out = [np.bincount(self.example, row, minlength=self.among) for row in added]
-        return means.mean(axis=1), np.array(out)
+            added[:, self.example[self.places[g]]] += deviations / len(self.places)
+        return means.mean(axis=1), added
 
     def resampled(self, g, counts, rows):
         """(b, S, sides): the means of a group in some resamples, from all counts."""
