@@ -306,3 +306,15 @@ def test_a_bar_is_drawn_in_a_terminal_only(monkeypatch, capsys):
         for part in PARTS:
             begin(part)
     assert "transfer: part 5 of 6" in capsys.readouterr().err
+
+
+def test_two_networks_that_agree_everywhere_are_two_if_their_files_differ(tmp_path):
+    y, teacher, student, _ = world()
+    scores = 5 * np.eye(4)[teacher]
+    for name, values in (("teacher", scores), ("baseline", 2 * scores), ("student", student)):
+        np.save(tmp_path / f"{name}.npy", values)
+    files = {name: tmp_path / f"{name}.npy" for name in ("teacher", "baseline", "student")}
+    found = kdlib.audit(y, **files, resamples=20).metrics
+    assert found["baseline_copies"].estimate == pytest.approx(100)
+    own = kdlib.audit(y, **files | {"baseline": files["teacher"]}, resamples=20).metrics
+    assert "baseline_copies" not in own and "student_copies" in own
