@@ -5,6 +5,7 @@ the value, what is allowed.
 """
 
 import fnmatch
+import mmap
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -201,3 +202,11 @@ def _numbers_examples(name, values):
         return len(set(values.tolist())) == len(values)
     except TypeError:  # lists
         return False
+
+
+def let_go(array):
+    """Give the memory back that parts of a file take which were read of an array that maps it."""
+    while isinstance(array, np.ndarray):
+        array = array.base
+    if isinstance(array, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):  # not on Windows
+        array.madvise(mmap.MADV_DONTNEED)
