@@ -114,14 +114,15 @@ def audit(args):
 
     Exit code 1 if a condition of --fail-if or --gate is met, 3 if none is but one is unknown.
     """
-    from kdlib.auditing import ci, given, page
+    from kdlib.auditing import ci, given, page, progress
     from kdlib.auditing.verdicts import NOT_MET, judge
 
     start = time.monotonic()
     # a typing error is said before anything is read
     conditions, before = ci.asked(args.fail_if, args.gate, args.against, args.junit)
     places = ci.places(vars(args))
-    found = given.asked(vars(args), args.out, print)
+    with progress.bar() as begin:
+        found = given.asked(vars(args), args.out, print, begin)
     judged = judge(found, conditions, before)
     written = page.save(found, args.out, judged)
     html, facts, table = (page.printable(file, None) for file in written)

@@ -21,8 +21,8 @@ import numpy as np
 from kdlib.auditing import said
 from kdlib.auditing.classes import given_names
 from kdlib.auditing.gate import METRICS, ROLES
-from kdlib.auditing.groups import counts_of, groups_of, weights_of, without_group
-from kdlib.auditing.inputs import controls, in_rows, left_out, models_of, notes
+from kdlib.auditing.groups import counts_of, groups_of, in_pairs, weights_of, without_group
+from kdlib.auditing.inputs import controls, in_rows, left_out, models_of, notes, same_network
 from kdlib.auditing.numbers import numbers
 from kdlib.auditing.pictures import pictures_of
 from kdlib.auditing.read import source
@@ -105,6 +105,7 @@ def audit(
     search=None,
     images=None,
     say=None,
+    progress=None,
     resamples=1000,
     seed=0,
 ):
@@ -132,7 +133,8 @@ def audit(
     search: a table of what is known of each example, in which the subgroups are searched for that
         lost most; see search.
     images: paths of the examples' images, or (N, H, W, 3) or (N, H, W) uint8; see pictures.
-    say: called with each sentence on what was read, before the numbers are worked out.
+    say: a function that is called with each sentence on what was read, before any number.
+    progress: one that is called with the name of each part of the work when it begins.
 
     KdlibError, in one sentence, for anything that cannot be used.
     """
@@ -147,7 +149,7 @@ def audit(
         more["groups"] = used_by(more.get("groups"), by)
     repeats = controls(models)
     y, names, answers, by_example, how = in_rows(first, models, more, given_names(classes))
-    if "groups" in by_example:
+    if "groups" in by_example and not in_pairs(by_example["groups"]):
         left = without_group(by_example["groups"], missing_groups)
         if left.any():
             y, answers, by_example = left_out(y, answers, by_example, left)
@@ -155,7 +157,7 @@ def audit(
         role: [outputs(a, y, names, kinds[role]) for a in many] for role, many in answers.items()
     }
     if by is None:
-        members = groups_of(by_example.get("groups"), y, names)
+        members = groups_of(by_example.get("groups"), y, names, first.ids)
     else:
         members = groups_by(by_example["groups"], by)
     sources = {role: [s.name for s in many] for role, many in models.items()}
@@ -179,7 +181,10 @@ def audit(
     inputs = [("labels", first)]
     inputs += [(role, s) for role, many in models.items() for s in many]
     inputs += more.items()
-    result = numbers(y, found, len(names), members, w, counts, edges, k, resamples, seed)
+    same = same_network(models["teacher"], models.get("baseline", ()))
+    of_groups = {"train_counts": counts, "edges": edges, "k": k}
+    how = {"resamples": resamples, "seed": seed, "same": same, "progress": progress}
+    result = numbers(y, found, len(names), members, w, **of_groups, **how)
     _beyond_groups(result, by_example, y, found, names, members, w, seed)
     metrics = {name: result["metrics"][name] for name in METRICS if name in result["metrics"]}
     return Audit(

@@ -79,13 +79,13 @@ OF_FOLDER = ("image_size", "mean", "std", "batch")
 FILES = ("labels", "teacher", "student", "baseline", "groups", "weights", "train_counts", "classes")
 
 
-def asked(options, out, say=None):
+def asked(options, out, say=None, progress=None):
     """The Audit that the command line asks for: of files, or of runs on record (study).
 
-    say: see audit. KdlibError for options that do not go together, or a page `out` that would
-    overwrite a file."""
+    say, progress: see audit. KdlibError for options that do not go together, or a page `out` that
+    would overwrite a file."""
     if options["image_folder"]:
-        return _asked_of_folder(options, out, say)
+        return _asked_of_folder(options, out, say, progress)
     _check_without_folder(options)
     ours = {name: options[name] for name in ("pair", "method", "seeds")}
     files = {name: options[name] for name in (*FILES, "worst", "edges", "missing_groups")}
@@ -108,7 +108,8 @@ def asked(options, out, say=None):
     read.append(options["images"])
     # refused before the work, not after it
     places(out, [file for file in read if isinstance(file, Path)])
-    how = {"title": options["title"] or "", "say": say, "images": options["images"]}
+    how = {"title": options["title"] or "", "say": say, "progress": progress}
+    how["images"] = options["images"]
     if options["study"]:
         method = ours["method"] or "kd"
         return audit_study(options["study"], ours["pair"], method, ours["seeds"], **how)
@@ -137,7 +138,7 @@ def _check_without_folder(options):
                 raise KdlibError(f"--{role} {one}: a network needs --image-folder DIR.")
 
 
-def _asked_of_folder(options, out, say):
+def _asked_of_folder(options, out, say, progress):
     """The Audit that the command line asks for, of networks on a folder of images."""
     for name in ("labels", "images", "study", "pair", "method", "seeds"):
         if options[name] is not None:
@@ -157,7 +158,7 @@ def _asked_of_folder(options, out, say):
     given = {name: options[name] for name in taken if options[name] is not None}
     if options["kind"]:
         given["kind"] = _kinds(options["kind"])
-    return audit_folder(options["image_folder"], **given, say=say)
+    return audit_folder(options["image_folder"], **given, say=say, progress=progress)
 
 
 # ---------------------------------------------------------------- from a notebook
