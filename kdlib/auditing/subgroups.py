@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import rankdata
 
-from kdlib.auditing.groups import OWN, _group_values, _grouped
+from kdlib.auditing.groups import OWN, _group_values, _grouped, in_pairs
 from kdlib.auditing.sentences import AuditError, quoted, repeated
 from kdlib.auditing.values import as_numbers, missing
 from kdlib.config import did_you_mean
@@ -88,8 +88,12 @@ def _entries(found, by):
 def _parts(found, entry):
     """((column, number of ranges or None), ...) of one entry."""
     columns = found.columns
-    if any(np.ndim(values) == 2 and np.shape(values)[1] != 1 for values in columns.values()):
-        raise found.error("--by chooses among columns with names, and this is a matrix of groups.")
+    matrix = any(np.ndim(values) == 2 and np.shape(values)[1] != 1 for values in columns.values())
+    if matrix or in_pairs(found) or [*columns] == [""]:
+        raise found.error(
+            "--by chooses among columns with names and a row for each example, not in a matrix, "
+            "pairs of example and group, or one column without a name."
+        )
     if isinstance(entry, str):
         texts = [entry] if entry in columns else BETWEEN.split(entry.strip())
     elif isinstance(entry, (tuple, list)):
