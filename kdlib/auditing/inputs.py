@@ -12,7 +12,7 @@ from kdlib.auditing.classes import classes_of, coded
 from kdlib.auditing.columns import answers_of, labels_of
 from kdlib.auditing.gate import ROLES
 from kdlib.auditing.read import Source, is_file_name, source
-from kdlib.auditing.rows import aligned, take
+from kdlib.auditing.rows import aligned, by_example, take
 from kdlib.auditing.scores import check_own_labels
 from kdlib.auditing.sentences import AuditError
 
@@ -42,21 +42,23 @@ def in_rows(first, models, more, given):
     (labels (N,) int64, names of the classes, {role: [Answers]}, {groups, weights: Source}, how the
     rows were joined).
     """
+    first = by_example(first, None)
     y = labels_of(first)
-    answers = [answers_of(s, y, given) for many in models.values() for s in many]
-    by_example = {what: more[what] for what in ("groups", "weights") if what in more}
-    sources = [*(a.source for a in answers), *by_example.values()]
+    n = len(y)
+    answers = [answers_of(by_example(s, n), y, given) for many in models.values() for s in many]
+    known = {what: by_example(more[what], n) for what in ("groups", "weights") if what in more}
+    sources = [*(a.source for a in answers), *known.values()]
     labelled = first.with_columns({"": y})
     sources, how = aligned(labelled, sources)
     answers = [replace(a, source=s) for a, s in zip(answers, sources, strict=False)]
-    by_example = dict(zip(by_example, sources[len(answers) :], strict=True))
+    known = dict(zip(known, sources[len(answers) :], strict=True))
     names, answers = classes_of(y, answers, given)
     y = coded(first, y, names, "label")
     for a in answers:
         check_own_labels(a, y, names, first)
     one_by_one = iter(answers)
     by_role = {role: [next(one_by_one) for _ in many] for role, many in models.items()}
-    return y, names, by_role, by_example, how
+    return y, names, by_role, known, how
 
 
 def left_out(y, answers, by_example, left):

@@ -5,14 +5,27 @@ the value, what is allowed.
 """
 
 import fnmatch
+import re
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
 from kdlib.auditing import formats
-from kdlib.auditing.names import IDS, plain
-from kdlib.auditing.sentences import AuditError, encodable, listed, quoted, reason, repeated
+from kdlib.auditing.names import IDS, LABELS, PREDICTED, SCORES, plain
+from kdlib.auditing.sentences import (
+    AuditError,
+    as_number,
+    encodable,
+    listed,
+    quoted,
+    reason,
+    repeated,
+)
+
+MANY = 20  # rows from which text that differs in each is an id
+LETTER = re.compile(r"[^\W\d_]")
 
 
 @dataclass(frozen=True)
@@ -127,6 +140,8 @@ def _columns(held):
         held = held.to_pandas()
     if hasattr(held, "to_frame"):  # a Series
         held = held.to_frame("")
+    if getattr(getattr(held, "dtype", None), "names", None):  # a structured array of numpy
+        held = {name: held[name] for name in held.dtype.names}
     if not hasattr(held, "columns") and not isinstance(held, dict):
         array = _array(held)
         if array.ndim == 0:
@@ -160,6 +175,9 @@ def _array(values):
     array = np.asarray(values)
     if array.dtype == "V2" or array.dtype.name == "bfloat16":  # as numpy writes what it lacks
         return (array.view(np.uint16).astype(np.uint32) << 16).view(np.float32)
+    if array.dtype.kind == "M":  # dates are names, as a CSV file has them
+        dates = pd.Series(array)
+        return dates.astype(str).astype(object).where(dates.notna(), None).to_numpy()
     if array.dtype == object and array.ndim == 1 and len(array):
         wide = [np.ndim(value) == 1 and np.shape(value) == np.shape(array[0]) for value in array]
         if all(wide):
@@ -170,7 +188,7 @@ def _array(values):
 def _with_ids(found, index):
     """The Source with its ids apart: a column that is called like one, or a table's index.
 
-    A column such as PassengerId is one if all its values differ.
+    A column such as PassengerId, or of text, is one if all its values differ.
     """
     columns = dict(found.columns)
     single = [name for name in columns if np.ndim(columns[name]) == 1]
@@ -185,12 +203,22 @@ def _with_ids(found, index):
 
 
 def _numbers_examples(name, values):
-    """Whether a column called …id, but not of labels, has another value in each row."""
+    """Whether a column called …id, or of text, but not of labels, differs in each row."""
     short = plain(name)
     labels = any(word in short for word in ("label", "class", "pred", "target"))
-    if not short.endswith("id") or labels or values.dtype.kind not in "iuUO":
+    if labels or values.dtype.kind not in "iuUO":
+        return False
+    if not short.endswith("id") and (short in (*LABELS, *PREDICTED, *SCORES) or not _texts(values)):
         return False
     try:
         return len(set(values.tolist())) == len(values)
     except TypeError:  # lists
         return False
+
+
+def _texts(values):
+    """Whether a column of MANY rows holds text with letters, such as names of pictures."""
+    many = values.dtype.kind in "UO" and len(values) >= MANY
+    return many and all(
+        isinstance(v, str) and LETTER.search(v) and np.isnan(as_number(v)) for v in values
+    )

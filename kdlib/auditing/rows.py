@@ -13,11 +13,19 @@ from kdlib.auditing.read import Source
 from kdlib.auditing.sentences import quoted
 from kdlib.auditing.values import all_whole, texts
 
-# how ids are compared, the first that fits: as they are, by the file of a path, by its stem, ...
+
+def _end(path, parts):
+    """The last parts of a path, also one of Windows."""
+    return "/".join(PurePosixPath(path.replace("\\", "/")).parts[-parts:])
+
+
+# how ids are compared, the first that fits: as they are, by the end of a path, by its stem, ...
 KEYS = (
     str,
-    lambda text: PurePosixPath(text).name,
-    lambda text: PurePosixPath(text).stem,
+    lambda text: _end(text, 3),  # where a folder a class has files of the same names
+    lambda text: _end(text, 2),
+    lambda text: _end(text, 1),
+    lambda text: PurePosixPath(_end(text, 1)).stem,
     lambda text: text.strip().lstrip("0") or "0",  # 0001 is 1
 )
 
@@ -99,6 +107,27 @@ def _places(found, ids, wanted, by):
     if more := len(ids) - len(wanted):
         found.note(f"{more:,} rows with ids that {by.name} lacks were left out.")
     return places
+
+
+def by_example(found, n):
+    """The Source with a row for each of n examples, if it is a dictionary with their ids.
+
+    Such as {id: class}, {id: scores} or {id: {class: score}}, as JSON has them. n: None of labels,
+    which tell how many there are.
+    """
+    columns = found.columns
+    shapes = {np.shape(values) for values in columns.values()}
+    shape = shapes.pop()
+    lists = len(shape) == 1 and shape[0] != n == len(columns)
+    if shapes or not (lists or shape == () and len(columns) >= max(n or 0, 2)):
+        return found
+    ids = np.array([*columns], dtype=object)
+    rows = [values.tolist() for values in columns.values()]
+    values = np.array(rows, dtype=object if isinstance(rows[0], str) else None)
+    turned = {"": values}
+    if found.ids is not None:
+        turned = dict(zip(map(str, found.ids), values.T, strict=True))
+    return replace(found, columns=turned, ids=ids)
 
 
 def take(found, rows):

@@ -60,7 +60,8 @@ def as_numbers(found, values, what):
     values = vector(found, values, what)
     if values.dtype.kind in "iufb":
         return values
-    read = np.array([as_number(value) for value in values.tolist()])
+    texts = [v.removesuffix("%") if isinstance(v, str) else v for v in values.tolist()]
+    read = np.array([as_number(text) for text in texts])
     found.refuse(np.isnan(read), values, what, "a number")
     return read
 
