@@ -12,7 +12,7 @@ from kdlib.auditing.classes import classes_of, coded
 from kdlib.auditing.columns import answers_of, labels_of
 from kdlib.auditing.gate import ROLES
 from kdlib.auditing.read import Source, is_file_name, source
-from kdlib.auditing.rows import aligned, by_example, take
+from kdlib.auditing.rows import aligned, by_example, by_text, take
 from kdlib.auditing.scores import check_own_labels
 from kdlib.auditing.sentences import AuditError
 
@@ -42,11 +42,13 @@ def in_rows(first, models, more, given):
     (labels (N,) int64, names of the classes, {role: [Answers]}, {groups, weights: Source}, how the
     rows were joined).
     """
-    first = by_example(first, None)
+    known = {what: more[what] for what in ("groups", "weights") if what in more}
+    others = [*(s for many in models.values() for s in many), *known.values()]
+    first, others = by_text(by_example(first, None), others)
     y = labels_of(first)
-    n = len(y)
-    answers = [answers_of(by_example(s, n), y, given) for many in models.values() for s in many]
-    known = {what: by_example(more[what], n) for what in ("groups", "weights") if what in more}
+    others = [by_example(s, len(y)) for s in others]
+    answers = [answers_of(s, y, given) for s in others[: len(others) - len(known)]]
+    known = dict(zip(known, others[len(answers) :], strict=True))
     sources = [*(a.source for a in answers), *known.values()]
     labelled = first.with_columns({"": y})
     sources, how = aligned(labelled, sources)

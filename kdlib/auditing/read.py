@@ -5,7 +5,6 @@ the value, what is allowed.
 """
 
 import fnmatch
-import re
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -13,19 +12,8 @@ import numpy as np
 import pandas as pd
 
 from kdlib.auditing import formats
-from kdlib.auditing.names import IDS, LABELS, PREDICTED, SCORES, plain
-from kdlib.auditing.sentences import (
-    AuditError,
-    as_number,
-    encodable,
-    listed,
-    quoted,
-    reason,
-    repeated,
-)
-
-MANY = 20  # rows from which text that differs in each is an id
-LETTER = re.compile(r"[^\W\d_]")
+from kdlib.auditing.names import IDS, plain
+from kdlib.auditing.sentences import AuditError, encodable, listed, quoted, reason, repeated
 
 
 @dataclass(frozen=True)
@@ -188,7 +176,7 @@ def _array(values):
 def _with_ids(found, index):
     """The Source with its ids apart: a column that is called like one, or a table's index.
 
-    A column such as PassengerId, or of text, is one if all its values differ.
+    A column such as PassengerId is one if all its values differ.
     """
     columns = dict(found.columns)
     single = [name for name in columns if np.ndim(columns[name]) == 1]
@@ -203,22 +191,12 @@ def _with_ids(found, index):
 
 
 def _numbers_examples(name, values):
-    """Whether a column called …id, or of text, but not of labels, differs in each row."""
+    """Whether a column called …id, but not of labels, has another value in each row."""
     short = plain(name)
     labels = any(word in short for word in ("label", "class", "pred", "target"))
-    if labels or values.dtype.kind not in "iuUO":
-        return False
-    if not short.endswith("id") and (short in (*LABELS, *PREDICTED, *SCORES) or not _texts(values)):
+    if not short.endswith("id") or labels or values.dtype.kind not in "iuUO":
         return False
     try:
         return len(set(values.tolist())) == len(values)
     except TypeError:  # lists
         return False
-
-
-def _texts(values):
-    """Whether a column of MANY rows holds text with letters, such as names of pictures."""
-    many = values.dtype.kind in "UO" and len(values) >= MANY
-    return many and all(
-        isinstance(v, str) and LETTER.search(v) and np.isnan(as_number(v)) for v in values
-    )

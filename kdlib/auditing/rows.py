@@ -3,15 +3,20 @@
 N examples. Whatever cannot be used raises an AuditError.
 """
 
+import re
 from dataclasses import replace
 from pathlib import PurePosixPath
 
 import numpy as np
 import pandas as pd
 
+from kdlib.auditing.names import LABELS, PREDICTED, plain
 from kdlib.auditing.read import Source
 from kdlib.auditing.sentences import quoted
 from kdlib.auditing.values import all_whole, texts
+
+MANY = 20  # rows from which text that differs in each tells them apart
+LETTER = re.compile(r"[^\W\d_]")
 
 
 def _end(path, parts):
@@ -128,6 +133,35 @@ def by_example(found, n):
     if found.ids is not None:
         turned = dict(zip(map(str, found.ids), values.T, strict=True))
     return replace(found, columns=turned, ids=ids)
+
+
+def by_text(first, others):
+    """The Sources with ids, where labels and others share a column of text that tells rows apart.
+
+    Such as name or text: a column with letters, another value in each of MANY rows, called alike.
+    """
+    if any(s.ids is not None for s in (first, *others)):
+        return first, others
+    for name in first.columns:
+        sharing = [k for k, s in enumerate(others) if _tells_apart(s, name)]
+        if sharing and _tells_apart(first, name):
+            out = [_with_id(s, name) if k in sharing else s for k, s in enumerate(others)]
+            return _with_id(first, name), out
+    return first, others
+
+
+def _tells_apart(found, name):
+    """Whether a Source has such a column of text, and others beside it."""
+    values = found.columns.get(name, ())
+    if len(values) < MANY or len(found.columns) < 2 or plain(name) in (*LABELS, *PREDICTED):
+        return False
+    is_text = np.ndim(values) == 1 and all(isinstance(v, str) and LETTER.search(v) for v in values)
+    return is_text and len(set(values)) == len(values)
+
+
+def _with_id(found, name):
+    columns = dict(found.columns)
+    return replace(found, ids=columns.pop(name), columns=columns)
 
 
 def take(found, rows):

@@ -170,6 +170,13 @@ def test_text_that_differs_in_each_row_is_an_id_whatever_it_is_called(name):
     assert "joined by id" in right(audit(labels, lambda r: pd.DataFrame(rows[r]))).read[0]
 
 
+def test_text_in_one_file_alone_is_no_id():
+    labels = pd.DataFrame({"text": IDS, "label": Y}).iloc[:, ::-1]
+    right(audit(labels, lambda r: pd.DataFrame({"id": range(N), "pred": A[r]})))
+    found = right(audit(Y, lambda r: pd.DataFrame({"text": IDS, "pred": A[r]})))
+    assert "in the order of the rows" in found.read[0]
+
+
 def test_dates_are_groups_too():
     days = pd.DataFrame({"day": pd.to_datetime(["2024-01-01", "2024-02-01"] * (N // 2))})
     found = kdlib.audit(Y, *A.values(), groups=days, resamples=2)
