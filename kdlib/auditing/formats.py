@@ -42,6 +42,8 @@ def _delimited(file):
         text.seek(0)
         rows = csv.reader(text, delimiter=separator)
         first = next(rows, [""])
+        while len(first) > 1 and not first[-1].strip():  # commas at the end, as Excel leaves them
+            first.pop()
         names = _header(first)
         some = itertools.chain.from_iterable(itertools.islice(rows, 50))
         comma = separator != "," and any(map(DECIMAL_COMMA.fullmatch, some))
@@ -59,9 +61,15 @@ def _delimited(file):
                 index_col=False,
                 skipinitialspace=True,
             )
-    if not names:
-        return frame.to_numpy()
-    frame.columns = names
+    if not (frame.iloc[:, len(first) :] == "").all(axis=None):
+        raise AuditError(f"its first line names {len(first)} columns, but others hold values too.")
+    frame = frame.iloc[:, : len(first)]
+    return _named(frame, names) if names else frame.to_numpy()
+
+
+def _named(frame, names):
+    """The table with names of its columns, and the lists in its cells as arrays."""
+    frame = frame.set_axis(names, axis=1)
     for name, values in frame.items():
         if (values == name).any():
             raise AuditError(

@@ -19,7 +19,10 @@ ROUNDED = 0.5  # the same at most of probabilities rounded to a few decimals
 BELOW_ZERO = 1e-6  # of a probability: what is left of 1 minus the others
 # of log-probabilities, so that one certain mistake does not make the log-loss infinite
 FLOOR = np.log(1e-12)
-AGREES = 0.5  # share of predicted classes that must have the largest score, as most do
+# share of predicted classes that must have the largest score; of two classes, less, as some choose
+# another threshold than a half
+AGREES = 0.9
+AGREES_OF_TWO = 0.5
 CHUNK = 1 << 23  # scores converted at once
 
 
@@ -93,7 +96,10 @@ def _check_beside(answers, largest, names):
         share = (coded(found, own, names, "predicted class") == largest).mean()
     except AuditError:
         return
-    if share < AGREES:
+    if share < 1:
+        rows = f"{100 * (1 - share):.2g} % of rows"
+        found.note(f"{quoted(name)} is not the class with the largest score in {rows}.")
+    if share < (AGREES if len(names) > 2 else AGREES_OF_TWO):
         raise found.error(
             f"{quoted(name)} is the class with the largest of {ends(answers.scores)} in "
             f"{100 * share:.0f} % of rows only; give the column that is meant, as in FILE:{name}, "

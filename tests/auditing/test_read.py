@@ -532,7 +532,7 @@ NO_NAMES = "it must hold the names of the columns, such as label."
         ("y.csv", "0.5,1\n1,2\n", "label must be one column of numbers or names, not float64"),
         ("y.csv", "1,1\n1,2\n", "two columns are called '1'."),
         ("y.csv", "a,a\n1,2\n", "two columns are called 'a'."),
-        ("y.csv", "a,b\n1,2,3\n", "not a readable csv file ("),
+        ("y.csv", "a,b\n1,2,3\n", "not a readable csv file (a row has more cells than the first"),
         ("y.csv", "a,b\n1,2\n1,2,3\n", "not a readable csv file ("),
         ("y.csv", 'a,b\n"1,2\n', "not a readable csv file ("),
         ("y.csv", "label\n1\n\n2\n", "label in row 1 is '', not a name or a number."),

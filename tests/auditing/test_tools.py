@@ -93,6 +93,7 @@ FORMS = {  # suffix, how a role is written
     "savetxt": (".csv", lambda p, r: np.savetxt(p, Z[r], delimiter=",", header=",".join(NAMES))),
     "spaces": (".csv", as_text(lambda r: by_name(r).to_csv(index=False).replace(",", ", "))),
     "Excel": (".txt", lambda p, r: by_name(r).to_csv(p, sep="\t", index=False, encoding="utf-16")),
+    "commas at the end": (".csv", as_text(lambda r: by_name(r).assign(**{"": ""}).to_csv())),
     "per cent": (".csv", as_text(lambda r: by_name(r).map(lambda v: f"{100 * v}%").to_csv())),
     "H2O": (".csv", as_text(lambda r: by_name(r).assign(predict=NAMES[A[r]]).to_csv())),
     "caret": (".csv", as_text(lambda r: by_name(r).assign(obs=NAMES[Y], x=NAMES[Y]).to_csv())),
@@ -194,6 +195,20 @@ def test_scores_that_the_predicted_class_contradicts_are_refused():
     said = refused(Y, lambda r: pd.DataFrame(features, columns=columns).assign(pred=A[r]))
     assert "'pred' is the class with the largest of emb_0 … emb_4 in " in said
     right(audit(Y, lambda r: pd.DataFrame(Z[r], columns=columns).assign(pred=A[r])))
+    columns = [f"teacher_{k}" for k in range(C)]  # beside what the student predicts
+    said = refused(Y, lambda r: pd.DataFrame(Z["teacher"], columns=columns).assign(pred=A[r]))
+    assert said.startswith("student: 'pred' is the class with the largest of teacher_0 … ")
+
+
+def test_another_threshold_than_a_half_is_said():
+    p = {r: z[:, 2:].max(axis=1) for r, z in P.items()}
+    table = {r: pd.DataFrame({"no": 1 - p[r], "yes": p[r], "pred": p[r] > 0.01}) for r in p}
+    table = {r: of.assign(pred=np.where(of["pred"], "yes", "no")) for r, of in table.items()}
+    found = audit(np.where(Y > 1, "yes", "no"), table.get)
+    assert (
+        found.metrics["teacher_accuracy"].estimate == 100 * ((p["teacher"] > 0.5) == (Y > 1)).mean()
+    )
+    assert any("'pred' is not the class with the largest score in" in said for said in found.read)
 
 
 def test_a_model_that_says_one_class_is_warned_of():
