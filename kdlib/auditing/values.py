@@ -7,7 +7,7 @@ import numpy as np
 from kdlib.auditing.sentences import as_number, encodable
 
 MISSING = ("None", "nan", "<NA>", "NaT")  # how missing values that are not text are printed
-WHOLE = re.compile(r"\s*[+-]?[0-9]{1,18}\s*")
+WHOLE = re.compile(r"[ \t\r\n]*[+-]?[0-9]{1,18}[ \t\r\n]*")  # what int reads
 
 
 def vector(found, values, what):

@@ -239,3 +239,13 @@ def test_a_wrong_file_of_class_names_is_refused_briefly():
     with pytest.raises(KdlibError) as error:
         kdlib.audit(Y, *A.values(), classes={"columns": list(range(5000))})
     assert len(str(error.value)) < 300
+
+
+@pytest.mark.parametrize("mark", "\x1c\x1e\x85\u2003")
+def test_spaces_that_int_does_not_read_make_no_number(mark):
+    ids = [f"{k}{mark}" for k in range(N)]
+    for table in ({"id": ids, "pred": A["teacher"]}, {"pred": [f"{a}{mark}" for a in Y]}):
+        try:
+            audit(Y, lambda r, table=table: pd.DataFrame(table))
+        except KdlibError as error:
+            assert "\n" not in str(error)
