@@ -107,11 +107,15 @@ def labels_of(values, start):
 
 def check_order(loader, tables):
     """AuditError where rows of tables, Sources or none, are not the examples in their order."""
+    if not hasattr(loader, "__iter__") and not hasattr(loader, "__getitem__"):
+        raise AuditError(f"loader: {type(loader).__name__} yields no batches.")
     if not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset):
         return
-    if getattr(loader.sampler, "replacement", False):
+    # of a loader that is given batch_sampler, sampler is there, but is not asked
+    sampler = getattr(loader.batch_sampler, "sampler", loader.sampler)
+    if getattr(sampler, "replacement", False):
         raise AuditError("loader: draws examples with replacement; an audit needs each once.")
-    as_stored = isinstance(loader.sampler, SequentialSampler)
+    as_stored = isinstance(sampler, SequentialSampler)
     as_stored &= loader.batch_sampler is None or type(loader.batch_sampler) is BatchSampler
     for table in tables:
         if not as_stored:

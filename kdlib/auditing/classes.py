@@ -27,6 +27,7 @@ def given_names(given):
     if given is None:
         return ()
     found = Source("class names", {})
+    called = printable(given, None if isinstance(given, (str, os.PathLike)) else 60)
     try:
         if isinstance(given, (str, os.PathLike)):
             text = Path(given).read_text(encoding="utf-8-sig")
@@ -37,7 +38,7 @@ def given_names(given):
         names = np.array([*given], dtype=object)
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise found.error(
-            f"{printable(given, None)} cannot be read ({reason(error)}); "
+            f"{called} cannot be read ({reason(error)}); "
             "a list of names is needed, or a file with one name per line."
         ) from None
     names = tuple(name.strip() for name in texts(found, names, "the name"))

@@ -7,7 +7,17 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from kdlib.auditing.names import BESIDE, LABELS, PREDICTED, REDUCED, SCORES, called, kind_of, plain
+from kdlib.auditing.names import (
+    BESIDE,
+    LABELS,
+    PREDICTED,
+    PROBABILITIES,
+    REDUCED,
+    SCORES,
+    called,
+    kind_of,
+    plain,
+)
 from kdlib.auditing.read import Source
 from kdlib.auditing.score_sets import score_set
 from kdlib.auditing.sentences import ends, listed
@@ -26,6 +36,7 @@ class Answers:
     predicted: str | None = None  # name of the column of predicted classes
     reduced: bool = False  # whether its columns are those of REDUCED
     own_labels: str | None = None  # name of the column with labels
+    beside: str | None = None  # name of a column of predicted classes, where there are scores
 
     @property
     def one_score(self):
@@ -78,6 +89,8 @@ def answers_of(found, y, given=()):
         return Answers(found, predicted="predicted", reduced=True, own_labels=own)
     matrices = [name for name, values in columns.items() if not is_single(values)]
     own = called(columns, LABELS) if len(columns) > 1 else None
+    if own and {"true", "false"} <= set(map(plain, columns)):  # scores of two classes
+        own = None
     rest = [name for name in columns if name != own]
     if matrices:
         name = called(matrices, SCORES)
@@ -86,10 +99,18 @@ def answers_of(found, y, given=()):
                 f"holds {listed(columns)}; call the one with the scores logits or probabilities."
             )
         name = matrices[0] if name is None else name
+        if (shape := np.shape(columns[name])) != shape[:2]:
+            raise found.error(
+                f"has scores of shape {shape}; a matrix with a row for each example is needed."
+            )
         return _kept(found, Answers(found, (name,), own_labels=own, kind=kind_of(name)))
+    indices = called(rest, ("index",))
+    if indices and len(rest) == 2 and called(rest, PROBABILITIES):  # as timm writes it
+        return _kept(found, Answers(found, predicted=indices, own_labels=own))
     chosen = score_set(found, rest, y, given)
     if chosen:
-        return _kept(found, Answers(found, *chosen, own_labels=own))
+        beside = called(rest, PREDICTED)
+        return _kept(found, Answers(found, *chosen, own_labels=own, beside=beside))
     name = called(rest, PREDICTED)
     rest = [one for one in rest if plain(one) not in BESIDE]
     if name is None and (not rest or _is_confidence(columns, rest, y)):  # as timm writes it
@@ -114,7 +135,8 @@ def answers_of(found, y, given=()):
 def _kept(found, answers):
     """The Answers, their Source with the columns that mean something; the others in a note."""
     used = [*answers.scores, answers.predicted, answers.own_labels]
-    columns = {name: values for name, values in found.columns.items() if name in used}
+    kept = [*used, answers.beside]
+    columns = {name: values for name, values in found.columns.items() if name in kept}
     others = [name for name in found.columns if name not in used]
     if others:
         taken = answers.scores or (answers.predicted,)

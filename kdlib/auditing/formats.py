@@ -41,6 +41,8 @@ def _delimited(file):
         text.seek(0)
         rows = csv.reader(text, delimiter=separator)
         first = next(rows, [""])
+        while len(first) > 1 and not first[-1].strip():  # commas at the end, as Excel leaves them
+            first.pop()
         names = _header(first)
         some = itertools.chain.from_iterable(itertools.islice(rows, 50))
         comma = separator != "," and any(map(DECIMAL_COMMA.fullmatch, some))
@@ -56,10 +58,17 @@ def _delimited(file):
                 keep_default_na=False,
                 skip_blank_lines=False,
                 index_col=False,
+                skipinitialspace=True,
             )
-    if not names:
-        return frame.to_numpy()
-    frame.columns = names
+    if not (frame.iloc[:, len(first) :] == "").all(axis=None):
+        raise AuditError(f"its first line names {len(first)} columns, but others hold values too.")
+    frame = frame.iloc[:, : len(first)]
+    return _named(frame, names) if names else frame.to_numpy()
+
+
+def _named(frame, names):
+    """The table with names of its columns, and the lists in its cells as arrays."""
+    frame = frame.set_axis(names, axis=1)
     for name, values in frame.items():
         if (values == name).any():
             raise AuditError(
@@ -73,9 +82,11 @@ def _delimited(file):
 
 
 def _numbers(file):
-    """Numbers without a header, as np.savetxt writes them."""
+    """Numbers without a header, as np.savetxt writes them; else a table."""
     first = file.readline()
     file.seek(0)
+    if re.search(rb"[^-+.\seE0-9nainf,#]", first.partition(b"#")[0]):
+        return _delimited(file)
     return np.loadtxt(file, delimiter="," if b"," in first else None, ndmin=1)
 
 
@@ -85,7 +96,7 @@ def _header(first):
     Whole numbers can be names, but not of one column: a file of labels that has lost its first row
     would go unnoticed.
     """
-    names = [cell.strip() for cell in first]
+    names = [cell.strip().removeprefix("# ") for cell in first]  # as np.savetxt begins
     named = any(names) and all(names[1:])
     numbers = not any(np.isnan(as_number(name.replace(",", "."))) for name in names)
     if len(names) == 1:
@@ -103,9 +114,7 @@ def _header(first):
 
 
 def _json_lines(file):
-    return pd.read_json(
-        file, lines=True, dtype=False, convert_dates=False, precise_float=True, encoding="utf-8-sig"
-    )
+    return pd.DataFrame([json.loads(line) for line in file if line.strip()])
 
 
 def _json(file):
@@ -113,6 +122,8 @@ def _json(file):
     held = json.loads(file.read().decode("utf-8-sig"))
     if isinstance(held, dict) and {"columns", "data"} <= held.keys():
         return pd.DataFrame(held["data"], held.get("index"), held["columns"])
+    if isinstance(held, dict) and {"schema", "data"} <= held.keys():
+        return pd.DataFrame(held["data"])
     if isinstance(held, list) and held and isinstance(held[0], list):
         first = held[0][0] if held[0] else None
         if isinstance(first, dict) and {"label", "score"} <= first.keys():  # a pipeline's
@@ -151,9 +162,24 @@ def _torch(file):
     import torch
 
     held = torch.load(file, map_location="cpu", weights_only=True)  # refuses pickles
-    if isinstance(held, (list, tuple)) and held and all(map(torch.is_tensor, held)):
-        return torch.cat([torch.atleast_1d(batch) for batch in held])  # of a loader
-    return held
+    return _joined(held) if isinstance(held, (list, tuple)) and held else held
+
+
+def _joined(batches):
+    """Batches of a loader as one: tensors, pairs of scores and labels, dictionaries of them."""
+    import torch
+
+    first = batches[0]
+    if all(map(torch.is_tensor, batches)):
+        if [batch.ndim for batch in batches] == [2, 1] and len(first) == len(batches[1]):
+            return {"predictions": first, "labels": batches[1]}  # as fastai gives them
+        return torch.cat([torch.atleast_1d(batch) for batch in batches])
+    if all(isinstance(batch, dict) for batch in batches):
+        names = [name for name in first if torch.is_tensor(first[name]) and first[name].ndim]
+        return {name: torch.cat([batch[name] for batch in batches]) for name in names}
+    if all(isinstance(batch, (list, tuple)) for batch in batches):
+        return _joined([_joined(part) for part in zip(*batches, strict=True)])
+    return batches
 
 
 # suffix: what reads such an open file

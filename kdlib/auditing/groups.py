@@ -97,10 +97,8 @@ def _group_values(found, column):
     finite = values.dtype.kind == "f" and np.isfinite(values).all()
     if finite and (values != np.floor(values)).any():
         if (many := len(np.unique(values))) > MOST_VALUES:
-            raise found.error(
-                f"column {quoted(column)} has {many} different numbers; cut it into ranges, as "
-                f"--by {quoted(f'{column}:4')} does."
-            )
+            how = f"as --by {quoted(f'{column}:4')} does" if column else "as in a table with --by"
+            raise found.error(f"{called} has {many} different numbers; cut it into ranges, {how}.")
         return values.ravel()
     if values.dtype.kind == "b":  # groups called False and True
         values = values.astype(object)

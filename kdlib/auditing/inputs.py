@@ -13,7 +13,7 @@ from kdlib.auditing.columns import answers_of, labels_of
 from kdlib.auditing.gate import ROLES
 from kdlib.auditing.groups import in_pairs
 from kdlib.auditing.read import Source, is_file_name, source
-from kdlib.auditing.rows import aligned, take
+from kdlib.auditing.rows import aligned, by_example, by_text, take
 from kdlib.auditing.scores import check_own_labels
 from kdlib.auditing.sentences import AuditError
 
@@ -45,24 +45,28 @@ def in_rows(first, models, more, given):
     (labels (N,) int64, names of the classes, {role: [Answers]}, {groups, weights, ...: Source}, how
     the rows were joined).
     """
-    y = labels_of(first)
-    answers = [answers_of(s, y, given) for many in models.values() for s in many]
-    by_example = {what: more[what] for what in BY_EXAMPLE if what in more}
+    known = {what: more[what] for what in BY_EXAMPLE if what in more}
     members = {}
-    if "groups" in by_example and in_pairs(by_example["groups"]):
-        members["groups"] = by_example.pop("groups")
-    sources = [*(a.source for a in answers), *by_example.values()]
+    if "groups" in known and in_pairs(known["groups"]):
+        members["groups"] = known.pop("groups")
+    others = [*(s for many in models.values() for s in many), *known.values()]
+    first, others = by_text(by_example(first, None), others)
+    y = labels_of(first)
+    others = [by_example(s, len(y)) for s in others]
+    answers = [answers_of(s, y, given) for s in others[: len(others) - len(known)]]
+    known = dict(zip(known, others[len(answers) :], strict=True))
+    sources = [*(a.source for a in answers), *known.values()]
     labelled = first.with_columns({"": y})
     sources, how = aligned(labelled, sources)
     answers = [replace(a, source=s) for a, s in zip(answers, sources, strict=False)]
-    by_example = members | dict(zip(by_example, sources[len(answers) :], strict=True))
+    known = members | dict(zip(known, sources[len(answers) :], strict=True))
     names, answers = classes_of(y, answers, given)
     y = coded(first, y, names, "label")
     for a in answers:
         check_own_labels(a, y, names, first)
     one_by_one = iter(answers)
     by_role = {role: [next(one_by_one) for _ in many] for role, many in models.items()}
-    return y, names, by_role, by_example, how
+    return y, names, by_role, known, how
 
 
 def left_out(y, answers, by_example, left):

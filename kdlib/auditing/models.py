@@ -204,7 +204,7 @@ def as_asked(models, device=None):
 def _check_device(device, modules):
     """AuditError for a device that torch cannot use, or modules that cannot be moved as a whole."""
     try:
-        torch.zeros(1, device=device)
+        torch.zeros(1, device=device).tolist()  # meta, on which weights are lost, holds no numbers
     except (RuntimeError, AssertionError, TypeError) as error:
         raise AuditError(f"device {device!r}: torch cannot use it ({reason(error)}).") from None
     for module in modules:

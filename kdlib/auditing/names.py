@@ -6,15 +6,20 @@ IDS = (
 )
 LABELS = (
     *("label", "labels", "y", "target", "targets", "ytrue", "true", "truelabel", "groundtruth"),
-    *("truth", "gt", "labelid", "labelids", "classlabel", "class", "actual"),
+    *("truth", "gt", "labelid", "labelids", "classlabel", "class", "actual", "obs", "gtlabel"),
 )
 PREDICTED = (
     *("predicted", "prediction", "predictions", "pred", "preds", "ypred", "yhat", "answer"),
     *("classpred", "predictedclass", "predictedlabel", "predlabel", "predclass", "labelpred"),
+    # of H2O, PyCaret and RapidMiner, Azure, KNIME
+    *("predict", "predictionlabel", "scoredlabels", "predictionclass"),
 )
 LOGITS = ("logit", "logits")
 PROBABILITIES = ("probability", "probabilities", "prob", "probs", "proba", "p", "softmax")
-SCORES = (*LOGITS, *PROBABILITIES, "score", "scores", "output", "outputs", "class", "predictions")
+SCORES = (
+    *(*LOGITS, *PROBABILITIES, "score", "scores", "output", "outputs", "class", "predictions"),
+    *("predscore", "predscores"),
+)
 # what stands beside the scores, and nobody calls a class
 BESIDE = (
     *("loss", "losses", "nll", "crossentropy", "fold", "split", "epoch", "step", "weight"),

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
 from kdlib.auditing import formats
 from kdlib.auditing.names import IDS, plain
@@ -130,6 +131,8 @@ def _columns(held):
         held = held.to_frame("")
     if hasattr(held, "tocsr"):  # sparse, of scipy
         return sparse_columns(held), None
+    if getattr(getattr(held, "dtype", None), "names", None):  # a structured array of numpy
+        held = {name: held[name] for name in held.dtype.names}
     if not hasattr(held, "columns") and not isinstance(held, dict):
         array = _array(held)
         if array.ndim == 0:
@@ -168,6 +171,9 @@ def _array(values):
     array = np.asarray(values)
     if array.dtype == "V2" or array.dtype.name == "bfloat16":  # as numpy writes what it lacks
         return (array.view(np.uint16).astype(np.uint32) << 16).view(np.float32)
+    if array.dtype.kind == "M":  # dates are names, as a CSV file has them
+        dates = pd.Series(array)
+        return dates.astype(str).astype(object).where(dates.notna(), None).to_numpy()
     if array.dtype == object and array.ndim == 1 and len(array):
         wide = [np.ndim(value) == 1 and np.shape(value) == np.shape(array[0]) for value in array]
         if all(wide):

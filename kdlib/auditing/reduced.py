@@ -41,6 +41,7 @@ class Reduced:
         self.classes = None  # as many as the first scores have
         self.single = False  # one score, of the second of two classes
         self.inside = True  # no score below 0 or above 1
+        self.summed = True  # every row is like probabilities
         self.parts = {possible: [] for possible in POSSIBLE[kind]}  # columns REDUCED, by batch
 
     def scores(self, args, named, n, start):
@@ -73,11 +74,12 @@ class Reduced:
         refuse(self.name, ~np.isfinite(most), most, start, "which is no score")
         inside = self.inside and ((scores >= 0) & (scores <= 1)).all(axis=1)
         self.inside = bool(np.all(inside))
+        like = inside
+        if not self.single:
+            like = np.abs(scores.sum(axis=1) - 1) <= SUM_ERROR
+            like &= (scores >= -BELOW_ZERO).all(axis=1)
+            self.summed = self.summed and bool(np.all(like))
         if "probabilities" in self.parts:
-            like = inside
-            if not self.single:
-                like = np.abs(scores.sum(axis=1) - 1) <= SUM_ERROR
-                like &= (scores >= -BELOW_ZERO).all(axis=1)
             if self.kind == "probabilities":
                 refuse(self.name, ~like, scores, start, "which are not probabilities")
             elif not np.all(like):
@@ -100,6 +102,11 @@ class Reduced:
             raise AuditError(
                 f"{self.name}: gives one number from 0 to 1 for each example, which may be a "
                 f"probability or a logit; {asked}."
+            )
+        if self.kind == "logits" and self.summed and not self.single:
+            raise AuditError(
+                f"{self.name}: said to be logits, but every row is a probability already; "
+                "a softmax would be taken twice."
             )
         found = next(iter(self.parts))
         if self.kind == "auto" and found == "logits" and self.inside:

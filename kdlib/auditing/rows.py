@@ -3,21 +3,34 @@
 N examples. Whatever cannot be used raises an AuditError.
 """
 
+import re
 from dataclasses import replace
 from pathlib import PurePosixPath
 
 import numpy as np
 import pandas as pd
 
+from kdlib.auditing.names import LABELS, PREDICTED, plain
 from kdlib.auditing.read import Source
 from kdlib.auditing.sentences import quoted
 from kdlib.auditing.values import all_whole, texts
 
-# how ids are compared, the first that fits: as they are, by the file of a path, by its stem, ...
+MANY = 20  # rows from which text that differs in each tells them apart
+LETTER = re.compile(r"[^\W\d_]")
+
+
+def _end(path, parts):
+    """The last parts of a path, also one of Windows."""
+    return "/".join(PurePosixPath(path.replace("\\", "/")).parts[-parts:])
+
+
+# how ids are compared, the first that fits: as they are, by the end of a path, by its stem, ...
 KEYS = (
     str,
-    lambda text: PurePosixPath(text).name,
-    lambda text: PurePosixPath(text).stem,
+    lambda text: _end(text, 3),  # where a folder a class has files of the same names
+    lambda text: _end(text, 2),
+    lambda text: _end(text, 1),
+    lambda text: PurePosixPath(_end(text, 1)).stem,
     lambda text: text.strip().lstrip("0") or "0",  # 0001 is 1
 )
 
@@ -99,6 +112,56 @@ def _places(found, ids, wanted, by):
     if more := len(ids) - len(wanted):
         found.note(f"{more:,} rows with ids that {by.name} lacks were left out.")
     return places
+
+
+def by_example(found, n):
+    """The Source with a row for each of n examples, if it is a dictionary with their ids.
+
+    Such as {id: class}, {id: scores} or {id: {class: score}}, as JSON has them. n: None of labels,
+    which tell how many there are.
+    """
+    columns = found.columns
+    shapes = {np.shape(values) for values in columns.values()}
+    shape = shapes.pop()
+    lists = len(shape) == 1 and shape[0] != n == len(columns)
+    if shapes or not (lists or shape == () and len(columns) >= max(n or 0, 2)):
+        return found
+    ids = np.array([*columns], dtype=object)
+    rows = [values.tolist() for values in columns.values()]
+    values = np.array(rows, dtype=object if isinstance(rows[0], str) else None)
+    turned = {"": values}
+    if found.ids is not None:
+        turned = dict(zip(map(str, found.ids), values.T, strict=True))
+    return replace(found, columns=turned, ids=ids)
+
+
+def by_text(first, others):
+    """The Sources with ids, where labels and others share a column of text that tells rows apart.
+
+    Such as name or text: a column with letters, another value in each of MANY rows, called alike.
+    """
+    if any(s.ids is not None for s in (first, *others)):
+        return first, others
+    for name in first.columns:
+        sharing = [k for k, s in enumerate(others) if _tells_apart(s, name)]
+        if sharing and _tells_apart(first, name):
+            out = [_with_id(s, name) if k in sharing else s for k, s in enumerate(others)]
+            return _with_id(first, name), out
+    return first, others
+
+
+def _tells_apart(found, name):
+    """Whether a Source has such a column of text, and others beside it."""
+    values = found.columns.get(name, ())
+    if len(values) < MANY or len(found.columns) < 2 or plain(name) in (*LABELS, *PREDICTED):
+        return False
+    is_text = np.ndim(values) == 1 and all(isinstance(v, str) and LETTER.search(v) for v in values)
+    return is_text and len(set(values)) == len(values)
+
+
+def _with_id(found, name):
+    columns = dict(found.columns)
+    return replace(found, ids=columns.pop(name), columns=columns)
 
 
 def take(found, rows):

@@ -23,8 +23,10 @@ def read(y, names, found, how):
         share = " to ".join(dict.fromkeys(f"{f(right[role]):.1f}" for f in (min, max)))
         networks = f"{several} {role}s" if several > 1 else role
         models.append(f"{networks} {share} % right ({' and '.join(kinds[role])})")
+    occur = len(np.unique(y))
+    some = f", of which {occur:,} occur" if occur < len(names) else ""
     return (
-        f"{len(names):,} classes, {ends(names)}; {len(y):,} examples {how}; "
+        f"{len(names):,} classes, {ends(names)}{some}; {len(y):,} examples {how}; "
         f"{'; '.join(models)}; chance is {100 / len(names):.3g} %."
     )
 
@@ -44,7 +46,13 @@ def warnings(y, names, found, sources):
             other = 0.0
             if right < 1 / 1.5 and classes <= MOST_ORDERED:
                 other = _in_another_order(y, x.predicted, classes)
-            if other > right + GAINED / 100 and other > 1.5 * right:
+            only = printable(names[x.predicted[0]])
+            if n >= MANY and (x.predicted == x.predicted[0]).all() and not (y == y[0]).all():
+                out.append(
+                    f"The {called} predicts {only} in every example: are its columns, "
+                    "or its file, what was meant?"
+                )
+            elif other > right + GAINED / 100 and other > 1.5 * right:
                 out.append(
                     f"The {called} is right in {100 * right:.1f} %, but would be in "
                     f"{100 * other:.1f} % if the classes came in another order: "

@@ -9,7 +9,7 @@ import re
 import numpy as np
 
 from kdlib.auditing.names import BESIDE, LABELS, PREDICTED, SCORES, called, kind_of, plain
-from kdlib.auditing.sentences import ends, listed, quoted
+from kdlib.auditing.sentences import as_number, ends, listed, quoted
 from kdlib.auditing.values import as_numbers
 
 CALLED = re.compile(r"(.*?)[ _.:/-]*(\d+)")  # such as prob_10
@@ -29,6 +29,13 @@ def score_set(found, names, y, given):
         or _numbered(found, names, y)
         or _all_there_is(found, [name for name in names if _may_be_score(name)], y)
     )
+
+
+def _is_text(values):
+    """Whether a column holds names: none of its values is a number, if only per cent."""
+    some = values[:1000].tolist() if np.asarray(values).dtype.kind in "OUS" else []
+    texts = [isinstance(v, str) and np.isnan(as_number(v.strip(" %"))) for v in some]
+    return bool(texts) and all(texts) and any(some)
 
 
 def _called_scores(found, names):
@@ -65,12 +72,16 @@ def _numbered(found, names, y):
         )
     if left and stem:  # some labels are not in the set, so that it is not one
         return None
-    return columns, columns if stem else keys, keys, ""
+    by_number = keys[0] == "1" and y.dtype != object and y.min() > 0 and y.max() == len(keys)
+    return columns, keys if by_number or not stem else columns, keys, ""
 
 
 def _all_there_is(found, names, y):
     """score_set of columns that are named like classes; None of fewer than two."""
     named = y.dtype == object and set(y) <= set(names)
+    if named:
+        own = set(y)
+        names = [name for name in names if name in own or not _is_text(found.columns[name])]
     if len(names) < 2 or not (named or called(found.columns, PREDICTED) is None):
         return None
     if odd := _odd_whole_numbers(found, names):

@@ -11,7 +11,7 @@ import numpy as np
 from kdlib.auditing.classes import coded, counted, predicted_of
 from kdlib.auditing.names import REDUCED
 from kdlib.auditing.read import let_go
-from kdlib.auditing.sentences import listed, quoted
+from kdlib.auditing.sentences import AuditError, ends, listed, quoted
 from kdlib.auditing.values import as_numbers, names_or_numbers
 
 KINDS = ("auto", "logits", "probabilities", "classes")
@@ -20,6 +20,10 @@ ROUNDED = 0.5  # the same at most of probabilities rounded to a few decimals
 BELOW_ZERO = 1e-6  # of a probability: what is left of 1 minus the others
 # of log-probabilities, so that one certain mistake does not make the log-loss infinite
 FLOOR = np.log(1e-12)
+# share of predicted classes that must have the largest score; of two classes, less, as some choose
+# another threshold than a half
+AGREES = 0.9
+AGREES_OF_TWO = 0.5
 CHUNK = 1 << 23  # scores converted at once
 
 
@@ -53,6 +57,7 @@ def outputs(answers, y, names, kind="auto"):
         raise found.error("--kind classes needs one column of predicted classes.")
     scores, kind = _matrix(answers, names, kind)
     rows = _rows(found, scores, y)
+    _check_beside(answers, rows.predicted, names)
     kind = _kind_of(found, rows, scores, kind, answers.kind)
     if kind == "probabilities":
         with np.errstate(divide="ignore"):  # log of 0
@@ -77,6 +82,30 @@ def check_own_labels(answers, y, names, labels):
             "column of predicted classes must be called predicted"
         )
         found.refuse(differ, as_named[own], "label", why)
+
+
+def _check_beside(answers, largest, names):
+    """AuditError where a column of predicted classes is there, and scores say something else.
+
+    largest (N,): classes with the largest score. A column that calls classes otherwise is let be.
+    """
+    found, name = answers.source, answers.beside
+    if name is None:
+        return
+    try:
+        own = names_or_numbers(found, found.columns[name], "predicted class")
+        share = (coded(found, own, names, "predicted class") == largest).mean()
+    except AuditError:
+        return
+    if share < 1:
+        rows = f"{100 * (1 - share):.2g} % of rows"
+        found.note(f"{quoted(name)} is not the class with the largest score in {rows}.")
+    if share < (AGREES if len(names) > 2 else AGREES_OF_TWO):
+        raise found.error(
+            f"{quoted(name)} is the class with the largest of {ends(answers.scores)} in "
+            f"{100 * share:.0f} % of rows only; give the column that is meant, as in FILE:{name}, "
+            "or the columns with scores."
+        )
 
 
 def _unscored(answers, names):

@@ -72,4 +72,6 @@ def reason(error):
         return f"this needs {error.name}, which is not installed"
     if any(mark in said for mark in ("allow_pickle", "Python objects", "weights_only")):
         return "it holds Python objects, which are not read"
+    if "index_col=False" in said:  # of pandas
+        return "a row has more cells than the first line names"
     return said.splitlines()[0][:120]

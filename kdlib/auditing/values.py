@@ -7,7 +7,7 @@ import numpy as np
 from kdlib.auditing.sentences import as_number, encodable
 
 MISSING = ("None", "nan", "<NA>", "NaT")  # how missing values that are not text are printed
-WHOLE = re.compile(r"\s*[+-]?[0-9]{1,18}\s*")
+WHOLE = re.compile(r"[ \t\r\n]*[+-]?[0-9]{1,18}[ \t\r\n]*")  # what int reads
 
 
 def vector(found, values, what):
@@ -60,7 +60,8 @@ def as_numbers(found, values, what):
     values = vector(found, values, what)
     if values.dtype.kind in "iufb":
         return values
-    read = np.array([as_number(value) for value in values.tolist()])
+    texts = [v.removesuffix("%") if isinstance(v, str) else v for v in values.tolist()]
+    read = np.array([as_number(text) for text in texts])
     found.refuse(np.isnan(read), values, what, "a number")
     return read
 

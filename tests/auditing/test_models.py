@@ -14,7 +14,14 @@ import torch
 from scipy.special import expit
 from sklearn.metrics import accuracy_score, log_loss
 from torch import nn
-from torch.utils.data import DataLoader, IterableDataset, TensorDataset, WeightedRandomSampler
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    IterableDataset,
+    RandomSampler,
+    TensorDataset,
+    WeightedRandomSampler,
+)
 
 import kdlib
 from kdlib.auditing.batches import labels_of
@@ -253,6 +260,24 @@ def test_a_softmax_at_the_end_is_noticed_and_said():
     assert "student: Sequential on cpu; logits of 3 classes." in found.read
 
 
+def test_probabilities_that_are_said_to_be_logits_are_refused():
+    said = refused(ask, lambda x: TEACHER(x).softmax(dim=1), kind={"teacher": "logits"})
+    assert said == (
+        "teacher: said to be logits, but every row is a probability already; "
+        "a softmax would be taken twice."
+    )
+
+
+def test_what_yields_no_batches_or_would_lose_the_weights_is_refused():
+    assert (
+        refused(kdlib.audit_models, TEACHER, STUDENT, None) == "loader: NoneType yields no batches."
+    )
+    before = copy.deepcopy(TEACHER.state_dict())
+    assert "device 'meta': torch cannot use it" in refused(ask, device="meta")
+    for name, kept in TEACHER.state_dict().items():
+        assert torch.equal(kept, before[name])
+
+
 def test_a_row_that_adds_up_to_one_by_chance_does_not_make_logits_probabilities():
     logits = logits_of(TEACHER)
     logits[0] = [0.2, 0.3, 0.5]
@@ -452,6 +477,10 @@ def test_rows_of_a_table_are_refused_where_the_loader_has_another_order():
         assert said.startswith(f"{[*options][0]}: is given in the order of the examples, but")
     random = WeightedRandomSampler(torch.ones(N), N)
     assert "with replacement" in refused(ask, loader=batches(sampler=random))
+    for sampler, wrong in ((random, "with replacement"), (RandomSampler(range(N)), "in another;")):
+        data = TensorDataset(X, torch.as_tensor(Y))
+        inside = DataLoader(data, batch_sampler=BatchSampler(sampler, 32, drop_last=False))
+        assert wrong in refused(ask, loader=inside, groups=NAMED)
 
     class Stream(IterableDataset):
         def __iter__(self):

@@ -297,8 +297,8 @@ REFUSED = {
         (np.where(ROW == 5, [0, 0, np.inf], LOGITS), "the score in column 2 in row 5 is inf"),
         (np.where(ROW == 5, -np.inf, LOGITS), "the score in column 0 in row 5 is -inf"),
         (LOGITS[:, :1], "predicted class in row 0 is 2.1257302210933933, not a whole number"),
-        (LOGITS[None], "1 rows, but labels has 30"),
-        (LOGITS[:, :, None].astype(int), "not int64 of shape (30, 3, 1)"),
+        (LOGITS[None], "has scores of shape (1, 30, 3); a matrix"),
+        (LOGITS[:, :, None].astype(int), "has scores of shape (30, 3, 1)"),
         (LOGITS[:, :2], "student: scores must be numbers, a column for each of 3 classes, not"),
         (LOGITS[:-1], "student: 29 rows, but labels has 30."),
         (np.array(3.0), "is no path, array, table or dictionary of arrays"),
@@ -307,7 +307,7 @@ REFUSED = {
         (columns_with([*LOGITS[:4, 2], None, *LOGITS[5:, 2]]), "column 'c' in row 4 is None"),
         (
             pd.DataFrame(columns_with(pd.date_range("2020", periods=N))),
-            "column 'c' must be one column",
+            "column 'c' in row 0 is '2020-01-01', not a number.",
         ),
         (columns_with([[1, 2]] * N), "a column for each of 3 classes, not int64 of shape (30, 2)"),
         ([OTHER, OTHER[:-1]], "student 1: 29 rows"),
@@ -532,7 +532,7 @@ NO_NAMES = "it must hold the names of the columns, such as label."
         ("y.csv", "0.5,1\n1,2\n", "label must be one column of numbers or names, not float64"),
         ("y.csv", "1,1\n1,2\n", "two columns are called '1'."),
         ("y.csv", "a,a\n1,2\n", "two columns are called 'a'."),
-        ("y.csv", "a,b\n1,2,3\n", "not a readable csv file ("),
+        ("y.csv", "a,b\n1,2,3\n", "not a readable csv file (a row has more cells than the first"),
         ("y.csv", "a,b\n1,2\n1,2,3\n", "not a readable csv file ("),
         ("y.csv", 'a,b\n"1,2\n', "not a readable csv file ("),
         ("y.csv", "label\n1\n\n2\n", "label in row 1 is '', not a name or a number."),
@@ -653,7 +653,8 @@ def test_up_to_fifty_fractions_are_groups():
     y = np.arange(60) % 3
     assert len(audit(y, y, y, groups=np.arange(60) % 50 + 0.5).groups) == 50
     said = refused(audit, y, y, y, groups=np.arange(60) % 51 + 0.5)
-    assert said == "groups: column '' has 51 different numbers; cut it into ranges first."
+    why = "has 51 different numbers; cut it into ranges, as in a table with --by."
+    assert said == f"groups: group {why}"
 
 
 @pytest.mark.parametrize("scale", [5e-324, 1e-200, 1e308, 1])

@@ -1,0 +1,251 @@
+"""Files as tools of machine learning write them, beyond those of test_forms: one truth, each form.
+
+Also what in them would be wrong without a word: refused or warned of."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from scipy.special import softmax
+from sklearn.metrics import accuracy_score
+
+import kdlib
+from kdlib.config import KdlibError
+
+N, C = 120, 5
+RNG = np.random.default_rng(7)
+Y = RNG.integers(C, size=N)
+NAMES = np.array(["cat", "dog", "truck", "ship", "frog"], dtype=object)
+ORDER = RNG.permutation(N)
+IDS = [f"{k}.png" for k in range(N)]
+
+
+def logits(accuracy):
+    z = RNG.normal(size=(N, C))
+    z[np.arange(N), Y] += np.where(RNG.random(N) < accuracy, 6, -6)
+    return z
+
+
+Z = {"teacher": logits(0.9), "student": logits(0.6)}
+P = {role: softmax(z, axis=1) for role, z in Z.items()}
+A = {role: z.argmax(axis=1) for role, z in Z.items()}
+
+
+def audit(labels, make):
+    """An audit, quick; make gives what a role's model says."""
+    return kdlib.audit(labels, make("teacher"), make("student"), resamples=2)
+
+
+def right(found):
+    for role, answers in A.items():
+        true = 100 * accuracy_score(Y, answers)
+        assert found.metrics[f"{role}_accuracy"].estimate == pytest.approx(true, abs=1e-9)
+    return found
+
+
+def refused(labels, make):
+    with pytest.raises(KdlibError) as error:
+        audit(labels, make)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def written(folder, name, write):
+    """What makes the file of a role, called so, by write(path, role)."""
+
+    def make(role):
+        path = folder / f"{role}{name}"
+        write(path, role)
+        return path
+
+    return make
+
+
+def as_text(make):
+    return lambda path, role: path.write_text(make(role))
+
+
+def as_torch(make):
+    return lambda path, role: torch.save(make(role), path)
+
+
+def by_name(role):
+    return pd.DataFrame(P[role], columns=NAMES)
+
+
+def batches(role):
+    """Pairs of scores and labels."""
+    parts = np.array_split(np.arange(N), 4)
+    return [(torch.tensor(Z[role][part]), torch.tensor(Y[part])) for part in parts]
+
+
+def by_id(values):
+    return json.dumps({IDS[k]: values[k] for k in ORDER.tolist()})
+
+
+FORMS = {  # suffix, how a role is written
+    "a batch a dictionary": (".pt", as_torch(lambda r: [{"z": z, "y": y} for z, y in batches(r)])),
+    "a batch a pair": (".pt", as_torch(batches)),
+    "fastai": (".pt", as_torch(lambda r: (torch.tensor(P[r]), torch.tensor(Y)))),
+    "GLUE": (".txt", as_text(lambda r: pd.DataFrame({"prediction": A[r]}).to_csv(sep="\t"))),
+    "savetxt": (".csv", lambda p, r: np.savetxt(p, Z[r], delimiter=",", header=",".join(NAMES))),
+    "spaces": (".csv", as_text(lambda r: by_name(r).to_csv(index=False).replace(",", ", "))),
+    "Excel": (".txt", lambda p, r: by_name(r).to_csv(p, sep="\t", index=False, encoding="utf-16")),
+    "commas at the end": (".csv", as_text(lambda r: by_name(r).assign(**{"": ""}).to_csv())),
+    "per cent": (".csv", as_text(lambda r: by_name(r).map(lambda v: f"{100 * v}%").to_csv())),
+    "H2O": (".csv", as_text(lambda r: by_name(r).assign(predict=NAMES[A[r]]).to_csv())),
+    "caret": (".csv", as_text(lambda r: by_name(r).assign(obs=NAMES[Y], x=NAMES[Y]).to_csv())),
+    "records": (".json", as_text(lambda r: by_name(r).to_json(orient="index"))),
+    "schema": (".json", as_text(lambda r: by_name(r).to_json(orient="table"))),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_what_tools_write_is_read(form, tmp_path):
+    labels = NAMES[Y] if form in ("H2O", "caret") else Y
+    found = right(audit(labels, written(tmp_path, *FORMS[form])))
+    assert not found.warnings
+
+
+BY_ID = {
+    "class": lambda r: by_id(A[r].tolist()),
+    "name": lambda r: by_id(NAMES[A[r]].tolist()),
+    "scores": lambda r: by_id(P[r].tolist()),
+    "score of each class": lambda r: by_id(by_name(r).to_dict("records")),
+}
+
+
+@pytest.mark.parametrize("form", BY_ID)
+def test_dictionaries_by_id_are_tables_turned_around(form, tmp_path):
+    names = form in ("name", "score of each class")
+    labels = pd.DataFrame({"id": IDS, "label": NAMES[Y] if names else Y})
+    found = right(audit(labels, written(tmp_path, ".json", as_text(BY_ID[form]))))
+    assert "joined by id" in found.read[0]
+    path = tmp_path / "y.json"
+    path.write_text(json.dumps(dict(zip(IDS, labels["label"].tolist(), strict=True))))
+    right(audit(path, written(tmp_path, ".json", as_text(BY_ID[form]))))
+
+
+def test_records_of_numpy_are_tables():
+    table = right(audit(Y, lambda r: pd.DataFrame({"i": Y, "pred": A[r]}).to_records(index=False)))
+    assert "passed over: i" in table.read[1]
+
+
+def test_two_classes_may_be_called_true_and_false():
+    y = Y > 1
+    p = {
+        role: np.column_stack([z[:, :2].max(axis=1), z[:, 2:].max(axis=1)]) for role, z in Z.items()
+    }
+    found = kdlib.audit(y, *(pd.DataFrame(p[r], columns=[False, True]) for r in Z), resamples=2)
+    assert found.metrics["teacher_accuracy"].estimate == 100 * (p["teacher"].argmax(1) == y).mean()
+
+
+def test_numbered_columns_and_labels_may_both_count_from_one():
+    columns = [f"X{k + 1}" for k in range(C)]  # as R calls columns without names
+    found = right(audit(Y + 1, lambda r: pd.DataFrame(P[r], columns=columns)))
+    assert "5 classes, 1 … 5;" in found.read[0]
+
+
+@pytest.mark.parametrize(
+    ("labels", "models"),
+    [
+        (pd.date_range("2020-01-01 01:00", periods=N, freq="h"), str),  # dates and their text
+        ([f"val/{NAMES[k % 2]}/{k // 2}.png" for k in range(N)], "/data/{}".format),
+        ([f"val/{k}.png" for k in range(N)], "C:\\data\\{}".format),
+        ([f"val/{k}.png" for k in range(N)], lambda name: f"C:\\data\\{name[4:]}"),
+    ],
+)
+def test_ids_are_dates_or_the_ends_of_paths(labels, models):
+    ids = np.array([models(name) for name in labels], dtype=object)[ORDER]
+    table = pd.DataFrame({"id": labels, "label": Y})
+    right(audit(table, lambda r: pd.DataFrame({"id": ids, "pred": A[r][ORDER]})))
+
+
+@pytest.mark.parametrize("name", ["key", "text", "name"])
+def test_text_that_differs_in_each_row_is_an_id_whatever_it_is_called(name):
+    order = {"teacher": ORDER, "student": ORDER[::-1]}
+    labels = pd.DataFrame({name: IDS, "label": Y})
+    rows = {r: {name: np.array(IDS)[k], "pred": A[r][k]} for r, k in order.items()}
+    assert "joined by id" in right(audit(labels, lambda r: pd.DataFrame(rows[r]))).read[0]
+
+
+def test_text_in_one_file_alone_is_no_id():
+    labels = pd.DataFrame({"text": IDS, "label": Y}).iloc[:, ::-1]
+    right(audit(labels, lambda r: pd.DataFrame({"id": range(N), "pred": A[r]})))
+    found = right(audit(Y, lambda r: pd.DataFrame({"text": IDS, "pred": A[r]})))
+    assert "in the order of the rows" in found.read[0]
+
+
+def test_dates_are_groups_too():
+    days = pd.DataFrame({"day": pd.to_datetime(["2024-01-01", "2024-02-01"] * (N // 2))})
+    found = kdlib.audit(Y, *A.values(), groups=days, resamples=2)
+    assert list(found.groups["group"]) == ["2024-01-01", "2024-02-01"]
+
+
+def test_timms_index_is_the_predicted_class():
+    table = {r: pd.DataFrame({"filename": IDS, "index": A[r], "prob": P[r].max(1)}) for r in A}
+    right(audit(Y, table.get))
+
+
+def test_scores_that_the_predicted_class_contradicts_are_refused():
+    features = RNG.normal(size=(N, C))
+    columns = [f"emb_{k}" for k in range(C)]
+    said = refused(Y, lambda r: pd.DataFrame(features, columns=columns).assign(pred=A[r]))
+    assert "'pred' is the class with the largest of emb_0 … emb_4 in " in said
+    right(audit(Y, lambda r: pd.DataFrame(Z[r], columns=columns).assign(pred=A[r])))
+    columns = [f"teacher_{k}" for k in range(C)]  # beside what the student predicts
+    said = refused(Y, lambda r: pd.DataFrame(Z["teacher"], columns=columns).assign(pred=A[r]))
+    assert said.startswith("student: 'pred' is the class with the largest of teacher_0 … ")
+
+
+def test_another_threshold_than_a_half_is_said():
+    p = {r: z[:, 2:].max(axis=1) for r, z in P.items()}
+    table = {r: pd.DataFrame({"no": 1 - p[r], "yes": p[r], "pred": p[r] > 0.01}) for r in p}
+    table = {r: of.assign(pred=np.where(of["pred"], "yes", "no")) for r, of in table.items()}
+    found = audit(np.where(Y > 1, "yes", "no"), table.get)
+    assert (
+        found.metrics["teacher_accuracy"].estimate == 100 * ((p["teacher"] > 0.5) == (Y > 1)).mean()
+    )
+    assert any("'pred' is not the class with the largest score in" in said for said in found.read)
+
+
+def test_a_model_that_says_one_class_is_warned_of():
+    y = (Y > 2).astype(int)
+    table = pd.DataFrame({"age": RNG.normal(50, 5, N), "income": RNG.normal(3, 1, N)})
+    found = kdlib.audit(y, table, A["student"] > 2, resamples=2)
+    assert any("teacher predicts age in every example" in said for said in found.warnings)
+
+
+def test_classes_without_an_example_are_said():
+    y = np.where(Y == 0, 9, 1)
+    assert "9 classes, 1 … 9, of which 2 occur;" in kdlib.audit(y, y, y[::-1], resamples=2).read[0]
+
+
+def test_scores_of_more_than_two_dimensions_are_refused_by_their_shape():
+    assert "scores of shape (120, 1, 5)" in refused(Y, lambda r: Z[r][:, None])
+
+
+@pytest.mark.filterwarnings("error")
+def test_lines_of_json_are_read_without_a_warning(tmp_path):
+    lines = written(
+        tmp_path, ".jsonl", lambda p, r: by_name(r).to_json(p, orient="records", lines=True)
+    )
+    right(audit(Y, lines))
+
+
+def test_a_wrong_file_of_class_names_is_refused_briefly():
+    with pytest.raises(KdlibError) as error:
+        kdlib.audit(Y, *A.values(), classes={"columns": list(range(5000))})
+    assert len(str(error.value)) < 300
+
+
+@pytest.mark.parametrize("mark", "\x1c\x1e\x85\u2003")
+def test_spaces_that_int_does_not_read_make_no_number(mark):
+    ids = [f"{k}{mark}" for k in range(N)]
+    for table in ({"id": ids, "pred": A["teacher"]}, {"pred": [f"{a}{mark}" for a in Y]}):
+        try:
+            audit(Y, lambda r, table=table: pd.DataFrame(table))
+        except KdlibError as error:
+            assert "\n" not in str(error)
