@@ -56,6 +56,8 @@ class Audit:
     title: str = ""  # of the page, if you gave one
     read: tuple = ()  # sentences: what was read, how it was taken
     warnings: tuple = ()  # sentences: why what was read may not be what was meant
+    student: str = ""  # its name, where several are compared
+    compared: int = 1  # students; q is corrected for their number and that of the groups
 
     @property
     def covers(self):
