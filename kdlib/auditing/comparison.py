@@ -15,15 +15,16 @@ from kdlib.auditing import page
 from kdlib.auditing.facts import SCHEMA, facts, plain, verdict_facts
 from kdlib.auditing.figures import BLUE, ORANGE, at_two_widths, cells
 from kdlib.auditing.headline import about, short_name
+from kdlib.auditing.said import of_student
 from kdlib.auditing.sentences import printable
 from kdlib.auditing.standing import answer, cautions_of, headline, title
-from kdlib.auditing.students import of_student
 from kdlib.auditing.tables import CHANGED
 from kdlib.auditing.together import judge_each, together
 from kdlib.evidence.words import brief, number
 from kdlib.pages.report_template.tidy import tidy
 from kdlib.pages.shown import TEMPLATES, Shown, Table, csv_text, drawn, in_style, legend, table_html
 
+ENDS = ("average gain", "from", "to", "worst groups", "worst from", "worst to")
 LOOKS = {"average over groups": (BLUE, "o"), "worst groups": (ORANGE, "v")}
 
 
@@ -52,7 +53,7 @@ def gain_by_student(table, worst, reference, width=7.2):
         f"{of_worst}, of each student its own, chosen on one half of the examples and scored on "
         "the other."
     )
-    shown = table.drop(columns=["p", "p_holm"])
+    shown = table[["student", *columns[0], *columns[1]]].set_axis(["student", *ENDS], axis=1)
     return Shown(figure, f"Gain on average over the groups: {gains}.", caption, cells(shown))
 
 

@@ -23,6 +23,7 @@ import pandas as pd
 from kdlib.auditing.audit import audit, kinds_of
 from kdlib.auditing.inputs import models_of
 from kdlib.auditing.read import Source, file_and_columns, source
+from kdlib.auditing.said import of_student
 from kdlib.auditing.sentences import AuditError, quoted
 from kdlib.auditing.tables import CHANGED, UNCHANGED
 from kdlib.evidence.significance import FALSE_DISCOVERIES, false_discovery, holm
@@ -178,16 +179,6 @@ def _naming(name):
         if not str(error).startswith(("student:", "student ")):
             raise
         raise AuditError(f"student {name}{str(error).removeprefix('student')}") from None
-
-
-def of_student(name, sentence, said):
-    """A sentence on what was read of a student, less the parts that were `said` of another.
-
-    "" if nothing is left; adds its parts to `said`.
-    """
-    parts = [part for part in sentence.removesuffix(".").split("; ") if part not in said]
-    said.update(parts)
-    return f"{name}: {'; '.join(parts)}." if parts else ""
 
 
 def _tell(say, name, said, sentence):
