@@ -61,8 +61,8 @@ def _whom(found):
     more = len(counts) - LISTED
     also = f"; {more} more students stand in the table" if more > 0 else ""
     return (
-        f"Of {groups:,} groups {'; '.join(some)}{also}. This is {corrected}, so that at most one "
-        "finding in twenty is to be expected to be false."
+        f"Of {groups:,} groups {'; '.join(some)}{also}: {corrected}, with at most one false alarm "
+        "in twenty to be expected."
     )
 
 
