@@ -114,7 +114,7 @@ def audit(args):
 
     Exit code 1 if a condition of --fail-if or --gate is met, 3 if none is but one is unknown.
     """
-    from kdlib.auditing import ci, comparison, given, page
+    from kdlib.auditing import ci, comparison, given, page, progress
     from kdlib.auditing.together import judge_each, together
     from kdlib.auditing.verdicts import NOT_MET, judge
 
@@ -123,7 +123,8 @@ def audit(args):
     _, students = given.students_of(vars(args))
     conditions, before = ci.asked(args.fail_if, args.gate, args.against, args.junit, students)
     places = ci.places(vars(args), students)
-    found = given.asked(vars(args), args.out, print)
+    with progress.bar(len(students)) as begin:
+        found = given.asked(vars(args), args.out, print, begin)
     if students:
         look, summary = comparison, ci.summary_of_students
         of_cases = judge_each(found, conditions, before)
@@ -283,6 +284,12 @@ def _audit_options(add):
     worst = "groups in the worst-k metrics; default: a tenth"
     add("--worst", type=_count, metavar="K", help=worst)
     add("--title", help="of the page")
+    by = "columns of --groups to use: sex 'age:4' (four ranges) 'sex x age:4'; default: all"
+    add("--by", nargs="+", metavar="COLUMN", help=by)
+    search = "what is known of each example: a search in it for the subgroups that lost most"
+    add("--search", **FILE, help=search)
+    images = "paths of their images, to show what was lost; of --study the folder of its data"
+    add("--images", **FILE, help=images)
     conditions = "'groups_harmed > 0', 'gain[group=truck].high < 0', 'any gain < -5'; see README"
     add("--fail-if", **AGAIN, metavar="CONDITION", help=conditions)
     add("--gate", **FILE, help="such conditions, one a line; # begins a comment line")

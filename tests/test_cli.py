@@ -397,9 +397,9 @@ def test_doctor_names_what_stops_digits_and_the_fix(tmp_path, monkeypatch, capsy
 NO_COUNT = "is no whole number from 1 on; see: python -m kdlib run --help"
 OF_AUDIT = (
     "--help, --labels, --teacher, --student, --baseline, --groups, --weights, --train-counts, "
-    "--edges, --classes, --missing-groups, --kind, --worst, --title, --fail-if, --gate, --against, "
-    "--study, --pair, --method, --seeds, --summary, --junit, --out, --image-folder, --image-size, "
-    "--mean, --std, --batch"
+    "--edges, --classes, --missing-groups, --kind, --worst, --title, --by, --search, --images, "
+    "--fail-if, --gate, --against, --study, --pair, --method, --seeds, --summary, --junit, "
+    "--out, --image-folder, --image-size, --mean, --std, --batch"
 )
 
 

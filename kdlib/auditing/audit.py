@@ -21,12 +21,17 @@ import numpy as np
 from kdlib.auditing import said
 from kdlib.auditing.classes import given_names
 from kdlib.auditing.gate import METRICS, ROLES
-from kdlib.auditing.groups import counts_of, groups_of, weights_of, without_group
-from kdlib.auditing.inputs import controls, in_rows, left_out, models_of, notes
+from kdlib.auditing.groups import counts_of, groups_of, in_pairs, weights_of, without_group
+from kdlib.auditing.inputs import controls, in_rows, left_out, models_of, notes, same_network
 from kdlib.auditing.numbers import numbers
+from kdlib.auditing.pictures import pictures_of
 from kdlib.auditing.read import source
 from kdlib.auditing.scores import KINDS, outputs
+from kdlib.auditing.search import confirmed
+from kdlib.auditing.search import search as search_in
 from kdlib.auditing.sentences import AuditError
+from kdlib.auditing.subgroups import groups_by, used_by
+from kdlib.auditing.tables import CHANGED
 from kdlib.config import did_you_mean
 
 
@@ -56,6 +61,9 @@ class Audit:
     title: str = ""  # of the page, if you gave one
     read: tuple = ()  # sentences: what was read, how it was taken
     warnings: tuple = ()  # sentences: why what was read may not be what was meant
+    subgroups: object = None  # DataFrame of what a search found; see search.search
+    searched: tuple = ()  # sentences: how it was found
+    lost: tuple = ()  # of pictures.Lost: pictures of what the student lost
     student: str = ""  # its name, where several are compared
     compared: int = 1  # students; q is corrected for their number and that of the groups
 
@@ -95,7 +103,11 @@ def audit(
     missing_groups=None,
     worst=None,
     title="",
+    by=None,
+    search=None,
+    images=None,
     say=None,
+    progress=None,
     resamples=1000,
     seed=0,
 ):
@@ -118,7 +130,13 @@ def audit(
     missing_groups: of examples without a group: drop leaves them out, own makes them a group.
     worst: k, by default a tenth of the groups.
     title: of the page.
-    say: called with each sentence on what was read, before the numbers are worked out.
+    by: which columns of the groups make groups, cut and combined, such as
+        ["sex", "age:4", ("sex", "age:4")]; see subgroups. By default each column, by its values.
+    search: a table of what is known of each example, in which the subgroups are searched for that
+        lost most; see search.
+    images: paths of the examples' images, or (N, H, W, 3) or (N, H, W) uint8; see pictures.
+    say: a function that is called with each sentence on what was read, before any number.
+    progress: one that is called with the name of each part of the work when it begins.
 
     KdlibError, in one sentence, for anything that cannot be used.
     """
@@ -127,17 +145,23 @@ def audit(
     first = source(labels, "labels")
     models = models_of(teacher, student, baseline)
     more = {"groups": groups, "weights": weights, "training counts": train_counts}
+    more |= {"search": search, "images": images}
     more = {what: source(given, what) for what, given in more.items() if given is not None}
+    if by is not None:
+        more["groups"] = used_by(more.get("groups"), by)
     repeats = controls(models)
     y, names, answers, by_example, how = in_rows(first, models, more, given_names(classes))
-    if "groups" in by_example:
+    if "groups" in by_example and not in_pairs(by_example["groups"]):
         left = without_group(by_example["groups"], missing_groups)
         if left.any():
             y, answers, by_example = left_out(y, answers, by_example, left)
     found = {
         role: [outputs(a, y, names, kinds[role]) for a in many] for role, many in answers.items()
     }
-    members = groups_of(by_example.get("groups"), y, names)
+    if by is None:
+        members = groups_of(by_example.get("groups"), y, names, first.ids)
+    else:
+        members = groups_by(by_example["groups"], by)
     sources = {role: [s.name for s in many] for role, many in models.items()}
     read = (said.read(y, names, found, how), *notes(first, answers, by_example))
     warned = (*repeats, *said.warnings(y, names, found, sources))
@@ -159,7 +183,11 @@ def audit(
     inputs = [("labels", first)]
     inputs += [(role, s) for role, many in models.items() for s in many]
     inputs += more.items()
-    result = numbers(y, found, len(names), members, w, counts, edges, k, resamples, seed)
+    same = same_network(models["teacher"], models.get("baseline", ()))
+    of_groups = {"train_counts": counts, "edges": edges, "k": k}
+    how = {"resamples": resamples, "seed": seed, "same": same, "progress": progress}
+    result = numbers(y, found, len(names), members, w, **of_groups, **how)
+    _beyond_groups(result, by_example, y, found, names, members, w, seed)
     metrics = {name: result["metrics"][name] for name in METRICS if name in result["metrics"]}
     return Audit(
         **result | {"metrics": metrics},
@@ -169,6 +197,20 @@ def audit(
         read=read,
         warnings=warned,
     )
+
+
+def _beyond_groups(result, by_example, y, found, names, members, w, seed):
+    """Add to the result what a search finds, and pictures, where they are asked for."""
+    predicted = {role: np.array([x.predicted for x in of]) for role, of in found.items()}
+    if "search" in by_example:
+        right = {role: values == y for role, values in predicted.items()}
+        table, result["searched"] = search_in(by_example["search"], y, right, w, seed)
+        result["subgroups"] = table
+        result["metrics"][f"subgroups_{CHANGED[result['reference']][0]}"] = confirmed(table)
+    if "images" in by_example:
+        images, groups = by_example["images"], result["groups"]
+        result["lost"], unseen = pictures_of(images, y, predicted, names, members, groups)
+        result["limits"] = (*result["limits"], *unseen)
 
 
 def kinds_of(kind):

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from kdlib import __version__
+from kdlib.auditing.pictures import told_lost
 from kdlib.auditing.sentences import AuditError, encodable, quoted, reason
 from kdlib.evidence.stats import Interval
 
@@ -56,6 +57,9 @@ def facts(audited, judged=None):
             "buckets": a.buckets,
             "transfer": a.transfer,
             "calibration": a.calibration,
+            "subgroups": a.subgroups,
+            "searched": a.searched,
+            "lost": told_lost(a.lost),
             "limits": a.limits,
             "against": against,
             "fail_if": [verdict_facts(verdict) for verdict in (judged.verdicts if judged else ())],

@@ -25,7 +25,6 @@ from kdlib.auditing.sentences import AuditError, as_number, quoted
 SEPARATORS = (",", ";", "\t", "|")
 DECIMAL_COMMA = re.compile(r"\s*[-+]?\d+,\d+(?:[eE][-+]?\d+)?\s*")
 LIST = re.compile(r"\[[-+.,\seE0-9]*\]")  # how a list of numbers stands in a cell
-SPARSE = {"format", "shape", "data"}  # names that scipy.sparse.save_npz writes
 
 
 # ---------------------------------------------------------------- text
@@ -136,16 +135,6 @@ def _npy(file):
     return np.lib.format.read_array(file, allow_pickle=False)
 
 
-def _npz(file):
-    held = np.lib.npyio.NpzFile(file)  # refuses pickles
-    if set(held.files) >= SPARSE:
-        import scipy.sparse
-
-        file.seek(0)
-        return scipy.sparse.load_npz(file)
-    return dict(held)
-
-
 def _safetensors(file):
     from safetensors.numpy import load
 
@@ -169,7 +158,7 @@ def _torch(file):
 
 # suffix: what reads such an open file
 READERS = {
-    ".npz": _npz,
+    ".npz": lambda file: dict(np.lib.npyio.NpzFile(file)),  # refuses pickles
     ".npy": _npy,
     ".csv": _delimited,
     ".tsv": _delimited,

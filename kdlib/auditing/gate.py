@@ -21,6 +21,10 @@ from kdlib.config import KdlibError, did_you_mean
 
 ROLES = ("teacher", "student", "baseline")
 CHOSEN = "chosen on the other half of the examples"
+BY_OTHERS = (
+    f"{CHOSEN} and, of several students and baselines, by the other networks; where either side is "
+    "a single network, its interval covers new examples of these networks only"
+)
 COPIED = (
     "per cent of the teacher's errors where the {} gives the same wrong label, the groups counting "
     "as if of equal size"
@@ -28,12 +32,14 @@ COPIED = (
 METRICS = {  # name: what it is; gains over the reference, in points
     "overall_gain": "accuracy of the student minus the reference's, every example alike",
     "average_gain": "the same, every group alike",
-    "worst_bucket_gain": f"gain of the bucket that gains least, {CHOSEN}",
-    "worst_k_gain": f"gain of the k groups that gain least, {CHOSEN}",
+    "worst_bucket_gain": f"gain of the bucket that gains least, {BY_OTHERS}",
+    "worst_k_gain": f"gain of the k groups that gain least, {BY_OTHERS}",
     "groups_harmed": "groups harmed at a false discovery rate of 5 %",
     "groups_helped": "groups helped at a false discovery rate of 5 %",
     "groups_worse": "without a baseline: groups worse than the teacher, at the same rate",
     "groups_better": "without a baseline: groups better than the teacher, at the same rate",
+    "subgroups_harmed": "subgroups that a search found and other examples confirmed as harmed",
+    "subgroups_worse": "without a baseline: such subgroups that are worse than the teacher",
     "student_accuracy": "accuracy of the student, every example alike",
     "student_average": "accuracy of the student, every group alike",
     "student_worst_k": f"accuracy in the student's k worst groups, {CHOSEN}",

@@ -17,13 +17,14 @@ from kdlib.study.done import some_seeds
 from kdlib.study.grids import check_names, study
 
 
-def audit_study(name, pair=None, method="kd", seeds=None, **how):
+def audit_study(name, pair=None, method="kd", seeds=None, images=None, **how):
     """The Audit of a method of a study on record, on all images that no run saw.
 
     The baseline is one-hot training. pair: "teacher/student", by default the study's first.
     method: or a list of several, of which the Students are returned, with as many training runs as
-    the one that has fewest. how: title, say; see audit.
-    KdlibError for a pair or method that the study does not have.
+    the one that has fewest. images: the folder of the data set, so that pictures show what was
+    lost; see cifar.find. how: title, say; see audit. KdlibError for a pair or method that the study
+    does not have.
     """
     methods = [method] if isinstance(method, str) else method
     chosen = study(name)
@@ -68,8 +69,20 @@ def audit_study(name, pair=None, method="kd", seeds=None, **how):
         classes=class_names,
         train_counts=counts,
         edges=chosen.bucket_edges or (100, 20),
+        images=images and _images(p, images),
         **how,
     )
+
+
+def _images(p, folder):
+    """(N, 32, 32, channels) uint8 of the examples of a Panel, from its data set."""
+    from kdlib.study.datasets import load
+
+    data = load(p.teachers[0].config, folder)
+    unseen = (data.test, data.left_out)
+    if not np.array_equal(np.concatenate([split.y for split in unseen]), p.y):
+        raise KdlibError(f"--images {folder}: these are not the images of the study's records.")
+    return np.concatenate([split.x for split in unseen])
 
 
 OF_FOLDER = ("image_size", "mean", "std", "batch")
@@ -91,17 +104,18 @@ def students_of(options):
     return named, tuple(named) or tuple(methods if len(methods) > 1 else ())
 
 
-def asked(options, out, say=None):
+def asked(options, out, say=None, progress=None):
     """The Audit that the command line asks for, or Students: of files, or of runs on record.
 
-    say: see audit. KdlibError for options that do not go together, or a page `out` that would
-    overwrite a file."""
+    say, progress: see audit. KdlibError for options that do not go together, or a page `out` that
+    would overwrite a file."""
     if options["image_folder"]:
-        return _asked_of_folder(options, out, say)
+        return _asked_of_folder(options, out, say, progress)
     _check_without_folder(options)
     named, names = students_of(options)
     ours = {name: options[name] for name in ("pair", "method", "seeds")}
     files = {name: options[name] for name in (*FILES, "worst", "edges", "missing_groups")}
+    files |= {name: options[name] for name in ("by", "search")}
     files["kind"] = options["kind"] and _kinds(options["kind"])
     excluded, why = ours, "files, only with --study."
     if options["study"]:
@@ -116,7 +130,8 @@ def asked(options, out, say=None):
             )
     # refused before the work, not after it
     places(out, read_by(options), names)
-    how = {"title": options["title"] or "", "say": say}
+    how = {"title": options["title"] or "", "say": say, "progress": progress}
+    how["images"] = options["images"]
     if options["study"]:
         method = list(names) or (ours["method"] or ["kd"])[0]
         return audit_study(options["study"], ours["pair"], method, ours["seeds"], **how)
@@ -160,9 +175,9 @@ def _check_without_folder(options):
                 raise KdlibError(f"--{role} {one}: a network needs --image-folder DIR.")
 
 
-def _asked_of_folder(options, out, say):
+def _asked_of_folder(options, out, say, progress):
     """The Audit that the command line asks for, of networks on a folder of images."""
-    for name in ("labels", "study", "pair", "method", "seeds"):
+    for name in ("labels", "images", "study", "pair", "method", "seeds"):
         if options[name] is not None:
             raise KdlibError(f"--{name} does not go with --image-folder, which has the labels.")
     for name in ("teacher", "student"):
@@ -171,15 +186,16 @@ def _asked_of_folder(options, out, say):
     from kdlib.auditing.images import audit_folder  # needs torch
     from kdlib.auditing.networks import named
 
-    files = [options[name] for name in FILES if name not in ROLES]
+    files = [options[name] for name in (*FILES, "search") if name not in ROLES]
     for role in ROLES:
         files += [named(text).file for text in options[role] or ()]
     places(out, [file for file in files if file is not None])
     taken = (*FILES[1:], *OF_FOLDER, "worst", "edges", "missing_groups", "title")
+    taken += ("by", "search")
     given = {name: options[name] for name in taken if options[name] is not None}
     if options["kind"]:
         given["kind"] = _kinds(options["kind"])
-    return audit_folder(options["image_folder"], **given, say=say)
+    return audit_folder(options["image_folder"], **given, say=say, progress=progress)
 
 
 # ---------------------------------------------------------------- from a notebook

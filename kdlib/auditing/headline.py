@@ -9,6 +9,7 @@ import numpy as np
 
 from kdlib.auditing.figures import gain_in_words, within_text
 from kdlib.auditing.gate import ROLES
+from kdlib.auditing.search import told_subgroups
 from kdlib.auditing.sentences import printable
 from kdlib.auditing.tables import CHANGED
 from kdlib.evidence.words import number, told
@@ -45,6 +46,8 @@ def answer(a):
     said = [_whom(a), _on_average(a)]
     if len(a.buckets):
         said.append(_by_bucket(a))
+    if a.subgroups is not None:
+        said.append(told_subgroups(a.subgroups, a.reference))
     return [_unbroken(sentence) for sentence in said]
 
 

@@ -48,13 +48,13 @@ def audit_folder(
         and 224 for torchvision, for timm what it says of the network.
     mean, std: of red, green and blue, from 0 to 1; by default ImageNet's, or what timm says.
     classes: names for those of the folders, in their order.
-    options: of kdlib.audit.
+    options: of kdlib.audit; a search as groups. The page shows images that the student lost.
 
     KdlibError, in one sentence, for anything that cannot be used.
     """
     _check_colours(mean, std)
     images = Images(folder)
-    tables = {"groups": groups, "weights": weights}
+    tables = {"groups": groups, "weights": weights, "search": options.get("search")}
     for what, given in tables.items():
         if given is not None:
             tables[what] = images.in_order(source(given, what))
@@ -65,6 +65,7 @@ def audit_folder(
     for sentence in read if options.get("say") else ():
         options["say"](sentence)
     options |= {"classes": classes or images.classes, "device": _device()} | tables
+    options["images"] = [path for path, _ in images.samples]
     try:
         found = audit_models(**models, loader=_loader(images, batch), **options)
     except (RuntimeError, AssertionError, ValueError) as error:  # out of memory, a wrong size, ...

@@ -11,10 +11,13 @@ import numpy as np
 from kdlib.auditing.classes import classes_of, coded
 from kdlib.auditing.columns import answers_of, labels_of
 from kdlib.auditing.gate import ROLES
+from kdlib.auditing.groups import in_pairs
 from kdlib.auditing.read import Source, is_file_name, source
 from kdlib.auditing.rows import aligned, take
 from kdlib.auditing.scores import check_own_labels
 from kdlib.auditing.sentences import AuditError
+
+BY_EXAMPLE = ("groups", "weights", "search", "images")  # inputs with a row an example
 
 
 def models_of(teacher, student, baseline):
@@ -39,17 +42,20 @@ def models_of(teacher, student, baseline):
 def in_rows(first, models, more, given):
     """What is known of each example, in the order of the labels.
 
-    (labels (N,) int64, names of the classes, {role: [Answers]}, {groups, weights: Source}, how the
-    rows were joined).
+    (labels (N,) int64, names of the classes, {role: [Answers]}, {groups, weights, ...: Source}, how
+    the rows were joined).
     """
     y = labels_of(first)
     answers = [answers_of(s, y, given) for many in models.values() for s in many]
-    by_example = {what: more[what] for what in ("groups", "weights") if what in more}
+    by_example = {what: more[what] for what in BY_EXAMPLE if what in more}
+    members = {}
+    if "groups" in by_example and in_pairs(by_example["groups"]):
+        members["groups"] = by_example.pop("groups")
     sources = [*(a.source for a in answers), *by_example.values()]
     labelled = first.with_columns({"": y})
     sources, how = aligned(labelled, sources)
     answers = [replace(a, source=s) for a, s in zip(answers, sources, strict=False)]
-    by_example = dict(zip(by_example, sources[len(answers) :], strict=True))
+    by_example = members | dict(zip(by_example, sources[len(answers) :], strict=True))
     names, answers = classes_of(y, answers, given)
     y = coded(first, y, names, "label")
     for a in answers:
@@ -130,3 +136,10 @@ def controls(models):
 def _content(found):
     """What tells whether two Sources are one: the file's digest and its columns, or the object."""
     return (found.sha256, *found.columns) if found.sha256 else id(found)
+
+
+def same_network(teachers, baselines):
+    """(T, n) bool: which baselines are the network of a teacher, by their files; None: unknown."""
+    if not all(s.sha256 for s in (*teachers, *baselines)):
+        return None
+    return np.array([[t.sha256 == b.sha256 for b in baselines] for t in teachers], dtype=bool)

@@ -2,7 +2,7 @@
 
 IDS = (
     *("id", "ids", "exampleid", "sampleid", "imageid", "uid", "uuid", "filename", "filepath"),
-    *("file", "path", "imagepath", "image", "example", "index", "unnamed0"),
+    *("file", "path", "imagepath", "image", "index", "unnamed0"),
 )
 LABELS = (
     *("label", "labels", "y", "target", "targets", "ytrue", "true", "truelabel", "groundtruth"),

@@ -4,12 +4,22 @@ What is counted and how it varies: evidence, as on the pages of a study. Axes: S
 baselines, N examples, G groups, B resamples. Groups may overlap and examples have weights.
 """
 
-import functools
 import warnings
 
 import numpy as np
 
-from kdlib.auditing.halves import crossed_correlation, halves_of, lowest, lowest_same, over_halves
+from kdlib.auditing.compared import Compared
+from kdlib.auditing.halves import (
+    crossed_correlation,
+    in_buckets,
+    lowest,
+    lowest_gain,
+    lowest_same,
+    over_halves,
+    shares_by_counts,
+    shares_by_margin,
+    without_own,
+)
 from kdlib.auditing.tables import (
     CHANGED,
     FEWEST,
@@ -26,100 +36,58 @@ from kdlib.evidence.counts import (
     buckets,
     copied_by_pool,
     copied_share,
-    label_margin,
-    thirds,
 )
-from kdlib.evidence.resample import (
-    GroupMeans,
-    Groups,
-    degrees_of_examples,
-    effective_number,
-    group_means,
-    stack,
-)
+from kdlib.evidence.redraws import effective_number
+from kdlib.evidence.resample import stack
 from kdlib.evidence.stats import fisher, from_fisher, interval, welch
 
-
-class Compared:
-    """Models on the same examples: who is right where, as measured and resampled.
-
-    found: {role: [Outputs, one per network]}; a single teacher stands beside every student."""
-
-    def __init__(self, y, found, classes, members, w, resamples, seed):
-        self.y, self.found, self.members, self.w = y, found, members, w
-        self.draws = {"weights": w, "resamples": resamples, "seed": seed}
-        self.predicted = {role: np.array([x.predicted for x in of]) for role, of in found.items()}
-        self.right = {role: values == y for role, values in self.predicted.items()}
-        self.scored = {role: all(x.scored for x in of) for role, of in found.items()}
-        self.margin = np.array([_margin(x, y, classes) for x in found["teacher"]])
-        self.reference = "baseline" if "baseline" in found else "teacher"
-        self.seeds = len(found["student"])
-        self.baselines = len(found.get("baseline", ()))
-        # beside one student the gains over each baseline are the networks
-        self.pooled = self.baselines > 0 and not (self.seeds == 1 and self.baselines > 1)
-        self.df = degrees_of_examples(members, w)
-        half = halves_of(members, len(y), seed)
-        side = half == np.arange(2)[:, None]
-        self.weight_of_halves = np.array([members.sums(w * some) for some in side])  # (2, G)
-        rows = {**self.right, "margin": self.margin}
-        means = group_means(np.concatenate(list(rows.values())), members, half=half, **self.draws)
-        self.halves = {}  # {role, or margin: GroupMeans (S, 2, G)}
-        start = 0
-        for name, values in rows.items():
-            some = slice(start, start + len(values))
-            self.halves[name] = GroupMeans(means.observed[some], means.resampled[:, some])
-            start += len(values)
-
-    def means(self, values):
-        """GroupMeans (S, G) of values (S, N)."""
-        return group_means(values, self.members, **self.draws)
-
-    @functools.cached_property
-    def accuracy(self):
-        """{role: GroupMeans (S, G)} in per cent."""
-        return {
-            role: 100 * self.halves[role].map(over_halves, weight=self.weight_of_halves)
-            for role in self.right
-        }
-
-    @functools.cached_property
-    def gain_of_halves(self):
-        """GroupMeans (S, 2, G) in points: each student less its teacher, or the mean baseline.
-
-        Of one student and several baselines, (n, 2, G): the student less each baseline."""
-        other = self.halves[self.reference]
-        if self.pooled:
-            observed = other.observed.mean(axis=0, keepdims=True)
-            other = GroupMeans(observed, other.resampled.mean(axis=1, keepdims=True))
-        return 100 * (self.halves["student"] - other)
-
-    def gain(self, of, statistic, df):
-        """Interval of a mean over groups: students less baselines, or each less its teacher."""
-        mine, other = of["student"], of[self.reference]
-        if self.baselines:
-            return welch(mine.map(statistic), other.map(statistic), df).within(-100, 100)
-        return interval(*(mine - other).map(statistic), alone=df).within(-100, 100)
-
-    def chosen(self, statistic, *others):
-        """Interval of a statistic of the gains on halves, one of which chooses."""
-        found = self.gain_of_halves.map(statistic, *others)
-        beside = self.baselines if self.pooled else min(1, self.baselines)
-        return interval(*found, beside, self.df).within(-100, 100)
+PARTS = (  # what `numbers` tells of its progress, in this order
+    "groups",
+    "means of groups, redrawn",
+    "all examples, redrawn",
+    "copied errors",
+    "transfer",
+    "calibration",
+)
 
 
 def numbers(
-    y, found, classes, members, w, train_counts=None, edges=(100, 20), k=1, resamples=1000, seed=0
+    y,
+    found,
+    classes,
+    members,
+    w,
+    train_counts=None,
+    edges=(100, 20),
+    k=1,
+    resamples=1000,
+    seed=0,
+    same=None,
+    progress=None,
 ):
     """{field: value} of an audit.Audit.
 
     y: labels (N,). found: {role: [Outputs, one per network]}, of teachers one, or one per student.
     classes: how many. members: Groups. w: weights (N,). train_counts (G,): training examples, for
-    the buckets, cut at edges. k: of the worst-k metrics. seed: of the resamples and halves."""
+    the buckets, cut at edges. k: of the worst-k metrics. seed: of the resamples and halves.
+    same (T, n) bool: which baselines are the same network as a teacher; by default those that
+    predict the same everywhere. progress: is called with each of PARTS when it begins."""
+    begin = progress or (lambda part: None)
     with np.errstate(invalid="ignore", divide="ignore"), _quiet():
+        begin("groups")
         of = Compared(y, found, classes, members, w, resamples, seed)
         groups = group_table(of, train_counts, edges)
-        metrics = _accuracies(of, k) | _gains(of, k) | _copies(of)
-        gains = _gains_by_bucket(of, train_counts, edges, metrics)
+        begin("means of groups, redrawn")
+        fixed = None if train_counts is None else buckets(train_counts, edges)
+        means = of.of_halves(lambda means: _of_halves(of, means, k, fixed))
+        begin("all examples, redrawn")
+        metrics = _accuracies(of, means) | _gains(of, means)
+        begin("copied errors")
+        metrics |= _copies(of, means, of.same() if same is None else same)
+        gains = _gains_by_bucket(of, means, fixed)
+        begin("transfer")
+        transfer = transfer_table(of)
+    begin("calibration")
     calibrated = calibration(of, groups)
     whole = calibrated[calibrated.place == "all"].set_index("role")
     for what in CHANGED[of.reference]:
@@ -136,7 +104,7 @@ def numbers(
         "metrics": metrics,
         "groups": groups,
         "buckets": bucket_table(gains, groups),
-        "transfer": transfer_table(of),
+        "transfer": transfer,
         "calibration": calibrated,
         "worst": k,
         "bucketed_by": "the teacher's margin" if train_counts is None else "training examples",
@@ -144,124 +112,119 @@ def numbers(
     }
 
 
-def _margin(x, y, classes):
-    """gamma_avg of the label, (N,), of one Outputs.
-
-    Where only classes are known, as if the model were certain of them."""
-    if x.scored:
-        return label_margin(x.log_p_label, classes)
-    with np.errstate(divide="ignore"):
-        return label_margin(np.log(x.predicted == y), classes)
-
-
 def _quiet():
     # mean of nothing: NaN, which is meant
     return warnings.catch_warnings(action="ignore", category=RuntimeWarning)
 
 
+# ---------------------------------------------------------------- of the means on halves
+
+
+def _of_halves(of, means, k, fixed):
+    """{name: (..., S)} of the accuracies on halves of Compared.of_halves, in per cent or points.
+
+    What is picked is (..., S, n): of each student over each baseline, or its teacher. fixed (G,):
+    bucket of each group by training examples; None: by margin, on each half."""
+    weight, out = of.weight_of_halves, {}
+    used = [] if fixed is None else np.unique(fixed)
+    for role in of.right:
+        halves = 100 * means[role]
+        whole = over_halves(halves, weight)
+        out[f"{role}_average"] = whole.mean(axis=-1)
+        out[f"{role}_worst_k"] = lowest(halves, k)
+        out[f"{role}_worst_k_same"] = lowest_same(whole, k)
+        for b in used:
+            out[f"{role}_{BUCKETS[b]}"] = whole[..., fixed == b].mean(axis=-1)
+    if len(of.members.names) < FEWEST:
+        return out
+    students, others = 100 * means["student"], 100 * means[of.reference]
+    # of baselines (..., 1, n, 2, G); of teachers (..., S, 1, 2, G), or one for all
+    others = np.expand_dims(others, -4 if of.baselines else -3)
+    gains = of.over_reference(students, others)
+    out["worst_k_gain"] = lowest_gain(students, others, k)
+    margin = means["margin"]
+    if of.reference == "teacher" and margin.shape[-3] > 1:
+        # a teacher that is lucky in a group has a high margin there, and gains over it are low
+        margin = without_own(margin, axis=-3)
+    out["margin_gain_correlation"] = fisher(crossed_correlation(margin, gains))
+    if fixed is None:
+        shares = shares_by_margin(margin, weight)
+    else:
+        shares = shares_by_counts(fixed, used, weight)
+    students, others = in_buckets(students, shares), in_buckets(others, shares[..., None, :, :, :])
+    out["worst_bucket_gain"] = lowest_gain(students, others, 1)
+    if fixed is None:
+        by_bucket = np.nanmean(of.over_reference(students, others), axis=-2)
+        for b, name in enumerate(MARGIN_BUCKETS):
+            out[name] = by_bucket[..., b]
+    return out
+
+
 # ---------------------------------------------------------------- metrics
 
 
-def _accuracies(of, k):
+def _accuracies(of, means):
     """{name: Interval}: accuracy of each model, and the gain, every example or group alike."""
-    w, everybody = of.w, Groups.everybody(len(of.y))
-    df = max(1.0, effective_number(w) - 1)
-
-    def whole(values):
-        return values[..., 0]
-
-    overall = {role: 100 * group_means(of.right[role], everybody, **of.draws) for role in of.right}
+    overall, df = of.everybody(), max(1.0, effective_number(of.w) - 1)
     out = {}
     for role in of.right:
-        by_group, halves = of.accuracy[role], 100 * of.halves[role]
-        for name, means, its in (
-            ("accuracy", overall[role].map(whole), df),
-            ("average", by_group.mean(), of.df),
-            ("worst_k", halves.map(lowest, k=k), of.df),
-            ("worst_k_same", by_group.map(lowest_same, k=k), of.df),
-        ):
-            out[f"{role}_{name}"] = interval(*means, alone=its).within(0, 100)
-    out["overall_gain"] = of.gain(overall, whole, df)
-    out["average_gain"] = of.gain(of.accuracy, lambda values: values.mean(axis=-1), of.df)
+        out[f"{role}_accuracy"] = interval(*overall[role], alone=df).within(0, 100)
+        for what in ("average", "worst_k", "worst_k_same"):
+            found = interval(*means[f"{role}_{what}"], alone=of.df)
+            out[f"{role}_{what}"] = found.within(0, 100)
+    out["overall_gain"] = of.gain(overall, df)
+    out["average_gain"] = of.gain({role: means[f"{role}_average"] for role in of.right}, of.df)
     return out
 
 
-def _gains(of, k):
+def _gains(of, means):
     """{name: Interval} of what is picked or ranked among the groups; {} of too few."""
     if len(of.members.names) < FEWEST:
         return {}
-    z = of.chosen(lambda g, m: fisher(crossed_correlation(m, g)), of.halves["margin"])
-    lowest_gain = of.chosen(lambda gains: lowest(gains, k))
-    return {"worst_k_gain": lowest_gain, "margin_gain_correlation": from_fisher(z)}
-
-
-def _gains_by_bucket(of, train_counts, edges, metrics):
-    """{bucket: Interval} of the gain; adds that of the lowest bucket to the metrics."""
-    if len(of.members.names) < FEWEST:
-        return {}
-    if train_counts is None:
-        margin = of.halves["margin"]
-
-        def by_half(gains, margins):
-            """(..., S, 2, buckets): on each half, the mean gain of the thirds of the other."""
-            third, gains = thirds(margins), gains[..., ::-1, :]
-            return np.stack([_where(gains, third == b) for b in range(3)], axis=-1)
-
-        found = {
-            name: of.chosen(lambda g, m, b=b: np.nanmean(by_half(g, m)[..., b], axis=-1), margin)
-            for b, name in enumerate(MARGIN_BUCKETS)
-        }
-        low = of.chosen(lambda g, m: lowest(by_half(g, m), 1), margin)
-    else:
-        bucket = buckets(train_counts, edges)
-        used = [b for b in range(len(BUCKETS)) if (bucket == b).any()]
-        shares = {BUCKETS[b]: (bucket == b) / (bucket == b).sum() for b in used}
-        found = {
-            name: of.gain(of.accuracy, lambda values, share=share: (values * share).sum(-1), of.df)
-            for name, share in shares.items()
-        }
-
-        def by_half(gains):
-            return np.stack([_where(gains, bucket == b) for b in used], axis=-1)
-
-        low = of.chosen(lambda gains: lowest(by_half(gains), 1))
-    metrics["worst_bucket_gain"] = low
-    return found
-
-
-def _copies(of):
-    """{name: Interval}: how often the teacher's wrong label is given, as F3b of a study."""
-    teachers = of.predicted["teacher"]
-    of_student = [teachers[s % len(teachers)] for s in range(of.seeds)]
-
-    def share(teacher, predicted):
-        return copied_share(teacher, predicted, of.y, of.means)
-
-    students = of.predicted["student"]
-    own = [share(of_student[s], students[s][None]).seeds(0) for s in range(of.seeds)]
-    out = {"student_copies": interval(*stack(own), alone=of.df).within(0, 100)}
-    if not of.baselines:
-        return out
-    baselines = of.predicted["baseline"]
-    keep = (teachers[:, None] != baselines).any(axis=-1)  # a network is no copy of itself
-    if not keep.any(axis=1).all():
-        return out
-    pool = [share(teacher, baselines) for teacher in teachers]
-    of_teacher, of_baseline = copied_by_pool(pool, keep)
-    of_teacher = of_teacher.seeds([s % len(teachers) for s in range(of.seeds)])
-    out["baseline_copies"] = interval(*of_baseline, alone=of.df).within(0, 100)
-    errors = {role: of.accuracy[role].mean() * -1 + 100 for role in ("student", "baseline")}
-    error_of_pool = errors["baseline"].seeds(keep.any(axis=0))
-    mine, other = beyond_accuracy(
-        stack(own), of_teacher, of_baseline, errors["student"], error_of_pool
-    )
-    found = welch(mine, other, of.df)
-    if not found.estimate < -100:  # else baselines hardly err, and what they would copy is no share
-        out["copied_excess"] = found.within(-100, 100)
+    out = {name: of.picked(means[name]) for name in ("worst_k_gain", "worst_bucket_gain")}
+    out["margin_gain_correlation"] = from_fisher(of.ranked(means["margin_gain_correlation"]))
     return out
 
 
-def _where(values, chosen):
-    """Mean over the chosen of the trailing axis; NaN does not count."""
-    kept = chosen & ~np.isnan(values)
-    return np.where(kept, values, 0).sum(axis=-1) / kept.sum(axis=-1)
+def _gains_by_bucket(of, means, fixed):
+    """{bucket: Interval} of the gain; {} of too few groups."""
+    if len(of.members.names) < FEWEST:
+        return {}
+    if fixed is None:
+        return {name: of.ranked(means[name]).within(-100, 100) for name in MARGIN_BUCKETS}
+    return {
+        name: of.gain({role: means[f"{role}_{name}"] for role in of.right}, of.df)
+        for name in [BUCKETS[b] for b in np.unique(fixed)]
+    }
+
+
+# ---------------------------------------------------------------- copies
+
+
+def _copies(of, means, same):
+    """{name: Interval}: how often the teacher's wrong label is given, as F3b of a study.
+
+    same (T, n) bool: whether a baseline is the same network as a teacher."""
+    teachers, students = of.predicted["teacher"], of.predicted["student"]
+    baselines = of.predicted.get("baseline", students[:0])
+    own, pool = [None] * of.seeds, []
+    for t, teacher in enumerate(teachers):
+        taught = range(of.seeds) if len(teachers) == 1 else [t]
+        shares = copied_share(teacher, np.vstack([students[taught], baselines]), of.y, of.averages)
+        for place, s in enumerate(taught):
+            own[s] = shares.seeds(place)
+        pool.append(shares.seeds(slice(len(taught), None)))
+    own = stack(own)
+    out = {"student_copies": interval(*own, alone=of.df).within(0, 100)}
+    keep = ~same  # a network is no copy of itself
+    if not of.baselines or not keep.any(axis=1).all():
+        return out
+    of_teacher, of_baseline = copied_by_pool(pool, keep)
+    of_teacher = of_teacher.seeds([s % len(teachers) for s in range(of.seeds)])
+    out["baseline_copies"] = interval(*of_baseline, alone=of.df).within(0, 100)
+    error, error_of_all = (means[f"{role}_average"] * -1 + 100 for role in ("student", "baseline"))
+    of_pool = error_of_all.seeds(keep.any(axis=0))
+    found = welch(*beyond_accuracy(own, of_teacher, of_baseline, error, of_pool), of.df)
+    if not found.estimate < -100:  # else baselines hardly err, and what they would copy is no share
+        out["copied_excess"] = found.within(-100, 100)
+    return out

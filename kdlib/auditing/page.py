@@ -26,6 +26,7 @@ from kdlib.auditing.figures import (
 from kdlib.auditing.gate import METRICS, ROLES
 from kdlib.auditing.headline import about, answer, cautions, headline, title
 from kdlib.auditing.read import file_and_columns
+from kdlib.auditing.search import shown_subgroups
 from kdlib.auditing.sentences import AuditError, printable
 from kdlib.auditing.tables import CHANGED
 from kdlib.auditing.verdicts import Judgement, judge
@@ -143,6 +144,7 @@ def page(a, judged=None, name="audit"):
         calibration=calibration(a.calibration) if len(a.calibration) else None,
         appendix=appendix(a, name),
         metrics=metrics(a),
+        subgroups=shown_subgroups(a.subgroups),
         inputs=pd.DataFrame(inputs, columns=["input", "from", "sha256"]),
         table=Table,
         show=lambda part: Markup(part._repr_html_()),

@@ -5,6 +5,7 @@ the value, what is allowed.
 """
 
 import fnmatch
+import mmap
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -127,6 +128,8 @@ def _columns(held):
         held = held.to_pandas()
     if hasattr(held, "to_frame"):  # a Series
         held = held.to_frame("")
+    if hasattr(held, "tocsr"):  # sparse, of scipy
+        return sparse_columns(held), None
     if not hasattr(held, "columns") and not isinstance(held, dict):
         array = _array(held)
         if array.ndim == 0:
@@ -142,14 +145,19 @@ def _columns(held):
     return columns, None if index is None or counts else np.array(index, dtype=object)
 
 
+def sparse_columns(matrix):
+    """{name: array} of a sparse matrix of scipy, as scipy.sparse.save_npz names them."""
+    rows = matrix.tocsr()
+    arrays = {"indices": rows.indices, "indptr": rows.indptr, "data": rows.data}
+    return arrays | {"format": np.array("csr"), "shape": np.array(rows.shape)}
+
+
 def _array(values):
     """An array of one column or object, of whatever library; lists in a column are rows."""
     if hasattr(values, "detach"):  # a tensor of torch
         values = values.detach().cpu()
         if "bfloat16" in str(values.dtype):  # numpy lacks it
             values = values.float()
-    if hasattr(values, "tocsr"):  # sparse, of scipy
-        return values
     if hasattr(values, "to_numpy"):
         values = values.to_numpy()
     if np.ma.is_masked(values):
@@ -173,7 +181,7 @@ def _with_ids(found, index):
     A column such as PassengerId is one if all its values differ.
     """
     columns = dict(found.columns)
-    single = [name for name in columns if np.ndim(columns[name]) == 1]
+    single = [name for name, of in columns.items() if np.ndim(of) == 1 and not _holds_files(of)]
     called = sorted(single, key=lambda name: (*IDS, plain(name)).index(plain(name)))
     name = None
     if len(columns) > 1 and called and plain(called[0]) in IDS:
@@ -182,6 +190,11 @@ def _with_ids(found, index):
         name = next((own for own in single if _numbers_examples(own, columns[own])), None)
     ids = columns.pop(name) if name is not None else index
     return replace(found, columns=columns, ids=ids)
+
+
+def _holds_files(values):
+    """Whether a column holds {bytes, path}, as data sets of Hugging Face hold images."""
+    return len(values) > 0 and isinstance(values[0], dict)
 
 
 def _numbers_examples(name, values):
@@ -194,3 +207,11 @@ def _numbers_examples(name, values):
         return len(set(values.tolist())) == len(values)
     except TypeError:  # lists
         return False
+
+
+def let_go(array):
+    """Give the memory back that parts of a file take which were read of an array that maps it."""
+    while isinstance(array, np.ndarray):
+        array = array.base
+    if isinstance(array, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):  # not on Windows
+        array.madvise(mmap.MADV_DONTNEED)

@@ -10,6 +10,7 @@ import numpy as np
 
 from kdlib.auditing.classes import coded, counted, predicted_of
 from kdlib.auditing.names import REDUCED
+from kdlib.auditing.read import let_go
 from kdlib.auditing.sentences import listed, quoted
 from kdlib.auditing.values import as_numbers, names_or_numbers
 
@@ -155,6 +156,7 @@ def _rows(found, scores, y):
         positive = np.maximum(part, 0).sum(axis=1)
         label = part[rows, y[start : start + size]]
         parts.append((predicted, most, part.min(axis=1), label, total, positive, log_sum))
+        let_go(scores)
     names = ("predicted", "most", "least", "label", "total", "positive", "log_sum")
     arrays = map(np.concatenate, zip(*parts, strict=True))
     found_rows = SimpleNamespace(**dict(zip(names, arrays, strict=True)))

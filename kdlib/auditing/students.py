@@ -209,8 +209,12 @@ def _together(audits):
         changed = np.where(a.groups.gain < 0, lost, gained)
         finding = np.where(own <= FALSE_DISCOVERIES, changed, UNCHANGED)
         counts = {f"groups_{word}": int((finding == word).sum()) for word in (lost, gained)}
+        within = ()
+        if a.subgroups is not None and len(audits) > 1:
+            within = ("What the search for subgroups found is not corrected for other students.",)
         out[name] = replace(
             a,
+            limits=(*a.limits, *within),
             groups=a.groups.assign(q=own, finding=finding),
             metrics=a.metrics | counts,
             student=name,

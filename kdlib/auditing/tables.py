@@ -14,6 +14,7 @@ from kdlib.evidence.counts import (
     outcomes,
     thirds,
 )
+from kdlib.evidence.redraws import LEAST_SPREAD, effective_number
 from kdlib.evidence.significance import change
 from kdlib.evidence.stats import interval
 
@@ -90,11 +91,13 @@ def transfer_table(of):
     roles = ("teacher", "baseline", "student") if of.baselines else ("teacher", "student")
     rights = [np.resize(of.right[role], of.right["student"].shape) for role in roles]
     cells = CELLS if of.baselines else PAIRED
-    found = outcomes(rights, of.means, cells)
+    found = outcomes(rights, of.averages, cells)
+    # beside more students, baselines vary from one training run to the next as these do
+    beside = of.baselines if of.baselines < of.seeds else 0
     rows = []
     for who, outcome in cells.items():
         count, share = found[outcome]
-        r = interval(*share, alone=of.df).within(0, 100)
+        r = interval(*share, beside, of.df).within(0, 100)
         said = {role: "right" if was else "wrong" for role, was in zip(roles, who, strict=True)}
         at = {"share": r.estimate, "low": r.low, "high": r.high}
         rows.append({"outcome": outcome, **said, "count": count, **at})
@@ -154,10 +157,15 @@ def _limits_of_networks(of, metrics):
             f"{of.seeds} students: the spread over training runs is known poorly, so intervals are "
             "wide."
         )
+    if len(of.members.names) >= FEWEST and not of.chosen_by_others:
+        out.append(
+            "The groups that gain least are chosen by the networks that are scored there, on other "
+            "examples: that gain is known for new examples of these networks, not for others."
+        )
     if of.seeds > 1 and of.baselines == 1:
         out.append(
-            "One baseline: in gains its spread over training runs is taken to be that of the "
-            "students; its own accuracy, and the outcomes, cover new examples alone."
+            "One baseline: in gains and outcomes its spread over training runs is taken to be that "
+            "of the students; its own accuracy covers new examples alone."
         )
     if of.baselines and not np.isfinite(getattr(metrics.get("copied_excess"), "estimate", np.nan)):
         out.append(
@@ -189,6 +197,8 @@ def _limits_of_examples(of, table, train_counts):
         )
     if np.ptp(of.w):
         out.append("Examples have weights: where few weigh most, intervals are wide.")
+    if effective_number(of.w) < LEAST_SPREAD:
+        out.append("One example weighs nearly all, so the accuracies over all have no interval.")
     if not of.members.disjoint:
         out.append(
             "Groups overlap: examples were redrawn among all, and an example counts in each of its "

@@ -1,7 +1,8 @@
 """Arrays in, numbers out: buckets, accuracy by group, calibration, transferred errors.
 
 Studies and audits count here. Axes: S networks of a method, n baselines, N examples, G groups.
-`means` is a function (S, N) -> GroupMeans (S, G), such as resample.group_means with its groups.
+`averages` is a function (S, N) -> GroupMeans (S,) of the mean over groups, such as
+resample.average_means with its groups.
 """
 
 import numpy as np
@@ -115,14 +116,14 @@ def alike(members, some, w):
 # ---------------------------------------------------------------- who was right
 
 
-def outcomes(rights, means, cells=CELLS):
+def outcomes(rights, averages, cells=CELLS):
     """{name: (count, GroupMeans (S,) of the share in per cent, groups weighing alike)}.
 
     rights: (S, N) bool of each role, in the order of the keys of `cells`."""
     here = {}
     for who, name in cells.items():
         here[name] = np.all([r == was for r, was in zip(rights, who, strict=True)], axis=0)
-    shares = 100 * means(np.concatenate(list(here.values()))).mean()
+    shares = 100 * averages(np.concatenate(list(here.values())))
     seeds = len(rights[0])
     return {
         name: (int(is_so.sum()), shares.seeds(slice(k * seeds, (k + 1) * seeds)))
@@ -130,12 +131,12 @@ def outcomes(rights, means, cells=CELLS):
     }
 
 
-def copied_share(teacher, predicted, y, means):
+def copied_share(teacher, predicted, y, averages):
     """Per cent of a teacher's errors where networks give the same wrong label: GroupMeans (S,).
 
     teacher (N,), predicted (S, N), y (N,): classes. Groups weigh alike."""
     wrong = teacher != y
-    shares = means(np.vstack([wrong, wrong & (predicted == teacher)])).mean()
+    shares = averages(np.vstack([wrong, wrong & (predicted == teacher)]))
     return 100 * (shares.seeds(slice(1, None)) / shares.seeds(slice(1)))
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from kdlib.config import KdlibError
 from kdlib.evidence import counts
 from kdlib.evidence.counts import BUCKETS, TENTHS, by_group, tenths
-from kdlib.evidence.resample import Groups, group_means, stack
+from kdlib.evidence.resample import Groups, average_means, group_means, stack
 from kdlib.evidence.stats import interval, welch
 from kdlib.study import records
 from kdlib.study.grids import Study
@@ -124,6 +124,10 @@ class Panel:
         """GroupMeans of values (S, N), paired by example with every other of this panel."""
         return group_means(values, self.members)
 
+    def averages(self, values):
+        """GroupMeans (S,) of values (S, N): the mean over groups of `means`."""
+        return average_means(values, self.members)
+
     def remembered(self, what, records, compute):
         """Values of single records, computed once.
 
@@ -151,7 +155,7 @@ class Panel:
 
         def compute(runs):
             predicted = np.array([self._predictions(r).predicted for r in runs])
-            return counts.copied_share(teacher, predicted, self.y, self.means).networks()
+            return counts.copied_share(teacher, predicted, self.y, self.averages).networks()
 
         what = f"copied from {record.config.key()}"
         return stack(self.remembered(what, self.records(method), compute))

@@ -4,17 +4,17 @@ Studies and audits draw here. numpy only. Axes: B resamples, S networks, N examp
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 
 from kdlib.config import KdlibError
+from kdlib.evidence.redraws import Sample, effective_number, moved, redraws
 
-CHUNK = 4_000_000  # draws held at once: about 100 MB
+BLOCK = 4_000_000  # resampled means held at once: 32 MB
 LEAST_EFFECTIVE = 1.25  # examples, where one weighs nearly all
-LEAST_SEEN = 0.2  # of a variance, there
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,57 +131,81 @@ def group_means(values, members, weights=None, half=None, resamples=1000, seed=0
     half (N,), 0 or 1: of each group's examples; then the means are those of the halves, (S, 2, G).
     Each resample redraws the examples of every group with replacement, those of overlapping groups
     among all; the same redraw for all networks and for every call with equal groups, weights,
-    resamples and seed. Groups of one example take each other's deviations, see borrowed. KdlibError
-    on wrong shapes and NaN.
+    resamples and seed. Groups of one example take each other's deviations, see redraws.lent.
+    KdlibError on wrong shapes and NaN.
 
     A resampled mean is the observed one plus the mean of (count - 1) * (value - mean): the same as
     the mean of what was drawn where weights are alike, and stable where they are not.
     """
-    values = np.asarray(values, dtype=np.float64)
-    _check(values, members, resamples)
-    seeds, n = values.shape
-    w = np.ones(n) if weights is None else np.asarray(weights, dtype=np.float64)
-    sides = 1 if half is None else 2
-    side = np.zeros(n, dtype=int) if half is None else half
-    size = len(members.names)
-    observed = np.full((seeds, sides, size), np.nan)
-    resampled = np.full((resamples, seeds, sides, size), np.nan)
-    examples = [some[w[some] > 0] for some in members.examples]
-    sizes = tuple(map(len, examples)) if members.disjoint else (n,)
-    draws = _draws(seed, sizes, resamples)
-    alone = []
-    for g, some in enumerate(examples):
-        if not len(some):
-            continue
-        of_side = w[some] * (side[some] == np.arange(sides)[:, None])  # (sides, n)
-        total = of_side.sum(axis=1)
-        with np.errstate(invalid="ignore"):  # an empty half
-            share = of_side / total[:, None]
-            observed[..., g] = values[:, some] @ of_side.T / total
-        if members.disjoint and len(some) == 1:
-            alone.append(g)
-            continue
-        mean = values[:, some] @ w[some] / w[some].sum()
-        deviations = share * (values[:, some] - mean[:, None])[:, None]  # (S, sides, n)
-        deviations = deviations.reshape(seeds * sides, -1)
-        for rows in _chunks(resamples, len(some)):
-            if members.disjoint:
-                excess = _excess(draws[g][rows], w[some])
-            else:
-                excess = _excess(draws[0][rows][:, some], w)
-            moved = (excess @ deviations.T).reshape(-1, seeds, sides)
-            resampled[rows, ..., g] = observed[..., g] + moved
-    if alone:
-        single = [examples[g][0] for g in alone]
-        if len(alone) == 1:
-            others = [values[:, some] for some in examples if len(some) > 1]
-            found = borrowed_by_one(values[:, single], others, seed, resamples)
-        else:
-            found = borrowed(values[:, single], lenders(seed, len(alone), resamples))
-        resampled[:, :, side[single], alone] = found
-    if half is None:
-        return GroupMeans(observed[:, 0], resampled[:, :, 0])
+    blocks = mean_blocks(values, members, weights, half, resamples, seed)
+    observed = next(blocks)
+    resampled = np.empty((resamples, *observed.shape))
+    start = 0
+    for block in blocks:
+        resampled[start : start + len(block)] = block
+        start += len(block)
     return GroupMeans(observed, resampled)
+
+
+def average_means(values, members, weights=None, resamples=1000, seed=0) -> GroupMeans:
+    """The mean over groups, which weigh alike, of group_means: (S,) and (B, S)."""
+    if members.disjoint:
+        blocks = mean_blocks(values, members, weights, None, resamples, seed)
+        return reduced(blocks, lambda means: {"average": means.mean(axis=-1)})["average"]
+    values = np.asarray(values)
+    _check(values, members, resamples)
+    # the same for far less work: redrawn among all, it is one sum over examples
+    sample = Sample(values, members, weights, None)
+    observed, deviations = sample.average()
+    parts = [
+        moved(deviations, counts[0], sample.scale, sample.among)
+        for counts in redraws(seed, sample.sizes, resamples)
+    ]
+    return GroupMeans(observed, observed + np.concatenate(parts))
+
+
+def reduced(blocks: Iterator[np.ndarray], reduce: Callable) -> dict[str, GroupMeans]:
+    """{name: GroupMeans} of what `reduce` makes of each of mean_blocks, one after the other.
+
+    reduce: (..., S, G) -> {name: (..., S)}. The means of all resamples are never held at once."""
+    parts = [reduce(block) for block in blocks]
+    return {
+        name: GroupMeans(observed, np.concatenate([part[name] for part in parts[1:]]))
+        for name, observed in parts[0].items()
+    }
+
+
+def mean_blocks(
+    values, members, weights=None, half=None, resamples=1000, seed=0
+) -> Iterator[np.ndarray]:
+    """What group_means returns, in parts that are small.
+
+    First the observed means, (S, G) or with half (S, 2, G); then those of resamples, (b, S, G) or
+    (b, S, 2, G), for b resamples after the other."""
+    values = np.asarray(values)
+    _check(values, members, resamples)
+    sample = Sample(values, members, weights, half)
+    sides = slice(None) if half is not None else 0
+    observed = sample.observed()
+    yield observed[:, sides]
+    alone = sample.alone
+    if len(alone):
+        deviations, taken = sample.lent(seed, resamples)
+        side = np.isfinite(observed[0][:, alone]).argmax(axis=0)
+    size = max(1, BLOCK // observed.size)
+    start = 0
+    for counts in redraws(seed, sample.sizes, resamples):
+        held = counts[0].shape[1]
+        for first in range(0, held, size):
+            last = min(held, first + size)
+            block = np.full((last - first, *observed.shape), np.nan)
+            for g in sample.drawn:
+                block[..., g] = sample.resampled(g, counts, slice(first, last))
+            if len(alone):
+                borrowed = deviations[:, taken[start + first : start + last]].swapaxes(0, 1)
+                block[:, :, side, alone] = sample.singles() + borrowed
+            yield block[:, :, sides]
+        start += held
 
 
 def _check(values: np.ndarray, members: Groups, resamples: int) -> None:
@@ -203,82 +227,6 @@ def _check(values: np.ndarray, members: Groups, resamples: int) -> None:
             f"group_means needs finite values, got {values[row, example]} in row {row}, "
             f"example {example}."
         )
-
-
-def _chunks(resamples: int, n: int):
-    return [slice(k, k + CHUNK // n + 1) for k in range(0, resamples, CHUNK // n + 1)]
-
-
-def _excess(counts: np.ndarray, w: np.ndarray) -> np.ndarray:
-    """How much more than once each resample holds each example, (b, n), rescaled.
-
-    counts (b, n): of draws as redraws makes them. w: weights of all that were drawn among. Rescaled
-    (Rao and Wu 1988) so that the mean varies as it does where examples vary alike."""
-    n = len(w)
-    if n == 1:
-        return np.full(counts.shape, np.nan)  # one example says nothing of its spread
-    share = w / w.sum()
-    # of the variance of a weighted mean, what deviations from that very mean show
-    seen = 1 - 2 * (share**3).sum() / (share**2).sum() + (share**2).sum()
-    scale = np.sqrt((n - 1) / n / max(seen, LEAST_SEEN))
-    return scale * (n / (n - 1) * counts - 1)
-
-
-def effective_number(w: np.ndarray) -> float:
-    """Kish's effective number of examples: as many with equal weights vary as much."""
-    return w.sum() ** 2 / (w**2).sum()
-
-
-def redraws(seed: int, group: int, n: int, resamples: int) -> np.ndarray:
-    """(resamples, n) uint8: how often each of n examples is drawn in n - 1 draws with replacement.
-
-    One draw less, because a mean over n - 1 draws varies as much as the mean of n examples does
-    (Rao and Wu 1988); over n draws it varies less, by (n - 1)/n. Each group has its own stream, so
-    its redraws do not depend on the other groups."""
-    rng = np.random.default_rng([seed, group])
-    counts = np.zeros((resamples, n), dtype=np.uint8)
-    if n < 2:
-        return counts
-    rows = max(1, CHUNK // n)
-    for start in range(0, resamples, rows):
-        part = counts[start : start + rows]
-        draws = rng.integers(n, size=(len(part), n - 1))
-        draws += n * np.arange(len(part))[:, None]
-        part[:] = np.bincount(draws.ravel(), minlength=part.size).reshape(part.shape)
-    return counts
-
-
-@functools.lru_cache(maxsize=3)  # a page asks for the same ones dozens of times
-def _draws(seed: int, sizes: tuple, resamples: int) -> list[np.ndarray]:
-    """The redraws of groups of some sizes."""
-    return [redraws(seed, g, n, resamples) for g, n in enumerate(sizes)]
-
-
-def lenders(seed: int, m: int, resamples: int) -> np.ndarray:
-    """(resamples, m): of m groups of one example, whose deviation each takes in a resample."""
-    return np.random.default_rng([seed, m, resamples]).integers(m, size=(resamples, m))
-
-
-def borrowed(values: np.ndarray, lender: np.ndarray) -> np.ndarray:
-    """Resampled values (B, S, m) of m groups of one example each, from values (S, m).
-
-    Each takes the deviation of another from the mean of all: too wide where such groups differ, as
-    collapsed strata are (Cochran 1977, section 5A.12). lender (B, m): see lenders."""
-    m = values.shape[-1]
-    deviations = (values - values.mean(axis=-1, keepdims=True)) * np.sqrt(m / (m - 1))
-    return values + np.moveaxis(deviations[:, lender], 1, 0)
-
-
-def borrowed_by_one(value, others, seed: int, resamples: int) -> np.ndarray:
-    """Resampled values (B, S, 1) of the only group of one example, from its value (S, 1): with the
-    deviations of the examples of other groups, a list of (S, n). NaN where there is no other."""
-    if not others:
-        return np.full((resamples, *value.shape), np.nan)
-    scales = [np.sqrt(of.shape[1] / (of.shape[1] - 1)) for of in others]
-    centred = [of - of.mean(axis=1, keepdims=True) for of in others]
-    pooled = np.concatenate([c * scale for c, scale in zip(centred, scales, strict=True)], axis=1)
-    drawn = np.random.default_rng([seed, 1, resamples]).integers(pooled.shape[1], size=resamples)
-    return value + pooled[:, drawn].T[..., None]
 
 
 def degrees_of_examples(members: Groups, w: np.ndarray) -> float:

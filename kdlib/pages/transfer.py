@@ -86,7 +86,7 @@ def cells(p, method="kd"):
     Classes weigh alike. Each distilled network stands beside its own teacher and the one-hot
     network of the same seed."""
     rights = [predicted == p.y for predicted in p.paired("teacher", "one_hot", method)]
-    found = outcomes(rights, p.means)
+    found = outcomes(rights, p.averages)
     rows, words = [], {True: "right", False: "wrong"}
     for (teacher, one_hot, distilled), name in CELLS.items():
         count, share = found[name]

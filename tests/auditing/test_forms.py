@@ -13,14 +13,12 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
-import scipy.sparse
 import torch
 from safetensors.torch import save_file
 from scipy.special import log_softmax, softmax
 from sklearn.metrics import accuracy_score
 
 import kdlib
-from kdlib.auditing.read import source
 from kdlib.config import KdlibError
 
 N, C = 240, 12
@@ -478,13 +476,6 @@ def test_chance_alone_is_seldom_taken_for_another_order():
         found = audit(y, {"teacher": (y + (rng.random(300) < 0.3)) % 50, "student": student})
         warned += any("another order" in sentence for sentence in found.warnings)
     assert warned == 0
-
-
-def test_sparse_matrices_of_scipy_are_read(tmp_path):
-    matrix = scipy.sparse.csr_matrix(np.eye(3, dtype=int)[Y % 3])
-    scipy.sparse.save_npz(tmp_path / "g.npz", matrix)
-    held = source(tmp_path / "g.npz", "groups").columns[""]
-    assert (held != matrix).nnz == 0
 
 
 def test_a_column_that_is_no_class_is_seen_by_what_is_predicted():

@@ -396,3 +396,17 @@ def test_the_teacher_as_its_own_student_is_a_control(folder, audited):
     code, _, _, facts = audited("--image-size", 32, **options)
     assert code == 0 and facts["metrics"]["overall_gain"]["estimate"] == 0
     assert any("a control" in line for line in facts["warnings"])
+
+
+def test_a_search_columns_of_groups_and_pictures_of_a_folder(folder, audited, tmp_path):
+    table(folder).assign(size=np.arange(20)).to_csv(tmp_path / "t.csv", index=False)
+    tables = ("--search", tmp_path / "t.csv", "--groups", tmp_path / "t.csv", "--by", "size:2")
+    code, _, err, facts = audited("--image-size", 32, *tables)
+    assert (code, err) == (0, "")
+    assert [row["group"] for row in facts["groups"]] == ["size 0 to 9", "size 10 to 19"]
+    assert "1 column of t.csv" in facts["searched"][0] and "size (all" in facts["searched"][-1]
+    assert {"search", "images"} <= {row["role"] for row in facts["inputs"]}
+    held = images.Images(folder / "images")
+    for row in facts["lost"]:
+        assert held.paths[row["row"]].endswith(row["image"])
+    assert not any("cannot be read" in limit for limit in facts["limits"])

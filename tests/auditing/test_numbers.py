@@ -563,7 +563,7 @@ def test_an_audit_of_a_pair_on_record_finds_the_numbers_of_its_study(name, seeds
     assert list(found.groups.finding) == list(gain.finding)
     rights = [predicted == p.y for predicted in p.paired("teacher", "one_hot", "kd")]
     for row in found.transfer.itertuples():
-        count, share = counts.outcomes(rights, p.means)[row.outcome]
+        count, share = counts.outcomes(rights, p.averages)[row.outcome]
         assert row.count == count and row.share == pytest.approx(share.observed.mean(), rel=1e-9)
     few = found.calibration.set_index(["place", "role"]).loc["few", "student"]
     weights = np.isin(p.group, np.flatnonzero(p.bucket == 2)) / np.bincount(p.group)[p.group]

@@ -19,7 +19,7 @@ from kdlib.evidence.counts import (
     tenths,
     thirds,
 )
-from kdlib.evidence.resample import Groups, group_means
+from kdlib.evidence.resample import Groups, average_means
 from kdlib.study import records
 
 
@@ -152,7 +152,9 @@ def test_the_eight_outcomes_by_brute_force():
         "all right": (1, 1, 1),
         "all wrong": (0, 0, 0),
     }
-    found = outcomes(rights, lambda values: group_means(values, Groups.everybody(36), resamples=2))
+    found = outcomes(
+        rights, lambda values: average_means(values, Groups.everybody(36), resamples=2)
+    )
     assert set(found) == set(named) == set(CELLS.values())
     for name, cell in named.items():
         count, share = found[name]

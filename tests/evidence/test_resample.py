@@ -10,8 +10,8 @@ from scipy import stats
 from synthetic import group_means
 
 from kdlib.config import KdlibError
-from kdlib.evidence import resample
-from kdlib.evidence.resample import GroupMeans
+from kdlib.evidence import redraws, resample
+from kdlib.evidence.resample import GroupMeans, Groups
 from kdlib.evidence.stats import (
     rank_correlation,
     worst,
@@ -79,7 +79,7 @@ def test_redraw_is_shared_by_seeds_and_by_calls_so_differences_are_paired():
     values, group = small_study()
     first, second = values, np.random.default_rng(1).normal(size=values.shape)
     student = group_means(first, group, 4, 200)
-    resample._draws.cache_clear()  # as in another process
+    redraws._all_draws.cache_clear()  # as in another process
     apart = student - group_means(second, group, 4, 200)
     together = group_means(first - second, group, 4, 200)
     np.testing.assert_allclose(apart.resampled, together.resampled, atol=1e-12)
@@ -101,14 +101,42 @@ def test_group_means_are_reproducible_and_do_not_depend_on_the_chunk_or_on_other
 ):
     values, group = small_study()
     means = group_means(values, group, 4, 30, seed=7)
-    monkeypatch.setattr(resample, "CHUNK", 100)
+    for module, name in ((redraws, "HELD"), (redraws, "DRAWN"), (redraws, "CONVERTED")):
+        monkeypatch.setattr(module, name, 300)
+    monkeypatch.setattr(resample, "BLOCK", 40)
     kept = group != 0
     for rows in (slice(None), kept):
-        resample._draws.cache_clear()  # else nothing is drawn again
+        redraws._all_draws.cache_clear()  # else nothing is drawn again
         again = group_means(values[:, rows], group[rows], 4, 30, seed=7)
         np.testing.assert_allclose(
             again.resampled[:, :, [1, 3]], means.resampled[:, :, [1, 3]], rtol=1e-12
         )
+
+
+def test_the_mean_over_groups_is_that_of_the_group_means(monkeypatch):
+    values, group = small_study()
+    group[group == 3] = 2
+    monkeypatch.setattr(resample, "BLOCK", 40)
+    members = Groups.of(group, range(3))
+    means = resample.group_means(values, members, resamples=30).mean()
+    for got, wanted in zip(
+        resample.average_means(values, members, resamples=30), means, strict=True
+    ):
+        np.testing.assert_array_equal(got, wanted)
+    assert np.isnan(resample.average_means(values, Groups.of(group, range(4))).observed).all()
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_the_mean_over_overlapping_groups_is_that_of_the_group_means(weighted):
+    rng = np.random.default_rng(0)
+    values, inside = rng.normal(size=(3, 50)), rng.random((4, 50)) < 0.4
+    group, example = np.nonzero(inside)
+    members = Groups(tuple("abcd"), example, group)
+    w = rng.uniform(0, 2, 50) * (rng.random(50) < 0.9) if weighted else None
+    means = resample.group_means(values, members, w, resamples=30).mean()
+    found = resample.average_means(values, members, w, resamples=30)
+    for got, wanted in zip(found, means, strict=True):
+        np.testing.assert_allclose(got, wanted, atol=1e-12)
 
 
 @pytest.mark.parametrize("groups", [1, 100])

@@ -1,0 +1,229 @@
+"""Thumbnails of what the student lost: the teacher's mistakes that it took over.
+
+An example is shown where the teacher is wrong, the student gives the teacher's wrong label, and the
+baseline, if there is one, is right. Pictures come as paths, or as arrays of bytes. S students, T
+teachers, n baselines, N examples.
+"""
+
+import base64
+import io
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from kdlib.auditing.names import plain
+from kdlib.auditing.read import file_and_columns
+from kdlib.auditing.sentences import AuditError, listed, printable, quoted
+from kdlib.auditing.tables import CHANGED
+from kdlib.evidence.words import number
+
+COLUMNS = ("image", "images", "path", "paths", "file", "filename", "imagepath", "filepath")
+MOST = 24  # pictures in all
+ROWS = 4  # groups
+A_ROW = 8  # pictures of a group
+SIDE = 128  # pixels of the longer side: twice what is shown, for sharp screens
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One example that was lost."""
+
+    row: int  # of the example
+    label: str
+    wrong: str  # what teacher and student say instead
+    students: int  # that say so
+    name: str  # of the file, or "row 17"
+    data: str = ""  # as the address of an image, "" where it cannot be read
+
+    @property
+    def alt(self):
+        """What is seen, as a sentence that no other picture of the page has."""
+        label, wrong, name = (printable(text) for text in (self.label, self.wrong, self.name))
+        return f"Example {self.row} ({name}), a {label} that teacher and student call {wrong}."
+
+
+@dataclass(frozen=True)
+class Lost:
+    """A group with some of the examples that the student lost in it."""
+
+    group: str
+    gain: float
+    finding: str
+    count: int  # of such examples in the group
+    pictures: tuple  # of Picture
+
+    def note(self, reference):
+        """The gain of the group, and how many of its examples these are."""
+        gain = f"{number(self.gain)} over the {reference}, {self.finding}"
+        return f"{gain}; {len(self.pictures)} of {self.count:,} such examples"
+
+
+def told_lost(lost):
+    """The examples that pictures show, for JSON: one dictionary each."""
+    return [
+        {"group": row.group, "row": p.row, "image": p.name}
+        | {"label": p.label, "wrong": p.wrong, "students": p.students}
+        for row in lost
+        for p in row.pictures
+    ]
+
+
+def pictures_of(found, y, predicted, class_names, members, table):
+    """([Lost], sentences: what could not be shown) of the pictures of a Source.
+
+    y (N,) int64; predicted: {role: (S, N)}; members: Groups; table: Audit.groups. The groups that
+    are harmed, or else those that gain least. KdlibError for what are no pictures.
+    """
+    images = _images(found, len(y))
+    copied, students, baselines = copies(y, predicted)
+    shown = set()
+    out = []
+    with_some = _groups_to_show(table, [copied[some].any() for some in members.examples])
+    each = min(A_ROW, MOST // max(1, len(with_some)))
+    for g in with_some:
+        some = members.examples[g]
+        some = some[copied[some]]
+        # what most students copied and most baselines knew comes first
+        order = np.lexsort((some, -baselines[some], -students[some]))
+        rows = [row for row in some[order].tolist() if row not in shown][:each]
+        shown.update(rows)
+        if rows:
+            pictures = tuple(_picture(images, row, y, predicted, class_names) for row in rows)
+            of = table.iloc[g]
+            out.append(Lost(of.group, float(of.gain), of.finding, len(some), pictures))
+    return tuple(out), _limits(found, out)
+
+
+def copies(y, predicted):
+    """(lost (N,) bool, students (N,): how many took over a mistake, share of baselines right (N,)).
+
+    Each student stands beside its own teacher, or the only one."""
+    teacher = _teachers(predicted)
+    copied = (teacher != y) & (predicted["student"] == teacher)
+    students = copied.sum(axis=0)
+    right = np.ones(len(y))
+    if "baseline" in predicted:
+        right = (predicted["baseline"] == y).mean(axis=0)
+    return (students > 0) & (right > 0.5), students, right
+
+
+def _teachers(predicted):
+    """(S, N): what the teacher of each student predicts."""
+    teachers = predicted["teacher"]
+    return teachers[np.arange(len(predicted["student"])) % len(teachers)]
+
+
+def _groups_to_show(table, lost):
+    """Indices of the groups to show, harmed ones if there are any, from the lowest gain."""
+    some = table[np.array(lost, dtype=bool)].sort_values(["gain", "group"], kind="stable")
+    if (hurt := some.finding.isin([lost for lost, _ in CHANGED.values()])).any():
+        some = some[hurt]
+    return [table.index.get_loc(k) for k in some.head(ROWS).index]
+
+
+def _picture(images, row, y, predicted, class_names):
+    teacher = _teachers(predicted)[:, row]
+    took_over = (predicted["student"][:, row] == teacher) & (teacher != y[row])
+    # of several teachers the mistake that most students took over
+    labels, count = np.unique(teacher[took_over], return_counts=True)
+    name, data = images(row)
+    wrong = class_names[labels[count.argmax()]]
+    return Picture(row, class_names[y[row]], wrong, int(count.max()), name, data)
+
+
+def _limits(found, lost):
+    """Sentences on pictures that are missing from the page."""
+    missing = [p.name for row in lost for p in row.pictures if not p.data]
+    if not missing:
+        return []
+    what = "1 picture" if len(missing) == 1 else f"{len(missing)} pictures"
+    return [f"{what} of {printable(Path(found.name).name)} cannot be read: {listed(missing)}."]
+
+
+# ---------------------------------------------------------------- pictures as addresses
+
+
+def _images(found, n):
+    """A function of a row -> (name, address of the image, or "")."""
+    try:
+        import PIL.Image  # noqa: F401
+    except ImportError:
+        raise AuditError("--images: pictures need pillow (pip install pillow).") from None
+    arrays = [values for values in found.columns.values() if np.ndim(values) >= 3]
+    if arrays:
+        return _of_arrays(found, arrays[0])
+    values = found.ids  # where a column of paths was taken for the ids that it is as well
+    if values is None or any(plain(name) in COLUMNS for name in found.columns):
+        values = found.one(COLUMNS, "the paths of the images")
+    folder = file_and_columns(found.name)[0].parent if found.sha256 else Path()
+    for row, value in enumerate(values):
+        if not isinstance(value, (str, Path, bytes, dict)):
+            what = f"the image in row {row} is {quoted(value)}"
+            raise found.error(f"{what}, not a path; arrays of images are uint8, (N, H, W, 3).")
+    return lambda row: _of_file(folder, values[row], row)
+
+
+def _of_arrays(found, images):
+    shape = images.shape[1:]
+    right = len(shape) == 2 or (len(shape) == 3 and shape[2] in (1, 3))
+    if images.dtype != np.uint8 or not right or 0 in shape:
+        raise found.error(
+            f"images are arrays of uint8, (N, H, W, 3) or (N, H, W), not {images.dtype} of shape "
+            f"{images.shape}."
+        )
+
+    def address(row):
+        import PIL.Image
+
+        image = np.array(images[row])
+        if image.ndim == 3 and image.shape[2] == 1:
+            image = image[..., 0]
+        return f"row {row}", thumbnail(PIL.Image.fromarray(image))
+
+    return address
+
+
+def _of_file(folder, value, row):
+    """(name, address) of a path, or of bytes, which data sets in Parquet hold as {bytes, path}."""
+    import PIL.Image
+
+    path = value
+    if isinstance(value, dict):
+        path = value.get("path") or f"row {row}"
+        value = value.get("bytes") or path
+    name = Path(path).name if isinstance(path, (str, Path)) else f"row {row}"
+    try:
+        file = io.BytesIO(value) if isinstance(value, bytes) else folder / value
+        with warnings.catch_warnings(action="ignore"), PIL.Image.open(file) as image:
+            image.draft("RGB", (SIDE, SIDE))  # of a large JPEG no more than is needed
+            return name, thumbnail(image)
+    except Exception:  # of a missing or damaged file, pillow raises a dozen classes
+        return name, ""
+
+
+def thumbnail(image):
+    """The address (data:) of a pillow image, SIDE pixels at most; small ones without loss."""
+    import PIL.Image
+    import PIL.ImageOps
+
+    image = PIL.ImageOps.exif_transpose(image)
+    if image.mode.startswith("I") or image.mode == "F":  # 16 bits and more: by its own range
+        values = np.asarray(image, dtype=np.float64)
+        span = max(np.ptp(values), 1e-12)
+        image = PIL.Image.fromarray(np.uint8(255 * (values - values.min()) / span))
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        white = PIL.Image.new("RGBA", image.size, "white")
+        image = PIL.Image.alpha_composite(white, image)
+    image = image.convert("RGB")
+    small = max(image.size) <= SIDE // 2
+    image.thumbnail((SIDE, SIDE))
+    buffer = io.BytesIO()
+    if small:
+        image.save(buffer, "PNG", optimize=True)
+    else:
+        image.save(buffer, "JPEG", quality=85)
+    kind = "png" if small else "jpeg"
+    return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
