@@ -16,6 +16,7 @@ import functools
 import itertools
 import re
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -90,6 +91,8 @@ def audit_students(labels, teacher, students, baseline=None, groups=None, **opti
     if shared.get("train_counts") is not None:
         shared["train_counts"] = source(shared["train_counts"], "training counts")
     labels = source(labels, "labels")
+    for name, given in students.items():
+        _check_there(given, name)
     audits, read, said = {}, {}, set()
     for name, given in students.items():
         with _naming(name):
@@ -156,6 +159,13 @@ def named_files(tokens):
     if found:
         check_names(found)
     return found
+
+
+def _check_there(given, name):
+    """AuditError for a file that does not exist, before the others are audited."""
+    for one in given if isinstance(given, (list, tuple)) else [given]:
+        if isinstance(one, Path) and not file_and_columns(one)[0].exists():
+            source(one, name)
 
 
 def _check_files(sources, name, read):
