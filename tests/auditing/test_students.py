@@ -166,6 +166,34 @@ def test_what_is_shared_is_noted_once_and_read_once(made, tmp_path, monkeypatch)
     assert said[-1].startswith("placebo: 2 students ")
 
 
+def test_what_is_noted_on_a_shared_file_stands_with_the_student_that_it_comes_from(made, tmp_path):
+    y, teacher, students, _ = made
+    ids = 10 * np.arange(N + 3)  # that do not count the labels, so a student's say their order
+    shared = pd.DataFrame(np.vstack([teacher, teacher[:3]])).add_prefix("logit_").assign(id=ids)[::-1]
+    files = {}
+    for name in ("kd", "ada_alpha"):
+        files[name] = tmp_path / f"{name}.csv"
+        table = pd.DataFrame(students[name][0]).add_prefix("logit_").assign(id=ids[:N])
+        table.to_csv(files[name], index=False)
+    found = kdlib.audit_students(y, shared, files, resamples=2)
+    for name, a in found.audits.items():
+        [of] = [s for s in a.read if "were left out" in s]
+        assert f"3 rows with ids that {files[name]} lacks" in of
+        assert a.metrics["teacher_accuracy"].estimate == 100 * (teacher.argmax(1) == y).mean()
+
+
+def test_the_kind_of_scores_is_that_of_their_role_also_between_students(made):
+    y, teacher, students, baseline = made
+    odds = np.exp(baseline[0])
+    kind = {"student": "logits", "baseline": "probabilities"}
+    probabilities = odds / odds.sum(axis=1, keepdims=True)
+    some = {name: runs[0] for name, runs in students.items()}
+    found = kdlib.audit_students(y, teacher, some, probabilities, kind=kind, resamples=20)
+    usual = kdlib.audit_students(y, teacher, some, baseline[0], resamples=20)
+    pd.testing.assert_frame_equal(found.pairs, usual.pairs)
+    pd.testing.assert_frame_equal(found.table, usual.table)
+
+
 # ---------------------------------------------------------------- in words
 
 
