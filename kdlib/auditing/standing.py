@@ -49,7 +49,12 @@ def _whom(found):
     groups = len(found.first.groups)
     corrected = f"corrected for {len(counts)} students x {groups:,} groups"
     if not counts[["lost", "gained"]].to_numpy().any():
-        return f"No student has any of {groups:,} groups clearly {lost} or {gained}, {corrected}."
+        if found.reference == "teacher":
+            return (
+                f"No student is clearly worse or better than its teacher in any of {groups:,} "
+                f"groups, {corrected}."
+            )
+        return f"No student clearly harmed or helped any of {groups:,} groups, {corrected}."
     verbs = ("harmed", "helped")
     if found.reference == "teacher":
         verbs = ("is worse than its teacher in", "is better in")

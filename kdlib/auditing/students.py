@@ -13,7 +13,9 @@ found.audits["kd"]  # its Audit
 
 import contextlib
 import functools
+import inspect
 import itertools
+import os
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -83,6 +85,7 @@ def audit_students(labels, teacher, students, baseline=None, groups=None, **opti
     are corrected by Holm. KdlibError, in one sentence, for anything that cannot be used.
     """
     check_names(students)
+    inspect.signature(audit).bind(None, None, None, **options)  # a misspelt one, before the work
     title, say = options.pop("title", ""), options.pop("say", None)
     shared = {"groups": groups} | options
     for what in BY_EXAMPLE:
@@ -136,7 +139,7 @@ def named_files(tokens):
     found = {}
     for place, token in enumerate(map(str, tokens)):
         name, equals, file = token.partition("=")
-        is_file = not equals or file_and_columns(token)[0].exists()
+        is_file = not equals or os.path.exists(file_and_columns(token)[0])
         if is_file and found:
             found[list(found)[-1]].append(token)
         if is_file:
@@ -164,7 +167,7 @@ def named_files(tokens):
 def _check_there(given, name):
     """AuditError for a file that does not exist, before the others are audited."""
     for one in given if isinstance(given, (list, tuple)) else [given]:
-        if isinstance(one, Path) and not file_and_columns(one)[0].exists():
+        if isinstance(one, Path) and not os.path.exists(file_and_columns(one)[0]):
             source(one, name)
 
 

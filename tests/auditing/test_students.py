@@ -169,7 +169,9 @@ def test_what_is_shared_is_noted_once_and_read_once(made, tmp_path, monkeypatch)
 def test_what_is_noted_on_a_shared_file_stands_with_the_student_that_it_comes_from(made, tmp_path):
     y, teacher, students, _ = made
     ids = 10 * np.arange(N + 3)  # that do not count the labels, so a student's say their order
-    shared = pd.DataFrame(np.vstack([teacher, teacher[:3]])).add_prefix("logit_").assign(id=ids)[::-1]
+    shared = (
+        pd.DataFrame(np.vstack([teacher, teacher[:3]])).add_prefix("logit_").assign(id=ids)[::-1]
+    )
     files = {}
     for name in ("kd", "ada_alpha"):
         files[name] = tmp_path / f"{name}.csv"
@@ -222,6 +224,17 @@ def test_a_gain_that_the_number_of_students_makes_unclear_is_called_so(found):
     table = found.table.assign(p=0.03, p_holm=0.09)
     said = standing.answer(dataclasses.replace(found, table=table))[1]
     assert "which is not clear once it is corrected for 3 students" in said
+
+
+def test_where_nothing_changed_the_answer_says_so(found):
+    none = found.table.assign(groups_harmed=0, groups_helped=0)
+    said = standing.answer(dataclasses.replace(found, table=none))[0]
+    assert said.startswith("No student clearly harmed or helped any of 6 groups, corrected for 3")
+
+
+def test_a_misspelt_option_is_a_typing_error_before_anything_is_read():
+    with pytest.raises(TypeError, match="wurst"):
+        kdlib.audit_students("no.npy", "no.npy", {"kd": "no.npy"}, wurst=3)
 
 
 def test_without_a_baseline_nobody_harms(made):
@@ -414,9 +427,13 @@ def test_nothing_that_is_read_or_written_otherwise_is_written_over(command, tmp_
         ("kd=kd0.npy", "ada=nothing.npy"),
         ("kd=y.npy:x", "ada=kd0.npy"),
         ("kd=",),
+        ("kd=" + "a" * 300 + ".npy",),
+        ("kd=" + "a" * 300 + ".csv:x",),
+        ("a" * 300 + ".csv:x",),
+        ("kd=" + "a/" * 3000,),
         ("k/d=kd0.npy",),
     ],
-    ids=" ".join,
+    ids=lambda words: ascii(" ".join(words))[:30],
 )
 def test_what_cannot_be_done_is_one_line_and_exit_code_2(command, students):
     code, out, err = command(students=students)
