@@ -5,12 +5,17 @@ __version__ = "0.1.0"
 
 
 def __getattr__(name):
-    """kdlib.audit(...), kdlib.audit_models(...): see auditing.audit and auditing.models. On demand,
-    so that the command line starts without numpy, and an audit of files without torch."""
+    """kdlib.audit(...), kdlib.audit_students(...), kdlib.audit_models(...): see auditing.audit,
+    auditing.students and auditing.models. On demand, so that the command line starts without numpy,
+    and an audit of files without torch."""
     if name == "audit":
         from kdlib.auditing.audit import audit
 
         return audit
+    if name == "audit_students":
+        from kdlib.auditing.students import audit_students
+
+        return audit_students
     if name == "audit_models":
         from kdlib.auditing.models import audit_models
 

@@ -114,24 +114,32 @@ def audit(args):
 
     Exit code 1 if a condition of --fail-if or --gate is met, 3 if none is but one is unknown.
     """
-    from kdlib.auditing import ci, given, page, progress
+    from kdlib.auditing import ci, comparison, given, page, progress
+    from kdlib.auditing.together import judge_each, together
     from kdlib.auditing.verdicts import NOT_MET, judge
 
     start = time.monotonic()
     # a typing error is said before anything is read
-    conditions, before = ci.asked(args.fail_if, args.gate, args.against, args.junit)
-    places = ci.places(vars(args))
-    with progress.bar() as begin:
+    _, students = given.students_of(vars(args))
+    conditions, before = ci.asked(args.fail_if, args.gate, args.against, args.junit, students)
+    places = ci.places(vars(args), students)
+    with progress.bar(len(students)) as begin:
         found = given.asked(vars(args), args.out, print, begin)
-    judged = judge(found, conditions, before)
-    written = page.save(found, args.out, judged)
-    html, facts, table = (page.printable(file, None) for file in written)
+    if students:
+        look, summary = comparison, ci.summary_of_students
+        of_cases = judge_each(found, conditions, before)
+        judged = together(of_cases, before)
+    else:
+        look, summary = page, ci.summary
+        of_cases = judged = judge(found, conditions, before)
+    written = look.save(found, args.out, of_cases)
+    html, *beside = (page.printable(file, None) for file in written)
     if args.summary:
-        ci.write(places["summary"], "summary", ci.summary(found, judged, html))
+        ci.write(places["summary"], "summary", summary(found, judged, html))
     if args.junit:
-        ci.write(places["junit"], "junit", ci.junit(judged, time.monotonic() - start))
-    said = [*page.headline(found), *judged.cautions]
-    print("\n".join([*said, f"{html}, {Path(facts).name}, {Path(table).name}"]))
+        ci.write(places["junit"], "junit", ci.junit(of_cases, time.monotonic() - start))
+    print("\n".join([*look.headline(found), *judged.cautions]))
+    print(", ".join([html, *(Path(file).name for file in beside)]))
     for verdict in judged.verdicts:
         said = f"condition {verdict.state}: {page.printable(verdict.condition, None)}"
         where = sys.stdout if verdict.state == NOT_MET else sys.stderr
@@ -258,6 +266,8 @@ def _audit_options(add):
     untaught = "of the same network trained without a teacher:"
     for name, whose in (("teacher", "its"), ("student", "its"), ("baseline", untaught)):
         scores = f"{whose} logits, probabilities or classes; a file a training run"
+        if name == "student":
+            scores += "; several students have names: kd=k0.npz k1.npz ada=a0.npz a1.npz"
         add(f"--{name}", nargs="+", **FILE, help=scores)
     groups = "a column of names, several columns, or a 0/1 matrix; default: the classes"
     add("--groups", **FILE, help=groups)
@@ -287,7 +297,7 @@ def _audit_options(add):
     add("--against", **FILE, help=against)
     add("--study", metavar="STUDY", help="audit runs on record instead of files")
     add("--pair", metavar="TEACHER/STUDENT", help="of --study; default: its first")
-    add("--method", help="of --study; default: kd")
+    add("--method", nargs="+", metavar="NAME", help="of --study; default: kd; several: compared")
     add("--seeds", **COUNT, help="of --study; default: all that are complete")
     summary = "write Markdown for a pull request; $GITHUB_STEP_SUMMARY is added to"
     add("--summary", metavar="FILE.md", help=summary)

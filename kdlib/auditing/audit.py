@@ -64,6 +64,8 @@ class Audit:
     subgroups: object = None  # DataFrame of what a search found; see search.search
     searched: tuple = ()  # sentences: how it was found
     lost: tuple = ()  # of pictures.Lost: pictures of what the student lost
+    student: str = ""  # its name, where several are compared
+    compared: int = 1  # students; q is corrected for their number and that of the groups
 
     @property
     def covers(self):

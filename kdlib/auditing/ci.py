@@ -9,9 +9,10 @@ import xml.etree.ElementTree as ET
 from datetime import UTC, datetime
 from pathlib import Path
 
-from kdlib.auditing import page
+from kdlib.auditing import comparison, page
 from kdlib.auditing.facts import earlier
 from kdlib.auditing.gate import check
+from kdlib.auditing.given import read_by
 from kdlib.auditing.read import file_and_columns
 from kdlib.auditing.sentences import AuditError, encodable, printable, reason
 from kdlib.auditing.verdicts import MET, NOT_MET, UNKNOWN, shown
@@ -26,13 +27,21 @@ SUITE = "kdlib audit"
 # ---------------------------------------------------------------- what is asked
 
 
-def asked(fail_if, gate=None, against=None, junit=None):
+def asked(fail_if, gate=None, against=None, junit=None, students=()):
     """([text of each condition], the Earlier or None), checked before anything else is read.
 
     fail_if: texts. gate: a file with one condition a line; lines that are blank or begin with # do
-    not count. against: the JSON file of an earlier audit. KdlibError for what cannot be asked.
+    not count. against: the JSON file of an earlier audit, of several students if these have names.
+    KdlibError for what cannot be asked.
     """
     before = None if against is None else earlier(against)
+    if before and bool(before.students) != bool(students):
+        has = "several students" if before.students else "one student without a name"
+        name = encodable(str(against))
+        raise AuditError(
+            f"--against {name}: is of {has}; an audit of named students needs the JSON of the page "
+            "that compares them, an audit of one its own."
+        )
     check(fail_if, before)
     texts = list(fail_if)
     if gate is not None:
@@ -59,19 +68,17 @@ def _lines(file, name):
     return lines
 
 
-def places(options):
+def places(options, students=()):
     """{option: real path} of --summary and --junit, where they are given.
+
+    students: names of those that are compared.
 
     AuditError if one would overwrite what the audit reads or writes, or --out what it reads.
     """
-    read = []
-    for value in options.values():
-        several = value if isinstance(value, list) else [value]
-        read += [one for one in several if isinstance(one, Path)]
-    read = [os.path.realpath(file_and_columns(file)[0]) for file in read]
+    read = [os.path.realpath(file_and_columns(file)[0]) for file in read_by(options)]
     taken = dict.fromkeys(read, "this audit reads")
-    for file in page.places(options["out"], read).values():
-        taken[os.path.realpath(file)] = "--out writes"
+    for out in comparison.places(options["out"], read, students).values():
+        taken |= dict.fromkeys(map(os.path.realpath, out.values()), "--out writes")
     found = {}
     for option in ("summary", "junit"):
         if not (given := options[option]):
@@ -150,9 +157,7 @@ def summary(a, judged, html):
         notes = [v.note for v in judged.verdicts if v.note and v.state != UNKNOWN]
         out += [f"- {prose(note)}" for note in dict.fromkeys(notes)]
     out += [f"- {prose(caution)}" for caution in judged.cautions]
-    out += _changed(a, "harmed", f"Groups harmed, gain over the {a.reference}")
-    out += _changed(a, "worse", "Groups worse than the teacher")
-    out += ["", "### What was read", ""]
+    out += [*_all_changed(a), "", "### What was read", ""]
     inputs = [f"{role} {code(name)}" for role, name, _ in a.inputs[:LISTED]]
     if len(a.inputs) > LISTED:
         inputs.append(f"{len(a.inputs) - LISTED} more")
@@ -161,6 +166,38 @@ def summary(a, judged, html):
     out += [f"- {prose(sentence)}" for sentence in read]
     out += [f"- {', '.join(inputs)}", "", f"The page with all of it: {code(html, None)}."]
     return "\n".join(out) + "\n\n"
+
+
+def summary_of_students(found, judged, html):
+    """The same of Students, whose Judgement is that of all together: a section a student."""
+    answer, *more = comparison.headline(found)
+    out = [
+        f"## {prose(comparison.title(found))}",
+        "",
+        f"**{prose(answer)}** {prose(' '.join(more))}",
+    ]
+    out += [f"\n**Warning:** {prose(sentence)}" for sentence in comparison.warnings(found)]
+    if judged.verdicts:
+        out += ["", f"### {judged.said().removesuffix('.')}", "", *_conditions(judged), ""]
+    out += [f"- {prose(caution)}" for caution in judged.cautions]
+    shown = comparison.overview(found)
+    rows = [[prose(str(value)) for value in row] for row in shown.itertuples(index=False)]
+    out += ["", "### The students", "", *table(list(shown.columns), rows)]
+    for name, a in found.audits.items():
+        out += [
+            "",
+            f"### Student {prose(name)}",
+            "",
+            prose(" ".join(page.answer(a))),
+            *_all_changed(a),
+        ]
+    out += ["", "### What was read", "", *(f"- {prose(s)}" for s in comparison.read(found))]
+    return "\n".join([*out, "", f"The page with all of it: {code(html, None)}."]) + "\n\n"
+
+
+def _all_changed(a):
+    out = _changed(a, "harmed", f"Groups harmed, gain over the {a.reference}")
+    return out + _changed(a, "worse", "Groups worse than the teacher")
 
 
 def _conditions(judged):
@@ -190,28 +227,40 @@ def _changed(a, finding, title):
 
 
 def junit(judged, seconds):
-    """The Judgement as JUnit's XML: a test case for each condition.
+    """A Judgement, or {student: Judgement}, as JUnit's XML: a test case for each condition.
 
-    A condition that is met is a failure; one that is unknown an error, since it was not tested and
-    the exit code is not 0 either. seconds: that the audit took.
+    Of students there is a suite each. A condition that is met is a failure; one that is unknown an
+    error, since it was not tested and the exit code is not 0 either. seconds: that the audit took.
     """
-    met, unknown = judged.count(MET), judged.count(UNKNOWN)
-    numbers = {
-        "name": SUITE,
-        "tests": str(len(judged.verdicts)),
-        "failures": str(met),
-        "errors": str(unknown),
+    each = judged if isinstance(judged, dict) else {"": judged}
+    root = ET.Element("testsuites", _numbers(SUITE, each.values(), seconds))
+    now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S")
+    for student, own in each.items():
+        numbers = _numbers(f"{SUITE} {student}".strip(), [own], seconds)
+        suite = ET.SubElement(root, "testsuite", numbers | {"skipped": "0", "timestamp": now})
+        _cases(suite, own, f"kdlib.audit.{student}".removesuffix("."))
+    ET.indent(root)
+    return '<?xml version="1.0" encoding="UTF-8"?>\n' + ET.tostring(root, encoding="unicode") + "\n"
+
+
+def _numbers(name, judgements, seconds):
+    """What a suite says of some Judgements: how many conditions there are, are met, are unknown."""
+    judgements = list(judgements)
+    return {
+        "name": name,
+        "tests": str(sum(len(judged.verdicts) for judged in judgements)),
+        "failures": str(sum(judged.count(MET) for judged in judgements)),
+        "errors": str(sum(judged.count(UNKNOWN) for judged in judgements)),
         "time": f"{seconds:.3f}",
     }
-    root = ET.Element("testsuites", numbers)
-    now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S")
-    suite = ET.SubElement(root, "testsuite", numbers | {"skipped": "0", "timestamp": now})
+
+
+def _cases(suite, judged, classname):
+    """Add the test cases of a Judgement to the element of a suite."""
     for v in judged.verdicts:
         name = printable(v.condition, None)
-        case = ET.SubElement(suite, "testcase", name=name, classname="kdlib.audit", time="0.000")
+        case = ET.SubElement(suite, "testcase", name=name, classname=classname, time="0.000")
         if v.state != NOT_MET:
             kind = "failure" if v.state == MET else "error"
             said = printable(f"{v.state}: {v.said()}", None)
             ET.SubElement(case, kind, message=said, type=v.state).text = printable(v.note, None)
-    ET.indent(root)
-    return '<?xml version="1.0" encoding="UTF-8"?>\n' + ET.tostring(root, encoding="unicode") + "\n"

@@ -32,7 +32,7 @@ def facts(audited, judged=None):
     if judged and judged.against:
         names = {"name": judged.against.name, "sha256": judged.against.sha256}
         against = names | {"cautions": judged.cautions}
-    return _plain(
+    return plain(
         {
             "schema": SCHEMA,
             "kdlib": __version__,
@@ -42,6 +42,8 @@ def facts(audited, judged=None):
             "examples": a.n,
             "classes": len(a.class_names),
             "seeds": a.seeds,
+            "student": a.student,
+            "students_compared": a.compared,
             "reference": a.reference,
             "intervals_cover": a.covers,
             "groups_overlap": not a.disjoint,
@@ -60,17 +62,18 @@ def facts(audited, judged=None):
             "lost": told_lost(a.lost),
             "limits": a.limits,
             "against": against,
-            "fail_if": [_verdict(verdict) for verdict in (judged.verdicts if judged else ())],
+            "fail_if": [verdict_facts(verdict) for verdict in (judged.verdicts if judged else ())],
         }
     )
 
 
-def _verdict(verdict):
+def verdict_facts(verdict):
+    """A Verdict as a dictionary."""
     met = {"met": True, "not met": False}.get(verdict.state)
     return {"condition": verdict.condition, "met": met} | dataclasses.asdict(verdict)
 
 
-def _plain(value):
+def plain(value):
     """A value of an Audit as JSON has it: tables as lists of rows, null for what is not known."""
     if isinstance(value, pd.DataFrame):
         value = value.to_dict("records")
@@ -78,9 +81,9 @@ def _plain(value):
         names = ("estimate", "low", "high", "detectable", "per_seed")
         value = {name: getattr(value, name) for name in names}
     if isinstance(value, dict):
-        return {name: _plain(part) for name, part in value.items()}
+        return {name: plain(part) for name, part in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(part) for part in value]
+        return [plain(part) for part in value]
     if isinstance(value, np.generic):
         value = value.item()
     return None if pd.isna(value) or value in (np.inf, -np.inf) else value
@@ -96,6 +99,7 @@ class Earlier:
     name: str
     sha256: str
     facts: dict
+    students: tuple = ()  # (name, Earlier) of each, of an audit of several students
 
 
 def earlier(path):
@@ -114,13 +118,24 @@ def earlier(path):
     if held["schema"] != SCHEMA:
         has = quoted(held["schema"])
         raise AuditError(f"{name}: is of version {has} of the format; version {SCHEMA} is read.")
+    several = held.get("students")
+    for of_student in several.values() if isinstance(several, dict) else [held]:
+        _check_facts(of_student, name)
+    file, sha256 = encodable(str(path)), hashlib.sha256(content).hexdigest()
+    if not isinstance(several, dict):
+        return Earlier(file, sha256, held)
+    students = tuple((student, Earlier(file, sha256, of)) for student, of in several.items())
+    return Earlier(file, sha256, held, students)
+
+
+def _check_facts(held, name):
+    """AuditError for facts of a student that lack what is used of them."""
     for field, kind in NEEDED.items():
-        if not isinstance(held.get(field), kind):
+        if not isinstance(held, dict) or not isinstance(held.get(field), kind):
             raise AuditError(f"{name}: has no {field}, as the JSON file of an audit has.")
     for row in held["groups"]:
         if not isinstance(row, dict) or not isinstance(row.get("group"), str):
             raise AuditError(f"{name}: one of its groups has no name.")
-    return Earlier(encodable(str(path)), hashlib.sha256(content).hexdigest(), held)
 
 
 def differences(now, before):

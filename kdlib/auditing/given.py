@@ -5,10 +5,11 @@ from pathlib import Path
 import numpy as np
 
 from kdlib.auditing.audit import audit
+from kdlib.auditing.comparison import places
 from kdlib.auditing.gate import ROLES
 from kdlib.auditing.names import REDUCED
-from kdlib.auditing.page import places
 from kdlib.auditing.read import Source
+from kdlib.auditing.students import audit_students, named_files
 from kdlib.config import KdlibError, did_you_mean
 from kdlib.evidence.panel import panel
 from kdlib.methods import ARMS, METHODS
@@ -20,17 +21,21 @@ def audit_study(name, pair=None, method="kd", seeds=None, images=None, **how):
     """The Audit of a method of a study on record, on all images that no run saw.
 
     The baseline is one-hot training. pair: "teacher/student", by default the study's first.
-    images: the folder of the data set, so that pictures show what was lost; see cifar.find. how:
-    title, say; see audit. KdlibError for a pair or method that the study does not have.
+    method: or a list of several, of which the Students are returned, with as many training runs as
+    the one that has fewest. images: the folder of the data set, so that pictures show what was
+    lost; see cifar.find. how: title, say; see audit. KdlibError for a pair or method that the study
+    does not have.
     """
+    methods = [method] if isinstance(method, str) else method
     chosen = study(name)
     if not chosen.pairs:
         raise KdlibError(f"study {name} has no methods to compare.")
     pair = pair or "/".join(chosen.pairs[0])
-    if method in (*METHODS, *ARMS):  # also one that was added and run
-        chosen = chosen.with_methods([method])
+    # also those that were added and run
+    chosen = chosen.with_methods([m for m in methods if m in (*METHODS, *ARMS)])
     pairs = {"/".join(p): p for p in chosen.pairs}
-    for what, value, known in (("pair", pair, pairs), ("method", method, chosen.methods)):
+    asked_for = [("pair", pair, pairs), *(("method", m, chosen.methods) for m in methods)]
+    for what, value, known in asked_for:
         if value not in known:
             raise KdlibError(f"study {name} has no {what} {value!r}: {did_you_mean(value, known)}")
     p = panel(chosen, pairs[pair], seeds or some_seeds(name))
@@ -50,10 +55,15 @@ def audit_study(name, pair=None, method="kd", seeds=None, images=None, **how):
     counts = None
     if chosen.bucket_edges:
         counts = {"group": group_names, "count": p.train_counts}
-    return audit(
+    runs = min(len(p.runs[m]) for m in methods)
+    students = {m: columns(m)[:runs] for m in methods}
+    compare = audit_students
+    if isinstance(method, str):
+        students, compare = students[method], audit
+    return compare(
         Source(f"labels of {name}", {"": np.asarray(p.y)}, None),
-        columns("teacher")[: len(p.runs[method])],
-        columns(method),
+        columns("teacher")[:runs],
+        students,
         columns("one_hot"),
         groups,
         classes=class_names,
@@ -79,14 +89,30 @@ OF_FOLDER = ("image_size", "mean", "std", "batch")
 FILES = ("labels", "teacher", "student", "baseline", "groups", "weights", "train_counts", "classes")
 
 
+def students_of(options):
+    """({name: [Path]} of the students that --student names, names of all that are compared).
+
+    Both are empty where one student without a name is audited.
+    """
+    if options["image_folder"]:
+        return {}, ()
+    files = named_files(options["student"] or ())
+    named = {name: [Path(file) for file in of] for name, of in files.items()}
+    methods = options["method"] or []
+    if len(set(methods)) < len(methods):
+        raise KdlibError(f"--method {' '.join(methods)}: a method is named twice.")
+    return named, tuple(named) or tuple(methods if len(methods) > 1 else ())
+
+
 def asked(options, out, say=None, progress=None):
-    """The Audit that the command line asks for: of files, or of runs on record (study).
+    """The Audit that the command line asks for, or Students: of files, or of runs on record.
 
     say, progress: see audit. KdlibError for options that do not go together, or a page `out` that
     would overwrite a file."""
     if options["image_folder"]:
         return _asked_of_folder(options, out, say, progress)
     _check_without_folder(options)
+    named, names = students_of(options)
     ours = {name: options[name] for name in ("pair", "method", "seeds")}
     files = {name: options[name] for name in (*FILES, "worst", "edges", "missing_groups")}
     files |= {name: options[name] for name in ("by", "search")}
@@ -102,18 +128,29 @@ def asked(options, out, say=None, progress=None):
             raise KdlibError(
                 f"an audit needs --{name} FILE; or --study NAME, which audits runs on record."
             )
-    read = []
-    for some in files.values():
-        read += some if isinstance(some, list) else [some]
-    read.append(options["images"])
     # refused before the work, not after it
-    places(out, [file for file in read if isinstance(file, Path)])
+    places(out, read_by(options), names)
     how = {"title": options["title"] or "", "say": say, "progress": progress}
     how["images"] = options["images"]
     if options["study"]:
-        method = ours["method"] or "kd"
+        method = list(names) or (ours["method"] or ["kd"])[0]
         return audit_study(options["study"], ours["pair"], method, ours["seeds"], **how)
-    return audit(**{name: of for name, of in files.items() if of is not None}, **how)
+    files = {name: of for name, of in files.items() if of is not None}
+    if named:
+        del files["student"]
+        return audit_students(**files, students=named, **how)
+    return audit(**files, **how)
+
+
+def read_by(options):
+    """The files that an audit reads: every Path among its options, without a student's name."""
+    named, _ = students_of(options)
+    options = options | ({"student": sum(named.values(), [])} if named else {})
+    read = []
+    for value in options.values():
+        several = value if isinstance(value, list) else [value]
+        read += [one for one in several if isinstance(one, Path)]
+    return read
 
 
 def _kinds(texts):

@@ -24,7 +24,8 @@ QUESTIONS = {
 
 def title(a):
     """The title that was given, or the question that this audit answers."""
-    return printable(a.title, 200) or QUESTIONS[a.reference]
+    asked = printable(a.title, 200) or QUESTIONS[a.reference]
+    return f"{a.student}: {asked}" if a.student else asked
 
 
 def headline(a):
@@ -74,7 +75,7 @@ def _whom(a):
     if worse:
         most = a.groups[a.groups.finding == lost].sort_values("gain").head(NAMED)
         named = [f"{_name(r.group)} ({number(r.gain)})" for r in most.itertuples()]
-        said += f" Most is lost in {_and(named)}."
+        said += f" Most is lost in {in_a_row(named)}."
     return said
 
 
@@ -97,8 +98,9 @@ def _would_have_been_found(a):
     return f"; {which}, a change of {enough:.1f} points would probably have been found"
 
 
-def _and(words):
-    return " and ".join([", ".join(words[:-1]), words[-1]] if words[1:] else words)
+def in_a_row(words, last="and"):
+    """Words with commas and `last` between them."""
+    return f" {last} ".join([", ".join(words[:-1]), words[-1]] if words[1:] else words)
 
 
 def _on_average(a):
@@ -146,8 +148,14 @@ def cautions(a):
             f"With so few training runs ({runs}), this speaks of these networks and says little "
             "of another training run."
         )
+    if a.compared > 1:
+        lost, gained = CHANGED[a.reference]
+        out.append(
+            f"This is one of {a.compared} students that are compared: which groups are called "
+            f"{lost} or {gained} is corrected for {a.compared} students x {len(a.groups):,} groups."
+        )
     if _given(a, "weights"):
-        out.append(f"Examples count by their weights ({_files(a, 'weights')}).")
+        out.append(f"Examples count by their weights ({short_name(a, 'weights')}).")
     return out
 
 
@@ -157,9 +165,9 @@ def cautions(a):
 def about(a, today):
     """{what: words} of the first screen: models, examples, training runs, intervals, date."""
     roles = [role for role in ROLES if _given(a, role)]
-    of_groups = _files(a, "groups") if _given(a, "groups") else "the classes"
+    of_groups = short_name(a, "groups") if _given(a, "groups") else "the classes"
     return {
-        "Models": "; ".join(f"{role} {_files(a, role)}" for role in roles),
+        "Models": "; ".join(f"{role} {short_name(a, role)}" for role in roles),
         "Groups": f"{len(a.groups):,} ({of_groups})",
         "Training runs": ", ".join(f"{len(_given(a, role))} of the {role}" for role in roles),
         "Intervals": f"95 %, covering {a.covers.replace('seeds', 'training runs')}",
@@ -171,7 +179,7 @@ def _given(a, wanted):
     return [name for role, name, _ in a.inputs if role == wanted]
 
 
-def _files(a, role):
+def short_name(a, role):
     """Names of a role's files without the folder that all of the audit share; at most a few."""
     names = _given(a, role)
     if names[0] in (role, f"{role} 0"):

@@ -186,6 +186,14 @@ def save(a, path, conditions=()):
         ".json": json.dumps(facts(a, judged), indent=1) + "\n",
         ".csv": csv_text(notable(a.groups)),
     }
+    return write(out, files, path)
+
+
+def write(out, files, path):
+    """Write the texts {suffix: text} to out {suffix: path}; returns these paths.
+
+    path: that was asked for. KdlibError if writing fails.
+    """
     for suffix, text in files.items():
         try:
             with whole_file(out[suffix]) as temporary:

@@ -9,8 +9,11 @@ DELAY = 3  # seconds before anything is shown
 
 
 @contextlib.contextmanager
-def bar():
-    """A function to call with the name of each part of `numbers` when it begins."""
+def bar(students=0):
+    """A function to call with the name of each part of `numbers` when it begins.
+
+    students: how many are compared, each with the baseline and with every other.
+    """
     try:
         from tqdm.auto import tqdm
     except ImportError:  # the light install
@@ -21,7 +24,8 @@ def bar():
     looks = "{desc}part {n_fmt} of {total_fmt} |{bar}| {elapsed}"
     always = {"mininterval": 0, "miniters": 1}  # parts are few
     how = {"delay": DELAY, "leave": False, "bar_format": looks, **always}
-    with tqdm(total=len(PARTS), **how) as shown:
+    audits = max(1, students * (students + 1) // 2)
+    with tqdm(total=audits * len(PARTS), **how) as shown:
 
         def begin(part):
             shown.set_description(part, refresh=False)

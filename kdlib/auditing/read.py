@@ -6,6 +6,7 @@ the value, what is allowed.
 
 import fnmatch
 import mmap
+import os
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -91,7 +92,7 @@ def file_and_columns(given):
     text = str(given)
     file, colon, columns = text.rpartition(":")
     selects = colon and columns and "/" not in columns and formats.is_known(Path(file))
-    if selects and not Path(text).exists():
+    if selects and not os.path.exists(text):  # also where the name is too long
         return Path(file), columns
     return Path(given), ""
 

@@ -207,10 +207,11 @@ def _note(c, audited):
         return "A change is the difference of two estimates, without an interval: this is no test."
     beyond = (c.bound, c.comparison[0]) in (("low", ">"), ("high", "<"))
     if c.any and beyond:
-        rate = 100 * (1 - (1 - BEYOND) ** groups)
+        rate = 100 * (1 - (1 - BEYOND) ** (groups * audited.compared))
+        of = f"{audited.compared} students x " if audited.compared > 1 else ""
         return (
             f"Each group has a 95 % interval of its own, so chance alone can meet this in up to "
-            f"{rate:.0f} % of audits of {groups:,} groups; {harmed} > 0 is corrected for their "
+            f"{rate:.0f} % of audits of {of}{groups:,} groups; {harmed} > 0 is corrected for their "
             "number."
         )
     if c.of_groups and c.bound == "estimate" and c.name not in NO_ESTIMATES:

@@ -1,0 +1,119 @@
+"""What Students found, in a few sentences: who harmed whom, who gains most, what is not decided."""
+
+from dataclasses import replace
+
+from kdlib.auditing.headline import answer as answer_of_one
+from kdlib.auditing.headline import cautions, in_a_row
+from kdlib.auditing.sentences import printable
+from kdlib.auditing.tables import CHANGED
+from kdlib.evidence.words import told
+
+QUESTIONS = {
+    "baseline": "Whom did these distillations hurt?",
+    "teacher": "Where are these students worse than their teacher?",
+}
+LISTED = 5  # students in a sentence
+DECIDED = 0.05  # p_holm of a difference
+
+
+def title(found):
+    """The title that was given, or the question that this page answers."""
+    return printable(found.title, 200) or QUESTIONS[found.reference]
+
+
+def headline(found):
+    """List of sentences: the answer, what it cannot be taken for."""
+    return [*answer(found), *cautions_of(found)]
+
+
+def cautions_of(found):
+    """Those of the students' Audits, each once; that they are compared, this page says itself."""
+    audits = found.audits.values()
+    return list(dict.fromkeys(s for a in audits for s in cautions(replace(a, compared=1))))
+
+
+def answer(found):
+    """List of sentences: who harmed whom, who gains most on average and in the worst groups."""
+    if len(found.audits) == 1:
+        return answer_of_one(found.first)
+    said = [_whom(found), _on_average(found)]
+    if found.table.worst_k_gain.notna().all():
+        said.append(_in_the_worst(found))
+    return said
+
+
+def _whom(found):
+    lost, gained = CHANGED[found.reference]
+    counts = found.table[["student", f"groups_{lost}", f"groups_{gained}"]]
+    counts = counts.set_axis(["student", "lost", "gained"], axis=1)
+    groups = len(found.first.groups)
+    corrected = f"corrected for {len(counts)} students x {groups:,} groups"
+    if not counts[["lost", "gained"]].to_numpy().any():
+        if found.reference == "teacher":
+            return (
+                f"No student is clearly worse or better than its teacher in any of {groups:,} "
+                f"groups, {corrected}."
+            )
+        return f"No student clearly harmed or helped any of {groups:,} groups, {corrected}."
+    verbs = ("harmed", "helped")
+    if found.reference == "teacher":
+        verbs = ("is worse than its teacher in", "is better in")
+    counts = counts.sort_values("lost", ascending=False, kind="stable")
+    some = [
+        f"{r.student} {verbs[0]} {_count(r.lost)} and {verbs[1]} {_count(r.gained)}"
+        for r in counts.head(LISTED).itertuples()
+    ]
+    more = len(counts) - LISTED
+    also = f"; {more} more students stand in the table" if more > 0 else ""
+    return (
+        f"Of {groups:,} groups {'; '.join(some)}{also}: {corrected}, with at most one false alarm "
+        "in twenty to be expected."
+    )
+
+
+def _count(groups):
+    return f"{groups:,}" if groups else "none"
+
+
+def _on_average(found):
+    best = found.table.loc[found.table.average_gain.idxmax()]
+    verb = "gains most" if best.average_gain > 0 else "loses least"
+    gain = told(found.audits[best.student].metrics["average_gain"])
+    said = f"On average over the groups {best.student} {verb}: {gain}"
+    if best.p <= DECIDED < best.p_holm:
+        said += f", which is not clear once it is corrected for {len(found.table)} students"
+    open_ = _undecided(found.pairs, best.student)
+    if not open_:
+        return f"{said}, clearly better than every other student."
+    return f"{said}; whether that is better than {_names(open_)} is not decided."
+
+
+def _undecided(pairs, best):
+    """The students whose average gain is not clearly another than that of the best."""
+    own = pairs[(pairs.student == best) | (pairs.other == best)]
+    unclear = own[~(own.p_holm <= DECIDED)]
+    return [r.other if r.student == best else r.student for r in unclear.itertuples()]
+
+
+def _in_the_worst(found):
+    table, k = found.table, found.first.worst
+    best = table.loc[table.worst_k_gain.idxmax()]
+    groups = f"In the {k:,} groups" if k > 1 else "In the group"
+    groups += " where each student gains least"
+    verb = "gains most" if best.worst_k_gain > 0 else "loses least"
+    gain = told(found.audits[best.student].metrics["worst_k_gain"])
+    # an interval that overlaps, or is not known
+    others = table[(table.student != best.student) & ~(table.worst_k_high < best.worst_k_low)]
+    said = f"{groups}, {best.student} {verb}: {gain}"
+    if not len(others):
+        return f"{said}, and its interval lies above those of all others."
+    return (
+        f"{said}; its interval overlaps that of {_names(list(others.student))}, so who is best "
+        "there is not decided."
+    )
+
+
+def _names(students):
+    if len(students) > LISTED:
+        return f"{in_a_row(students[:LISTED])} or {len(students) - LISTED} more"
+    return in_a_row(students, "or")

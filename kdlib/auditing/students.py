@@ -1,0 +1,292 @@
+"""Several students of one teacher, each audited against the same baseline, tested together.
+
+found = kdlib.audit_students(
+    "labels.npy",
+    teacher="teacher.npz",
+    students={"kd": ["k0.npz", "k1.npz"], "ada": ["a0.npz", "a1.npz"]},
+    baseline=["b0.npz", "b1.npz"],
+)
+found.table         # DataFrame, one row per student
+found.groups        # DataFrame, one row per student and group
+found.audits["kd"]  # its Audit
+"""
+
+import contextlib
+import functools
+import inspect
+import itertools
+import os
+import re
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from kdlib.auditing.audit import audit, kinds_of
+from kdlib.auditing.inputs import models_of
+from kdlib.auditing.read import Source, file_and_columns, source
+from kdlib.auditing.said import of_student
+from kdlib.auditing.sentences import AuditError, quoted
+from kdlib.auditing.tables import CHANGED, UNCHANGED
+from kdlib.evidence.significance import FALSE_DISCOVERIES, false_discovery, holm
+from kdlib.evidence.stats import Interval
+
+LONGEST = 40  # letters of a student's name
+SIMPLE = re.compile(rf"[A-Za-z0-9][A-Za-z0-9._-]{{0,{LONGEST - 1}}}")
+ALLOWED = f"a name has at most {LONGEST} letters, digits, dots, _ and -, and begins with a letter "
+ALLOWED += "or digit"
+UNKNOWN = Interval(*[np.nan] * 5, 0, ())
+BY_EXAMPLE = ("groups", "weights", "search", "images")  # tables that all students share
+
+
+@dataclass(frozen=True)
+class Students:
+    """What was found. Accuracies are in per cent, gains in points over `reference`."""
+
+    audits: dict  # name: Audit, whose q and findings are corrected for all students and groups
+    table: object  # DataFrame, one row per student; p_holm is corrected for their number
+    groups: object  # DataFrame, one row per student and group
+    pairs: object  # DataFrame, one row per two students: the first's average gain less the other's
+    title: str = ""  # of the page, if you gave one
+
+    @property
+    def first(self):
+        """The Audit of the first student: what all share can be read from it."""
+        return next(iter(self.audits.values()))
+
+    @property
+    def reference(self):
+        return self.first.reference
+
+    def save(self, path):
+        """Write path (HTML) and its .json and .csv, and the same of each student beside it.
+
+        Of a student called kd, audit-kd.html beside audit.html. Returns the paths, as in page.save.
+        """
+        from kdlib.auditing.comparison import save
+
+        return save(self, path)
+
+    def _repr_html_(self):
+        from kdlib.auditing.comparison import glance
+
+        return glance(self)
+
+
+def audit_students(labels, teacher, students, baseline=None, groups=None, **options):
+    """The Students of one teacher and one baseline, on the same examples.
+
+    students: {name: scores, or a list of them, one per training run}, as `student` of kdlib.audit.
+    Everything else: see there. What is shared is read once.
+
+    Groups are called harmed or helped at a false discovery rate of 5 % over all students and groups
+    (Benjamini and Hochberg); the p of average gains, and those of the differences between students,
+    are corrected by Holm. KdlibError, in one sentence, for anything that cannot be used.
+    """
+    check_names(students)
+    inspect.signature(audit).bind(None, None, None, **options)  # a misspelt one, before the work
+    title, say = options.pop("title", ""), options.pop("say", None)
+    shared = {"groups": groups} | options
+    for what in BY_EXAMPLE:
+        if shared.get(what) is not None:
+            shared[what] = source(shared[what], what)
+    if shared.get("train_counts") is not None:
+        shared["train_counts"] = source(shared["train_counts"], "training counts")
+    labels = source(labels, "labels")
+    for name, given in students.items():
+        _check_there(given, name)
+    audits, read, said = {}, {}, set()
+    for name, given in students.items():
+        with _naming(name):
+            models = models_of(teacher, given, baseline)
+            teacher, baseline = models["teacher"], models.get("baseline")
+            _check_files(models["student"], name, read)
+            files = _fresh(labels), _fresh(teacher), models["student"], _fresh(baseline)
+            tell = say
+            if say and len(students) > 1:
+                tell = functools.partial(_tell, say, name, said)
+            audits[name] = audit(*files, **_fresh(shared), title=title, say=tell)
+    pairs = _pairs(labels, teacher, students, shared)
+    audits = _together(audits)
+    return Students(audits, _table(audits), _groups(audits), pairs, title)
+
+
+# ---------------------------------------------------------------- names and files
+
+
+def check_names(students):
+    """AuditError for what is no dictionary of students by names that can be names of files."""
+    if not isinstance(students, dict) or not students:
+        raise AuditError("students must be a dictionary, {name: a file or array a training run}.")
+    taken = {}
+    for name in students:
+        if not isinstance(name, str) or not SIMPLE.fullmatch(name):
+            raise AuditError(f"student {quoted(name)}: {ALLOWED}.")
+        other = taken.setdefault(name.lower(), name)
+        if other != name:
+            raise AuditError(
+                f"student {name!r}: differs from {other!r} in capitals alone, which some systems "
+                "do not keep apart in names of files."
+            )
+
+
+def named_files(tokens):
+    """{student: [text of each file]} of words such as kd=k0.npz k1.npz ada=a0.npz; {} of no names.
+
+    A word that is the name of a file is one, whatever stands in it. AuditError for what cannot be.
+    """
+    found = {}
+    for place, token in enumerate(map(str, tokens)):
+        name, equals, file = token.partition("=")
+        is_file = not equals or os.path.exists(file_and_columns(token)[0])
+        if is_file and found:
+            found[list(found)[-1]].append(token)
+        if is_file:
+            continue
+        if not SIMPLE.fullmatch(name):
+            raise AuditError(f"--student {token}: there is no such file; in NAME=FILE {ALLOWED}.")
+        if not file:
+            raise AuditError(f"--student {token}: names no file; write {name}=FILE.")
+        if place and not found:
+            raise AuditError(
+                f"--student {tokens[0]}: has no name and {token} has one; give each student one, "
+                f"as in NAME={tokens[0]}."
+            )
+        if name in found:
+            raise AuditError(
+                f"--student {token}: {name} was named before; its files follow each other, as in "
+                f"{name}=FILE FILE."
+            )
+        found[name] = [file]
+    if found:
+        check_names(found)
+    return found
+
+
+def _check_there(given, name):
+    """AuditError for a file that does not exist, before the others are audited."""
+    for one in given if isinstance(given, (list, tuple)) else [given]:
+        if isinstance(one, Path) and not os.path.exists(file_and_columns(one)[0]):
+            source(one, name)
+
+
+def _check_files(sources, name, read):
+    """AuditError where a file of another student is given again; adds these to those `read`."""
+    for s in sources:
+        content = (s.sha256, *s.columns)
+        other = read.setdefault(content, name) if s.sha256 else name
+        if other != name:
+            raise AuditError(
+                f"{s.name}: is given as student {name} and holds the same as a file of student "
+                f"{other}; every student has files of its own."
+            )
+
+
+@contextlib.contextmanager
+def _naming(name):
+    """Within it, an AuditError on an array, which has no file's name, says whose student it is."""
+    try:
+        yield
+    except AuditError as error:
+        if not str(error).startswith(("student:", "student ")):
+            raise
+        raise AuditError(f"student {name}{str(error).removeprefix('student')}") from None
+
+
+def _tell(say, name, said, sentence):
+    """say what of a sentence on a student was not `said` before."""
+    if shorter := of_student(name, sentence, said):
+        say(shorter)
+
+
+def _fresh(given):
+    """Sources, by name or in a list, without what another audit may come to note on them."""
+    if isinstance(given, Source):
+        return replace(given, notes=list(given.notes))
+    if isinstance(given, dict):
+        return {name: _fresh(one) for name, one in given.items()}
+    return [_fresh(one) for one in given] if isinstance(given, list) else given
+
+
+# ---------------------------------------------------------------- all students together
+
+
+def _together(audits):
+    """The same Audits with q, findings and their numbers corrected for all students and groups."""
+    p = np.concatenate([a.groups.p for a in audits.values()])
+    q = np.split(false_discovery(p), np.cumsum([len(a.groups) for a in audits.values()])[:-1])
+    out = {}
+    for (name, a), own in zip(audits.items(), q, strict=True):
+        lost, gained = CHANGED[a.reference]
+        changed = np.where(a.groups.gain < 0, lost, gained)
+        finding = np.where(own <= FALSE_DISCOVERIES, changed, UNCHANGED)
+        counts = {f"groups_{word}": int((finding == word).sum()) for word in (lost, gained)}
+        within = ()
+        if a.subgroups is not None and len(audits) > 1:
+            within = ("What the search for subgroups found is not corrected for other students.",)
+        out[name] = replace(
+            a,
+            limits=(*a.limits, *within),
+            groups=a.groups.assign(q=own, finding=finding),
+            metrics=a.metrics | counts,
+            student=name,
+            compared=len(audits),
+        )
+    return out
+
+
+def _table(audits):
+    """DataFrame, one row per student."""
+    rows = []
+    for name, a in audits.items():
+        gain, worst = a.metrics["average_gain"], a.metrics.get("worst_k_gain", UNKNOWN)
+        rows.append(
+            {
+                "student": name,
+                "runs": a.seeds,
+                "average_gain": gain.estimate,
+                "low": gain.low,
+                "high": gain.high,
+                "p": gain.p(),
+                "worst_k_gain": worst.estimate,
+                "worst_k_low": worst.low,
+                "worst_k_high": worst.high,
+                "accuracy": a.metrics["student_accuracy"].estimate,
+                "average_accuracy": a.metrics["student_average"].estimate,
+                **{f"groups_{word}": a.metrics[f"groups_{word}"] for word in CHANGED[a.reference]},
+            }
+        )
+    table = pd.DataFrame(rows)
+    table.insert(table.columns.get_loc("p") + 1, "p_holm", _holm(table.p))
+    return table
+
+
+def _groups(audits):
+    """DataFrame, one row per student and group."""
+    columns = ["student", "group", "n", "gain", "low", "high", "p", "q", "finding"]
+    tables = [a.groups.assign(student=name)[columns] for name, a in audits.items()]
+    return pd.concat(tables, ignore_index=True)
+
+
+def _pairs(labels, teacher, students, shared):
+    """DataFrame, one row per two students: how much more the first gains than the other.
+
+    The other is audited as the baseline would be, so the intervals are those of an average gain.
+    """
+    kinds = kinds_of(shared.get("kind", "auto"))
+    kinds["baseline"] = kinds["student"]
+    how = {k: v for k, v in shared.items() if k not in ("search", "images")} | {"kind": kinds}
+    rows = []
+    for name, other in itertools.combinations(students, 2):
+        files = _fresh(labels), _fresh(teacher), students[name], students[other]
+        gain = audit(*files, **_fresh(how)).metrics["average_gain"]
+        rows.append((name, other, gain.estimate, gain.low, gain.high, gain.p()))
+    columns = ["student", "other", "difference", "low", "high", "p"]
+    table = pd.DataFrame(rows, columns=columns)
+    return table.assign(p_holm=_holm(table.p))
+
+
+def _holm(p):
+    """p corrected by Holm; unknown where p is."""
+    return np.where(np.isnan(p), np.nan, holm(p)) if len(p) else p
