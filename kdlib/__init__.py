@@ -5,9 +5,8 @@ __version__ = "0.1.0"
 
 
 def __getattr__(name):
-    """kdlib.audit(...), kdlib.audit_students(...), kdlib.audit_models(...): see auditing.audit,
-    auditing.students and auditing.models. On demand, so that the command line starts without numpy,
-    and an audit of files without torch."""
+    """kdlib.audit(...) and its kin. On demand, so that the command line starts without numpy, and
+    an audit of files without torch."""
     if name == "audit":
         from kdlib.auditing.audit import audit
 
@@ -17,7 +16,7 @@ def __getattr__(name):
 
         return audit_students
     if name == "audit_models":
-        from kdlib.auditing.models import audit_models
+        from kdlib.asking.models import audit_models
 
         return audit_models
     raise AttributeError(f"module 'kdlib' has no attribute {name!r}")

@@ -114,7 +114,8 @@ def audit(args):
 
     Exit code 1 if a condition of --fail-if or --gate is met, 3 if none is but one is unknown.
     """
-    from kdlib.auditing import ci, comparison, given, page, progress
+    from kdlib.asking import given
+    from kdlib.auditing import ci, comparison, page, progress
     from kdlib.auditing.together import judge_each, together
     from kdlib.auditing.verdicts import NOT_MET, judge
 

@@ -8,9 +8,18 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1] / "kdlib"
-FLOORS = ["", "study", "evidence", "pages", "auditing", "__main__"]  # each may know those before it
+FLOORS = [
+    "",
+    "study",
+    "evidence",
+    "pages",
+    "reading",
+    "auditing",
+    "asking",
+    "__main__",
+]  # each may know those before it
 LIGHT = {"numpy", "torch"}  # what the helper module may import beside the standard library
-LONGEST, HELPER, WHOLE = 300, 1550, 10_500  # lines of a module, of the helper module, of kdlib
+LONGEST, HELPER, WHOLE = 300, 1550, 16_000  # lines of a module, of the helper module, of kdlib
 
 
 def modules():
@@ -49,7 +58,7 @@ def known(path):
 @pytest.mark.parametrize("at", modules(), ids=str)
 def test_a_room_knows_only_those_below_it(at):
     if at == ("", "__init__"):
-        return  # kdlib.audit, on demand
+        return  # kdlib.audit and its kin, on demand
     for room, name in known(modules()[at]):
         assert FLOORS.index(room) <= FLOORS.index(at[0]), f"{at} knows {room}/{name}"
 

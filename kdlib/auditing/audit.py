@@ -18,21 +18,22 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from kdlib.auditing import said
-from kdlib.auditing.classes import given_names
-from kdlib.auditing.gate import METRICS, ROLES
-from kdlib.auditing.groups import counts_of, groups_of, in_pairs, weights_of, without_group
-from kdlib.auditing.inputs import controls, in_rows, left_out, models_of, notes, same_network
+from kdlib.auditing.gate import METRICS
 from kdlib.auditing.numbers import numbers
 from kdlib.auditing.pictures import pictures_of
-from kdlib.auditing.read import source
-from kdlib.auditing.scores import KINDS, outputs
 from kdlib.auditing.search import confirmed
 from kdlib.auditing.search import search as search_in
-from kdlib.auditing.sentences import AuditError
-from kdlib.auditing.subgroups import groups_by, used_by
 from kdlib.auditing.tables import CHANGED
 from kdlib.config import did_you_mean
+from kdlib.reading import said
+from kdlib.reading.classes import given_names
+from kdlib.reading.groups import counts_of, groups_of, in_pairs, weights_of, without_group
+from kdlib.reading.inputs import controls, in_rows, left_out, models_of, notes, same_network
+from kdlib.reading.names import ROLES
+from kdlib.reading.read import source
+from kdlib.reading.scores import KINDS, outputs
+from kdlib.reading.sentences import AuditError
+from kdlib.reading.subgroups import groups_by, used_by
 
 
 @dataclass(frozen=True)

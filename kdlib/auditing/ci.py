@@ -9,15 +9,15 @@ import xml.etree.ElementTree as ET
 from datetime import UTC, datetime
 from pathlib import Path
 
+from kdlib.asking.given import read_by
 from kdlib.auditing import comparison, page
 from kdlib.auditing.facts import earlier
 from kdlib.auditing.gate import check
-from kdlib.auditing.given import read_by
-from kdlib.auditing.read import file_and_columns
-from kdlib.auditing.sentences import AuditError, encodable, printable, reason
 from kdlib.auditing.verdicts import MET, NOT_MET, UNKNOWN, shown
 from kdlib.config import KdlibError
 from kdlib.evidence.words import brief
+from kdlib.reading.read import file_and_columns
+from kdlib.reading.sentences import AuditError, encodable, printable, reason
 from kdlib.study.files import whole_file
 
 LISTED = 10  # groups in the summary

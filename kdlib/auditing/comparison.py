@@ -15,14 +15,14 @@ from kdlib.auditing import page
 from kdlib.auditing.facts import SCHEMA, facts, plain, verdict_facts
 from kdlib.auditing.figures import BLUE, ORANGE, at_two_widths, cells
 from kdlib.auditing.headline import about, short_name
-from kdlib.auditing.said import of_student
-from kdlib.auditing.sentences import printable
 from kdlib.auditing.standing import answer, cautions_of, headline, title
 from kdlib.auditing.tables import CHANGED
 from kdlib.auditing.together import judge_each, together
 from kdlib.evidence.words import brief, number
 from kdlib.pages.report_template.tidy import tidy
 from kdlib.pages.shown import TEMPLATES, Shown, Table, csv_text, drawn, in_style, legend, table_html
+from kdlib.reading.said import of_student
+from kdlib.reading.sentences import printable
 
 ENDS = ("average gain", "from", "to", "worst groups", "worst from", "worst to")
 LOOKS = {"average over groups": (BLUE, "o"), "worst groups": (ORANGE, "v")}

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from kdlib.auditing.sentences import encodable
-from kdlib.auditing.subgroups import ranges, written
-from kdlib.auditing.values import MISSING
+from kdlib.reading.sentences import encodable
+from kdlib.reading.subgroups import ranges, written
+from kdlib.reading.values import MISSING
 
 RANGES = 4  # of numbers, of which neighbours are also taken together
 EACH_VALUE = 6  # different numbers, up to which each is a range of its own

@@ -11,8 +11,8 @@ import pandas as pd
 
 from kdlib import __version__
 from kdlib.auditing.pictures import told_lost
-from kdlib.auditing.sentences import AuditError, encodable, quoted, reason
 from kdlib.evidence.stats import Interval
+from kdlib.reading.sentences import AuditError, encodable, quoted, reason
 
 SCHEMA = 1  # version of the format
 NEEDED = {  # fields of an earlier audit that are used, and their types

@@ -11,10 +11,10 @@ from unicodedata import bidirectional, east_asian_width
 import numpy as np
 import pandas as pd
 
-from kdlib.auditing.sentences import printable
 from kdlib.auditing.tables import CHANGED, UNCHANGED
 from kdlib.evidence.words import number, p_value, told
 from kdlib.pages.shown import LINE, Shown, axes_of, captioned, drawn, in_style, legend
+from kdlib.reading.sentences import printable
 
 MOST = 40  # groups in a figure
 EDGE = 12  # of more, those at either end

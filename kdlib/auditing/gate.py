@@ -18,8 +18,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from kdlib.config import KdlibError, did_you_mean
+from kdlib.reading.names import ROLES
 
-ROLES = ("teacher", "student", "baseline")
 CHOSEN = "chosen on the other half of the examples"
 BY_OTHERS = (
     f"{CHOSEN} and, of several students and baselines, by the other networks; where either side is "

@@ -8,11 +8,11 @@ import os
 import numpy as np
 
 from kdlib.auditing.figures import gain_in_words, within_text
-from kdlib.auditing.gate import ROLES
 from kdlib.auditing.search import told_subgroups
-from kdlib.auditing.sentences import printable
 from kdlib.auditing.tables import CHANGED
 from kdlib.evidence.words import number, told
+from kdlib.reading.names import ROLES
+from kdlib.reading.sentences import printable
 
 NAMED = 3  # groups that lost most, or files of a role
 LONGEST = 40  # letters of a file's name

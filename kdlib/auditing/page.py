@@ -23,17 +23,18 @@ from kdlib.auditing.figures import (
     gain_by_group,
     gain_in_words,
 )
-from kdlib.auditing.gate import METRICS, ROLES
+from kdlib.auditing.gate import METRICS
 from kdlib.auditing.headline import about, answer, cautions, headline, title
-from kdlib.auditing.read import file_and_columns
 from kdlib.auditing.search import shown_subgroups
-from kdlib.auditing.sentences import AuditError, printable
 from kdlib.auditing.tables import CHANGED
 from kdlib.auditing.verdicts import Judgement, judge
 from kdlib.config import KdlibError
 from kdlib.evidence.stats import Interval
 from kdlib.pages.report_template.tidy import tidy
 from kdlib.pages.shown import TEMPLATES, Appendix, Headline, Table, csv_text, table_html
+from kdlib.reading.names import ROLES
+from kdlib.reading.read import file_and_columns
+from kdlib.reading.sentences import AuditError, printable
 from kdlib.study.files import whole_file
 
 HELD = 1000  # groups in the file that the page itself holds

@@ -13,11 +13,11 @@ from pathlib import Path
 
 import numpy as np
 
-from kdlib.auditing.names import plain
-from kdlib.auditing.read import file_and_columns
-from kdlib.auditing.sentences import AuditError, listed, printable, quoted
 from kdlib.auditing.tables import CHANGED
 from kdlib.evidence.words import number
+from kdlib.reading.names import plain
+from kdlib.reading.read import file_and_columns
+from kdlib.reading.sentences import AuditError, listed, printable, quoted
 
 COLUMNS = ("image", "images", "path", "paths", "file", "filename", "imagepath", "filepath")
 MOST = 24  # pictures in all

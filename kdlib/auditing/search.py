@@ -26,11 +26,11 @@ import pandas as pd
 
 from kdlib.auditing.conditions import conditions_of, least
 from kdlib.auditing.halves import halves_of
-from kdlib.auditing.sentences import listed, printable
 from kdlib.auditing.tables import CHANGED
 from kdlib.evidence.resample import Groups
 from kdlib.evidence.significance import change
 from kdlib.evidence.words import brief, number, p_value
+from kdlib.reading.sentences import listed, printable
 
 MOST_IN_PAIRS = 500  # conditions that are combined: those that lost most by themselves
 KEPT = 20  # slices that are tested on the other half

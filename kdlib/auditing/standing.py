@@ -4,9 +4,9 @@ from dataclasses import replace
 
 from kdlib.auditing.headline import answer as answer_of_one
 from kdlib.auditing.headline import cautions, in_a_row
-from kdlib.auditing.sentences import printable
 from kdlib.auditing.tables import CHANGED
 from kdlib.evidence.words import told
+from kdlib.reading.sentences import printable
 
 QUESTIONS = {
     "baseline": "Whom did these distillations hurt?",

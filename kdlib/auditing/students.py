@@ -24,13 +24,13 @@ import numpy as np
 import pandas as pd
 
 from kdlib.auditing.audit import audit, kinds_of
-from kdlib.auditing.inputs import models_of
-from kdlib.auditing.read import Source, file_and_columns, source
-from kdlib.auditing.said import of_student
-from kdlib.auditing.sentences import AuditError, quoted
 from kdlib.auditing.tables import CHANGED, UNCHANGED
 from kdlib.evidence.significance import FALSE_DISCOVERIES, false_discovery, holm
 from kdlib.evidence.stats import Interval
+from kdlib.reading.inputs import models_of
+from kdlib.reading.read import Source, file_and_columns, source
+from kdlib.reading.said import of_student
+from kdlib.reading.sentences import AuditError, quoted
 
 LONGEST = 40  # letters of a student's name
 SIMPLE = re.compile(rf"[A-Za-z0-9][A-Za-z0-9._-]{{0,{LONGEST - 1}}}")

@@ -3,8 +3,8 @@
 import dataclasses
 
 from kdlib.auditing.facts import Earlier, facts
-from kdlib.auditing.sentences import printable
 from kdlib.auditing.verdicts import MET, NOT_MET, UNKNOWN, Judgement, Verdict, judge
+from kdlib.reading.sentences import printable
 
 
 def judge_each(found, texts, against=None):

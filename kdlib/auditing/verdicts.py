@@ -7,8 +7,8 @@ import numpy as np
 
 from kdlib.auditing.facts import Earlier, differences, facts
 from kdlib.auditing.gate import check, condition, written
-from kdlib.auditing.sentences import printable
 from kdlib.auditing.tables import FEWEST
+from kdlib.reading.sentences import printable
 
 MET, NOT_MET, UNKNOWN = "met", "not met", "unknown"
 NAMED = 3  # groups in a sentence

@@ -21,10 +21,10 @@ from looking import CONTRAST, TEXT, Document, look, requested, unfold
 
 import kdlib
 from kdlib.__main__ import _parse, audit, main
-from kdlib.auditing import given as audits
+from kdlib.asking import given as audits
 from kdlib.auditing import page as audit_page
-from kdlib.auditing.sentences import AuditError, printable
 from kdlib.config import KdlibError
+from kdlib.reading.sentences import AuditError, printable
 
 FORMULAS = ["=1+1", "+1+1", "-1+1", "@SUM(A1)", "\t=1+1", "\r=1+1"]
 HOSTILE = [

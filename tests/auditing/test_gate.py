@@ -22,13 +22,13 @@ from looking import Document
 
 import kdlib
 from kdlib.__main__ import main
+from kdlib.asking import given as audits
 from kdlib.auditing import ci, gate, page
-from kdlib.auditing import given as audits
 from kdlib.auditing.facts import Earlier, earlier, facts
-from kdlib.auditing.sentences import AuditError, printable
 from kdlib.auditing.verdicts import Judgement, Verdict, judge, why_unknown
 from kdlib.config import KdlibError
 from kdlib.evidence.stats import Interval
+from kdlib.reading.sentences import AuditError, printable
 
 ROOT = Path(__file__).resolve().parents[2]
 SCHEMA = json.loads((ROOT / "kdlib/auditing/audit.schema.json").read_text())

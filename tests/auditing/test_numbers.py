@@ -14,16 +14,16 @@ from sklearn.metrics import accuracy_score, log_loss
 from synthetic import made
 
 import kdlib
+from kdlib.asking import given
 from kdlib.auditing import audit as auditing
-from kdlib.auditing import given
 from kdlib.auditing.halves import halves_of
-from kdlib.auditing.read import source
 from kdlib.config import KdlibError
 from kdlib.evidence import counts, rules
 from kdlib.evidence.panel import panel
 from kdlib.evidence.resample import Groups, group_means
 from kdlib.evidence.significance import change
 from kdlib.evidence.stats import interval, welch, worst
+from kdlib.reading.read import source
 from kdlib.study.done import complete_seeds
 from kdlib.study.grids import study
 

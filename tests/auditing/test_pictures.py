@@ -13,10 +13,11 @@ from looking import CONTRAST, Document, look, requested
 from PIL import Image
 
 import kdlib
-from kdlib.auditing import given, pictures
+from kdlib.asking import given
+from kdlib.auditing import pictures
 from kdlib.auditing.page import page
-from kdlib.auditing.sentences import printable
 from kdlib.config import KdlibError
+from kdlib.reading.sentences import printable
 from kdlib.study import grids
 from kdlib.study.datasets import load
 

@@ -13,14 +13,14 @@ from scipy.stats import spearmanr
 import kdlib
 from kdlib.auditing import progress
 from kdlib.auditing.compared import Compared
-from kdlib.auditing.groups import groups_of
 from kdlib.auditing.halves import crossed_correlation, lowest, lowest_gain
 from kdlib.auditing.numbers import PARTS, _gains, _of_halves
-from kdlib.auditing.read import source
-from kdlib.auditing.scores import Outputs
 from kdlib.config import KdlibError
 from kdlib.evidence import redraws
 from kdlib.evidence.resample import Groups
+from kdlib.reading.groups import groups_of
+from kdlib.reading.read import source
+from kdlib.reading.scores import Outputs
 
 
 def world(n=300, groups=6):

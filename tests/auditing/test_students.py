@@ -16,10 +16,11 @@ from scipy.stats import false_discovery_control
 
 import kdlib
 from kdlib.__main__ import main
-from kdlib.auditing import comparison, given, standing
-from kdlib.auditing.sentences import AuditError
+from kdlib.asking import given
+from kdlib.auditing import comparison, standing
 from kdlib.auditing.students import named_files
 from kdlib.auditing.together import judge_each, together
+from kdlib.reading.sentences import AuditError
 
 ROOT = Path(__file__).resolve().parents[2]
 N, CLASSES = 480, 6
@@ -152,7 +153,7 @@ def test_what_is_shared_is_noted_once_and_read_once(made, tmp_path, monkeypatch)
     np.save(tmp_path / "y.npy", np.eye(CLASSES)[y])  # one-hot, which is noted
     np.save(tmp_path / "t.npy", teacher)
     read = []
-    from kdlib.auditing import formats
+    from kdlib.reading import formats
 
     real = formats.read
     monkeypatch.setattr(formats, "read", lambda path: read.append(path.name) or real(path))

@@ -12,7 +12,7 @@ import pytest
 from papermill.exceptions import PapermillExecutionError
 from synthetic import GROUPS, write_study
 
-from kdlib.auditing import given
+from kdlib.asking import given
 from kdlib.config import KdlibError
 from kdlib.pages import report
 from kdlib.pages.shown import HEADLINE

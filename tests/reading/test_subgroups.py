@@ -16,11 +16,11 @@ from kdlib.auditing import search as searching
 from kdlib.auditing.conditions import conditions_of
 from kdlib.auditing.headline import headline
 from kdlib.auditing.page import page
-from kdlib.auditing.read import source
-from kdlib.auditing.sentences import printable
-from kdlib.auditing.subgroups import groups_by, ranges
 from kdlib.config import KdlibError
 from kdlib.evidence.significance import change
+from kdlib.reading.read import source
+from kdlib.reading.sentences import printable
+from kdlib.reading.subgroups import groups_by, ranges
 
 N = 600
 

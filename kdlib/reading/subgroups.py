@@ -18,10 +18,10 @@ import numpy as np
 import pandas as pd
 from scipy.stats import rankdata
 
-from kdlib.auditing.groups import OWN, _group_values, _grouped, in_pairs
-from kdlib.auditing.sentences import AuditError, quoted, repeated
-from kdlib.auditing.values import as_numbers, missing
 from kdlib.config import did_you_mean
+from kdlib.reading.groups import OWN, _group_values, _grouped, in_pairs
+from kdlib.reading.sentences import AuditError, quoted, repeated
+from kdlib.reading.values import as_numbers, missing
 
 MOST_GROUPS = 10_000
 MOST_RANGES = 100

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch.utils.data import BatchSampler, DataLoader, IterableDataset, SequentialSampler
 
-from kdlib.auditing.read import Source
-from kdlib.auditing.rows import rows_of
-from kdlib.auditing.sentences import AuditError, listed, reason
+from kdlib.reading.read import Source
+from kdlib.reading.rows import rows_of
+from kdlib.reading.sentences import AuditError, listed, reason
 
 LABEL_NAMES = ("labels", "label", "y", "target", "targets")
 MORE_NAMES = ("group", "groups", "id", "ids")

@@ -11,12 +11,12 @@ import inspect
 import itertools
 import sys
 
+from kdlib.asking.batches import Rows, check_order, labels_of, parts_of, refuse
+from kdlib.asking.reduced import Reduced, home_of
 from kdlib.auditing.audit import audit, check_options, kinds_of
-from kdlib.auditing.batches import Rows, check_order, labels_of, parts_of, refuse
-from kdlib.auditing.classes import given_names
-from kdlib.auditing.read import source
-from kdlib.auditing.reduced import Reduced, home_of
-from kdlib.auditing.sentences import AuditError, reason
+from kdlib.reading.classes import given_names
+from kdlib.reading.read import source
+from kdlib.reading.sentences import AuditError, reason
 
 try:
     import torch

@@ -8,14 +8,14 @@ from pathlib import Path
 
 import numpy as np
 
-from kdlib.auditing.classes import classes_of, coded
-from kdlib.auditing.columns import answers_of, labels_of
-from kdlib.auditing.gate import ROLES
-from kdlib.auditing.groups import in_pairs
-from kdlib.auditing.read import Source, is_file_name, source
-from kdlib.auditing.rows import aligned, by_example, by_text, take
-from kdlib.auditing.scores import check_own_labels
-from kdlib.auditing.sentences import AuditError
+from kdlib.reading.classes import classes_of, coded
+from kdlib.reading.columns import answers_of, labels_of
+from kdlib.reading.groups import in_pairs
+from kdlib.reading.names import ROLES
+from kdlib.reading.read import Source, is_file_name, source
+from kdlib.reading.rows import aligned, by_example, by_text, take
+from kdlib.reading.scores import check_own_labels
+from kdlib.reading.sentences import AuditError
 
 BY_EXAMPLE = ("groups", "weights", "search", "images")  # inputs with a row an example
 

@@ -18,13 +18,13 @@ from hypothesis import strategies as st
 from scipy.special import log_softmax
 
 import kdlib
-from kdlib.auditing import classes, columns, rows
-from kdlib.auditing import scores as audit_scores
 from kdlib.auditing.facts import facts
 from kdlib.auditing.page import page
-from kdlib.auditing.read import source
-from kdlib.auditing.sentences import AuditError, printable
 from kdlib.config import KdlibError
+from kdlib.reading import classes, columns, rows
+from kdlib.reading import scores as audit_scores
+from kdlib.reading.read import source
+from kdlib.reading.sentences import AuditError, printable
 
 N, C = 30, 3
 Y = np.arange(N) % C

@@ -1,5 +1,6 @@
 """What columns are called by the tools people have, as plain(name) writes it."""
 
+ROLES = ("teacher", "student", "baseline")  # of the models
 IDS = (
     *("id", "ids", "exampleid", "sampleid", "imageid", "uid", "uuid", "filename", "filepath"),
     *("file", "path", "imagepath", "image", "index", "unnamed0"),

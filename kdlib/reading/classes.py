@@ -11,9 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
-from kdlib.auditing.read import Source
-from kdlib.auditing.sentences import AuditError, listed, printable, quoted, reason, repeated
-from kdlib.auditing.values import WHOLE, all_whole, names_or_numbers, texts
+from kdlib.reading.read import Source
+from kdlib.reading.sentences import AuditError, listed, printable, quoted, reason, repeated
+from kdlib.reading.values import WHOLE, all_whole, names_or_numbers, texts
 
 MOST_CLASSES = 2**20
 GIVE_NAMES = "give the names of the classes in the order that the numbers mean (--classes)"

@@ -6,10 +6,11 @@ N examples, G groups. Whatever cannot be used raises an AuditError.
 import numpy as np
 import pandas as pd
 
-from kdlib.auditing.read import let_go
-from kdlib.auditing.rows import rows_of
-from kdlib.auditing.sentences import listed, quoted, reason, repeated
-from kdlib.auditing.values import (
+from kdlib.evidence.resample import Groups
+from kdlib.reading.read import let_go
+from kdlib.reading.rows import rows_of
+from kdlib.reading.sentences import listed, quoted, reason, repeated
+from kdlib.reading.values import (
     WHOLE,
     all_whole,
     as_numbers,
@@ -18,7 +19,6 @@ from kdlib.auditing.values import (
     texts,
     vector,
 )
-from kdlib.evidence.resample import Groups
 
 MOST_VALUES = 50  # different fractions in a column of groups
 MANY = 20  # examples from which a column without a value twice is no column of groups

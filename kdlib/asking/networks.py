@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 import torchvision
 
-from kdlib.auditing.sentences import AuditError, reason
+from kdlib.reading.sentences import AuditError, reason
 
 LIBRARIES = ("torchvision", "timm")
 EXAMPLE = "as in torchvision:resnet50:weights.pt"

@@ -24,10 +24,10 @@ from torch.utils.data import (
 )
 
 import kdlib
-from kdlib.auditing.batches import labels_of
-from kdlib.auditing.reduced import Reduced
-from kdlib.auditing.sentences import printable
+from kdlib.asking.batches import labels_of
+from kdlib.asking.reduced import Reduced
 from kdlib.config import KdlibError
+from kdlib.reading.sentences import printable
 
 N, C, WIDTH = 90, 3, 5
 RNG = np.random.default_rng(0)

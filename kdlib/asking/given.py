@@ -6,13 +6,12 @@ import numpy as np
 
 from kdlib.auditing.audit import audit
 from kdlib.auditing.comparison import places
-from kdlib.auditing.gate import ROLES
-from kdlib.auditing.names import REDUCED
-from kdlib.auditing.read import Source
 from kdlib.auditing.students import audit_students, named_files
 from kdlib.config import KdlibError, did_you_mean
 from kdlib.evidence.panel import panel
 from kdlib.methods import ARMS, METHODS
+from kdlib.reading.names import REDUCED, ROLES
+from kdlib.reading.read import Source
 from kdlib.study.done import some_seeds
 from kdlib.study.grids import check_names, study
 
@@ -183,8 +182,8 @@ def _asked_of_folder(options, out, say, progress):
     for name in ("teacher", "student"):
         if options[name] is None:
             raise KdlibError(f"an audit of --image-folder needs --{name} LIBRARY:NAME:FILE.")
-    from kdlib.auditing.images import audit_folder  # needs torch
-    from kdlib.auditing.networks import named
+    from kdlib.asking.images import audit_folder  # needs torch
+    from kdlib.asking.networks import named
 
     files = [options[name] for name in (*FILES, "search") if name not in ROLES]
     for role in ROLES:

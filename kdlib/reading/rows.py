@@ -10,10 +10,10 @@ from pathlib import PurePosixPath
 import numpy as np
 import pandas as pd
 
-from kdlib.auditing.names import LABELS, PREDICTED, plain
-from kdlib.auditing.read import Source
-from kdlib.auditing.sentences import quoted
-from kdlib.auditing.values import all_whole, texts
+from kdlib.reading.names import LABELS, PREDICTED, plain
+from kdlib.reading.read import Source
+from kdlib.reading.sentences import quoted
+from kdlib.reading.values import all_whole, texts
 
 MANY = 20  # rows from which text that differs in each tells them apart
 LETTER = re.compile(r"[^\W\d_]")

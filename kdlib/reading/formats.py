@@ -20,7 +20,7 @@ import zipfile
 import numpy as np
 import pandas as pd
 
-from kdlib.auditing.sentences import AuditError, as_number, quoted
+from kdlib.reading.sentences import AuditError, as_number, quoted
 
 SEPARATORS = (",", ";", "\t", "|")
 DECIMAL_COMMA = re.compile(r"\s*[-+]?\d+,\d+(?:[eE][-+]?\d+)?\s*")

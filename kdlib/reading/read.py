@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from kdlib.auditing import formats
-from kdlib.auditing.names import IDS, plain
-from kdlib.auditing.sentences import AuditError, encodable, listed, quoted, reason, repeated
+from kdlib.reading import formats
+from kdlib.reading.names import IDS, plain
+from kdlib.reading.sentences import AuditError, encodable, listed, quoted, reason, repeated
 
 
 @dataclass(frozen=True)

@@ -13,11 +13,11 @@ from torch.utils.data import DataLoader, default_collate
 from torchvision import transforms
 from torchvision.datasets import ImageFolder
 
-from kdlib.auditing.models import audit_models
-from kdlib.auditing.networks import named, network, timm_of
-from kdlib.auditing.read import Source, source
-from kdlib.auditing.rows import aligned
-from kdlib.auditing.sentences import AuditError, reason
+from kdlib.asking.models import audit_models
+from kdlib.asking.networks import named, network, timm_of
+from kdlib.reading.read import Source, source
+from kdlib.reading.rows import aligned
+from kdlib.reading.sentences import AuditError, reason
 from kdlib.study.files import available_cores
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # mean and deviation of its colours

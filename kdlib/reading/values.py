@@ -4,7 +4,7 @@ import re
 
 import numpy as np
 
-from kdlib.auditing.sentences import as_number, encodable
+from kdlib.reading.sentences import as_number, encodable
 
 MISSING = ("None", "nan", "<NA>", "NaT")  # how missing values that are not text are printed
 WHOLE = re.compile(r"[ \t\r\n]*[+-]?[0-9]{1,18}[ \t\r\n]*")  # what int reads

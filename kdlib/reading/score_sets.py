@@ -8,9 +8,9 @@ import re
 
 import numpy as np
 
-from kdlib.auditing.names import BESIDE, LABELS, PREDICTED, SCORES, called, kind_of, plain
-from kdlib.auditing.sentences import as_number, ends, listed, quoted
-from kdlib.auditing.values import as_numbers
+from kdlib.reading.names import BESIDE, LABELS, PREDICTED, SCORES, called, kind_of, plain
+from kdlib.reading.sentences import as_number, ends, listed, quoted
+from kdlib.reading.values import as_numbers
 
 CALLED = re.compile(r"(.*?)[ _.:/-]*(\d+)")  # such as prob_10
 ENOUGH = 20  # rows in which an order says something

@@ -3,8 +3,8 @@
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
-from kdlib.auditing.gate import ROLES
-from kdlib.auditing.sentences import ends, printable
+from kdlib.reading.names import ROLES
+from kdlib.reading.sentences import ends, printable
 
 MANY = 20  # examples that nobody gets right by chance
 SIGMAS = 3  # by which a model must beat chance

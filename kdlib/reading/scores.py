@@ -8,11 +8,11 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from kdlib.auditing.classes import coded, counted, predicted_of
-from kdlib.auditing.names import REDUCED
-from kdlib.auditing.read import let_go
-from kdlib.auditing.sentences import AuditError, ends, listed, quoted
-from kdlib.auditing.values import as_numbers, names_or_numbers
+from kdlib.reading.classes import coded, counted, predicted_of
+from kdlib.reading.names import REDUCED
+from kdlib.reading.read import let_go
+from kdlib.reading.sentences import AuditError, ends, listed, quoted
+from kdlib.reading.values import as_numbers, names_or_numbers
 
 KINDS = ("auto", "logits", "probabilities", "classes")
 SUM_ERROR = 0.01  # of the probabilities of a row: half precision, a thousand classes

@@ -16,7 +16,7 @@ from torch.nn.functional import log_softmax
 from torchvision.transforms import functional as F
 
 from kdlib.__main__ import main
-from kdlib.auditing import images, networks
+from kdlib.asking import images, networks
 from kdlib.config import KdlibError
 
 CLASSES = ("cat", "dog", "newt")

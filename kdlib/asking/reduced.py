@@ -12,11 +12,11 @@ import numpy as np
 import torch
 from scipy.special import log_softmax
 
-from kdlib.auditing.batches import array_of, refuse
-from kdlib.auditing.columns import REDUCED
-from kdlib.auditing.read import Source
-from kdlib.auditing.scores import BELOW_ZERO, FLOOR, SUM_ERROR
-from kdlib.auditing.sentences import AuditError
+from kdlib.asking.batches import array_of, refuse
+from kdlib.reading.columns import REDUCED
+from kdlib.reading.read import Source
+from kdlib.reading.scores import BELOW_ZERO, FLOOR, SUM_ERROR
+from kdlib.reading.sentences import AuditError
 
 POSSIBLE = {  # what scores may turn out to be, by the kind that is asked for
     "auto": ("probabilities", "logits"),

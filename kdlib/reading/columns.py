@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from kdlib.auditing.names import (
+from kdlib.reading.names import (
     BESIDE,
     LABELS,
     PREDICTED,
@@ -18,10 +18,10 @@ from kdlib.auditing.names import (
     kind_of,
     plain,
 )
-from kdlib.auditing.read import Source
-from kdlib.auditing.score_sets import score_set
-from kdlib.auditing.sentences import ends, listed
-from kdlib.auditing.values import names_or_numbers
+from kdlib.reading.read import Source
+from kdlib.reading.score_sets import score_set
+from kdlib.reading.sentences import ends, listed
+from kdlib.reading.values import names_or_numbers
 
 
 @dataclass(frozen=True)
