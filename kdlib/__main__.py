@@ -123,7 +123,7 @@ def audit(args):
     # a typing error is said before anything is read
     _, students = given.students_of(vars(args))
     conditions, before = ci.asked(args.fail_if, args.gate, args.against, args.junit, students)
-    places = ci.places(vars(args), students)
+    places = ci.places(vars(args), given.read_by(vars(args)), students)
     with progress.bar(len(students)) as begin:
         found = given.asked(vars(args), args.out, print, begin)
     if students:

@@ -27,8 +27,8 @@ from kdlib.auditing.tables import CHANGED
 from kdlib.config import did_you_mean
 from kdlib.reading import said
 from kdlib.reading.classes import given_names
-from kdlib.reading.groups import counts_of, groups_of, in_pairs, weights_of, without_group
-from kdlib.reading.inputs import controls, in_rows, left_out, models_of, notes, same_network
+from kdlib.reading.groups import counts_of, groups_of, weights_of
+from kdlib.reading.inputs import controls, in_rows, models_of, notes, same_network
 from kdlib.reading.names import ROLES
 from kdlib.reading.read import source
 from kdlib.reading.scores import KINDS, outputs
@@ -150,54 +150,48 @@ def audit(
     more = {what: source(given, what) for what, given in more.items() if given is not None}
     if by is not None:
         more["groups"] = used_by(more.get("groups"), by)
-    repeats = controls(models)
-    y, names, answers, by_example, how = in_rows(first, models, more, given_names(classes))
-    if "groups" in by_example and not in_pairs(by_example["groups"]):
-        left = without_group(by_example["groups"], missing_groups)
-        if left.any():
-            y, answers, by_example = left_out(y, answers, by_example, left)
+    warned = controls(models)
+    given = given_names(classes)
+    y, names, answers, by_example, how = in_rows(first, models, more, given, missing_groups)
     found = {
         role: [outputs(a, y, names, kinds[role]) for a in many] for role, many in answers.items()
     }
-    if by is None:
-        members = groups_of(by_example.get("groups"), y, names, first.ids)
+    of_groups = by_example.get("groups")
+    if by is not None:
+        members = groups_by(of_groups, by)
     else:
-        members = groups_by(by_example["groups"], by)
-    sources = {role: [s.name for s in many] for role, many in models.items()}
+        members = groups_of(of_groups, y, names, first.ids)
     read = (said.read(y, names, found, how), *notes(first, answers, by_example))
-    warned = (*repeats, *said.warnings(y, names, found, sources))
+    warned += said.warnings(y, names, found, models)
     for sentence in [*read, *(f"Warning: {w}" for w in warned)] if say else ():
         say(sentence)
-    w = weights_of(by_example.get("weights"), len(y))
-    heavy = members.sums(w) > 0
-    if not heavy.all():
-        weightless = members.names[int(np.argmin(heavy))]
-        raise AuditError(f"{more['weights'].name}: all of group {weightless!r} have weight 0.")
-    counts = None
-    if "training counts" in more:
-        counts = counts_of(more["training counts"], members)
-    k = worst or max(1, round(len(members.names) / 10))
-    if k > len(members.names):
-        raise AuditError(
-            f"worst {k}: must be from 1 to {len(members.names)}, the number of groups."
-        )
+    w = weights_of(by_example.get("weights"), len(y), members)
+    counts = counts_of(more.get("training counts"), members)
+    how = {"train_counts": counts, "edges": edges, "k": _worst(worst, members)}
+    how |= {"resamples": resamples, "seed": seed, "progress": progress}
+    same = same_network(models["teacher"], models.get("baseline", ()))
+    result = numbers(y, found, len(names), members, w, same=same, **how)
+    _beyond_groups(result, by_example, y, found, names, members, w, seed)
+    metrics = {name: result["metrics"][name] for name in METRICS if name in result["metrics"]}
     inputs = [("labels", first)]
     inputs += [(role, s) for role, many in models.items() for s in many]
     inputs += more.items()
-    same = same_network(models["teacher"], models.get("baseline", ()))
-    of_groups = {"train_counts": counts, "edges": edges, "k": k}
-    how = {"resamples": resamples, "seed": seed, "same": same, "progress": progress}
-    result = numbers(y, found, len(names), members, w, **of_groups, **how)
-    _beyond_groups(result, by_example, y, found, names, members, w, seed)
-    metrics = {name: result["metrics"][name] for name in METRICS if name in result["metrics"]}
     return Audit(
         **result | {"metrics": metrics},
         class_names=names,
         inputs=tuple((role, s.name, s.sha256) for role, s in inputs),
         title=title,
         read=read,
-        warnings=warned,
+        warnings=tuple(warned),
     )
+
+
+def _worst(k, members):
+    """k of the worst-k metrics, by default a tenth of the groups."""
+    groups = len(members.names)
+    if k and k > groups:
+        raise AuditError(f"worst {k}: must be from 1 to {groups}, the number of groups.")
+    return k or max(1, round(groups / 10))
 
 
 def _beyond_groups(result, by_example, y, found, names, members, w, seed):

@@ -9,7 +9,6 @@ import xml.etree.ElementTree as ET
 from datetime import UTC, datetime
 from pathlib import Path
 
-from kdlib.asking.given import read_by
 from kdlib.auditing import comparison, page
 from kdlib.auditing.facts import earlier
 from kdlib.auditing.gate import check
@@ -68,14 +67,14 @@ def _lines(file, name):
     return lines
 
 
-def places(options, students=()):
+def places(options, read, students=()):
     """{option: real path} of --summary and --junit, where they are given.
 
-    students: names of those that are compared.
+    read: files that the audit reads. students: names of those that are compared.
 
     AuditError if one would overwrite what the audit reads or writes, or --out what it reads.
     """
-    read = [os.path.realpath(file_and_columns(file)[0]) for file in read_by(options)]
+    read = [os.path.realpath(file_and_columns(file)[0]) for file in read]
     taken = dict.fromkeys(read, "this audit reads")
     for out in comparison.places(options["out"], read, students).values():
         taken |= dict.fromkeys(map(os.path.realpath, out.values()), "--out writes")

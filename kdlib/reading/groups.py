@@ -244,10 +244,11 @@ def _of_sparse(found, n):
 # ---------------------------------------------------------------- weights and counts
 
 
-def weights_of(found, n):
+def weights_of(found, n, members):
     """(N,) float64 of a Source, the largest 1, or all 1 where it is None.
 
-    AuditError for negative or missing ones, if all are 0, or if they differ too much to be added.
+    AuditError for negative or missing ones, if all of a group are 0, or if they differ too much to
+    be added.
     """
     if found is None:
         return np.ones(n)
@@ -258,14 +259,19 @@ def weights_of(found, n):
         raise found.error("every weight is 0.")
     tiny = (values > 0) & (values / largest < 1 / RANGE)
     found.refuse(tiny, values, "weight", f"0 or within a factor of {RANGE:.0e} of the largest")
+    heavy = members.sums(values / largest) > 0
+    if not heavy.all():
+        raise found.error(f"all of group {members.names[int(np.argmin(heavy))]!r} have weight 0.")
     return values / largest
 
 
 def counts_of(found, groups):
-    """(G,) int64, training examples of each group.
+    """(G,) int64, training examples of each group; None of None.
 
     The Source holds one number per group, in order, or with the names of the groups, in any order.
     """
+    if found is None:
+        return None
     columns = dict(found.columns)
     if all(np.ndim(values) == 0 for values in columns.values()):  # {group: count}
         names, counts = list(columns), list(columns.values())

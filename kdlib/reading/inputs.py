@@ -10,7 +10,7 @@ import numpy as np
 
 from kdlib.reading.classes import classes_of, coded
 from kdlib.reading.columns import answers_of, labels_of
-from kdlib.reading.groups import in_pairs
+from kdlib.reading.groups import in_pairs, without_group
 from kdlib.reading.names import ROLES
 from kdlib.reading.read import Source, is_file_name, source
 from kdlib.reading.rows import aligned, by_example, by_text, take
@@ -39,11 +39,11 @@ def models_of(teacher, student, baseline):
     return models
 
 
-def in_rows(first, models, more, given):
+def in_rows(first, models, more, given, missing_groups=None):
     """What is known of each example, in the order of the labels.
 
     (labels (N,) int64, names of the classes, {role: [Answers]}, {groups, weights, ...: Source}, how
-    the rows were joined).
+    the rows were joined). given: names of the classes. missing_groups: see audit.
     """
     known = {what: more[what] for what in BY_EXAMPLE if what in more}
     members = {}
@@ -66,10 +66,14 @@ def in_rows(first, models, more, given):
         check_own_labels(a, y, names, first)
     one_by_one = iter(answers)
     by_role = {role: [next(one_by_one) for _ in many] for role, many in models.items()}
+    if "groups" in known and "groups" not in members:
+        left = without_group(known["groups"], missing_groups)
+        if left.any():
+            y, by_role, known = _left_out(y, by_role, known, left)
     return y, names, by_role, known, how
 
 
-def left_out(y, answers, by_example, left):
+def _left_out(y, answers, by_example, left):
     """Labels, Answers and Sources without the examples `left` (N,) bool."""
     kept = np.flatnonzero(~left)
     if not len(kept):

@@ -44,15 +44,15 @@ def of_student(name, sentence, said):
 def warnings(y, names, found, sources):
     """Sentences on models that are near chance, or right in another order of the classes.
 
-    sources: {role: names of its files}.
+    sources: {role: [Source of each]}.
     """
     out = _strangers(y, names, found)
     classes, n = len(names), len(y)
     chance = 1 / classes
     for role, many in found.items():
-        for x, name in zip(many, sources[role], strict=True):
+        for x, s in zip(many, sources[role], strict=True):
             right = (x.predicted == y).mean()
-            called = role if name == role else f"{role} {name}"
+            called = role if s.name == role else f"{role} {s.name}"
             other = 0.0
             if right < 1 / 1.5 and classes <= MOST_ORDERED:
                 other = _in_another_order(y, x.predicted, classes)
