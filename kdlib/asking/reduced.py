@@ -52,6 +52,11 @@ class Reduced:
         except Exception as error:
             error.add_note(f"kdlib: from the {self.name}, in the batch from example {start} on")
             raise
+        if any(part.training for module in self.modules for part in module.modules()):
+            raise AuditError(
+                f"{self.name}: went into training mode in the batch from example {start} on, "
+                "by its own code; an audit asks models in eval mode."
+            )
         picked = _picked(said)
         if picked is None:
             what = f"{type(said).__name__} in which the scores cannot be told from the rest"

@@ -404,6 +404,22 @@ def function_of(module):
     return lambda x: module(x)
 
 
+def test_a_module_that_puts_itself_into_training_mode_is_refused():
+    class Restless(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inside = network(1)
+
+        def forward(self, x):
+            self.inside.train()
+            return self.inside(x)
+
+    restless = Restless().eval()
+    said = refused(ask, restless)
+    assert said.startswith("teacher: went into training mode in the batch from example 0 on")
+    assert not restless.inside.training
+
+
 @pytest.mark.parametrize(
     "wrap",
     [
