@@ -291,7 +291,7 @@ def _audit_options(add):
     add("--search", **FILE, help=search)
     images = "paths of their images, to show what was lost; of --study the folder of its data"
     add("--images", **FILE, help=images)
-    conditions = "'groups_harmed > 0', 'gain[group=truck].high < 0', 'any gain < -5'; see README"
+    conditions = "'groups_harmed > 0', 'gain[group=truck].high < 0'; all of them: docs/audit.md"
     add("--fail-if", **AGAIN, metavar="CONDITION", help=conditions)
     add("--gate", **FILE, help="such conditions, one a line; # begins a comment line")
     against = "JSON of an earlier audit, for conditions as 'change(average_gain) < -1'"

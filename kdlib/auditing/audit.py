@@ -83,6 +83,11 @@ class Audit:
 
         return save(self, path)
 
+    def __str__(self):
+        from kdlib.auditing.headline import headline
+
+        return "\n".join([*self.read, *self.warnings, *headline(self)])
+
     def _repr_html_(self):
         from kdlib.auditing.page import glance
 

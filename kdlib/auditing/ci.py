@@ -14,7 +14,7 @@ from kdlib.auditing.facts import earlier
 from kdlib.auditing.gate import check
 from kdlib.auditing.verdicts import MET, NOT_MET, UNKNOWN, shown
 from kdlib.config import KdlibError
-from kdlib.evidence.words import brief
+from kdlib.evidence.words import brief, p_value
 from kdlib.reading.read import file_and_columns
 from kdlib.reading.sentences import AuditError, encodable, printable, reason
 from kdlib.study.files import whole_file
@@ -214,7 +214,7 @@ def _changed(a, finding, title):
     if not len(found):
         return []
     rows = [
-        [cell(r.group), f"{r.n:,}", brief(r), f"{r.q:.3f}"]
+        [cell(r.group), f"{r.n:,}", brief(r), p_value(r.q)]
         for r in found.assign(estimate=found.gain).head(LISTED).itertuples()
     ]
     title += f" (first {LISTED} of {len(found):,})" if len(found) > LISTED else ""

@@ -138,6 +138,13 @@ def _check_facts(held, name):
             raise AuditError(f"{name}: one of its groups has no name.")
 
 
+def of_other_examples(now, before):
+    """Whether the facts of two audits show that they are not of the same labels."""
+    labels, earlier = _labels(now), _labels(before)
+    same = all(now[field] == before[field] for field in ("examples", "classes"))
+    return not same or bool(labels and earlier and labels != earlier)
+
+
 def differences(now, before):
     """Sentences: how the facts of two audits show that they are not of the same examples."""
     out = []

@@ -104,7 +104,9 @@ def in_a_row(words, last="and"):
 
 
 def _on_average(a):
-    gain = a.metrics["average_gain"]
+    # of groups that overlap, an example would count as often as it has groups
+    gain = a.metrics["average_gain" if a.disjoint else "overall_gain"]
+    over = "On average over the groups" if a.disjoint else "Over all examples"
     other = "its teacher"
     if a.reference == "baseline":
         other = "the baseline, the same network trained without a teacher"
@@ -114,14 +116,17 @@ def _on_average(a):
         clearly = "less accurate than"
     else:
         clearly = "neither clearly more nor clearly less accurate than"
-    return f"On average over the groups, the student is {clearly} {other}: {told(gain)}."
+    return f"{over}, the student is {clearly} {other}: {told(gain)}."
 
 
 def _by_bucket(a):
-    least = a.buckets.loc[a.buckets.gain.idxmin()]
+    least, most = (a.buckets.loc[at] for at in (a.buckets.gain.idxmin(), a.buckets.gain.idxmax()))
     cut = "Cut into thirds by how sure the teacher is of the right class"
     if a.bucketed_by != "the teacher's margin":
         cut = "Cut by their number of training examples"
+    if not least.high < most.low:
+        gains = [f"{r.bucket} {number(r.gain)}" for r in a.buckets.itertuples()]
+        return f"{cut}, the groups do not clearly differ: {in_a_row(gains)}."
     return f"{cut}, the groups called “{least.bucket}” gain least: {gain_in_words(least)}."
 
 

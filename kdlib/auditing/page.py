@@ -215,7 +215,8 @@ def glance(a):
     said = [*(f"<strong>{html.escape(sentence)}</strong>" for sentence in first)]
     said += [html.escape(sentence) for sentence in a.read]
     said = "".join(f"<p>{sentence}</p>" for sentence in said)
-    return said + table_html(models(a), f"Accuracy in per cent; intervals cover {a.covers}")
+    covers = a.covers.replace("seeds", "training runs")
+    return said + table_html(models(a), f"Accuracy in per cent; intervals cover {covers}")
 
 
 def explore(a):

@@ -39,7 +39,7 @@ def answer(found):
     said = [_whom(found), _on_average(found)]
     if found.table.worst_k_gain.notna().all():
         said.append(_in_the_worst(found))
-    return said
+    return [sentence for sentence in said if sentence]
 
 
 def _whom(found):
@@ -102,6 +102,8 @@ def _in_the_worst(found):
     groups += " where each student gains least"
     verb = "gains most" if best.worst_k_gain > 0 else "loses least"
     gain = told(found.audits[best.student].metrics["worst_k_gain"])
+    if best.worst_k_gain > best.average_gain:
+        return ""  # groups hardly differ: those that were chosen are no worse than the others
     # an interval that overlaps, or is not known
     others = table[(table.student != best.student) & ~(table.worst_k_high < best.worst_k_low)]
     said = f"{groups}, {best.student} {verb}: {gain}"

@@ -68,6 +68,11 @@ class Students:
 
         return save(self, path)
 
+    def __str__(self):
+        from kdlib.auditing.comparison import headline
+
+        return "\n".join(headline(self))
+
     def _repr_html_(self):
         from kdlib.auditing.comparison import glance
 

@@ -5,12 +5,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from kdlib.auditing.facts import Earlier, differences, facts
+from kdlib.auditing.facts import Earlier, differences, facts, of_other_examples
 from kdlib.auditing.gate import check, condition, written
 from kdlib.auditing.tables import FEWEST
 from kdlib.reading.sentences import printable
 
 MET, NOT_MET, UNKNOWN = "met", "not met", "unknown"
+WHOLE = ("_accuracy", "_calibration_error", "_log_loss")  # ends of metrics without groups
 NAMED = 3  # groups in a sentence
 BEYOND = 0.025  # share of 95 % intervals that lie on one given side of the truth
 NO_ESTIMATES = ("n", "n_train", "q", "detectable")  # columns of the groups' table without luck
@@ -88,7 +89,7 @@ def _verdict(c, audited, now, against):
             name: values.get(name, np.nan) - before.get(name, np.nan)
             for name in {**values, **before}
         }
-        if not _comparable(c, now, against):
+        if _apart(c, now, against):
             values = dict.fromkeys(values, np.nan)
     if c.group is not None:
         values = {c.group: values.get(c.group, np.nan)}
@@ -125,10 +126,17 @@ def _number(value):
         return np.nan
 
 
-def _comparable(c, now, against):
-    """Whether what a condition asks means the same in the earlier audit: gains may not."""
+def _apart(c, now, against):
+    """Why what a condition asks is another thing in the earlier audit; "" where it is the same."""
+    before, name = against.facts, printable(against.name, None)
+    if of_other_examples(now, before):
+        return f"{name} is of other examples or labels"
     gain = "gain" in c.name or c.name.startswith("groups_") or c.name in ("q", "detectable")
-    return not gain or now["reference"] == against.facts["reference"]
+    if gain and now["reference"] != before["reference"]:
+        return f"gains in {name} are over the {before['reference']}"
+    groups, earlier = ({row["group"] for row in of["groups"]} for of in (now, before))
+    by_group = not c.of_groups and not c.name.startswith("overall") and not c.name.endswith(WHOLE)
+    return f"{name} is of other groups" if by_group and groups != earlier else ""
 
 
 # ---------------------------------------------------------------- in words
@@ -164,9 +172,9 @@ def _why(c, audited, now, against, unknown):
     if lacking:
         return _named("not known in", lacking)
     # so it is the earlier audit that does not tell
-    name, reference = printable(against.name, None), against.facts["reference"]
-    if not _comparable(c, now, against):
-        return f"gains in {name} are over the {reference}"
+    name = printable(against.name, None)
+    if apart := _apart(c, now, against):
+        return apart
     gone = [group for group in unknown if group not in here]
     if gone:  # what became of it is hidden
         return _named("in", gone) + f", of {name} alone"
@@ -194,6 +202,8 @@ def why_unknown(audited, name):
     scores = ("_calibration_error", "_log_loss", "_overconfidence")
     if name.endswith(scores) and not audited.scored.get(role, False):
         return f"only predicted classes of the {role} were given"
+    if name.startswith("subgroups_"):
+        return "no search was asked for (--search)"
     if name == "n_train":
         return "no training counts were given"
     return "these inputs do not tell it"

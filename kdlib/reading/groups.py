@@ -22,6 +22,7 @@ from kdlib.reading.values import (
 
 MOST_VALUES = 50  # different fractions in a column of groups
 MANY = 20  # examples from which a column without a value twice is no column of groups
+RANGES = 20  # numbers in a column of groups, above which ranges are proposed
 CELLS = 1 << 24  # of a matrix of groups, looked at at once
 ONLY_0_AND_1 = "a matrix of groups holds 0 and 1 only, one column for each group."
 OWN = "missing"  # what the group of examples without a value is called
@@ -49,6 +50,11 @@ def groups_of(found, y, class_names, ids=None):
         group.append(index + len(names))
         prefix = f"{column}=" if len(found.columns) > 1 else ""
         names += [f"{prefix}{value}" for value in there]
+        if column and values.dtype.kind in "iuf" and len(there) > RANGES:
+            found.note(
+                f"{quoted(column)} has {len(there)} numbers, each of them a group; --by "
+                f"{quoted(f'{column}:4')} makes ranges."
+            )
     if (name := repeated(names)) is not None:
         raise found.error(f"two groups are called {quoted(name)}; rename a column.")
     return _grouped(names, group)
@@ -89,7 +95,8 @@ def _group_values(found, column):
     called = f"group {quoted(column)}" if column else "group"
     empty = missing(values) if np.ndim(values) == 1 else np.zeros(0, dtype=bool)
     if empty.any():  # own groups were asked for
-        found.note(f"{int(empty.sum()):,} examples without a group are the group {OWN}.")
+        of = quoted(column) if column else "a group"
+        found.note(f"{of} is missing in {int(empty.sum()):,} examples, which are called {OWN}.")
         filled = values.astype(object)
         filled[empty] = OWN
         filled[~empty] = names_or_numbers(found, values[~empty], called)

@@ -128,15 +128,23 @@ def controls(models):
     for other in [other for other in ("baseline", "teacher") if other in models]:
         shared = set(contents["student"]) & set(contents[other])
         if shared and set(contents["student"]) == set(contents[other]):
-            out.append(
-                f"The student and the {other} are the same: {models['student'][0].name}. This is a "
-                "control, in which nothing is gained or lost."
-            )
+            said = "This is a control, in which nothing is gained or lost."
+            if other == "teacher" and "baseline" in models:
+                said = "Is one of the files wrong?"
+            name = models["student"][0].name
+            out.append(f"The student and the {other} are the same: {name}. {said}")
         elif shared:
             name = next(s.name for s in models["student"] if _content(s) in shared)
             raise AuditError(
                 f"{name}: is given as student and as {other}, beside others; every training run "
                 "has a file of its own."
+            )
+    for s in models.get("baseline", ()):
+        if _content(s) in contents["teacher"]:
+            out.append(
+                f"The teacher is also a baseline: {s.name}. That is right only where teacher and "
+                "student are networks of one kind: a baseline is the student's, trained without a "
+                "teacher."
             )
     return out
 

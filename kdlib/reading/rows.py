@@ -24,6 +24,7 @@ def _end(path, parts):
     return "/".join(PurePosixPath(path.replace("\\", "/")).parts[-parts:])
 
 
+DIGITS = re.compile(r"(\d+)")
 # how ids are compared, the first that fits: as they are, by the end of a path, by its stem, ...
 KEYS = (
     str,
@@ -51,7 +52,7 @@ def aligned(first, others):
     if named:
         wanted, by = (named[0], first) if 0 in named else _order_of_labels(first, others, named, n)
         how = "joined by id" if by is first else f"{how}, as {first.name} has no ids"
-        for k in named.keys() - {0} if wanted is not None else ():
+        for k in named.keys() - {0}:
             out[k - 1] = take(out[k - 1], _places(out[k - 1], named[k], wanted, by))
     for s in out:
         check_rows(s, n, first)
@@ -61,30 +62,26 @@ def aligned(first, others):
 def _order_of_labels(first, others, named, n):
     """(ids of labels that have none, the Source that they are those of).
 
-    Others' ids tell where they count the examples, or rise from row to row. (None, None) where all
-    come in one order, which the labels may have too.
+    Others' ids tell where they count the examples, or come in an order of their own: of numbers, of
+    the alphabet, or with img2 before img10.
     """
     for k, ids in named.items():
         numbers = np.array(ids, dtype=np.int64) if all_whole(ids) else np.zeros(0)
         for start in (0, 1):
             if len(numbers) == n and (np.sort(numbers) == np.arange(start, n + start)).all():
                 return np.arange(start, n + start).astype(str).astype(object), first
-        if len(numbers) and (np.diff(numbers) > 0).all():
+        rising = len(numbers) and (np.diff(numbers) > 0).all()
+        if rising or list(ids) in (sorted(ids), sorted(ids, key=_natural)):
             return ids, others[k - 1]
-    (leader, ids), *more = named.items()
-    by = others[leader - 1]
-    if all_whole(ids):
-        raise by.error(
-            f"its ids come in no order and {first.name} has none; give the labels a column id, "
-            "or leave the ids out where the rows are in the order of the labels."
-        )
-    for k, own in more:
-        if len(own) != len(ids) or (own != ids).any():
-            raise others[k - 1].error(
-                f"its ids come in another order than those of {by.name}, and {first.name} has "
-                "none; give the labels a column id."
-            )
-    return None, None
+    raise others[min(named) - 1].error(
+        f"its ids come in no order and {first.name} has none; give the labels a column id, "
+        "or leave the ids out where the rows are in the order of the labels."
+    )
+
+
+def _natural(text):
+    """A key by which img2 comes before img10."""
+    return [(part.isdecimal(), part.zfill(20)) for part in DIGITS.split(text)]
 
 
 def unique_ids(found):

@@ -22,7 +22,8 @@ def read(y, names, found, how):
         several = len(right[role])
         share = " to ".join(dict.fromkeys(f"{f(right[role]):.1f}" for f in (min, max)))
         networks = f"{several} {role}s" if several > 1 else role
-        models.append(f"{networks} {share} % right ({' and '.join(kinds[role])})")
+        of = f" ({' and '.join(kinds[role])})" if kinds[role] != [""] else ""
+        models.append(f"{networks} {share} % right{of}")
     occur = len(np.unique(y))
     some = f", of which {occur:,} occur" if occur < len(names) else ""
     return (

@@ -118,7 +118,7 @@ def _unscored(answers, names):
         values = as_numbers(found, found.one([name], "log-probabilities"), name)
         found.refuse(~(values <= BELOW_ZERO), values, name, "0 or less")  # NaN too
         log_p.append(np.clip(values, FLOOR, 0))
-    return Outputs(predicted, *log_p, kind="log-probabilities")
+    return Outputs(predicted, *log_p, kind="")
 
 
 def _matrix(answers, names, kind):

@@ -151,6 +151,8 @@ def _cut(found, column, parts):
         found.note(f"{column} is cut into {how}: many examples have the same value.")
     named = [f"{column} {low}" + f" to {high}" * (low != high) for low, high in ends]
     if empty.any():
+        count = f"{int(empty.sum()):,} examples"
+        found.note(f"{quoted(column)} is missing in {count}, which are called {OWN}.")
         index[empty] = len(named)
         named.append(f"{column}={OWN}")
     return Cut(index, named, named)

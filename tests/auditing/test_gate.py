@@ -418,7 +418,8 @@ def test_what_one_of_two_audits_lacks_is_unknown(audited, before):
     for text, why in (
         ("change(gain[group=cat]) < 0", "before.json has no such value of 1 group: cat"),
         ("any change(gain) < -1e3", "before.json has no such value of 1 group: cat"),
-        ("change(average_gain) < 0", "before.json has no such value"),
+        ("change(average_gain) < 0", "before.json is of other groups"),
+        ("change(groups_harmed) > 0", "before.json is of other groups"),
         ("change(overall_gain) < 0", "before.json has no such value"),
         ("change(gain[group=none]) < 0", "there is no such group"),
     ):
@@ -456,6 +457,8 @@ def test_two_audits_that_are_not_of_the_same_examples_are_said_to_be_so(audited,
         "The two files of labels differ.",
         "Its worst-k metrics take another number of groups.",
     ]
+    verdict = judge(here, ["change(overall_gain) < 9"], other).verdicts[0]
+    assert (verdict.state, verdict.why) == ("unknown", "before.json is of other examples or labels")
     judged = judge(alone, ["change(average_gain) < 1", "change(student_average) < 1"], before)
     assert "so changes of gains are unknown" in judged.cautions[-1]
     gain, accuracy = judged.verdicts

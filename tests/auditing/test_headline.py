@@ -80,9 +80,13 @@ def test_a_bucket_is_explained_where_it_is_first_met():
     assert "Cut into thirds by how sure the teacher is of the right class, the groups" in said(
         audited()
     )
-    a = audited(train_counts=[5, 5, 50, 50, 500, 500])
-    least = a.buckets.bucket[a.buckets.gain.idxmin()]
-    assert f"Cut by their number of training examples, the groups called “{least}”" in said(a)
+    counts = [5, 5, 50, 50, 500, 500]
+    alike = said(audited(train_counts=counts))
+    assert (
+        "Cut by their number of training examples, the groups do not clearly differ: many" in alike
+    )
+    a = audited(harmed=(0, 1), train_counts=counts)
+    assert "Cut by their number of training examples, the groups called “few” gain least" in said(a)
     assert "bucket" not in said(a)
 
 

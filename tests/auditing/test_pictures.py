@@ -150,8 +150,8 @@ def test_of_a_student_that_copies_nothing_there_is_no_section():
     y, predicted = predictions()
     predicted["teacher"] = y[None]
     found = audited(arrays(), y, predicted)
-    assert found.lost == () and "What the student lost" not in page(found)
-    assert "What the student lost" not in page(audited(None))
+    assert found.lost == () and "Mistakes taken over from the teacher" not in page(found)
+    assert "Mistakes taken over from the teacher" not in page(audited(None))
 
 
 # ---------------------------------------------------------------- what files are

@@ -403,12 +403,25 @@ def test_rows_of_examples_without_a_label_are_left_out():
         (
             Y,
             lambda role: by_file(role, ORDER if role == "teacher" else ORDER[::-1]),
-            "student: its ids come in another order than those of teacher, and labels has none",
+            "teacher: its ids come in no order and labels has none; give the labels a column id",
         ),
     ],
 )
 def test_rows_that_could_be_other_examples_are_refused(labels, make, said):
     assert said in refused(labels, each(make))
+
+
+def test_rows_in_no_order_are_brought_into_that_of_a_table_whose_ids_have_one():
+    found = same(
+        audit(Y, each(lambda role: by_file(role, range(N) if role == "teacher" else ORDER)))
+    )
+    assert "as labels has no ids" in found.read[0]
+    sex = pd.DataFrame({"filename": FILES, "sex": np.where(Y % 2, "f", "m")}).iloc[ORDER]
+    said = refused(Y, Z, groups=sex.reset_index(drop=True))
+    assert said.startswith("groups: its ids come in no order and labels has none;")
+    natural = [f"img{k}.png" for k in range(N)]  # not that of the alphabet
+    tables = each(lambda role: table(Z[role], filename=natural))
+    same(audit(Y, tables))
 
 
 def test_labels_without_ids_take_the_order_of_files_and_this_is_said():
