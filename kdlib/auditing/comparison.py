@@ -75,7 +75,7 @@ def overview(found):
 def differences(found):
     """DataFrame: a row for each two students, as the page shows it."""
     gains = [brief(r) for r in found.pairs.assign(estimate=found.pairs.difference).itertuples()]
-    of = [f"{r.student} less {r.other}" for r in found.pairs.itertuples()]
+    of = [f"{r.student} minus {r.other}" for r in found.pairs.itertuples()]
     table = pd.DataFrame({"students": of, "difference": gains})
     table = cells(table.assign(p=found.pairs.p.to_numpy(), q=found.pairs.p_holm.to_numpy()))
     return table.rename(columns={"q": "p, corrected"})

@@ -212,9 +212,12 @@ def _kind_of(found, rows, scores, kind, called):
         return "probabilities"
     if asked == "logits":
         if like.all() and not called == kind == "logits":
+            settled = "a softmax would be taken twice"
+            if kind == "auto":
+                settled = "--kind probabilities takes them as they are"
             raise found.error(
                 f"{'called' if kind == 'auto' else 'said to be'} logits, but every row is a "
-                "probability already; a softmax would be taken twice."
+                f"probability already; {settled}."
             )
         return "logits"
     row = int(np.argmin(like))
