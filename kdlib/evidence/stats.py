@@ -225,8 +225,7 @@ def fisher(correlation):
 def from_fisher(found: Interval) -> Interval:
     """An Interval that was computed on Fisher's scale, as one of a correlation."""
     estimate, low, high = np.tanh([found.estimate, found.low, found.high]).tolist()
-    per_seed = tuple(np.tanh(found.per_seed).tolist())
-    return replace(found, estimate=estimate, low=low, high=high, per_seed=per_seed, fisher=True)
+    return replace(found, estimate=estimate, low=low, high=high, fisher=True)
 
 
 def nan_groups(values: np.ndarray) -> np.ndarray:

@@ -19,7 +19,8 @@ import pandas as pd
 from scipy.stats import rankdata
 
 from kdlib.config import did_you_mean
-from kdlib.reading.groups import OWN, _group_values, _grouped, in_pairs
+from kdlib.reading.groups import OWN, _group_values, _grouped
+from kdlib.reading.pairs import in_pairs
 from kdlib.reading.sentences import AuditError, quoted, repeated
 from kdlib.reading.values import as_numbers, missing
 
