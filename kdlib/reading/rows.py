@@ -52,6 +52,9 @@ def aligned(first, others):
     if named:
         wanted, by = (named[0], first) if 0 in named else _order_of_labels(first, others, named, n)
         how = "joined by id" if by is first else f"{how}, as {first.name} has no ids"
+        for k, s in enumerate(others, 1):
+            if k not in named:
+                s.note(f"has no ids; its rows are taken in the order of those of {by.name}.")
         for k in named.keys() - {0}:
             out[k - 1] = take(out[k - 1], _places(out[k - 1], named[k], wanted, by))
     for s in out:

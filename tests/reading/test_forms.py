@@ -429,6 +429,13 @@ def test_labels_without_ids_take_the_order_of_files_and_this_is_said():
     assert "in the order of the rows, as labels has no ids" in found.read[0]
 
 
+def test_a_model_without_ids_beside_one_with_ids_is_taken_in_order_and_this_is_said():
+    labels = pd.DataFrame({"id": FILES, "label": Y})
+    found = same(audit(labels, {"teacher": by_file("teacher", folder=""), "student": Z["student"]}))
+    said = "student: has no ids; its rows are taken in the order of those of labels."
+    assert said in found.read
+
+
 def test_ids_of_groups_and_weights_may_come_in_any_order():
     w = RNG.random(N)
     weights = pd.DataFrame({"id": ORDER, "weight": w[ORDER]})
