@@ -17,6 +17,7 @@ from kdlib.reading.values import all_whole, texts
 
 MANY = 20  # rows from which text that differs in each tells them apart
 LETTER = re.compile(r"[^\W\d_]")
+DIGITS = re.compile(r"(\d+)")
 
 
 def _end(path, parts):
@@ -24,7 +25,6 @@ def _end(path, parts):
     return "/".join(PurePosixPath(path.replace("\\", "/")).parts[-parts:])
 
 
-DIGITS = re.compile(r"(\d+)")
 # how ids are compared, the first that fits: as they are, by the end of a path, by its stem, ...
 KEYS = (
     str,
