@@ -15,6 +15,7 @@ from kdlib.asking.batches import Rows, check_order, labels_of, parts_of, refuse
 from kdlib.asking.reduced import Reduced, home_of
 from kdlib.auditing.audit import audit, check_options, kinds_of
 from kdlib.reading.classes import given_names
+from kdlib.reading.inputs import check_roles
 from kdlib.reading.read import source
 from kdlib.reading.sentences import AuditError, reason
 
@@ -100,13 +101,7 @@ def _models(given, kinds):
                     "kdlib.audit takes files and arrays."
                 )
             found[role].append(Reduced(model, name, kinds[role]))
-    if not found.get("teacher") or not found.get("student"):
-        raise AuditError("an audit needs a teacher and a student.")
-    if len(found["teacher"]) not in (1, len(found["student"])):
-        raise AuditError(
-            f"teacher: {len(found['teacher'])} of them, but the number of students is "
-            f"{len(found['student'])}; give one for each student in their order, or one for all."
-        )
+    check_roles(found)
     return found
 
 

@@ -30,6 +30,12 @@ def models_of(teacher, student, baseline):
         many = _several(given)
         titles = [f"{role} {i}" for i in range(len(many))] if len(many) > 1 else [role]
         models[role] = [source(one, title) for one, title in zip(many, titles, strict=True)]
+    check_roles(models)
+    return models
+
+
+def check_roles(models):
+    """AuditError unless {role: [one per network]} has a student, and a teacher for all or each."""
     if not {"teacher", "student"} <= set(models):
         raise AuditError("an audit needs a teacher and a student.")
     if len(models["teacher"]) not in (1, len(models["student"])):
@@ -37,7 +43,6 @@ def models_of(teacher, student, baseline):
             f"teacher: {len(models['teacher'])} of them, but the number of students is "
             f"{len(models['student'])}; give one for each student in their order, or one for all."
         )
-    return models
 
 
 def in_rows(first, models, more, given, missing_groups=None):

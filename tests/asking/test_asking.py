@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from refusals import refused
 from scipy.special import expit
 from sklearn.metrics import accuracy_score, log_loss
 from torch import nn
@@ -26,8 +27,6 @@ from torch.utils.data import (
 import kdlib
 from kdlib.asking.batches import labels_of
 from kdlib.asking.reduced import Reduced
-from kdlib.config import KdlibError
-from kdlib.reading.sentences import printable
 
 N, C, WIDTH = 90, 3, 5
 RNG = np.random.default_rng(0)
@@ -77,14 +76,6 @@ def ask(teacher=TEACHER, student=STUDENT, loader=None, **options):
 def by_hand(*models, **options):
     """The audit of the logits of modules."""
     return kdlib.audit(Y, *map(logits_of, models), resamples=20, **options)
-
-
-def refused(call, *arguments, **options):
-    with pytest.raises(KdlibError) as error:
-        call(*arguments, **options)
-    said = str(error.value)
-    assert "\n" not in said and said.endswith(".") and said == printable(said, None)
-    return said
 
 
 def same(found, other, tolerance=1e-9):

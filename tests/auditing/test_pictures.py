@@ -11,13 +11,12 @@ import pandas as pd
 import pytest
 from looking import CONTRAST, Document, look, requested
 from PIL import Image
+from refusals import refused
 
 import kdlib
 from kdlib.asking import given
 from kdlib.auditing import pictures
 from kdlib.auditing.page import page
-from kdlib.config import KdlibError
-from kdlib.reading.sentences import printable
 from kdlib.study import grids
 from kdlib.study.datasets import load
 
@@ -66,14 +65,6 @@ def shown(picture):
 
 def every(found):
     return [picture for row in found.lost for picture in row.pictures]
-
-
-def refused(call, *arguments, **options):
-    with pytest.raises(KdlibError) as error:
-        call(*arguments, **options)
-    said = str(error.value)
-    assert "\n" not in said and said.endswith(".") and said == printable(said, None)
-    return said
 
 
 # ---------------------------------------------------------------- which examples

@@ -15,16 +15,16 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from refusals import refused
 from scipy.special import log_softmax
 
 import kdlib
 from kdlib.auditing.facts import facts
 from kdlib.auditing.page import page
-from kdlib.config import KdlibError
 from kdlib.reading import classes, columns, rows
 from kdlib.reading import scores as audit_scores
 from kdlib.reading.read import source
-from kdlib.reading.sentences import AuditError, printable
+from kdlib.reading.sentences import AuditError
 
 N, C = 30, 3
 Y = np.arange(N) % C
@@ -64,15 +64,6 @@ def outputs(labels, model, names=(), kind="auto"):
 def audit(labels=Y, teacher=LOGITS, student=OTHER, **options):
     """An audit that is quick: two resamples."""
     return kdlib.audit(labels, teacher, student, **{"resamples": 2} | options)
-
-
-def refused(call, *arguments, **options):
-    """The sentence of a KdlibError: one line, one full stop at its end."""
-    with pytest.raises(KdlibError) as error:
-        call(*arguments, **options)
-    said = str(error.value)
-    assert "\n" not in said and said.endswith(".") and said == printable(said, None)
-    return said
 
 
 def as_expected(found, y, logits, **tolerance):

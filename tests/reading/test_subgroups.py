@@ -8,6 +8,7 @@ import time
 import numpy as np
 import pandas as pd
 import pytest
+from refusals import refused
 from sklearn.metrics import accuracy_score
 
 import kdlib
@@ -16,10 +17,8 @@ from kdlib.auditing import search as searching
 from kdlib.auditing.conditions import conditions_of
 from kdlib.auditing.headline import headline
 from kdlib.auditing.page import page
-from kdlib.config import KdlibError
 from kdlib.evidence.significance import change
 from kdlib.reading.read import source
-from kdlib.reading.sentences import printable
 from kdlib.reading.subgroups import groups_by, ranges
 
 N = 600
@@ -45,14 +44,6 @@ def made(by, table=None):
     found = source(table, "groups")
     members = groups_by(found, by)
     return dict(zip(members.names, members.examples, strict=True)), found.notes
-
-
-def refused(call, *arguments, **options):
-    with pytest.raises(KdlibError) as error:
-        call(*arguments, **options)
-    said = str(error.value)
-    assert "\n" not in said and said.endswith(".") and said == printable(said, None)
-    return said
 
 
 def same(found, expected):
