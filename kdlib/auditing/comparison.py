@@ -68,7 +68,7 @@ def overview(found):
             row["gain in its worst groups"] = brief(a.metrics["worst_k_gain"])
         row |= {word: a.metrics[f"groups_{word}"] for word in CHANGED[a.reference]}
         row |= {"accuracy": number(r.accuracy, "").removeprefix("+")}
-        rows.append(row | {"groups alike": number(r.average_accuracy, "").removeprefix("+")})
+        rows.append(row | {"mean of the groups": number(r.average_accuracy, "").removeprefix("+")})
     return cells(pd.DataFrame(rows)).rename(columns={"q": "p, corrected"})
 
 

@@ -175,8 +175,8 @@ def _bucket(name, width):
 def margin_and_gain(table, correlation, reference, width=DESK):
     """One point per group. The correlation takes the margin from one half of the examples and the
     gain from the other, both ways round, so that examples that are easy for all cannot make it. It
-    speaks of these groups; a study's page asks of other classes too, and of the margin on val of
-    the teachers of other seeds."""
+    speaks of these groups; the studies of this project ask it of other classes too, and take the
+    margin from other teachers on other images."""
     figure, axes = axes_of(width, height=4.0)
     point = {"alpha": 0.7, "markersize": 6 if len(table) < 200 else 3}
     for finding, (colour, marker) in FINDINGS.items():

@@ -56,13 +56,13 @@ METRICS = {  # name: what it is; gains over the reference, in points
     "student_copies": COPIED.format("student"),
     "baseline_copies": COPIED.format("baseline"),
     "copied_excess": (
-        "the student's copies beyond those of baselines of equal accuracy, points: F3b of a study"
+        "the student's copies beyond those of baselines of equal accuracy, in points"
     ),
     **{
         f"{role}_calibration_error": f"expected calibration error of the {role}, per cent, 15 bins"
         for role in ROLES
     },
-    **{f"{role}_log_loss": f"log-loss of the {role}, nats" for role in ROLES},
+    **{f"{role}_log_loss": f"mean log-loss of the {role}, natural logarithm" for role in ROLES},
 }
 NO_INTERVAL = ("groups_", "_calibration_error", "_log_loss")  # in the names of such metrics
 COLUMNS = {  # of the groups' table: what can be asked of a group
@@ -74,7 +74,7 @@ COLUMNS = {  # of the groups' table: what can be asked of a group
     "detectable": "smallest gain that would be found, points",
     "n": "examples",
     "n_train": "training examples",
-    **{f"{role}_log_loss": f"log-loss of the {role}, nats" for role in ROLES},
+    **{f"{role}_log_loss": f"mean log-loss of the {role}, natural logarithm" for role in ROLES},
     **{f"{role}_overconfidence": f"confidence of the {role} minus accuracy" for role in ROLES},
 }
 ENDS = {  # columns that hold the interval of one

@@ -72,8 +72,8 @@ def describe(row, a):
 def models(a):
     """DataFrame: a row for each model."""
     columns = {
-        "accuracy": "examples alike",
-        "average": "groups alike",
+        "accuracy": "over all examples",
+        "average": "mean of the groups",
         "worst_k": f"worst {a.worst}",
         "worst_k_same": f"worst {a.worst}, same examples",
     }
