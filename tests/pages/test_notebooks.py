@@ -327,6 +327,11 @@ def test_the_audit_notebook_audits_files(tmp_path):
     assert page.count("<img") == 3 and "VBox(" not in page  # figures stay, widgets go
 
 
+def test_the_audit_notebook_runs_as_it_stands_from_committed_records(tmp_path):
+    report.execute(AUDIT, tmp_path / "out.ipynb", {"out": str(tmp_path / "a.html")})
+    assert json.loads((tmp_path / "a.json").read_text())["reference"] == "baseline"
+
+
 LABLES = {"In": ["# Parameters\nlables = 'y.npy'\n"]}
 
 
