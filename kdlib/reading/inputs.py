@@ -145,13 +145,13 @@ def controls(models):
                 f"{name}: is given as student and as {other}, beside others; every training run "
                 "has a file of its own."
             )
-    for s in models.get("baseline", ()):
-        if _content(s) in contents["teacher"]:
-            out.append(
-                f"The teacher is also a baseline: {s.name}. That is right only where teacher and "
-                "student are networks of one kind: a baseline is the student's, trained without a "
-                "teacher."
-            )
+    if set(contents.get("baseline", ())) <= set(contents["teacher"]) and "baseline" in models:
+        name = models["baseline"][0].name  # beside others, as in self-distillation, it may be one
+        out.append(
+            f"The teacher is also the baseline: {name}. That is right only where teacher and "
+            "student are networks of one kind: a baseline is the student's, trained without a "
+            "teacher."
+        )
     return out
 
 
