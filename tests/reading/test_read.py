@@ -613,6 +613,9 @@ def test_one_file_as_two_seeds_is_refused_and_as_two_roles_is_a_control(tmp_path
         assert (found.groups.gain == 0).all()
     beside = kdlib.audit(Y, t, s, t, resamples=2)  # the teacher may be a baseline
     assert "control" not in " ".join(beside.warnings)
+    assert any("The teacher is also the baseline" in said for said in beside.warnings)
+    pool = kdlib.audit(Y, t, s, [t, LOGITS * 2], resamples=2)  # as in self-distillation
+    assert not any("also the baseline" in said for said in pool.warnings)
 
 
 # ---------------------------------------------------------------- groups, weights, counts
