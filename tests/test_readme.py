@@ -21,7 +21,7 @@ from kdlib.evidence.rules import AVERAGE_MARGIN, CLAIMS, HALVES, HARM, LEVEL, LO
 from kdlib.losses import kd
 from kdlib.methods import METHODS, entry, name_of
 from kdlib.pages import readme
-from kdlib.pages.report import read_parameters
+from kdlib.pages.render import read_parameters
 from kdlib.study import cifar
 from kdlib.study.done import complete_seeds
 from kdlib.study.grids import PRIMARY, STUDIES

@@ -76,6 +76,7 @@ def _card(p, name, word, sentence, alarms, finding=None):
         "planned": planned,
         "baselines": len(p.runs["one_hot"]),
         "alarm": _alarm(alarms, name),
+        "control": _control(alarms, name, word),
         "false_alarm": alarms.get(name),
         "idle": alarms.get(f"idle {name}"),
         "any_alarm": alarms.get("any"),
@@ -96,6 +97,24 @@ def _alarm(alarms, name):
     if idle is None:
         return f"{said}."
     return f"{said}; one-hot networks in the place of this remedy pass in {share(idle)}."
+
+
+def _control(alarms, name, word):
+    """What is said of a verdict whose rule its matched control fires too; "" of any other.
+
+    The control is networks that had no teacher: in the place of a method, or of a remedy."""
+    idle, fired = alarms.get(f"idle {name}", 0), alarms.get(name, 0)
+    if word == "holds" and idle > LEVEL:
+        return (
+            "The matched control passes too: one-hot networks, which have no teacher, in the place "
+            f"of this remedy in {share(idle)} of random splits."
+        )
+    if word in ("holds", "contradicted") and fired > LEVEL:
+        return (
+            "The matched control fires this rule too: one-hot networks that pose as a method in "
+            f"{share(fired)} of random splits."
+        )
+    return ""
 
 
 def short(cards):

@@ -223,6 +223,15 @@ def test_one_hot_in_the_place_of_a_remedy_passes_where_distillation_harms():
     assert alarms["idle F4 AdaAlpha"] == 0
 
 
+def test_a_verdict_is_marked_where_its_matched_control_fires_the_rule_too(monkeypatch):
+    panel = made(**HELPS_MANY_HARMS_FEW | {"ada_alpha": but(0.8, few=0.6)})
+    shares = {"F1": 0.06, "F2b": 0.05, "F4 AdaAlpha": 0.0, "idle F4 AdaAlpha": 0.588}
+    monkeypatch.setattr(findings, "false_alarms", lambda p: shares)
+    assert "one-hot networks that pose as a method in 6.0 %" in card(panel, "F1")["control"]
+    assert card(panel, "F2b")["control"] == card(panel, "F2a")["control"] == ""
+    assert "in the place of this remedy in 58.8 %" in card(panel, "F4 AdaAlpha")["control"]
+
+
 def test_a_tuned_weight_poses_with_networks_that_are_in_no_pool_of_its_own():
     tuned = {**TINY.methods, "kd_tuned": {"method": "kd", "alpha": 0.5}}
     panel = made(replace(ITSELF, seeds=2, methods=tuned))

@@ -14,7 +14,7 @@ from synthetic import GROUPS, write_study
 
 from kdlib.asking import given
 from kdlib.config import KdlibError
-from kdlib.pages import report
+from kdlib.pages import render, report
 from kdlib.pages.shown import HEADLINE
 from kdlib.study.grids import KINDS, STUDIES, check_parameters
 from kdlib.study.sweep import sweep
@@ -112,7 +112,7 @@ def test_more_words_than_code(path):
 @each
 def test_every_parameter_is_seen_by_papermill_and_by_the_report(path):
     seen = papermill.inspect_notebook(str(path))
-    ours = report.read_parameters(read(path).cells[1].source, path)
+    ours = render.read_parameters(read(path).cells[1].source, path)
     assigned = re.findall(r"^(\w+)\s*[:=]", read(path).cells[1].source, re.M)
     assert list(seen) == list(ours) == assigned == ["study", "seeds"]
     assert seen["study"]["help"] and seen["seeds"]["help"]  # what papermill prints about them
@@ -304,7 +304,7 @@ def test_a_notebook_of_sensitivity_runs_from_records(executed, request):
 
 def test_the_audit_notebook_tells_papermill_its_parameters():
     seen = papermill.inspect_notebook(str(AUDIT))
-    ours = report.read_parameters(read(AUDIT).cells[1].source, AUDIT)
+    ours = render.read_parameters(read(AUDIT).cells[1].source, AUDIT)
     assert list(seen) == list(ours) == list(given.PARAMETERS)
     assert all(parameter["help"] for parameter in seen.values())
     assert code(read(AUDIT))[1].source.endswith("\n\ngiven = check_parameters(globals())")
@@ -323,7 +323,7 @@ def test_the_audit_notebook_audits_files(tmp_path):
     report.execute(AUDIT, tmp_path / "out.ipynb", {**given, "out": str(tmp_path / "a.html")})
     facts = json.loads((tmp_path / "a.json").read_text())
     assert facts["examples"] == 400 and facts["seeds"] == 2 and facts["reference"] == "teacher"
-    page = report.render(tmp_path / "out.ipynb", tmp_path / "out.html").read_text()
+    page = render.render(tmp_path / "out.ipynb", tmp_path / "out.html").read_text()
     assert page.count("<img") == 3 and "VBox(" not in page  # figures stay, widgets go
 
 
@@ -346,7 +346,7 @@ LABLES = {"In": ["# Parameters\nlables = 'y.npy'\n"]}
     ],
 )
 def test_bad_parameters_of_the_audit(changed, said):
-    known = report.read_parameters(read(AUDIT).cells[1].source, AUDIT)
+    known = render.read_parameters(read(AUDIT).cells[1].source, AUDIT)
     usual = {name: default for name, (default, _) in known.items()}
     assert given.check_parameters(usual) == usual
     with pytest.raises(KdlibError, match=re.escape(said)):

@@ -15,7 +15,7 @@ from looking import CARDS, HOSTILE, PROVENANCE, Document
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from kdlib.config import KdlibError
-from kdlib.pages import report
+from kdlib.pages import render, report
 from kdlib.pages.report_template import filters
 
 PARAMETERS = """study = "digits"                # which study = a key of STUDIES
@@ -104,23 +104,23 @@ SOURCES = ["seeds = 4 * 2", "seeds, study = 8, 'digits'", "a = b = 1", "import o
 def test_a_parameters_cell_holds_only_literals(source):
     said = "a.ipynb: parameters must be lines of one name = one literal"
     with pytest.raises(KdlibError, match=said):
-        report.read_parameters(source, "a.ipynb")
+        render.read_parameters(source, "a.ipynb")
 
 
 def test_parameters_are_read_with_their_comments():
-    assert report.read_parameters(PARAMETERS, "a.ipynb") == {
+    assert render.read_parameters(PARAMETERS, "a.ipynb") == {
         "study": ("digits", "which study = a key of STUDIES"),
         "seeds": (8, "so = a comment with an equals sign"),
         "name": ("a # é", "é"),
     }
-    assert report.read_parameters("", "a.ipynb") == {}
+    assert render.read_parameters("", "a.ipynb") == {}
 
 
 def test_a_notebook_without_the_format_is_refused(tmp_path):
     (tmp_path / "b.ipynb").write_text('{"cells": [')
     for name in ("b.ipynb", "nowhere.ipynb"):
         with pytest.raises(KdlibError, match=f"{name}: not a readable notebook"):
-            report.render(tmp_path / name, tmp_path / "a.html")
+            render.render(tmp_path / name, tmp_path / "a.html")
     with pytest.raises(KdlibError, match="no notebooks here"):
         make(tmp_path / "empty")
 
@@ -206,7 +206,7 @@ def test_the_headline_is_lifted_under_the_title(tmp_path):
     show = f"from kdlib.pages.shown import Headline\nHeadline([{said!r}], [{CARDS[0]!r}])"
     book = house_notebook(tmp_path / "a.ipynb", new_code_cell(show))
     executed = report.execute(book, tmp_path / "out.ipynb", {})
-    text = report.render(executed, tmp_path / "a.html").read_text("utf-8")
+    text = render.render(executed, tmp_path / "a.html").read_text("utf-8")
     assert text.count('<div class="kd-headline">') == 1
     assert text.index("</h1>") < text.index(html.escape(said)) < text.index("The claim.")
     words, _ = Document(text).all("div", **{"class": "kd-headline"})[0]
@@ -231,7 +231,7 @@ def test_hostile_parameter_is_text(tmp_path):
     executed.metadata["papermill"] = {"parameters": {"study": HOSTILE}}
     nbformat.write(executed, book)
     hardware = {"hardware": "<i>2 cores</i>"}
-    text = report.render(book, tmp_path / "a.html", hardware).read_text("utf-8")
+    text = render.render(book, tmp_path / "a.html", hardware).read_text("utf-8")
     assert "<script" not in text and html.escape(HOSTILE, quote=False) in text.replace("&#39;", "'")
     assert "&lt;i&gt;2 cores" in text
 
@@ -253,7 +253,7 @@ def test_pictures_of_other_kinds_and_damaged_formulas(tmp_path):
     prose = new_markdown_cell(f"No title, $x^$ and $\\nosuchcommand x$.\n\n{aligned}")
     book = new_notebook(cells=[prose, new_code_cell("draw()", outputs=outputs)])
     nbformat.write(book, tmp_path / "my_page.ipynb")
-    text = report.render(tmp_path / "my_page.ipynb", tmp_path / "a.html").read_text("utf-8")
+    text = render.render(tmp_path / "my_page.ipynb", tmp_path / "a.html").read_text("utf-8")
     document = Document(text)
     assert [a["alt"] for _, a in document.all("img")] == ["One red pixel", "A <b>"]
     formulas = [words for words, _ in document.all("code", **{"class": "tex"})]
@@ -366,7 +366,7 @@ def test_an_interrupted_build_leaves_whole_pages(built, tmp_path, monkeypatch):
 
     monkeypatch.setattr(report.os, "replace", stop)
     with pytest.raises(KeyboardInterrupt):
-        report.render(built / "reports/digits/00_overview.ipynb", target)
+        render.render(built / "reports/digits/00_overview.ipynb", target)
     assert target.read_text() == "the whole old page"
 
 
