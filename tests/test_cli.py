@@ -305,13 +305,15 @@ def test_a_page_that_fails_is_exit_code_1(complete, notebooks, tmp_path, monkeyp
 def test_readme_changes_between_the_marks_only(empty, tmp_path, monkeypatch, capsys):
     page = tmp_path / "README.md"
     monkeypatch.setattr(cli, "README", page)
-    monkeypatch.setattr("kdlib.pages.readme.answer", lambda: ("| a \\1 |\n\n", b"<svg/>"))
+    texts = ("| a \\1 |\n", b"<svg/>", "# Results\n")
+    monkeypatch.setattr("kdlib.pages.results.texts", lambda: texts)
     marked = "# é\n<!-- answer:start -->\n{}<!-- answer:end -->\nrest"
     for old in ("", "old\nlines\n"):
         page.write_text(marked.format(old), encoding="utf-8")
         assert cli.main(["report", "--readme"]) == 0
         assert page.read_text(encoding="utf-8") == marked.format("| a \\1 |\n")
         assert (tmp_path / "docs" / "answer.svg").read_bytes() == b"<svg/>"
+        assert (tmp_path / "RESULTS.md").read_text() == "# Results\n"
     page.write_text("no marks")
     assert cli.main(["report", "--readme"]) == 2 and page.read_text() == "no marks"
     assert "<!-- answer:start -->" in capsys.readouterr().err

@@ -6,7 +6,7 @@ from kdlib.config import KdlibError
 from kdlib.evidence import findings
 from kdlib.evidence.panel import panel
 from kdlib.evidence.words import brief
-from kdlib.pages import readme
+from kdlib.pages import results
 from kdlib.pages.gains import gain_by_bucket
 from kdlib.pages.report import build
 from kdlib.study.done import complete_seeds, some_seeds
@@ -16,7 +16,7 @@ from kdlib.study.provenance import provenance
 
 
 def answer(page):
-    """Write the answer between the marks of README.md, and its figure."""
+    """Write the answer between the marks of README.md, its figure, and RESULTS.md beside it."""
     text = page.read_text(encoding="utf-8") if page.exists() else ""
     old = r"(?<=<!-- answer:start -->\n).*?(?=<!-- answer:end -->)"
     parts = re.split(old, text, flags=re.S)
@@ -24,12 +24,13 @@ def answer(page):
         raise KdlibError(
             f"{page}: needs one line <!-- answer:start --> and later one <!-- answer:end -->."
         )
-    new, figure = readme.answer()
+    new, figure, everything = results.texts()
     if figure:
-        with whole_file(page.parent / readme.FIGURE) as temporary:
+        with whole_file(page.parent / results.FIGURE) as temporary:
             temporary.write_bytes(figure)
-    with whole_file(page) as temporary:
-        temporary.write_text((new.rstrip() + "\n").join(parts), encoding="utf-8")
+    for file, content in ((page, new.join(parts)), (page.with_name("RESULTS.md"), everything)):
+        with whole_file(file) as temporary:
+            temporary.write_text(content, encoding="utf-8")
 
 
 def pages(wanted, named, out, notebooks, say):
