@@ -50,7 +50,7 @@ def provenance(chosen, seeds):
 
 def marked(overrides):
     """{label: value} that tells a page of overrides, fields or text, from others; {} without."""
-    words = overrides if isinstance(overrides, str) else told(overrides or {})
+    words = told(overrides) if isinstance(overrides, dict) else str(overrides or "")
     return {"exploratory, counted nowhere": words} if words else {}
 
 
