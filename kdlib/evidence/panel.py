@@ -208,9 +208,13 @@ class Panel:
         difference = mine.map(lambda a: a[..., :seeds, :]) - other.map(lambda a: a[..., :seeds, :])
         return interval(*difference.map(lambda d: (d * weights[:seeds]).sum(axis=-1)))
 
-    def group_gain(self, method):
-        """(S, G) points: each network of a method minus the mean of the baselines."""
-        return self.accuracy(method).observed - self.accuracy("one_hot").observed.mean(axis=0)
+    def group_gain(self, method, over="one_hot"):
+        """(S, G) points: each network of a method minus another, as in `gain`."""
+        mine, base = self.accuracy(method).observed, self.accuracy(over).observed
+        if over == "one_hot":
+            return mine - base.mean(axis=0)
+        seeds = min(len(mine), len(base))
+        return mine[:seeds] - base[:seeds]
 
     def val_accuracy(self, method):
         """(S, G) per cent on val, which may choose."""
