@@ -195,4 +195,4 @@ def test_exploratory_runs_join_no_pool_of_baselines(records_folder):
     for value, was in zip(seen(), before, strict=True):
         np.testing.assert_array_equal(value, was)
     assert before[0] == 3
-    assert len(panel(explored, pair, 8, setting=changes).runs["one_hot"]) == 8  # but in its own
+    assert len(panel(explored, pair, 8, setting=changes).runs["one_hot"]) == 16  # but its own
