@@ -15,6 +15,7 @@ from kdlib.pages.report_template.filters import markdown
 from kdlib.pages.report_template.tidy import tidy
 from kdlib.pages.shown import HEADLINE, HERE, TEMPLATES
 from kdlib.study.grids import STUDIES
+from kdlib.study.provenance import marked
 
 TEMPLATE = HERE / "report_template"
 # the title of a page and its first figure
@@ -84,7 +85,7 @@ def render(executed, html, provenance=None, links=(), seconds=None, failure=""):
         "errors": [output for output in outputs if output.output_type == "error"],
         "changed": ran.get("parameters", {}),
         "parameters": read_parameters("".join(tagged[:1]), executed),
-        "provenance": provenance or {},
+        "provenance": marked(ran.get("parameters", {}).get("overrides")) | (provenance or {}),
     }
     page, _ = exporter.from_notebook_node(notebook, facts)
     shown = [output.get("data", {}).get("text/html", "") for output in outputs]
