@@ -26,7 +26,7 @@ HERE = Path(__file__).parent
 STYLE = str(HERE / "paper.mplstyle")
 FOLDERS = [HERE, HERE / "report_template"]
 TEMPLATES = Environment(loader=FileSystemLoader(FOLDERS), autoescape=True, trim_blocks=True)
-HEADLINE = '<div class="kd-headline">'  # how the report finds it
+HEADLINE = '<div class="kd-headline">'
 LINE = {"color": "#444444", "linewidth": 1}  # of zero
 
 
@@ -110,9 +110,9 @@ class Verdicts:
 
 @dataclass(frozen=True)
 class Headline:
-    """What a page found: sentences of its main figures, then the word of each verdict.
+    """The answer of a page, in a sentence for each pair of networks, then the word of each verdict.
 
-    The report lifts it under the title."""
+    It stands under the title, before the main figure; the index repeats it."""
 
     sentences: list
     cards: list = ()
