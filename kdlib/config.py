@@ -89,7 +89,7 @@ class Config:
 
     def __post_init__(self):
         for field in dataclasses.fields(self):
-            object.__setattr__(self, field.name, _checked(field, getattr(self, field.name)))
+            object.__setattr__(self, field.name, checked(field.name, getattr(self, field.name)))
         if self.teacher is not None and self.teacher_seed is None:
             object.__setattr__(self, "teacher_seed", 1000 + self.seed)
         self._check_combination()
@@ -196,8 +196,9 @@ def _wrong(about):
     return KdlibError(f"Config field {about}")
 
 
-def _checked(field, value):
+def checked(name, value):
     """The value of a field in its canonical type, or KdlibError naming the field."""
+    field = Config.__dataclass_fields__[name]
     kinds = typing.get_args(field.type) or (field.type,)  # of `int | None`, or of `int`
     if value is None and type(None) in kinds:
         return None

@@ -10,6 +10,7 @@ from kdlib.auditing.students import audit_students, named_files
 from kdlib.config import KdlibError, did_you_mean
 from kdlib.evidence.panel import panel
 from kdlib.methods import ARMS, METHODS
+from kdlib.pages.pictures import images_of
 from kdlib.reading.names import REDUCED, ROLES
 from kdlib.reading.read import Source
 from kdlib.study.done import some_seeds
@@ -68,20 +69,9 @@ def audit_study(name, pair=None, method="kd", seeds=None, images=None, **how):
         classes=class_names,
         train_counts=counts,
         edges=chosen.bucket_edges or (100, 20),
-        images=images and _images(p, images),
+        images=images and images_of(p, images),
         **how,
     )
-
-
-def _images(p, folder):
-    """(N, 32, 32, channels) uint8 of the examples of a Panel, from its data set."""
-    from kdlib.study.datasets import load
-
-    data = load(p.teachers[0].config, folder)
-    unseen = (data.test, data.left_out)
-    if not np.array_equal(np.concatenate([split.y for split in unseen]), p.y):
-        raise KdlibError(f"--images {folder}: these are not the images of the study's records.")
-    return np.concatenate([split.x for split in unseen])
 
 
 OF_FOLDER = ("image_size", "mean", "std", "batch")

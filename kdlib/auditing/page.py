@@ -25,6 +25,7 @@ from kdlib.auditing.figures import (
 )
 from kdlib.auditing.gate import METRICS
 from kdlib.auditing.headline import about, answer, cautions, headline, title
+from kdlib.auditing.pictures import alt
 from kdlib.auditing.search import shown_subgroups
 from kdlib.auditing.tables import CHANGED
 from kdlib.auditing.verdicts import Judgement, judge
@@ -150,6 +151,7 @@ def page(a, judged=None, name="audit"):
         table=Table,
         show=lambda part: Markup(part._repr_html_()),
         printable=printable,
+        alt=alt,
         name=printable(name),
         version=__version__,
         now=now,

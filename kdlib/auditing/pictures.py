@@ -5,7 +5,6 @@ baseline, if there is one, is right. Pictures come as paths, or as arrays of byt
 teachers, n baselines, N examples.
 """
 
-import base64
 import io
 import warnings
 from dataclasses import dataclass
@@ -15,33 +14,18 @@ import numpy as np
 
 from kdlib.auditing.tables import CHANGED
 from kdlib.evidence.words import number
+from kdlib.pages.pictures import ROWS, SIDE, Picture, commonest, each_of, first, thumbnail
 from kdlib.reading.names import plain
 from kdlib.reading.read import file_and_columns
 from kdlib.reading.sentences import AuditError, listed, printable, quoted
 
 COLUMNS = ("image", "images", "path", "paths", "file", "filename", "imagepath", "filepath")
-MOST = 24  # pictures in all
-ROWS = 4  # groups
-A_ROW = 8  # pictures of a group
-SIDE = 128  # pixels of the longer side: twice what is shown, for sharp screens
 
 
-@dataclass(frozen=True)
-class Picture:
-    """One example that was lost."""
-
-    row: int  # of the example
-    label: str
-    wrong: str  # what teacher and student say instead
-    students: int  # that say so
-    name: str  # of the file, or "row 17"
-    data: str = ""  # as the address of an image, "" where it cannot be read
-
-    @property
-    def alt(self):
-        """What is seen, as a sentence that no other picture of the page has."""
-        label, wrong, name = (printable(text) for text in (self.label, self.wrong, self.name))
-        return f"Example {self.row} ({name}), a {label} that teacher and student call {wrong}."
+def alt(p):
+    """What a Picture shows, as a sentence that no other picture of the page has."""
+    label, wrong, name = (printable(text) for text in (p.label, p.wrong, p.name))
+    return f"Example {p.row} ({name}), a {label} that teacher and student call {wrong}."
 
 
 @dataclass(frozen=True)
@@ -81,13 +65,13 @@ def pictures_of(found, y, predicted, class_names, members, table):
     shown = set()
     out = []
     with_some = _groups_to_show(table, [copied[some].any() for some in members.examples])
-    each = min(A_ROW, MOST // max(1, len(with_some)))
+    each = each_of(with_some)
     for g in with_some:
         some = members.examples[g]
         some = some[copied[some]]
         # what most students copied and most baselines knew comes first
-        order = np.lexsort((some, -baselines[some], -students[some]))
-        rows = [row for row in some[order].tolist() if row not in shown][:each]
+        ordered = first(some, students, baselines)
+        rows = [row for row in ordered if row not in shown][:each]
         shown.update(rows)
         if rows:
             pictures = tuple(_picture(images, row, y, predicted, class_names) for row in rows)
@@ -127,10 +111,9 @@ def _picture(images, row, y, predicted, class_names):
     teacher = _teachers(predicted)[:, row]
     took_over = (predicted["student"][:, row] == teacher) & (teacher != y[row])
     # of several teachers the mistake that most students took over
-    labels, count = np.unique(teacher[took_over], return_counts=True)
+    label, count = commonest(teacher[took_over])
     name, data = images(row)
-    wrong = class_names[labels[count.argmax()]]
-    return Picture(row, class_names[y[row]], wrong, int(count.max()), name, data)
+    return Picture(row, class_names[y[row]], class_names[label], count, name, data)
 
 
 def _limits(found, lost):
@@ -201,29 +184,3 @@ def _of_file(folder, value, row):
             return name, thumbnail(image)
     except Exception:  # of a missing or damaged file, pillow raises a dozen classes
         return name, ""
-
-
-def thumbnail(image):
-    """The address (data:) of a pillow image, SIDE pixels at most; small ones without loss."""
-    import PIL.Image
-    import PIL.ImageOps
-
-    image = PIL.ImageOps.exif_transpose(image)
-    if image.mode.startswith("I") or image.mode == "F":  # 16 bits and more: by its own range
-        values = np.asarray(image, dtype=np.float64)
-        span = max(np.ptp(values), 1e-12)
-        image = PIL.Image.fromarray(np.uint8(255 * (values - values.min()) / span))
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        white = PIL.Image.new("RGBA", image.size, "white")
-        image = PIL.Image.alpha_composite(white, image)
-    image = image.convert("RGB")
-    small = max(image.size) <= SIDE // 2
-    image.thumbnail((SIDE, SIDE))
-    buffer = io.BytesIO()
-    if small:
-        image.save(buffer, "PNG", optimize=True)
-    else:
-        image.save(buffer, "JPEG", quality=85)
-    kind = "png" if small else "jpeg"
-    return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"

@@ -22,6 +22,12 @@ def pair_verdicts(p):
         why = "One seed has no spread, so nothing is tested."
         return [_untested(p, name, why) for name in names_of(p)]
     found = findings(p)
+    if p.study.overrides:
+        why = "Exploratory runs get no verdict."
+        cards = {
+            f.name: _untested(p, f.name, f"{_said(f)} {why}", f) | {"said": _said(f)} for f in found
+        }
+        return [cards.get(name) or _untested(p, name, why) for name in names_of(p)]
     enough = [f for f in found if f.result.n >= LEAST_SEEDS]
     alarms = false_alarms(p)
     cards = {
@@ -71,7 +77,7 @@ def _card(p, name, word, sentence, alarms, finding=None):
         "verdict": word,
         "sentence": sentence,
         "said": sentence,
-        "preliminary": seeds < planned,
+        "preliminary": seeds < planned and not p.study.overrides,
         "seeds": seeds,
         "planned": planned,
         "baselines": len(p.runs["one_hot"]),
@@ -158,7 +164,7 @@ def at_hand():
 
 
 def panels(name, seeds=None):
-    """The Panels of a study, one per setting and pair, over the first `seeds`.
+    """The Panels of a study or of its name, one per setting and pair, over the first `seeds`.
 
     By default over all that are complete; KdlibError if none is."""
     seeds, chosen = seeds or some_seeds(name), study(name)
@@ -172,7 +178,8 @@ def panels(name, seeds=None):
 def verdicts(name, seeds=None):
     """Verdict cards of a study, pair by pair: a list of dictionaries, for the report's index.
 
-    Empty unless its kind is "findings": everything else is sensitivity."""
-    if study(name).kind != "findings":
+    Empty unless its kind is "findings": everything else is sensitivity, or exploratory."""
+    chosen = study(name)
+    if chosen.kind != "findings" or chosen.overrides:
         return []
     return [card for p in panels(name, seeds) for card in pair_verdicts(p)]

@@ -12,7 +12,8 @@ from kdlib.evidence.counts import BUCKETS, TENTHS, by_group, tenths
 from kdlib.evidence.resample import Groups, average_means, group_means, stack
 from kdlib.evidence.stats import interval, welch
 from kdlib.study import records
-from kdlib.study.grids import Study
+from kdlib.study.done import baselines
+from kdlib.study.studies import Study, told
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,11 +37,7 @@ class Panel:
 
     @property
     def name(self):
-        changed = ", ".join(
-            f"{name} = {value:g}" if isinstance(value, float) else f"{name} = {value}"
-            for name, value in self.setting.items()
-            if name != "teacher"
-        )
+        changed = told({n: v for n, v in self.setting.items() if n != "teacher"})
         pair = " → ".join((self.setting.get("teacher", self.pair[0]), self.pair[1]))
         return f"{pair}, {changed}" if changed else pair
 
@@ -248,7 +245,7 @@ def panel(study, pair, seeds, split="test_plus", setting=None):
             wanted[method] = list(itertools.takewhile(records.exists, wanted[method]))
     runs = {method: tuple(map(records.read, some)) for method, some in wanted.items() if some}
     own = [study.config(pair, "one_hot", s, setting) for s in range(seeds)]
-    more = [cfg for cfg in study.pool(pair, setting) if cfg not in own and records.exists(cfg)]
+    more = [cfg for cfg in baselines(study, pair, setting) if cfg not in own]
     runs = {"one_hot": tuple(records.read(cfg) for cfg in (*own, *more)), **runs}
     teachers = tuple(records.read(r.config.teacher_config()) for r in runs["kd"])
     for done in runs.values():

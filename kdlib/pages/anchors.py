@@ -15,6 +15,7 @@ from kdlib.study import records
 from kdlib.study.anchors import ANCHORS
 from kdlib.study.done import complete_seeds
 from kdlib.study.grids import study as study_of
+from kdlib.study.studies import told
 
 EDGES = (100, 20)  # training images of a class: many has more than the first, few under the second
 
@@ -223,5 +224,7 @@ def deviations(p):
         rows.insert(4, ("AdaMargin", reading, "reconstructed; other readings are sensitivity"))
     if study.demonstration:
         rows.insert(0, ("status", "a demonstration, not a reproduction", "–"))
+    if study.overrides:
+        rows.insert(0, ("status", f"exploratory: {told(study.overrides)}; in no verdict", "–"))
     found = pd.DataFrame(rows, columns=["choice", "here", "in the paper or its re-run"])
     return Table(found, "What is not as in the paper or its re-run")

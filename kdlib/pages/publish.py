@@ -9,6 +9,7 @@ from kdlib.evidence.words import brief
 from kdlib.pages import readme
 from kdlib.pages.gains import gain_by_bucket
 from kdlib.pages.report import build
+from kdlib.study.cifar import found
 from kdlib.study.done import complete_seeds, some_seeds
 from kdlib.study.files import whole_file
 from kdlib.study.grids import KINDS, study
@@ -48,8 +49,8 @@ def pages(wanted, named, out, notebooks, say):
         out,
         notebooks,
         books={name: KINDS[study(name).kind] for name in seeds},
-        # of all for each, since the overview reads them all
-        inputs=dict.fromkeys(sources, [s["records sha256"] for s in sources.values()]),
+        # of all for each, since the overview reads them all; and whether there are images to show
+        inputs=dict.fromkeys(sources, [s["records sha256"] for s in sources.values()] + [*found()]),
         provenance=sources,
         verdicts=cards,
         say=say,

@@ -16,6 +16,7 @@ from kdlib.pages.report_template.filters import markdown
 from kdlib.pages.report_template.tidy import tidy
 from kdlib.pages.shown import HERE, TEMPLATES
 from kdlib.study.grids import STUDIES
+from kdlib.study.provenance import marked
 
 TEMPLATE = HERE / "report_template"
 # of a page: its title, the sentences of its answer, its first figure
@@ -124,7 +125,7 @@ def render(executed, html, provenance=None, links=None, seconds=None, failure=""
         "errors": [output for output in outputs if output.output_type == "error"],
         "changed": ran.get("parameters", {}),
         "parameters": read_parameters("".join(tagged[:1]), executed),
-        "provenance": provenance or {},
+        "provenance": marked(ran.get("parameters", {}).get("overrides")) | (provenance or {}),
     }
     page, _ = exporter.from_notebook_node(notebook, facts)
     return write(Path(html), tidy(page))

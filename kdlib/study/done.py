@@ -1,8 +1,10 @@
 """How far a study is: from the names of files alone, and without anything heavy."""
 
+import functools
+
 from kdlib.config import KdlibError
 from kdlib.study.files import exists
-from kdlib.study.grids import study
+from kdlib.study.grids import STUDIES, study
 
 
 def complete_seeds(name):
@@ -20,3 +22,18 @@ def some_seeds(name):
             f"study {name} has no complete seed on record; `python -m kdlib run {name}` makes them."
         )
     return done
+
+
+def baselines(chosen, pair, setting=None):
+    """Configs of the pool of a pair that are on record and planned, by this study or another.
+
+    What was only explored with (parameters.overridden) is in no pool but that of its page."""
+    own = {run.config.key() for run in chosen.runs}
+    some = [cfg for cfg in chosen.pool(pair, setting) if exists(cfg)]
+    return [cfg for cfg in some if cfg.key() in own or cfg.key() in _planned()]
+
+
+@functools.cache
+def _planned():
+    """The keys of all runs that any study plans."""
+    return {run.config.key() for s in STUDIES.values() for run in s.runs}

@@ -3,13 +3,13 @@
 Each pair and method has one primary Config. PROTOCOL.md gives the reasons, and says when each
 choice was made."""
 
-import ast
 from dataclasses import replace
 
 from kdlib.config import KdlibError, did_you_mean
 from kdlib.methods import arms
 from kdlib.study import recipes
 from kdlib.study.anchors import ANCHORS, ANCHORS_LT
+from kdlib.study.parameters import check_names, overridden
 from kdlib.study.recipes import ABLATED, KNOB_ARMS, PRIMARY, RIVALS, T1, T2, each
 from kdlib.study.studies import Grid, Search, Study
 
@@ -259,20 +259,24 @@ STUDIES = {s.name: s for s in _EVERY}
 
 
 def study(name) -> Study:
-    """The Study of that name, or KdlibError with the known ones."""
+    """The Study of that name, or KdlibError with the known ones. A Study is returned as it is."""
+    if isinstance(name, Study):
+        return name
     if name not in STUDIES:
         raise KdlibError(f"study {name!r} is unknown: {did_you_mean(name, STUDIES)}")
     return STUDIES[name]
 
 
 def check_parameters(namespace):
-    """The Study that a notebook's parameters `study` and `seeds` ask for.
+    """The Study that a notebook's parameters `study`, `seeds` and `overrides` ask for.
 
-    Call it as check_parameters(globals()). A notebook serves the studies of its `KIND`. KdlibError
-    for a name that only papermill knows, a study that is unknown or of another kind, or seeds out
-    of range."""
-    check_names(namespace, ("study", "seeds"))
+    Call it as check_parameters(globals()). A notebook serves the studies of its `KIND`; those of
+    findings alone have `overrides`. KdlibError for a name that only papermill knows, a study that
+    is unknown or of another kind, seeds out of range, or overrides that parameters.overridden
+    refuses."""
     name, seeds, kind = namespace["study"], namespace["seeds"], namespace["KIND"]
+    more = ("overrides",) if kind == "findings" else ()
+    check_names(namespace, ("study", "seeds", *more))
     fitting = [s.name for s in STUDIES.values() if s.kind == kind]
     if not isinstance(name, str) or name not in fitting:
         raise KdlibError(f"notebook parameter study={name!r}: {did_you_mean(name, fitting)}")
@@ -282,19 +286,4 @@ def check_parameters(namespace):
             f"notebook parameter seeds={seeds!r}: must be a whole number from 1 to {chosen.seeds} "
             f"for {name}."
         )
-    return chosen
-
-
-def check_names(namespace, known):
-    """KdlibError if the cell that papermill injected sets a name that is not known.
-
-    Papermill itself only warns of it."""
-    for cell in namespace.get("In", ()):
-        if not cell.startswith("# Parameters"):  # the first line papermill writes
-            continue
-        assignments = [node for node in ast.parse(cell).body if isinstance(node, ast.Assign)]
-        names = [target.id for node in assignments for target in node.targets]
-        for name in names:
-            if name not in known:
-                said = f"notebook parameter {name!r} is unknown"
-                raise KdlibError(f"{said}: {did_you_mean(name, known)}")
+    return overridden(chosen, namespace.get("overrides", {}))

@@ -3,9 +3,11 @@
 import hashlib
 
 from kdlib.study import records
+from kdlib.study.done import baselines
 from kdlib.study.grids import study
 from kdlib.study.machine import git_sha
 from kdlib.study.pace import in_words
+from kdlib.study.studies import told
 
 DATA_FROM = {  # source of each data set
     "digits": "digits (Alpaydin and Kaynak 1998, from scikit-learn)",
@@ -14,13 +16,13 @@ DATA_FROM = {  # source of each data set
 }
 
 
-def provenance(name, seeds):
-    """{label: value} of the pages of a study's first `seeds` seeds."""
-    chosen = study(name)
+def provenance(chosen, seeds):
+    """{label: value} of the pages of the first `seeds` seeds of a study, or of its name."""
+    chosen = study(chosen)
     configs = chosen(seeds)
     for pair in chosen.pairs:  # whose pages depend on every baseline
         for setting in chosen.settings:
-            configs += chosen.pool(pair, setting)
+            configs += baselines(chosen, pair, setting)
     configs = [cfg for cfg in dict.fromkeys(configs) if records.exists(cfg)]
     facts = [records.read(cfg).facts for cfg in configs]
     keys = [cfg.key() for cfg in configs]
@@ -29,11 +31,11 @@ def provenance(name, seeds):
         digest.update(key.encode() + (records.folder() / f"{key}.json").read_bytes())
     versions = {f"{of} {version}" for f in facts for of, version in f["versions"].items()}
     commit = git_sha()
-    return {
+    return marked(chosen.overrides) | {
         "commit": commit.rstrip("+"),
         "uncommitted changes": "yes" if commit.endswith("+") else "no",
         "commit of the runs": sorted({f["git"] for f in facts}),
-        "command": f"python -m kdlib report {name} --seeds {seeds}",
+        "command": f"python -m kdlib report {chosen.name} --seeds {seeds}",
         "configs sha256": hashlib.sha256(" ".join(keys).encode()).hexdigest(),
         "records sha256": digest.hexdigest(),
         "data": sorted({DATA_FROM[cfg.dataset] for cfg in configs}),
@@ -44,6 +46,12 @@ def provenance(name, seeds):
         "number of runs": len(configs),
         "wall time of the runs": in_words(sum(f["seconds"] for f in facts)),
     }
+
+
+def marked(overrides):
+    """{label: value} that tells a page of overrides, fields or text, from others; {} without."""
+    words = told(overrides) if isinstance(overrides, dict) else str(overrides or "")
+    return {"exploratory, counted nowhere": words} if words else {}
 
 
 def _hardware(facts):

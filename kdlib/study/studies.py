@@ -36,6 +36,7 @@ class Study:
     worst: tuple = ()  # k of the worst-k metrics
     demonstration: bool = False
     superseded: bool = False  # shown last, and never as the answer while there is another
+    overrides: dict = field(default_factory=dict)  # of who explores: see parameters.overridden
 
     def plan(self):
         """The planned runs, in order; teachers may be left out."""
@@ -54,6 +55,12 @@ class Study:
         """The Configs of the first `seeds` seeds, by default of all, each once."""
         seeds = self.seeds if seeds is None else seeds
         return list({r.config.key(): r.config for r in self.runs if r.seed < seeds}.values())
+
+
+def told(fields):
+    """Config fields in words: temperature = 4, decay = step."""
+    values = {n: f"{v:g}" if isinstance(v, float) else v for n, v in fields.items()}
+    return ", ".join(f"{name} = {value}" for name, value in values.items())
 
 
 def run_of(fields):

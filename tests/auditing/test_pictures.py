@@ -17,6 +17,7 @@ import kdlib
 from kdlib.asking import given
 from kdlib.auditing import pictures
 from kdlib.auditing.page import page
+from kdlib.pages.pictures import MOST, ROWS, Picture
 from kdlib.study import grids
 from kdlib.study.datasets import load
 
@@ -93,7 +94,7 @@ def test_what_is_shown_is_what_most_students_lost_and_what_it_says_is_so(teacher
     found = audited(arrays(), y, predicted)
     lost, students, _ = pictures.copies(y, predicted)
     seen = [p.row for p in every(found)]
-    assert len(seen) == len(set(seen)) <= pictures.MOST and len(seen) >= 12
+    assert len(seen) == len(set(seen)) <= MOST and len(seen) >= 12
     for row in found.lost:
         inside = np.flatnonzero(lost & (y == CLASSES.index(row.group)))
         assert row.count == len(inside)
@@ -118,7 +119,7 @@ def test_harmed_groups_come_first_and_alone_and_the_lowest_gain_leads():
     table = found.groups.set_index("group")
     harmed = table[table.finding == "harmed"].sort_values("gain").index
     assert {"ship", "dog"} <= set(harmed)
-    assert [row.group for row in found.lost] == [*harmed][: pictures.ROWS]
+    assert [row.group for row in found.lost] == [*harmed][:ROWS]
     y, predicted = predictions()
     lucky = np.random.default_rng(1).random((3, N)) < 0.85  # nobody is harmed
     predicted["student"] = np.where(lucky, y, predicted["teacher"])
@@ -207,18 +208,18 @@ def test_pictures_of_every_mode(tmp_path, kind):
     image.save(tmp_path / "a.tiff")
     name, data = pictures._of_file(tmp_path, "a.tiff", 0)
     assert name == "a.tiff" and data
-    seen = np.asarray(shown(pictures.Picture(0, "", "", 1, name, data)).convert("L"), dtype=float)
+    seen = np.asarray(shown(Picture(0, "", "", 1, name, data)).convert("L"), dtype=float)
     assert seen.shape == (90, 90) and seen[80:, 80:].mean() > seen[:10, :10].mean() + 60
 
 
 def test_what_is_seen_through_is_white_and_a_turned_photograph_stands_upright(tmp_path):
     Image.new("RGBA", (80, 80), (0, 0, 0, 0)).save(tmp_path / "clear.png")
-    clear = pictures.Picture(0, "", "", 1, "", pictures._of_file(tmp_path, "clear.png", 0)[1])
+    clear = Picture(0, "", "", 1, "", pictures._of_file(tmp_path, "clear.png", 0)[1])
     assert shown(clear).getpixel((40, 40)) == (255, 255, 255)
     exif = Image.Exif()
     exif[0x0112] = 6  # turned by a quarter
     Image.new("RGB", (100, 50)).save(tmp_path / "turned.jpg", exif=exif)
-    turned = pictures.Picture(0, "", "", 1, "", pictures._of_file(tmp_path, "turned.jpg", 0)[1])
+    turned = Picture(0, "", "", 1, "", pictures._of_file(tmp_path, "turned.jpg", 0)[1])
     assert shown(turned).size == (50, 100)
 
 
@@ -282,12 +283,12 @@ def test_the_images_of_a_study_are_those_of_its_records_or_refused():
     data = load(cfg)
     y = np.concatenate([data.test.y, data.left_out.y])
     panel = SimpleNamespace(teachers=[SimpleNamespace(config=cfg)], y=y)
-    images = given._images(panel, "data")
+    images = given.images_of(panel, "data")
     assert images.shape == (len(y), 8, 8, 1) and images.dtype == np.uint8
     np.testing.assert_array_equal(images[0], data.test.x[0])
     np.testing.assert_array_equal(images[-1], data.left_out.x[-1])
     panel.y = y[::-1]
-    assert "not the images" in refused(given._images, panel, "data")
+    assert "not the images" in refused(given.images_of, panel, "data")
 
 
 # ---------------------------------------------------------------- the page
@@ -322,11 +323,11 @@ def test_how_it_looks(browser, saved_page, width, in_a_row):
     assert len(requested(browser)) == 1
     assert browser.execute_script("return document.documentElement.scrollWidth") <= width
     boxes = browser.execute_script(
-        "return [...document.querySelectorAll('.lost img')].map(e => e.getBoundingClientRect().toJSON())"
+        "return [...document.querySelectorAll('.tiles img')].map(e => e.getBoundingClientRect().toJSON())"
     )
     assert all((round(box["width"]), round(box["height"])) == (64, 64) for box in boxes)
     assert sum(box["top"] == boxes[0]["top"] for box in boxes) == in_a_row
     for scheme in ("light", "dark"):
         look(browser, width, scheme)
-        found = browser.execute_script(CONTRAST, ".lost strong, .lost em, .lost small")
+        found = browser.execute_script(CONTRAST, ".tiles strong, .tiles em, .tiles small")
         assert len(found) > 30 and min(found)[0] >= 4.5

@@ -64,8 +64,8 @@ def test_a_word_that_is_not_allowed_is_named_with_those_that_are(name):
 def test_ranges_include_their_ends_and_nothing_beyond(name):
     kind = float if isinstance(DEFAULTS[name], float) else int
     low, high = RANGES[name]
-    checked = config._checked  # of the field alone, whatever the others are
-    assert [checked(FIELDS[name], kind(end)) for end in (low, high)] == [low, high]
+    checked = config.checked  # the field alone, whatever the others are
+    assert [checked(name, kind(end)) for end in (low, high)] == [low, high]
     for value in (kind(low - 1), kind(high + 1), float("inf"), float("nan")):
         with pytest.raises(KdlibError, match=f"Config field {name}="):
             Config(**{name: value})

@@ -1,0 +1,148 @@
+"""What a notebook is given: names that papermill sets, and overrides of a study to explore with."""
+
+import ast
+from dataclasses import replace
+
+from kdlib.config import DEFAULTS, MODELS, KdlibError, checked, did_you_mean
+from kdlib.study.studies import Study, told
+
+FIXED = {  # fields of Config that no override may set, and why
+    "dataset": "the study's recipe and its classes are of its own data; choose another study",
+    "seed": "a study counts its seeds; the parameter `seeds` says how many",
+    "method": "a study compares all its methods",
+    "teacher_seed": "teachers are counted with the seeds",
+    "fold": "it belongs to the teachers of a crossfit",
+    "with_val": "a student with a teacher may not train on the labels of val",
+}
+OPEN = [name for name in DEFAULTS if name not in FIXED]
+NETWORKS = {"teacher", "student"}  # they change the pairs
+PARAMETER = "notebook parameter overrides"
+
+
+def check_names(namespace, known):
+    """KdlibError if the cell that papermill injected sets a name that is not known.
+
+    Papermill itself only warns of it."""
+    for cell in namespace.get("In", ()):
+        if not cell.startswith("# Parameters"):  # the first line papermill writes
+            continue
+        assignments = [node for node in ast.parse(cell).body if isinstance(node, ast.Assign)]
+        names = [target.id for node in assignments for target in node.targets]
+        for name in names:
+            if name not in known:
+                said = f"notebook parameter {name!r} is unknown"
+                raise KdlibError(f"{said}: {did_you_mean(name, known)}")
+
+
+def overridden(chosen, overrides) -> Study:
+    """The study with other Config fields for all its runs, to explore; {} or "": the study itself.
+
+    overrides: {field: value}, or the same as text (YAML, so JSON too). A method keeps what it sets
+    itself, such as the tuned weight of `kd_tuned`. Fields of data and training hold for teachers
+    too, which are then trained anew (Config.teacher_config); fields of the loss leave them as they
+    are. `student` and `teacher` take the place of one network in every pair; bucket edges, in
+    training images, stay. Runs that the study has already are read, not repeated. KdlibError for
+    what no run can have, and for what changes no run."""
+    fields = _fields(overrides)
+    if not fields:
+        return chosen
+    explored = _with(chosen, fields)
+    _check_networks(chosen, fields)
+    for pair in explored.pairs:
+        for method in explored.methods:
+            try:
+                explored.config(pair, method, 0, explored.settings[0])
+            except KdlibError as error:
+                runs = f"{method} of {' → '.join(map(str, pair))} cannot run"
+                raise KdlibError(f"{PARAMETER}={fields}: {runs}: {error}") from None
+    for name, value in fields.items():
+        if not _matters(chosen, fields, name):
+            raise KdlibError(
+                f"{PARAMETER}: {name}={value!r} leads to no new run: {chosen.name} has them all "
+                "already, or its methods do not read this field or set it themselves."
+            )
+    return explored
+
+
+def _fields(overrides):
+    """{field: value in its canonical type} of the parameter; KdlibError for a wrong one."""
+    fields = _read(overrides) if isinstance(overrides, str) else overrides
+    if not isinstance(fields, dict):
+        raise KdlibError(
+            f"{PARAMETER}={overrides!r}: must be fields of Config with their values, as in "
+            "{temperature: 4, student: resnet14}."
+        )
+    found = {}
+    for name, value in fields.items():
+        if name in FIXED:
+            raise KdlibError(f"{PARAMETER}: {name} cannot be overridden: {FIXED[name]}.")
+        if name not in OPEN:
+            raise KdlibError(f"{PARAMETER}: {name!r} is unknown: {did_you_mean(name, OPEN)}")
+        try:
+            found[name] = checked(name, value)
+        except KdlibError as error:
+            raise KdlibError(f"{PARAMETER}: {error}{_hint(value)}") from None
+    return found
+
+
+def _check_networks(chosen, fields):
+    """KdlibError for a network that does not take the images of the study."""
+    on_digits = chosen.shared["dataset"] == "digits"
+    fitting = [name for name in MODELS if name.startswith("cnn") == on_digits]
+    for name in NETWORKS & fields.keys():
+        if fields[name] not in fitting:
+            raise KdlibError(
+                f"{PARAMETER}: {name}={fields[name]!r} does not fit the images of {chosen.name}. "
+                f"Allowed: {', '.join(fitting)}."
+            )
+
+
+def _read(text):
+    """What a text says in YAML; papermill's -p gives every value as text."""
+    import yaml  # here, because papermill brings it and the command line needs none
+
+    try:
+        return yaml.safe_load(text) or {}
+    except yaml.YAMLError:
+        return None
+
+
+def _hint(value):
+    """What may be wrong about a value that is text; "" without a guess."""
+    try:
+        number = float(value) if isinstance(value, str) else None
+    except ValueError:
+        return ""
+    return "" if number is None else f" It is text here: write {number:g} without quotes."
+
+
+def _with(chosen, fields):
+    """The study with these fields, unchecked."""
+    pairs, seeds = [], {}
+    for teacher, student in chosen.pairs:
+        pair = fields.get("teacher", teacher), fields.get("student", student)
+        pairs.append(pair)
+        first = chosen.teacher_seeds.get((teacher, student))
+        # the same teachers, unless they would be the baselines
+        if first is not None and pair[0] == teacher != pair[1]:
+            seeds[pair] = first
+    setting = {name: value for name, value in fields.items() if name not in NETWORKS}
+    return replace(
+        chosen,
+        name=f"{chosen.name}-exploratory",
+        title=f"Exploratory ({told(fields)}): {chosen.title}",
+        pairs=tuple(dict.fromkeys(pairs)),
+        settings=(setting,),
+        teacher_seeds=seeds,
+        overrides=fields,
+    )
+
+
+def _matters(chosen, fields, name):
+    """Whether there are runs that one of the fields alone makes another."""
+    others = {n: value for n, value in fields.items() if n != name}
+    try:
+        without = _with(chosen, others)()
+    except KdlibError:  # it makes the others possible, as decay does with milestones
+        return True
+    return not set(_with(chosen, fields)()) <= set(without)
