@@ -74,11 +74,12 @@ def links_of(books):
     """Links between the pages of a chapter: {study: {study: [(address, words)]}}.
 
     books: {study: names of its notebooks}. Addresses are those from a page of the first study; the
-    study itself comes first."""
+    findings come first."""
     links = {}
     for here in books:
-        of_chapter = [here, *(s for s in books if s != here and chapter(s) == chapter(here))]
-        links[here] = {study: _links(study, here, books[study]) for study in of_chapter}
+        own = [study for study in books if chapter(study) == chapter(here)]
+        own.sort(key=lambda study: study != chapter(study))
+        links[here] = {study: _links(study, here, books[study]) for study in own}
     return links
 
 
