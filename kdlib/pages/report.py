@@ -13,7 +13,7 @@ from papermill.exceptions import PapermillExecutionError
 from traitlets.config import Config
 
 from kdlib.config import KdlibError
-from kdlib.pages.render import TEMPLATE, render, write, write_index
+from kdlib.pages.render import TEMPLATE, links_of, render, write, write_index
 from kdlib.pages.shown import HERE
 
 STAMPS = ".stamps.json"
@@ -84,12 +84,11 @@ def build(studies, out, notebooks, *, books, inputs, provenance, verdicts, say=p
     parameters = {study: {"study": study, **more} for study, more in studies.items()}
     try:
         stamps = _stamps(out)
+        links = links_of({study: [book.stem for book in some] for study, some in of.items()})
         for study, some in of.items():
-            links = [("../index.html", "All findings")]
-            links += [(f"{book.stem}.html", book.stem.replace("_", " ")) for book in some]
             run = parameters[study], inputs[study], provenance[study]
             for book in some:
-                page = _page(book, out / study, *run, links, stamps)
+                page = _page(book, out / study, *run, links[study], stamps)
                 pages.append(page)
                 done = f"{page.study}/{page.name}: {page.status} ({page.seconds:.0f} s)"
                 say(f"{done} {page.message}".strip())
