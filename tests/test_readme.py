@@ -9,7 +9,6 @@ from pathlib import Path
 
 import nbformat
 import pytest
-import torch
 import yaml
 
 from kdlib.__main__ import _parse
@@ -18,7 +17,6 @@ from kdlib.config import DEFAULTS, Config, KdlibError
 from kdlib.data import long_tail_counts
 from kdlib.evidence import choice
 from kdlib.evidence.rules import AVERAGE_MARGIN, CLAIMS, HALVES, HARM, LEVEL, LOWEST_ACCURACY
-from kdlib.losses import kd
 from kdlib.methods import METHODS, entry, name_of
 from kdlib.pages import results
 from kdlib.pages.render import read_parameters
@@ -179,23 +177,6 @@ def test_the_commands_a_reader_needs_are_there():
     verbs = ("run cifar100-lt-self", "data get cifar100", "status", "doctor")
     assert {f"python -m kdlib {verb}" for verb in verbs} <= told
     assert any(command.startswith("papermill ") for command in told)
-
-
-def test_python_of_the_readme_runs_and_gives_the_loss_it_names():
-    (block,) = [block for language, block in FENCE.findall(README) if language == "python"]
-    seen = {}
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        exec(compile(block, "README.md", "exec"), seen)
-    margin = seen["margin"]
-    assert margin.shape == (3,) and (margin > 0).all() and (margin < 1).all()
-    x, y, group = (seen[name][seen["train"]] for name in ("x", "y", "group"))
-    logits, teacher_logits = seen["student"](x), seen["teacher"](x)
-    for g, alpha in enumerate(seen["margin"].tolist()):  # group by group, with a number as alpha
-        ours = group == g
-        by_hand = kd(logits, teacher_logits, y, alpha, 2.0)[ours]
-        torch.testing.assert_close(seen["loss"][ours], by_hand)
-    assert seen["student"].weight.grad.abs().sum() > 0
 
 
 # ---------------------------------------------------------------- PROTOCOL.md's tables
