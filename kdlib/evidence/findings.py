@@ -2,6 +2,8 @@
 
 Nobody writes one by hand."""
 
+import functools
+
 import numpy as np
 import pandas as pd
 
@@ -13,6 +15,7 @@ from kdlib.study.done import complete_seeds, some_seeds
 from kdlib.study.grids import STUDIES, study
 
 
+@functools.lru_cache(maxsize=32)  # a page asks for those of a pair again and again
 def pair_verdicts(p):
     """The cards of one Panel: a dictionary for each finding, with its verdict in one word.
 
