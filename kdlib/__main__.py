@@ -5,14 +5,22 @@ Imports torch only if needed.
 
 import argparse
 import errno
+import functools
 import os
 import re
+import signal
 import sys
+import textwrap
 import time
 from pathlib import Path
 
+if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # until main listens: no traceback of an import
+
 from kdlib import __version__
-from kdlib.config import KdlibError, did_you_mean
+from kdlib.config import KdlibError, count_of, did_you_mean
+from kdlib.study import stopping
+from kdlib.study.files import exists
 from kdlib.study.grids import STUDIES, study
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -23,11 +31,12 @@ NOT_A_BUG = (errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES,
 
 
 def run(args):
-    """Do the runs of a study that have no record; exit code 1 if you decline."""
+    """Run whatever a study is still missing; exit code 1 if you decline."""
     start = time.monotonic()
     chosen, seeds = study(args.study), args.seeds
     if seeds and seeds > chosen.seeds:
-        raise KdlibError(f"--seeds {seeds}: study {args.study} has {chosen.seeds} planned seeds.")
+        planned = count_of(chosen.seeds, "planned seed")
+        raise KdlibError(f"--seeds {seeds}: study {args.study} has {planned}.")
     if args.method:
         from kdlib.study.done import complete_seeds
 
@@ -50,27 +59,29 @@ def run(args):
     jobs = args.jobs or sweep.default_jobs(device)
     todo = sweep.missing(configs)
     done = len(configs) - len(todo)
-    print(f"{args.study}: {len(configs)} runs, {done} of them on record", flush=True)
+    print(f"{args.study}: {count_of(len(configs), 'run')}, {done} on record", flush=True)
     if todo and not _agreed(args, todo, device, jobs):
         return 1
     budget = args.budget and args.budget - (time.monotonic() - start)
     sweep.sweep(configs, args.data, device, jobs, budget)
     left = len(sweep.missing(configs))
     rest = "; time is up, and the same command goes on with the rest" if left else ""
-    print(f"{len(configs) - left} of {len(configs)} runs are on record{rest}")
+    print(f"{_on_record(configs)}{rest}")
     if args.method and not left:
         from kdlib.pages.publish import compared
 
         print("\n".join(compared(chosen, seeds, ["kd", *args.method])))
 
 
+def _on_record(configs):
+    """How many runs are on record, in words."""
+    done = sum(exists(cfg) for cfg in configs)
+    return f"{done} of {count_of(len(configs), 'run')} on record"
+
+
 def _agreed(args, todo, device, jobs):
     """Say how long the runs take; whether they may start, asked for if it is long."""
-    from kdlib.study import pace
-
-    seconds = pace.together(todo, args.data, device, jobs)
-    about = f"about {pace.in_words(seconds)}"
-    print(f"{len(todo)} to do: {about} here ({device}, {jobs} at a time)", flush=True)
+    seconds, about = _say_how_long(todo, args.data, device, jobs)
     if seconds <= ASK_ABOVE or args.yes or args.budget:
         return True
     if not sys.stdin.isatty():
@@ -82,6 +93,16 @@ def _agreed(args, todo, device, jobs):
     return sys.stdin.readline().strip().lower() in ("y", "yes")
 
 
+def _say_how_long(todo, data, device, jobs):
+    """Measure how long runs take on this machine: the seconds, and the same in words."""
+    from kdlib.study import pace
+
+    seconds = pace.together(todo, data, device, jobs)
+    about = f"about {pace.in_words(seconds)}"
+    print(f"{len(todo)} to do: {about} here ({device}, {jobs} at a time)", flush=True)
+    return seconds, about
+
+
 def report(args):
     """Build the pages of studies, digits trained first if need be; exit code 1 if a page failed."""
     # a recipe shown on digits is a hundred runs: on request
@@ -91,16 +112,20 @@ def report(args):
     from kdlib.study import sweep
 
     if args.readme:
+        if args.studies or args.seeds:
+            raise KdlibError("--readme is of all studies on record: leave out STUDY and --seeds.")
         publish.answer(README)
         return 0
     wanted = {s.name: min(args.seeds or s.seeds, s.seeds) for s in chosen}
     configs = [cfg for s in chosen if s.demonstration for cfg in s(wanted[s.name])]
     args.configs = list(dict.fromkeys(configs))  # studies share runs
-    if todo := len(sweep.missing(args.configs)):
-        of_all = f"{todo} of {len(args.configs)} runs"
-        print(f"digits: {of_all} have no record and are done first", flush=True)
+    if todo := sweep.missing(args.configs):
+        of_all = f"{len(todo)} of {count_of(len(args.configs), 'run')}"
+        print(f"digits: {of_all} are missing and come first", flush=True)
+        device = sweep.default_device()
+        _say_how_long(todo, None, device, sweep.default_jobs(device))
         sweep.sweep(args.configs)
-    say = print if sys.stdout.isatty() else lambda line: None
+    say = functools.partial(print, flush=True)
     pages, said = publish.pages(wanted, args.studies, args.out, NOTEBOOKS, say)
     print("\n".join([*said, str(Path(args.out).resolve() / "index.html")]))
     failed = [page for page in pages if page.status == "failed"]
@@ -151,13 +176,10 @@ def audit(args):
 def status(args):
     """Say what is on record, from the names of files alone."""
     from kdlib.study.done import complete_seeds
-    from kdlib.study.files import exists
 
     for s in [study(name) for name in args.studies or STUDIES]:
-        done = [exists(cfg) for cfg in s()]
-        complete = complete_seeds(s.name)
-        runs = f"{sum(done)} of {len(done)} runs"
-        print(f"{s.name}: {runs}, {complete} of {s.seeds} seeds complete")
+        complete = f"{complete_seeds(s.name)} of {count_of(s.seeds, 'seed')} complete"
+        print(f"{s.name}: {_on_record(s())}, {complete}")
 
 
 def data(args):
@@ -180,7 +202,19 @@ def doctor(args):
     return 1 if wrong else 0
 
 
+class _Help(argparse.HelpFormatter):
+    """Breaks lines between words alone: names of studies have hyphens."""
+
+    def _split_lines(self, text, width):
+        return textwrap.wrap(text, width, break_on_hyphens=False)
+
+
 class _Parser(argparse.ArgumentParser):
+    """Options in full only: an abbreviation may be a typing error."""
+
+    def __init__(self, **more):
+        super().__init__(**more, allow_abbrev=False, formatter_class=_Help)
+
     def error(self, message):
         raise KdlibError(f"{message}; see: {self.prog} --help")
 
@@ -190,14 +224,14 @@ def _duration(text):
     found = re.fullmatch(r"(\d+(?:\.\d+)?)([smh]?)", text)
     if not found or not float(found[1]):
         raise argparse.ArgumentTypeError(
-            f"{text!r} is no duration; allowed: 90s, 9m, 2h, or seconds as in 540"
+            f"{text!r} must be a duration such as 90s, 9m, 2h, or 540 (seconds)"
         )
     return float(found[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[found[2]]
 
 
 def _count(text):
     if not text.isdecimal() or not int(text):
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 1 on")
+        raise argparse.ArgumentTypeError(f"{text!r} must be a whole number, 1 or more")
     return int(text)
 
 
@@ -221,7 +255,8 @@ def _parse(argv):
     if unknown:
         usage = commands.get(args.command, parser).format_help()
         known = dict.fromkeys(re.findall(r"^  (?:-\w, )?(--[a-z-]+)", usage, re.M))
-        raise KdlibError(f"{unknown[0]!r} is unknown: {did_you_mean(unknown[0], known)}")
+        word = unknown[0].partition("=")[0]
+        raise KdlibError(f"{word!r} is unknown: {did_you_mean(word, known)}")
     return args
 
 
@@ -319,17 +354,21 @@ def _audit_options(add):
 def main(argv=None):
     """Run one command and return its exit code.
 
-    0, 1 and 3 (see the commands), 2 (error, one sentence), 130 (interrupted) or 141 (the reader of
-    the output has gone).
+    0, 1 and 3 (see the commands), 2 (error, one sentence), 130 (interrupted), 143 (told to stop) or
+    141 (the reader of the output has gone).
     """
     args = argparse.Namespace(configs=())
     code = 2
     try:
         try:
+            if argv is None:
+                stopping.listen()
             args = _parse(sys.argv[1:] if argv is None else argv)
             return args.command(args) or 0
         finally:
             sys.stdout.flush()
+            if argv is None:
+                stopping.ignore()
     except KdlibError as error:
         said = error
     except ModuleNotFoundError as error:
@@ -337,15 +376,13 @@ def main(argv=None):
             raise
         install = 'pip install ".[study]" in the clone of kdlib installs all that it needs'
         said = f"this command needs {error.name}, which is not installed; {install}"
-    except KeyboardInterrupt:
-        from kdlib.study.records import exists
-
-        done = ""
+    except KeyboardInterrupt as stopped:
+        number = stopped.args[0] if isinstance(stopped, stopping.Stopped) else signal.SIGINT
+        said = "interrupted" if number == signal.SIGINT else "told to stop"
         if args.configs:
-            recorded = sum(map(exists, args.configs))
-            done = f"{recorded} of {len(args.configs)} runs are on record; "
-        said = f"interrupted; {done}the same command resumes"
-        code = 130
+            said += f" with {_on_record(args.configs)}, which are kept"
+        said += "; the same command goes on from there"
+        code = 128 + number
     except OSError as error:
         if error.errno not in NOT_A_BUG:
             raise
