@@ -8,7 +8,6 @@ import time
 
 from tqdm import tqdm  # tqdm.auto warns in notebooks without ipywidgets
 
-from kdlib.config import count_of
 from kdlib.study.pace import in_words
 from kdlib.study.watch import log_file
 
