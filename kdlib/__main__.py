@@ -378,10 +378,11 @@ def main(argv=None):
         said = f"this command needs {error.name}, which is not installed; {install}"
     except KeyboardInterrupt as stopped:
         number = stopped.args[0] if isinstance(stopped, stopping.Stopped) else signal.SIGINT
-        said = "interrupted" if number == signal.SIGINT else "told to stop"
+        word = "interrupted" if number == signal.SIGINT else "told to stop"
+        said = f"{word}; the same command starts again"
         if args.configs:
-            said += f" with {_on_record(args.configs)}, which are kept"
-        said += "; the same command goes on from there"
+            kept = f"finished runs are kept ({_on_record(args.configs)})"
+            said = f"{word}; {kept}, and the same command goes on with the rest"
         code = 128 + number
     except OSError as error:
         if error.errno not in NOT_A_BUG:

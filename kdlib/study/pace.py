@@ -21,6 +21,8 @@ from kdlib.train import fit, predict
 
 MEASURED = 4  # runs side by side whose pace is measured; each takes seconds to be captured
 
+STARTING = 5.0  # seconds; see `starting`
+
 
 def falls_back(function):
     """The function, which goes on without graphs, and says so, where steps cannot be captured."""
@@ -79,10 +81,15 @@ def workers(configs, device, jobs):
     return min(jobs, len(configs)) if device == "cpu" else 1
 
 
+def starting(device):
+    """Seconds until the first process trains, which has to import torch and read the data."""
+    return STARTING if device == "cpu" else 0.0
+
+
 def together(configs, folder, device, jobs):
     """Seconds that all Configs take on this machine, `jobs` at a time."""
     expected = shares(configs, folder, device, jobs)
-    return sum(expected.values()) / workers(configs, device, jobs)
+    return starting(device) + sum(expected.values()) / workers(configs, device, jobs)
 
 
 _PACES = {}  # what was measured here

@@ -22,9 +22,10 @@ LOOKS = "{percentage:3.0f}% |{bar:8}| {elapsed} {desc}"
 class Progress:
     """Follows the runs of a Plan, by what they write into the log.
 
-    workers: how many of the expected seconds, plan.shares, pass in one second."""
+    workers: how many of the expected seconds, plan.shares, pass in one second; starting: seconds
+    before the first of them."""
 
-    def __init__(self, plan, workers):
+    def __init__(self, plan, workers, starting):
         self.plan = plan
         self.workers = workers
         self.todo = {cfg.key(): cfg for cfg in plan.pending}
@@ -33,7 +34,8 @@ class Progress:
         self.expected = sum(plan.shares[key] for key in self.todo)
         self.place = log_file().stat().st_size if log_file().exists() else 0
         self.start = self.seen = self.said = time.monotonic()
-        self.left = self.expected / workers
+        self.left = starting + self.expected / workers
+        self.least = self.expected / workers  # as long as nothing was done
         self.done = 0.0  # of the expected seconds
         self.ended = 0  # runs
 
@@ -50,10 +52,22 @@ class Progress:
         done = sum(self.plan.shares[key] * self._share(key) for key in self.todo)
         self.ended = len(self.todo) - len(busy)
         if done > self.done:
-            self.done, self.seen = done, time.monotonic()
-            trusted = TRUSTED * self.expected / self.workers
-            slower = (self.seen - self.start + trusted) / (done / self.workers + trusted)
-            self.left = slower * (self.expected - done) / self.workers
+            self._estimate(done)
+
+    def _estimate(self, done):
+        """What is left, now that so many of the expected seconds are done.
+
+        The pace is that since the first epoch: processes take their time to start."""
+        self.seen = time.monotonic()
+        if not self.done:
+            self.start = self.seen
+            self.before = done
+        trusted = TRUSTED * self.expected / self.workers
+        paid = self.seen - self.start + trusted
+        slower = paid / ((done - self.before) / self.workers + trusted)
+        self.left = slower * (self.expected - done) / self.workers
+        self.least = 0.0
+        self.done = done
 
     def _read(self, line):
         found = EPOCH.search(line)
@@ -69,8 +83,8 @@ class Progress:
 
     def told(self):
         """The runs and epochs done, and the time that is left, in words."""
-        left = max(0.0, self.left - (time.monotonic() - self.seen))
-        ends = f"about {in_words(left)} left"
+        left = max(self.least, self.left - (time.monotonic() - self.seen))
+        ends = "all done" if self.ended == len(self.todo) else f"about {in_words(left)} left"
         until = self.plan.deadline and self.plan.deadline - time.time()
         if until is not None and until < left:
             ends = f"{in_words(max(0.0, until))} until time is up"
@@ -79,9 +93,9 @@ class Progress:
         return f"{self.ended}/{len(self.todo)} runs, {epochs:,}/{every:,} epochs, {ends}"
 
     def names(self):
-        """The runs in work, each by its method, network and seed."""
+        """The runs in work: their keys without the data set and the hash."""
         running = list(self.plan.running)
-        some = [f"{cfg.method} {cfg.student} s{cfg.seed}" for cfg in running[:SHOWN]]
+        some = ["_".join(cfg.key().split("_")[1:-1]) for cfg in running[:SHOWN]]
         more = [f"{len(running) - SHOWN} more"] if len(running) > SHOWN else []
         return ", ".join([*some, *more])
 
@@ -93,9 +107,9 @@ class Progress:
 
 
 @contextlib.contextmanager
-def shown(plan, workers):
+def shown(plan, workers, starting):
     """A function to call whenever a run ended; beside it a bar where somebody can see it."""
-    progress = Progress(plan, workers)
+    progress = Progress(plan, workers, starting)
     in_notebook = "ipykernel" in sys.modules
     if not in_notebook and not sys.stderr.isatty():
 

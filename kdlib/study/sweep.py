@@ -18,7 +18,7 @@ from kdlib.study import records, stopping
 from kdlib.study.experiment import collected, load, together
 from kdlib.study.files import available_cores
 from kdlib.study.machine import default_device
-from kdlib.study.pace import falls_back, shares, workers
+from kdlib.study.pace import falls_back, shares, starting, workers
 from kdlib.study.plan import Plan
 from kdlib.study.progress import shown
 from kdlib.study.watch import OutOfTime
@@ -62,7 +62,7 @@ def _do_all(todo, folder, device, jobs, deadline):
     plan, failures = _planned(todo, folder, device, jobs, deadline), []
     work = _in_processes if _needs_processes(device) else _in_lockstep
     with (
-        shown(plan, workers(todo, device, jobs)) as ended,
+        shown(plan, workers(todo, device, jobs), starting(device)) as ended,
         contextlib.closing(work(plan, jobs, (folder, device, deadline), failures)) as steps,
     ):
         for _ in steps:
