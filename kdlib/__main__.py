@@ -104,7 +104,7 @@ def _say_how_long(todo, data, device, jobs):
 
 
 def report(args):
-    """Build the pages of studies, digits trained first if need be; exit code 1 if a page failed."""
+    """Build the pages of studies, training digits first if needed; exit code 1 if a page failed."""
     # a recipe shown on digits is a hundred runs: on request
     usual = [s.name for s in STUDIES.values() if not (s.demonstration and s.kind == "recipe")]
     chosen = [study(name) for name in args.studies or usual]
@@ -135,9 +135,9 @@ def report(args):
 
 
 def audit(args):
-    """Say whom a distillation hurt, from predictions of your own.
+    """Report which groups distillation hurt, from your own predictions.
 
-    Exit code 1 if a condition of --fail-if or --gate is met, 3 if none is but one is unknown.
+    Exit code 1 if a condition of --fail-if or --gate is met, 3 if none is met but one is unknown.
     """
     from kdlib.asking import given
     from kdlib.auditing import ci, comparison, page, progress
@@ -174,7 +174,7 @@ def audit(args):
 
 
 def status(args):
-    """Say what is on record, from the names of files alone."""
+    """Show how many runs of each study are on record."""
     from kdlib.study.done import complete_seeds
 
     for s in [study(name) for name in args.studies or STUDIES]:
@@ -183,9 +183,11 @@ def status(args):
 
 
 def data(args):
-    """Say where data sets are, or fetch one."""
+    """Show where the data sets are, or download one."""
     from kdlib.study import cifar
 
+    if args.action and not args.name:
+        raise KdlibError(f"data get needs a NAME: {' or '.join(cifar.NAMES)}.")
     if args.action:
         print(cifar.download(args.name, args.to, args.url))
     else:
@@ -193,7 +195,7 @@ def data(args):
 
 
 def doctor(args):
-    """Say what this machine has; exit code 1 if something stops digits from running."""
+    """Check what this machine has; exit code 1 if something keeps studies from running."""
     from kdlib.study import cifar
     from kdlib.study.doctor import examined
 
@@ -267,14 +269,14 @@ AGAIN = {"action": "append", "default": []}
 
 def _run_options(add):
     add("study", metavar="STUDY", help=", ".join(STUDIES))
-    add("--seeds", **COUNT, help="the first N; default: all planned")
-    only = "start only what ends in time: 90s, 9m, 2h"
+    add("--seeds", **COUNT, help="only the first N seeds; default: all planned")
+    only = "start only runs that will end in time: 90s, 9m, 2h"
     add("--budget", type=_duration, metavar="TIME", help=only)
-    add("--device", choices=("cpu", "cuda"), help="default: cuda where torch can use it")
-    add("--jobs", **COUNT, help="runs at a time; default: CPU cores, or 9 on a GPU")
-    add("--data", metavar="DIR", help="default: $KDLIB_DATA, else data/")
-    add("--yes", action="store_true", help="start also what takes more than ten minutes")
-    also = "also train this method, and compare it with what is on record; may be repeated"
+    add("--device", choices=("cpu", "cuda"), help="default: cuda if torch can use it, else cpu")
+    add("--jobs", **COUNT, help="runs at a time; default: one per CPU core, or 9 on a GPU")
+    add("--data", metavar="DIR", help="where the data sets are; default: $KDLIB_DATA, else data/")
+    add("--yes", action="store_true", help="start without asking, even if it takes hours")
+    also = "also train this method and compare it with what is on record; may be repeated"
     add("--method", **AGAIN, metavar="NAME", help=also)
 
 
@@ -284,71 +286,75 @@ def _studies(default):
 
 def _report_options(add):
     _studies("all with a complete seed")(add)
-    add("--seeds", **COUNT, help="the first N; default: all planned")
-    add("--out", default="reports", metavar="DIR", help="default: reports")
-    add("--readme", action="store_true", help="only write the answer into README.md")
+    add("--seeds", **COUNT, help="only the first N seeds; default: all planned")
+    add("--out", default="reports", metavar="DIR", help="folder of the pages; default: reports")
+    only = "build no pages; only write the results into README.md and RESULTS.md"
+    add("--readme", action="store_true", help=only)
 
 
 def _data_options(add):
-    add("action", nargs="?", choices=("get",), help="get: fetch the data set NAME")
-    add("name", nargs="?", default="", metavar="NAME", help="cifar100 or cifar10")
-    add("--to", metavar="DIR", help="of get: a folder; default: $KDLIB_DATA, else data/")
-    add("--url", help="of get: a mirror of the archive")
+    add("action", nargs="?", choices=("get",), help="get: download the data set NAME")
+    add("name", nargs="?", metavar="NAME", help="cifar100 or cifar10")
+    to = "with get: the folder to put it in; default: $KDLIB_DATA, else data/"
+    add("--to", metavar="DIR", help=to)
+    add("--url", help="with get: a mirror of the archive")
 
 
 def _audit_options(add):
     formats = "npz, npy, CSV, Parquet, JSON or others; FILE:COLUMN chooses a column"
     add("--labels", **FILE, help=f"true classes of the test examples: {formats}")
-    untaught = "of the same network trained without a teacher:"
+    untaught = "the same network trained without a teacher:"
     for name, whose in (("teacher", "its"), ("student", "its"), ("baseline", untaught)):
-        scores = f"{whose} logits, probabilities or classes; a file a training run"
+        scores = f"{whose} logits, probabilities or classes; one file per training run"
         if name == "student":
-            scores += "; several students have names: kd=k0.npz k1.npz ada=a0.npz a1.npz"
+            scores += "; to compare several students, name them: kd=k0.npz k1.npz ada=a0.npz a1.npz"
         add(f"--{name}", nargs="+", **FILE, help=scores)
-    groups = "a column of names, several columns, or a 0/1 matrix; default: the classes"
-    add("--groups", **FILE, help=groups)
-    add("--weights", **FILE, help="of the examples")
-    counts = "training examples of each group, for the buckets many, medium, few"
+    groups = "the group of each example: a column of names, several columns, or a 0/1 matrix; "
+    add("--groups", **FILE, help=groups + "default: the classes")
+    add("--weights", **FILE, help="weights of the examples")
+    counts = "training examples in each group, which sorts groups into many-, medium- and few-shot"
     add("--train-counts", **FILE, help=counts)
-    edges = "of those buckets; default: 100 20"
+    edges = "a group is many-shot above MANY, few-shot below FEW; default: 100 20"
     add("--edges", nargs=2, type=_count, metavar=("MANY", "FEW"), help=edges)
     add("--classes", **FILE, help="names of the classes, one per line")
-    absent = "of examples without a group: leave them out, or make them a group"
+    absent = "examples without a group: leave them out, or make them a group of their own"
     add("--missing-groups", choices=("drop", "own"), help=absent)
-    kinds = "of the scores: auto, logits, probabilities or classes, or one a role: student=logits"
+    kinds = "what the scores are: auto, logits, probabilities or classes; per role: student=logits"
     add("--kind", nargs="+", metavar="KIND", help=kinds)
-    worst = "groups in the worst-k metrics; default: a tenth"
+    worst = "how many groups count as the worst; default: a tenth of them"
     add("--worst", type=_count, metavar="K", help=worst)
-    add("--title", help="of the page")
+    add("--title", help="title of the page")
     by = "columns of --groups to use: sex 'age:4' (four ranges) 'sex x age:4'; default: all"
     add("--by", nargs="+", metavar="COLUMN", help=by)
-    search = "what is known of each example: a search in it for the subgroups that lost most"
+    search = "attributes of each example, to be searched for the subgroups that lost most"
     add("--search", **FILE, help=search)
-    images = "paths of their images, to show what was lost; of --study the folder of its data"
+    images = "paths of the images, to show which were lost; with --study: the folder of its data"
     add("--images", **FILE, help=images)
-    conditions = "'groups_harmed > 0', 'gain[group=truck].high < 0'; all of them: docs/audit.md"
-    add("--fail-if", **AGAIN, metavar="CONDITION", help=conditions)
-    add("--gate", **FILE, help="such conditions, one a line; # begins a comment line")
-    against = "JSON of an earlier audit, for conditions as 'change(average_gain) < -1'"
+    conditions = "fail if this is met: 'groups_harmed > 0', 'gain[group=truck].high < 0'; "
+    add("--fail-if", **AGAIN, metavar="CONDITION", help=conditions + "see docs/audit.md")
+    add("--gate", **FILE, help="a file of such conditions, one per line; # begins a comment line")
+    against = "JSON of an earlier audit, for conditions such as 'change(average_gain) < -1'"
     add("--against", **FILE, help=against)
     add("--study", metavar="STUDY", help="audit runs on record instead of files")
-    add("--pair", metavar="TEACHER/STUDENT", help="of --study; default: its first")
-    add("--method", nargs="+", metavar="NAME", help="of --study; default: kd; several: compared")
-    add("--seeds", **COUNT, help="of --study; default: all that are complete")
-    summary = "write Markdown for a pull request; $GITHUB_STEP_SUMMARY is added to"
+    add("--pair", metavar="TEACHER/STUDENT", help="with --study; default: its first pair")
+    method = "with --study; default: kd; several methods are compared"
+    add("--method", nargs="+", metavar="NAME", help=method)
+    seeds = "with --study: only the first N seeds; default: all that are complete"
+    add("--seeds", **COUNT, help=seeds)
+    summary = "write Markdown for a pull request; $GITHUB_STEP_SUMMARY is appended to"
     add("--summary", metavar="FILE.md", help=summary)
     add("--junit", metavar="FILE.xml", help="write the conditions as test cases")
     out = "default: audit.html; .json and .csv are written beside it"
     add("--out", default="audit.html", metavar="FILE.html", help=out)
-    models = "audit networks on a folder of images, which has a folder for each class; models are "
-    models += "then LIBRARY:NAME:FILE, as in torchvision:resnet50:weights.pt or timm:NAME:FILE"
+    models = "audit networks on a folder of images with one folder per class; models are then "
+    models += "LIBRARY:NAME:FILE, as in torchvision:resnet50:weights.pt or timm:NAME:FILE"
     add("--image-folder", type=Path, metavar="DIR", help=models)
-    size = "of --image-folder: the shorter side becomes N, the middle is kept; default: 256 and "
-    add("--image-size", **COUNT, help=size + "224, of timm: what it says of the network")
-    for name, what in (("mean", "mean"), ("std", "deviation")):
-        colours = f"of --image-folder: {what} of the colours; default: ImageNet's, or timm's"
+    size = "with --image-folder: resize the shorter side to N and keep the centre; default: 256 "
+    add("--image-size", **COUNT, help=size + "and 224, or what timm says of the network")
+    for name, what in (("mean", "mean"), ("std", "standard deviation")):
+        colours = f"with --image-folder: {what} of the colours; default: ImageNet's, or timm's"
         add(f"--{name}", nargs=3, type=float, metavar=("R", "G", "B"), help=colours)
-    add("--batch", **COUNT, help="of --image-folder: images at a time; default: 64")
+    add("--batch", **COUNT, help="with --image-folder: images at a time; default: 64")
 
 
 def main(argv=None):
