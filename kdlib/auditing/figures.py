@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from kdlib.auditing.tables import CHANGED, UNCHANGED
+from kdlib.config import count_of
 from kdlib.evidence.words import number, p_value, told
 from kdlib.pages.shown import LINE, Shown, axes_of, captioned, drawn, in_style, legend
 from kdlib.reading.sentences import printable
@@ -159,7 +160,9 @@ def gain_by_bucket(table, reference, width=DESK):
         marks = marks.drop(columns="per_seed")
     how = {"hue": "role", "looks": lambda role: (BLUE, "s"), "width": width, "height": 3.2}
     figure, (axes,) = drawn(marks, "bucket", f"gain over the {reference}, points", **how)
-    names = [f"{_bucket(r.bucket, width)}\n{r.groups} groups" for r in table.itertuples()]
+    names = [
+        f"{_bucket(r.bucket, width)}\n{count_of(r.groups, 'group')}" for r in table.itertuples()
+    ]
     axes.set_xticks(range(len(table)), names)
     figure.legends.clear()
     gains = "; ".join(f"{r.bucket} {gain_in_words(r)}" for r in table.itertuples())

@@ -18,6 +18,7 @@ from jinja2 import Environment, FileSystemLoader
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
+from kdlib.config import count_of
 from kdlib.evidence.stats import interval
 from kdlib.evidence.words import number
 from kdlib.methods import look_of, name_of
@@ -93,7 +94,7 @@ class Appendix:
 
     def _repr_html_(self):
         data = csv_text(self.data).encode()
-        size = f"{len(self.data):,} rows, {len(data) / 1000:.0f} kB"
+        size = f"{count_of(len(self.data), 'row')}, {len(data) / 1000:.0f} kB"
         table = Markup(table_html(self.table, self.caption))
         return _html("appendix", self.caption, self.file, _base64(data), size, table)
 
