@@ -122,7 +122,7 @@ def headline(p, cards):
         sentence = (
             " the paper's remedy, trusts the teacher less in classes where it is often wrong on "
             f"held-out images{reads}. Against distillation it {_moves(remedy)} in "
-            f"{rarest} and changes the average by {average}. {_verdict(remedy)}"
+            f"{rarest}, and the average by {average}. {_verdict(remedy)}"
         )
         said.append(("AdaAlpha,", sentence))
     return said
