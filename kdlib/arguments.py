@@ -53,7 +53,7 @@ TAKES = {
 WHOLE = ("y", "group")  # int64
 WORDS = {"soften": ("both", "teacher"), "kind": ("avg", "max", "hit")}
 ROUNDING = 1e-6  # allowed beyond a range
-MANY = 32  # examples that show of how many groups they are
+MANY = 32  # examples that are no coincidence
 
 _trusting = contextvars.ContextVar("trusting", default=False)  # in this thread
 _calls = itertools.count(1)  # on a GPU
