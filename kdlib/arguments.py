@@ -6,6 +6,7 @@ nothing. Values are looked at on a CPU; on a GPU, where looking waits for the de
 arguments were made here."""
 
 import contextlib
+import contextvars
 import functools
 import inspect
 import itertools
@@ -52,22 +53,20 @@ TAKES = {
 WHOLE = ("y", "group")  # int64
 WORDS = {"soften": ("both", "teacher"), "kind": ("avg", "max", "hit")}
 ROUNDING = 1e-6  # allowed beyond a range
-MANY = 32  # examples that show of how many groups they are
+MANY = 32  # examples that are no coincidence
 
-_trusting = False
+_trusting = contextvars.ContextVar("trusting", default=False)  # in this thread
 _calls = itertools.count(1)  # on a GPU
 
 
 @contextlib.contextmanager
 def trusted():
     """A block in which losses take their arguments as they are."""
-    global _trusting
-    before = _trusting
-    _trusting = True
+    token = _trusting.set(True)
     try:
         yield
     finally:
-        _trusting = before
+        _trusting.reset(token)
 
 
 def checked(function):
@@ -76,7 +75,7 @@ def checked(function):
 
     @functools.wraps(function)
     def call(*values, **named):
-        if _trusting:
+        if _trusting.get():
             return function(*values, **named)
         given = signature.bind(*values, **named).arguments
         try:
@@ -108,8 +107,7 @@ def _check(given):
         if name not in TAKES:
             continue
         if isinstance(value, Real) and () in TAKES[name].shapes:
-            if not TAKES[name].low <= value <= TAKES[name].high:
-                raise _refused(name, f" is {value}", _between(*TAKES[name][1:3]))
+            _check_number(name, value, TAKES[name])
             continue
         _check_form(name, value, sizes)
         tensors[name] = value
@@ -125,6 +123,11 @@ def _refused(name, found, wanted, help=None):
     return KdlibError(f"{name}{found}, but must {wanted}: {help or TAKES[name].help}.")
 
 
+def _check_number(name, value, takes):
+    if not takes.low <= value <= takes.high:
+        raise _refused(name, f" is {value}", _between(takes.low, takes.high))
+
+
 def _between(low, high):
     return f"lie between {low} and {high}" if high < math.inf else "be above 0"
 
@@ -132,8 +135,10 @@ def _between(low, high):
 def _check_form(name, value, sizes):
     """Type and shape of a tensor; notes the sizes of its axes."""
     if not isinstance(value, Tensor):
+        found = f" is of type {type(value).__name__}"
+        number = "a number or " if () in TAKES[name].shapes else ""
         help = "torch.as_tensor makes one of a list or an array"
-        raise _refused(name, f" is of type {type(value).__name__}", "be a torch tensor", help)
+        raise _refused(name, found, f"be {number}a torch tensor", help)
     for axes in TAKES[name].shapes:
         wanted = tuple(sizes.get(axis, n) for axis, n in zip(axes, value.shape, strict=False))
         if len(axes) == value.ndim and wanted == value.shape:

@@ -39,7 +39,7 @@ def test_the_student_learns_and_its_accuracy_in_each_group_is_printed(ran):
     accuracy = accuracy_score(y, predicted(names["student"], ran))
     assert accuracy > 0.6 and accuracy > accuracy_score(y, predicted(untrained, ran)) + 0.3
     by_group = recall_score(y, predicted(names["student"], ran), average=None)
-    assert printed == [f"digit {k}: {share:.0%} right" for k, share in enumerate(by_group)]
+    assert printed == [f"digit {k}: accuracy {share:.2f}" for k, share in enumerate(by_group)]
 
 
 def test_the_digits_are_long_tailed_and_no_example_has_two_uses(ran):
