@@ -10,7 +10,7 @@ from kdlib.pages.gains import gain_by_bucket, rarest
 PLACES = ("average", "rarest classes")
 FIELDS = {  # of Config, in words
     "alpha": "weight of the teacher, alpha",
-    "imbalance": "imbalance: most over fewest training images of a class",
+    "imbalance": "imbalance: most over fewest images of a class",
     "label_noise": "share of training labels that are shuffled",
     "draw_seed": "draw of the training images",
 }
