@@ -382,14 +382,6 @@ def main(argv=None):
             raise
         install = 'pip install ".[study]" in the clone of kdlib installs all that it needs'
         said = f"this command needs {error.name}, which is not installed; {install}"
-    except KeyboardInterrupt as stopped:
-        number = stopped.args[0] if isinstance(stopped, stopping.Stopped) else signal.SIGINT
-        word = "interrupted" if number == signal.SIGINT else "told to stop"
-        said = f"{word}; the same command starts again"
-        if args.configs:
-            kept = f"finished runs are kept ({_on_record(args.configs)})"
-            said = f"{word}; {kept}, and the same command goes on with the rest"
-        code = 128 + number
     except OSError as error:
         if error.errno not in NOT_A_BUG:
             raise
@@ -401,6 +393,16 @@ def main(argv=None):
             f"{error.filename or 'the output'} cannot be written: {error.strerror}; "
             "free space, then run it again"
         )
+    except (KeyboardInterrupt, Exception) as error:
+        number = stopping.signal_behind(error)
+        if number is None:
+            raise
+        word = "interrupted" if number == signal.SIGINT else "told to stop"
+        said = f"{word}; the same command starts again"
+        if args.configs:
+            kept = f"finished runs are kept ({_on_record(args.configs)})"
+            said = f"{word}; {kept}, and the same command goes on with the rest"
+        code = 128 + number
     print(f"kdlib: {said}", file=sys.stderr)
     return code
 
