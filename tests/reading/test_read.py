@@ -394,12 +394,12 @@ REFUSED = {
         ("probabilities", "probabilities lie between 0 and 1 and add up to 1."),
     ],
     "worst": [
-        (0, "from 1 on."),
+        (0, "1 or more."),
         (4, "worst 4: must be from 1 to 3"),
-        (1.5, "worst 1.5: must be a whole number from 1 on."),
+        (1.5, "worst 1.5: must be a whole number, 1 or more."),
         ("1", "worst '1'"),
     ],
-    "resamples": [(1, "resamples 1: must be a whole number from 2 on.")],
+    "resamples": [(1, "resamples 1: must be a whole number, 2 or more.")],
     "seed": [(-1, "seed -1")],
     "edges": [
         ((20, 100), "edges (20, 100): two"),
