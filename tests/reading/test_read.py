@@ -365,7 +365,7 @@ REFUSED = {
         ({"a": ["b=c"] * N, "a=b": ["c"] * N}, "two groups are called 'a=b=c'; rename a column."),
     ],
     "weights": [
-        (-np.ones(N), "weights: weight in row 0 is -1.0, not a finite number from 0 on."),
+        (-np.ones(N), "weights: weight in row 0 is -1.0, not a finite number, 0 or more."),
         (np.full(N, np.nan), "weight in row 0 is nan"),
         (np.full(N, np.inf), "weight in row 0 is inf"),
         (np.zeros(N), "weights: every weight is 0."),
@@ -377,10 +377,10 @@ REFUSED = {
     ],
     "train_counts": [
         ([200, 50], "training counts: has 2 counts for 3 groups."),
-        ([-1, 2, 3], "training counts: count in row 0 is -1, not a whole number from 0 on."),
+        ([-1, 2, 3], "training counts: count in row 0 is -1, not a whole number, 0 or more."),
         ([1.5, 2, 3], "count in row 0 is 1.5, not a whole number"),
         ([np.nan, 2, 3], "count in row 0 is nan"),
-        (["a", "1", "2"], "count in row 0 is 'a', not a whole number from 0 on."),
+        (["a", "1", "2"], "count in row 0 is 'a', not a whole number, 0 or more."),
         (5, "is no path"),
         ({"group": ["0", "1"], "count": [1, 2]}, "has no count for group '2'."),
         (np.ones((3, 2)), "not float64 of shape (3, 2)"),
