@@ -210,11 +210,12 @@ def test_verdict_cards_and_the_headline_say_each_verdict_and_what_is_preliminary
     said = "+1.4 points in F4 AdaAlpha. It fires in 5 % of splits."
     assert said in verdicts.text["li"] and "in F1.+1.4" in verdicts.text["li"]
     assert headline.text["strong"].startswith(f"It helps.{HOSTILE} loses.")
-    early = " (preliminary: 3 of 4 planned seeds)."
-    both = (
-        f"b → b: F1 holds, F4\u00a0AdaAlpha not under this reading{early}"  # the first pair first
-    )
-    assert f"{both}a → b: F1 not decided{early}" in headline.text["p"]
+    early = " (preliminary: 3 of 4 planned seeds). "
+    first = "Holds: average rises (F1). Not under this reading: AdaAlpha spares the rarest classes"
+    both = f"b → b{early}{first} (F4).a → b{early}Not decided: average rises (F1)."
+    assert both in headline.text["p"]  # the first pair first
+    balanced = CARDS[0] | {"finding": "F2b", "claim": "The classes it knows least lose."}
+    assert "classes it knows least lose (F2b)" in Headline([], [balanced])._repr_html_()
     for told in (Verdicts, lambda cards: Headline([], cards)):
         assert "preliminary" not in told([c | {"preliminary": False} for c in CARDS])._repr_html_()
 
