@@ -15,6 +15,7 @@ from synthetic import but, write_study
 
 from kdlib.config import KdlibError
 from kdlib.evidence.panel import panel
+from kdlib.evidence.significance import change
 from kdlib.methods import name_of
 from kdlib.pages import classes, explore, render, report
 from kdlib.pages.explore import Choice, Menus, menus
@@ -209,6 +210,18 @@ def test_gains_by_class_over_another_method_are_those_of_pairs(on_record):
     figure = classes.plot_gain_by_group(p, "ada_alpha", "kd")
     assert "compared with distillation, of 10 classes AdaAlpha" in figure.sentence
     assert figure.figure.axes[0].get_ylabel() == "accuracy gain over distillation, points"
+
+
+def test_luck_that_two_methods_share_is_in_no_interval_between_them(records_folder):
+    """Networks of one seed have teacher and batches in common; another seed does better in both."""
+    luck = {"kd": lambda seed, _: 0.3 + 0.2 * seed, "ada_alpha": lambda seed, _: 0.4 + 0.2 * seed}
+    write_study(DIGITS, 3, **luck)
+    p = panel(DIGITS, DIGITS.pairs[0], 3)
+    found = classes.gain_by_group(p, "ada_alpha", "kd")
+    np.testing.assert_allclose(found.gain, 10)
+    right = [p.predicted(m) == p.y for m in ("ada_alpha", "kd")]
+    apart = change(right[0], p.members, np.ones(len(p.y)), right[1])
+    assert (found.high - found.low < 100 * (apart.high - apart.low) / 2).all()
 
 
 def test_the_table_has_the_gains_of_the_figure(on_record):
