@@ -90,7 +90,21 @@ def render(executed, html, provenance=None, links=(), seconds=None, failure=""):
     page, _ = exporter.from_notebook_node(notebook, facts)
     shown = [output.get("data", {}).get("text/html", "") for output in outputs]
     lifted = "".join(text for text in shown if text.startswith(HEADLINE))
+    page = said_once(page, lifted)
     return write(Path(html), tidy(page.replace("</h1>", f"</h1>\n{lifted}", 1)))
+
+
+def said_once(page, headline):
+    """The page, in whose captions what the headline says is left out, but for what it is of."""
+
+    def shorter(match):
+        start, sentence = match.groups()
+        of, colon, _ = sentence.partition(": ")
+        if f">{sentence}<" not in headline:
+            return match[0]
+        return f"{start}{of}.</strong>" if colon else start.removesuffix("<strong>")
+
+    return re.sub(r"(<figcaption><strong>)(.*?)</strong>", shorter, page)
 
 
 def write(path, text):

@@ -209,7 +209,7 @@ def test_gains_by_class_over_another_method_are_those_of_pairs(on_record):
         assert found.low[name] <= by_hand <= found.high[name]
     figure = classes.plot_gain_by_group(p, "ada_alpha", "kd")
     assert "compared with distillation, of 10 classes AdaAlpha" in figure.sentence
-    assert figure.figure.axes[0].get_ylabel() == "accuracy gain over distillation, points"
+    assert figure.figure.axes[0].get_ylabel() == "gain over distillation, points"
 
 
 def test_luck_that_two_methods_share_is_in_no_interval_between_them(records_folder):

@@ -198,7 +198,7 @@ def ablated(setting):
 def test_an_ablation_has_every_level_and_the_primary_one_in_order(panels_of):
     temperature, draw = ablations.plot_ablations(panels_of(ABLATIONS, by_setting=ablated))
     table = temperature.table
-    rows = table[(table.bucket == "rarest bucket") & (table.method == "distillation")]
+    rows = table[(table.bucket == "rarest classes") & (table.method == "distillation")]
     assert list(rows.level) == ["1", "2", "4"] and list(rows.base) == ["", "yes", ""]
     assert list(rows.estimate) == pytest.approx([20, 0, -20])
     assert list(draw.table.level.unique()) == ["0", "1"]
