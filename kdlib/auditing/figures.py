@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from kdlib.auditing.tables import CHANGED, UNCHANGED
+from kdlib.config import count_of
 from kdlib.evidence.words import number, p_value, told
 from kdlib.pages.drawing import DESK, LINE, axes_of, captioned, drawn, legend
 from kdlib.reading.sentences import printable
@@ -151,7 +152,9 @@ def gain_by_bucket(table, reference):
     def paint(width):
         how = {"hue": "role", "looks": lambda role: (BLUE, "s"), "width": width, "height": 3.2}
         figure, (axes,) = drawn(marks, "bucket", f"gain over the {reference}, points", **how)
-        names = [f"{_bucket(r.bucket, width)}\n{r.groups} groups" for r in table.itertuples()]
+        names = [
+            f"{_bucket(r.bucket, width)}\n{count_of(r.groups, 'group')}" for r in table.itertuples()
+        ]
         axes.set_xticks(range(len(table)), names)
         figure.legends.clear()
         return figure

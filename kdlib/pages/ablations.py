@@ -4,13 +4,14 @@ import numpy as np
 import pandas as pd
 
 from kdlib.evidence.words import number
+from kdlib.methods import name_of
 from kdlib.pages.drawing import axes_of, captioned, drawn
 from kdlib.pages.gains import gain_by_bucket, rarest
 
 PLACES = ("average", "rarest classes")
 FIELDS = {  # of Config, in words
     "alpha": "weight of the teacher, alpha",
-    "imbalance": "imbalance: most over fewest training images of a class",
+    "imbalance": "imbalance: most over fewest images of a class",
     "label_noise": "share of training labels that are shuffled",
     "draw_seed": "draw of the training images",
 }
@@ -64,6 +65,23 @@ def plot_ablations(panels):
             rows.append(keep.assign(bucket=bucket, field=words, level=level, base=primary))
         shown.append(_plot_ablation(panels[0].name, pd.concat(rows, ignore_index=True)))
     return shown
+
+
+def summary(p, figures):
+    """At how many of all levels distillation harms the rarest classes, in one sentence."""
+    table = pd.concat([shown.table for shown in figures], ignore_index=True)
+    rows = table[(table.method == name_of("kd")) & (table.bucket == PLACES[1])]
+    rows = rows[(rows.base == "") | ~rows.base.duplicated()]  # the primary level once
+    low, high = rows.loc[rows.estimate.idxmin()], rows.loc[rows.estimate.idxmax()]
+
+    def at(row):
+        return f"{number(row.estimate)} ({row.field.replace('_', ' ')} {row.level})"
+
+    return (
+        f"{p.name}: distillation clearly lowers the accuracy of the rarest classes at "
+        f"{(rows.high < 0).sum()} of {len(rows)} settings and clearly raises it at "
+        f"{(rows.low > 0).sum()}; its gain there runs from {at(low)} to {at(high)}."
+    )
 
 
 @captioned

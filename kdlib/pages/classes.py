@@ -83,8 +83,8 @@ def _right(p, method, over):
 def plot_gain_by_group(p, method="kd", over="one_hot"):
     """Classes from most to fewest training images; marks are means over seeds, bars 95 % intervals
     over networks and test images, a star marks a class harmed or helped at a false discovery rate
-    of 5 %. The gain is over the mean of the one-hot networks, which are trained on labels alone;
-    where the axis names another method, over its network of the same seed."""
+    of 5 %. One-hot networks are trained on labels alone; the gain over them is that over their
+    mean."""
     table, base = gain_by_group(p, method, over), name_of(over)
     marks = table.assign(estimate=table.gain, bucket=table.bucket.map(label_of))
     looks = {label_of(name): look for name, look in BUCKET_LOOKS.items()}

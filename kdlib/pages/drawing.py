@@ -30,6 +30,7 @@ STYLE = str(HERE / "paper.mplstyle")
 LINE = {"color": "#444444", "linewidth": 1}  # of zero
 DESK, PHONE = 7.2, 4.0  # inches; on a phone 390 px wide 8 points are then 9.8 px
 LETTER, HANDLE = 0.062, 0.45  # inches: of a legend a usual letter, and a mark with its room
+THIN = "1234"  # markers of lines alone
 BESIDE = 8  # points: size of names that stand in a figure
 
 
@@ -169,7 +170,8 @@ def points(axes, table, place, label, hue="method", looks=look_of, across=False)
         rows = table[mine]
         colour, marker = looks(name)
         look = {"color": colour, "zorder": 3, "elinewidth": 1.4, "markeredgewidth": 1.4}
-        look |= {"fmt": marker, "label": name, "markersize": 3 if crowded else 6}
+        size = 9 if marker in THIN else 6
+        look |= {"fmt": marker, "label": name, "markersize": 3 if crowded else size}
         ends = None
         if "low" in rows:
             ends = [rows.estimate - rows.low, rows.high - rows.estimate]
@@ -227,7 +229,7 @@ def drawn(table, place, label, by=None, zero=True, across=False, width=DESK, hei
 
 # ---------------------------------------------------------------- names beside marks
 
-AWAY = (7, 13, 22, 34, 48, 64, 84, 110, 140, 180)  # points from a mark to its name
+AWAY = (9, 14, 22, 34, 48, 64, 84, 110, 140, 180)  # points from a mark to its name
 AROUND = ((1, 1), (-1, 1), (1, -1), (-1, -1), (1, 0), (-1, 0), (0, 1), (0, -1))  # off bars first
 HALO = [patheffects.withStroke(linewidth=2, foreground="white")]
 SIDES = {1: ("left", "bottom"), 0: ("center", "center"), -1: ("right", "top")}
@@ -261,7 +263,7 @@ def name_marks(axes, marks, others=()):
                 tried.append((_covered(box, taken, inside), away, len(tried), toward, offset, box))
         covered, away, _, toward, offset, box = min(tried, key=lambda t: (t[0] > 0, t[0], t[2]))
         taken.append(box)
-        line = {"arrowstyle": "-", "color": "#999999", "linewidth": 0.6} if away > 13 else None
+        line = {"arrowstyle": "-", "color": "#999999", "linewidth": 0.6} if away > 14 else None
         how = {"textcoords": "offset points", "arrowprops": line, "color": colour}
         how |= {"ha": SIDES[toward[0]][0], "va": SIDES[toward[1]][1], "fontsize": BESIDE}
         how |= {"path_effects": HALO, "zorder": 4}

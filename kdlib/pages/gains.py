@@ -143,7 +143,7 @@ def plot_forest(p, methods=None, over="one_hot"):
     def paint(width):
         how = {"by": "bucket", "across": True, "height": 1.3 + 0.27 * len(methods)}
         figure, axes = drawn(both, "method", f"gain over {base}, points", width=width, **how)
-        axes[1].set_title(title)
+        axes[1].set_title(title if width >= DESK else textwrap.fill(title, 12))
         if width < DESK:
             in_lines(axes[0], methods)
         return figure
@@ -160,7 +160,7 @@ def plot_forest(p, methods=None, over="one_hot"):
 
 def in_lines(axes, methods):
     """Break the names of methods below each other into lines, where there is little room."""
-    names = ["\n".join(textwrap.wrap(name_of(m), 18)) for m in methods]
+    names = ["\n".join(textwrap.wrap(name_of(m), 20)) for m in methods]
     axes.set_yticks(range(len(names)), names, fontsize=8, linespacing=0.9)
 
 

@@ -45,8 +45,9 @@ def collapse(p, methods):
 
 @captioned
 def plot_collapse(p):
-    """Variants from the lowest to the highest mean weight of the teacher, alpha (in brackets); bars
-    are 95 % intervals over seeds and test images. Two runs from the same starting weights and
+    """Variants from the lowest to the highest mean weight of the teacher, alpha (in brackets):
+    on how many test images they predict the same; bars are 95 % intervals over seeds and test
+    images. Two runs from the same starting weights and
     batches agree more, the nearer their losses: near alpha = 1 AdaAlpha is distillation, near 0
     one-hot training."""
     table = collapse(p, p.runs)
@@ -57,7 +58,7 @@ def plot_collapse(p):
 
     def paint(width):
         how = {"hue": "other", "looks": looks.get, "width": width, "height": 1.2 + 0.2 * len(table)}
-        label = "same prediction, % of test images"
+        label = "equal predictions, %"
         figure, (axes,) = drawn(marks, "row", label, across=True, zero=False, **how)
         legend(figure, axes)
         if width < DESK:

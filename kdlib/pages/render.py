@@ -7,19 +7,33 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import nbformat
+from markupsafe import Markup
 from nbconvert.exporters.templateexporter import TemplateExporter
 from nbconvert.filters import Highlight2HTML
 
 from kdlib.config import KdlibError
 from kdlib.pages.report_template.filters import markdown
 from kdlib.pages.report_template.tidy import tidy
-from kdlib.pages.shown import HEADLINE, HERE, TEMPLATES
+from kdlib.pages.shown import HERE, TEMPLATES
 from kdlib.study.grids import STUDIES
 from kdlib.study.provenance import marked
 
 TEMPLATE = HERE / "report_template"
-# the title of a page and its first figure
-GLANCE = re.compile(r'<title>(.*?)</title>(?:.*?(<img\b(?:"[^"]*"|[^">])*>))?', re.S)
+# of a page: its title, the sentences of its answer, its first figure
+TITLE = re.compile("<title>(.*?)</title>", re.S)
+ANSWER = re.compile('<p class="answer"><strong>(.*?)</strong></p>', re.S)
+FIGURE = re.compile(r'<img\b(?:"[^"]*"|[^">])*>')
+WORDS = {  # of a notebook in links
+    "00_overview": "overview",
+    "01_gains_are_not_uniform": "who gains, who loses",
+    "02_teacher_errors_are_amplified": "the teacher’s errors",
+    "03_softening_the_teacher": "softening the teacher",
+    "04_what_the_mitigation_depends_on": "what softening depends on",
+    "05_when_does_distillation_harm": "when distillation harms",
+    "06_rivals": "rivals",
+    "90_anchors": "published numbers",
+    "91_choice_of_recipe": "choice of the recipe",
+}
 
 
 def read_parameters(source, where):
@@ -46,14 +60,42 @@ def read(path):
         ) from error
 
 
-def render(executed, html, provenance=None, links=(), seconds=None, failure=""):
+def chapter(name):
+    """The study of findings whose data and recipe a study shares, by its name; else its own name.
+
+    "cifar20-lt-rivals" belongs to "cifar20-lt"."""
+    findings = [s.name for s in STUDIES.values() if s.kind == "findings"]
+    return max(
+        (base for base in findings if f"{name}-".startswith(f"{base}-")), key=len, default=name
+    )
+
+
+def links_of(books):
+    """Links between the pages of a chapter: {study: {study: [(address, words)]}}.
+
+    books: {study: names of its notebooks}. Addresses are those from a page of the first study; the
+    findings come first."""
+    links = {}
+    for here in books:
+        own = [study for study in books if chapter(study) == chapter(here)]
+        own.sort(key=lambda study: study != chapter(study))
+        links[here] = {study: _links(study, here, books[study]) for study in own}
+    return links
+
+
+def _links(study, here, books):
+    folder = "" if study == here else f"../{study}/"
+    return [(f"{folder}{b}.html", WORDS.get(b, b.replace("_", " "))) for b in books]
+
+
+def render(executed, html, provenance=None, links=None, seconds=None, failure=""):
     """Write an executed notebook as one page that opens from file:// and loads nothing.
 
     provenance: {label: text, number, list or dict} for the footer; its `command` makes the page,
-    and resumes it. links: (address, words) of other pages. seconds: how long it took. failure: why
-    it stopped. Only the last line differs from build to build.
+    and resumes it. links: {study: [(address, words)]} of pages on the same data. seconds: how long
+    it took. failure: why it stopped. Only the last line differs from build to build.
 
-    What the notebook shows as a Headline stands under the title, where it is read first. Returns
+    Cells come in the order of the notebook, its parameters and code at the foot. Returns
     `html`."""
     notebook = read(executed)
     ran = notebook.metadata.get("papermill", {})
@@ -77,8 +119,7 @@ def render(executed, html, provenance=None, links=(), seconds=None, failure=""):
     )
     facts = {
         "stem": Path(executed).stem,
-        "links": links,
-        "headline": HEADLINE,
+        "links": links or {},
         "seconds": seconds,
         "now": datetime.now(UTC),
         "failure": failure,
@@ -88,23 +129,7 @@ def render(executed, html, provenance=None, links=(), seconds=None, failure=""):
         "provenance": marked(ran.get("parameters", {}).get("overrides")) | (provenance or {}),
     }
     page, _ = exporter.from_notebook_node(notebook, facts)
-    shown = [output.get("data", {}).get("text/html", "") for output in outputs]
-    lifted = "".join(text for text in shown if text.startswith(HEADLINE))
-    page = said_once(page, lifted)
-    return write(Path(html), tidy(page.replace("</h1>", f"</h1>\n{lifted}", 1)))
-
-
-def said_once(page, headline):
-    """The page, in whose captions what the headline says is left out, but for what it is of."""
-
-    def shorter(match):
-        start, sentence = match.groups()
-        of, colon, _ = sentence.partition(": ")
-        if f">{sentence}<" not in headline:
-            return match[0]
-        return f"{start}{of}.</strong>" if colon else start.removesuffix("<strong>")
-
-    return re.sub(r"(<figcaption><strong>)(.*?)</strong>", shorter, page)
+    return write(Path(html), tidy(page))
 
 
 def write(path, text):
@@ -117,15 +142,40 @@ def write(path, text):
 
 
 def write_index(pages, html, verdicts, provenance):
-    """Write index.html: by study its verdicts, and its pages with their first figure.
+    """Write index.html: the main study with its answer, and every other one folded.
 
-    Returns `html`."""
+    The main study is the first with verdicts that is neither superseded nor a demonstration, if
+    there is one. Returns `html`."""
     studies = []
     for name in dict.fromkeys(page.study for page in pages):
-        own = [page for page in pages if page.study == name]
-        glances = [(page, *GLANCE.search(page.html.read_text("utf-8")).groups()) for page in own]
+        glances = [_glance(page) for page in pages if page.study == name]
         facts = {"name": name, "about": STUDIES.get(name), "pages": glances}
         studies.append(facts | {"verdicts": verdicts[name], "provenance": provenance[name]})
+    studies.sort(key=_place(studies))
     index = TEMPLATES.get_template("index.html.j2")
     text = index.render(studies=studies, root=html.parent, now=datetime.now(UTC))
     return write(html, tidy(text))
+
+
+def _glance(page):
+    """What the index shows of a page; HTML where it is text of the page."""
+    text = page.html.read_text("utf-8")
+    answer = [Markup(sentence) for sentence in ANSWER.findall(text)]
+    figure = FIGURE.search(text)
+    figure = Markup(figure[0]) if figure else ""
+    title = Markup(TITLE.search(text)[1])
+    return {"page": page, "title": title, "answer": answer, "figure": figure}
+
+
+def _place(studies):
+    """Key that sorts studies of the index: chapters with verdicts first, then what no verdict
+    depends on, then what is superseded, demonstrations last; in a chapter the findings first."""
+    decided = {chapter(s["name"]) for s in studies if s["verdicts"]}
+    order = list(dict.fromkeys(chapter(s["name"]) for s in studies))
+
+    def key(study):
+        own, about = chapter(study["name"]), study["about"]
+        last = [bool(about and about.demonstration), bool(about and about.superseded)]
+        return [*last, own not in decided, order.index(own), study["name"] != own]
+
+    return key

@@ -11,6 +11,7 @@ import pandas as pd
 from jinja2 import Environment, FileSystemLoader
 from markupsafe import Markup
 
+from kdlib.config import count_of
 from kdlib.evidence.stats import interval
 from kdlib.evidence.words import number
 from kdlib.methods import name_of
@@ -18,7 +19,7 @@ from kdlib.methods import name_of
 HERE = Path(__file__).parent
 FOLDERS = [HERE, HERE / "report_template"]
 TEMPLATES = Environment(loader=FileSystemLoader(FOLDERS), autoescape=True, trim_blocks=True)
-HEADLINE = '<div class="kd-headline">'  # how the report finds it
+LONG = 32  # letters of a cell that may be wrapped
 
 
 def _html(macro, *arguments):
@@ -51,7 +52,7 @@ class Appendix:
 
     def _repr_html_(self):
         data = csv_text(self.data).encode()
-        size = f"{len(self.data):,} rows, {len(data) / 1000:.0f} kB"
+        size = f"{count_of(len(self.data), 'row')}, {len(data) / 1000:.0f} kB"
         table = Markup(table_html(self.table, self.caption))
         return _html("appendix", self.caption, self.file, _base64(data), size, table)
 
@@ -68,15 +69,15 @@ class Verdicts:
 
 @dataclass(frozen=True)
 class Headline:
-    """What a page found: sentences of its main figures, then the word of each verdict.
+    """The answer of a page, in a sentence for each pair of networks, then the word of each verdict.
 
-    The report lifts it under the title."""
+    It stands under the title, before the main figure; the index repeats it."""
 
     sentences: list
     cards: list = ()
 
     def _repr_html_(self):
-        return f"{HEADLINE}{_html('headline', self.sentences, self.cards)}</div>"
+        return _html("headline", self.sentences, self.cards)
 
 
 # ---------------------------------------------------------------- tables
@@ -100,12 +101,14 @@ def csv_text(table):
 def table_html(table, caption):
     """A DataFrame as an HTML table with caption and scopes; names from data are escaped.
 
-    Words stand left, numbers right."""
-    columns = []
+    Words stand left, numbers right; only the cells of a column of class "long" are wrapped."""
+    columns, cells = [], table.map(_cell)
     for column in table.columns:
         words = any(isinstance(v, str) and re.match(r"[^\W\d]|[/.]", v) for v in table[column])
-        columns.append((column, Markup(' style="text-align: left"') if words else ""))
-    return _html("table", caption, columns, table.map(_cell).itertuples(index=False))
+        side = ' style="text-align: left"' if words else ""
+        long = ' class="long"' if max(map(len, cells[column]), default=0) > LONG else ""
+        columns.append((column, Markup(side + long)))
+    return _html("table", caption, columns, cells.itertuples(index=False))
 
 
 def _cell(value):

@@ -19,8 +19,8 @@ from conftest import ROOT
 from looking import CARDS, CONTRAST, HOSTILE, PROVENANCE, TEXT, look, requested, unfold
 from synthetic import GROUPS, but, write_study
 
-from kdlib.pages import report
-from kdlib.study.grids import STUDIES
+from kdlib.pages import render, report
+from kdlib.study.grids import KINDS, STUDIES
 
 NAMES = [HOSTILE, "=1+1", *(f"a class of a long name {g}" for g in range(2, GROUPS))]
 # the methods' tables; every other kind of figure, and the appendix
@@ -143,7 +143,8 @@ def test_headings_are_in_order_and_everything_has_a_name(browser, page):
     assert roles.count("main") == roles.count("contentinfo") == 1
     assert roles.count("navigation") == ("digits/" in page)
     named = {"link", "image", "table", "heading", "DisclosureTriangle", "navigation", "RootWebArea"}
-    assert {"link", "image", "table", "heading"} <= set(roles)
+    # the index has no table
+    assert named - set(roles) <= ({"table", "navigation"} if "index" in page else set())
     # a <details> is a group that its summary names; the boxes of tables say that they are one
     nameless = [n for n in nodes if value(n, "role") in named and not value(n, "name").strip()]
     links = {value(n, "name").strip() for n in nodes if value(n, "role") == "link"}
@@ -207,7 +208,9 @@ def test_contrast(browser, page, scheme, media):
     assert (colour > 380) == (scheme == "light" or media == "print")
 
 
-RIGHT = "return [...document.images].map(e => e.getBoundingClientRect().right)"
+RIGHT = (
+    "return [...document.images].map(e => (e.closest('.frame') || e).getBoundingClientRect().right)"
+)
 WIDE = """return [...document.querySelectorAll('.scroll')].filter(e => e.scrollWidth > e.clientWidth)
   .map(e => e.tabIndex)"""
 
@@ -220,12 +223,106 @@ def test_nothing_scrolls_sideways_but_wide_boxes(browser, page):
         assert browser.execute_script("return document.documentElement.scrollWidth") <= width
         assert max(browser.execute_script(RIGHT)) <= width
     # at 320: tables that scroll in a box of their own, which the keyboard reaches
-    assert set(browser.execute_script(WIDE)) == {0}
+    assert set(browser.execute_script(WIDE)) == (set() if "index" in page else {0})
+
+
+FIRST = "return document.querySelector('main img').getBoundingClientRect().top + scrollY"
+
+
+@pytest.mark.parametrize(("width", "most"), [(1280, 600), (1920, 600), (390, 1200)])
+def test_the_first_figure_stands_in_the_first_screen(browser, page, width, most):
+    unfold(browser, False)
+    look(browser, width)
+    assert 0 < browser.execute_script(FIRST) <= most
+
+
+EDGE = 22  # pixels that stay free at either side of a window
+TABLES = """return [...document.querySelectorAll('.scroll')].filter(e => e.checkVisibility()).map(e =>
+  [e.querySelector('caption').textContent.slice(0, 50), e.scrollWidth, e.clientWidth])"""
+
+
+@pytest.mark.parametrize("width", [1280, 1920])
+def test_no_table_is_cut_on_a_desk(browser, page, width):
+    """While the window has room: caption, needed and shown width of those that are."""
+    unfold(browser)
+    look(browser, width)
+    found = browser.execute_script(TABLES)
+    assert len(found) >= 8 or "index" in page
+    cut = [table for table in found if table[1] > table[2] + 1]
+    assert [table for table in cut if table[2] < width - 2 * EDGE] == []
+
+
+STAYS = """return [...document.querySelectorAll('.scroll')].map(e => {
+  const table = e.querySelector('table'), cell = table.tBodies[0].rows[0].cells[0];
+  const edges = part => { const box = part.getBoundingClientRect(); return [box.left, box.right] };
+  const before = edges(cell)[0];
+  e.scrollLeft = 10000;
+  const moved = e.scrollLeft;
+  return [moved, edges(cell)[0] - before, ...edges(table.caption)] })"""
+
+
+def test_on_a_phone_a_table_scrolls_beside_its_first_column_and_under_its_caption(browser, page):
+    unfold(browser)
+    look(browser, 390)
+    found = browser.execute_script(STAYS)
+    if "index" not in page:
+        assert max(moved for moved, *_ in found) > 100
+    for _, shift, left, right in found:
+        assert shift == 0 and 0 <= left < right <= 390
+
+
+LETTERS = "return [...document.querySelectorAll('.frame img')].map(e => [e.currentSrc, e.getBoundingClientRect().width])"
+
+
+def test_letters_of_figures_are_9_pixels_high_on_a_phone(browser, page):
+    """Also of the figure of the index; its thumbnails lead to the pages."""
+    unfold(browser)
+    look(browser, 390)
+    for source, width in browser.execute_script(LETTERS):
+        svg = base64.b64decode(source.partition(",")[2]).decode()
+        (_, _, points, _) = map(float, re.search(r'viewBox="([^"]*)"', svg)[1].split())
+        # letters are paths, which are drawn at a size of 100
+        letters = [100 * float(scale) for scale in re.findall(r"scale\(([\d.]+) -[\d.]+\)", svg)]
+        assert letters and min(letters) * width / points >= 9
+
+
+SEEN = "return [...document.querySelectorAll('.pages a')].map(e => e.checkVisibility())"
+
+
+def test_links_to_the_pages_on_the_same_data_are_folded_on_a_phone(browser, gallery):
+    browser.get(f"{gallery['file']}/digits/{BOOKS[0]}.html")
+    look(browser, 1280)
+    assert browser.execute_script(SEEN) == [True] * 3
+    look(browser, 390)
+    assert browser.execute_script(SEEN) == [True, False, False]
+    browser.find_element("css selector", ".pages summary").click()
+    assert browser.execute_script(SEEN) == [True] * 3
+
+
+@pytest.mark.parametrize(("width", "most"), [(1280, 3600), (390, 6000)])
+def test_the_index_of_all_studies_is_four_screens_long(browser, gallery, tmp_path, width, most):
+    """With every study there is, eight findings of two pairs in each that has verdicts."""
+    browser.get(f"{gallery['file']}/digits/{BOOKS[0]}.html")
+    page = tmp_path / "page.html"
+    page.write_text(browser.page_source, encoding="utf-8")
+    pages, verdicts = [], {}
+    for name, study in STUDIES.items():
+        pages += [report.Page(name, book, page, "built") for book in KINDS[study.kind]]
+        both = [c | {"pair": pair} for pair in ("resnet8 → resnet8", "cnn → cnn") for c in CARDS]
+        verdicts[name] = [*both, *both[:3], *both[-3:]] if study.kind == "findings" else []
+    provenance = dict.fromkeys(STUDIES, PROVENANCE)
+    index = render.write_index(pages, tmp_path / "index.html", verdicts, provenance)
+    browser.get(index.as_uri())
+    look(browser, width)
+    assert browser.execute_script("return document.documentElement.scrollHeight") <= most
+    main = "return document.querySelector('section.study').getBoundingClientRect().bottom"
+    assert browser.execute_script(main) <= 900 or width < 1000
 
 
 def test_verdicts_have_a_word_and_a_shape(browser, gallery):
     look(browser, 1100)
     browser.get(f"{gallery['file']}/index.html")
+    unfold(browser)
     script = """return [...document.querySelectorAll('.card .verdict')].map(e =>
       [e.textContent.trim(), e.querySelector('svg').innerHTML])"""
     cards = browser.execute_script(script)

@@ -7,16 +7,17 @@ import os
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import nbformat
 import pytest
+from conftest import ROOT
 from looking import CARDS, HOSTILE, PROVENANCE, Document
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from kdlib.config import KdlibError
-from kdlib.pages import render, report
+from kdlib.pages import render, report, shown
 from kdlib.pages.report_template import filters
+from kdlib.study.grids import KINDS, STUDIES
 
 PARAMETERS = """study = "digits"                # which study = a key of STUDIES
 seeds = 8                       # so = a comment with an equals sign
@@ -183,9 +184,9 @@ def test_formulas_code_and_hidden_cells(built):
     folded = [words for words, _ in document.all("details")]
     assert sum("base64.b64encode" in words for words in folded) == 1
     assert "seen by nobody" not in text
-    shown = "".join(words for words, _ in document.all("main"))
-    assert "source is hidden, this is not" in shown and "print('source" not in shown
-    assert shown.count("base64.b64encode") == 1  # nowhere but in the fold
+    text = "".join(words for words, _ in document.all("main"))
+    assert "source is hidden, this is not" in text and "print('source" not in text
+    assert text.count("base64.b64encode") == 1  # nowhere but in the fold
     assert "Messagesthe GPU was not used" in folded  # and not the progress bar beside it
 
 
@@ -195,22 +196,105 @@ def test_parameters_are_a_table_with_changed_ones_bold(built):
     assert "which study = a key of STUDIES" in table[0] and "(default 8)" in table[0]
     cells = [attributes for _, attributes in document.all("th", scope="row")]
     assert len(cells) >= 3
-    assert [words for words, _ in document.all("strong")][:1] == ["3"]
+    assert [words for words, _ in document.all("strong")][-1:] == ["3"]
     assert "('digits', 3, 'a # é')" in "".join(words for words, _ in document.all("pre"))
 
 
-def test_the_headline_is_lifted_under_the_title(tmp_path):
-    """Once, before the words of the notebook, also where a figure of the same sentence comes
-    first."""
+def test_a_page_keeps_the_order_of_its_notebook_but_for_parameters_and_code(tmp_path):
+    """Its answer stands once, where the notebook shows it; what made the page stands at its foot."""
     said = "It helps <b>most</b> classes."
     show = f"from kdlib.pages.shown import Headline\nHeadline([{said!r}], [{CARDS[0]!r}])"
     book = house_notebook(tmp_path / "a.ipynb", new_code_cell(show))
     executed = report.execute(book, tmp_path / "out.ipynb", {})
     text = render.render(executed, tmp_path / "a.html").read_text("utf-8")
     assert text.count('<div class="kd-headline">') == 1
-    assert text.index("</h1>") < text.index(html.escape(said)) < text.index("The claim.")
+    order = ["</h1>", "The claim.", "<figure", html.escape(said), "Deviations"]
+    order += ['<table class="parameters">', '<details class="code"><summary>Code of this page']
+    places = [text.index(part) for part in [*order, "</main>"]]
+    assert places == sorted(places)
     words, _ = Document(text).all("div", **{"class": "kd-headline"})[0]
-    assert words == f"{said}cnn → {HOSTILE}: F1 holds."
+    assert words == f"{said}cnn → {HOSTILE}. Holds: average rises (F1)."
+
+
+ANY = {"pair": "a → b", "claim": "It helps.", "sentence": "+1 point.", "study": "x", "seeds": 8}
+ANY |= {"planned": 8, "preliminary": False, "baselines": 16, "alarm": ""}
+CONTROL = "The matched control passes too: one-hot networks in 58.8 % of splits."
+
+
+def test_a_verdict_that_its_control_reaches_is_marked_wherever_it_is_shown(tmp_path):
+    """By a dagger and its sentence: in the row of verdicts, in their list, and in the index, open
+    and folded; and no other verdict is."""
+    cards = [
+        ANY | {"finding": "F1", "verdict": "holds", "control": ""},
+        ANY | {"finding": "F4 AdaAlpha", "verdict": "holds", "control": CONTROL},
+    ]
+    row = Document(shown.Headline([], cards)._repr_html_())
+    said = "".join(words for words, _ in row.all("p"))
+    assert "Holds: average rises (F1), AdaAlpha spares the rarest classes (F4)†." in said
+    assert said.endswith(f"† F4\u00a0AdaAlpha, a → b: {CONTROL}") and said.count("†") == 2
+    verdicts = Document(shown.Verdicts(cards)._repr_html_())
+    assert [words for words, _ in verdicts.all("strong")] == ["holds", "holds†"]
+    assert [CONTROL in words for words, _ in verdicts.all("li")] == [False, True]
+
+    house_notebook(tmp_path / "notebooks" / "00_overview.ipynb")
+    names = ("cifar20-lt", "digits")
+    make(tmp_path, names, books=["00_overview"], verdicts=dict.fromkeys(names, cards))
+    index = Document((tmp_path / "reports/index.html").read_text("utf-8"))
+    ((main, _),) = index.all("section", **{"class": "study"})
+    ((folded, _),) = index.all("details", **{"class": "study"})
+    assert f"(F4)†.† F4\u00a0AdaAlpha, a → b: {CONTROL}" in main.replace("\n", "")
+    assert "a → b: holds F1, F4\u00a0AdaAlpha†;" in folded
+    cards_shown = [words for words, _ in index.all("article")]
+    assert [f"† {CONTROL}" in words for words in cards_shown] == [False, True, False, True]
+
+
+def test_a_page_links_to_every_page_on_the_same_data():
+    """Of findings, rivals and knobs of one data set: by study, the findings first. Another data set and
+    a study of findings whose name begins alike are chapters of their own."""
+    findings = ["00_overview", "03_softening_the_teacher"]
+    books = {"cifar100-lt-rivals": ["new_one"], "cifar100-lt": findings}
+    books["cifar100-lt-self"] = findings
+    links = render.links_of(books | {"anchors": ["90_anchors"]})
+    assert links["cifar100-lt-rivals"] == {
+        "cifar100-lt": [
+            ("../cifar100-lt/00_overview.html", "overview"),
+            ("../cifar100-lt/03_softening_the_teacher.html", "softening the teacher"),
+        ],
+        "cifar100-lt-rivals": [("new_one.html", "new one")],
+    }
+    assert list(links["cifar100-lt-rivals"]) == list(links["cifar100-lt"])
+    assert links["cifar100-lt"]["cifar100-lt"][0] == ("00_overview.html", "overview")
+    assert list(links["cifar100-lt-self"]) == ["cifar100-lt-self"]
+    assert list(links["anchors"]) == ["anchors"]
+    assert {render.chapter(name) for name in STUDIES if "cifar20-lt" in name} == {"cifar20-lt"}
+
+
+def test_every_notebook_of_a_study_has_words_for_links():
+    assert set(render.WORDS) == {book for books in KINDS.values() for book in books}
+
+
+def test_the_index_opens_the_first_study_that_is_neither_superseded_nor_a_demonstration(tmp_path):
+    """Others are folded: those of its chapter first, demonstrations last; each page has a link."""
+    house_notebook(tmp_path / "notebooks" / "00_overview.ipynb")
+    names = [
+        "cifar20-short",
+        "digits",
+        "digits-knobs",
+        "cifar20-lt-rivals",
+        "anchors",
+        "cifar20-lt",
+    ]
+    cards = {name: CARDS if STUDIES[name].kind == "findings" else [] for name in names}
+    make(tmp_path, names, books=["00_overview"], verdicts=cards)
+    index = Document((tmp_path / "reports/index.html").read_text("utf-8"))
+    order = [a["id"] for tag, a, _ in index.tags if tag in ("h2", "h3") and a.get("id") in names]
+    last = ["anchors", "cifar20-short", "digits", "digits-knobs"]
+    assert order == ["cifar20-lt", "cifar20-lt-rivals", *last]
+    assert len(index.all("section", **{"class": "study"})) == 1
+    folded = [words for words, _ in index.all("details", **{"class": "study"})]
+    assert ["Sensitivity" in words for words in folded] == [True, True, False, False, True]
+    linked = {attributes["href"] for _, attributes in index.all("a")}
+    assert {f"{name}/00_overview.html" for name in names} <= linked
 
 
 def test_text_from_data_is_text(built):
@@ -376,7 +460,6 @@ def test_a_run_is_quiet_also_where_a_kernel_is_told_to_end_in_the_middle(tmp_pat
     call = f"report.execute({str(book)!r}, {str(output)!r}, {{'seeds': 2}})"
     command = [sys.executable, "-c", f"from kdlib.pages import report; {call}"]
     env = {**os.environ, "PYTHONWARNINGS": "ignore"}
-    root = Path(report.__file__).parents[1]
-    run = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True, env=env)
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, env=env)
     assert run.stdout == run.stderr == ""
     assert json.loads(output.read_text())["metadata"]["papermill"]["parameters"] == {"seeds": 2}
