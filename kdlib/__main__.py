@@ -5,14 +5,22 @@ Imports torch only if needed.
 
 import argparse
 import errno
+import functools
 import os
 import re
+import signal
 import sys
+import textwrap
 import time
 from pathlib import Path
 
+if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # until main listens: no traceback of an import
+
 from kdlib import __version__
-from kdlib.config import KdlibError, did_you_mean
+from kdlib.config import KdlibError, count_of, did_you_mean
+from kdlib.study import stopping
+from kdlib.study.files import exists
 from kdlib.study.grids import STUDIES, study
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -23,11 +31,12 @@ NOT_A_BUG = (errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES,
 
 
 def run(args):
-    """Do the runs of a study that have no record; exit code 1 if you decline."""
+    """Run whatever a study is still missing; exit code 1 if you decline."""
     start = time.monotonic()
     chosen, seeds = study(args.study), args.seeds
     if seeds and seeds > chosen.seeds:
-        raise KdlibError(f"--seeds {seeds}: study {args.study} has {chosen.seeds} planned seeds.")
+        planned = count_of(chosen.seeds, "planned seed")
+        raise KdlibError(f"--seeds {seeds}: study {args.study} has {planned}.")
     if args.method:
         from kdlib.study.done import complete_seeds
 
@@ -50,27 +59,29 @@ def run(args):
     jobs = args.jobs or sweep.default_jobs(device)
     todo = sweep.missing(configs)
     done = len(configs) - len(todo)
-    print(f"{args.study}: {len(configs)} runs, {done} of them on record", flush=True)
+    print(f"{args.study}: {count_of(len(configs), 'run')}, {done} on record", flush=True)
     if todo and not _agreed(args, todo, device, jobs):
         return 1
     budget = args.budget and args.budget - (time.monotonic() - start)
     sweep.sweep(configs, args.data, device, jobs, budget)
     left = len(sweep.missing(configs))
     rest = "; time is up, and the same command goes on with the rest" if left else ""
-    print(f"{len(configs) - left} of {len(configs)} runs are on record{rest}")
+    print(f"{_on_record(configs)}{rest}")
     if args.method and not left:
         from kdlib.pages.publish import compared
 
         print("\n".join(compared(chosen, seeds, ["kd", *args.method])))
 
 
+def _on_record(configs):
+    """How many runs are on record, in words."""
+    done = sum(exists(cfg) for cfg in configs)
+    return f"{done} of {count_of(len(configs), 'run')} on record"
+
+
 def _agreed(args, todo, device, jobs):
     """Say how long the runs take; whether they may start, asked for if it is long."""
-    from kdlib.study import pace
-
-    seconds = pace.together(todo, args.data, device, jobs)
-    about = f"about {pace.in_words(seconds)}"
-    print(f"{len(todo)} to do: {about} here ({device}, {jobs} at a time)", flush=True)
+    seconds, about = _say_how_long(todo, args.data, device, jobs)
     if seconds <= ASK_ABOVE or args.yes or args.budget:
         return True
     if not sys.stdin.isatty():
@@ -82,8 +93,18 @@ def _agreed(args, todo, device, jobs):
     return sys.stdin.readline().strip().lower() in ("y", "yes")
 
 
+def _say_how_long(todo, data, device, jobs):
+    """Measure how long runs take on this machine: the seconds, and the same in words."""
+    from kdlib.study import pace
+
+    seconds = pace.together(todo, data, device, jobs)
+    about = f"about {pace.in_words(seconds)}"
+    print(f"{len(todo)} to do: {about} here ({device}, {jobs} at a time)", flush=True)
+    return seconds, about
+
+
 def report(args):
-    """Build the pages of studies, digits trained first if need be; exit code 1 if a page failed."""
+    """Build the pages of studies, training digits first if needed; exit code 1 if a page failed."""
     # a recipe shown on digits is a hundred runs: on request
     usual = [s.name for s in STUDIES.values() if not (s.demonstration and s.kind == "recipe")]
     chosen = [study(name) for name in args.studies or usual]
@@ -91,16 +112,20 @@ def report(args):
     from kdlib.study import sweep
 
     if args.readme:
+        if args.studies or args.seeds:
+            raise KdlibError("--readme is of all studies on record: leave out STUDY and --seeds.")
         publish.answer(README)
         return 0
     wanted = {s.name: min(args.seeds or s.seeds, s.seeds) for s in chosen}
     configs = [cfg for s in chosen if s.demonstration for cfg in s(wanted[s.name])]
     args.configs = list(dict.fromkeys(configs))  # studies share runs
-    if todo := len(sweep.missing(args.configs)):
-        of_all = f"{todo} of {len(args.configs)} runs"
-        print(f"digits: {of_all} have no record and are done first", flush=True)
+    if todo := sweep.missing(args.configs):
+        of_all = f"{len(todo)} of {count_of(len(args.configs), 'run')}"
+        print(f"digits: {of_all} are missing and come first", flush=True)
+        device = sweep.default_device()
+        _say_how_long(todo, None, device, sweep.default_jobs(device))
         sweep.sweep(args.configs)
-    say = print if sys.stdout.isatty() else lambda line: None
+    say = functools.partial(print, flush=True)
     pages, said = publish.pages(wanted, args.studies, args.out, NOTEBOOKS, say)
     print("\n".join([*said, str(Path(args.out).resolve() / "index.html")]))
     failed = [page for page in pages if page.status == "failed"]
@@ -110,9 +135,9 @@ def report(args):
 
 
 def audit(args):
-    """Say whom a distillation hurt, from predictions of your own.
+    """Report which groups distillation hurt, from your own predictions.
 
-    Exit code 1 if a condition of --fail-if or --gate is met, 3 if none is but one is unknown.
+    Exit code 1 if a condition of --fail-if or --gate is met, 3 if none is met but one is unknown.
     """
     from kdlib.asking import given
     from kdlib.auditing import ci, comparison, page, progress
@@ -149,21 +174,20 @@ def audit(args):
 
 
 def status(args):
-    """Say what is on record, from the names of files alone."""
+    """Show how many runs of each study are on record."""
     from kdlib.study.done import complete_seeds
-    from kdlib.study.files import exists
 
     for s in [study(name) for name in args.studies or STUDIES]:
-        done = [exists(cfg) for cfg in s()]
-        complete = complete_seeds(s.name)
-        runs = f"{sum(done)} of {len(done)} runs"
-        print(f"{s.name}: {runs}, {complete} of {s.seeds} seeds complete")
+        complete = f"{complete_seeds(s.name)} of {count_of(s.seeds, 'seed')} complete"
+        print(f"{s.name}: {_on_record(s())}, {complete}")
 
 
 def data(args):
-    """Say where data sets are, or fetch one."""
+    """Show where the data sets are, or download one."""
     from kdlib.study import cifar
 
+    if args.action and not args.name:
+        raise KdlibError(f"data get needs a NAME: {' or '.join(cifar.NAMES)}.")
     if args.action:
         print(cifar.download(args.name, args.to, args.url))
     else:
@@ -171,7 +195,7 @@ def data(args):
 
 
 def doctor(args):
-    """Say what this machine has; exit code 1 if something stops digits from running."""
+    """Check what this machine has; exit code 1 if something keeps studies from running."""
     from kdlib.study import cifar
     from kdlib.study.doctor import examined
 
@@ -180,7 +204,19 @@ def doctor(args):
     return 1 if wrong else 0
 
 
+class _Help(argparse.HelpFormatter):
+    """Breaks lines between words alone: names of studies have hyphens."""
+
+    def _split_lines(self, text, width):
+        return textwrap.wrap(text, width, break_on_hyphens=False)
+
+
 class _Parser(argparse.ArgumentParser):
+    """Options in full only: an abbreviation may be a typing error."""
+
+    def __init__(self, **more):
+        super().__init__(**more, allow_abbrev=False, formatter_class=_Help)
+
     def error(self, message):
         raise KdlibError(f"{message}; see: {self.prog} --help")
 
@@ -190,14 +226,14 @@ def _duration(text):
     found = re.fullmatch(r"(\d+(?:\.\d+)?)([smh]?)", text)
     if not found or not float(found[1]):
         raise argparse.ArgumentTypeError(
-            f"{text!r} is no duration; allowed: 90s, 9m, 2h, or seconds as in 540"
+            f"{text!r} must be a duration such as 90s, 9m, 2h, or 540 (seconds)"
         )
     return float(found[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[found[2]]
 
 
 def _count(text):
     if not text.isdecimal() or not int(text):
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 1 on")
+        raise argparse.ArgumentTypeError(f"{text!r} must be a whole number, 1 or more")
     return int(text)
 
 
@@ -221,7 +257,8 @@ def _parse(argv):
     if unknown:
         usage = commands.get(args.command, parser).format_help()
         known = dict.fromkeys(re.findall(r"^  (?:-\w, )?(--[a-z-]+)", usage, re.M))
-        raise KdlibError(f"{unknown[0]!r} is unknown: {did_you_mean(unknown[0], known)}")
+        word = unknown[0].partition("=")[0]
+        raise KdlibError(f"{word!r} is unknown: {did_you_mean(word, known)}")
     return args
 
 
@@ -232,14 +269,14 @@ AGAIN = {"action": "append", "default": []}
 
 def _run_options(add):
     add("study", metavar="STUDY", help=", ".join(STUDIES))
-    add("--seeds", **COUNT, help="the first N; default: all planned")
-    only = "start only what ends in time: 90s, 9m, 2h"
+    add("--seeds", **COUNT, help="only the first N seeds; default: all planned")
+    only = "start only runs that will end in time: 90s, 9m, 2h"
     add("--budget", type=_duration, metavar="TIME", help=only)
-    add("--device", choices=("cpu", "cuda"), help="default: cuda where torch can use it")
-    add("--jobs", **COUNT, help="runs at a time; default: CPU cores, or 9 on a GPU")
-    add("--data", metavar="DIR", help="default: $KDLIB_DATA, else data/")
-    add("--yes", action="store_true", help="start also what takes more than ten minutes")
-    also = "also train this method, and compare it with what is on record; may be repeated"
+    add("--device", choices=("cpu", "cuda"), help="default: cuda if torch can use it, else cpu")
+    add("--jobs", **COUNT, help="runs at a time; default: one per CPU core, or 9 on a GPU")
+    add("--data", metavar="DIR", help="where the data sets are; default: $KDLIB_DATA, else data/")
+    add("--yes", action="store_true", help="start without asking, even if it takes hours")
+    also = "also train this method and compare it with what is on record; may be repeated"
     add("--method", **AGAIN, metavar="NAME", help=also)
 
 
@@ -249,87 +286,95 @@ def _studies(default):
 
 def _report_options(add):
     _studies("all with a complete seed")(add)
-    add("--seeds", **COUNT, help="the first N; default: all planned")
-    add("--out", default="reports", metavar="DIR", help="default: reports")
-    add("--readme", action="store_true", help="only write the answer into README.md")
+    add("--seeds", **COUNT, help="only the first N seeds; default: all planned")
+    add("--out", default="reports", metavar="DIR", help="folder of the pages; default: reports")
+    only = "build no pages; only write the results into README.md and RESULTS.md"
+    add("--readme", action="store_true", help=only)
 
 
 def _data_options(add):
-    add("action", nargs="?", choices=("get",), help="get: fetch the data set NAME")
-    add("name", nargs="?", default="", metavar="NAME", help="cifar100 or cifar10")
-    add("--to", metavar="DIR", help="of get: a folder; default: $KDLIB_DATA, else data/")
-    add("--url", help="of get: a mirror of the archive")
+    add("action", nargs="?", choices=("get",), help="get: download the data set NAME")
+    add("name", nargs="?", metavar="NAME", help="cifar100 or cifar10")
+    to = "with get: the folder to put it in; default: $KDLIB_DATA, else data/"
+    add("--to", metavar="DIR", help=to)
+    add("--url", help="with get: a mirror of the archive")
 
 
 def _audit_options(add):
     formats = "npz, npy, CSV, Parquet, JSON or others; FILE:COLUMN chooses a column"
     add("--labels", **FILE, help=f"true classes of the test examples: {formats}")
-    untaught = "of the same network trained without a teacher:"
+    untaught = "the same network trained without a teacher:"
     for name, whose in (("teacher", "its"), ("student", "its"), ("baseline", untaught)):
-        scores = f"{whose} logits, probabilities or classes; a file a training run"
+        scores = f"{whose} logits, probabilities or classes; one file per training run"
         if name == "student":
-            scores += "; several students have names: kd=k0.npz k1.npz ada=a0.npz a1.npz"
+            scores += "; to compare several students, name them: kd=k0.npz k1.npz ada=a0.npz a1.npz"
         add(f"--{name}", nargs="+", **FILE, help=scores)
-    groups = "a column of names, several columns, or a 0/1 matrix; default: the classes"
-    add("--groups", **FILE, help=groups)
-    add("--weights", **FILE, help="of the examples")
-    counts = "training examples of each group, for the buckets many, medium, few"
+    groups = "the group of each example: a column of names, several columns, or a 0/1 matrix; "
+    add("--groups", **FILE, help=groups + "default: the classes")
+    add("--weights", **FILE, help="weights of the examples")
+    counts = "training examples in each group, which sorts groups into many-, medium- and few-shot"
     add("--train-counts", **FILE, help=counts)
-    edges = "of those buckets; default: 100 20"
+    edges = "a group is many-shot above MANY, few-shot below FEW; default: 100 20"
     add("--edges", nargs=2, type=_count, metavar=("MANY", "FEW"), help=edges)
     add("--classes", **FILE, help="names of the classes, one per line")
-    absent = "of examples without a group: leave them out, or make them a group"
+    absent = "examples without a group: leave them out, or make them a group of their own"
     add("--missing-groups", choices=("drop", "own"), help=absent)
-    kinds = "of the scores: auto, logits, probabilities or classes, or one a role: student=logits"
+    kinds = "what the scores are: auto, logits, probabilities or classes; per role: student=logits"
     add("--kind", nargs="+", metavar="KIND", help=kinds)
-    worst = "groups in the worst-k metrics; default: a tenth"
+    worst = "how many groups count as the worst; default: a tenth of them"
     add("--worst", type=_count, metavar="K", help=worst)
-    add("--title", help="of the page")
+    add("--title", help="title of the page")
     by = "columns of --groups to use: sex 'age:4' (four ranges) 'sex x age:4'; default: all"
     add("--by", nargs="+", metavar="COLUMN", help=by)
-    search = "what is known of each example: a search in it for the subgroups that lost most"
+    search = "attributes of each example, to be searched for the subgroups that lost most"
     add("--search", **FILE, help=search)
-    images = "paths of their images, to show what was lost; of --study the folder of its data"
+    images = "paths of the images, to show which were lost; with --study: the folder of its data"
     add("--images", **FILE, help=images)
-    conditions = "'groups_harmed > 0', 'gain[group=truck].high < 0'; all of them: docs/audit.md"
-    add("--fail-if", **AGAIN, metavar="CONDITION", help=conditions)
-    add("--gate", **FILE, help="such conditions, one a line; # begins a comment line")
-    against = "JSON of an earlier audit, for conditions as 'change(average_gain) < -1'"
+    conditions = "fail if this is met: 'groups_harmed > 0', 'gain[group=truck].high < 0'; "
+    add("--fail-if", **AGAIN, metavar="CONDITION", help=conditions + "see docs/audit.md")
+    add("--gate", **FILE, help="a file of such conditions, one per line; # begins a comment line")
+    against = "JSON of an earlier audit, for conditions such as 'change(average_gain) < -1'"
     add("--against", **FILE, help=against)
     add("--study", metavar="STUDY", help="audit runs on record instead of files")
-    add("--pair", metavar="TEACHER/STUDENT", help="of --study; default: its first")
-    add("--method", nargs="+", metavar="NAME", help="of --study; default: kd; several: compared")
-    add("--seeds", **COUNT, help="of --study; default: all that are complete")
-    summary = "write Markdown for a pull request; $GITHUB_STEP_SUMMARY is added to"
+    add("--pair", metavar="TEACHER/STUDENT", help="with --study; default: its first pair")
+    method = "with --study; default: kd; several methods are compared"
+    add("--method", nargs="+", metavar="NAME", help=method)
+    seeds = "with --study: only the first N seeds; default: all that are complete"
+    add("--seeds", **COUNT, help=seeds)
+    summary = "write Markdown for a pull request; $GITHUB_STEP_SUMMARY is appended to"
     add("--summary", metavar="FILE.md", help=summary)
     add("--junit", metavar="FILE.xml", help="write the conditions as test cases")
     out = "default: audit.html; .json and .csv are written beside it"
     add("--out", default="audit.html", metavar="FILE.html", help=out)
-    models = "audit networks on a folder of images, which has a folder for each class; models are "
-    models += "then LIBRARY:NAME:FILE, as in torchvision:resnet50:weights.pt or timm:NAME:FILE"
+    models = "audit networks on a folder of images with one folder per class; models are then "
+    models += "LIBRARY:NAME:FILE, as in torchvision:resnet50:weights.pt or timm:NAME:FILE"
     add("--image-folder", type=Path, metavar="DIR", help=models)
-    size = "of --image-folder: the shorter side becomes N, the middle is kept; default: 256 and "
-    add("--image-size", **COUNT, help=size + "224, of timm: what it says of the network")
-    for name, what in (("mean", "mean"), ("std", "deviation")):
-        colours = f"of --image-folder: {what} of the colours; default: ImageNet's, or timm's"
+    size = "with --image-folder: resize the shorter side to N and keep the centre; default: 256 "
+    add("--image-size", **COUNT, help=size + "and 224, or what timm says of the network")
+    for name, what in (("mean", "mean"), ("std", "standard deviation")):
+        colours = f"with --image-folder: {what} of the colours; default: ImageNet's, or timm's"
         add(f"--{name}", nargs=3, type=float, metavar=("R", "G", "B"), help=colours)
-    add("--batch", **COUNT, help="of --image-folder: images at a time; default: 64")
+    add("--batch", **COUNT, help="with --image-folder: images at a time; default: 64")
 
 
 def main(argv=None):
     """Run one command and return its exit code.
 
-    0, 1 and 3 (see the commands), 2 (error, one sentence), 130 (interrupted) or 141 (the reader of
-    the output has gone).
+    0, 1 and 3 (see the commands), 2 (error, one sentence), 130 (interrupted), 143 (told to stop) or
+    141 (the reader of the output has gone).
     """
     args = argparse.Namespace(configs=())
     code = 2
     try:
         try:
+            if argv is None:
+                stopping.listen()
             args = _parse(sys.argv[1:] if argv is None else argv)
             return args.command(args) or 0
         finally:
             sys.stdout.flush()
+            if argv is None:
+                stopping.ignore()
     except KdlibError as error:
         said = error
     except ModuleNotFoundError as error:
@@ -337,15 +382,14 @@ def main(argv=None):
             raise
         install = 'pip install ".[study]" in the clone of kdlib installs all that it needs'
         said = f"this command needs {error.name}, which is not installed; {install}"
-    except KeyboardInterrupt:
-        from kdlib.study.records import exists
-
-        done = ""
+    except KeyboardInterrupt as stopped:
+        number = stopped.args[0] if isinstance(stopped, stopping.Stopped) else signal.SIGINT
+        word = "interrupted" if number == signal.SIGINT else "told to stop"
+        said = f"{word}; the same command starts again"
         if args.configs:
-            recorded = sum(map(exists, args.configs))
-            done = f"{recorded} of {len(args.configs)} runs are on record; "
-        said = f"interrupted; {done}the same command resumes"
-        code = 130
+            kept = f"finished runs are kept ({_on_record(args.configs)})"
+            said = f"{word}; {kept}, and the same command goes on with the rest"
+        code = 128 + number
     except OSError as error:
         if error.errno not in NOT_A_BUG:
             raise

@@ -22,12 +22,25 @@ MODELS = ("cnn", "cnn_small", *RESNETS, "resnet8x2")
 class KdlibError(Exception):
     """For the user: one sentence saying what is wrong, where, and what is allowed or helps."""
 
+    def _render_traceback_(self):
+        """What IPython shows of it: the sentence, and no traceback above it."""
+        return [f"{type(self).__name__}: {self}"]
+
 
 def did_you_mean(word, allowed):
-    """The allowed values as a sentence, the nearest one first if there is a near one."""
-    near = difflib.get_close_matches(str(word), [str(a) for a in allowed], n=1)
-    hint = f"did you mean {near[0]!r}? " if near else ""
-    return f"{hint}Allowed: {', '.join(map(str, allowed))}."
+    """The allowed values as a sentence, the likeliest one first if one is likely.
+
+    That is the first one that begins with the word, else the nearest one."""
+    word, names = str(word), [str(a) for a in allowed]
+    begun = [name for name in names if word and name.startswith(word)]
+    likely = begun or difflib.get_close_matches(word, names, n=1)
+    hint = f"did you mean {likely[0]!r}? " if likely else ""
+    return f"{hint}Allowed: {', '.join(names)}."
+
+
+def count_of(number, noun, several=None):
+    """A number with its noun: "1 seed", "2 seeds", "1,200 classes"; `several`: an odd plural."""
+    return f"{number:,} {noun if number == 1 else several or noun + 's'}"
 
 
 def choice(default, words):
@@ -205,7 +218,7 @@ def checked(name, value):
     if tuple in kinds:
         if isinstance(value, (list, tuple)) and all(type(v) is int for v in value):
             return tuple(value)
-        raise _wrong(f"{field.name}={value!r}: must be tuple of int.")
+        raise _wrong(f"{field.name}={value!r}: must be a tuple of whole numbers.")
     if float in kinds and type(value) is int:
         value = float(value)
     if type(value) not in kinds:

@@ -2,7 +2,8 @@
 
 Symbols: logits f, teacher_logits t, both (N, C); q = softmax(f); p = softmax(t / T); y (N,) int64.
 alpha is the weight of the teacher term, in [0, 1]; the T^2 factor lives inside the teacher term;
-sums run over classes. The functions NAME_of bind them to a Config, see methods.py."""
+sums run over classes. Wrong arguments are a KdlibError, see arguments.py; the teacher gets no
+gradient. The functions NAME_of bind losses to a Config, see methods.py."""
 
 from typing import NamedTuple
 
@@ -13,6 +14,8 @@ try:
 except ModuleNotFoundError as error:
     sentence = 'kdlib.losses needs torch: pip install ".[torch]" in the clone of kdlib'
     raise ModuleNotFoundError(sentence, name=error.name) from None
+
+from kdlib.arguments import checked
 
 FLOOR = 0.01  # smallest class margin under the logarithm of reading C
 
@@ -27,6 +30,7 @@ class Batch(NamedTuple):
     teacher_logits: Tensor | None  # (N, C) of the same views
 
 
+@checked
 def one_hot(logits: Tensor, y: Tensor) -> Tensor:
     """Cross-entropy with the label; (N,)."""
     return F.cross_entropy(logits, y, reduction="none")
@@ -37,6 +41,7 @@ def kl(log_p: Tensor, log_q: Tensor) -> Tensor:
     return (log_p.exp() * (log_p - log_q)).sum(dim=1)
 
 
+@checked
 def distill(logits: Tensor, teacher_logits: Tensor, temperature: float, soften="both") -> Tensor:
     """The teacher term; (N,).
 
@@ -48,6 +53,7 @@ def distill(logits: Tensor, teacher_logits: Tensor, temperature: float, soften="
     return temperature**2 * kl(log_p, F.log_softmax(logits / temperature, dim=1))
 
 
+@checked
 def kd(
     logits, teacher_logits, y, alpha: float | Tensor = 1.0, temperature: float = 1.0, soften="both"
 ) -> Tensor:
@@ -56,6 +62,7 @@ def kd(
     return (1 - alpha) * one_hot(logits, y) + alpha * teacher_term
 
 
+@checked
 def ada_alpha(
     logits, teacher_logits, y, group, margin: Tensor, temperature: float = 1.0, soften="both"
 ) -> Tensor:
@@ -64,6 +71,7 @@ def ada_alpha(
     return kd(logits, teacher_logits, y, margin[group], temperature, soften)
 
 
+@checked
 def ada_margin(
     logits, teacher_logits, rho: Tensor, temperature: float = 1.0, soften="both"
 ) -> Tensor:
@@ -83,6 +91,7 @@ def ada_margin(
     return teacher_term + student_temperature**2 * (p * penalty).sum(dim=1)
 
 
+@checked
 def margin(p: Tensor, kind="avg") -> Tensor:
     """gamma of every class as if it were the label: (N, C) probabilities -> (N, C).
 
@@ -98,6 +107,7 @@ def margin(p: Tensor, kind="avg") -> Tensor:
     return p - torch.where(is_top, top.values[:, 1:2], top.values[:, 0:1])
 
 
+@checked
 def label_margin(teacher_logits: Tensor, y: Tensor, temperature=1.0, kind="avg") -> Tensor:
     """gamma(y, p) of each example, (N,); p softened by the margin's own temperature."""
     p = F.softmax(teacher_logits.float() / temperature, dim=1)

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from kdlib.arguments import checked
 from kdlib.losses import distill, kl, one_hot, one_hot_of
 
 
@@ -20,6 +21,7 @@ def label_smoothing_of(cfg, margins, train):
     return lambda logits, batch: F.cross_entropy(logits, batch.y, **how)
 
 
+@checked
 def logit_adjusted(logits, y, prior: Tensor, tau: float = 1.0) -> Tensor:
     """Cross-entropy of f + tau log prior (Menon et al. 2021, eq. 10).
     prior (C,): share of each class among the training labels."""
@@ -34,6 +36,7 @@ def logit_adjusted_of(cfg, margins, train):
 post_hoc_of = one_hot_of  # adjusted after training
 
 
+@checked
 def post_hoc_tau(logits, y, prior: Tensor) -> float:
     """The tau whose f - tau log prior has the best mean accuracy over classes: of 0, 0.25, ..., 2,
     the smallest of equals. Post-hoc adjustment (Menon et al. 2021, eq. 9); logits (N, C), y (N,) of
@@ -48,6 +51,7 @@ def post_hoc_tau(logits, y, prior: Tensor) -> float:
     return max((k / 4 for k in range(9)), key=accuracy)
 
 
+@checked
 def balanced_kd(logits, teacher_logits, y, weight: Tensor, temperature: float = 1.0) -> Tensor:
     """one_hot + T^2 KL(p' || q), p' = weight * p over its sum; weight (C,), see effective_weights.
     Class-balanced distillation (Zhang et al. 2021, arXiv 2104.10510), as in their code."""
@@ -61,6 +65,7 @@ def balanced_kd_of(cfg, margins, train):
     return lambda logits, batch: balanced_kd(logits, batch.teacher_logits, batch.y, *how)
 
 
+@checked
 def effective_weights(counts: Tensor, balance: float = 0.9999) -> Tensor:
     """(1 - balance) / (1 - balance^n) of each class, scaled to mean 1 (Cui et al. 2019).
     counts (C,): n of each class; balance 0 weighs all alike."""
@@ -70,6 +75,7 @@ def effective_weights(counts: Tensor, balance: float = 0.9999) -> Tensor:
     return (weight / weight.mean()).float()
 
 
+@checked
 def decoupled_kd(logits, teacher_logits, y, beta: float = 2.0, temperature: float = 1.0) -> Tensor:
     """one_hot + T^2 [KL of (label, the rest) + beta KL over the other classes alone].
 
@@ -92,6 +98,7 @@ def decoupled_kd_of(cfg, margins, train):
     return lambda logits, batch: decoupled_kd(logits, batch.teacher_logits, batch.y, *how)
 
 
+@checked
 def long_tailed_kd(logits, teacher_logits, y, part: Tensor, temperature: float = 1.0) -> Tensor:
     """one_hot + T^2 [KL over parts of the classes, rebalanced + mean of the KL within each part].
 

@@ -7,6 +7,7 @@ import hashlib
 
 import torch
 
+from kdlib.arguments import checked
 from kdlib.config import FOLDS, KdlibError
 from kdlib.data import crop_and_flip, fold_of, normalise, padded, schedule
 from kdlib.losses import label_margin
@@ -78,6 +79,7 @@ def weights_sha256(model):
     return digest.hexdigest()
 
 
+@checked
 def group_margins(margins, group, group_names):
     """Mean margin of each group, clipped to [0, 1]: margins (N,), group (N,) -> (G,).
     KdlibError for a group without an example."""

@@ -104,18 +104,19 @@ def complete(interrupted, empty):
 
 def test_an_interrupt_is_one_sentence_that_counts_what_is_kept(interrupted):
     _, (code, out, err), kept, _ = interrupted
-    counted = f"{len(kept)} of 12 runs are on record"
-    assert (code, err) == (130, f"kdlib: interrupted; {counted}; the same command resumes\n")
-    assert out.startswith("digits: 12 runs, 0 of them on record\n12 to do: about ")
+    counted = f"finished runs are kept ({len(kept)} of 12 runs on record)"
+    rest = "and the same command goes on with the rest"
+    assert (code, err) == (130, f"kdlib: interrupted; {counted}, {rest}\n")
+    assert out.startswith("digits: 12 runs, 0 on record\n12 to do: about ")
 
 
 def test_the_same_command_resumes_and_redoes_nothing(interrupted):
     folder, _, kept, again = interrupted
     assert (again.returncode, again.stderr) == (0, "")  # no progress bar: this is no terminal
     done, left = len(kept), 12 - len(kept)
-    begin = f"digits: 12 runs, {done} of them on record\n{left} to do: about "
+    begin = f"digits: 12 runs, {done} on record\n{left} to do: about "
     assert again.stdout.startswith(begin)
-    assert again.stdout.endswith("12 of 12 runs are on record\n") and 1 <= done < 12
+    assert again.stdout.endswith("12 of 12 runs on record\n") and 1 <= done < 12
     assert kept == {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in kept}
     assert all(records.read(cfg, folder).config == cfg for cfg in SMALL(4))
     assert not list(folder.glob(".tmp-*"))
@@ -126,7 +127,7 @@ def test_a_complete_study_starts_nothing_and_refuses_a_damaged_record(
 ):
     monkeypatch.setattr(sweep, "_pool", None)
     assert cli.main(["run", "digits"]) == 0
-    said = "digits: 12 runs, 12 of them on record\n12 of 12 runs are on record\n"
+    said = "digits: 12 runs, 12 on record\n12 of 12 runs on record\n"
     assert capsys.readouterr().out == said
     (complete / f"{SMALL(1)[0].key()}.npz").write_bytes(b"PK")
     assert cli.main(["run", "digits"]) == 2
@@ -136,7 +137,7 @@ def test_a_complete_study_starts_nothing_and_refuses_a_damaged_record(
 def test_a_budget_stops_in_time(empty, capsys):
     assert cli.main(["run", "digits", "--budget", "0.001"]) == 0
     rest = "time is up, and the same command goes on with the rest"
-    assert capsys.readouterr().out.endswith(f"0 of 12 runs are on record; {rest}\n")
+    assert capsys.readouterr().out.endswith(f"0 of 12 runs on record; {rest}\n")
     assert not list(empty.glob("*.json"))
 
 
@@ -203,7 +204,7 @@ def test_a_method_is_compared_with_what_is_on_record(complete, monkeypatch, caps
     more = ["--method", "label_smoothing", "--jobs", "1"]
     assert cli.main(["run", "digits", "--seeds", "2", *more]) == 0
     said = capsys.readouterr().out.splitlines()
-    assert "8 of 8 runs are on record" in said  # one_hot, kd, label smoothing and a teacher, twice
+    assert "8 of 8 runs on record" in said  # one_hot, kd, label smoothing and a teacher, twice
     at = said.index("cnn_small → cnn_small: points over 8 one-hot networks, with 95 % intervals")
     rows = [line.strip().partition(": ")[0] for line in said[at + 1 :]]
     assert rows[:2] == ["distillation, average", "label smoothing, average"] and len(rows) == 4
@@ -249,8 +250,16 @@ def test_report_draws_what_is_on_record_with_its_provenance(complete, notebooks,
         path.unlink()  # seed 3 is not complete
     out = tmp_path / "reports"
     assert cli.main(["report", "digits", "--seeds", "3", "--out", str(out)]) == 0
-    said = "digits (a → b, 3 of 4 seeds): F1 holds, F2a not decided"
-    assert capsys.readouterr() == (f"{said}\n{out / 'index.html'}\n", "")
+    said, err = capsys.readouterr()
+    first, pages, page, *verdicts, index = said.splitlines()
+    assert (first, err) == ("reading the records of 1 study for their verdicts", "")
+    assert pages == "1 page: 1 min at most, less where pages are up to date"
+    assert page.startswith("digits/page: built (")
+    assert verdicts == [
+        "digits (a → b, 4 of 4 seeds): F1 holds, F2a not decided",
+        "digits (b → b, 4 of 4 seeds): F1 contradicted",
+    ]
+    assert index == str(out / "index.html")
     page, index = (out / "digits" / "page.html").read_text(), (out / "index.html").read_text()
     facts = json.loads((complete / f"{SMALL(1)[0].key()}.json").read_text())
     for known in (
@@ -292,7 +301,9 @@ def test_report_does_missing_runs_of_digits_first(empty, monkeypatch, capsys):
     monkeypatch.setattr(sweep, "sweep", done.append)
     assert cli.main(["report", "--seeds", "2", "digits"]) == 2  # as this sweep leaves no record
     assert done == [SMALL(2)]
-    assert "digits: 6 of 6 runs have no record and are done first" in capsys.readouterr().out
+    assert (
+        "digits: 6 of 6 runs are missing and come first\n6 to do: about" in capsys.readouterr().out
+    )
 
 
 def test_a_page_that_fails_is_exit_code_1(complete, notebooks, tmp_path, monkeypatch, capsys):
@@ -305,13 +316,15 @@ def test_a_page_that_fails_is_exit_code_1(complete, notebooks, tmp_path, monkeyp
 def test_readme_changes_between_the_marks_only(empty, tmp_path, monkeypatch, capsys):
     page = tmp_path / "README.md"
     monkeypatch.setattr(cli, "README", page)
-    monkeypatch.setattr("kdlib.pages.readme.answer", lambda: ("| a \\1 |\n\n", b"<svg/>"))
+    texts = ("| a \\1 |\n", b"<svg/>", "# Results\n")
+    monkeypatch.setattr("kdlib.pages.results.texts", lambda: texts)
     marked = "# é\n<!-- answer:start -->\n{}<!-- answer:end -->\nrest"
     for old in ("", "old\nlines\n"):
         page.write_text(marked.format(old), encoding="utf-8")
         assert cli.main(["report", "--readme"]) == 0
         assert page.read_text(encoding="utf-8") == marked.format("| a \\1 |\n")
         assert (tmp_path / "docs" / "answer.svg").read_bytes() == b"<svg/>"
+        assert (tmp_path / "RESULTS.md").read_text() == "# Results\n"
     page.write_text("no marks")
     assert cli.main(["report", "--readme"]) == 2 and page.read_text() == "no marks"
     assert "<!-- answer:start -->" in capsys.readouterr().err
@@ -322,12 +335,12 @@ def test_readme_changes_between_the_marks_only(empty, tmp_path, monkeypatch, cap
 
 def test_status_counts_runs_and_complete_seeds(complete, capsys):
     assert cli.main(["status", "digits"]) == 0
-    assert capsys.readouterr().out == "digits: 12 of 12 runs, 4 of 4 seeds complete\n"
+    assert capsys.readouterr().out == "digits: 12 of 12 runs on record, 4 of 4 seeds complete\n"
     (complete / f"{SMALL.config(SMALL.pairs[0], 'kd', 1).key()}.json").unlink()
     assert cli.main(["status"]) == 0
     assert capsys.readouterr().out == (
-        "cifar20-lt: 0 of 148 runs, 0 of 8 seeds complete\n"
-        "digits: 11 of 12 runs, 1 of 4 seeds complete\n"
+        "cifar20-lt: 0 of 148 runs on record, 0 of 8 seeds complete\n"
+        "digits: 11 of 12 runs on record, 1 of 4 seeds complete\n"
     )
 
 
@@ -394,7 +407,9 @@ def test_doctor_names_what_stops_digits_and_the_fix(tmp_path, monkeypatch, capsy
 
 # ---------------------------------------------------------------- parsing, errors, output
 
-NO_COUNT = "is no whole number from 1 on; see: python -m kdlib run --help"
+NO_COUNT = "must be a whole number, 1 or more; see: python -m kdlib run --help"
+DOWNLOADED = "is not one that kdlib downloads (digits come with scikit-learn)"
+OF_RUN = "--help, --seeds, --budget, --device, --jobs, --data, --yes, --method"
 OF_AUDIT = (
     "--help, --labels, --teacher, --student, --baseline, --groups, --weights, --train-counts, "
     "--edges, --classes, --missing-groups, --kind, --worst, --title, --by, --search, --images, "
@@ -412,16 +427,12 @@ def nearest(wrong, near, allowed):
     [
         ("rnu", nearest("command 'rnu'", "run", "run, report, audit, status, data, doctor")),
         ("run digit", nearest("study 'digit'", "digits", ", ".join(STUDIES))),
-        ("status cifar", nearest("study 'cifar'", "cifar10", ", ".join(STUDIES))),
+        ("status cifar", nearest("study 'cifar'", "cifar20-lt", ", ".join(STUDIES))),
         ("report digist", nearest("study 'digist'", "digits", ", ".join(STUDIES))),
         ("run", "the following arguments are required: STUDY; see: python -m kdlib run --help"),
         (
             "run digits --bugdet 9m",
-            nearest(
-                "'--bugdet'",
-                "--budget",
-                "--help, --seeds, --budget, --device, --jobs, --data, --yes, --method",
-            ),
+            nearest("'--bugdet'", "--budget", OF_RUN),
         ),
         ("doctor --now", "'--now' is unknown: Allowed: --help."),
         ("audit --fial-if x", nearest("'--fial-if'", "--fail-if", OF_AUDIT)),
@@ -436,7 +447,18 @@ def nearest(wrong, near, allowed):
         ("audit --study anchors", "study anchors has no methods to compare."),
         (
             "data get cifar11",
-            "There are no images called 'cifar11'; did you mean 'cifar10'? Allowed: cifar100, cifar10.",
+            f"data set 'cifar11' {DOWNLOADED}: did you mean 'cifar10'? Allowed: cifar100, cifar10.",
+        ),
+        ("data get mnist", f"data set 'mnist' {DOWNLOADED}: Allowed: cifar100, cifar10."),
+        ("data get", "data get needs a NAME: cifar100 or cifar10."),
+        ("run cifar20", nearest("study 'cifar20'", "cifar20-lt", ", ".join(STUDIES))),
+        ("run digits --see 2", nearest("'--see'", "--seeds", OF_RUN)),
+        ("run digits --see=2", nearest("'--see'", "--seeds", OF_RUN)),
+        ("audit --fail x", nearest("'--fail'", "--fail-if", OF_AUDIT)),
+        ("--vers", nearest("'--vers'", "--version", "--help, --version")),
+        (
+            "report digits --readme",
+            "--readme is of all studies on record: leave out STUDY and --seeds.",
         ),
     ],
 )
@@ -456,7 +478,7 @@ def test_durations(text, seconds):
 @pytest.mark.parametrize("text", ["9x", "m", "-5", "0", "0h", "1h30m", "9 m", "inf"])
 def test_wrong_durations_are_one_sentence(text, capsys):
     assert cli.main(["run", "digits", f"--budget={text}"]) == 2
-    said = f"argument --budget: {text!r} is no duration; allowed: 90s, 9m, 2h"
+    said = f"argument --budget: {text!r} must be a duration such as 90s, 9m, 2h, or 540 (seconds)"
     assert said in capsys.readouterr().err
 
 

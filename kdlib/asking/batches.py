@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch.utils.data import BatchSampler, DataLoader, IterableDataset, SequentialSampler
 
+from kdlib.config import count_of
 from kdlib.reading.read import Source
 from kdlib.reading.rows import rows_of
 from kdlib.reading.sentences import AuditError, listed, reason
@@ -125,7 +126,8 @@ def check_order(loader, tables):
             )
         n = len(loader.dataset)
         if table.ids is None and rows_of(table) != n:
-            raise table.error(f"has {rows_of(table):,} rows, but the loader {n:,} examples.")
+            rows = count_of(rows_of(table), "row")
+            raise table.error(f"has {rows}, but the loader {count_of(n, 'example')}.")
 
 
 def _column_of(values, n, start):
@@ -133,8 +135,8 @@ def _column_of(values, n, start):
     column = array_of(values, "groups")
     if column.shape[:1] != (n,):
         raise AuditError(
-            f"groups: {column.shape} is their shape in a batch of {n} examples from example "
-            f"{start} on; one is needed for each."
+            f"groups: {column.shape} is their shape in a batch of {count_of(n, 'example')} from "
+            f"example {start} on; one is needed for each."
         )
     if column.shape[1:] == (1,):
         column = column[:, 0]
@@ -192,7 +194,7 @@ class Rows:
 
     def sentence(self):
         """What was seen, in words."""
-        said = f"{self.n:,} examples, each batch of the loader shown once to every model"
+        said = f"{count_of(self.n, 'example')}, each batch of the loader shown once to every model"
         if self.are_ids:
             return f"{said}; what they hold besides differs everywhere and is taken for ids."
         if self.columns and not self.known and self.group_of is None:

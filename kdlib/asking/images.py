@@ -15,6 +15,7 @@ from torchvision.datasets import ImageFolder
 
 from kdlib.asking.models import audit_models
 from kdlib.asking.networks import named, network, timm_of
+from kdlib.config import count_of
 from kdlib.reading.read import Source, source
 from kdlib.reading.rows import aligned
 from kdlib.reading.sentences import AuditError, reason
@@ -200,8 +201,9 @@ class Images(ImageFolder):
 
     def sentence(self):
         """What is in the folder, in words."""
+        folders = count_of(len(self.classes), "folder")
         return (
-            f"{self.folder}: {len(self):,} images in {len(self.classes)} folders, which are the "
+            f"{self.folder}: {count_of(len(self), 'image')} in {folders}, which are the "
             f"classes, in the order of their names: {self.classes[0]} to {self.classes[-1]}."
         )
 

@@ -14,6 +14,7 @@ import sys
 from kdlib.asking.batches import Rows, check_order, labels_of, parts_of, refuse
 from kdlib.asking.reduced import Reduced, home_of
 from kdlib.auditing.audit import audit, check_options, kinds_of
+from kdlib.config import count_of
 from kdlib.reading.classes import given_names
 from kdlib.reading.inputs import check_roles
 from kdlib.reading.read import source
@@ -140,13 +141,13 @@ def _check_width(model, first, names):
     """The number of classes; AuditError unless a model has as many as the first and as names."""
     if model.classes != first.classes:
         raise AuditError(
-            f"{model.name}: gives scores of {model.classes} classes, but {first.name} of "
-            f"{first.classes}; an audit needs models of the same classes."
+            f"{model.name}: gives scores of {count_of(model.classes, 'class', 'classes')}, but "
+            f"{first.name} of {first.classes}; an audit needs models of the same classes."
         )
     if names and len(names) != model.classes:
         raise AuditError(
-            f"{model.name}: gives scores of {model.classes} classes, but there are {len(names)} "
-            "names of classes."
+            f"{model.name}: gives scores of {count_of(model.classes, 'class', 'classes')}, but "
+            f"{count_of(len(names), 'name')} of classes came with it."
         )
     return model.classes
 

@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 import torchvision
 
+from kdlib.config import count_of
 from kdlib.reading.sentences import AuditError, reason
 
 LIBRARIES = ("torchvision", "timm")
@@ -69,9 +70,10 @@ def network(asked, classes, folder):
                 f"{asked.file}: its {name!r} has shape {found}, but {whose} have {needed}."
             )
     if differ:
+        own = count_of(len(held[differ[0]]), "class", "classes")
         raise AuditError(
-            f"{asked.file}: its {differ[0]!r} is of {len(held[differ[0]])} classes, but {folder} "
-            f"has {classes} folders; an audit needs one for each class."
+            f"{asked.file}: its {differ[0]!r} is of {own}, but "
+            f"{folder} has {count_of(classes, 'folder')}; an audit needs one for each class."
         )
     module.load_state_dict(held, strict=False)
     return module

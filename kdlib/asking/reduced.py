@@ -13,6 +13,7 @@ import torch
 from scipy.special import log_softmax
 
 from kdlib.asking.batches import array_of, refuse
+from kdlib.config import count_of
 from kdlib.reading.columns import REDUCED
 from kdlib.reading.read import Source
 from kdlib.reading.scores import BELOW_ZERO, FLOOR, SUM_ERROR
@@ -142,7 +143,7 @@ class Reduced:
         if self.single:
             of = "logit" if self.found_kind == "logits" else "probability"
             return f"{what}; its one score is the {of} of {names[1]!r}."
-        return f"{what}; {self.found_kind} of {self.classes} classes."
+        return f"{what}; {self.found_kind} of {count_of(self.classes, 'class', 'classes')}."
 
 
 def reduced(scores, y, kind):

@@ -13,7 +13,7 @@ from kdlib.auditing import comparison, page
 from kdlib.auditing.facts import earlier
 from kdlib.auditing.gate import check
 from kdlib.auditing.verdicts import MET, NOT_MET, UNKNOWN, shown
-from kdlib.config import KdlibError
+from kdlib.config import KdlibError, count_of
 from kdlib.evidence.words import brief, p_value
 from kdlib.reading.read import file_and_columns
 from kdlib.reading.sentences import AuditError, encodable, printable, reason
@@ -160,8 +160,9 @@ def summary(a, judged, html):
     inputs = [f"{role} {code(name)}" for role, name, _ in a.inputs[:LISTED]]
     if len(a.inputs) > LISTED:
         inputs.append(f"{len(a.inputs) - LISTED} more")
-    runs = "1 training run" if a.seeds == 1 else f"{a.seeds} training runs"
-    read = a.read or (f"{a.n:,} examples, {len(a.class_names):,} classes, {runs}.",)
+    size = [count_of(a.n, "example"), count_of(len(a.class_names), "class", "classes")]
+    size.append(count_of(a.seeds, "training run"))
+    read = a.read or (f"{', '.join(size)}.",)
     out += [f"- {prose(sentence)}" for sentence in read]
     out += [f"- {', '.join(inputs)}", "", f"The page with all of it: {code(html, None)}."]
     return "\n".join(out) + "\n\n"

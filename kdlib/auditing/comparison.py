@@ -13,14 +13,15 @@ from markupsafe import Markup
 from kdlib import __version__
 from kdlib.auditing import page
 from kdlib.auditing.facts import SCHEMA, facts, plain, verdict_facts
-from kdlib.auditing.figures import BLUE, ORANGE, at_two_widths, cells
+from kdlib.auditing.figures import BLUE, ORANGE, captioned, cells
 from kdlib.auditing.headline import about, short_name
 from kdlib.auditing.standing import answer, cautions_of, headline, title
 from kdlib.auditing.tables import CHANGED
 from kdlib.auditing.together import judge_each, together
 from kdlib.evidence.words import brief, number
+from kdlib.pages.drawing import drawn, legend
 from kdlib.pages.report_template.tidy import tidy
-from kdlib.pages.shown import TEMPLATES, Shown, Table, csv_text, drawn, in_style, legend, table_html
+from kdlib.pages.shown import TEMPLATES, Table, csv_text, table_html
 from kdlib.reading.said import of_student
 from kdlib.reading.sentences import printable
 
@@ -31,9 +32,8 @@ LOOKS = {"average over groups": (BLUE, "o"), "worst groups": (ORANGE, "v")}
 # ---------------------------------------------------------------- the page
 
 
-@at_two_widths
-@in_style
-def gain_by_student(table, worst, reference, width=7.2):
+@captioned
+def gain_by_student(table, worst, reference):
     """Students.table -> Shown: average gain, and that of the worst groups, of each student."""
     parts = []
     columns = (("average_gain", "low", "high"), ("worst_k_gain", "worst_k_low", "worst_k_high"))
@@ -41,11 +41,15 @@ def gain_by_student(table, worst, reference, width=7.2):
         part = table[["student", *names]].set_axis(["student", "estimate", "low", "high"], axis=1)
         parts.append(part.assign(what=what))
     marks = pd.concat(parts, ignore_index=True).dropna(subset="estimate")
-    how = {"hue": "what", "looks": LOOKS.get, "width": width, "height": 1.2 + 0.42 * len(table)}
-    label = f"gain over the {reference}, points"
-    figure, (axes,) = drawn(marks, "student", label, across=True, **how)
-    axes.set_ylim(len(table) - 0.5, -0.5)
-    legend(figure, axes)
+
+    def paint(width):
+        how = {"hue": "what", "looks": LOOKS.get, "width": width, "height": 1.2 + 0.42 * len(table)}
+        label = f"gain over the {reference}, points"
+        figure, (axes,) = drawn(marks, "student", label, across=True, **how)
+        axes.set_ylim(len(table) - 0.5, -0.5)
+        legend(figure, axes)
+        return figure
+
     gains = "; ".join(f"{r.student} {number(r.average_gain)}" for r in table.itertuples())
     of_worst = f"the {worst} groups that gain least" if worst > 1 else "the group that gains least"
     caption = (
@@ -54,7 +58,7 @@ def gain_by_student(table, worst, reference, width=7.2):
         "the other."
     )
     shown = table[["student", *columns[0], *columns[1]]].set_axis(["student", *ENDS], axis=1)
-    return Shown(figure, f"Gain on average over the groups: {gains}.", caption, cells(shown))
+    return paint, f"Gain on average over the groups: {gains}.", cells(shown), caption
 
 
 def overview(found):

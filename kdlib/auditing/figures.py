@@ -5,22 +5,21 @@ letters of every script and the font of matplotlib has not; it measures those as
 """
 
 import functools
-from dataclasses import replace
 from unicodedata import bidirectional, east_asian_width
 
 import numpy as np
 import pandas as pd
 
 from kdlib.auditing.tables import CHANGED, UNCHANGED
+from kdlib.config import count_of
 from kdlib.evidence.words import number, p_value, told
-from kdlib.pages.shown import LINE, Shown, axes_of, captioned, drawn, in_style, legend
+from kdlib.pages.drawing import DESK, LINE, axes_of, captioned, drawn, legend
 from kdlib.reading.sentences import printable
 
 MOST = 40  # groups in a figure
 EDGE = 12  # of more, those at either end
 ROWS = 200  # groups in a table
 POINTS = 1500  # above it a scatter is a picture inside the figure
-DESK, PHONE = 7.2, 4.0  # inches; on a phone 390 px wide 8 points are then 9.8 px
 BLUE, ORANGE = "#0072B2", "#D55E00"
 LOST, GAINED = (ORANGE, "v"), (BLUE, "^")  # colour and marker
 FINDINGS = {
@@ -87,21 +86,11 @@ def _columns(letter):
 # ---------------------------------------------------------------- drawing
 
 
-def at_two_widths(draw):
-    """The function, which draws at a `width`, as one whose Shown has a figure for phones too."""
-
-    @functools.wraps(draw)
-    def both(*arguments):
-        shown = draw(*arguments)
-        narrow = draw(*arguments, width=PHONE).figure
-        return replace(shown, narrow=narrow, letters="none")
-
-    return both
+captioned = functools.partial(captioned, letters="none")
 
 
-@at_two_widths
-@in_style
-def gain_by_group(table, reference, width=DESK):
+@captioned
+def gain_by_group(table, reference):
     """Audit.groups -> Shown: gain and interval of each group, or of those at either end."""
     lost, gained = CHANGED[reference]
     rows = table.sort_values(["gain", "group"], kind="stable")
@@ -117,17 +106,20 @@ def gain_by_group(table, reference, width=DESK):
             "such extremes are partly luck."
         )
     marks = rows.assign(estimate=rows.gain, place=np.arange(len(rows)).astype(str))
-    height = 1.1 + 0.19 * len(rows)
-    how = {"hue": "finding", "looks": FINDINGS.get, "width": width, "height": height}
-    label = f"gain over the {reference}, points"
-    figure, (axes,) = drawn(marks, "place", label, across=True, **how)
-    if some:
-        axes.axhline(EDGE - 0.5, linestyle=":", **LINE)
-    axes.set_ylim(len(rows) - 0.4, -0.6)
-    legend(figure, axes)
-    room = 28 if width == DESK else 18
-    names = [f"{within_text(r.group, room)} ({r.n:,})" for r in rows.itertuples()]
-    axes.set_yticks(range(len(rows)), names, **SMALL)
+
+    def paint(width):
+        how = {"hue": "finding", "looks": FINDINGS.get, "height": 1.1 + 0.19 * len(rows)}
+        label = f"gain over the {reference}, points"
+        figure, (axes,) = drawn(marks, "place", label, across=True, width=width, **how)
+        if some:
+            axes.axhline(EDGE - 0.5, linestyle=":", **LINE)
+        axes.set_ylim(len(rows) - 0.4, -0.6)
+        legend(figure, axes)
+        room = 28 if width >= DESK else 18
+        names = [f"{within_text(r.group, room)} ({r.n:,})" for r in rows.itertuples()]
+        axes.set_yticks(range(len(rows)), names, **SMALL)
+        return figure
+
     least, most = rows.iloc[0], rows.iloc[-1]
     sentence = (
         f"Gains run from {number(least.gain)} ({within_text(least.group)}) "
@@ -136,7 +128,7 @@ def gain_by_group(table, reference, width=DESK):
     if least.gain == most.gain:
         sentence = f"The gain of every group is {number(least.gain)}."
     columns = ["group", "n", "gain", "low", "high", "q", "finding"]
-    return Shown(figure, sentence, caption, cells(rows[columns]))
+    return paint, sentence, cells(rows[columns]), caption
 
 
 def by_bucket(a):
@@ -150,67 +142,78 @@ def by_bucket(a):
     ]
 
 
-@at_two_widths
 @captioned
-def gain_by_bucket(table, reference, width=DESK):
+def gain_by_bucket(table, reference):
     """Groups of a bucket count alike; small dots are training runs, bars 95 % intervals."""
     marks = table.assign(estimate=table.gain, role="student")
     if len(table.per_seed.iloc[0]) == 1:
         marks = marks.drop(columns="per_seed")
-    how = {"hue": "role", "looks": lambda role: (BLUE, "s"), "width": width, "height": 3.2}
-    figure, (axes,) = drawn(marks, "bucket", f"gain over the {reference}, points", **how)
-    names = [f"{_bucket(r.bucket, width)}\n{r.groups} groups" for r in table.itertuples()]
-    axes.set_xticks(range(len(table)), names)
-    figure.legends.clear()
+
+    def paint(width):
+        how = {"hue": "role", "looks": lambda role: (BLUE, "s"), "width": width, "height": 3.2}
+        figure, (axes,) = drawn(marks, "bucket", f"gain over the {reference}, points", **how)
+        names = [
+            f"{_bucket(r.bucket, width)}\n{count_of(r.groups, 'group')}" for r in table.itertuples()
+        ]
+        axes.set_xticks(range(len(table)), names)
+        figure.legends.clear()
+        return figure
+
     gains = "; ".join(f"{r.bucket} {gain_in_words(r)}" for r in table.itertuples())
-    return figure, f"By bucket: {gains}.", cells(table.drop(columns="per_seed"))
+    return paint, f"By bucket: {gains}.", cells(table.drop(columns="per_seed"))
 
 
 def _bucket(name, width):
-    return name if width == DESK else name.replace(" ", "\n")
+    return name if width >= DESK else name.replace(" ", "\n")
 
 
-@at_two_widths
 @captioned
-def margin_and_gain(table, correlation, reference, width=DESK):
+def margin_and_gain(table, correlation, reference):
     """One point per group. The correlation takes the margin from one half of the examples and the
     gain from the other, both ways round, so that examples that are easy for all cannot make it. It
     speaks of these groups; the studies of this project ask it of other classes too, and take the
     margin from other teachers on other images."""
-    figure, axes = axes_of(width, height=4.0)
     point = {"alpha": 0.7, "markersize": 6 if len(table) < 200 else 3}
-    for finding, (colour, marker) in FINDINGS.items():
-        some = table[table.finding == finding]
-        if len(some):
-            look = {"color": colour, "label": finding, "rasterized": len(table) > POINTS}
-            axes.plot(some.teacher_margin, some.gain, marker, **look, **point)
     outer = [table.gain.argmin(), table.gain.argmax(), table.teacher_margin.argmin()]
-    name = {"xytext": (6, 3), "textcoords": "offset points", **SMALL}
-    for row in table.iloc[outer].drop_duplicates("group").itertuples():
-        axes.annotate(within_text(row.group, 24), (row.teacher_margin, row.gain), **name)
-    axes.axhline(0, **LINE)
-    axes.margins(x=0.15)
-    axes.set_xlabel("teacher's margin (1: certain and right)")
-    axes.set_ylabel(f"gain over the {reference}, points")
-    legend(figure, axes)
+    outer = table.iloc[outer].drop_duplicates("group")
+
+    def paint(width):
+        figure, axes = axes_of(width, height=4.0)
+        for finding, (colour, marker) in FINDINGS.items():
+            some = table[table.finding == finding]
+            if len(some):
+                look = {"color": colour, "label": finding, "rasterized": len(table) > POINTS}
+                axes.plot(some.teacher_margin, some.gain, marker, **look, **point)
+        name = {"xytext": (6, 3), "textcoords": "offset points", **SMALL}
+        for row in outer.itertuples():
+            axes.annotate(within_text(row.group, 24), (row.teacher_margin, row.gain), **name)
+        axes.axhline(0, **LINE)
+        axes.margins(x=0.15)
+        axes.set_xlabel("teacher's margin (1: certain and right)")
+        axes.set_ylabel(f"gain over the {reference}, points")
+        legend(figure, axes)
+        return figure
+
     sentence = (
         "Rank correlation of the teacher's margin and the gain, over groups: "
         f"{told(correlation, '', 2)}."
     )
     lowest = table[["group", "teacher_margin", "gain"]].sort_values("teacher_margin").head(ROWS)
-    return figure, sentence, cells(lowest)
+    return paint, sentence, cells(lowest)
 
 
-@at_two_widths
 @captioned
-def calibration(table, width=DESK):
+def calibration(table):
     """Mean confidence in the predicted class minus accuracy; above zero a model is overconfident,
-    below it underconfident."""
-    places = [_bucket(place, width) for place in table.place]
-    marks = table.assign(estimate=table.overconfidence, place=places)
-    how = {"hue": "role", "looks": MODELS.get, "width": width, "height": 3.2}
-    figure, _ = drawn(marks, "place", "confidence minus accuracy, points", **how)
-    return figure, _confidence_in_words(table), cells(table)
+    below it underconfident. Bars are 95 % intervals."""
+
+    def paint(width):
+        places = [_bucket(place, width) for place in table.place]
+        marks = table.assign(estimate=table.overconfidence, place=places)
+        how = {"hue": "role", "looks": MODELS.get, "width": width, "height": 3.2}
+        return drawn(marks, "place", "confidence minus accuracy, points", **how)[0]
+
+    return paint, _confidence_in_words(table), cells(table)
 
 
 def _confidence_in_words(table):

@@ -10,6 +10,7 @@ import numpy as np
 from kdlib.auditing.figures import gain_in_words, within_text
 from kdlib.auditing.search import told_subgroups
 from kdlib.auditing.tables import CHANGED
+from kdlib.config import count_of
 from kdlib.evidence.words import number, told
 from kdlib.reading.names import ROLES
 from kdlib.reading.sentences import printable
@@ -61,7 +62,7 @@ def _unbroken(sentence):
 def _whom(a):
     lost, gained = CHANGED[a.reference]
     worse, better = (int((a.groups.finding == word).sum()) for word in (lost, gained))
-    every = f"{len(a.groups):,} group{'s' if len(a.groups) > 1 else ''}"
+    every = count_of(len(a.groups), "group")
     if not worse + better:
         said = f"No group of {len(a.groups):,} is clearly {lost} or {gained}"
         if a.reference == "teacher":
@@ -157,7 +158,8 @@ def cautions(a):
         lost, gained = CHANGED[a.reference]
         out.append(
             f"This is one of {a.compared} students that are compared: which groups are called "
-            f"{lost} or {gained} is corrected for {a.compared} students x {len(a.groups):,} groups."
+            f"{lost} or {gained} is corrected for {a.compared} students x "
+            f"{count_of(len(a.groups), 'group')}."
         )
     if _given(a, "weights"):
         out.append(f"Examples count by their weights ({short_name(a, 'weights')}).")

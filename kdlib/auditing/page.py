@@ -29,7 +29,7 @@ from kdlib.auditing.pictures import alt
 from kdlib.auditing.search import shown_subgroups
 from kdlib.auditing.tables import CHANGED
 from kdlib.auditing.verdicts import Judgement, judge
-from kdlib.config import KdlibError
+from kdlib.config import KdlibError, count_of
 from kdlib.evidence.stats import Interval
 from kdlib.pages.report_template.tidy import tidy
 from kdlib.pages.shown import TEMPLATES, Appendix, Headline, Table, csv_text, table_html
@@ -59,7 +59,7 @@ def describe(row, a):
     """One row of Audit.groups in a sentence."""
     accuracy = ", ".join(f"{role} {getattr(row, role):.1f} %" for role in a.scored)
     return (
-        f"{printable(row.group)}: {row.n:,} examples; {accuracy}; "
+        f"{printable(row.group)}: {count_of(row.n, 'example')}; {accuracy}; "
         f"gain over the {a.reference} {gain_in_words(row)}, q = {row.q:.3f}: {row.finding}. "
         f"Smallest effect that would be found: {row.detectable:.1f} points. "
         f"Teacher's margin {row.teacher_margin:.2f}, "
@@ -111,7 +111,7 @@ def appendix(a, name="audit"):
     counts = ["n_train"] if a.groups.n_train.notna().all() else []
     columns = ["group", "n", *counts, "bucket", *a.scored, "gain", "low", "high", "p", "q"]
     columns += ["finding", "detectable", "teacher_margin", "ada_alpha"]
-    which = f"All {len(rows):,} groups"
+    which = "The one group" if len(rows) == 1 else f"All {len(rows):,} groups"
     if len(rows) > ROWS:
         which = f"{ROWS:,} of {len(rows):,} groups, those {CHANGED[a.reference][0]} first"
     caption = f"{which}: accuracies in per cent, gain in points with its 95 % interval."
@@ -252,7 +252,7 @@ def view(a, bucket="all", metric="gain", group=""):
     rows = rows.sort_values(metric, kind="stable")
     columns = list(dict.fromkeys(["group", "n", metric, "gain", "low", "high", "finding"]))
     out = [gain_by_group(rows, a.reference)] if len(rows) > 1 else []
-    caption = f"{len(rows):,} groups of bucket {bucket}, lowest {metric} first"
+    caption = f"{count_of(len(rows), 'group')} of bucket {bucket}, lowest {metric} first"
     out.append(Table(cells(rows[columns].head(ROWS)), caption))
     chosen = a.groups[a.groups.group.map(printable) == group].head(1)
     return out + [Headline([describe(row, a)]) for row in chosen.itertuples()]

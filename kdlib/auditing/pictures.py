@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from kdlib.auditing.tables import CHANGED
+from kdlib.config import count_of
 from kdlib.evidence.words import number
 from kdlib.pages.pictures import ROWS, SIDE, Picture, commonest, each_of, first, thumbnail
 from kdlib.reading.names import plain
@@ -121,7 +122,7 @@ def _limits(found, lost):
     missing = [p.name for row in lost for p in row.pictures if not p.data]
     if not missing:
         return []
-    what = "1 picture" if len(missing) == 1 else f"{len(missing)} pictures"
+    what = count_of(len(missing), "picture")
     return [f"{what} of {printable(Path(found.name).name)} cannot be read: {listed(missing)}."]
 
 

@@ -27,6 +27,7 @@ import pandas as pd
 from kdlib.auditing.conditions import conditions_of, least
 from kdlib.auditing.halves import halves_of
 from kdlib.auditing.tables import CHANGED
+from kdlib.config import count_of
 from kdlib.evidence.resample import Groups
 from kdlib.evidence.significance import change
 from kdlib.evidence.words import brief, number, p_value
@@ -186,7 +187,7 @@ def _gains(names, inside, right, w, examples):
 def _how(found, conditions, compared, table, n, passed_over):
     """Sentences on what was searched and how."""
     used = len(conditions.codes)
-    columns = "1 column" if used == 1 else f"{used} columns"
+    columns = count_of(used, "column")
     how = [
         f"In one half of the examples ({n:,}, drawn at random within each class) {compared:,} "
         f"subgroups of at least {least(n):,} examples were compared: conditions on {columns} of "

@@ -5,6 +5,7 @@ from dataclasses import replace
 from kdlib.auditing.headline import answer as answer_of_one
 from kdlib.auditing.headline import cautions, in_a_row
 from kdlib.auditing.tables import CHANGED
+from kdlib.config import count_of
 from kdlib.evidence.words import told
 from kdlib.reading.sentences import printable
 
@@ -47,7 +48,7 @@ def _whom(found):
     counts = found.table[["student", f"groups_{lost}", f"groups_{gained}"]]
     counts = counts.set_axis(["student", "lost", "gained"], axis=1)
     groups = len(found.first.groups)
-    corrected = f"corrected for {len(counts)} students x {groups:,} groups"
+    corrected = f"corrected for {len(counts)} students x {count_of(groups, 'group')}"
     if not counts[["lost", "gained"]].to_numpy().any():
         if found.reference == "teacher":
             return (
@@ -64,7 +65,7 @@ def _whom(found):
         for r in counts.head(LISTED).itertuples()
     ]
     more = len(counts) - LISTED
-    also = f"; {more} more students stand in the table" if more > 0 else ""
+    also = f"; {count_of(more, 'more student')} in the table" if more > 0 else ""
     return (
         f"Of {groups:,} groups {'; '.join(some)}{also}: {corrected}, with at most one false alarm "
         "in twenty to be expected."

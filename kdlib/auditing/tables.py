@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 
+from kdlib.config import count_of
 from kdlib.evidence.counts import (
     BUCKETS,
     CELLS,
@@ -211,7 +212,7 @@ def _limits_of_examples(of, table, train_counts):
         )
     if small := int((table.n < 10).sum()):
         out.append(
-            f"{small} of {len(table)} groups have fewer than 10 examples: "
+            f"Fewer than 10 examples in {small} of {count_of(len(table), 'group')}: "
             "only large changes can be seen there."
         )
     return out

@@ -8,6 +8,7 @@ import numpy as np
 from kdlib.auditing.facts import Earlier, differences, facts, of_other_examples
 from kdlib.auditing.gate import check, condition, written
 from kdlib.auditing.tables import FEWEST
+from kdlib.config import count_of
 from kdlib.reading.sentences import printable
 
 MET, NOT_MET, UNKNOWN = "met", "not met", "unknown"
@@ -57,10 +58,9 @@ class Judgement:
         """What it comes to, in a sentence."""
         every, met, unknown = len(self.verdicts), self.count(MET), self.count(UNKNOWN)
         gate = {0: "The gate passes", 1: "The gate fails", 3: "The gate is undecided"}[self.code]
-        conditions = "condition" if every == 1 else "conditions"
         are = "is" if met == 1 or every == 1 else "are"
         more = f", {unknown} unknown" if unknown else ""
-        return f"{gate}: {met} of {every} {conditions} {are} met{more}."
+        return f"{gate}: {met} of {count_of(every, 'condition')} {are} met{more}."
 
 
 def judge(audited, texts, against=None):
@@ -155,8 +155,7 @@ def _named(begin, names, values=None):
         value = f" ({shown(values[name])})" if values else ""
         some.append(printable(name, 40) + value)
     more = f" and {len(names) - NAMED:,} more" if len(names) > NAMED else ""
-    groups = "group" if len(names) == 1 else "groups"
-    return f"{begin} {len(names):,} {groups}: {', '.join(some)}{more}"
+    return f"{begin} {count_of(len(names), 'group')}: {', '.join(some)}{more}"
 
 
 def _why(c, audited, now, against, unknown):
@@ -198,7 +197,7 @@ def why_unknown(audited, name):
     if name == "copied_excess":
         return "baselines hardly err, or give the teacher's own answers, or the teacher never errs"
     if name in by_groups and len(audited.groups) < FEWEST:
-        return f"there are {len(audited.groups)} groups, and at least {FEWEST} are needed"
+        return f"at least {FEWEST} groups are needed; this has {len(audited.groups)}"
     scores = ("_calibration_error", "_log_loss", "_overconfidence")
     if name.endswith(scores) and not audited.scored.get(role, False):
         return f"only predicted classes of the {role} were given"
@@ -221,8 +220,8 @@ def _note(c, audited):
         of = f"{audited.compared} students x " if audited.compared > 1 else ""
         return (
             f"Each group has a 95 % interval of its own, so chance alone can meet this in up to "
-            f"{rate:.0f} % of audits of {of}{groups:,} groups; {harmed} > 0 is corrected for their "
-            "number."
+            f"{rate:.0f} % of audits of {of}{count_of(groups, 'group')}; {harmed} > 0 is corrected "
+            "for their number."
         )
     if c.of_groups and c.bound == "estimate" and c.name not in NO_ESTIMATES:
         return (

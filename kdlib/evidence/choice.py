@@ -44,7 +44,7 @@ def scores(search, seeds):
                     "seeds": len(per_seed),
                 }
             )
-        best = max(of_step, key=lambda row: row["mean"])  # the first of equals
+        best = max(of_step, key=lambda row: row["mean"])  # ties go to the first
         if search.epochs and "epochs" in step.levels[0]:  # the fewest that pass the gate, if any
             rows_of_gate = [] if step.fields else gate(search, seeds).itertuples()
             passed = [f"epochs = {row.epochs}" for row in rows_of_gate if row.passes == "yes"]

@@ -43,7 +43,7 @@ def buckets(train_counts, edges):
 
 
 def rank_from_highest(values):
-    """(..., G) -> (..., G): 0 for the highest group; NaN comes last, of equals the first first."""
+    """(..., G) -> (..., G): 0 for the highest group; NaN comes last, ties keep their order."""
     values = np.where(np.isnan(values), -np.inf, values)
     return np.argsort(np.argsort(-values, axis=-1, kind="stable"), axis=-1, kind="stable")
 

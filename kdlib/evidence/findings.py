@@ -2,6 +2,8 @@
 
 Nobody writes one by hand."""
 
+import functools
+
 import numpy as np
 import pandas as pd
 
@@ -13,6 +15,7 @@ from kdlib.study.done import complete_seeds, some_seeds
 from kdlib.study.grids import STUDIES, study
 
 
+@functools.lru_cache(maxsize=32)  # a page asks for those of a pair again and again
 def pair_verdicts(p):
     """The cards of one Panel: a dictionary for each finding, with its verdict in one word.
 
@@ -35,7 +38,7 @@ def pair_verdicts(p):
         for f, word, corrected in decided(enough)
     }
     for finding in found:
-        why = f"{_said(finding)} A verdict needs {LEAST_SEEDS} seeds; there are {finding.result.n}."
+        why = f"{_said(finding)} A verdict needs {LEAST_SEEDS} seeds; this has {finding.result.n}."
         cards.setdefault(finding.name, _untested(p, finding.name, why, finding))
     why = "One-hot is below 5 % on val in every bucket: nothing can be harmed."
     return [cards.get(name) or _untested(p, name, why) for name in names_of(p)]

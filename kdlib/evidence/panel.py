@@ -32,8 +32,6 @@ class Panel:
     margins: np.ndarray  # (S, G) held-out margin (val) of each seed's teacher
     split: str  # "test_plus", or "test" for comparison with the literature
     setting: dict = field(default_factory=dict)  # Config fields that differ from the study's
-    # what was computed of single records; shared by `posing`
-    memory: dict = field(default_factory=dict, repr=False)
 
     @property
     def name(self):
@@ -126,15 +124,15 @@ class Panel:
         return average_means(values, self.members)
 
     def remembered(self, what, records, compute):
-        """Values of single records, computed once.
+        """Values of single records, computed once for all panels that hold them.
 
         compute(list of the new ones) -> a list with a value for each."""
-        keys = [(what, self.split, record.config.key()) for record in records]
-        by_key = dict(zip(keys, records, strict=True))
-        new = {key: record for key, record in by_key.items() if key not in self.memory}
+        key = what, self.split
+        new = [record for record in dict.fromkeys(records) if key not in record.memory]
         if new:
-            self.memory.update(zip(new, compute(list(new.values())), strict=True))
-        return [self.memory[key] for key in keys]
+            for record, value in zip(new, compute(new), strict=True):
+                record.memory[key] = value
+        return [record.memory[key] for record in records]
 
     def accuracy(self, method):
         """GroupMeans of accuracy, in per cent."""
@@ -154,8 +152,7 @@ class Panel:
             predicted = np.array([self._predictions(r).predicted for r in runs])
             return counts.copied_share(teacher, predicted, self.y, self.averages).networks()
 
-        what = f"copied from {record.config.key()}"
-        return stack(self.remembered(what, self.records(method), compute))
+        return stack(self.remembered(("copied from", record), self.records(method), compute))
 
     def copied_by_itself(self, method):
         """GroupMeans (S,): the copied share of each network of a method, from its own teacher."""
@@ -208,9 +205,13 @@ class Panel:
         difference = mine.map(lambda a: a[..., :seeds, :]) - other.map(lambda a: a[..., :seeds, :])
         return interval(*difference.map(lambda d: (d * weights[:seeds]).sum(axis=-1)))
 
-    def group_gain(self, method):
-        """(S, G) points: each network of a method minus the mean of the baselines."""
-        return self.accuracy(method).observed - self.accuracy("one_hot").observed.mean(axis=0)
+    def group_gain(self, method, over="one_hot"):
+        """(S, G) points: each network of a method minus another, as in `gain`."""
+        mine, base = self.accuracy(method).observed, self.accuracy(over).observed
+        if over == "one_hot":
+            return mine - base.mean(axis=0)
+        seeds = min(len(mine), len(base))
+        return mine[:seeds] - base[:seeds]
 
     def val_accuracy(self, method):
         """(S, G) per cent on val, which may choose."""
@@ -247,6 +248,13 @@ def panel(study, pair, seeds, split="test_plus", setting=None):
     own = [study.config(pair, "one_hot", s, setting) for s in range(seeds)]
     more = [cfg for cfg in baselines(study, pair, setting) if cfg not in own]
     runs = {"one_hot": tuple(records.read(cfg) for cfg in (*own, *more)), **runs}
+    return _aligned(study, tuple(pair), seeds, split, tuple(setting.items()), tuple(runs.items()))
+
+
+@functools.lru_cache(maxsize=32)  # a page asks for the same ones time and again
+def _aligned(study, pair, seeds, split, setting, runs):
+    """The Panel of records: a dictionary as pairs of its names and values."""
+    setting, runs = dict(setting), dict(runs)
     teachers = tuple(records.read(r.config.teacher_config()) for r in runs["kd"])
     for done in runs.values():
         for record in done:
@@ -262,7 +270,7 @@ def panel(study, pair, seeds, split="test_plus", setting=None):
                 f"study {study.name}: group {group!r} has no test example, so it has no gain."
             )
     margins = np.array([r.facts["teacher_margin_val"] for r in runs["kd"]])
-    return Panel(study, tuple(pair), seeds, runs, teachers, margins, split, setting)
+    return Panel(study, pair, seeds, runs, teachers, margins, split, setting)
 
 
 def table(panel):

@@ -5,10 +5,16 @@ import pandas as pd
 
 from kdlib.evidence.words import number
 from kdlib.methods import name_of
+from kdlib.pages.drawing import axes_of, captioned, drawn
 from kdlib.pages.gains import gain_by_bucket, rarest
-from kdlib.pages.shown import Shown, axes_of, captioned, drawn, in_style
 
-PLACES = ("average", "rarest bucket")
+PLACES = ("average", "rarest classes")
+FIELDS = {  # of Config, in words
+    "alpha": "weight of the teacher, alpha",
+    "imbalance": "imbalance: most over fewest images of a class",
+    "label_noise": "share of training labels that are shuffled",
+    "draw_seed": "draw of the training images",
+}
 
 
 def steps(panels):
@@ -78,13 +84,20 @@ def summary(p, figures):
     )
 
 
-@in_style
+@captioned
 def _plot_ablation(pair, table):
+    """Its caption depends on the primary configuration."""
     words = table.field.iloc[0].replace("_", " ")
-    figure, both = drawn(table, "level", "gain over one-hot, points", "bucket", height=3.4)
-    for axes in both:
-        axes.set_xlabel(words)
-    rows = table[(table.method == "distillation") & (table.bucket == "rarest bucket")]
+    label = FIELDS.get(table.field.iloc[0], words)
+
+    def paint(width):
+        how = {"by": "bucket", "width": width, "height": 3.4}
+        figure, both = drawn(table, "level", "gain over one-hot, points", **how)
+        both[0].set_xlabel("")
+        figure.supxlabel(label, fontsize=10)
+        return figure
+
+    rows = table[(table.method == "distillation") & (table.bucket == "rarest classes")]
     low, high = rows.loc[rows.estimate.idxmin()], rows.loc[rows.estimate.idxmax()]
     harmed = ", ".join(rows[rows.high < 0].level) or "none of them"
     base = rows[rows.base == "yes"].level.iloc[0]
@@ -97,7 +110,7 @@ def _plot_ablation(pair, table):
         f"Everything else as in the primary configuration, which has {base}; each level against "
         "the mean of the one-hot networks on the same data. Dots are seeds, bars 95 % intervals."
     )
-    return Shown(figure, sentence, caption, table)
+    return paint, sentence, table, caption
 
 
 def variance_components(panels, method="kd"):
@@ -157,16 +170,21 @@ def plot_variances(panels):
     table = variance_components(panels)
     if table is None:  # of one draw
         return None
-    figure, both = axes_of(columns=2, height=2.4, sharey=True)
-    for axes, place in zip(both, PLACES, strict=True):
-        rows = table[table.bucket == place]
-        axes.barh(rows.source, rows["standard deviation"], color="#0072B2")
-        axes.set_title(place)
-        axes.set_xlabel("standard deviation, points")
-    both[0].invert_yaxis()
+
+    def paint(width):
+        figure, both = axes_of(width, columns=2, height=2.0, sharey=True)
+        for axes, place in zip(both, PLACES, strict=True):
+            rows = table[table.bucket == place]
+            axes.barh(rows.source, rows["standard deviation"], height=0.5, color="#0072B2")
+            axes.set_title(place)
+        both[0].invert_yaxis()
+        figure.supxlabel("standard deviation of the gain, points", fontsize=10)
+        return figure
+
+    rows = table[table.bucket == PLACES[-1]]
     most = rows.loc[rows.variance.idxmax()]
     sentence = (
         f"{panels[0].name}: in the rarest classes most of the spread of distillation's gain comes "
         f"from {most.source} (standard deviation {most['standard deviation']:.1f} points)."
     )
-    return figure, sentence, table
+    return paint, sentence, table

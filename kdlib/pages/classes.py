@@ -9,7 +9,8 @@ from kdlib.evidence.panel import table as every_run
 from kdlib.evidence.significance import change
 from kdlib.evidence.words import number
 from kdlib.methods import name_of
-from kdlib.pages.shown import Appendix, axes_of, captioned, drawn, legend
+from kdlib.pages.drawing import DESK, axes_of, captioned, drawn, legend, shot
+from kdlib.pages.shown import Appendix
 
 MOST_NAMES = 40  # of classes below a figure
 BUCKET_LOOKS = {  # of training images; of teacher margin, where classes are balanced
@@ -32,54 +33,80 @@ def by_frequency(p, /, **columns):
 
 def name_classes(axes, table):
     """Write classes of by_frequency below the axes, with their images; of many, every few."""
-    names = [f"{g} ({n})" for g, n in zip(table.group, table.n_train, strict=True)]
-    some = range(0, len(names), 1 + len(names) // MOST_NAMES)
+    names = [
+        f"{g} ({n})".replace("_", " ") for g, n in zip(table.group, table.n_train, strict=True)
+    ]
+    most = int(MOST_NAMES * axes.figure.get_figwidth() / DESK)
+    some = range(0, len(names), 1 + (len(names) - 1) // most)
     axes.set_xticks(some, [names[i] for i in some], rotation=60, ha="right", fontsize=8)
+    axes.tick_params(axis="x", length=2)
+    axes.set_xlabel("class (number of its training images)")
 
 
-def gain_by_group(p, method="kd"):
+def label_of(bucket):
+    """A bucket of classes in a legend."""
+    return f"{shot(bucket)} classes" if shot(bucket) != bucket else bucket
+
+
+def gain_by_group(p, method="kd", over="one_hot"):
     """Gain in points with its test, as in an audit: one row per group, most frequent first.
 
-    One seed has no spread, so nothing is tested."""
-    gain = p.group_gain(method)
+    Over another method it is paired by seed. One seed has no spread, so nothing is tested."""
+    gain = p.group_gain(method, over)
     tested = dict.fromkeys(("low", "high", "p", "q"), np.nan) | {"finding": "no clear difference"}
     if p.seeds > 1:
-        right, baseline = (p.predicted(m) == p.y for m in (method, "one_hot"))
-        found = change(right, p.members, np.ones(len(p.y)), baseline)
+        found = change(*_right(p, method, over))
         tested = {"low": 100 * found.low, "high": 100 * found.high, "p": found.p, "q": found.q}
         tested["finding"] = found.finding
     return by_frequency(
         p,
         n_test=np.bincount(p.group, minlength=len(p.group_names)),
         margin=p.margins.mean(axis=0),
-        one_hot=p.accuracy("one_hot").observed.mean(axis=0),
+        **{over: p.accuracy(over).observed.mean(axis=0)},
         gain=gain.mean(axis=0),
         spread=gain.std(axis=0, ddof=1) if p.seeds > 1 else np.nan,
         **tested,
     )
 
 
+def _right(p, method, over):
+    """Arguments of change(): who is right, or by how much in pairs of networks of two methods."""
+    weights = np.ones(len(p.y))
+    if over == "one_hot":
+        right, baseline = (p.predicted(m) == p.y for m in (method, over))
+        return right, p.members, weights, baseline
+    right, other = ((predicted == p.y).astype(int) for predicted in p.paired(method, over))
+    return right - other, p.members, weights
+
+
 @captioned
-def plot_gain_by_group(p, method="kd"):
-    """Classes from most to fewest training images (their number in brackets); marks are means over
-    seeds, bars 95 % intervals over networks and test images, a star marks a class harmed or helped
-    at a false discovery rate of 5 %."""
-    table = gain_by_group(p, method)
-    marks = table.assign(estimate=table.gain)
-    how = {"hue": "bucket", "looks": BUCKET_LOOKS.get, "height": 3.9}
-    figure, (axes,) = drawn(marks, "group", "accuracy gain over one-hot, points", **how)
+def plot_gain_by_group(p, method="kd", over="one_hot"):
+    """Classes from most to fewest training images; marks are means over seeds, bars 95 % intervals
+    over networks and test images, a star marks a class harmed or helped at a false discovery rate
+    of 5 %. One-hot networks are trained on labels alone; the gain over them is that over their
+    mean."""
+    table, base = gain_by_group(p, method, over), name_of(over)
+    marks = table.assign(estimate=table.gain, bucket=table.bucket.map(label_of))
+    looks = {label_of(name): look for name, look in BUCKET_LOOKS.items()}
     star = {"xytext": (0, 4), "textcoords": "offset points", "fontsize": 13, "ha": "center"}
-    for i in np.flatnonzero(table.finding != "no clear difference"):
-        axes.annotate("*", (i, table.gain[i]), **star)
-    name_classes(axes, table)
+
+    def paint(width):
+        how = {"hue": "bucket", "looks": looks.get, "width": width, "height": 3.9}
+        figure, (axes,) = drawn(marks, "group", f"gain over {base}, points", **how)
+        for i in np.flatnonzero(table.finding != "no clear difference"):
+            axes.annotate("*", (i, table.gain[i]), **star)
+        name_classes(axes, table)
+        return figure
+
     harmed, helped = (int((table.finding == f).sum()) for f in ("harmed", "helped"))
+    compared = "" if over == "one_hot" else f"compared with {base}, "
     least, most = table.loc[table.gain.idxmin()], table.loc[table.gain.idxmax()]
     sentence = (
-        f"{p.name}: of {len(table)} classes {name_of(method)} harms {harmed} and helps {helped} at "
-        f"a false discovery rate of 5 %; the means run from {number(least.gain)} ({least.group}) "
-        f"to {number(most.gain)} ({most.group})."
+        f"{p.name}: {compared}of {len(table)} classes {name_of(method)} harms {harmed} and helps "
+        f"{helped} at a false discovery rate of 5 %; the means run from {number(least.gain)} "
+        f"({least.group}) to {number(most.gain)} ({most.group})."
     )
-    return figure, sentence, table
+    return paint, sentence, table
 
 
 def by_class(p, methods):
@@ -116,21 +143,26 @@ def every_class(p, methods=None):
 
 @captioned
 def plot_margins(p):
-    """Means over seeds, most frequent class first. Where a margin is measured decides how far
-    AdaAlpha softens the teacher."""
+    """Means over seeds, most frequent class first. A margin is 1 where the teacher is certain and
+    right, about 0 where it knows nothing; where it is measured decides how far AdaAlpha softens the
+    teacher."""
     of_train = np.mean([r.facts["teacher_margin_train"] for r in p.runs["kd"]], axis=0)
     table = by_frequency(p, held_out=p.margins.mean(axis=0), on_training=of_train)
-    figure, axes = axes_of(height=3.7)
-    axes.plot(table.on_training, "o", color="#767676", label="on its training images")
-    axes.plot(table.held_out, "s", color="#D55E00", label="held out: the alpha of AdaAlpha")
-    name_classes(axes, table)
-    axes.set_ylim(-0.03, 1.03)
-    axes.set_ylabel("teacher's margin")
-    legend(figure, axes)
+
+    def paint(width):
+        figure, axes = axes_of(width, height=3.7)
+        axes.plot(table.on_training, "o", color="#767676", label="on its training images")
+        axes.plot(table.held_out, "s", color="#D55E00", label="held out: the alpha of AdaAlpha")
+        name_classes(axes, table)
+        axes.set_ylim(-0.03, 1.03)
+        axes.set_ylabel("teacher's margin")
+        legend(figure, axes)
+        return figure
+
     low, high = table.loc[table.held_out.idxmin()], table.loc[table.held_out.idxmax()]
     sentence = (
         f"{p.name}: the teacher's held-out margin runs from {low.held_out:.2f} ({low.group}) to "
         f"{high.held_out:.2f} ({high.group}); on its own training images the mean is "
         f"{table.on_training.mean():.2f}."
     )
-    return figure, sentence, table
+    return paint, sentence, table

@@ -1,13 +1,34 @@
-"""Exploring: what marks a page of overrides; the explorer of records, by widgets or parameters."""
+"""Exploring: menus over what is on record, which train nothing; the mark of a page of overrides."""
 
-from kdlib.pages.shown import Headline
+import functools
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from kdlib.config import KdlibError, did_you_mean
+from kdlib.evidence.panel import panel
+from kdlib.evidence.rules import classes as in_words
+from kdlib.evidence.stats import interval
+from kdlib.evidence.words import brief, number
+from kdlib.methods import name_of
+from kdlib.pages import classes, gains, pictures
+from kdlib.pages.shown import Headline, Table, plus_minus
+from kdlib.study import files
+from kdlib.study.done import complete_seeds
+from kdlib.study.grids import STUDIES, study
+from kdlib.study.parameters import check_names
 from kdlib.study.studies import told
+
+ENDS = 3  # classes at either end of the gains that the table has
+
+# ---------------------------------------------------------------- pages of overrides
 
 
 def banner(chosen):
     """The Headline of a page whose study has overrides; None for a study as it was planned.
 
-    It says that nothing on the page is counted. The report lifts it under the title."""
+    It says that nothing on the page is counted."""
     if not chosen.overrides:
         return None
     base = chosen.name.removesuffix("-exploratory")
@@ -16,3 +37,228 @@ def banner(chosen):
         "advance, so this page has no verdict, and none of its numbers is counted anywhere."
     )
     return Headline([said])
+
+
+# ---------------------------------------------------------------- what can be chosen
+
+
+class Choice(NamedTuple):
+    """What is shown."""
+
+    study: str
+    pair: str  # teacher/student
+    method: str
+    over: str  # the method that it is compared with
+    group: str  # "": those that change most
+
+
+def on_record():
+    """The names of the studies that compare methods and have a complete seed.
+
+    Superseded ones and demonstrations come last."""
+    found = [s for s in STUDIES.values() if s.pairs and s.methods and complete_seeds(s.name)]
+    return [s.name for s in sorted(found, key=lambda s: (s.demonstration, s.superseded))]
+
+
+@functools.lru_cache(maxsize=8)
+def panel_of(name, pair):
+    """The Panel of a study's pair, without any change of setting, over all complete seeds."""
+    return panel(study(name), tuple(pair.split("/")), complete_seeds(name))
+
+
+def menus(given, strict=False):
+    """(Choice, {parameter: {value: its words}}) of what is given, {parameter: value}.
+
+    "" stands for the first that there is, and so does what is not there, unless `strict`: then it
+    is a KdlibError, as is a study without records."""
+    options = (_studies, _pairs, _methods, _others, _groups)
+    chosen, allowed = {}, {}
+    for name, found in zip(Choice._fields, options, strict=True):
+        allowed[name] = found(**chosen)
+        value = given.get(name) or next(iter(allowed[name]))
+        if value not in allowed[name]:
+            if strict:
+                known = [word for word in allowed[name] if word]
+                said = f"notebook parameter {name}={value!r}"
+                raise KdlibError(f"{said}: {did_you_mean(value, known)}")
+            value = next(iter(allowed[name]))
+        chosen[name] = value
+    return Choice(**chosen), allowed
+
+
+def _studies():
+    names = on_record()
+    if not names:
+        raise KdlibError(
+            f"{files.folder()}: no study has a complete seed on record here; "
+            "`python -m kdlib run digits` makes some."
+        )
+    return {name: f"{name}: {STUDIES[name].title}" for name in names}
+
+
+def _pairs(study):
+    return {"/".join(pair): " → ".join(pair) for pair in STUDIES[study].pairs}
+
+
+def _methods(study, pair):
+    return {method: name_of(method) for method in panel_of(study, pair).methods}
+
+
+def _others(study, pair, method):
+    return {m: name_of(m) for m in panel_of(study, pair).runs if m != method}
+
+
+def _groups(study, pair, method, over):
+    """Those that lose most come first."""
+    p = panel_of(study, pair)
+    gain = p.group_gain(method, over).mean(axis=0)
+    order = np.argsort(gain, kind="stable")
+    names = {p.group_names[g]: f"{p.group_names[g]} ({number(gain[g], '')})" for g in order}
+    return {"": "those that change most", **names}
+
+
+def check_parameters(namespace):
+    """The Choice of the parameters of notebooks/explore.ipynb: check_parameters(globals()).
+
+    KdlibError for a name that papermill was given and the notebook does not know, and for what is
+    not on record."""
+    check_names(namespace, Choice._fields)
+    return menus({name: namespace[name] for name in Choice._fields}, strict=True)[0]
+
+
+# ---------------------------------------------------------------- what is shown
+
+
+def parts(choice):
+    """What is shown of a Choice, one after the other, quick things first: always equally many."""
+    name, pair, method, over, group = choice
+    by_bucket, by_class = _figures(name, pair, method, over)
+    p = panel_of(name, pair)
+    yield Headline([answer(p, method, over, by_class.table)])
+    yield by_bucket
+    yield by_class
+    yield table(p, method, over, group)
+    groups = (group,) if group else ()
+    yield pictures.lost(p, method, over, groups)
+    yield pictures.won(p, method, over, groups)
+
+
+@functools.lru_cache(maxsize=32)
+def _figures(name, pair, method, over):
+    p = panel_of(name, pair)
+    by_bucket = gains.plot_gain_by_bucket(p, [method], over)
+    return by_bucket, classes.plot_gain_by_group(p, method, over)
+
+
+def answer(p, method, over, found):
+    """Which classes gain most and least, in words; found: the table of gains by class."""
+    ends = (found.loc[at] for at in (found.gain.idxmax(), found.gain.idxmin()))
+    most, least = (f"{row.group} ({number(row.gain)})" for row in ends)
+    said = (
+        f"{p.study.name}, {p.name}: compared with {name_of(over)}, {name_of(method)} gains most in "
+        f"{most} and least in {least}; "
+    )
+    seeds = f"{p.seeds} of {p.study.seeds} planned seeds are on record"
+    if p.seeds < 2:
+        return f"{said}{seeds}, too few to tell that from chance."
+    helped, harmed = ((found.finding == word).sum() for word in ("helped", "harmed"))
+    return f"{said}beyond chance it helps {helped} and harms {harmed} of {len(found)}. {seeds}."
+
+
+def table(p, method, over, group=""):
+    """Table of accuracy and gain: on average, in each bucket, in a group.
+
+    Without a group, in those that lose and gain most."""
+    rows = []
+    for place, weights in p.places().items():
+        row = {"classes": "mean of all classes"}
+        if place != "average":
+            row["classes"] = in_words(p, p.bucket_names.index(place))
+        for m in (over, method):
+            inside = functools.partial(np.dot, b=weights.mean(axis=0))
+            row[f"{name_of(m)}, %"] = plus_minus(interval(*p.accuracy(m).map(inside)))
+        rows.append(row | {"gain, points": brief(p.gain(method, weights, over))})
+    found = classes.gain_by_group(p, method, over).sort_values("gain", kind="stable")
+    some = pd.concat([found.head(ENDS), found.tail(ENDS)]).drop_duplicates("group")
+    if group:
+        some = found[found.group == group]
+    for of in some.assign(estimate=some.gain).itertuples():
+        row = {"classes": f"{of.group}, {of.n_train} training images"}
+        for m in (over, method):
+            accuracy = p.accuracy(m).observed[:, p.group_names.index(of.group)].mean()
+            row[f"{name_of(m)}, %"] = f"{accuracy:.1f}"
+        rows.append(row | {"gain, points": brief(of)})
+    caption = (
+        f"Accuracy and gain with their 95 % intervals, {p.name}; at the end "
+        f"{group or 'the classes that lose and gain most'}"
+    )
+    return Table(pd.DataFrame(rows), caption)
+
+
+# ---------------------------------------------------------------- menus
+
+
+class Menus:
+    """Menus that follow each other: `box` is the widget, `choice` what is chosen.
+
+    draw(choice) is called when that changes."""
+
+    def __init__(self, choice, draw):
+        import ipywidgets  # here, since the pages of a report need none
+
+        layout, style = {"width": "40rem", "max_width": "100%"}, {"description_width": "8rem"}
+        words = ("study", "networks", "method", "compared with", "class")
+        self.menus = {}
+        for name, of in zip(Choice._fields, words, strict=True):
+            menu = ipywidgets.Dropdown(description=of, layout=layout, style=style)
+            self.menus[name] = menu
+        self.said = ipywidgets.Label()
+        self.box = ipywidgets.VBox([*self.menus.values(), self.said])
+        self.choice, self.draw, self.filling = choice, draw, False
+        self._fill(choice)
+        for menu in self.menus.values():
+            menu.observe(self._chosen, "value")
+
+    def _fill(self, wanted):
+        """Give every menu what there is, and what is wanted as far as that is there."""
+        self.choice, allowed = menus(dict(wanted._asdict()))
+        self.filling = True
+        for name, menu in self.menus.items():
+            menu.options = [(words, value) for value, words in allowed[name].items()]
+            menu.value = getattr(self.choice, name)
+        self.filling = False
+
+    def _chosen(self, _):
+        if self.filling:
+            return
+        self.said.value = "Drawing …"
+        try:
+            self._fill(Choice(**{name: menu.value for name, menu in self.menus.items()}))
+            self.draw(self.choice)
+            self.said.value = ""
+        except KdlibError as error:
+            self.said.value = str(error)
+
+
+def explorer(choice):
+    """Show menus and, below them, what is chosen; returns the Menus.
+
+    What they choose takes the place of what was there. Without a kernel, as on a page, that stays.
+    """
+    from IPython.display import display
+
+    now = []
+
+    def draw(choice):
+        for slot, (place, part) in zip(slots, enumerate(parts(choice)), strict=True):
+            if part is not now[place]:  # a figure of the same methods, say, stays
+                slot.update(part)
+            now[place] = part
+
+    chosen = Menus(choice, draw)
+    display(chosen.box)
+    slots = []
+    for part in parts(choice):
+        now.append(part)
+        slots.append(display(part, display_id=True))
+    return chosen

@@ -1,6 +1,7 @@
 """Who gains, and how sure is it: x(panel, methods) is a table, plot_x its figure."""
 
 import functools
+import textwrap
 
 import numpy as np
 import pandas as pd
@@ -10,7 +11,21 @@ from kdlib.evidence.stats import interval, worst
 from kdlib.evidence.words import p_value, told
 from kdlib.methods import look_of, name_of
 from kdlib.pages.anchors import WANG
-from kdlib.pages.shown import LINE, Table, axes_of, captioned, drawn, estimates, legend, plus_minus
+from kdlib.pages.drawing import (
+    DESK,
+    LINE,
+    axes_of,
+    captioned,
+    drawn,
+    legend,
+    name_marks,
+    places_of,
+    room_of,
+    shot,
+)
+from kdlib.pages.shown import Table, estimates, plus_minus
+
+MOST_NAMED = 7  # methods with a name in a figure
 
 
 def rarest(p):
@@ -89,28 +104,50 @@ def gain_by_bucket(p, methods, over="one_hot"):
     return estimates(places, methods, lambda place, m: p.gain(m, places[place], over))
 
 
+def by_bucket(p, table, label, width, **how):
+    """(figure, axes) of a table by bucket, whose classes are named below them."""
+    figure, (axes,) = drawn(table, "bucket", label, width=width, **how)
+    names = [shot(name).replace("-", "-\n") for name in table.bucket.unique()]
+    if width >= DESK:
+        names = [name.replace("\n", "") for name in names]
+    axes.set_xticks(range(len(names)), names)
+    what = "number of training images" if p.study.bucket_edges else "margin of the teacher"
+    axes.set_xlabel(f"classes by {what}")
+    return figure, axes
+
+
 @captioned
 def plot_gain_by_bucket(p, methods=None, over="one_hot"):
     """Small dots are seeds, large marks their mean, bars its 95 % interval over seeds, baselines
-    and test examples; within a bucket every class counts alike. Test images include those that the
-    draw left out."""
+    and test images; within a bucket every class counts alike. Above zero a method is better than
+    what it is compared with. Test images include those that the draw left out."""
     methods, base = list(methods or p.methods), name_of(over)
     table = gain_by_bucket(p, methods, over)
-    figure, (axes,) = drawn(table, "bucket", f"accuracy gain over {base}, points")
-    what = "number of training images" if p.study.bucket_edges else "margin of the teacher"
-    axes.set_xlabel(f"classes by {what}")
-    return figure, f"{p.name}: {changes(p, methods[0], over)}, against {base}.", table
+
+    def paint(width):
+        return by_bucket(p, table, f"gain over {base}, points", width)[0]
+
+    return paint, f"{p.name}: {changes(p, methods[0], over)}, against {base}.", table
 
 
 @captioned
 def plot_forest(p, methods=None, over="one_hot"):
     """Small dots are seeds, large marks their mean, bars its 95 % interval over networks and test
-    examples, not corrected for the number of rows."""
+    images, not corrected for the number of rows. Right of zero a method is better than what it is
+    compared with."""
     methods, base = list(methods or p.methods), name_of(over)
     table, (rare, weights) = gain_by_bucket(p, methods, over), rarest(p)
-    how = {"by": "bucket", "height": 1.3 + 0.27 * len(methods), "across": True}
     both = table[table.bucket.isin(["average", rare])]
-    figure, _ = drawn(both, "method", f"gain over {base}, points", **how)
+    title = rarest_classes(p).removeprefix("the ")
+
+    def paint(width):
+        how = {"by": "bucket", "across": True, "height": 1.3 + 0.27 * len(methods)}
+        figure, axes = drawn(both, "method", f"gain over {base}, points", width=width, **how)
+        axes[1].set_title(title if width >= DESK else textwrap.fill(title, 12))
+        if width < DESK:
+            in_lines(axes[0], methods)
+        return figure
+
     last = table[table.bucket == rare].reset_index(drop=True)
     best = last.estimate.idxmax()
     sentence = (
@@ -118,45 +155,63 @@ def plot_forest(p, methods=None, over="one_hot"):
         f"{last.method[best]}, {told(p.gain(methods[best], weights, over))}; "
         f"{(last.low > 0).sum()} of {len(last)} methods gain clearly there."
     )
-    return figure, sentence, table
+    return paint, sentence, table
+
+
+def in_lines(axes, methods):
+    """Break the names of methods below each other into lines, where there is little room."""
+    names = ["\n".join(textwrap.wrap(name_of(m), 20)) for m in methods]
+    axes.set_yticks(range(len(names)), names, fontsize=8, linespacing=0.9)
 
 
 @captioned
 def plot_trade_off(p, methods=None):
-    """Up and right is better; one-hot is the origin. Squares: the non-dominated set of the means;
-    the crosses are 95 % intervals and often overlap."""
+    """Up and right is better; one-hot is the origin. Squares are the methods that no other one
+    beats on both axes, by their means; crosses are 95 % intervals and often overlap."""
     table = gain_by_bucket(p, methods or p.methods)
     means = table.pivot(index="method", columns="bucket", values="estimate")
     means = means.loc[table.method.unique()]
     name = table.bucket.iloc[-1]
     average, rare = means["average"], means[name]
     best = [m for m in means.index if not ((average > average[m]) & (rare > rare[m])).any()]
-    figure, axes = axes_of(height=4.4)
-    inside = {"ha": "center", "va": "center", "color": "white", "fontsize": 8, "weight": "bold"}
-    for k, (method, rows) in enumerate(table.groupby("method", sort=False), 1):
-        x, y = (rows[rows.bucket == place].iloc[0] for place in ("average", name))
-        colour, _ = look_of(method)
-        axes.plot([x.low, x.high], [y.estimate] * 2, color=colour, alpha=0.35)
-        axes.plot([x.estimate] * 2, [y.low, y.high], color=colour, alpha=0.35)
-        mark = {"color": colour, "markersize": 13, "label": f"{k}  {method}"}
-        axes.plot(x.estimate, y.estimate, "s" if method in best else "o", **mark)
-        axes.annotate(str(k), (x.estimate, y.estimate), **inside)
-    half = (table.high - table.low).groupby(table.bucket).median() / 2
-    for place, set_limits in (("average", axes.set_xlim), (name, axes.set_ylim)):
-        low, high = min(0, means[place].min()), max(0, means[place].max())
-        # for the marks and the usual interval; wide ones may leave the picture
-        room = 0.1 * (high - low) + np.nan_to_num(half[place]) or 1
-        set_limits(low - room, high + room)
-    axes.axhline(0, **LINE)
-    axes.axvline(0, **LINE)
-    axes.set_xlabel("average gain over one-hot, points")
-    axes.set_ylabel(f"gain in {rarest_classes(p)}, points")
-    legend(figure, axes, beside=True, markerscale=0.4)
+    named = list(means.index)
+    if len(named) > MOST_NAMED:
+        named = [m for m in named if m in (*best, name_of("kd"), name_of("ada_alpha"))]
+    others = means.loc[[m for m in means.index if m not in named], ["average", name]].to_numpy()
+    caption = " ".join(plot_trade_off.__doc__.split())
+    if len(others):
+        caption += (
+            " Small grey dots are the means of all others; the data below name them and have their "
+            "intervals."
+        )
+
+    def paint(width):
+        figure, axes = axes_of(width, height=4.4)
+        axes.axhline(0, **LINE)
+        axes.axvline(0, **LINE)
+        axes.plot(*others.T, "o", color="#767676", markersize=4)
+        colour, marker = look_of(name_of("one_hot"))
+        axes.plot(0, 0, marker, color=colour, markersize=7)
+        marks = [(0, 0, name_of("one_hot"), colour)]
+        for method in named:
+            rows = table[table.method == method].set_index("bucket").loc[["average", name]]
+            x, y = rows.estimate
+            (left, right), (low, high) = rows[["low", "high"]].to_numpy()
+            colour, _ = look_of(method)
+            axes.plot([left, right], [y, y], color=colour, alpha=0.35)
+            axes.plot([x, x], [low, high], color=colour, alpha=0.35)
+            axes.plot(x, y, "s" if method in best else "o", color=colour, markersize=7)
+            marks.append((x, y, method, colour))
+        axes.set_xlabel("average gain over one-hot, points")
+        axes.set_ylabel(f"gain in {rarest_classes(p)}, points")
+        name_marks(axes, marks, others)
+        return figure
+
     sentence = (
         f"{p.name}: no other method has both a higher average and a higher mean in "
         f"{rarest_classes(p)} than {', '.join(best)}."
     )
-    return figure, sentence, table
+    return paint, sentence, table, caption
 
 
 def power(p, methods):
@@ -187,20 +242,24 @@ def _spread(values):
 
 @captioned
 def plot_power(p, methods=None):
-    """Marks are gains; a shaded bar reaches as far from zero as a true effect must lie to be found
-    with 80 % power at a two-sided level of 5 %. The table splits each standard error into networks
-    (students and baselines) and test images."""
-    import seaborn
-
+    """Marks are gains. A shaded bar is no interval: it reaches as far from zero as a true effect
+    must lie to be found with 80 % power at a two-sided level of 5 %. The table splits each standard
+    error into networks (students and baselines) and test images."""
     table = power(p, methods or p.methods)
-    marks = table.rename(columns={"gain": "estimate"})
-    figure, (axes,) = drawn(marks, "bucket", "gain over one-hot, points")
-    look = {"palette": [look_of(m)[0] for m in table.method.unique()], "alpha": 0.2, "gap": 0.25}
-    for sign in (1, -1):
-        band = table.assign(reach=sign * table["smallest detectable"])
-        look |= {"saturation": 1, "legend": False, "ax": axes}
-        seaborn.barplot(band, x="bucket", y="reach", hue="method", **look)
-    axes.set(xlabel="", ylabel="gain over one-hot, points")
+    at, room = places_of(table, "bucket"), room_of(table, "bucket")
+
+    def paint(width):
+        marks = table.rename(columns={"gain": "estimate"})
+        figure, axes = by_bucket(p, marks, "gain over one-hot, points", width)
+        figure.legends.clear()
+        reach = table["smallest detectable"]
+        look = {"color": [look_of(m)[0] for m in table.method], "alpha": 0.2}
+        axes.use_sticky_edges = False  # a bar needs room at its end, as a mark does
+        axes.bar(at, 2 * reach, 0.75 * room, bottom=-reach, **look)
+        axes.bar(0, 0, color="#767676", alpha=0.3, label="too small to be found")
+        legend(figure, axes)
+        return figure
+
     last = table[table.method == table.method.iloc[0]].iloc[-1]
     on_average = table["smallest detectable"].iloc[0]
     source = "networks" if last["from networks"] >= last["from test images"] else "test images"
@@ -215,4 +274,4 @@ def plot_power(p, methods=None):
             f"{p.name}: one seed has no spread, so no effect of {last.method} can be found, "
             "however large."
         )
-    return figure, sentence, table
+    return paint, sentence, table

@@ -1,12 +1,13 @@
 """What the command line shows: pages of studies, the answer in README.md, a new method's gains."""
 
+import math
 import re
 
-from kdlib.config import KdlibError
+from kdlib.config import KdlibError, count_of
 from kdlib.evidence import findings
 from kdlib.evidence.panel import panel
 from kdlib.evidence.words import brief
-from kdlib.pages import readme
+from kdlib.pages import results
 from kdlib.pages.gains import gain_by_bucket
 from kdlib.pages.report import build
 from kdlib.study.cifar import found
@@ -15,9 +16,11 @@ from kdlib.study.files import whole_file
 from kdlib.study.grids import KINDS, study
 from kdlib.study.provenance import provenance
 
+A_PAGE = 8  # seconds that one takes on one core
+
 
 def answer(page):
-    """Write the answer between the marks of README.md, and its figure."""
+    """Write the answer between the marks of README.md, its figure, and RESULTS.md beside it."""
     text = page.read_text(encoding="utf-8") if page.exists() else ""
     old = r"(?<=<!-- answer:start -->\n).*?(?=<!-- answer:end -->)"
     parts = re.split(old, text, flags=re.S)
@@ -25,16 +28,17 @@ def answer(page):
         raise KdlibError(
             f"{page}: needs one line <!-- answer:start --> and later one <!-- answer:end -->."
         )
-    new, figure = readme.answer()
+    new, figure, everything = results.texts()
     if figure:
-        with whole_file(page.parent / readme.FIGURE) as temporary:
+        with whole_file(page.parent / results.FIGURE) as temporary:
             temporary.write_bytes(figure)
-    with whole_file(page) as temporary:
-        temporary.write_text((new.rstrip() + "\n").join(parts), encoding="utf-8")
+    for file, content in ((page, new.join(parts)), (page.with_name("RESULTS.md"), everything)):
+        with whole_file(file) as temporary:
+            temporary.write_text(content, encoding="utf-8")
 
 
 def pages(wanted, named, out, notebooks, say):
-    """Build the pages of studies: (pages, sentences on the first studies with verdicts).
+    """Build the pages of studies: (pages, lines on the verdicts of each study and pair).
 
     wanted: {name: seeds}, of which those on record are shown. named: names that may not be left
     out, where no seed of theirs is on record."""
@@ -42,26 +46,34 @@ def pages(wanted, named, out, notebooks, say):
     # all that are wanted of anchors: their page says which runs are missing
     seeds |= {name: n for name, n in wanted.items() if study(name).kind == "anchors"}
     seeds = {name: n for name, n in seeds.items() if n or name in named}
+    books = {name: KINDS[study(name).kind] for name in seeds}
+    say(f"reading the records of {count_of(len(seeds), 'study', 'studies')} for their verdicts")
     cards = {name: findings.verdicts(name, n or some_seeds(name)) for name, n in seeds.items()}
     sources = {name: provenance(name, n) for name, n in seeds.items()}
+    number = sum(map(len, books.values()))
+    minutes = math.ceil(number * A_PAGE / 60)
+    say(f"{count_of(number, 'page')}: {minutes} min at most, less where pages are up to date")
     built = build(
         {name: {"seeds": n} for name, n in seeds.items()},
         out,
         notebooks,
-        books={name: KINDS[study(name).kind] for name in seeds},
+        books=books,
         # of all for each, since the overview reads them all; and whether there are images to show
         inputs=dict.fromkeys(sources, [s["records sha256"] for s in sources.values()] + [*found()]),
         provenance=sources,
         verdicts=cards,
         say=say,
     )
-    said = []
-    for name in [name for name in cards if cards[name]][:4]:
-        pair = cards[name][0]["pair"]
-        own = [c for c in cards[name] if c["pair"] == pair]
-        words = ", ".join(f"{c['finding']} {c['verdict']}" for c in own)
-        said.append(f"{name} ({pair}, {seeds[name]} of {study(name).seeds} seeds): {words}")
-    return built, said
+    return built, [line for name in cards for line in _verdicts(name, cards[name])]
+
+
+def _verdicts(name, cards):
+    """Lines: the verdicts of a study, pair by pair."""
+    for pair in dict.fromkeys(card["pair"] for card in cards):
+        own = [card for card in cards if card["pair"] == pair]
+        words = ", ".join(f"{card['finding']} {card['verdict']}" for card in own)
+        seeds = f"{own[0]['seeds']} of {count_of(own[0]['planned'], 'seed')}"
+        yield f"{name} ({pair}, {seeds}): {words}"
 
 
 def compared(chosen, seeds, methods):

@@ -1,5 +1,7 @@
 """Notebooks -> executed notebooks -> pages -> one index: what is not up to date is made again."""
 
+import contextlib
+import functools
 import hashlib
 import json
 import os
@@ -10,17 +12,15 @@ from pathlib import Path
 import papermill
 from nbclient.exceptions import DeadKernelError
 from papermill.exceptions import PapermillExecutionError
-from traitlets.config import Config
 
 from kdlib.config import KdlibError
 from kdlib.pages.render import TEMPLATE, links_of, render, write, write_index
 from kdlib.pages.shown import HERE
+from kdlib.pages.warm import KERNEL, side_by_side
+from kdlib.study.files import available_cores
 
 STAMPS = ".stamps.json"
-KERNEL = Config()
-KERNEL.KernelManager = Config(transport="tcp", transport_encryption="auto")
-# a kernel says otherwise that it was told to end
-KERNEL.NotebookClient = Config(extra_arguments=["--log-level=CRITICAL"])
+MOST_AT_ONCE = 8  # kernels; each takes half a gigabyte
 papermill.log.logger.setLevel("ERROR")  # it warns of names that only its own parser misses
 
 
@@ -40,22 +40,49 @@ class Page:
     message: str = ""  # why it failed
 
 
-def execute(notebook, output, parameters):
-    """Run a notebook in a fresh kernel and write it with its outputs, also when it fails.
+@dataclass(frozen=True)
+class _Planned:
+    """A page that may have to be built: from what, by what stamps of itself, and how it looks."""
 
-    Returns `output`. NotebookFailed if a cell fails, as the first one does that checks a wrong
-    parameter. Runs in the repository it lies in, so that `import kdlib` needs no install; outside
-    of one, in its own folder."""
+    study: str
+    book: Path
+    folder: Path  # of the page
+    parameters: dict
+    provenance: dict
+    links: list
+    stamp: list  # digests of what it is made from and of its looks
+
+    @property
+    def name(self):
+        return f"{self.study}/{self.book.stem}"
+
+    @property
+    def executed(self):
+        return self.folder / self.book.name
+
+    def page(self, status, *more):
+        """The Page."""
+        html = self.folder / f"{self.book.stem}.html"
+        return Page(self.study, self.book.stem, html, status, *more)
+
+
+def execute(notebook, output, parameters, kernel=None):
+    """Run a notebook and write it with its outputs, also when it fails. Returns `output`.
+
+    In a fresh kernel, or in a Kernel that others may have run in. NotebookFailed if a cell fails,
+    as the first one does that checks a wrong parameter. Runs in the repository it lies in, so that
+    `import kdlib` needs no install; outside of one, in its own folder."""
     notebook, output = Path(notebook).resolve(), Path(output).resolve()
     output.parent.mkdir(parents=True, exist_ok=True)
     partial = output.with_name(f".{output.stem}.partial.ipynb")
-    repositories = (p for p in notebook.parents if (p / "kdlib" / "__init__.py").exists())
     options = {"kernel_name": "python3", "language": "python", "config": KERNEL}
-    options |= {"cwd": next(repositories, notebook.parent), "progress_bar": False}
+    # papermill changes the folder of the whole process, which others work in beside it
+    folder = _folder_of(notebook)
+    options |= {"km": kernel.ready(folder)} if kernel else {"cwd": folder}
     # papermill formats the paths
     paths = [str(p).replace("{", "{{").replace("}", "}}") for p in (notebook, partial)]
     try:
-        papermill.execute_notebook(*paths, parameters, **options)
+        papermill.execute_notebook(*paths, parameters, progress_bar=False, **options)
     except PapermillExecutionError as error:
         raise NotebookFailed(f"{notebook.name}: {error.ename}: {error.evalue}") from error
     except DeadKernelError as error:
@@ -68,30 +95,35 @@ def execute(notebook, output, parameters):
     return output
 
 
+def _folder_of(notebook):
+    """The repository that a notebook lies in; outside of one, its own folder."""
+    repositories = (p for p in notebook.parents if (p / "kdlib" / "__init__.py").exists())
+    return next(repositories, notebook.parent)
+
+
 def build(studies, out, notebooks, *, books, inputs, provenance, verdicts, say=print):
     """Run the notebooks of each study, write what is not up to date, then index.html.
 
     studies: {name: parameters beside `study`}. By study: books, the names of its notebooks; inputs,
     a digest of what they read (its records); provenance, see render; verdicts, the cards of
-    findings.verdicts. Returns [Page], a failed notebook among them. KdlibError if `out` cannot be
-    written."""
-    out, found, pages = Path(out), sorted(Path(notebooks).glob("*.ipynb")), []
+    findings.verdicts. Pages are built side by side, one for each core. Returns [Page], a failed
+    notebook among them. KdlibError if `out` cannot be written."""
+    out, found, planned = Path(out), sorted(Path(notebooks).glob("*.ipynb")), []
     if not found:
         raise KdlibError(
             f"{notebooks}: no notebooks here; start in the repository, or name their folder."
         )
     of = {study: [book for book in found if book.stem in books[study]] for study in studies}
-    parameters = {study: {"study": study, **more} for study, more in studies.items()}
+    links = links_of({study: [book.stem for book in some] for study, some in of.items()})
+    for study, more in studies.items():
+        run = {"study": study, **more}
+        looks = _digest(*_files(TEMPLATE), provenance[study], links[study])
+        for book in of[study]:
+            stamp = [_digest(book, *_files(HERE), run, inputs[study]), looks]
+            plan = out / study, run, provenance[study], links[study], stamp
+            planned.append(_Planned(study, book, *plan))
     try:
-        stamps = _stamps(out)
-        links = links_of({study: [book.stem for book in some] for study, some in of.items()})
-        for study, some in of.items():
-            run = parameters[study], inputs[study], provenance[study]
-            for book in some:
-                page = _page(book, out / study, *run, links[study], stamps)
-                pages.append(page)
-                done = f"{page.study}/{page.name}: {page.status} ({page.seconds:.0f} s)"
-                say(f"{done} {page.message}".strip())
+        pages = _built(planned, out / STAMPS, say)
         write_index(pages, out / "index.html", verdicts, provenance)
     except OSError as error:
         if isinstance(error, BrokenPipeError):  # of `say`
@@ -102,30 +134,51 @@ def build(studies, out, notebooks, *, books, inputs, provenance, verdicts, say=p
     return pages
 
 
-def _page(book, folder, parameters, inputs, provenance, links, stamps):
-    """One page: run if what it is made from changed, drawn if that or its looks did.
+def _built(planned, stamps_file, say):
+    """The Pages of what is planned, in its order; stamps are kept of what is up to date."""
+    stamps, pages = _stamps(stamps_file), {}
 
-    Keeps the stamps."""
-    executed, html = folder / book.name, folder / f"{book.stem}.html"
-    name = f"{folder.name}/{book.stem}"
-    page = (folder.name, book.stem, html)
-    made_from = _digest(book, *_files(HERE), parameters, inputs)
-    stamp = [made_from, _digest(*_files(TEMPLATE), provenance, links)]
-    old, failure, began = stamps.get(name), "", time.perf_counter()
-    if old == stamp and html.exists():
-        return Page(*page, "unchanged")
-    stamps.pop(name, None)
-    write(folder.parent / STAMPS, json.dumps(stamps))  # lest a run cut short pass for a good one
-    if not (old and old[0] == made_from and executed.exists()):
+    def ended(plan, page):
+        pages[plan.name] = page
+        say(f"{plan.name}: {page.status} ({page.seconds:.0f} s) {page.message}".strip())
+
+    old = {plan.name: stamps.get(plan.name) for plan in planned}
+    todo = []
+    for plan in planned:
+        page = plan.page("unchanged")
+        if old[plan.name] == plan.stamp and page.html.exists():
+            ended(plan, page)
+        else:
+            todo.append(plan)
+            stamps.pop(plan.name, None)  # lest a run cut short pass for a good one
+    if todo:
+        write(stamps_file, json.dumps(stamps))
+    at_once = min(available_cores(), MOST_AT_ONCE, len(todo))
+    make = functools.partial(_page, old=old)
+    with contextlib.closing(side_by_side(todo, make, at_once)) as steps:
+        for plan, page in steps:
+            if page.status == "built":
+                stamps[plan.name] = plan.stamp
+                write(stamps_file, json.dumps(stamps))
+            ended(plan, page)
+    return [pages[plan.name] for plan in planned]
+
+
+def _page(plan, kernel, old):
+    """The Page of a plan: run if what it is made from changed since the stamps `old`, and drawn."""
+    began, failure, stamp = time.perf_counter(), "", old[plan.name]
+    if not (stamp and stamp[0] == plan.stamp[0] and plan.executed.exists()):
         try:
-            execute(book, executed, parameters)
+            execute(plan.book, plan.executed, plan.parameters, kernel)
         except NotebookFailed as error:
+            if kernel.stopped:
+                raise
             failure = str(error)
-    render(executed, html, provenance, links, time.perf_counter() - began, failure)
-    if not failure:
-        stamps[name] = stamp
-        write(folder.parent / STAMPS, json.dumps(stamps))
-    return Page(*page, "failed" if failure else "built", time.perf_counter() - began, failure)
+            kernel.end()  # whatever it has done to it
+    page = plan.page("failed" if failure else "built", time.perf_counter() - began, failure)
+    how = plan.provenance, plan.links, page.seconds, failure
+    render(plan.executed, page.html, *how)
+    return page
 
 
 def _files(folder):
@@ -140,9 +193,9 @@ def _digest(*parts):
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
 
 
-def _stamps(out):
+def _stamps(file):
     """{page: [digest of what it is made from, of its looks]}; {} without a readable file."""
     try:
-        return json.loads((out / STAMPS).read_text(encoding="utf-8"))
+        return json.loads(file.read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):
         return {}

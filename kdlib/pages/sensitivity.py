@@ -8,9 +8,10 @@ from kdlib.evidence.significance import sign_flip
 from kdlib.evidence.words import brief, number, p_value
 from kdlib.methods import name_of
 from kdlib.pages.ablations import plot_ablations
+from kdlib.pages.drawing import axes_of, captioned
 from kdlib.pages.gains import changes, plot_forest, plot_trade_off, rarest, rarest_classes
 from kdlib.pages.knobs import plot_collapse
-from kdlib.pages.shown import Table, axes_of, captioned
+from kdlib.pages.shown import Table
 
 NO_LABELS = "no labels beyond training"
 
@@ -83,22 +84,27 @@ def mitigations(p, methods=None):
 
 @captioned
 def search_steps(table, title):
-    """Small dots are seeds that no other study uses, large marks their mean, a star the level that
-    is taken. Each step has what the steps above it chose. Test images are not looked at."""
+    """Small dots are seeds that no other study uses, large marks their mean without an interval, a
+    star the level that is taken. Each step has what the steps above it chose. Test images are not
+    looked at."""
     by_question = table.groupby("question", sort=False)
     sizes = by_question.size()
-    height = 1.1 + 0.27 * (sizes.sum() + len(sizes))
     rows_of_steps = {"rows": len(sizes), "height_ratios": list(sizes), "squeeze": False}
-    figure, all_axes = axes_of(height=height, sharex=True, **rows_of_steps)
-    for axes, (question, rows) in zip(all_axes[:, 0], by_question, strict=True):
-        for y, row in enumerate(rows.itertuples()):
-            level = np.full(len(row.per_seed), y)
-            axes.plot(row.per_seed, level, ".", color="#767676", markersize=5)
-            marker, colour, size = ("*", "#D55E00", 11) if row.chosen else ("o", "#0072B2", 6)
-            axes.plot(row.mean, y, marker, color=colour, markersize=size)
-        axes.set_yticks(range(len(rows)), rows.level, fontsize=8)
-        axes.set_ylim(len(rows) - 0.5, -0.5)
-        axes.set_title(question, loc="left", fontsize=9)
-    axes.set_xlabel("accuracy on val, %")
+
+    def paint(width):
+        height = 1.1 + 0.27 * (sizes.sum() + len(sizes))
+        figure, all_axes = axes_of(width, height, sharex=True, **rows_of_steps)
+        for axes, (question, rows) in zip(all_axes[:, 0], by_question, strict=True):
+            for y, row in enumerate(rows.itertuples()):
+                level = np.full(len(row.per_seed), y)
+                axes.plot(row.per_seed, level, ".", color="#767676", markersize=5)
+                marker, colour, size = ("*", "#D55E00", 11) if row.chosen else ("o", "#0072B2", 6)
+                axes.plot(row.mean, y, marker, color=colour, markersize=size)
+            axes.set_yticks(range(len(rows)), rows.level, fontsize=8)
+            axes.set_ylim(len(rows) - 0.5, -0.5)
+            axes.set_title(question, loc="left", fontsize=9)
+        axes.set_xlabel("accuracy on val, %")
+        return figure
+
     chosen = "; ".join(table[table.chosen == "yes"].level)
-    return figure, f"{title}: the search takes {chosen}.", table
+    return paint, f"{title}: the search takes {chosen}.", table

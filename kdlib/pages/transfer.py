@@ -6,34 +6,42 @@ from kdlib.evidence.counts import CELLS, outcomes
 from kdlib.evidence.rules import amplification, weakest_fifth
 from kdlib.evidence.stats import interval
 from kdlib.methods import name_of
-from kdlib.pages.classes import BUCKET_LOOKS, gain_by_group
-from kdlib.pages.shown import LINE, Table, axes_of, captioned, drawn, estimates, legend
+from kdlib.pages.classes import BUCKET_LOOKS, gain_by_group, label_of
+from kdlib.pages.drawing import DESK, LINE, axes_of, captioned, drawn, legend, name_marks
+from kdlib.pages.gains import in_lines
+from kdlib.pages.shown import Table, estimates, within
 
 
 @captioned
 def plot_margin_and_gain(p, correlation):
-    """One point per class, means over seeds. The correlation is computed seed by seed with the
-    margin of the other seeds' teachers, so that one teacher's luck cannot make it; its interval
-    covers other classes too. An audit asks of its own groups, with the margin on half of its
-    examples."""
+    """One mark per class, means over seeds; the margin is that of held-out images. The correlation
+    is computed seed by seed with the margin of the other seeds' teachers, so that one teacher's
+    luck cannot make it; its interval covers other classes too. An audit asks of its own groups,
+    with the margin on half of its examples."""
     table = gain_by_group(p)
-    figure, axes = axes_of(width=6.2, height=4.0)
-    for bucket, (colour, marker) in BUCKET_LOOKS.items():
-        part = table[table.bucket == bucket]
-        if len(part):
-            look = {"color": colour, "markersize": 7, "alpha": 0.85}
-            axes.plot(part.margin, part.gain, marker, label=bucket, **look)
+    marks = table[["margin", "gain"]].to_numpy()
     outer = table.iloc[[table.gain.argmin(), table.gain.argmax(), table.margin.argmin()]]
-    name = {"xytext": (6, 3), "textcoords": "offset points", "fontsize": 8}
-    for row in outer.drop_duplicates("group").itertuples():
-        axes.annotate(row.group, (row.margin, row.gain), **name)
-    axes.axhline(0, **LINE)
-    axes.margins(x=0.12)
-    axes.set_xlabel("teacher's held-out margin (1: always certain and right)")
-    axes.set_ylabel("gain of distillation, points")
-    legend(figure, axes)
+    outer = outer.drop_duplicates("group")
+
+    def paint(width):
+        figure, axes = axes_of(width, height=4.0)
+        for bucket, (colour, marker) in BUCKET_LOOKS.items():
+            part = table[table.bucket == bucket]
+            if len(part):
+                look = {"color": colour, "alpha": 0.85, "label": label_of(bucket)}
+                axes.plot(part.margin, part.gain, marker, markersize=6, **look)
+        axes.axhline(0, **LINE)
+        axes.set_xlabel("teacher's margin (1: certain and right)")
+        axes.set_ylabel("gain of distillation over one-hot, points")
+        legend(figure, axes)
+        names = [
+            (r.margin, r.gain, r.group.replace("_", " "), "#333333") for r in outer.itertuples()
+        ]
+        name_marks(axes, names, marks)
+        return figure
+
     columns = ["group", "n_train", "bucket", "margin", "gain"]
-    return figure, f"{p.name}: {correlation}", table[columns]
+    return paint, f"{p.name}: {correlation}", table[columns]
 
 
 def copied_errors(p, methods):
@@ -44,8 +52,8 @@ def copied_errors(p, methods):
 
     def share(_, method):
         if method == "one_hot":
-            return interval(*p.copied_by_pool()[1])
-        return interval(*p.copied_by_itself(method))
+            return within(interval(*p.copied_by_pool()[1]))
+        return within(interval(*p.copied_by_itself(method)))
 
     return estimates(["teacher wrong"], methods, share, "where")
 
@@ -72,12 +80,22 @@ def plot_copied_and_amplified(p, sentence):
     for other seeds' teachers minus in the rest. Dots are seeds; bars 95 % intervals."""
     copied, amplified = copied_errors(p, p.runs), amplified_errors(p, p.runs)
     table = pd.concat([copied, amplified], ignore_index=True)
-    figure, both = drawn(table, "where", "teacher's wrong label given, %", "where", zero=False)
-    both[0].set_title("Transferred")
-    if amplified is not None:
-        both[1].axhline(0, **LINE)
-        both[1].set(title="Amplified", ylabel="excess error, points")
-    return figure, f"{p.name}: {sentence}", table
+    titles = {"teacher wrong": "Transferred", "weakest fifth − rest": "Amplified"}
+    labels = {"Transferred": "same wrong label, %", "Amplified": "excess error, points"}
+    marks = table.assign(title=table["where"].map(titles))
+
+    def paint(width):
+        how = {"by": "title", "across": True, "zero": False, "height": 1.3 + 0.27 * len(p.runs)}
+        figure, both = drawn(marks, "method", None, width=width, **how)
+        for axes, title in zip(both, labels, strict=False):
+            axes.set_xlabel(labels[title])
+        if amplified is not None:
+            both[1].axvline(0, **LINE)
+        if width < DESK:
+            in_lines(both[0], p.runs)
+        return figure
+
+    return paint, f"{p.name}: {sentence}", table
 
 
 def cells(p, method="kd"):
@@ -90,7 +108,7 @@ def cells(p, method="kd"):
     rows, words = [], {True: "right", False: "wrong"}
     for (teacher, one_hot, distilled), name in CELLS.items():
         count, share = found[name]
-        result = interval(*share)
+        result = within(interval(*share))
         row = {"outcome": name, "teacher": words[teacher], "one-hot": words[one_hot]}
         row |= {name_of(method): words[distilled], "count": count}
         rows.append(row | {n: getattr(result, n) for n in ("estimate", "low", "high")})

@@ -6,9 +6,10 @@ import pandas as pd
 from kdlib.evidence.counts import calibration_error
 from kdlib.evidence.stats import interval
 from kdlib.evidence.words import number
-from kdlib.methods import name_of
-from kdlib.pages.gains import rarest, rarest_classes
-from kdlib.pages.shown import captioned, drawn, estimates, over_seeds
+from kdlib.methods import look_of, name_of
+from kdlib.pages.drawing import DESK, axes_of, captioned, drawn, legend
+from kdlib.pages.gains import by_bucket, rarest, rarest_classes
+from kdlib.pages.shown import estimates, over_seeds, within
 
 
 def calibration(p, methods):
@@ -24,7 +25,7 @@ def calibration(p, methods):
         for x in p.predictions(method):
             confidence = np.exp(x.log_p[:, 1].astype(np.float64))
             errors.append(100 * calibration_error(confidence, x.right, weights)[0])
-        return over_seeds(errors)
+        return within(over_seeds(errors))
 
     return estimates([name for name in members if members[name].any()], methods, error)
 
@@ -38,17 +39,22 @@ def log_loss(p, methods):
         nats[m] = p.means(np.array([-x.log_p[:, 0].astype(np.float64) for x in p.predictions(m)]))
 
     def mean(place, m):
-        return interval(*nats[m].map(np.dot, b=places[place].mean(axis=0)))
+        found = interval(*nats[m].map(np.dot, b=places[place].mean(axis=0)))
+        return within(found, high=np.inf)
 
     return estimates(places, methods, mean)
 
 
-def _lower_is_better(table, label):
-    """(figure, best row, worst row of the rarest bucket) of a quantity by bucket and method."""
-    figure, (axes,) = drawn(table, "bucket", label, zero=False)
-    axes.set_ylim(bottom=0)
+def _lower_is_better(p, table, label):
+    """(paint, best row, worst row of the rarest bucket) of a quantity by bucket and method."""
+
+    def paint(width):
+        figure, axes = by_bucket(p, table, label, width, zero=False)
+        axes.set_ylim(bottom=0)
+        return figure
+
     rows = table[table.bucket == table.bucket.iloc[-1]]
-    return figure, rows.loc[rows.estimate.idxmin()], rows.loc[rows.estimate.idxmax()]
+    return paint, rows.loc[rows.estimate.idxmin()], rows.loc[rows.estimate.idxmax()]
 
 
 @captioned
@@ -56,12 +62,12 @@ def plot_calibration(p, methods=None):
     """Expected calibration error with 15 bins, classes weighing alike; dots are seeds, bars the
     95 % interval over seeds only."""
     table = calibration(p, methods or p.runs)
-    figure, best, _ = _lower_is_better(table, "calibration error, %")
+    paint, best, _ = _lower_is_better(p, table, "calibration error, %")
     sentence = (
         f"{p.name}: in {rarest_classes(p)} {best.method} has the lowest calibration error on "
         f"average, {best.estimate:.1f} %."
     )
-    return figure, sentence, table
+    return paint, sentence, table
 
 
 @captioned
@@ -69,12 +75,12 @@ def plot_log_loss(p, methods=None):
     """Mean of −log of the probability given to the label, classes weighing alike: it punishes being
     sure and wrong. Dots are seeds, bars 95 % intervals over seeds and test examples."""
     table = log_loss(p, methods or p.runs)
-    figure, best, worst = _lower_is_better(table, "log-loss, nats")
+    paint, best, worst = _lower_is_better(p, table, "log-loss, nats")
     sentence = (
         f"{p.name}: in {rarest_classes(p)} {best.method} has the lowest mean log-loss, "
         f"{best.estimate:.2f} nats, and {worst.method} the highest, {worst.estimate:.2f}."
     )
-    return figure, sentence, table
+    return paint, sentence, table
 
 
 def without_val(p, methods):
@@ -84,7 +90,8 @@ def without_val(p, methods):
 
 @captioned
 def plot_learning_curves(p, methods=None):
-    """Means over seeds. The last epoch is the result; no epoch is chosen."""
+    """Lines are means over seeds, without intervals. The last epoch is the result; no epoch is
+    chosen. Val are the held-out images that may be looked at before the test."""
     name, _ = rarest(p)
     members = {"average": p.bucket >= 0, name: p.bucket == p.bucket_names.index(name)}
     rows = []
@@ -96,18 +103,27 @@ def plot_learning_curves(p, methods=None):
                 at = {"place": place, "method": name_of(method), "epoch": int(epoch)}
                 rows.append(at | {"accuracy": accuracy[some].mean()})
     table = pd.DataFrame(rows)
-    marks = table.rename(columns={"accuracy": "estimate"})
-    how = {"by": "place", "zero": False, "lines": True}
-    figure, both = drawn(marks, "epoch", "accuracy on val, %", **how)
-    for axes in both:
-        axes.set_xlabel("epoch")
+    titles = {"average": "average", name: rarest_classes(p).removeprefix("the ")}
+
+    def paint(width):
+        shape = {"columns": 2} if width >= DESK else {"rows": 2, "height": 6}
+        figure, both = axes_of(width, **shape)
+        for axes, place in zip(both, members, strict=True):
+            for method, rows in table[table.place == place].groupby("method", sort=False):
+                colour, marker = look_of(method)
+                look = {"color": colour, "marker": marker, "markersize": 4, "linewidth": 1}
+                axes.plot(rows.epoch, rows.accuracy, label=method, **look)
+            axes.set(title=titles[place], xlabel="epoch", ylabel="mean accuracy on val, %")
+        legend(figure, both[0])
+        return figure
+
     last = table[(table.epoch == table.epoch.max()) & (table.place == "average")]
     best = last.loc[last.accuracy.idxmax()]
     sentence = (
         f"{p.name}: at the last epoch {best.method} has the highest average accuracy on val, "
         f"{best.accuracy:.1f} %."
     )
-    return figure, sentence, table
+    return paint, sentence, table
 
 
 def optimism(p, methods):
@@ -139,11 +155,16 @@ def plot_optimism(p, methods=None):
     table = optimism(p, methods or p.runs)
     if table is None:  # older records lack the halves
         return None
-    figure, (axes,) = drawn(table, "where", "best minus last epoch, points")
-    axes.set_xlabel("scored on")
+
+    def paint(width):
+        label = "best minus last epoch, points"
+        figure, (axes,) = drawn(table, "where", label, width=width)
+        axes.set_xlabel("part of val that accuracy is scored on")
+        return figure
+
     same, other = table.groupby("where", sort=False).estimate.mean()
     sentence = (
         f"{p.name}: choosing the best epoch on val adds {number(same)} to the last one on the "
         f"images that chose it, and {number(other)} on others."
     )
-    return figure, sentence, table
+    return paint, sentence, table

@@ -20,6 +20,7 @@ import zipfile
 import numpy as np
 import pandas as pd
 
+from kdlib.config import count_of
 from kdlib.reading.sentences import AuditError, as_number, quoted
 
 SEPARATORS = (",", ";", "\t", "|")
@@ -61,7 +62,9 @@ def _delimited(file):
                 skipinitialspace=True,
             )
     if not (frame.iloc[:, len(first) :] == "").all(axis=None):
-        raise AuditError(f"its first line names {len(first)} columns, but others hold values too.")
+        raise AuditError(
+            f"its first line names {count_of(len(first), 'column')}, but others hold values too."
+        )
     frame = frame.iloc[:, : len(first)]
     return _named(frame, names) if names else frame.to_numpy()
 
@@ -230,5 +233,6 @@ def _unzipped(file):
         inside = [name for name in archive.namelist() if not name.startswith("__MACOSX")]
         suffix = f".{inside[0].rpartition('.')[2].lower()}" if len(inside) == 1 else ""
         if suffix not in READERS:
-            raise AuditError(f"holds {len(inside)} files; one that is read on its own is needed.")
+            held = count_of(len(inside), "file")
+            raise AuditError(f"holds {held}; one that is read on its own is needed.")
         return READERS[suffix](io.BytesIO(archive.read(inside[0])))

@@ -5,6 +5,7 @@ N examples, G groups. Whatever cannot be used raises an AuditError.
 
 import numpy as np
 
+from kdlib.config import count_of
 from kdlib.evidence.resample import Groups
 from kdlib.reading.pairs import ONLY_0_AND_1, groups_of_pairs, in_pairs, of_pairs
 from kdlib.reading.read import let_go
@@ -71,9 +72,9 @@ def without_group(found, how):
         if empty.any() and how is None:
             called = quoted(column) if column else "a group"
             raise found.error(
-                f"{called} is missing in {int(empty.sum()):,} of {len(empty):,} rows, first in row "
-                f"{int(np.argmax(empty))}; --missing-groups drop leaves these examples out, "
-                "--missing-groups own makes them a group."
+                f"{called} is missing in {int(empty.sum()):,} of {count_of(len(empty), 'row')}, "
+                f"first in row {int(np.argmax(empty))}; --missing-groups drop leaves these "
+                "examples out, --missing-groups own makes them a group."
             )
         nothing |= empty
     return nothing
@@ -93,7 +94,8 @@ def _group_values(found, column):
     empty = missing(values) if np.ndim(values) == 1 else np.zeros(0, dtype=bool)
     if empty.any():  # own groups were asked for
         of = quoted(column) if column else "a group"
-        found.note(f"{of} is missing in {int(empty.sum()):,} examples, which are called {OWN}.")
+        missed = count_of(int(empty.sum()), "example")
+        found.note(f"{of} is missing in {missed}, a group that is called {OWN}.")
         filled = values.astype(object)
         filled[empty] = OWN
         filled[~empty] = names_or_numbers(found, values[~empty], called)
@@ -191,5 +193,6 @@ def counts_of(found, groups):
             raise found.error(f"has no count for group {quoted(missing[0])}.")
         return np.array([named[name] for name in groups.names])
     if len(counts) != len(groups.names):
-        raise found.error(f"has {len(counts)} counts for {len(groups.names)} groups.")
+        counted = count_of(len(counts), "count")
+        raise found.error(f"has {counted} for {count_of(len(groups.names), 'group')}.")
     return counts

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from kdlib.config import count_of
 from kdlib.reading.classes import classes_of, coded
 from kdlib.reading.columns import answers_of, labels_of
 from kdlib.reading.groups import without_group
@@ -84,7 +85,8 @@ def _left_out(y, answers, by_example, left):
     kept = np.flatnonzero(~left)
     if not len(kept):
         raise by_example["groups"].error("no example has a group.")
-    by_example["groups"].note(f"{int(left.sum()):,} examples without a group were left out.")
+    gone = count_of(int(left.sum()), "example")
+    by_example["groups"].note(f"Left out: {gone} without a group.")
     answers = {
         role: [replace(a, source=take(a.source, kept)) for a in many]
         for role, many in answers.items()

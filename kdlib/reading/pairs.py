@@ -6,6 +6,7 @@ N examples, G groups, M pairs. Whatever cannot be used raises an AuditError.
 import numpy as np
 import pandas as pd
 
+from kdlib.config import count_of
 from kdlib.evidence.resample import Groups
 from kdlib.reading.sentences import quoted, reason
 from kdlib.reading.values import all_whole, names_or_numbers, texts, vector
@@ -83,7 +84,7 @@ def _of_sparse(found, n):
     shape = tuple(np.asarray(columns["shape"]).tolist())
     if len(shape) != 2 or shape[0] != n or not shape[1]:
         has = " x ".join(map(str, shape))
-        raise found.error(f"has {has} cells; a row for each of {n} examples is needed.")
+        raise found.error(f"has {has} cells; a row for each of {count_of(n, 'example')} is needed.")
     try:
         if kind == "coo":
             at = columns["coords"] if "coords" in columns else (columns["row"], columns["col"])

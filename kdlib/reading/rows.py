@@ -10,6 +10,7 @@ from pathlib import PurePosixPath
 import numpy as np
 import pandas as pd
 
+from kdlib.config import count_of
 from kdlib.reading.names import LABELS, PREDICTED, plain
 from kdlib.reading.read import Source
 from kdlib.reading.sentences import quoted
@@ -110,7 +111,7 @@ def _places(found, ids, wanted, by):
         missing = quoted(wanted[np.argmin(places)])
         raise found.error(f"has no row with the id {missing}, which stands in {by.name}.")
     if more := len(ids) - len(wanted):
-        found.note(f"{more:,} rows with ids that {by.name} lacks were left out.")
+        found.note(f"Left out: {count_of(more, 'row')} with ids that {by.name} lacks.")
     return places
 
 
@@ -188,7 +189,8 @@ def check_rows(found, n, first):
     matrix = any(np.ndim(values) == 2 for values in found.columns.values())
     named = found.columns if found.ids is None else found.columns | {"id": found.ids}
     for name, values in named.items():
-        rows = np.shape(values)[0] if np.ndim(values) else "no"
+        rows = np.shape(values)[0] if np.ndim(values) else None
         if rows != n and not (name == "names" and matrix):  # of its columns
             has = f"{name} has " if name else ""
-            raise found.error(f"{has}{rows} rows, but {first.name} has {n}.")
+            counted = "no rows" if rows is None else count_of(rows, "row")
+            raise found.error(f"{has}{counted}, but {first.name} has {n:,}.")

@@ -3,6 +3,7 @@
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
+from kdlib.config import count_of
 from kdlib.reading.names import ROLES
 from kdlib.reading.sentences import ends, printable
 
@@ -27,7 +28,7 @@ def read(y, names, found, how):
     occur = len(np.unique(y))
     some = f", of which {occur:,} occur" if occur < len(names) else ""
     return (
-        f"{len(names):,} classes, {ends(names)}{some}; {len(y):,} examples {how}; "
+        f"{len(names):,} classes, {ends(names)}{some}; {count_of(len(y), 'example')} {how}; "
         f"{'; '.join(models)}; chance is {100 / len(names):.3g} %."
     )
 

@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import rankdata
 
-from kdlib.config import did_you_mean
+from kdlib.config import count_of, did_you_mean
 from kdlib.reading.groups import OWN, _group_values, _grouped
 from kdlib.reading.pairs import in_pairs
 from kdlib.reading.sentences import AuditError, quoted, repeated
@@ -148,12 +148,12 @@ def _cut(found, column, parts):
     index = np.full(len(values), -1)
     index[~empty], ends = ranges(numbers[~empty], parts)
     if len(ends) < parts:
-        how = f"{len(ends)} ranges, not {parts}"
+        how = f"{count_of(len(ends), 'range')}, not {parts}"
         found.note(f"{column} is cut into {how}: many examples have the same value.")
     named = [f"{column} {low}" + f" to {high}" * (low != high) for low, high in ends]
     if empty.any():
-        count = f"{int(empty.sum()):,} examples"
-        found.note(f"{quoted(column)} is missing in {count}, which are called {OWN}.")
+        missed = count_of(int(empty.sum()), "example")
+        found.note(f"{quoted(column)} is missing in {missed}, a group that is called {OWN}.")
         index[empty] = len(named)
         named.append(f"{column}={OWN}")
     return Cut(index, named, named)

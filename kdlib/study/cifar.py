@@ -151,7 +151,10 @@ def download(name, folder=None, url=None):
 
 def _folder(name, data):
     if name not in NAMES:
-        raise KdlibError(f"There are no images called {name!r}; {did_you_mean(name, NAMES)}")
+        raise KdlibError(
+            f"data set {name!r} is not one that kdlib downloads (digits come with scikit-learn): "
+            f"{did_you_mean(name, NAMES)}"
+        )
     return Path(data or os.environ.get("KDLIB_DATA") or files.DATA)
 
 

@@ -1,21 +1,23 @@
-"""What this machine has, and what stops the digits from running here."""
+"""What this machine has, and what keeps audits and studies from running here."""
 
 import os
 import sys
 from importlib import metadata
+from importlib.util import find_spec
 from pathlib import Path
 
 from kdlib import __version__
 from kdlib.study.files import available_cores, folder
 
+BY_AUDITS = ("numpy", "scipy", "pandas", "pyarrow", "matplotlib", "seaborn", "jinja2")
 NEEDED = ("torch", "numpy", "scikit-learn", "tqdm")  # by a run of digits
 INSTALL = '`make setup` or `pip install ".[study]"`'
 ALSO_USED = ("torchvision", "pandas", "scipy", "matplotlib", "papermill", "nbconvert")
 
 
 def examined():
-    """(lines, wrong): what there is, and what stops digits, each with the fix."""
-    lines = [f"kdlib {__version__}, python {sys.version.split()[0]} in {sys.prefix}"]
+    """(lines, wrong): what there is, and what keeps studies from running, each with the fix."""
+    lines = [f"kdlib {__version__}, python {sys.version.split()[0]} in {sys.prefix}", _audits()]
     wrong = []
     for name in (*NEEDED, *ALSO_USED):
         try:
@@ -26,7 +28,7 @@ def examined():
     try:
         lines.append(f"GPU: {_gpu()}")
     except (ImportError, OSError) as error:
-        wrong.append(f"torch cannot be imported ({error}): {INSTALL} installs one that can")
+        wrong.append(f"torch cannot be imported ({error}): {INSTALL} installs one that works")
     here = next(p for p in (folder().absolute(), *folder().absolute().parents) if p.exists())
     disk = os.statvfs(here)
     free = disk.f_bavail * disk.f_frsize / 1e9
@@ -40,6 +42,14 @@ def examined():
             f"records: {here} is full or cannot be written: set KDLIB_RECORDS to another folder"
         )
     return [*lines, f"records: {folder()}"], wrong
+
+
+def _audits():
+    """Whether audits of your own predictions run here, in words."""
+    absent = [name for name in BY_AUDITS if find_spec(name) is None]
+    if absent:
+        return f"audits: not here, for want of {', '.join(absent)}: `pip install .` installs it"
+    return "audits: `python -m kdlib audit` runs here, and needs neither torch nor a GPU"
 
 
 def _gpu():

@@ -21,6 +21,8 @@ from kdlib.train import fit, predict
 
 MEASURED = 4  # runs side by side whose pace is measured; each takes seconds to be captured
 
+STARTING = 5.0  # seconds; see `starting`
+
 
 def falls_back(function):
     """The function, which goes on without graphs, and says so, where steps cannot be captured."""
@@ -45,6 +47,9 @@ def estimate(configs, folder=None, device=None, count=1):
     Counted are the steps, the evaluations and, for the first student of each teacher, the teacher's
     table."""
     device, seconds, tables = device or default_device(), [], set()
+    threads = torch.get_num_threads()
+    if device == "cpu":
+        torch.set_num_threads(1)  # as in the processes of a sweep, whose time is to be estimated
     for cfg in configs:
         data = load(cfg, folder, device)[0]
         n, how = len(data.train), (data, cfg.batch_size, cfg.precision, count)
@@ -59,15 +64,32 @@ def estimate(configs, folder=None, device=None, count=1):
             seen = 1 - (1 - 1 / data.views) ** cfg.epochs if device == "cpu" else 1
             total += seen * n * data.views * _pace(cfg.teacher, *how)[1]
         seconds.append(total)
+    torch.set_num_threads(threads)
     return seconds
+
+
+def shares(configs, folder, device, jobs):
+    """{key: seconds} that each Config takes on this machine beside others, `jobs` at a time."""
+    jobs = min(jobs, len(configs))
+    beside = 1 if device == "cpu" else min(jobs, MEASURED)
+    found = estimate(configs, folder, device, beside)
+    return {cfg.key(): seconds for cfg, seconds in zip(configs, found, strict=True)}
+
+
+def workers(configs, device, jobs):
+    """How many of the seconds of `shares` pass in one: a GPU has one clock for all."""
+    return min(jobs, len(configs)) if device == "cpu" else 1
+
+
+def starting(device):
+    """Seconds until the first process trains, which has to import torch and read the data."""
+    return STARTING if device == "cpu" else 0.0
 
 
 def together(configs, folder, device, jobs):
     """Seconds that all Configs take on this machine, `jobs` at a time."""
-    if device == "cpu":
-        torch.set_num_threads(1)  # as in the processes of a sweep, whose time is to be estimated
-        return sum(estimate(configs, folder, device)) / min(jobs, len(configs))
-    return sum(estimate(configs, folder, device, min(jobs, MEASURED)))
+    expected = shares(configs, folder, device, jobs)
+    return starting(device) + sum(expected.values()) / workers(configs, device, jobs)
 
 
 _PACES = {}  # what was measured here

@@ -99,7 +99,7 @@ def _check_networks(chosen, fields):
 
 def _read(text):
     """What a text says in YAML; papermill's -p gives every value as text."""
-    import yaml  # here, because papermill brings it and the command line needs none
+    import yaml  # here, since the command line needs none
 
     try:
         return yaml.safe_load(text) or {}

@@ -10,7 +10,7 @@ class Plan:
     def __init__(self, todo, exists, deadline=None, alone=None, shares=None):
         """exists(cfg): whether a run is on record. deadline: time.time() at which time is up.
 
-        alone: seconds of each key by itself; shares: in a lockstep. Both only for a deadline."""
+        alone: seconds of each key by itself, for a deadline; shares: beside others."""
         self.pending, self.running = list(todo), []
         self.exists, self.deadline = exists, deadline
         self.alone, self.shares = alone or {}, shares or {}
@@ -32,8 +32,8 @@ class Plan:
         for cfg in ready[:most]:
             if self.needs([*chosen, cfg]) <= left:
                 chosen.append(cfg)
+        self.running = [*self.running, *chosen]  # first: another thread looks at both
         self.pending = [c for c in self.pending if c not in chosen]
-        self.running += chosen
         return chosen
 
     def _alike(self, ready, most):

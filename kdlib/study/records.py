@@ -2,10 +2,12 @@
 
 They are written whole or not at all, and read with checks."""
 
+import functools
 import hashlib
 import json
+import os
 import zipfile
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -14,6 +16,7 @@ from kdlib.study.files import exists, folder, whole_file
 
 SPLITS = ("val", "test", "left_out")
 ARRAYS = ("y", "group", "predicted", "log_p")
+REMEMBERED = 400  # records, of about 100 kB each and what was computed of them
 
 
 class RecordError(KdlibError):
@@ -55,13 +58,17 @@ def labels_sha256(split):
     return hashlib.sha256(labels).hexdigest()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Record:
-    """config: of the run; facts: everything else in the JSON file; splits: name -> Predictions."""
+    """config: of the run; facts: everything else in the JSON file; splits: name -> Predictions.
+
+    Nothing of it may be changed: whoever reads the same files is given the same Record."""
 
     config: Config
     facts: dict
     splits: dict
+    # what was computed of it alone, see Panel.remembered
+    memory: dict = field(default_factory=dict, init=False, repr=False)
 
     def test_plus(self):
         """Test and left_out together: everything the run never saw in any choice."""
@@ -87,7 +94,7 @@ def write(record, where=None):
 
 
 def read(cfg, where=None):
-    """The record of a Config.
+    """The record of a Config, in memory once it was read, as long as its files are the same.
 
     RecordError naming the file if it is missing, corrupt, or of another run."""
     path = (where or folder()) / f"{cfg.key()}.json"
@@ -95,6 +102,20 @@ def read(cfg, where=None):
         raise RecordError(
             f"{path}: there is no record of this run; `python -m kdlib run STUDY` makes it."
         )
+    return _read(cfg, path, _state(path), _state(path.with_suffix(".npz")))
+
+
+def _state(path):
+    """What differs after a file was written again; None where there is none."""
+    try:
+        stat = os.stat(path)
+    except OSError:
+        return None
+    return stat.st_ino, stat.st_size, stat.st_mtime_ns
+
+
+@functools.lru_cache(maxsize=REMEMBERED)
+def _read(cfg, path, *_):
     try:
         facts = json.loads(path.read_text())
         stored, recipe = Config.from_dict(facts.pop("config")), facts.pop("recipe")

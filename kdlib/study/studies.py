@@ -19,7 +19,7 @@ class Planned(NamedTuple):
     extra: bool = False
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Study:
     """A named list of runs, compared by pair and setting where there are pairs."""
 
@@ -69,7 +69,7 @@ def run_of(fields):
     return built({name: value for name, value in fields.items() if name not in idle})
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Grid(Study):
     """Settings x pairs x methods x seeds over shared fields."""
 
@@ -134,7 +134,7 @@ class Step:
     teachers: bool = False  # teachers are trained: their seeds are 1000 higher
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Search(Study):
     """How a recipe is chosen on val, step by step, with seeds that no other study has.
 

@@ -4,8 +4,6 @@ import contextlib
 import gc
 import multiprocessing
 import os
-import signal
-import sys
 import threading
 import time
 from concurrent import futures
@@ -15,13 +13,14 @@ import torch
 from tqdm import tqdm  # tqdm.auto warns in notebooks without ipywidgets
 
 from kdlib import cuda
-from kdlib.config import KdlibError
-from kdlib.study import records
+from kdlib.config import KdlibError, count_of
+from kdlib.study import records, stopping
 from kdlib.study.experiment import collected, load, together
 from kdlib.study.files import available_cores
 from kdlib.study.machine import default_device
-from kdlib.study.pace import MEASURED, estimate, falls_back
+from kdlib.study.pace import falls_back, shares, starting, workers
 from kdlib.study.plan import Plan
+from kdlib.study.progress import shown
 from kdlib.study.watch import OutOfTime
 
 
@@ -62,33 +61,30 @@ def _do_all(todo, folder, device, jobs, deadline):
     jobs = min(jobs or default_jobs(device), max(1, len(todo)))
     plan, failures = _planned(todo, folder, device, jobs, deadline), []
     work = _in_processes if _needs_processes(device) else _in_lockstep
-    quiet = False if "ipykernel" in sys.modules else None  # None: where there is no terminal
     with (
-        tqdm(total=len(todo), desc="runs", unit="run", disable=quiet) as bar,
+        shown(plan, workers(todo, device, jobs), starting(device)) as ended,
         contextlib.closing(work(plan, jobs, (folder, device, deadline), failures)) as steps,
     ):
-        for ended in steps:
-            bar.update(ended)
+        for _ in steps:
+            ended()
             for error in failures:
                 if isinstance(error, cuda.CaptureError):
                     raise error
     failures = [error for error in failures if not isinstance(error, OutOfTime)]
     if len(failures) > 1:
-        raise KdlibError(f"{failures[0]} ({len(failures) - 1} more runs failed.)")
+        more = count_of(len(failures) - 1, "more run")
+        raise KdlibError(f"{failures[0]} ({more} failed.)")
     if failures:
         raise failures[0]
 
 
 def _planned(todo, folder, device, jobs, deadline):
-    """The Plan of runs; how long they take is of interest where there is a deadline."""
-    if deadline is None:
-        return Plan(todo, records.exists)
-    keys = [cfg.key() for cfg in todo]
-    alone = shares = dict(zip(keys, estimate(todo, folder, device), strict=True))
-    if not _needs_processes(device):
-        beside = estimate(todo, folder, device, min(jobs, MEASURED))
-        shares = dict(zip(keys, beside, strict=True))
-    return Plan(todo, records.exists, deadline, alone, shares)
+    """The Plan of runs, with how long each takes; alone is of interest where time may be up."""
+    beside = shares(todo, folder, device, jobs)
+    alone = beside
+    if deadline is not None and device != "cpu":
+        alone = shares(todo, folder, device, 1)
+    return Plan(todo, records.exists, deadline, alone, beside)
 
 
 def _needs_processes(device):
@@ -105,22 +101,21 @@ def _timed(configs, folder, device, deadline):
 
 
 def _in_lockstep(plan, jobs, how, failures):
-    """Do what is planned in this process, up to `jobs` runs at once, and yield how many ended.
+    """Do what is planned in this process, up to `jobs` runs at once; a step ends where some end.
 
     how: the further arguments of _timed. What stops a run is appended to `failures`."""
     while configs := plan.next(jobs):
-        ended = len(configs)
         try:
             with collected(failures):
                 plan.took(configs, _timed(configs, *how))
             plan.ended(configs)
         except torch.OutOfMemoryError:
-            ended, jobs = 0, len(configs) // 2
+            jobs = len(configs) // 2
             short = f"out of GPU memory with {len(configs)} runs at once"
             tqdm.write(f"{short}; going on with {jobs}")
             plan.put_back(configs)
         gc.collect()  # graphs and their memory may hang in cycles
-        yield ended
+        yield
 
 
 def _in_processes(plan, jobs, how, failures):
@@ -129,7 +124,8 @@ def _in_processes(plan, jobs, how, failures):
         running = {}
         while True:
             while len(running) < jobs and (configs := plan.next(1)):
-                running[pool.submit(_timed, configs, *how)] = configs
+                with stopping.held():
+                    running[pool.submit(_timed, configs, *how)] = configs
             if not running:  # what is pending waits for a teacher that failed or found no time
                 return
             done, _ = futures.wait(running, return_when=futures.FIRST_COMPLETED)
@@ -145,7 +141,7 @@ def _in_processes(plan, jobs, how, failures):
                     ) from error
                 with collected(failures, Exception):
                     plan.took(configs, future.result())
-            yield len(done)
+            yield
 
 
 @contextlib.contextmanager
@@ -155,12 +151,13 @@ def _pool(jobs):
     Results do not depend on the number of cores then, and two do more than one with two threads."""
     others = set(multiprocessing.active_children())
     spawn = multiprocessing.get_context("spawn")
-    pool = futures.ProcessPoolExecutor(jobs, spawn, initializer=_start_worker)
+    with stopping.held():  # or its semaphores would be nobody's
+        pool = futures.ProcessPoolExecutor(jobs, spawn, initializer=_start_worker)
     try:
         yield pool
     except BaseException:
         for process in set(multiprocessing.active_children()) - others:
-            process.terminate()
+            process.kill()  # one that only starts hears nothing else
         raise
     finally:
         pool.shutdown(cancel_futures=True)
@@ -169,6 +166,6 @@ def _pool(jobs):
 def _start_worker():
     """One thread; an interrupt, or the end of its parent, ends the process at once and quietly."""
     torch.set_num_threads(1)
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    stopping.released()
     parent = multiprocessing.parent_process()
     threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()

@@ -56,6 +56,11 @@ def warn(line):
     print(f"warning: {line}", file=sys.stderr)
 
 
+def log_file():
+    """Where runs write what they do, line by line."""
+    return folder() / "runs.log"
+
+
 def log(line):
-    with open(folder() / "runs.log", "a") as file:
+    with open(log_file(), "a") as file:
         file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {line}\n")

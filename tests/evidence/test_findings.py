@@ -13,7 +13,6 @@ from kdlib.evidence import panel as panels
 from kdlib.evidence.false_alarms import false_alarms, posing
 from kdlib.evidence.rules import Finding, decided
 from kdlib.evidence.stats import Interval
-from kdlib.pages import anchors, readme
 from kdlib.study.done import complete_seeds
 from kdlib.study.grids import STUDIES
 from kdlib.study.records import write
@@ -592,44 +591,6 @@ def test_verdicts_of_a_study(monkeypatch):
     assert list(table.columns)[:4] == ["finding", "claim", "verdict", "estimate"]
     assert list(table.columns)[4:] == ["fires on nothing", "one-hot in its place"]
     assert list(table.finding) == [*NAMES, "any"]
-
-
-def test_the_answer_of_the_readme(monkeypatch):
-    for name in reversed(list(STUDIES)):  # so that undoing it keeps their order
-        monkeypatch.delitem(STUDIES, name)
-    five = replace(TINY, seeds=5, demonstration=False)
-    monkeypatch.setitem(STUDIES, "tiny", replace(five, demonstration=True))
-    write_study(five, seeds=4, **HELPS_MANY_HARMS_FEW)
-    nothing, svg = readme.answer()
-    assert (
-        nothing.startswith("No study is on record yet; `make report` shows the demonstration.\n")
-        and svg is None
-    )
-    assert anchors.markdown() in nothing
-    monkeypatch.setitem(STUDIES, "tiny", five)
-    answer, svg = readme.answer()
-    assert "](docs/answer.svg)" in answer and svg.startswith(b"<?xml")
-    assert "Tiny (`tiny`), 4 of 5 planned seeds, preliminary, 4 baselines:" in answer
-    assert (
-        "| F1 | cnn → cnn_small | **holds** | Distillation changes the average by +10.0 points"
-        in answer
-    )
-    assert answer.count("\n| F") == 8 and answer.count("\n| **F") == 8  # in words, and short
-    panel = findings.panels("tiny")[0]
-    average = panel.gain("kd", panel.average)
-    assert (
-        f"| **F1** {rules.CLAIMS['F1']} | **holds**<br>"
-        f"+{average.estimate:.1f} (+{average.low:.1f} to +{average.high:.1f}) |\n"
-    ) in answer.replace("\u00a0", " ")
-    methods = {**TINY.methods, "kd_tuned": {"method": "kd", "alpha": 0.5}}
-    rivals = replace(five, name="tiny-rivals", kind="rivals", methods=methods)
-    monkeypatch.setitem(STUDIES, "tiny-rivals", rivals)
-    write_study(rivals, seeds=2, **HELPS_MANY_HARMS_FEW)
-    answer, _ = readme.answer()
-    assert (
-        "(`tiny-rivals`), 2 of 5 planned seeds, preliminary:\n\n- cnn → cnn_small: no other method has both"
-        in answer
-    )
 
 
 def test_a_correlation_of_ties_is_not_called_one_seed():

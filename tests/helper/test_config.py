@@ -125,7 +125,7 @@ def test_the_default_teacher_seed_is_never_the_seed(seed, teacher):
         ({"label_noise": 1.5}, "label_noise=1.5: must lie between 0 and 1"),
         ({"nesterov": 1}, "nesterov=1: must be bool"),
         ({"with_val": 1}, "with_val=1: must be bool"),
-        ({"milestones": (1.5,)}, "milestones=(1.5,): must be tuple of int"),
+        ({"milestones": (1.5,)}, "milestones=(1.5,): must be a tuple of whole numbers"),
         ({"draw_seed": "0"}, "draw_seed='0': must be int or None"),
         ({"dataset": "superclas"}, "did you mean 'superclass'"),
         ({"method": "decoupledkd", "teacher": "cnn"}, "did you mean 'decoupled_kd'"),

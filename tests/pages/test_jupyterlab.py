@@ -4,6 +4,7 @@ seen."""
 import contextlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -16,20 +17,23 @@ from synthetic import write_study
 
 from kdlib.study.grids import STUDIES
 
-BOOK, TOKEN = "01_gains_are_not_uniform.ipynb", "for-this-test-only"
+BOOK, EXPLORER = "01_gains_are_not_uniform.ipynb", "explore.ipynb"
+TOKEN = "for-this-test-only"
 PICTURES = "return [...document.querySelectorAll('.jp-OutputArea-output img')].filter(e => e.naturalWidth > 0).map(e => e.alt)"
 
 
-@pytest.fixture
-def lab(browser, tmp_path):
-    """(address, process) of JupyterLab on loopback, on a folder with one notebook and its records,
-    with settings of its own."""
+@pytest.fixture(scope="module")
+def lab(browser, tmp_path_factory):
+    """(address, process, log) of JupyterLab on loopback, on a folder with two notebooks and their
+    records, with settings of its own."""
+    tmp_path = tmp_path_factory.mktemp("lab")
     source = (ROOT / "notebooks" / BOOK).read_text(encoding="utf-8")
     assert source.count("seeds = 8 ") == 1
     (tmp_path / "notebooks").mkdir()
     (tmp_path / "notebooks" / BOOK).write_text(
         source.replace("seeds = 8 ", "seeds = 2 "), encoding="utf-8"
     )
+    shutil.copy(ROOT / "notebooks" / EXPLORER, tmp_path / "notebooks")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("KDLIB_RECORDS", str(tmp_path / "records"))
         write_study(STUDIES["digits"], 2, shuffled=("kd", "one_hot"))
@@ -89,24 +93,26 @@ def api(address, what, method="GET"):
         return answer.read().decode()
 
 
-def test_run_all_cells_shows_the_figures(browser, lab):
+def one(browser, selector):
+    """The first element in sight, or None."""
+    found = browser.find_elements("css selector", selector)
+    return next((e for e in found if e.is_displayed()), None)
+
+
+def prompts(browser):
+    cells = browser.find_elements("css selector", ".jp-CodeCell .jp-InputPrompt")
+    return [e.text for e in cells]
+
+
+def run_all_cells(browser, lab, place):
+    """Open a notebook and run it by the menu."""
     address, process, log = lab
     browser.execute_cdp_cmd(
         "Emulation.setDeviceMetricsOverride",
         {"width": 1100, "height": 6000, "deviceScaleFactor": 1, "mobile": False},
     )  # tall: JupyterLab draws what is in sight
     browser.get_log("performance")
-    browser.get(f"{address}/lab/tree/{BOOK}?token={TOKEN}")
-
-    def one(selector):
-        return next(
-            (e for e in browser.find_elements("css selector", selector) if e.is_displayed()), None
-        )
-
-    def prompts():
-        return [
-            e.text for e in browser.find_elements("css selector", ".jp-CodeCell .jp-InputPrompt")
-        ]
+    browser.get(f"{address}/lab/{place}?token={TOKEN}")
 
     def connected():
         with contextlib.suppress(
@@ -118,32 +124,57 @@ def test_run_all_cells_shows_the_figures(browser, lab):
 
     # before its kernel has answered, JupyterLab says "idle" too, but would ask which kernel to run
     waited(connected, process, log)
-    waited(lambda: one('.jp-Notebook-ExecutionIndicator[data-status="idle"]'), process, log)
+    idle = '.jp-Notebook-ExecutionIndicator[data-status="idle"]'
+    waited(lambda: one(browser, idle), process, log)
     next(
         e
         for e in browser.find_elements("css selector", "#jp-MainMenu .lm-MenuBar-item")
         if e.text == "Run"
     ).click()
-    waited(lambda: one('.lm-Menu [data-command="runmenu:run-all"]'), process, log).click()
+    run_all = '.lm-Menu [data-command="runmenu:run-all"]'
+    waited(lambda: one(browser, run_all), process, log).click()
 
+
+def pictures_of(browser, lab, count):
+    """The descriptions of the figures, when there are so many or something went wrong."""
+    _, process, log = lab
+    wrong = "[data-mime-type*=error], [data-mime-type*=stderr]"
     waited(
-        lambda: (
-            len(browser.execute_script(PICTURES)) == 4
-            or one("[data-mime-type*=error], [data-mime-type*=stderr]")
-        ),
-        process,
-        log,
+        lambda: len(browser.execute_script(PICTURES)) == count or one(browser, wrong), process, log
     )
-    waited(lambda: "[*]:" not in prompts(), process, log)
+    waited(lambda: "[*]:" not in prompts(browser), process, log)
     pictures = browser.execute_script(PICTURES)
-    assert len(pictures) == len(set(pictures)) == 4 and all(
-        alt.startswith("cnn") and alt.endswith(".") for alt in pictures
-    )
-    assert not browser.find_elements(
-        "css selector", '[data-mime-type="application/vnd.jupyter.error"], [data-mime-type*=stderr]'
-    )
-    assert prompts() == [f"[{i}]:" for i in range(1, 7)]
-    assert one(".kd-headline").text.startswith(pictures[0])
+    assert len(pictures) == len(set(pictures)) == count
+    assert all(alt.startswith("cnn") and alt.endswith(".") for alt in pictures)
+    assert not browser.find_elements("css selector", wrong)
+    return pictures
+
+
+def test_the_explorer_shows_what_is_on_record_and_follows_its_menus(browser, lab):
+    _, process, log = lab
+    began = time.monotonic()
+    run_all_cells(browser, lab, f"workspaces/explorer/tree/{EXPLORER}")
+    waited(lambda: browser.execute_script(PICTURES), process, log)
+    print(f"first figure {time.monotonic() - began:.1f} s after the notebook was asked for")
+    by_bucket, by_class = pictures_of(browser, lab, 2)
+    assert "distillation changes accuracy" in by_bucket and "distillation harms" in by_class
+    menus = browser.find_elements("css selector", ".jp-OutputArea-output select")
+    assert [len(menu.find_elements("css selector", "option")) for menu in menus] == [1, 2, 3, 3, 11]
+    began = time.monotonic()
+    menus[2].find_element("xpath", ".//option[. = 'AdaAlpha']").click()
+    waited(lambda: browser.execute_script(PICTURES)[0] != by_bucket, process, log)
+    print(f"new figure {time.monotonic() - began:.1f} s after a choice")
+    by_bucket, by_class = pictures_of(browser, lab, 2)
+    assert "AdaAlpha changes accuracy" in by_bucket
+    browser.get("about:blank")
+
+
+def test_run_all_cells_shows_the_figures(browser, lab):
+    address, process, _ = lab
+    run_all_cells(browser, lab, f"tree/{BOOK}")
+    pictures = pictures_of(browser, lab, 4)
+    assert prompts(browser) == [f"[{i}]:" for i in range(1, 7)]
+    assert one(browser, ".kd-headline").text.startswith(pictures[0])
     asked = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
     urls = {
         e["params"]["request"]["url"] for e in asked if e["method"] == "Network.requestWillBeSent"

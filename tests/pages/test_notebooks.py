@@ -20,20 +20,11 @@ from kdlib.study.sweep import sweep
 
 ROOT = Path(__file__).resolve().parents[2]
 AUDIT = ROOT / "notebooks" / "audit_your_model.ipynb"  # of no study: its parameters are files
-NOTEBOOKS = sorted(set((ROOT / "notebooks").glob("*.ipynb")) - {AUDIT})
+EXPLORE = ROOT / "notebooks" / "explore.ipynb"  # of every study: test_explore.py
+NOTEBOOKS = sorted(set((ROOT / "notebooks").glob("*.ipynb")) - {AUDIT, EXPLORE})
 # title, parameters, imports, runs, main figure, how to read it, the rest, set-up, what deviates
 ORDER = ["markdown", *["code"] * 4, "markdown", "code", "markdown", "code"]
-ORDER_OF_AUDIT = [
-    "markdown",
-    "code",
-    "code",
-    "markdown",
-    "code",
-    "code",
-    "markdown",
-    "code",
-    "code",
-]
+ORDER_OF_AUDIT = ["markdown", *["code", "code", "markdown"] * 2, "code", "code"]
 FOUR = ("F4 AdaAlpha", "F4 AdaMargin")
 FINDINGS = {  # notebook: what its verdict cards are about
     "00_overview": {"F1", "F2a", "F2b", "F3a", "F3b", "F3c", *FOUR},
@@ -127,9 +118,10 @@ def test_every_parameter_is_seen_by_papermill_and_by_the_report(path):
     seen = papermill.inspect_notebook(str(path))
     ours = render.read_parameters(read(path).cells[1].source, path)
     assigned = re.findall(r"^(\w+)\s*[:=]", read(path).cells[1].source, re.M)
-    assert list(seen) == list(ours) == assigned == ["study", "seeds"]
-    assert seen["study"]["help"] and seen["seeds"]["help"]  # what papermill prints about them
     kind = KIND[path.stem]
+    names = ["study", "seeds"] + ["overrides"] * (kind == "findings")
+    assert list(seen) == list(ours) == assigned == names
+    assert all(parameter["help"] for parameter in seen.values())  # what papermill prints of them
     defaults = {name: default for name, (default, _) in ours.items()}
     chosen = check_parameters({"KIND": kind, **defaults})
     assert chosen is STUDIES[DEMO[kind]] and ours["seeds"][0] == chosen.seeds
@@ -139,9 +131,12 @@ def test_every_parameter_is_seen_by_papermill_and_by_the_report(path):
 
 @each
 def test_parameters_are_checked_right_after_the_imports(path):
-    *imports, kind, checked = code(read(path))[1].source.splitlines()
-    checks = "chosen = check_parameters(globals())"
-    assert [kind, checked] == [f'KIND = "{KIND[path.stem]}"', checks]
+    lines = code(read(path))[1].source.splitlines()
+    kind = lines.index(f'KIND = "{KIND[path.stem]}"')
+    imports, checks = lines[:kind], ["chosen = check_parameters(globals())"]
+    if KIND[path.stem] == "findings":  # whose page says at the top that it is exploratory
+        checks.append("explore.banner(chosen)")
+    assert lines[kind + 1 :] == checks
     assert all(line.startswith("from ") for line in imports if line)
 
 
@@ -170,9 +165,9 @@ WHOLE = "must be a whole number from 1 to 8 for "
 @pytest.mark.parametrize(
     ("names", "said"),
     [
-        (injected("sees = 4"), "'sees' is unknown: did you mean 'seeds'? Allowed: study, seeds."),
+        (injected("sees = 4"), "'sees' is unknown: did you mean 'seeds'? Allowed: study, seeds, "),
         (injected("seeds = 4", "studdy = 'x'"), "'studdy' is unknown: did you mean 'study'?"),
-        (injected("temperature = 4"), "'temperature' is unknown: Allowed: study, seeds."),
+        (injected("temperature = 4"), "'temperature' is unknown: Allowed: study, seeds, "),
         (injected(study="digit"), f"parameter study='digit': {NEAREST}"),
         (injected(study="digits-rivals"), f"parameter study='digits-rivals': {NEAREST}"),
         (injected(study=3), "parameter study=3: Allowed: cifar20-lt, "),

@@ -7,12 +7,14 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
+from layout import check_layout
 from synthetic import COUNTS, FEW, GROUPS, TINY, but, made, write_study
 
 from kdlib.evidence import findings, rules, words
 from kdlib.evidence.panel import panel
 from kdlib.methods import name_of
 from kdlib.pages import ablations, gains, knobs, sensitivity, trust
+from kdlib.pages.drawing import DESK, PHONE
 from kdlib.study import grids as studies
 
 ARMS = {
@@ -68,11 +70,17 @@ def test_equal_methods_do_not_beat_each_other():
 def test_forest_has_a_row_for_each_method_and_counts_who_gains():
     p = made(BEYOND, halfway=but(0.7, few=0.9))
     shown = gains.plot_forest(p)
+    both_widths(shown)
     labels = [t.get_text() for t in shown.figure.axes[0].get_yticklabels()]
     assert labels == [name_of(m) for m in METHODS]
     gain = words.told(p.gain("halfway", p.in_bucket(2)))
     said = f"in the few-shot classes the highest gain over one-hot is that of halfway, {gain}; 1 of 5 methods gain clearly"
     assert gain.startswith("+20.0 points (95 % interval") and said in shown.sentence
+
+
+def both_widths(shown):
+    for width in (DESK, PHONE):
+        check_layout(shown.drawn(width))
 
 
 def numbers(cell):
@@ -152,6 +160,7 @@ def test_mean_alpha_weighs_groups_by_their_images():
 def test_collapse_counts_equal_predictions():
     p = made(BEYOND, facts=margins, kd=but(0.7, few=0.5))
     shown = knobs.plot_collapse(p)
+    both_widths(shown)
     table = shown.table.set_index(["method", "as"]).estimate
     assert table["distillation", "distillation"] == table["one-hot", "one-hot"] == 100
     equal = p.predicted("ada_alpha") == p.predicted("kd")
@@ -178,6 +187,7 @@ def test_alphas_are_those_of_the_records_most_frequent_first():
     rows = shown.table[shown.table.variant == "AdaAlpha"]
     assert list(rows.n_train) == sorted(COUNTS, reverse=True)
     assert list(rows.alpha) == pytest.approx(np.linspace(0.9, 0, GROUPS))
+    both_widths(shown)
     said = "lowest for AdaAlpha (0.45) and highest for AdaAlpha, margin of train (1.00)"
     assert said in shown.sentence
 
@@ -198,7 +208,7 @@ def ablated(setting):
 def test_an_ablation_has_every_level_and_the_primary_one_in_order(panels_of):
     temperature, draw = ablations.plot_ablations(panels_of(ABLATIONS, by_setting=ablated))
     table = temperature.table
-    rows = table[(table.bucket == "rarest bucket") & (table.method == "distillation")]
+    rows = table[(table.bucket == "rarest classes") & (table.method == "distillation")]
     assert list(rows.level) == ["1", "2", "4"] and list(rows.base) == ["", "yes", ""]
     assert list(rows.estimate) == pytest.approx([20, 0, -20])
     assert list(draw.table.level.unique()) == ["0", "1"]
@@ -207,6 +217,7 @@ def test_an_ablation_has_every_level_and_the_primary_one_in_order(panels_of):
         "from −20.0 points at 4 to +20.0 points at 1; clear harm at 4."
     )
     assert "primary configuration, which has 2;" in temperature.caption
+    both_widths(temperature)
 
 
 def test_a_setting_of_two_fields_is_compared_with_the_one_that_shares_the_second(panels_of):
@@ -270,6 +281,7 @@ def test_one_way_variance_is_that_of_an_analysis_of_variance():
 def test_variance_of_the_draws_is_read_from_the_settings(panels_of):
     every = panels_of(ABLATIONS, by_setting=lambda s: {"kd": 0.7 + 0.1 * s.get("draw_seed", 0)})
     shown = ablations.plot_variances(every)
+    both_widths(shown)
     variance = shown.table.set_index(["bucket", "source"]).variance
     assert variance["average", "draw"] == pytest.approx(np.var([0, 10], ddof=1))
     assert variance["average", "what is left"] == pytest.approx(0)
@@ -301,6 +313,7 @@ def marks(axes, marker):
 
 def test_the_steps_of_a_search_are_drawn_one_below_the_other_with_a_star_at_what_is_taken():
     shown = sensitivity.search_steps(SCORES, "Recipe")
+    both_widths(shown)
     rate, epochs = shown.figure.axes
     assert (rate.get_title(loc="left"), epochs.get_title(loc="left")) == ("Rate", "Epochs")
     labels = [[text.get_text() for text in axes.get_yticklabels()] for axes in (rate, epochs)]

@@ -17,12 +17,17 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import ROOT
+from layout import check_layout
+from matplotlib.collections import LineCollection
+from matplotlib.text import Text
 from synthetic import COUNTS, GROUPS, SELF, TINY, but, made
 
 from kdlib.evidence import words
 from kdlib.methods import ARMS, METHODS, look_of, name_of
-from kdlib.pages import anchors, classes, gains, shown, transfer, trust
-from kdlib.pages.shown import Headline, Shown, Table, Verdicts
+from kdlib.pages import anchors, classes, drawing, gains, shown, transfer, trust
+from kdlib.pages.drawing import DESK, PHONE, Shown
+from kdlib.pages.report_template.tidy import said_once
+from kdlib.pages.shown import Headline, Table, Verdicts
 
 DRAWN = ["kd", "ada_alpha", "ada_margin"]
 HOSTILE = '<script>alert(1)</script>"'
@@ -83,7 +88,7 @@ class Page(HTMLParser):
 
     def handle_starttag(self, tag, attrs):
         self.tags.append((tag, dict(attrs)))
-        if tag != "img":
+        if tag not in ("img", "source"):
             self._open.append(tag)
 
     def handle_endtag(self, tag):
@@ -149,7 +154,8 @@ def test_the_sentence_has_the_numbers_of_the_table(panels, drawn):
 @pytest.mark.parametrize("name", ["gain_by_group", "margin_and_gain"])
 def test_legends_name_the_buckets_of_the_table_and_no_others(drawn, name):
     (legend,) = drawn[name].figure.legends
-    assert [text.get_text() for text in legend.get_texts()] == ["many", "medium", "few"]
+    wanted = [f"{name}-shot classes" for name in ("many", "medium", "few")]
+    assert [text.get_text() for text in legend.get_texts()] == wanted
 
 
 # ---------------------------------------------------------------- HTML
@@ -274,12 +280,12 @@ def test_svg_is_the_same_every_time_and_has_no_date_and_no_address(panels, drawn
 def test_svg_is_the_same_in_another_process(capsys):
     """Another hash seed, another process: the same bytes."""
     draw = (
-        "import hashlib, pandas as pd; from kdlib.pages import shown\n"
+        "import hashlib, pandas as pd; from kdlib.pages.drawing import Shown, drawn\n"
         "t = pd.DataFrame({'bucket': [*'aabb'], 'method': ['one-hot', 'distillation'] * 2,"
         " 'estimate': [1.0, 2, 3, 4], 'low': [0.0, 1, 2, 3], 'high': [2.0, 3, 4, 5],"
         " 'per_seed': [(0.5, 1.5)] * 4})\n"
-        "draw = shown.in_style(lambda: shown.Shown(shown.drawn(t, 'bucket', 'x')[0], '', '', t))\n"
-        "print(hashlib.sha256(draw().svg()).hexdigest())"
+        "paint = lambda width: drawn(t, 'bucket', 'x', width=width)[0]\n"
+        "print(hashlib.sha256(Shown(paint, '', '', t).svg()).hexdigest())"
     )
     env = os.environ | {"PYTHONHASHSEED": "7"}
     command = [sys.executable, "-c", draw]
@@ -293,9 +299,10 @@ def test_svg_is_the_same_in_another_process(capsys):
 
 
 def drawn_bars(axes, k):
-    """The ends of every bar, each with two caps, along coordinate k."""
-    ends = [np.array(line.get_data(), dtype=float)[k] for line in axes.lines]
-    return [at[np.isfinite(at)] for at in ends if len(at) == 8 and np.isfinite(at).any()]
+    """The ends of every bar along coordinate k."""
+    some = [bars for bars in axes.collections if isinstance(bars, LineCollection)]
+    ends = [np.reshape(segment, (-1, 2))[:, k] for bars in some for segment in bars.get_segments()]
+    return [at for at in ends if len(at) and np.isfinite(at).all()]
 
 
 @pytest.mark.parametrize("name, place", [("gain_by_bucket", "bucket"), ("forest", "method")])
@@ -306,16 +313,15 @@ def test_marks_stand_at_estimates_bars_end_where_intervals_do_and_every_seed_has
     table = drawn[name].table
     axes = drawn[name].figure.axes[0]
     rows = table if place == "bucket" else table[table.bucket == "average"]
-    lines = [(line, np.array(line.get_data(), dtype=float)[k]) for line in axes.lines]
-    marks = np.concatenate([at for line, at in lines if line.get_marker() != "None"])
-    assert sorted(marks[np.isfinite(marks)]) == pytest.approx(sorted(rows.estimate))
+    marks = np.concatenate([of.lines[0].get_data()[k] for of in axes.containers])
+    assert sorted(marks) == pytest.approx(sorted(rows.estimate))
     bars = np.array(drawn_bars(axes, k))
     assert sorted(bars.min(axis=1)) == pytest.approx(sorted(rows.low), abs=1e-9)
     assert sorted(bars.max(axis=1)) == pytest.approx(sorted(rows.high), abs=1e-9)
-    dots = np.concatenate([strip.get_offsets()[:, k] for strip in axes.collections])
+    dots = np.concatenate([dot.get_data()[k] for dot in axes.lines if dot.get_alpha() == 0.4])
     assert sorted(dots) == pytest.approx(sorted(np.concatenate(list(rows.per_seed))))
     ticks = axes.get_yticklabels() if name == "forest" else axes.get_xticklabels()
-    assert [t.get_text() for t in ticks] == list(rows[place].unique())
+    assert [t.get_text() for t in ticks] == list(rows[place].map(drawing.shot).unique())
 
 
 def test_one_seed_has_marks_without_bars(panels):
@@ -333,10 +339,80 @@ def test_the_trade_off_squares_and_names_who_is_not_beaten(panels, monkeypatch):
     monkeypatch.setattr(gains, "gain_by_bucket", lambda *_: pd.DataFrame(rows))
     found = gains.plot_trade_off(panels["self"])
     assert found.sentence.endswith("in the few-shot classes than distillation, AdaAlpha.")
-    markers = [
-        line.get_marker() for line in found.figure.axes[0].lines if line.get_marker() in "so"
-    ]
-    assert markers == ["s", "s", "o"]
+    marks = [line for line in found.figure.axes[0].lines if line.get_markersize() == 7]
+    assert [line.get_marker() for line in marks] == ["x", "s", "s", "o"]
+
+
+def crowd(methods, seed):
+    """The table of a trade-off of so many methods, most of them close together."""
+    rng = np.random.default_rng(seed)
+    rows = []
+    for k in range(methods):
+        name = (name_of("kd"), name_of("ada_alpha"))[k] if k < 2 else f"a method of long name {k}"
+        for bucket, scale in (("average", 1), ("few", 3)):
+            value = scale * rng.normal(loc=2, scale=0.5 if k < 10 else 3)
+            row = {"method": name, "bucket": bucket, "estimate": value}
+            rows.append(row | {"low": value - scale, "high": value + scale})
+    return pd.DataFrame(rows)
+
+
+@pytest.mark.parametrize("width", [DESK, PHONE])
+@pytest.mark.parametrize("methods, seed", [(7, 0), (7, 1), (15, 2), (15, 3), (22, 4)])
+def test_no_name_of_the_trade_off_covers_another_or_leaves_the_axes(
+    panels, monkeypatch, methods, seed, width
+):
+    table = crowd(methods, seed)
+    monkeypatch.setattr(gains, "gain_by_bucket", lambda *_: table)
+    figure = gains.plot_trade_off(panels["self"]).drawn(width)
+    (axes,) = figure.axes
+    named = [text.get_text() for text in axes.texts]
+    assert {"one-hot", "distillation", "AdaAlpha"} < set(named) and len(named) <= 8
+    assert len(named) == methods + 1 if methods <= 7 else len(named) < methods
+    boxes = [Text.get_window_extent(text) for text in axes.texts]  # without lines to marks
+    for k, box in enumerate(boxes):
+        assert not any(box.overlaps(other) for other in boxes[:k])
+        inside = axes.get_window_extent().padded(1)
+        assert inside.contains(box.x0, box.y0) and inside.contains(box.x1, box.y1)
+
+
+# ---------------------------------------------------------------- at a desk and on a phone
+
+
+@each
+@pytest.mark.parametrize("which", ["self", "one seed"])
+@pytest.mark.parametrize("width", [DESK, PHONE])
+def test_no_interval_leaves_the_axes_and_no_letter_the_figure(panels, which, name, width):
+    check_layout(FIGURES[name](panels[which]).drawn(width))
+
+
+def test_a_sentence_costs_no_drawing(panels, monkeypatch):
+    monkeypatch.setattr(drawing, "Figure", None)
+    assert all(draw(panels["self"]).sentence for draw in FIGURES.values())
+
+
+def test_a_caption_leaves_out_what_the_headline_says_but_for_what_it_is_of(drawn):
+    first, second = drawn["gain_by_bucket"], drawn["calibration"]
+    page = first._repr_html_() + second._repr_html_()
+    head = Headline([first.sentence])._repr_html_()
+    captions = re.findall(r"<figcaption>(.*?)</figcaption>", said_once(head + page))
+    assert captions[0] == f"<strong>cnn_small → cnn_small.</strong> {first.caption}"
+    assert second.sentence in captions[1] and said_once(page) == page
+    assert said_once(head + page).count(first.sentence) == 2  # and to who does not see
+
+
+def test_buckets_are_words_where_they_are_shown(drawn):
+    page = Page(drawn["gain_by_bucket"]._repr_html_())
+    assert "few-shot" in page.text["table"]
+    ticks = [t.get_text() for t in drawn["gain_by_bucket"].figure.axes[0].get_xticklabels()]
+    assert ticks == ["average", "many-shot", "medium-shot", "few-shot"]
+
+
+def test_an_interval_stays_in_the_range_of_what_it_bounds():
+    wide = shown.over_seeds([1.0, 99.0])
+    assert wide.low < 0 and wide.high > 100
+    inside = shown.within(wide)
+    assert (inside.estimate, inside.low, inside.high) == (50, 0, 100)
+    assert np.isnan(shown.within(shown.over_seeds([1.0])).low)
 
 
 def test_methods_differ_by_colour_and_marker():

@@ -379,7 +379,7 @@ def test_rows_of_examples_without_a_label_are_left_out():
     labels = pd.DataFrame({"id": FILES[:100], "label": Y[:100]})
     found = audit(labels, each(lambda role: by_file(role, folder="")))
     assert found.n == 100
-    assert "140 rows with ids that labels lacks were left out." in found.read[-1]
+    assert "Left out: 140 rows with ids that labels lacks." in found.read[-1]
 
 
 @pytest.mark.parametrize(

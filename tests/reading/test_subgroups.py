@@ -171,7 +171,7 @@ def test_missing_values_are_dropped_or_a_group_of_their_own_of_the_columns_used_
         len(n) == 12 and n[[name for name in n.index if "missing" not in name]].sum() == known.sum()
     )
     n, said = groups(["age:3"], "drop")
-    assert n.sum() == 540 and "60 examples without a group were left out" in said
+    assert n.sum() == 540 and "Left out: 60 examples without a group" in said
     n, said = groups(["sex x age:3"], "drop")
     assert n.sum() == known.sum()
     assert groups(["a:4"], None)[0].sum() == N  # what is missing in other columns is no matter

@@ -20,4 +20,17 @@ def tidy(page):
     )
     box = '<div class="scroll" tabindex="0" role="group" aria-label="Table">'
     page = re.sub(r"<table\b", box + r"\g<0>", page)
-    return page.replace("</table>", "</table></div>")
+    return said_once(page.replace("</table>", "</table></div>"))
+
+
+def said_once(page):
+    """The page; its captions leave out sentences that stand elsewhere on it."""
+
+    def shorter(match):
+        start, sentence = match.groups()
+        if page.count(f">{sentence}<") == 1:
+            return match[0]
+        of, colon, _ = sentence.partition(": ")
+        return f"{start}{of}.</strong>" if colon else start.removesuffix("<strong>")
+
+    return re.sub(r"(<figcaption><strong>)(.*?)</strong>", shorter, page)

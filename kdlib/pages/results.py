@@ -1,0 +1,225 @@
+"""README's answer and RESULTS.md, from the records: nobody types a number."""
+
+from dataclasses import dataclass
+
+from kdlib.evidence import choice
+from kdlib.evidence.findings import pair_verdicts, panels, share
+from kdlib.evidence.rules import LEAST_SEEDS, classes, labels_read, verdict_bucket
+from kdlib.evidence.words import told
+from kdlib.pages import anchors, sensitivity
+from kdlib.pages.gains import plot_gain_by_bucket
+from kdlib.study.done import complete_seeds
+from kdlib.study.grids import STUDIES, Study
+
+FIGURE = "docs/answer.svg"
+ABOUT = f"""\
+# Results
+
+Every verdict, interval and published number, computed from the records in `data/records` by the
+rules of [PROTOCOL.md](PROTOCOL.md). `python -m kdlib report --readme` writes this page; nobody
+types a number. The figures are on the pages of `make report`. The digits study is a demonstration
+and is not listed.
+
+- The *gain* of a student is its accuracy minus that of the same network trained on labels alone
+  (*one-hot*), in points. The one-hot networks of a study are its *baselines*. Every class counts
+  alike.
+- Classes are *many-*, *medium-* or *few-shot* by their number of training images.
+- Brackets hold the 95 % interval over networks and test examples. F3a is a rank correlation.
+- A claim *holds*, is *contradicted*, or is *not decided*, at a level of 5 % for all findings of a
+  pair together (Holm). With fewer than {LEAST_SEEDS} seeds it is *not tested*.
+- The *matched control* has no teacher: baselines are dealt at random, some to pose as a method and
+  the rest as its baselines, and the same rules judge them. What fires there fires on nothing. A
+  verdict whose rule fires there too often is marked †."""
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A study with complete seeds on record; panels and cards where it has verdicts."""
+
+    study: Study
+    seeds: int
+    panels: list
+    cards: list
+
+    @property
+    def title(self):
+        """Title, name and how far it is."""
+        early = ", preliminary" if self.seeds < self.study.seeds else ""
+        said = f"{self.seeds} of {self.study.seeds} planned seeds{early}"
+        return f"{self.study.title} (`{self.study.name}`), {said}"
+
+
+def texts():
+    """(answer of README.md, its figure as SVG bytes or None, RESULTS.md), Markdown.
+
+    The first study with verdicts that is not superseded gives answer and figure."""
+    found = [shown for shown in map(_shown, STUDIES.values()) if shown]
+    judged = [shown for shown in found if shown.cards]
+    judged.sort(key=lambda shown: shown.study.superseded)  # stable
+    beyond = [shown for shown in found if not shown.cards]
+    answer, svg = "No study is on record yet; `make report` shows the demonstration.", None
+    if judged:
+        figure = plot_gain_by_bucket(judged[0].panels[0])
+        answer, svg = _answer(judged[0], figure, beyond), figure.svg()
+    parts = [ABOUT]
+    for shown in (s for s in judged if not s.study.superseded):
+        parts += _study(shown)
+    for shown in beyond:
+        parts += [f"## {shown.title}", "\n".join(f"- {said}" for said in _said(shown))]
+    parts.append("## Published numbers that a correct implementation must hit, beside ours")
+    parts.append(anchors.markdown().rstrip())
+    for shown in (s for s in judged if s.study.superseded):
+        parts += _study(shown)
+    return answer + "\n", svg, "\n\n".join(parts) + "\n"
+
+
+def _shown(study):
+    """What is on record of a study as a Shown; None where nothing can be said of it."""
+    seeds = 0 if study.demonstration or study.kind == "anchors" else complete_seeds(study.name)
+    if study.kind != "findings":
+        return Shown(study, seeds, [], []) if seeds else None
+    if seeds < 2:  # one seed has no spread
+        return None
+    both = panels(study.name)
+    return Shown(study, seeds, both, [card for p in both for card in pair_verdicts(p)])
+
+
+# ---------------------------------------------------------------- the answer of README.md
+
+
+def _answer(shown, figure, beyond):
+    p = shown.panels[0]
+    cards = {card["finding"]: card for card in shown.cards if card["pair"] == p.name}
+    lines = [f"- **{lead}**{said}" for lead, said in headline(p, cards)]
+    for rivals in beyond:
+        if rivals.study.name == f"{shown.study.name}-rivals":
+            said = sensitivity.ahead_of_ada_alpha(panels(rivals.study.name)[0])
+            lines.append(f"- **Rivals.** {said}")
+    picture = f'<img src="{FIGURE}" width="560" alt="{figure.sentence}">'
+    caption = f"*{shown.study.title} (`{shown.study.name}`). Dots are seeds, bars 95 % intervals.*"
+    return "\n\n".join([picture, caption, "\n".join(lines), standing(p, cards)])
+
+
+def headline(p, cards):
+    """[(lead, sentence)]: the average, the rarest classes, the remedy, with their terms explained.
+
+    cards: {finding: card} of the pair, see findings.pair_verdicts."""
+    said = [
+        (
+            "On average,",
+            " distillation, which trains a network (the *student*) on the predictions of another "
+            f"(the *teacher*), {_moves(cards['F1'])} against the same network trained on labels "
+            f"alone (*one-hot*). {_verdict(cards['F1'])}",
+        )
+    ]
+    rare, remedy = cards.get("F2b"), cards.get("F4 AdaAlpha")
+    if rare and rare["result"]:
+        rarest, explained = _rarest(p)
+        said.append((f"In {rarest}", f"{explained}, it {_moves(rare)}. {_verdict(rare)}"))
+    if remedy and remedy["result"]:  # where F2b is untested, so is F4
+        average = told(p.gain("ada_alpha", p.average, "kd"))
+        reads = ", whose labels it reads" if labels_read(p, "ada_alpha") else ""
+        sentence = (
+            " the paper's remedy, trusts the teacher less in classes where it is often wrong on "
+            f"held-out images{reads}. Against distillation it {_moves(remedy)} in "
+            f"{rarest}, and the average by {average}. {_verdict(remedy)}"
+        )
+        said.append(("AdaAlpha,", sentence))
+    return said
+
+
+def standing(p, cards):
+    """How far the verdicts of a pair can be trusted, in one sentence."""
+    if p.seeds < LEAST_SEEDS:
+        seeds = f"A verdict needs {LEAST_SEEDS} seeds and {p.seeds} are complete"
+        return f"{seeds}: nothing is decided yet."
+    alarm = cards["F1"]["any_alarm"]
+    if alarm is None:
+        return "The baselines are too few to say how often these rules fire on nothing."
+    return (
+        "On the matched control, one-hot networks that pose as distilled ones, any of these rules "
+        f"fires in {share(alarm)} of random draws."
+    )
+
+
+def _rarest(p):
+    """The classes that F2b speaks of, in words, and the explanation of these."""
+    bucket = verdict_bucket(p)
+    if not p.study.bucket_edges:
+        return f"the {classes(p, bucket)}", " by the teacher's margin"
+    if bucket < len(p.bucket_names) - 1:
+        return f"the {classes(p, bucket)}", ""
+    images = p.study.bucket_edges[1]
+    return "the rarest classes", f" (*few-shot*: fewer than {images} training images each)"
+
+
+def _moves(card):
+    """What happens to an accuracy: a direction only where the verdict is one."""
+    result = card["result"]
+    decided = card["verdict"] not in ("not decided", "not tested")
+    if decided and (result.low > 0 or result.high < 0):
+        size = told(result).removeprefix("+").removeprefix("−")
+        return f"{'raises' if result.low > 0 else 'lowers'} accuracy by {size}"
+    return f"changes accuracy by {told(result)}"
+
+
+def _verdict(card):
+    """A claim with its verdict, marked where the matched control fires the rule too."""
+    mark = "†" if card["control"] else ""
+    return f"*{card['claim'].rstrip('.')}: {card['verdict']}{mark}.* {card['control']}".strip()
+
+
+# ---------------------------------------------------------------- RESULTS.md
+
+
+def _study(shown):
+    """The section of a study with verdicts."""
+    baselines = len(shown.panels[0].runs["one_hot"])
+    about = f"{shown.study.about} {baselines} baselines."
+    marked = [f"† {c['finding']}, {c['pair']}: {c['control']}" for c in shown.cards if c["control"]]
+    details = "<details><summary>Every finding in words, with its test</summary>"
+    return [
+        f"## {shown.title}",
+        about,
+        _short(shown.cards),
+        *marked,
+        details,
+        _long(shown.cards),
+        "</details>",
+    ]
+
+
+def _said(shown):
+    """What a study beyond the findings says."""
+    if shown.study.kind == "recipe":
+        return choice.headline(shown.study, shown.seeds)
+    return sensitivity.headlines(panels(shown.study.name))
+
+
+def _short(cards):
+    """A row for each finding, a column for each pair.
+
+    Last how often the rules of a pair fire on the matched control, taken together."""
+    pairs = {c["pair"]: c["any_alarm"] for c in cards}
+    rows = []
+    for finding in dict.fromkeys(c["finding"] for c in cards):
+        own = {c["pair"]: c for c in cards if c["finding"] == finding}
+        claims = " ".join(dict.fromkeys(c["claim"] for c in own.values()))
+        cells = {pair: _cell(card) for pair, card in own.items()}
+        rows.append([f"**{finding}** {claims}", *(cells.get(pair, "–") for pair in pairs)])
+    what = "any of these rules, on the matched control"
+    rows.append([what, *map(share, pairs.values())])
+    return anchors.markdown_table(["finding", *pairs], rows)
+
+
+def _cell(card):
+    mark = " †" if card["control"] else ""
+    return f"**{card['verdict']}**{mark}<br>{card['brief']}".removesuffix("<br>")
+
+
+def _long(cards):
+    rows = []
+    for c in cards:
+        numbers = f"{c['sentence']} {c['alarm']}".rstrip()
+        rows.append([c["finding"], c["pair"], f"**{c['verdict']}**", numbers])
+    return anchors.markdown_table(["finding", "teacher → student", "verdict", "the numbers"], rows)

@@ -1,0 +1,92 @@
+"""Kernels in which notebooks run one after the other, and several of them side by side."""
+
+import asyncio
+import os
+from concurrent import futures
+
+from jupyter_client import KernelManager
+from traitlets.config import Config
+
+KERNEL = Config()
+# not ipc, which fails where kernels start side by side
+KERNEL.KernelManager = Config(transport="tcp", transport_encryption="auto")
+# a kernel says otherwise that it was told to end
+QUIET = ["--log-level=CRITICAL", "--HistoryManager.hist_file=:memory:"]
+KERNEL.NotebookClient = Config(extra_arguments=QUIET[:1])
+ASYNCHRONOUS = "jupyter_client.asynchronous.AsyncKernelClient"  # as papermill wants it
+
+
+class Kernel:
+    """A process for notebooks: what one has imported and read is there for the next.
+
+    Of its names nothing is left."""
+
+    def __init__(self):
+        self._manager = None
+        self.stopped = False  # from outside: what runs in it has not failed
+
+    def ready(self, folder):
+        """A KernelManager whose kernel has no names yet; started in `folder` where it has to be."""
+        if self._manager is None:
+            manager = KernelManager(kernel_name="python3", config=KERNEL, client_class=ASYNCHRONOUS)
+            # one thread each, since there is one for each core
+            environment = {"OMP_NUM_THREADS": "1", **os.environ}
+            manager.start_kernel(cwd=str(folder), extra_arguments=QUIET, env=environment)
+            self._manager = manager
+        else:
+            asyncio.run(_forget_names(self._manager))
+        return self._manager
+
+    def end(self):
+        """End the process, at once; a later `ready` starts another."""
+        manager, self._manager = self._manager, None
+        if manager:
+            manager.shutdown_kernel(now=True)
+
+    def stop(self):
+        """End the process for good."""
+        self.stopped = True
+        self.end()
+
+
+async def _forget_names(manager):
+    client = manager.client()
+    client.start_channels()
+    try:
+        await client.wait_for_ready(timeout=60)
+        await client.execute("get_ipython().reset()", silent=True, reply=True, timeout=60)
+    finally:
+        client.stop_channels()
+
+
+def side_by_side(tasks, work, at_once):
+    """Yield (task, work(task, kernel)) as they end, `at_once` at a time, each with a Kernel.
+
+    A kernel goes on with the study of its last task, or takes one that no other is at. What `work`
+    raises is raised here; then, and when the caller has had enough, all kernels are stopped."""
+    kernels = [Kernel() for _ in range(at_once)]
+    pending, idle, running, study_of = list(tasks), list(kernels), {}, {}
+    pool = futures.ThreadPoolExecutor(max(1, at_once))
+    try:
+        while pending or running:
+            while pending and idle:
+                kernel = idle.pop(0)
+                task = _next(pending, study_of.get(kernel), study_of.values())
+                pending.remove(task)
+                study_of[kernel] = task.study
+                running[pool.submit(work, task, kernel)] = task, kernel
+            done, _ = futures.wait(running, return_when=futures.FIRST_COMPLETED)
+            for future in done:
+                task, kernel = running.pop(future)
+                idle.append(kernel)
+                yield task, future.result()
+    finally:
+        for kernel in kernels:
+            kernel.stop()
+        pool.shutdown(cancel_futures=True)
+
+
+def _next(pending, own, taken):
+    """The first task of a kernel's own study, else of one that no kernel is at, else of all."""
+    ranks = [(task.study != own, task.study in taken) for task in pending]
+    return pending[ranks.index(min(ranks))]

@@ -1,0 +1,72 @@
+"""Ctrl-C and SIGTERM end a command once, and never while a process is being started."""
+
+import contextlib
+import math
+import signal
+import threading
+import time
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+CLEANING = 3.0  # seconds in which a second signal does not disturb what the first one began
+
+
+class Stopped(KeyboardInterrupt):
+    """Raised in the main thread; its argument is the number of the signal."""
+
+
+def listen():
+    """Have signals raise Stopped from here on, but those that this process was told to ignore."""
+    last = -math.inf
+
+    def stop(number, frame):
+        nonlocal last
+        now = time.monotonic()
+        if now - last > CLEANING:
+            last = now
+            raise Stopped(number)
+
+    for number in SIGNALS:
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, stop)
+
+
+def ignore():
+    """Have signals do nothing from here on: all is said and done."""
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+
+
+@contextlib.contextmanager
+def held():
+    """A block that no signal cuts short: what came meanwhile acts at its end.
+
+    A process that starts in it begins with the signals blocked, see `released`. In other threads
+    than the main one, which hears signals, nothing is held."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    came = []
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    for number in SIGNALS:
+        signal.signal(number, lambda number, frame: came.append(number))
+    _mask("SIG_BLOCK")
+    try:
+        yield
+    finally:
+        _mask("SIG_UNBLOCK")
+        for number, handler in before.items():
+            signal.signal(number, handler or signal.SIG_DFL)
+    for number in came[:1]:
+        signal.raise_signal(number)
+
+
+def released():
+    """In a new process: an interrupt ends it at once and quietly, also one that came before."""
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_DFL)
+    _mask("SIG_UNBLOCK")
+
+
+def _mask(how):
+    if hasattr(signal, "pthread_sigmask"):  # not on Windows
+        signal.pthread_sigmask(getattr(signal, how), SIGNALS)

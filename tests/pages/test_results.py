@@ -1,0 +1,107 @@
+"""README's answer and RESULTS.md, of studies whose right verdict is known by construction."""
+
+from dataclasses import replace
+
+import pytest
+from synthetic import SELF, TINY, but, write_study
+
+from kdlib.evidence import findings, rules
+from kdlib.pages import anchors, results
+from kdlib.study.grids import STUDIES
+
+HELPS_MANY_HARMS_FEW = {"one_hot": but(0.6, few=0.5), "kd": but(0.8, few=0.2)}
+FIVE = replace(TINY, seeds=5, demonstration=False)
+
+
+@pytest.fixture(autouse=True)
+def _records(tmp_path, monkeypatch):
+    """No record and no study but those that a test makes."""
+    monkeypatch.setenv("KDLIB_RECORDS", str(tmp_path / "records"))
+    monkeypatch.setenv("KDLIB_CACHE", str(tmp_path / "cache"))
+    for name in reversed(list(STUDIES)):  # so that undoing it keeps their order
+        monkeypatch.delitem(STUDIES, name)
+
+
+def test_a_demonstration_is_no_answer(monkeypatch):
+    monkeypatch.setitem(STUDIES, "tiny", replace(FIVE, demonstration=True))
+    write_study(FIVE, seeds=4, **HELPS_MANY_HARMS_FEW)
+    answer, svg, everything = results.texts()
+    assert answer == "No study is on record yet; `make report` shows the demonstration.\n"
+    assert svg is None and anchors.markdown() in everything
+
+
+def test_the_answer_says_who_gains_who_loses_and_what_the_remedy_does(monkeypatch):
+    monkeypatch.setitem(STUDIES, "tiny", FIVE)
+    remedy = {"ada_alpha": but(0.8, few=0.5)}
+    write_study(FIVE, seeds=4, **HELPS_MANY_HARMS_FEW, **remedy)
+    answer, svg, _ = results.texts()
+    assert svg.startswith(b"<?xml") and f'<img src="{results.FIGURE}"' in answer
+    assert "*Tiny (`tiny`). Dots are seeds" in answer
+    average, rare, ada = [line for line in answer.splitlines() if line.startswith("- **")]
+    # (8 * 20 - 2 * 30) / 10 points on average, 30 fewer and 30 more in the rarest classes
+    assert "raises accuracy by 10.0 points (95 % interval +" in average
+    assert average.endswith("*Distillation raises the student's average accuracy: holds.*")
+    assert "(*few-shot*: fewer than 7 training images each), it lowers accuracy by 30.0" in rare
+    assert "raises accuracy by 30.0 points" in ada and "and the average by +6.0" in ada
+    assert "held-out images, whose labels it reads." in ada
+    assert answer.rstrip().endswith("on nothing.")  # 4 baselines are too few for a control
+
+
+def test_the_answer_marks_what_the_matched_control_does_too(monkeypatch):
+    monkeypatch.setitem(STUDIES, "tiny", FIVE)
+    write_study(FIVE, seeds=4, **HELPS_MANY_HARMS_FEW, ada_alpha=but(0.8, few=0.5))
+    shares = {"F1": 0.1, "any": 0.1, "idle F4 AdaAlpha": 0.588}
+    monkeypatch.setattr(findings, "false_alarms", lambda p: shares)
+    answer, _, everything = results.texts()
+    assert "average accuracy: holds†.* The matched control fires this rule too" in answer
+    assert "rarest classes: holds†.* The matched control passes too" in answer
+    assert "any of these rules fires in 10.0 % of random draws." in answer
+    assert everything.count("**holds** †<br>") == 2 and everything.count("\n† F") == 2
+
+
+def test_what_is_not_decided_has_no_direction(monkeypatch):
+    monkeypatch.setitem(STUDIES, "tiny", FIVE)
+    write_study(FIVE, seeds=3, **HELPS_MANY_HARMS_FEW)
+    answer, *_ = results.texts()
+    assert "changes accuracy by +10.0 points" in answer and "raises" not in answer.split("(*one")[0]
+    assert "A verdict needs 4 seeds and 3 are complete: nothing is decided yet." in answer
+
+
+def test_the_results_state_every_finding_and_what_lies_beyond(monkeypatch):
+    monkeypatch.setitem(STUDIES, "tiny", FIVE)
+    write_study(FIVE, seeds=4, **HELPS_MANY_HARMS_FEW)
+    *_, everything = results.texts()
+    assert "## Tiny (`tiny`), 4 of 5 planned seeds, preliminary" in everything
+    in_words = "| F1 | cnn → cnn_small | **holds** | Distillation changes the average by +10.0"
+    assert in_words in everything
+    assert everything.count("\n| F") == 8 and everything.count("\n| **F") == 8
+    panel = findings.panels("tiny")[0]
+    average = panel.gain("kd", panel.average)
+    cell = f"+{average.estimate:.1f} (+{average.low:.1f} to +{average.high:.1f})"
+    short = f"| **F1** {rules.CLAIMS['F1']} | **holds**<br>{cell} |\n"
+    assert short in everything.replace("\u00a0", " ")
+    methods = {**TINY.methods, "kd_tuned": {"method": "kd", "alpha": 0.5}}
+    rivals = replace(FIVE, name="tiny-rivals", kind="rivals", methods=methods)
+    monkeypatch.setitem(STUDIES, "tiny-rivals", rivals)
+    write_study(rivals, seeds=2, **HELPS_MANY_HARMS_FEW)
+    answer, _, everything = results.texts()
+    assert (
+        "(`tiny-rivals`), 2 of 5 planned seeds, preliminary\n\n- cnn → cnn_small: no other"
+        in everything
+    )
+    assert "- **Rivals.** cnn → cnn_small: of " in answer
+
+
+def test_a_superseded_study_gives_no_answer_while_there_is_another(monkeypatch):
+    old = replace(FIVE, name="old", title="Old", superseded=True)
+    itself = replace(FIVE, pairs=(SELF,))
+    monkeypatch.setitem(STUDIES, "old", old)
+    write_study(old, seeds=4, **HELPS_MANY_HARMS_FEW)
+    assert "*Old (`old`)" in results.texts()[0]
+    monkeypatch.setitem(STUDIES, "tiny", itself)
+    write_study(itself, seeds=4, teacher=but(0.6, few=0.5), **HELPS_MANY_HARMS_FEW)
+    answer, _, everything = results.texts()
+    assert "*Tiny (`tiny`)" in answer
+    assert (
+        everything.index("## Tiny") < everything.index("## Published") < everything.index("## Old")
+    )
