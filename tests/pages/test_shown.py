@@ -186,6 +186,14 @@ def test_hostile_names_are_text_everywhere(drawn, panels):
         assert not page.of("script") and HOSTILE in "".join(page.text.values())
 
 
+def test_a_table_has_its_units_in_its_headers_and_wraps_long_columns_alone():
+    made = pd.DataFrame({"method": ["a"], "few": ["1.0 ± 0.2"], "note": ["a sentence " * 5]})
+    text = Table(made, "Gains", {"few": "points"})._repr_html_()
+    headers = re.findall(r"<th scope=\"col\"[^>]*>(.*?)</th>", text)
+    assert headers == ["method", "few, points", "note"] and list(made) == ["method", "few", "note"]
+    assert re.findall(r"<td[^>]* class=\"long\">(.*?)</td>", text) == ["a sentence " * 5]
+
+
 def test_tables_escape_columns_say_missing_and_keep_a_number_with_its_half_width():
     columns = {"<b>": ["<i>"], "x": [np.nan], "y": [0.01234], "z": [(1.0, 2.5)], "n": [7]}
     text = shown.table_html(pd.DataFrame(columns | {"w": ["1.0 ± 0.2"]}), "a & b")
