@@ -367,7 +367,7 @@ def test_the_same_inputs_make_the_same_bytes(built, tmp_path):
 def test_only_what_changed_is_built_again(tmp_path, monkeypatch):
     runs = []
 
-    def pretend(notebook, output, parameters):
+    def pretend(notebook, output, parameters, kernel=None):
         runs.append(notebook.stem)
         output.parent.mkdir(parents=True, exist_ok=True)
         output.write_text(notebook.read_text())
