@@ -134,8 +134,7 @@ def parts(choice):
     name, pair, method, over, group = choice
     by_bucket, by_class = _figures(name, pair, method, over)
     p = panel_of(name, pair)
-    runs = f"{name}: {p.seeds} of {STUDIES[name].seeds} planned seeds are on record."
-    yield Headline([by_bucket.sentence, runs])
+    yield Headline([answer(p, method, over, by_class.table)])
     yield by_bucket
     yield by_class
     yield table(p, method, over, group)
@@ -149,6 +148,21 @@ def _figures(name, pair, method, over):
     p = panel_of(name, pair)
     by_bucket = gains.plot_gain_by_bucket(p, [method], over)
     return by_bucket, classes.plot_gain_by_group(p, method, over)
+
+
+def answer(p, method, over, found):
+    """Which classes gain most and least, in words; found: the table of gains by class."""
+    ends = (found.loc[at] for at in (found.gain.idxmax(), found.gain.idxmin()))
+    most, least = (f"{row.group} ({number(row.gain)})" for row in ends)
+    said = (
+        f"{p.study.name}, {p.name}: compared with {name_of(over)}, {name_of(method)} gains most in "
+        f"{most} and least in {least}; "
+    )
+    seeds = f"{p.seeds} of {p.study.seeds} planned seeds are on record"
+    if p.seeds < 2:
+        return f"{said}{seeds}, too few to tell that from chance."
+    helped, harmed = ((found.finding == word).sum() for word in ("helped", "harmed"))
+    return f"{said}beyond chance it helps {helped} and harms {harmed} of {len(found)}. {seeds}."
 
 
 def table(p, method, over, group=""):
@@ -192,7 +206,7 @@ class Menus:
     def __init__(self, choice, draw):
         import ipywidgets  # here, since the pages of a report need none
 
-        layout, style = {"width": "34rem", "max_width": "100%"}, {"description_width": "8rem"}
+        layout, style = {"width": "40rem", "max_width": "100%"}, {"description_width": "8rem"}
         words = ("study", "networks", "method", "compared with", "class")
         self.menus = {}
         for name, of in zip(Choice._fields, words, strict=True):

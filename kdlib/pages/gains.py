@@ -76,9 +76,9 @@ def accuracies(p, methods=None):
     if published:
         caption += (
             "; published: Wang et al. 2023, average on half of the official test images, another "
-            "draw where there is a tail (page 90 has ours on that half)"
+            "draw where there is a tail (the page on published numbers has ours on that half)"
         )
-    return Table(pd.DataFrame(rows), caption)
+    return Table(pd.DataFrame(rows), caption, dict.fromkeys(places, "%"))
 
 
 def differences(p, methods=None):
@@ -95,7 +95,7 @@ def differences(p, methods=None):
         "Difference to the mean of all baselines, with Welch's p, in points ± half-width of its "
         f"95 % interval, {p.name}"
     )
-    return Table(pd.DataFrame(rows), caption)
+    return Table(pd.DataFrame(rows), caption, dict.fromkeys(p.places(), "points"))
 
 
 def gain_by_bucket(p, methods, over="one_hot"):

@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 
+from kdlib.config import count_of
 from kdlib.evidence.rules import labels_read, verdict_bucket
 from kdlib.evidence.significance import sign_flip
 from kdlib.evidence.words import brief, number, p_value
@@ -30,8 +31,10 @@ def headlines(panels):
     return []
 
 
-def ahead_of_ada_alpha(p):
-    """Which rivals clearly beat AdaAlpha in the rarest bucket, by how much, with which labels."""
+def ahead_of_ada_alpha(p, most=None):
+    """Which rivals clearly beat AdaAlpha in the rarest bucket, by how much, with which labels.
+
+    most: how many of them to name, those furthest ahead; by default all."""
     _, weights = rarest(p)
     gains = {method: p.gain(method, weights, "ada_alpha") for method in p.methods}
     ahead = [method for method in gains if gains[method].low > 0]
@@ -39,6 +42,8 @@ def ahead_of_ada_alpha(p):
         f"{name_of(m)} by {number(gains[m].estimate)} ({labels_read(p, m) or NO_LABELS})"
         for m in sorted(ahead, key=lambda m: -gains[m].estimate)
     ]
+    more = len(said[most:]) if most else 0
+    said = [*said[:most], f"and {count_of(more, 'other')}"] if more else said
     mine = labels_read(p, "ada_alpha") or NO_LABELS
     return (
         f"{p.name}: of {len(p.methods) - 1} methods these beat AdaAlpha ({mine}) in "

@@ -3,7 +3,7 @@
 import base64
 import csv
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -32,13 +32,15 @@ def _base64(data):
 
 @dataclass(frozen=True)
 class Table:
-    """A table as accessible HTML."""
+    """A table as accessible HTML, with the units of its columns in their headers."""
 
     table: pd.DataFrame
     caption: str
+    units: dict = field(default_factory=dict)  # column: unit
 
     def _repr_html_(self):
-        return table_html(self.table, self.caption)
+        headers = {column: f"{column}, {unit}" for column, unit in self.units.items()}
+        return table_html(self.table.rename(columns=headers), self.caption)
 
 
 @dataclass(frozen=True)

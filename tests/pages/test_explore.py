@@ -15,6 +15,7 @@ from synthetic import but, write_study
 
 from kdlib.config import KdlibError
 from kdlib.evidence.panel import panel
+from kdlib.evidence.significance import change
 from kdlib.methods import name_of
 from kdlib.pages import classes, explore, render, report
 from kdlib.pages.explore import Choice, Menus, menus
@@ -78,7 +79,7 @@ def test_papermill_shows_what_its_parameters_chose(committed):
     notebook, page = committed
     headline, by_bucket, by_class, table, lost, won = shown(notebook)
     p = explore.panel_of(*MINE[:2])
-    assert "AdaAlpha changes accuracy by" in headline and "against distillation." in headline
+    assert "compared with distillation, AdaAlpha gains most in " in headline
     assert f"{p.seeds} of {p.study.seeds} planned seeds" in headline
     for figure in (by_bucket, by_class):
         assert "data:image/svg+xml;base64," in figure
@@ -208,7 +209,30 @@ def test_gains_by_class_over_another_method_are_those_of_pairs(on_record):
         assert found.low[name] <= by_hand <= found.high[name]
     figure = classes.plot_gain_by_group(p, "ada_alpha", "kd")
     assert "compared with distillation, of 10 classes AdaAlpha" in figure.sentence
-    assert figure.figure.axes[0].get_ylabel() == "accuracy gain over distillation, points"
+    assert figure.figure.axes[0].get_ylabel() == "gain over distillation, points"
+
+
+def test_luck_that_two_methods_share_is_in_no_interval_between_them(records_folder):
+    """Networks of one seed have teacher and batches in common; another seed does better in both."""
+    luck = {"kd": lambda seed, _: 0.3 + 0.2 * seed, "ada_alpha": lambda seed, _: 0.4 + 0.2 * seed}
+    write_study(DIGITS, 3, **luck)
+    p = panel(DIGITS, DIGITS.pairs[0], 3)
+    found = classes.gain_by_group(p, "ada_alpha", "kd")
+    np.testing.assert_allclose(found.gain, 10)
+    right = [p.predicted(m) == p.y for m in ("ada_alpha", "kd")]
+    apart = change(right[0], p.members, np.ones(len(p.y)), right[1])
+    assert (found.high - found.low < 100 * (apart.high - apart.low) / 2).all()
+
+
+def test_the_answer_names_both_ends_and_counts_what_is_beyond_chance(on_record):
+    p = panel(DIGITS, DIGITS.pairs[0], 2)
+    found = classes.gain_by_group(p, "kd")
+    said = explore.answer(p, "kd", "one_hot", found)
+    assert "distillation gains most in class 9 (+15.0 points) and least in class 3 (−35.0" in said
+    counts = found.finding.value_counts()
+    assert f"helps {counts.get('helped', 0)} and harms {counts['harmed']} of 10. 2 of 8" in said
+    one = panel(DIGITS, DIGITS.pairs[0], 1)
+    assert "too few to tell" in explore.answer(one, "kd", "one_hot", classes.gain_by_group(one))
 
 
 def test_the_table_has_the_gains_of_the_figure(on_record):

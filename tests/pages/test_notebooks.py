@@ -41,16 +41,16 @@ FIGURES = {  # notebook without verdicts: its figures
 }
 # notebook of findings: of what it alone shows, in this order, words of the captions
 ELEMENTS = {
-    "00_overview": ["Accuracy in per cent", "Difference to the mean of all baselines"]
-    + ["the highest gain over one-hot"],
+    "00_overview": ["the highest gain over one-hot", "Accuracy in per cent"]
+    + ["Difference to the mean of all baselines"],
     "01_gains_are_not_uniform": [
         "in the few-shot classes, against one-hot.",
         "a star marks a class",
     ],
-    "02_teacher_errors_are_amplified": ["The correlation is computed seed by seed"]
-    + ["Transferred: share of", "The eight outcomes"],
-    "03_softening_the_teacher": ["Expected calibration error", "Mean of −log"]
-    + ["Up and right is better", "no epoch is chosen", "The table splits each standard error"]
+    "02_teacher_errors_are_amplified": ["Transferred: share of"]
+    + ["The correlation is computed seed by seed", "The eight outcomes"],
+    "03_softening_the_teacher": ["Up and right is better", "Expected calibration error"]
+    + ["Mean of −log", "no epoch is chosen", "The table splits each standard error"]
     + ["best epoch on the test set", "Every class, "],
 }
 KIND = {book: kind for kind, books in KINDS.items() for book in books}

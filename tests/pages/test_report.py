@@ -243,7 +243,7 @@ def test_a_verdict_that_its_control_reaches_is_marked_wherever_it_is_shown(tmp_p
     ((main, _),) = index.all("section", **{"class": "study"})
     ((folded, _),) = index.all("details", **{"class": "study"})
     assert f"(F4)†.† F4\u00a0AdaAlpha, a → b: {CONTROL}" in main.replace("\n", "")
-    assert "a → b: holds F1, F4\u00a0AdaAlpha†;" in folded
+    assert "a → b: holds F1, F4\u00a0AdaAlpha†\n" in folded
     cards_shown = [words for words, _ in index.all("article")]
     assert [f"† {CONTROL}" in words for words in cards_shown] == [False, True, False, True]
 
@@ -367,7 +367,7 @@ def test_the_same_inputs_make_the_same_bytes(built, tmp_path):
 def test_only_what_changed_is_built_again(tmp_path, monkeypatch):
     runs = []
 
-    def pretend(notebook, output, parameters):
+    def pretend(notebook, output, parameters, kernel=None):
         runs.append(notebook.stem)
         output.parent.mkdir(parents=True, exist_ok=True)
         output.write_text(notebook.read_text())

@@ -410,6 +410,14 @@ def test_the_sentences_of_a_study_are_those_of_its_figures(panels_of):
     every = panels_of(ABLATIONS, by_setting=ablated)
     said = sensitivity.headlines(every)
     assert said == [shown.sentence for shown in ablations.plot_ablations(every)] and len(said) == 2
+    rare = [p.gain("kd", p.in_bucket(2)) for p in every]  # each setting once, the primary one too
+    harmed, helped = sum(g.high < 0 for g in rare), sum(g.low > 0 for g in rare)
+    summary = ablations.summary(every[0], ablations.plot_ablations(every))
+    assert (
+        harmed
+        and f"at {harmed} of {len(every)} settings and clearly raises it at {helped};" in summary
+    )
+    assert f"from {words.number(min(g.estimate for g in rare))} (" in summary
     knobs_of = panels_of(replace(BEYOND, name="tiny-knobs", kind="knobs"), facts=margins)
     collapse, forest = sensitivity.headlines(knobs_of)
     assert "mean weight of the teacher runs from" in collapse
@@ -421,7 +429,7 @@ def test_rivals_are_told_against_ada_alpha_and_against_the_constant_weight(panel
     methods = {**{m: {} for m in ("one_hot", "kd", "ada_alpha", "logit_adjusted")}}
     methods["kd_mean_alpha"] = {"method": "ada_alpha", "margin_level": "all"}
     study = replace(TINY, name="tiny-rivals", kind="rivals", seeds=3, methods=methods)
-    few = {"ada_alpha": 0.9, "kd_mean_alpha": 0.5, "logit_adjusted": 1.0}
+    few = {"ada_alpha": 0.9, "kd_mean_alpha": 0.5, "logit_adjusted": 1.0, "kd": 0.95}
     rates = {method: but(0.7, few=rate) for method, rate in few.items()}
     (p,) = every = panels_of(study, **rates)
     trade_off, ahead, weight = sensitivity.headlines(every)
@@ -429,7 +437,10 @@ def test_rivals_are_told_against_ada_alpha_and_against_the_constant_weight(panel
         "no other method has both" in trade_off
         and "few-shot classes than logit adjustment" in trade_off
     )
-    assert ahead.endswith("clearly: logit adjustment by +10.0 points (no labels beyond training).")
+    first = "clearly: logit adjustment by +10.0 points (no labels beyond training)"
+    assert ahead.endswith(f"{first}, distillation by +5.0 points (no labels beyond training).")
+    assert sensitivity.ahead_of_ada_alpha(p, 1).endswith(f"{first}, and 1 other.")
+    assert sensitivity.ahead_of_ada_alpha(p, 2) == ahead
     both = [
         words.told(p.gain("ada_alpha", p.places()[k], "kd_mean_alpha")) for k in ("average", "few")
     ]

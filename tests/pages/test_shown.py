@@ -186,6 +186,14 @@ def test_hostile_names_are_text_everywhere(drawn, panels):
         assert not page.of("script") and HOSTILE in "".join(page.text.values())
 
 
+def test_a_table_has_its_units_in_its_headers_and_wraps_long_columns_alone():
+    made = pd.DataFrame({"method": ["a"], "few": ["1.0 ± 0.2"], "note": ["a sentence " * 5]})
+    text = Table(made, "Gains", {"few": "points"})._repr_html_()
+    headers = re.findall(r"<th scope=\"col\"[^>]*>(.*?)</th>", text)
+    assert headers == ["method", "few, points", "note"] and list(made) == ["method", "few", "note"]
+    assert re.findall(r"<td[^>]* class=\"long\">(.*?)</td>", text) == ["a sentence " * 5]
+
+
 def test_tables_escape_columns_say_missing_and_keep_a_number_with_its_half_width():
     columns = {"<b>": ["<i>"], "x": [np.nan], "y": [0.01234], "z": [(1.0, 2.5)], "n": [7]}
     text = shown.table_html(pd.DataFrame(columns | {"w": ["1.0 ± 0.2"]}), "a & b")
@@ -216,11 +224,12 @@ def test_verdict_cards_and_the_headline_say_each_verdict_and_what_is_preliminary
     said = "+1.4 points in F4 AdaAlpha. It fires in 5 % of splits."
     assert said in verdicts.text["li"] and "in F1.+1.4" in verdicts.text["li"]
     assert headline.text["strong"].startswith(f"It helps.{HOSTILE} loses.")
-    early = " (preliminary: 3 of 4 planned seeds)."
-    both = (
-        f"b → b: F1 holds, F4\u00a0AdaAlpha not under this reading{early}"  # the first pair first
-    )
-    assert f"{both}a → b: F1 not decided{early}" in headline.text["p"]
+    early = " (preliminary: 3 of 4 planned seeds). "
+    first = "Holds: average rises (F1). Not under this reading: AdaAlpha spares the rarest classes"
+    both = f"b → b{early}{first} (F4).a → b{early}Not decided: average rises (F1)."
+    assert both in headline.text["p"]  # the first pair first
+    balanced = CARDS[0] | {"finding": "F2b", "claim": "The classes it knows least lose."}
+    assert "classes it knows least lose (F2b)" in Headline([], [balanced])._repr_html_()
     for told in (Verdicts, lambda cards: Headline([], cards)):
         assert "preliminary" not in told([c | {"preliminary": False} for c in CARDS])._repr_html_()
 
