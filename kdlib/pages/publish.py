@@ -1,5 +1,6 @@
 """What the command line shows: pages of studies, the answer in README.md, a new method's gains."""
 
+import functools
 import re
 
 from kdlib.config import KdlibError
@@ -41,7 +42,11 @@ def pages(wanted, named, out, notebooks, say):
     # all that are wanted of anchors: their page says which runs are missing
     seeds |= {name: n for name, n in wanted.items() if study(name).kind == "anchors"}
     seeds = {name: n for name, n in seeds.items() if n or name in named}
-    cards = {name: findings.verdicts(name, n or some_seeds(name)) for name, n in seeds.items()}
+
+    @functools.cache
+    def cards(name):
+        return findings.verdicts(name, seeds[name] or some_seeds(name))
+
     sources = {name: provenance(name, n) for name, n in seeds.items()}
     built = build(
         {name: {"seeds": n} for name, n in seeds.items()},
@@ -55,9 +60,9 @@ def pages(wanted, named, out, notebooks, say):
         say=say,
     )
     said = []
-    for name in [name for name in cards if cards[name]][:4]:
-        pair = cards[name][0]["pair"]
-        own = [c for c in cards[name] if c["pair"] == pair]
+    for name in [name for name in seeds if cards(name)][:4]:
+        pair = cards(name)[0]["pair"]
+        own = [c for c in cards(name) if c["pair"] == pair]
         words = ", ".join(f"{c['finding']} {c['verdict']}" for c in own)
         said.append(f"{name} ({pair}, {seeds[name]} of {study(name).seeds} seeds): {words}")
     return built, said
