@@ -12,7 +12,7 @@ import numpy as np
 
 from kdlib.evidence import counts, panel, resample, rules, significance, stats
 from kdlib.methods import name_of
-from kdlib.study.files import cache_folder, whole_file
+from kdlib.study.files import cache_folder, claim, whole_file
 
 SPLITS = 500  # of the baselines
 IN_A_DEMONSTRATION = 100
@@ -35,14 +35,14 @@ def false_alarms(p, splits=None):
     if p.seeds < rules.LEAST_SEEDS or len(pool) < p.seeds + 2 or rules.verdict_bucket(p) is None:
         return {}
     path = cache_folder() / f"false-alarms-{_digest(p, splits)}.json"
-    if path.exists():
-        return json.loads(path.read_text())
-    rng = np.random.default_rng(0)
-    shares = _fired(p, splits, rng) | _idle(p, splits, rng)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with whole_file(path) as temporary:
-        temporary.write_text(json.dumps(shares))
-    return shares
+    if not path.exists():
+        with claim(path.stem, path.parent):  # pages that are built side by side ask for the same
+            if not path.exists():
+                rng = np.random.default_rng(0)
+                shares = _fired(p, splits, rng) | _idle(p, splits, rng)
+                with whole_file(path) as temporary:
+                    temporary.write_text(json.dumps(shares))
+    return json.loads(path.read_text())
 
 
 def _fired(p, splits, rng):

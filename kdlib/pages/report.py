@@ -105,9 +105,10 @@ def build(studies, out, notebooks, *, books, inputs, provenance, verdicts, say=p
     """Run the notebooks of each study, write what is not up to date, then index.html.
 
     studies: {name: parameters beside `study`}. By study: books, the names of its notebooks; inputs,
-    a digest of what they read (its records); provenance, see render; verdicts, the cards of
-    findings.verdicts. Pages are built side by side, one for each core. Returns [Page], a failed
-    notebook among them. KdlibError if `out` cannot be written."""
+    a digest of what they read (its records); provenance, see render. verdicts(study): the cards of
+    findings.verdicts, asked for when the pages are there, since those compute what it needs. Pages
+    are built side by side, one for each core. Returns [Page], a failed notebook among them.
+    KdlibError if `out` cannot be written."""
     out, found, planned = Path(out), sorted(Path(notebooks).glob("*.ipynb")), []
     if not found:
         raise KdlibError(
@@ -124,7 +125,8 @@ def build(studies, out, notebooks, *, books, inputs, provenance, verdicts, say=p
             planned.append(_Planned(study, book, *plan))
     try:
         pages = _built(planned, out / STAMPS, say)
-        write_index(pages, out / "index.html", verdicts, provenance)
+        cards = {study: verdicts(study) for study in studies}
+        write_index(pages, out / "index.html", cards, provenance)
     except OSError as error:
         if isinstance(error, BrokenPipeError):  # of `say`
             raise

@@ -274,7 +274,28 @@ def test_what_is_computed_of_a_record_is_computed_once_and_shared_by_posing():
         replace(p, split="test").remembered("ten", p.runs["kd"], lambda some: ["test"] * 2)
         == ["test"] * 2
     )
-    assert panel(TINY, PAIR, 2).memory == {}  # another panel has its own
+    fewer = panel(TINY, PAIR, 1)  # another panel of the same records
+    assert fewer.remembered("ten", fewer.runs["kd"], seed_of) == [0]
+    assert panel(TINY, PAIR, 2) is p  # it is in memory too
+    write_study(TINY, 2)  # all records are new ones
+    assert panel(TINY, PAIR, 2).runs["kd"][0].memory == {}
+
+
+def test_a_record_is_read_again_only_where_its_files_have_changed(records_folder):
+    made(seeds=1)
+    cfg = TINY.config(PAIR, "kd", 0)
+    first = records.read(cfg)
+    assert records.read(cfg) is first
+    records.write(replace(first, facts=first.facts | {"seconds": 7}))
+    second = records.read(cfg)
+    assert second.facts["seconds"] == 7 and second.memory == {}
+    npz = records_folder / f"{cfg.key()}.npz"
+    npz.write_bytes(npz.read_bytes()[:-1])
+    with pytest.raises(records.RecordError, match="truncated or changed"):
+        records.read(cfg)
+    npz.unlink()
+    with pytest.raises(records.RecordError, match="missing beside its JSON file"):
+        records.read(cfg)
 
 
 def test_accuracy_is_that_of_the_records_whoever_poses_as_whom():

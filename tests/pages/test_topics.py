@@ -311,8 +311,7 @@ def test_classes_count_alike_however_many_images_they_have():
         p,
         runs={m: tuple(map(thinner, runs)) for m, runs in p.runs.items()},
         teachers=tuple(map(thinner, p.teachers)),
-        memory={},
-    )  # the records are others now
+    )
     assert np.bincount(p.group).tolist() == [40] * 9 + [20]
     np.testing.assert_allclose((p.accuracy("kd").observed * p.in_bucket(2)).sum(axis=1), 50)
     assert p.gain("kd", p.in_bucket(2)).estimate == pytest.approx(50 - 70)

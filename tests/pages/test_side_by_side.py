@@ -1,0 +1,124 @@
+"""Pages side by side: each kernel is warm, forgets names, and stops with the build."""
+
+import json
+import os
+import time
+from types import SimpleNamespace
+
+import nbformat
+import pytest
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+
+from kdlib.pages import report, warm
+
+PARAMETERS = 'study = "digits"'
+CORES = 2
+
+
+@pytest.fixture(autouse=True)
+def _cores(monkeypatch):
+    monkeypatch.setattr(report, "available_cores", lambda: CORES)
+
+
+@pytest.fixture
+def one_core(monkeypatch):
+    monkeypatch.setattr(report, "available_cores", lambda: 1)
+
+
+def build(folder, books, say=lambda line: None):
+    """Pages of notebooks {name: source}; they begin in the order of their names."""
+    (folder / "notebooks").mkdir(exist_ok=True)
+    for name, source in books.items():
+        cells = [new_markdown_cell(f"# Is {name} right?")]
+        cells.append(new_code_cell(PARAMETERS, metadata={"tags": ["parameters"]}))
+        cells.append(new_code_cell(source))
+        nbformat.write(new_notebook(cells=cells), folder / "notebooks" / f"{name}.ipynb")
+    how = {"books": {"digits": list(books)}, "inputs": {"digits": ""}, "provenance": {"digits": {}}}
+    places = folder / "reports", folder / "notebooks"
+    return report.build({"digits": {}}, *places, **how, verdicts=lambda study: [], say=say)
+
+
+def said(page):
+    """What the last cell of a page's notebook printed."""
+    return nbformat.read(page.html.with_suffix(".ipynb"), 4).cells[-1].outputs[0].text
+
+
+def test_two_notebooks_run_at_the_same_time(tmp_path):
+    wait = (
+        "import pathlib, time\n"
+        "mine, other = (pathlib.Path({folder!r}, name) for name in {names})\n"
+        "mine.touch()\n"
+        "until = time.monotonic() + 60\n"
+        "while not other.exists() and time.monotonic() < until: time.sleep(0.1)\n"
+        "print(other.exists())"
+    )
+    pairs = {"a": ("a", "b"), "b": ("b", "a")}
+    books = {n: wait.format(folder=str(tmp_path), names=names) for n, names in pairs.items()}
+    assert [said(page) for page in build(tmp_path, books)] == ["True\n", "True\n"]
+
+
+def test_a_kernel_keeps_its_modules_and_forgets_its_names(tmp_path, one_core):
+    first = "import json, os\nmine, json.mark = 1, os.getpid()\nprint(json.mark, len(In))"
+    again = "import json, os\nprint(json.mark, len(In), 'mine' in globals(), os.getpid())"
+    one, two = (said(page).split() for page in build(tmp_path, {"a": first, "b": again}))
+    assert two == [*one, "False", one[0]]  # as many cells as in a fresh one
+
+
+def test_what_a_failed_notebook_did_to_its_kernel_hurts_no_other(tmp_path, one_core):
+    spoilt = "import os, textwrap\ntextwrap.dedent = None\n"
+    fine = "import textwrap\nprint(textwrap.dedent(' [1]'))"
+    ends = {"raises": f"{spoilt}1 / 0", "dies": f"{spoilt}os._exit(3)"}
+    books = {"a": ends["raises"], "b": fine, "c": ends["dies"], "d": fine}
+    lines = []
+    pages = build(tmp_path, books, lines.append)
+    assert [page.status for page in pages] == ["failed", "built", "failed", "built"]
+    assert [said(page) for page in pages[1::2]] == ["[1]\n", "[1]\n"]
+    assert [line.split()[0] for line in lines] == [f"digits/{name}:" for name in books]
+    stamps = json.loads((tmp_path / "reports" / report.STAMPS).read_text())
+    assert set(stamps) == {"digits/b", "digits/d"}
+
+
+def running(number):
+    try:
+        os.kill(number, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def test_an_interrupt_stops_every_kernel_and_keeps_what_was_done(tmp_path):
+    here = f"import os, pathlib, time\npathlib.Path({str(tmp_path)!r}, 'number').write_text(str(os.getpid()))"
+
+    def interrupted(line):
+        while not (tmp_path / "number").exists():
+            time.sleep(0.1)
+        raise KeyboardInterrupt
+
+    began = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        build(tmp_path, {"a": "print(1)", "b": f"{here}\ntime.sleep(600)"}, interrupted)
+    assert time.monotonic() - began < 300
+    assert not running(int((tmp_path / "number").read_text()))
+    stamps = json.loads((tmp_path / "reports" / report.STAMPS).read_text())
+    assert set(stamps) == {"digits/a"}
+    assert not (tmp_path / "reports" / "digits" / "b.html").exists()
+
+
+def test_a_kernel_stays_with_its_study_while_others_have_work():
+    def study(name, count):
+        return [SimpleNamespace(study=name, number=k) for k in range(count)]
+
+    tasks = [*study("one", 3), *study("two", 2)]
+    taken = {}
+
+    def work(task, kernel):
+        time.sleep(0.05)
+        taken.setdefault(kernel, []).append((task.study, task.number))
+        return task.number
+
+    for task, result in warm.side_by_side(tasks, work, 2):
+        assert task.number == result
+    assert sorted(sum(taken.values(), [])) == sorted((t.study, t.number) for t in tasks)
+    first, second = taken.values()
+    assert first[:2] == [("one", 0), ("one", 1)] or first[:2] == [("two", 0), ("two", 1)]
+    assert {first[0][0], second[0][0]} == {"one", "two"}
