@@ -141,6 +141,25 @@ def parts(choice):
     groups = (group,) if group else ()
     yield pictures.lost(p, method, over, groups)
     yield pictures.won(p, method, over, groups)
+    yield source(choice)
+
+
+def source(choice):
+    """Table of where the numbers come from, and of the command that shows them again."""
+    given = [f"-p {name} '{value}'" for name, value in choice._asdict().items() if value]
+    command = {"command": " ".join(["papermill notebooks/explore.ipynb out.ipynb", *given])}
+    facts = _provenance(choice.study) | command
+    rows = [
+        (f"{label}", ", ".join(np.atleast_1d(value).astype(str))) for label, value in facts.items()
+    ]
+    return Table(pd.DataFrame(rows, columns=["what", "which"]), "Where these numbers come from")
+
+
+@functools.lru_cache
+def _provenance(name):
+    from kdlib.study.provenance import provenance  # here, since it needs torch
+
+    return provenance(name, complete_seeds(name))
 
 
 @functools.lru_cache(maxsize=32)
