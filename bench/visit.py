@@ -190,7 +190,7 @@ def studies(args):
             sweep(wanted, device=args.device, jobs=args.jobs, budget=left)
         except KdlibError as error:
             say(f"{item}: {error}")
-        say(f"{item}: {len(wanted) - len(missing(wanted))} of {len(wanted)} runs are on record")
+        say(f"{item}: {len(wanted) - len(missing(wanted))} of {len(wanted)} runs on record")
 
 
 def save_results(plan, out, brought):

@@ -108,12 +108,15 @@ def report(args):
     # a recipe shown on digits is a hundred runs: on request
     usual = [s.name for s in STUDIES.values() if not (s.demonstration and s.kind == "recipe")]
     chosen = [study(name) for name in args.studies or usual]
+    if args.readme and (args.studies or args.seeds):
+        raise KdlibError("--readme is of all studies on record: leave out STUDY and --seeds.")
+    say = functools.partial(print, flush=True)
+    if not args.readme:
+        say(f"looking at {count_of(len(chosen), 'study', 'studies')}")
     from kdlib.pages import publish
     from kdlib.study import sweep
 
     if args.readme:
-        if args.studies or args.seeds:
-            raise KdlibError("--readme is of all studies on record: leave out STUDY and --seeds.")
         publish.answer(README)
         return 0
     wanted = {s.name: min(args.seeds or s.seeds, s.seeds) for s in chosen}
@@ -121,11 +124,10 @@ def report(args):
     args.configs = list(dict.fromkeys(configs))  # studies share runs
     if todo := sweep.missing(args.configs):
         of_all = f"{len(todo)} of {count_of(len(args.configs), 'run')}"
-        print(f"digits: {of_all} are missing and come first", flush=True)
+        say(f"digits comes first: {of_all} to train")
         device = sweep.default_device()
         _say_how_long(todo, None, device, sweep.default_jobs(device))
         sweep.sweep(args.configs)
-    say = functools.partial(print, flush=True)
     pages, said = publish.pages(wanted, args.studies, args.out, NOTEBOOKS, say)
     print("\n".join([*said, str(Path(args.out).resolve() / "index.html")]))
     failed = [page for page in pages if page.status == "failed"]
@@ -382,14 +384,6 @@ def main(argv=None):
             raise
         install = 'pip install ".[study]" in the clone of kdlib installs all that it needs'
         said = f"this command needs {error.name}, which is not installed; {install}"
-    except KeyboardInterrupt as stopped:
-        number = stopped.args[0] if isinstance(stopped, stopping.Stopped) else signal.SIGINT
-        word = "interrupted" if number == signal.SIGINT else "told to stop"
-        said = f"{word}; the same command starts again"
-        if args.configs:
-            kept = f"finished runs are kept ({_on_record(args.configs)})"
-            said = f"{word}; {kept}, and the same command goes on with the rest"
-        code = 128 + number
     except OSError as error:
         if error.errno not in NOT_A_BUG:
             raise
@@ -401,6 +395,16 @@ def main(argv=None):
             f"{error.filename or 'the output'} cannot be written: {error.strerror}; "
             "free space, then run it again"
         )
+    except (KeyboardInterrupt, Exception) as error:
+        number = stopping.signal_behind(error)
+        if number is None:
+            raise
+        word = "interrupted" if number == signal.SIGINT else "told to stop"
+        said = f"{word}; the same command starts again"
+        if args.configs:
+            kept = f"finished runs are kept ({_on_record(args.configs)})"
+            said = f"{word}; {kept}, and the same command goes on with the rest"
+        code = 128 + number
     print(f"kdlib: {said}", file=sys.stderr)
     return code
 

@@ -251,8 +251,9 @@ def test_report_draws_what_is_on_record_with_its_provenance(complete, notebooks,
     out = tmp_path / "reports"
     assert cli.main(["report", "digits", "--seeds", "3", "--out", str(out)]) == 0
     said, err = capsys.readouterr()
-    first, pages, page, *verdicts, index = said.splitlines()
-    assert (first, err) == ("reading the records of 1 study for their verdicts", "")
+    first, second, pages, page, *verdicts, index = said.splitlines()
+    assert (first, err) == ("looking at 1 study", "")
+    assert second == "reading the records of 1 study for verdicts"
     assert pages == "1 page: 1 min at most, less where pages are up to date"
     assert page.startswith("digits/page: built (")
     assert verdicts == [
@@ -301,9 +302,7 @@ def test_report_does_missing_runs_of_digits_first(empty, monkeypatch, capsys):
     monkeypatch.setattr(sweep, "sweep", done.append)
     assert cli.main(["report", "--seeds", "2", "digits"]) == 2  # as this sweep leaves no record
     assert done == [SMALL(2)]
-    assert (
-        "digits: 6 of 6 runs are missing and come first\n6 to do: about" in capsys.readouterr().out
-    )
+    assert "digits comes first: 6 of 6 runs to train\n6 to do: about" in capsys.readouterr().out
 
 
 def test_a_page_that_fails_is_exit_code_1(complete, notebooks, tmp_path, monkeypatch, capsys):

@@ -114,4 +114,5 @@ def test_the_losses_say_what_to_install_and_doctor_what_is_missing(light, tmp_pa
     assert 'kdlib.losses needs torch: pip install ".[torch]"' in done.stderr.splitlines()[-1]
     done = run(light, "-m", "kdlib", "doctor", cwd=tmp_path)
     assert done.returncode == 1 and done.stderr == ""
+    assert "audits: `python -m kdlib audit` runs here" in done.stdout
     assert 'WRONG: torch is missing: `make setup` or `pip install ".[study]"`' in done.stdout

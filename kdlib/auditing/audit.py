@@ -235,7 +235,7 @@ def check_options(edges, worst, resamples, seed, missing_groups):
         ("seed", seed, 0),
     ):
         if not isinstance(value, (int, np.integer)) or isinstance(value, bool) or value < least:
-            raise AuditError(f"{name} {value!r}: must be a whole number from {least} on.")
+            raise AuditError(f"{name} {value!r}: must be a whole number, {least} or more.")
     try:
         ordered = len(edges) == 2 and np.inf > edges[0] >= edges[1] >= 0
     except (TypeError, LookupError):

@@ -47,7 +47,7 @@ def pages(wanted, named, out, notebooks, say):
     seeds |= {name: n for name, n in wanted.items() if study(name).kind == "anchors"}
     seeds = {name: n for name, n in seeds.items() if n or name in named}
     books = {name: KINDS[study(name).kind] for name in seeds}
-    say(f"reading the records of {count_of(len(seeds), 'study', 'studies')} for their verdicts")
+    say(f"reading the records of {count_of(len(seeds), 'study', 'studies')} for verdicts")
     cards = {name: findings.verdicts(name, n or some_seeds(name)) for name, n in seeds.items()}
     sources = {name: provenance(name, n) for name, n in seeds.items()}
     number = sum(map(len, books.values()))

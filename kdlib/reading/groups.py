@@ -153,7 +153,7 @@ def weights_of(found, n, members):
         return np.ones(n)
     values = as_numbers(found, found.one(("weight", "weights"), "the weights"), "weight")
     wrong = ~(np.isfinite(values) & (values >= 0))
-    found.refuse(wrong, values, "weight", "a finite number from 0 on")
+    found.refuse(wrong, values, "weight", "a finite number, 0 or more")
     if not (largest := values.max()):
         raise found.error("every weight is 0.")
     tiny = (values > 0) & (values / largest < 1 / RANGE)
@@ -183,7 +183,7 @@ def counts_of(found, groups):
     if len(columns) == 1:
         names = next(iter(columns.values()))
     wrong = [not WHOLE.fullmatch(str(c)) or int(c) < 0 for c in counts.tolist()]
-    found.refuse(wrong, counts, "count", "a whole number from 0 on")
+    found.refuse(wrong, counts, "count", "a whole number, 0 or more")
     if names is not None:
         names = texts(found, names, "group")
         if len(names) != len(counts) or repeated(names) is not None:

@@ -9,6 +9,8 @@ import time
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 CLEANING = 3.0  # seconds in which a second signal does not disturb what the first one began
 
+_heard = []  # numbers of the signals that were raised
+
 
 class Stopped(KeyboardInterrupt):
     """Raised in the main thread; its argument is the number of the signal."""
@@ -17,17 +19,28 @@ class Stopped(KeyboardInterrupt):
 def listen():
     """Have signals raise Stopped from here on, but those that this process was told to ignore."""
     last = -math.inf
+    _heard.clear()
 
     def stop(number, frame):
         nonlocal last
         now = time.monotonic()
         if now - last > CLEANING:
             last = now
+            _heard.append(number)
             raise Stopped(number)
 
     for number in SIGNALS:
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, stop)
+
+
+def signal_behind(error):
+    """The number of the signal that made an exception, or None if it is one of its own.
+
+    A module of C that is being imported turns what stops it into an error of another kind."""
+    if _heard:
+        return _heard[-1]
+    return signal.SIGINT if isinstance(error, KeyboardInterrupt) else None
 
 
 def ignore():

@@ -664,7 +664,7 @@ def test_a_misspelt_option_is_a_type_error_before_the_work():
 
 def test_names_of_classes_must_be_as_many_as_the_scores():
     said = refused(ask, classes=["a", "b"])
-    assert said == "teacher: gives scores of 3 classes, but there are 2 names of classes."
+    assert said == "teacher: gives scores of 3 classes, but 2 names of classes came with it."
 
 
 def test_probabilities_that_are_none_are_refused_with_their_example():

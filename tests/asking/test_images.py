@@ -312,7 +312,7 @@ def test_networks_that_cannot_be_used_are_one_sentence(folder, audited, student,
         (("--std", "0.5", "nan", "0.5"), "--std: must be three numbers"),
         (("--out", "audit.htm"), "must be the name of a file and end in .html"),
         (("--worst", "4"), "worst 4: must be from 1 to 3"),
-        (("--image-size", "0"), "'0' is no whole number from 1 on"),
+        (("--image-size", "0"), "'0' must be a whole number, 1 or more"),
     ],
     ids=str,
 )

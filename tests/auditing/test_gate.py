@@ -327,8 +327,8 @@ def test_every_other_reason_why_a_value_is_unknown(audited, made):
     classes = {role: scores.argmax(axis=1) for role, scores in logits.items()}
     bare = kdlib.audit(y, **classes, groups=y % 2, resamples=20)
     for text, why in (
-        ("worst_bucket_gain < 1", "there are 2 groups, and at least 3 are needed"),
-        ("margin_gain_correlation < 1", "there are 2 groups, and at least 3 are needed"),
+        ("worst_bucket_gain < 1", "at least 3 groups are needed; this has 2"),
+        ("margin_gain_correlation < 1", "at least 3 groups are needed; this has 2"),
         ("student_log_loss > 1", "only predicted classes of the student were given"),
         ("teacher_calibration_error > 1", "only predicted classes of the teacher were given"),
         ("any student_overconfidence > 1", "only predicted classes of the student were given"),

@@ -96,7 +96,7 @@ def test_both_commands_of_the_page_run_on_a_cpu(tmp_path, monkeypatch, capsys):
     out.mkdir()
     done = rehearsed(COMMANDS[1], tree, carry, machine, out, "--plan digits:1")
     assert done.returncode == 0, done.stdout + done.stderr
-    assert f"digits:1: {len(first_pair)} of {len(first_pair)} runs are on record" in done.stdout
+    assert f"digits:1: {len(first_pair)} of {len(first_pair)} runs on record" in done.stdout
     assert contents(machine / "data") == contents(data) and contents(tree) == before
     had = contents(home)
     done = extracted(b"".join(pieces(out)), home, tmp_path / "results.tar")

@@ -8,7 +8,7 @@ import pytest
 from synthetic import baseline_of
 
 from kdlib import config
-from kdlib.config import DEFAULTS, Config, KdlibError, built
+from kdlib.config import DEFAULTS, Config, KdlibError, built, count_of, did_you_mean
 from kdlib.methods import METHODS, loss_fields
 
 FIELDS = {field.name: field for field in dataclasses.fields(Config)}
@@ -236,3 +236,18 @@ def test_a_crossfit_depends_on_its_teacher_and_on_that_of_each_fold():
     assert teacher == Config(student="cnn", seed=1002)
     assert folds == [replace(teacher, fold=k) for k in range(5)]
     assert Config().dependencies() == []
+
+
+def test_the_first_that_begins_with_a_word_is_meant_before_the_one_spelled_most_alike():
+    known = ["cifar10", "cifar20-lt", "cifar20-short", "temperature"]
+    assert did_you_mean("cifar20", known).startswith("did you mean 'cifar20-lt'? Allowed: cifar10")
+    assert did_you_mean("cifer10", known).startswith("did you mean 'cifar10'? ")
+    assert did_you_mean("", known) == did_you_mean("xyz", known) == f"Allowed: {', '.join(known)}."
+
+
+@pytest.mark.parametrize(
+    "number, words", [(0, "0 seeds"), (1, "1 seed"), (2, "2 seeds"), (1200, "1,200 seeds")]
+)
+def test_one_thing_is_not_said_in_the_plural(number, words):
+    assert count_of(number, "seed") == words
+    assert count_of(number, "class", "classes").endswith("class" if number == 1 else "classes")

@@ -365,7 +365,7 @@ REFUSED = {
         ({"a": ["b=c"] * N, "a=b": ["c"] * N}, "two groups are called 'a=b=c'; rename a column."),
     ],
     "weights": [
-        (-np.ones(N), "weights: weight in row 0 is -1.0, not a finite number from 0 on."),
+        (-np.ones(N), "weights: weight in row 0 is -1.0, not a finite number, 0 or more."),
         (np.full(N, np.nan), "weight in row 0 is nan"),
         (np.full(N, np.inf), "weight in row 0 is inf"),
         (np.zeros(N), "weights: every weight is 0."),
@@ -377,10 +377,10 @@ REFUSED = {
     ],
     "train_counts": [
         ([200, 50], "training counts: has 2 counts for 3 groups."),
-        ([-1, 2, 3], "training counts: count in row 0 is -1, not a whole number from 0 on."),
+        ([-1, 2, 3], "training counts: count in row 0 is -1, not a whole number, 0 or more."),
         ([1.5, 2, 3], "count in row 0 is 1.5, not a whole number"),
         ([np.nan, 2, 3], "count in row 0 is nan"),
-        (["a", "1", "2"], "count in row 0 is 'a', not a whole number from 0 on."),
+        (["a", "1", "2"], "count in row 0 is 'a', not a whole number, 0 or more."),
         (5, "is no path"),
         ({"group": ["0", "1"], "count": [1, 2]}, "has no count for group '2'."),
         (np.ones((3, 2)), "not float64 of shape (3, 2)"),
@@ -394,12 +394,12 @@ REFUSED = {
         ("probabilities", "probabilities lie between 0 and 1 and add up to 1."),
     ],
     "worst": [
-        (0, "from 1 on."),
+        (0, "1 or more."),
         (4, "worst 4: must be from 1 to 3"),
-        (1.5, "worst 1.5: must be a whole number from 1 on."),
+        (1.5, "worst 1.5: must be a whole number, 1 or more."),
         ("1", "worst '1'"),
     ],
-    "resamples": [(1, "resamples 1: must be a whole number from 2 on.")],
+    "resamples": [(1, "resamples 1: must be a whole number, 2 or more.")],
     "seed": [(-1, "seed -1")],
     "edges": [
         ((20, 100), "edges (20, 100): two"),

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from kdlib import __main__ as cli
 from kdlib.study import stopping
 
 ROOT = Path(__file__).parents[2]
@@ -21,6 +22,7 @@ def handlers():
     """The handlers of this process are put back."""
     before = {number: signal.getsignal(number) for number in stopping.SIGNALS}
     yield
+    stopping._heard.clear()
     for number, handler in before.items():
         signal.signal(number, handler)
 
@@ -83,6 +85,23 @@ def test_another_thread_holds_nothing_and_goes_on():
     thread.start()
     thread.join()
     assert done
+
+
+def test_an_import_that_turns_a_signal_into_an_error_is_still_stopped(handlers, monkeypatch):
+    """As the initialisation of a module of C does."""
+
+    def imported(name):
+        stopping.listen()
+        try:
+            signal.raise_signal(signal.SIGTERM)
+        except KeyboardInterrupt:
+            raise ImportError("initialization failed") from None
+
+    monkeypatch.setattr(cli, "study", imported)
+    assert cli.main(["status", "digits"]) == 128 + signal.SIGTERM
+    stopping._heard.clear()
+    assert stopping.signal_behind(ImportError()) is None
+    assert stopping.signal_behind(KeyboardInterrupt()) == signal.SIGINT
 
 
 @pytest.fixture(params=["SIGINT to all", "SIGTERM to the parent", "SIGINT twice"])

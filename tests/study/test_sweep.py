@@ -129,7 +129,7 @@ def pretend(records_folder, monkeypatch):
     monkeypatch.setattr(sweep, "together", do)
     monkeypatch.setattr(sweep, "load", lambda *a: None)
     monkeypatch.setattr(
-        sweep, "estimate", lambda configs, *a: [asked.seconds.get(c.key(), 0.01) for c in configs]
+        pace, "estimate", lambda configs, *a: [asked.seconds.get(c.key(), 0.01) for c in configs]
     )
     return asked
 
@@ -159,7 +159,7 @@ def test_out_of_memory_means_fewer_at_once_and_loses_nothing(pretend, capsys):
     assert capsys.readouterr().out == said
 
 
-@pytest.mark.parametrize("failed, said", [([1], "^no 1$"), ([1, 3], r"no 1 \(1 more runs failed")])
+@pytest.mark.parametrize("failed, said", [([1], "^no 1$"), ([1, 3], r"no 1 \(1 more run failed")])
 def test_runs_that_fail_stop_nothing_else(pretend, failed, said):
     pretend.fails = {SEEDS[k].key(): Diverged(f"no {k}") for k in failed}
     with pytest.raises(KdlibError, match=said):
