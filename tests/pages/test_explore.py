@@ -105,8 +105,6 @@ def test_papermill_shows_what_its_parameters_chose(committed):
 @pytest.fixture
 def on_record(records_folder):
     """Records of two seeds of digits and its rivals, made by hand."""
-    for cached in (explore.panel_of, explore._figures, explore._provenance):
-        cached.cache_clear()
     of = {"git": "abc", "versions": {}, "device": "cpu", "seconds": 1.0}
     rates = {"kd": but(0.7, g3=0.4, g9=0.9), "ada_alpha": but(0.7, g3=0.6)}
     for name in ("digits", "digits-rivals"):
