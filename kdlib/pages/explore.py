@@ -60,7 +60,6 @@ def on_record():
     return [s.name for s in sorted(found, key=lambda s: (s.demonstration, s.superseded))]
 
 
-@functools.lru_cache(maxsize=8)
 def panel_of(name, pair):
     """The Panel of a study's pair, without any change of setting, over all complete seeds."""
     return panel(study(name), tuple(pair.split("/")), complete_seeds(name))
@@ -132,8 +131,8 @@ def check_parameters(namespace):
 def parts(choice):
     """What is shown of a Choice, one after the other, quick things first: always equally many."""
     name, pair, method, over, group = choice
-    by_bucket, by_class = _figures(name, pair, method, over)
     p = panel_of(name, pair)
+    by_bucket, by_class = _figures(p, method, over)
     yield Headline([answer(p, method, over, by_class.table)])
     yield by_bucket
     yield by_class
@@ -141,11 +140,22 @@ def parts(choice):
     groups = (group,) if group else ()
     yield pictures.lost(p, method, over, groups)
     yield pictures.won(p, method, over, groups)
+    yield source(choice)
+
+
+def source(choice):
+    """Table of where the numbers come from, and of the command that shows them again."""
+    from kdlib.study.provenance import provenance  # here, since it needs torch
+
+    given = [f"-p {name} '{value}'" for name, value in choice._asdict().items() if value]
+    command = {"command": " ".join(["papermill notebooks/explore.ipynb out.ipynb", *given])}
+    facts = provenance(choice.study, complete_seeds(choice.study)) | command
+    rows = [(label, ", ".join(np.atleast_1d(value).astype(str))) for label, value in facts.items()]
+    return Table(pd.DataFrame(rows, columns=["what", "which"]), "Where these numbers come from")
 
 
 @functools.lru_cache(maxsize=32)
-def _figures(name, pair, method, over):
-    p = panel_of(name, pair)
+def _figures(p, method, over):
     by_bucket = gains.plot_gain_by_bucket(p, [method], over)
     return by_bucket, classes.plot_gain_by_group(p, method, over)
 

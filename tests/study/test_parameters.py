@@ -35,7 +35,9 @@ def test_without_overrides_it_is_the_study_itself():
     "text", ["{temperature: 4, student: cnn}", '{"temperature": 4.0, "student": "cnn"}']
 )
 def test_text_says_the_same_as_a_dictionary(text):
-    assert overridden(DIGITS, text) == overridden(DIGITS, {"temperature": 4, "student": "cnn"})
+    explored = overridden(DIGITS, {"temperature": 4, "student": "cnn"})
+    assert overridden(DIGITS, text)() == explored()
+    assert overridden(DIGITS, text).overrides == explored.overrides
 
 
 def test_a_field_of_the_loss_reaches_the_methods_that_read_it_and_no_teacher():
