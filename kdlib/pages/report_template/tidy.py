@@ -24,7 +24,7 @@ def tidy(page):
 
 
 def said_once(page):
-    """The page; its captions leave out sentences that it has elsewhere, but for what they are of."""
+    """The page, without sentences in captions that it has elsewhere, but for what they are of."""
 
     def shorter(match):
         start, sentence = match.groups()
