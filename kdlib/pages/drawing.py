@@ -12,7 +12,6 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import matplotlib
 import matplotlib.style
 import numpy as np
 import pandas as pd
@@ -50,7 +49,6 @@ class Shown:
     sentence: str
     caption: str
     table: pd.DataFrame
-    letters: str = "path"  # "none": as text, which a browser writes in whatever script it has
 
     def drawn(self, width):
         """The Figure at a width, laid out, so that every later drawing is the same."""
@@ -64,10 +62,12 @@ class Shown:
         return self.drawn(DESK)
 
     def svg(self, narrow=False):
-        """The figure as SVG bytes: identical for identical input. narrow: for a phone."""
+        """The figure as SVG bytes: identical for identical input. narrow: for a phone.
+
+        Letters are text, which takes half the room and has every script that the browser has."""
         figure = self.drawn(PHONE) if narrow else self.figure
         buffer = io.BytesIO()
-        with _style(), matplotlib.rc_context({"svg.fonttype": self.letters}):
+        with _style():
             figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
         return buffer.getvalue()
 
@@ -78,7 +78,7 @@ class Shown:
         return str(macros.figure(self.sentence, self.caption, *pictures, data))
 
 
-def captioned(draw, letters="path"):
+def captioned(draw):
     """A function that gives (paint, sentence, table), or None, as one that gives a Shown.
 
     Its docstring is the caption, so that what a figure shows is said once; a caption that depends
@@ -91,7 +91,7 @@ def captioned(draw, letters="path"):
         if found is None:
             return None
         paint, sentence, table, *caption = found
-        return Shown(paint, sentence, *(caption or [docstring]), table, letters)
+        return Shown(paint, sentence, *(caption or [docstring]), table)
 
     return shown
 
