@@ -16,7 +16,6 @@ import matplotlib.style
 import numpy as np
 import pandas as pd
 from markupsafe import Markup
-from matplotlib import patheffects
 from matplotlib.container import ErrorbarContainer
 from matplotlib.figure import Figure
 from matplotlib.transforms import Bbox
@@ -231,7 +230,7 @@ def drawn(table, place, label, by=None, zero=True, across=False, width=DESK, hei
 
 AWAY = (9, 14, 22, 34, 48, 64, 84, 110, 140, 180)  # points from a mark to its name
 AROUND = ((1, 1), (-1, 1), (1, -1), (-1, -1), (1, 0), (-1, 0), (0, 1), (0, -1))  # off bars first
-HALO = [patheffects.withStroke(linewidth=2, foreground="white")]
+PLATE = {"facecolor": "white", "edgecolor": "none", "alpha": 0.75, "pad": 0.5}  # under a name
 SIDES = {1: ("left", "bottom"), 0: ("center", "center"), -1: ("right", "top")}
 
 
@@ -266,7 +265,7 @@ def name_marks(axes, marks, others=()):
         line = {"arrowstyle": "-", "color": "#999999", "linewidth": 0.6} if away > 14 else None
         how = {"textcoords": "offset points", "arrowprops": line, "color": colour}
         how |= {"ha": SIDES[toward[0]][0], "va": SIDES[toward[1]][1], "fontsize": BESIDE}
-        how |= {"path_effects": HALO, "zorder": 4}
+        how |= {"bbox": PLATE, "zorder": 4}
         axes.annotate(name, (x, y), offset, **how)
 
 
