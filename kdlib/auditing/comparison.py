@@ -13,13 +13,13 @@ from markupsafe import Markup
 from kdlib import __version__
 from kdlib.auditing import page
 from kdlib.auditing.facts import SCHEMA, facts, plain, verdict_facts
-from kdlib.auditing.figures import BLUE, ORANGE, captioned, cells
+from kdlib.auditing.figures import BLUE, ORANGE, cells
 from kdlib.auditing.headline import about, short_name
 from kdlib.auditing.standing import answer, cautions_of, headline, title
 from kdlib.auditing.tables import CHANGED
 from kdlib.auditing.together import judge_each, together
 from kdlib.evidence.words import brief, number
-from kdlib.pages.drawing import drawn, legend
+from kdlib.pages.drawing import captioned, drawn, legend
 from kdlib.pages.report_template.tidy import tidy
 from kdlib.pages.shown import TEMPLATES, Table, csv_text, table_html
 from kdlib.reading.said import of_student

@@ -4,7 +4,6 @@ Each is drawn twice, for a desk and for a phone. Names stay text in them, since 
 letters of every script and the font of matplotlib has not; it measures those as boxes wide enough.
 """
 
-import functools
 from unicodedata import bidirectional, east_asian_width
 
 import numpy as np
@@ -84,9 +83,6 @@ def _columns(letter):
 
 
 # ---------------------------------------------------------------- drawing
-
-
-captioned = functools.partial(captioned, letters="none")
 
 
 @captioned

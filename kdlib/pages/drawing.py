@@ -12,12 +12,10 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import matplotlib
 import matplotlib.style
 import numpy as np
 import pandas as pd
 from markupsafe import Markup
-from matplotlib import patheffects
 from matplotlib.container import ErrorbarContainer
 from matplotlib.figure import Figure
 from matplotlib.transforms import Bbox
@@ -50,7 +48,6 @@ class Shown:
     sentence: str
     caption: str
     table: pd.DataFrame
-    letters: str = "path"  # "none": as text, which a browser writes in whatever script it has
 
     def drawn(self, width):
         """The Figure at a width, laid out, so that every later drawing is the same."""
@@ -64,10 +61,12 @@ class Shown:
         return self.drawn(DESK)
 
     def svg(self, narrow=False):
-        """The figure as SVG bytes: identical for identical input. narrow: for a phone."""
+        """The figure as SVG bytes: identical for identical input. narrow: for a phone.
+
+        Letters are text, which takes half the room and has every script that the browser has."""
         figure = self.drawn(PHONE) if narrow else self.figure
         buffer = io.BytesIO()
-        with _style(), matplotlib.rc_context({"svg.fonttype": self.letters}):
+        with _style():
             figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
         return buffer.getvalue()
 
@@ -78,7 +77,7 @@ class Shown:
         return str(macros.figure(self.sentence, self.caption, *pictures, data))
 
 
-def captioned(draw, letters="path"):
+def captioned(draw):
     """A function that gives (paint, sentence, table), or None, as one that gives a Shown.
 
     Its docstring is the caption, so that what a figure shows is said once; a caption that depends
@@ -91,7 +90,7 @@ def captioned(draw, letters="path"):
         if found is None:
             return None
         paint, sentence, table, *caption = found
-        return Shown(paint, sentence, *(caption or [docstring]), table, letters)
+        return Shown(paint, sentence, *(caption or [docstring]), table)
 
     return shown
 
@@ -231,7 +230,7 @@ def drawn(table, place, label, by=None, zero=True, across=False, width=DESK, hei
 
 AWAY = (9, 14, 22, 34, 48, 64, 84, 110, 140, 180)  # points from a mark to its name
 AROUND = ((1, 1), (-1, 1), (1, -1), (-1, -1), (1, 0), (-1, 0), (0, 1), (0, -1))  # off bars first
-HALO = [patheffects.withStroke(linewidth=2, foreground="white")]
+PLATE = {"facecolor": "white", "edgecolor": "none", "alpha": 0.75, "pad": 0.5}  # under a name
 SIDES = {1: ("left", "bottom"), 0: ("center", "center"), -1: ("right", "top")}
 
 
@@ -266,7 +265,7 @@ def name_marks(axes, marks, others=()):
         line = {"arrowstyle": "-", "color": "#999999", "linewidth": 0.6} if away > 14 else None
         how = {"textcoords": "offset points", "arrowprops": line, "color": colour}
         how |= {"ha": SIDES[toward[0]][0], "va": SIDES[toward[1]][1], "fontsize": BESIDE}
-        how |= {"path_effects": HALO, "zorder": 4}
+        how |= {"bbox": PLATE, "zorder": 4}
         axes.annotate(name, (x, y), offset, **how)
 
 
