@@ -210,8 +210,7 @@ class Panel:
         mine, base = self.accuracy(method).observed, self.accuracy(over).observed
         if over == "one_hot":
             return mine - base.mean(axis=0)
-        seeds = min(len(mine), len(base))
-        return mine[:seeds] - base[:seeds]
+        return np.array([m - b for m, b in zip(mine, base, strict=False)])  # seeds that both have
 
     def val_accuracy(self, method):
         """(S, G) per cent on val, which may choose."""

@@ -36,7 +36,8 @@ def lab(browser, tmp_path_factory):
     shutil.copy(ROOT / "notebooks" / EXPLORER, tmp_path / "notebooks")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("KDLIB_RECORDS", str(tmp_path / "records"))
-        write_study(STUDIES["digits"], 2, shuffled=("kd", "one_hot"))
+        of = {"git": "abc", "versions": {}, "device": "cpu", "seconds": 1.0}
+        write_study(STUDIES["digits"], 2, shuffled=("kd", "one_hot"), facts=lambda *_: of)
         own = {
             f"JUPYTER_{kind}_DIR": str(tmp_path / kind.lower())
             for kind in ("CONFIG", "DATA", "RUNTIME")
