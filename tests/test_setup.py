@@ -70,7 +70,7 @@ def test_environment_yml_pins_the_locked_versions():
 def test_each_extra_holds_the_smaller_ones_and_an_audit_asks_for_little():
     light = {Requirement(line).name for line in PROJECT["dependencies"]}
     readers = {"numpy", "pandas", "pyarrow", "safetensors"}
-    assert light == readers | {"scipy", "matplotlib", "seaborn", "jinja2"}
+    assert light == readers | {"scipy", "matplotlib", "jinja2"}
     assert [Requirement(line).name for line in EXTRAS["torch"]] == ["torch"]
     assert "kdlib[torch]" in EXTRAS["study"] and "kdlib[study]" in EXTRAS["dev"]
     assert len({r.name for r in DIRECT}) == len(DIRECT)  # each stands in one place

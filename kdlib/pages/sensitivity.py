@@ -1,6 +1,5 @@
 """What the studies beyond the findings say; no verdict depends on it. And the recipe's choice."""
 
-import numpy as np
 import pandas as pd
 
 from kdlib.config import count_of
@@ -97,16 +96,19 @@ def search_steps(table, title):
     rows_of_steps = {"rows": len(sizes), "height_ratios": list(sizes), "squeeze": False}
 
     def paint(width):
+        import seaborn  # here, because it takes a second that a sentence need not wait for
+
         height = 1.1 + 0.27 * (sizes.sum() + len(sizes))
         figure, all_axes = axes_of(width, height, sharex=True, **rows_of_steps)
         for axes, (question, rows) in zip(all_axes[:, 0], by_question, strict=True):
+            seeds = rows.explode("per_seed").astype({"per_seed": float})
+            look = {"jitter": False, "color": "#767676", "size": 3, "ax": axes}
+            seaborn.stripplot(seeds, x="per_seed", y="level", **look)
             for y, row in enumerate(rows.itertuples()):
-                level = np.full(len(row.per_seed), y)
-                axes.plot(row.per_seed, level, ".", color="#767676", markersize=5)
                 marker, colour, size = ("*", "#D55E00", 11) if row.chosen else ("o", "#0072B2", 6)
                 axes.plot(row.mean, y, marker, color=colour, markersize=size)
-            axes.set_yticks(range(len(rows)), rows.level, fontsize=8)
-            axes.set_ylim(len(rows) - 0.5, -0.5)
+            axes.tick_params(axis="y", labelsize=8)
+            axes.set(xlabel="", ylabel="")
             axes.set_title(question, loc="left", fontsize=9)
         axes.set_xlabel("accuracy on val, %")
         return figure

@@ -9,7 +9,7 @@ from pathlib import Path
 from kdlib import __version__
 from kdlib.study.files import available_cores, folder
 
-BY_AUDITS = ("numpy", "scipy", "pandas", "pyarrow", "matplotlib", "seaborn", "jinja2")
+BY_AUDITS = ("numpy", "scipy", "pandas", "pyarrow", "matplotlib", "jinja2")
 NEEDED = ("torch", "numpy", "scikit-learn", "tqdm")  # by a run of digits
 INSTALL = '`make setup` or `pip install ".[study]"`'
 ALSO_USED = ("torchvision", "pandas", "scipy", "matplotlib", "papermill", "nbconvert")
