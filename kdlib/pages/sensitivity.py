@@ -102,13 +102,13 @@ def search_steps(table, title):
         figure, all_axes = axes_of(width, height, sharex=True, **rows_of_steps)
         for axes, (question, rows) in zip(all_axes[:, 0], by_question, strict=True):
             seeds = rows.explode("per_seed").astype({"per_seed": float})
-            look = {"jitter": False, "color": "#767676", "size": 3, "ax": axes}
-            seaborn.stripplot(seeds, x="per_seed", y="level", **look)
+            look = {"jitter": False, "color": "#767676", "size": 3, "zorder": 1}
+            seaborn.stripplot(seeds, x="per_seed", y="level", ax=axes, **look)
             for y, row in enumerate(rows.itertuples()):
                 marker, colour, size = ("*", "#D55E00", 11) if row.chosen else ("o", "#0072B2", 6)
                 axes.plot(row.mean, y, marker, color=colour, markersize=size)
             axes.tick_params(axis="y", labelsize=8)
-            axes.set(xlabel="", ylabel="")
+            axes.set(xlabel="", ylabel="", ylim=(len(rows) - 0.5, -0.5))
             axes.set_title(question, loc="left", fontsize=9)
         axes.set_xlabel("accuracy on val, %")
         return figure
