@@ -60,12 +60,13 @@ def gallery(browser, tmp_path_factory):
         patch.setenv("KDLIB_RECORDS", str(folder / "records"))
         rates = {"kd": but(0.8, few=0.3), "shuffled": ("kd", "one_hot")}
         write_study(STUDIES["digits"], 2, names=NAMES, facts=history, **rates)
-        by_study = {"books": BOOKS, "verdicts": CARDS, "provenance": PROVENANCE, "inputs": ""}
+        by_study = {"books": BOOKS, "provenance": PROVENANCE, "inputs": ""}
         pages = report.build(
             {"digits": {"seeds": 2}},
             folder / "reports",
             ROOT / "notebooks",
             say=lambda line: None,
+            verdicts=lambda study: CARDS,
             **{name: {"digits": value} for name, value in by_study.items()},
         )
     assert [page.message for page in pages] == [""] * len(BOOKS)

@@ -238,7 +238,7 @@ def test_a_verdict_that_its_control_reaches_is_marked_wherever_it_is_shown(tmp_p
 
     house_notebook(tmp_path / "notebooks" / "00_overview.ipynb")
     names = ("cifar20-lt", "digits")
-    make(tmp_path, names, books=["00_overview"], verdicts=dict.fromkeys(names, cards))
+    make(tmp_path, names, books=["00_overview"], verdicts=lambda study: cards)
     index = Document((tmp_path / "reports/index.html").read_text("utf-8"))
     ((main, _),) = index.all("section", **{"class": "study"})
     ((folded, _),) = index.all("details", **{"class": "study"})
@@ -285,7 +285,7 @@ def test_the_index_opens_the_first_study_that_is_neither_superseded_nor_a_demons
         "cifar20-lt",
     ]
     cards = {name: CARDS if STUDIES[name].kind == "findings" else [] for name in names}
-    make(tmp_path, names, books=["00_overview"], verdicts=cards)
+    make(tmp_path, names, books=["00_overview"], verdicts=cards.get)
     index = Document((tmp_path / "reports/index.html").read_text("utf-8"))
     order = [a["id"] for tag, a, _ in index.tags if tag in ("h2", "h3") and a.get("id") in names]
     last = ["anchors", "cifar20-short", "digits", "digits-knobs"]
