@@ -32,8 +32,8 @@ PIP = PIP_CONSTRAINT=/dev/null PIP_USER=0 PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VER
 report: $(READY)  ## train the digits study, then draw every page: reports/index.html
 	$(PY) -m kdlib report
 
-test: $(READY)  ## run the tests
-	$(PY) -m pytest -q
+test: $(READY)  ## run the tests, as many files at a time as there are cores
+	$(PY) -m pytest -q -n auto --maxprocesses 8 --dist loadfile
 
 lab: $(READY)  ## open the notebooks in JupyterLab
 	$(PY) -m jupyterlab notebooks

@@ -251,10 +251,9 @@ def test_report_draws_what_is_on_record_with_its_provenance(complete, notebooks,
     out = tmp_path / "reports"
     assert cli.main(["report", "digits", "--seeds", "3", "--out", str(out)]) == 0
     said, err = capsys.readouterr()
-    first, second, pages, page, *verdicts, index = said.splitlines()
+    first, pages, page, *verdicts, index = said.splitlines()
     assert (first, err) == ("looking at 1 study", "")
-    assert second == "reading the records of 1 study for verdicts"
-    assert pages == "1 page: 1 min at most, less where pages are up to date"
+    assert pages == "1 page: about 1 min, less where they are up to date"
     assert page.startswith("digits/page: built (")
     assert verdicts == [
         "digits (a → b, 4 of 4 seeds): F1 holds, F2a not decided",

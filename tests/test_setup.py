@@ -117,9 +117,12 @@ def test_help_is_the_default_and_lists_every_target():
     assert make("help").stdout == listed.stdout
 
 
+TESTS = "-m pytest -q -n auto --maxprocesses 8 --dist loadfile"
+
+
 @pytest.mark.parametrize(
     "target, command",
-    [("test", "-m pytest -q"), ("report", "-m kdlib report"), ("lab", "-m jupyterlab notebooks")],
+    [("test", TESTS), ("report", "-m kdlib report"), ("lab", "-m jupyterlab notebooks")],
 )
 def test_without_environment_the_current_python_runs_and_nothing_is_installed(target, command):
     made = make("--dry-run", target, "VENV=none", "PYTHON=my-python")
@@ -160,7 +163,7 @@ def test_the_first_call_checks_and_installs_the_lock_and_the_second_starts_at_on
         "-m venv .venv",
         "-m pip install --require-hashes -r requirements.lock",
         "-m pip install --no-deps --no-build-isolation --editable .",
-        "-m pytest -q",
+        TESTS,
     ]
     pips = [call for call in calls if " pip " in call]
     assert len(pips) == 2 and all(call.startswith("PIP_CONSTRAINT=/dev/null ") for call in pips)

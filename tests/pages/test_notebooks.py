@@ -3,6 +3,7 @@ records of digits."""
 
 import json
 import re
+from collections import defaultdict
 from pathlib import Path
 
 import nbformat
@@ -15,6 +16,7 @@ from synthetic import GROUPS, write_study
 from kdlib.asking import given
 from kdlib.config import KdlibError
 from kdlib.pages import render, report
+from kdlib.pages.warm import Kernel
 from kdlib.study.grids import KINDS, STUDIES, check_parameters
 from kdlib.study.sweep import sweep
 
@@ -239,8 +241,17 @@ def made_by_hand(tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="module")
+def kernels():
+    """{folder of records: a Kernel in which notebooks run one after the other}, as in a report."""
+    found = defaultdict(Kernel)
+    yield found
+    for kernel in found.values():
+        kernel.stop()
+
+
 @pytest.fixture
-def executed(request, tmp_path, monkeypatch):
+def executed(request, tmp_path, monkeypatch, kernels):
     """(what a notebook printed, its pages): run from records, quietly, training nothing."""
     path, study = request.param
     by_hand = KIND[path.stem] in ("rivals", "knobs", "ablations")
@@ -251,7 +262,8 @@ def executed(request, tmp_path, monkeypatch):
         return {p.name: p.stat().st_mtime_ns for p in folder.glob("*.json")}
 
     before = written()
-    done = read(report.execute(path, tmp_path / path.name, {"study": study, "seeds": 2}))
+    parameters = {"study": study, "seeds": 2}
+    done = read(report.execute(path, tmp_path / path.name, parameters, kernels[folder]))
     outputs = [o for c in code(done) for o in c.outputs]
     assert not [o for o in outputs if o.output_type == "error"]
     assert "".join(o.text for o in outputs if o.get("name") == "stderr").strip() == ""

@@ -322,8 +322,8 @@ def test_the_steps_of_a_search_are_drawn_one_below_the_other_with_a_star_at_what
     assert marks(rate, "*") == [(70, 1)] and sorted(marks(rate, "o")) == [(60, 0), (65, 2)]
     # what is taken need not be the best
     assert marks(epochs, "*") == [(70, 0)] and marks(epochs, "o") == [(72, 1)]
-    dots = [sorted(line.get_xdata()) for line in rate.lines if line.get_marker() == "."]
-    assert dots == [[57.5, 62.5], [67.5, 72.5], [62.5, 67.5]]
+    dots = np.sort(np.concatenate([strip.get_offsets()[:, 0] for strip in rate.collections]))
+    assert dots.tolist() == [57.5, 62.5, 62.5, 67.5, 67.5, 72.5]
     assert shown.sentence == "Recipe: the search takes Rate = b; Epochs = a."
     assert shown.table is SCORES and sensitivity.search_steps(SCORES, "Recipe").svg() == shown.svg()
     assert len(sensitivity.search_steps(RATE, "Recipe").figure.axes) == 1
