@@ -306,7 +306,7 @@ def test_a_notebook_of_findings_runs_from_records(executed, request):
     assert pairs == {" → ".join(pair) for pair in STUDIES["digits"].pairs}
     assert "(preliminary: 2 of 8 planned seeds)" in text
     assert "a demonstration, not a reproduction" in pages[-1]  # what deviates comes last
-    assert "18 runs, teachers included: 4 methods, 2 seeds" in printed
+    assert "runs, with teachers: 18; methods: 4; seeds: 2" in printed
     assert in_order(pages) == ELEMENTS[book]
 
 
