@@ -13,8 +13,6 @@ from kdlib.pages.gains import changes, plot_forest, plot_trade_off, rarest, rare
 from kdlib.pages.knobs import plot_collapse
 from kdlib.pages.shown import Table
 
-NO_LABELS = "no labels beyond training"
-
 
 def headlines(panels):
     """The sentences of a study's main figures, by its kind; [] for kinds that have none."""
@@ -37,17 +35,17 @@ def ahead_of_ada_alpha(p, most=None):
     _, weights = rarest(p)
     gains = {method: p.gain(method, weights, "ada_alpha") for method in p.methods}
     ahead = [method for method in gains if gains[method].low > 0]
-    said = [
-        f"{name_of(m)} by {number(gains[m].estimate)} ({labels_read(p, m) or NO_LABELS})"
-        for m in sorted(ahead, key=lambda m: -gains[m].estimate)
-    ]
-    more = len(said[most:]) if most else 0
-    said = [*said[:most], f"and {count_of(more, 'other')}"] if more else said
-    mine = labels_read(p, "ada_alpha") or NO_LABELS
-    return (
-        f"{p.name}: of {len(p.methods) - 1} methods these beat AdaAlpha ({mine}) in "
-        f"{rarest_classes(p)} clearly: {', '.join(said) or 'none of them'}."
-    )
+    said = []
+    for method in sorted(ahead, key=lambda m: -gains[m].estimate):
+        read = labels_read(p, method)
+        reads = f" (reads {read})" if read else ""
+        said.append(f"{name_of(method)} by {number(gains[method].estimate)}{reads}")
+    if most and len(said) > most:
+        said = [*said[:most], f"and {count_of(len(said) - most, 'other')}"]
+    number_ahead = f"{len(ahead) or 'none'} of {count_of(len(p.methods) - 1, 'method')}"
+    beat = f"{p.name}: {number_ahead} clearly beat AdaAlpha in {rarest_classes(p)}"
+    mine = labels_read(p, "ada_alpha") or "no labels beyond those it trains on"
+    return f"{beat}{': ' if said else ''}{', '.join(said)}. AdaAlpha reads {mine}."
 
 
 def weight_by_class(p):

@@ -151,14 +151,14 @@ _DIGITS = Grid(
 _BEYOND = {  # what a study beyond the findings is about, by the end of its name
     "rivals": {
         "kind": "rivals",
-        "title": "Rivals:",  # followed by that of the other study
+        "title": "Is there a better way than softening?",  # followed by that of the other study
         "about": "All methods at equal budget: the same data, network, epochs, batches and "
         "starting weights.",
         "methods": RIVALS,
     },
     "knobs": {
         "kind": "knobs",
-        "title": "Knobs:",
+        "title": "What does softening depend on?",
         "about": "Each reconstructed choice of AdaAlpha and AdaMargin, changed one at a time.",
         "methods": KNOB_ARMS,
     },
