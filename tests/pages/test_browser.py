@@ -282,8 +282,7 @@ def test_letters_of_figures_are_9_pixels_high_on_a_phone(browser, page):
     for source, width in browser.execute_script(LETTERS):
         svg = base64.b64decode(source.partition(",")[2]).decode()
         (_, _, points, _) = map(float, re.search(r'viewBox="([^"]*)"', svg)[1].split())
-        # letters are paths, which are drawn at a size of 100
-        letters = [100 * float(scale) for scale in re.findall(r"scale\(([\d.]+) -[\d.]+\)", svg)]
+        letters = [float(size) for size in re.findall(r"font(?:-size)?: ([\d.]+)px", svg)]
         assert letters and min(letters) * width / points >= 9
 
 
