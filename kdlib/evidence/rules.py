@@ -200,8 +200,8 @@ def errors_transferred(p):
 
     def say():
         return (
-            "where the teacher is wrong, distilled students give its wrong label more often than "
-            f"one-hot students of equal accuracy by {told(result)}"
+            "where the teacher is wrong, the share of distilled students that give its wrong label "
+            f"differs from that of one-hot students of equal accuracy by {told(result)}"
         )
 
     return Finding("F3b", result, above(result), below(result), say)
@@ -217,10 +217,10 @@ def errors_amplified(p):
         results.append(interval(*amplification(p, "kd", weights)))
 
     def say():
-        own = f", and the teacher's own by {told(results[1])}" if len(results) == 2 else ""
+        own = f", and from the teacher's own by {told(results[1])}" if len(results) == 2 else ""
         return (
-            "the error in the teacher's weakest fifth of classes, minus that in the rest, exceeds "
-            f"that of one-hot students by {told(results[0])}{own}"
+            "the error in the teacher's weakest fifth of classes, minus that in the rest, differs "
+            f"from that of one-hot students by {told(results[0])}{own}"
         )
 
     contradicted = min(1.0, len(results) * min(map(below, results)))
