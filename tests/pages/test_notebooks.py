@@ -46,7 +46,7 @@ ELEMENTS = {
     "00_overview": ["the highest gain over one-hot", "Accuracy in per cent"]
     + ["Difference to the mean of all baselines"],
     "01_gains_are_not_uniform": [
-        "in the few-shot classes, against one-hot.",
+        "in the few-shot classes, compared with one-hot.",
         "a star marks a class",
     ],
     "02_teacher_errors_are_amplified": ["Transferred: share of"]
