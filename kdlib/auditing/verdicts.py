@@ -191,7 +191,7 @@ def why_unknown(audited, name):
         return f"there is no baseline; {instead[name]} compares with the teacher instead"
     if name in instead.values() and not alone:
         same = next(key for key in instead if instead[key] == name)
-        return f"gains are over the baseline; use {same}"
+        return f"gains are over the baseline; {same} counts them"
     if alone and (role == "baseline" or name == "copied_excess"):
         return "there is no baseline"
     if name == "copied_excess":

@@ -38,7 +38,7 @@ def pair_verdicts(p):
         for f, word, corrected in decided(enough)
     }
     for finding in found:
-        why = f"{_said(finding)} A verdict needs {LEAST_SEEDS} seeds; this has {finding.result.n}."
+        why = f"{_said(finding)} A verdict needs {LEAST_SEEDS} seeds; there are {finding.result.n}."
         cards.setdefault(finding.name, _untested(p, finding.name, why, finding))
     why = "One-hot networks stay below 5 % on val in every bucket, so nothing can be harmed."
     return [cards.get(name) or _untested(p, name, why) for name in names_of(p)]

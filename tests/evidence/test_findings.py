@@ -226,7 +226,9 @@ def test_a_verdict_is_marked_where_its_matched_control_fires_the_rule_too(monkey
     panel = made(**HELPS_MANY_HARMS_FEW | {"ada_alpha": but(0.8, few=0.6)})
     shares = {"F1": 0.06, "F2b": 0.05, "F4 AdaAlpha": 0.0, "idle F4 AdaAlpha": 0.588}
     monkeypatch.setattr(findings, "false_alarms", lambda p: shares)
-    assert "one-hot networks that pose as a method trigger it in 6.0 %" in card(panel, "F1")["control"]
+    assert (
+        "one-hot networks that pose as a method trigger it in 6.0 %" in card(panel, "F1")["control"]
+    )
     assert card(panel, "F2b")["control"] == card(panel, "F2a")["control"] == ""
     assert "stand in for this remedy and pass in 58.8 %" in card(panel, "F4 AdaAlpha")["control"]
 
@@ -534,7 +536,8 @@ def test_all_on_the_floor_leaves_only_the_average():
     for c in cards[1:]:
         assert c["verdict"] == "not tested"
         assert (
-            c["sentence"] == "One-hot networks stay below 5 % on val in every bucket, so nothing can be harmed."
+            c["sentence"]
+            == "One-hot networks stay below 5 % on val in every bucket, so nothing can be harmed."
         )
 
 
