@@ -146,7 +146,7 @@ def test_an_unknown_parameter_and_an_empty_folder_are_refused(records_folder):
     names = dict.fromkeys(Choice._fields, "")
     with pytest.raises(KdlibError, match="'metod' is unknown: did you mean 'method'"):
         explore.check_parameters(names | {"In": ["", "# Parameters\nmetod = 'kd'\n"]})
-    with pytest.raises(KdlibError, match="no study has a complete seed on record here; `python"):
+    with pytest.raises(KdlibError, match="no study has a complete seed on record; `python"):
         explore.check_parameters(names)
 
 

@@ -46,13 +46,13 @@ ELEMENTS = {
     "00_overview": ["the highest gain over one-hot", "Accuracy in per cent"]
     + ["Difference to the mean of all baselines"],
     "01_gains_are_not_uniform": [
-        "in the few-shot classes, against one-hot.",
+        "in the few-shot classes, compared with one-hot.",
         "a star marks a class",
     ],
-    "02_teacher_errors_are_amplified": ["Transferred: share of"]
+    "02_teacher_errors_are_amplified": ["Transferred: of the test images"]
     + ["The correlation is computed seed by seed", "The eight outcomes"],
-    "03_softening_the_teacher": ["Up and right is better", "Expected calibration error"]
-    + ["Mean of −log", "no epoch is chosen", "The table splits each standard error"]
+    "03_softening_the_teacher": ["Up and to the right is better", "Expected calibration error"]
+    + ["the mean of −log", "no epoch is chosen", "The table splits each standard error"]
     + ["best epoch on the test set", "Every class, "],
 }
 KIND = {book: kind for kind, books in KINDS.items() for book in books}

@@ -131,8 +131,8 @@ def test_the_sentence_has_the_numbers_of_the_table(panels, drawn):
     for place in ("average", "few"):
         found = gain("kd", panels["self"].places()[place])
         assert words.told(found) in said["gain_by_bucket"]
-    assert said["gain_by_bucket"].endswith("in the few-shot classes, against one-hot.")
-    assert said["gain_over_kd"].endswith("against distillation.")
+    assert said["gain_by_bucket"].endswith("in the few-shot classes, compared with one-hot.")
+    assert said["gain_over_kd"].endswith("compared with distillation.")
     assert "one seed" in FIGURES["gain_by_bucket"](panels["one seed"]).sentence
     margin = drawn["margins"].table.set_index("group").held_out
     runs = f"from {margin.min():.2f} (a -- b & c) to {margin.max():.2f} ({HOSTILE})"
