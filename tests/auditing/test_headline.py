@@ -146,7 +146,7 @@ def test_a_control_of_equal_files_says_that_every_gain_is_0(runs, groups):
     assert headline.answer(a)[0].startswith("Every gain is 0: the student and the baseline")
     assert len(headline.answer(a)) == 1
     text = shown_text(a)
-    assert "The gain of every group is +0.0 points." in text
+    assert "The gain of every group is 0.0 points." in text
     assert not re.search(r"\bnan\b|\binf\b|−0\.0\b", text)
 
 
