@@ -94,7 +94,8 @@ def test_runs_in_work_are_named_by_their_keys(clock):
     assert follow.names().endswith("_s2, 1 more")
 
 
-def test_without_a_terminal_there_is_a_line_now_and_then(clock, capsys):
+def test_without_a_terminal_there_is_a_line_now_and_then(clock, monkeypatch, capsys):
+    monkeypatch.delitem(sys.modules, "ipykernel", raising=False)  # of other tests
     plan, _ = followed()
     with progress.shown(plan, 2, 5.0) as ended:
         for seconds in (10.0, 40.0, 41.0):

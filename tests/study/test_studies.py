@@ -252,7 +252,7 @@ def test_a_notebook_takes_the_studies_of_its_kind_alone(kind):
 
 
 def test_an_unknown_study_is_named_with_the_nearest():
-    with pytest.raises(KdlibError, match="study 'cifar20' is unknown: did you mean 'cifar10'"):
+    with pytest.raises(KdlibError, match="study 'cifar20' is unknown: did you mean 'cifar20-lt'"):
         study("cifar20")
 
 
