@@ -1,1 +1,1 @@
-"""The same evidence for the models of anybody: files in, gains by subgroup out. No torch."""
+"""The same evidence for anybody's models: files in, gains by subgroup out. No torch."""

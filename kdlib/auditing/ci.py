@@ -1,4 +1,4 @@
-"""What continuous integration gives an audit and takes from it.
+"""What continuous integration gives to an audit and takes from it.
 
 A file of conditions goes in; Markdown for a pull request and JUnit's XML come out.
 """
@@ -29,17 +29,17 @@ SUITE = "kdlib audit"
 def asked(fail_if, gate=None, against=None, junit=None, students=()):
     """([text of each condition], the Earlier or None), checked before anything else is read.
 
-    fail_if: texts. gate: a file with one condition a line; lines that are blank or begin with # do
-    not count. against: the JSON file of an earlier audit, of several students if these have names.
-    KdlibError for what cannot be asked.
+    fail_if: texts. gate: a file with one condition per line; lines that are blank or begin with #
+    do not count. against: the JSON file of an earlier audit, of several students if these have
+    names. KdlibError for what cannot be asked.
     """
     before = None if against is None else earlier(against)
     if before and bool(before.students) != bool(students):
         has = "several students" if before.students else "one student without a name"
         name = encodable(str(against))
         raise AuditError(
-            f"--against {name}: is of {has}; an audit of named students needs the JSON of the page "
-            "that compares them, an audit of one its own."
+            f"--against {name}: is of {has}; an audit of named students needs the JSON beside the "
+            "page that compares them, an audit of one student the JSON of such an audit."
         )
     check(fail_if, before)
     texts = list(fail_if)
@@ -50,7 +50,7 @@ def asked(fail_if, gate=None, against=None, junit=None, students=()):
             check([text], before, printable(f"{name}, line {number}:", None))
         texts += lines.values()
     if junit is not None and not texts:
-        raise AuditError("--junit: there is no condition to report on; give --fail-if or --gate.")
+        raise AuditError("--junit: there are no conditions to report; give --fail-if or --gate.")
     return texts, before
 
 
@@ -63,7 +63,7 @@ def _lines(file, name):
     lines = {number: line.strip() for number, line in enumerate(text.split("\n"), 1)}
     lines = {n: line for n, line in lines.items() if line and not line.startswith("#")}
     if not lines:
-        raise AuditError(f"--gate {name}: holds no condition.")
+        raise AuditError(f"--gate {name}: contains no conditions.")
     return lines
 
 

@@ -19,7 +19,7 @@ from kdlib.evidence.stats import interval, welch
 
 
 class Compared:
-    """Models on the same examples: who is right where.
+    """Models on the same examples: which is right where.
 
     found: {role: [Outputs, one per network]}; a single teacher stands beside every student."""
 

@@ -53,8 +53,8 @@ def gain_by_student(table, worst, reference):
     gains = "; ".join(f"{r.student} {number(r.average_gain)}" for r in table.itertuples())
     of_worst = f"the {worst} groups that gain least" if worst > 1 else "the group that gains least"
     caption = (
-        "Bars are 95 % intervals, not corrected for the number of students. Worst groups: "
-        f"{of_worst}, of each student its own, chosen on one half of the examples and scored on "
+        "Bars are 95 % intervals, not corrected for the number of students. Worst groups means "
+        f"{of_worst}: each student has its own, chosen on one half of the examples and scored on "
         "the other."
     )
     shown = table[["student", *columns[0], *columns[1]]].set_axis(["student", *ENDS], axis=1)

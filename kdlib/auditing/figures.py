@@ -91,14 +91,14 @@ def gain_by_group(table, reference):
     lost, gained = CHANGED[reference]
     rows = table.sort_values(["gain", "group"], kind="stable")
     caption = (
-        "Marks are gains, bars 95 % intervals, the number of examples in brackets; colour and "
+        "Marks are gains, bars 95 % intervals; the number of examples is in brackets. Colour and "
         f"shape say which groups are {lost} or {gained} at a false discovery rate of 5 %."
     )
     some = len(rows) > MOST
     if some:
         rows = pd.concat([rows.head(EDGE), rows.tail(EDGE)])
         caption += (
-            f" Of {len(table):,} groups the {EDGE} lowest and the {EDGE} highest: "
+            f" Of {len(table):,} groups, the {EDGE} lowest and the {EDGE} highest are shown; "
             "such extremes are partly luck."
         )
     marks = rows.assign(estimate=rows.gain, place=np.arange(len(rows)).astype(str))
@@ -118,7 +118,7 @@ def gain_by_group(table, reference):
 
     least, most = rows.iloc[0], rows.iloc[-1]
     sentence = (
-        f"Gains run from {number(least.gain)} ({within_text(least.group)}) "
+        f"Gains range from {number(least.gain)} ({within_text(least.group)}) "
         f"to {number(most.gain)} ({within_text(most.group)})."
     )
     if least.gain == most.gain:
@@ -140,7 +140,7 @@ def by_bucket(a):
 
 @captioned
 def gain_by_bucket(table, reference):
-    """Groups of a bucket count alike; small dots are training runs, bars 95 % intervals."""
+    """All groups of a bucket count alike; small dots are training runs, bars 95 % intervals."""
     marks = table.assign(estimate=table.gain, role="student")
     if len(table.per_seed.iloc[0]) == 1:
         marks = marks.drop(columns="per_seed")
@@ -165,10 +165,10 @@ def _bucket(name, width):
 
 @captioned
 def margin_and_gain(table, correlation, reference):
-    """One point per group. The correlation takes the margin from one half of the examples and the
-    gain from the other, both ways round, so that examples that are easy for all cannot make it. It
-    speaks of these groups; the studies of this project ask it of other classes too, and take the
-    margin from other teachers on other images."""
+    """Each point is a group. The correlation takes the margin from one half of the examples and the
+    gain from the other, both ways round, so that examples that are easy for all models cannot
+    create it. It is about these groups only; the studies of this project cover other classes too,
+    and take the margin from other teachers on other images."""
     point = {"alpha": 0.7, "markersize": 6 if len(table) < 200 else 3}
     outer = [table.gain.argmin(), table.gain.argmax(), table.teacher_margin.argmin()]
     outer = table.iloc[outer].drop_duplicates("group")
@@ -191,7 +191,7 @@ def margin_and_gain(table, correlation, reference):
         return figure
 
     sentence = (
-        "Rank correlation of the teacher's margin and the gain, over groups: "
+        "Rank correlation across groups between the teacher's margin and the gain: "
         f"{told(correlation, '', 2)}."
     )
     lowest = table[["group", "teacher_margin", "gain"]].sort_values("teacher_margin").head(ROWS)
@@ -200,8 +200,8 @@ def margin_and_gain(table, correlation, reference):
 
 @captioned
 def calibration(table):
-    """Mean confidence in the predicted class minus accuracy; above zero a model is overconfident,
-    below it underconfident. Bars are 95 % intervals."""
+    """Mean confidence in the predicted class minus accuracy: above zero a model is overconfident,
+    below zero it is underconfident. The marks have no intervals."""
 
     def paint(width):
         places = [_bucket(place, width) for place in table.place]

@@ -22,35 +22,35 @@ from kdlib.reading.names import ROLES
 
 CHOSEN = "chosen on the other half of the examples"
 BY_OTHERS = (
-    f"{CHOSEN} and, of several students and baselines, by the other networks; where either side is "
-    "a single network, its interval covers new examples of these networks only"
+    f"{CHOSEN} and, if there are several students and baselines, by the other networks; if either "
+    "side is a single network, the interval covers new examples for these networks only"
 )
 COPIED = (
-    "per cent of the teacher's errors where the {} gives the same wrong label, the groups counting "
-    "as if of equal size"
+    "per cent of the teacher's errors to which the {} gives the same wrong label, with groups "
+    "counted as if of equal size"
 )
 METRICS = {  # name: what it is; gains over the reference, in points
-    "overall_gain": "accuracy of the student minus the reference's, every example alike",
-    "average_gain": "the same, every group alike",
+    "overall_gain": "accuracy of the student minus the reference's, every example counting alike",
+    "average_gain": "the same, every group counting alike",
     "worst_bucket_gain": f"gain of the bucket that gains least, {BY_OTHERS}",
     "worst_k_gain": f"gain of the k groups that gain least, {BY_OTHERS}",
     "groups_harmed": "groups harmed at a false discovery rate of 5 %",
     "groups_helped": "groups helped at a false discovery rate of 5 %",
     "groups_worse": "without a baseline: groups worse than the teacher, at the same rate",
     "groups_better": "without a baseline: groups better than the teacher, at the same rate",
-    "subgroups_harmed": "subgroups that a search found and other examples confirmed as harmed",
+    "subgroups_harmed": "subgroups that a search found and that other examples confirm as harmed",
     "subgroups_worse": "without a baseline: such subgroups that are worse than the teacher",
-    "student_accuracy": "accuracy of the student, every example alike",
-    "student_average": "accuracy of the student, every group alike",
+    "student_accuracy": "accuracy of the student, every example counting alike",
+    "student_average": "accuracy of the student, every group counting alike",
     "student_worst_k": f"accuracy in the student's k worst groups, {CHOSEN}",
-    "student_worst_k_same": "the same chosen on the examples that score it: too low",
+    "student_worst_k_same": "the same, but chosen on the examples that score it: too low",
     **{
         f"{role}_{what}": f"the same of the {role}"
         for role in ("teacher", "baseline")
         for what in ("accuracy", "average", "worst_k", "worst_k_same")
     },
     "margin_gain_correlation": (
-        "rank correlation over groups of the teacher's margin, on one half, "
+        "rank correlation across groups between the teacher's margin, on one half of the examples, "
         "and the gain, on the other"
     ),
     "student_copies": COPIED.format("student"),
@@ -70,8 +70,8 @@ COLUMNS = {  # of the groups' table: what can be asked of a group
     **{role: f"accuracy of the {role}, per cent" for role in ROLES},
     "teacher_margin": "the teacher's margin",
     "ada_alpha": "alpha that AdaAlpha would use",
-    "q": "of the gain: whether it differs from 0, corrected for the number of groups",
-    "detectable": "smallest gain that would be found, points",
+    "q": "whether the gain differs from 0, corrected for the number of groups",
+    "detectable": "smallest gain that would be detected, points",
     "n": "examples",
     "n_train": "training examples",
     **{f"{role}_log_loss": f"mean log-loss of the {role}, natural logarithm" for role in ROLES},
@@ -136,17 +136,17 @@ def condition(text, where="--fail-if"):
     number = float(match["number"].replace("−", "-")) if match else np.nan
     if not np.isfinite(number):
         raise refused(
-            "must be a metric, <, <=, > or >=, and a number, as in 'groups_harmed > 0'; "
-            "of groups as in 'gain[group=truck] < -2' or 'any gain < -5'; against an earlier audit "
-            "as in 'change(average_gain) < -1'. The name of a group with ] or \" in it stands in "
-            "double quotes."
+            "must be a metric, then <, <=, > or >=, then a number, as in 'groups_harmed > 0'; "
+            "for groups as in 'gain[group=truck] < -2' or 'any gain < -5'; for changes since an "
+            "earlier audit as in 'change(average_gain) < -1'. Put the name of a group in double "
+            'quotes if it has ] or " in it.'
         )
     group = match["group"] and match["group"].strip()
     if group and group.startswith('"'):
         try:
             group = json.loads(group, strict=False)
         except ValueError:
-            why = "the name in double quotes is not written as JSON writes text."
+            why = "the name in double quotes is not a valid JSON string."
             raise refused(why) from None
     name, bound = match["name"], match["bound"] or "estimate"
     asked = Condition(
@@ -171,16 +171,16 @@ def written(group):
 
 
 def _wrong(c):
-    """Why a Condition cannot be asked of any audit; "" if it can."""
+    """Why no audit can answer a Condition; "" if one can."""
     known = COLUMNS if c.of_groups else METRICS
     if c.any and c.group is not None:
-        return "asks of any group and of one; leave out one of them."
+        return "asks about any group and about one group; leave out one of them."
     if c.name in COLUMNS and c.name not in known:
-        return f"{c.name} is of a group; write {c.name}[group=NAME], or any {c.name}."
+        return f"{c.name} belongs to a group; write {c.name}[group=NAME], or any {c.name}."
     if c.name not in known:
         return did_you_mean(c.name, known)
     if c.change and c.bound != "estimate":
-        return "the interval of a change is not known; change(...) takes no .low and no .high."
+        return "the interval of a change is not known; change(...) takes neither .low nor .high."
     has_interval = not any(part in c.name for part in NO_INTERVAL)
     if c.of_groups:
         has_interval = c.name in ENDS
@@ -190,7 +190,7 @@ def _wrong(c):
 
 
 def check(texts, against, where="--fail-if"):
-    """KdlibError for a text that is no condition, or asks of an earlier audit without one."""
+    """KdlibError for a text that is no condition, or that needs an earlier audit without one."""
     for text in texts:
         if condition(text, where).change and against is None:
             raise KdlibError(

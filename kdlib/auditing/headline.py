@@ -64,7 +64,7 @@ def _whom(a):
     worse, better = (int((a.groups.finding == word).sum()) for word in (lost, gained))
     every = count_of(len(a.groups), "group")
     if not worse + better:
-        said = f"No group of {len(a.groups):,} is clearly {lost} or {gained}"
+        said = f"None of {every} is clearly {lost} or {gained}"
         if a.reference == "teacher":
             said = f"In none of {every} is the student clearly worse or better than its teacher"
         return f"{said}{_would_have_been_found(a)}."
@@ -72,16 +72,16 @@ def _whom(a):
         said = f"The student is worse than its teacher in {_count(worse)} of {every} and better in "
     else:
         said = f"This distillation harmed {_count(worse)} of {every} and helped "
-    said += f"{_count(better)}, with at most one false alarm in twenty to be expected."
+    said += f"{_count(better)}; at most one in twenty of these is expected to be a false alarm."
     if worse:
         most = a.groups[a.groups.finding == lost].sort_values("gain").head(NAMED)
         named = [f"{_name(r.group)} ({number(r.gain)})" for r in most.itertuples()]
-        said += f" Most is lost in {in_a_row(named)}."
+        said += f" The largest losses are in {in_a_row(named)}."
     return said
 
 
 def _name(group):
-    """The name of a group; in quotes where it might be taken for a number of the sentence."""
+    """The name of a group; in quotes if it could be mistaken for a number of the sentence."""
     name = within_text(group)
     return name if any(map(str.isalpha, name)) else f"“{name}”"
 
@@ -96,7 +96,7 @@ def _would_have_been_found(a):
     if not np.isfinite(enough):
         return ""
     which = "in half of them" if len(a.groups) > 1 else "in it"
-    return f"; {which}, a change of {enough:.1f} points would probably have been found"
+    return f"; {which}, a change of {enough:.1f} points would probably have been detected"
 
 
 def in_a_row(words, last="and"):
@@ -122,12 +122,12 @@ def _on_average(a):
 
 def _by_bucket(a):
     least, most = (a.buckets.loc[at] for at in (a.buckets.gain.idxmin(), a.buckets.gain.idxmax()))
-    cut = "Cut into thirds by how sure the teacher is of the right class"
+    cut = "Split into thirds by how sure the teacher is of the right class"
     if a.bucketed_by != "the teacher's margin":
-        cut = "Cut by their number of training examples"
+        cut = "Split by their number of training examples"
     if not least.high < most.low:
         gains = [f"{r.bucket} {number(r.gain)}" for r in a.buckets.itertuples()]
-        return f"{cut}, the groups do not clearly differ: {in_a_row(gains)}."
+        return f"{cut}, the groups do not clearly differ in gain: {in_a_row(gains)}."
     return f"{cut}, the groups called “{least.bucket}” gain least: {gain_in_words(least)}."
 
 
@@ -139,30 +139,30 @@ def cautions(a):
     out = []
     if a.reference == "teacher":
         out.append(
-            "There is no baseline, the same network trained without a teacher: what distillation "
-            "did is mixed with what a smaller network cannot do."
+            "There is no baseline (the same network trained without a teacher), so the effect of "
+            "distillation is mixed with what a smaller network cannot do."
         )
     sides = {"student": a.seeds, a.reference: len(_given(a, a.reference))}
     if max(sides.values()) == 1:
         out.append(
-            "With one training run on either side, this speaks of these networks, not of another "
-            "training run."
+            "With one training run on either side, this is about these networks only, not about "
+            "another training run."
         )
     elif min(sides.values()) <= 2:
         runs = " and ".join(f"{n} of the {role}" for role, n in sides.items())
         out.append(
-            f"With so few training runs ({runs}), this speaks of these networks and says little "
-            "of another training run."
+            f"With so few training runs ({runs}), it is poorly known how much runs differ; another "
+            "training run may give another result."
         )
     if a.compared > 1:
         lost, gained = CHANGED[a.reference]
         out.append(
-            f"This is one of {a.compared} students that are compared: which groups are called "
+            f"This is one of {a.compared} students that are compared. Which groups are called "
             f"{lost} or {gained} is corrected for {a.compared} students x "
             f"{count_of(len(a.groups), 'group')}."
         )
     if _given(a, "weights"):
-        out.append(f"Examples count by their weights ({short_name(a, 'weights')}).")
+        out.append(f"Examples count according to their weights ({short_name(a, 'weights')}).")
     return out
 
 
@@ -187,7 +187,7 @@ def _given(a, wanted):
 
 
 def short_name(a, role):
-    """Names of a role's files without the folder that all of the audit share; at most a few."""
+    """Names of a role's files, without the folder that all files of the audit share; a few."""
     names = _given(a, role)
     if names[0] in (role, f"{role} 0"):
         return "in memory"
@@ -199,6 +199,6 @@ def short_name(a, role):
 
 
 def _end_of(path):
-    """A path on one line, of a long one its end, which tells it from others."""
+    """A path on one line; if it is long, its end, which tells it from others."""
     name = printable(path, None)
     return name if len(name) <= LONGEST else f"…{name[1 - LONGEST :]}"

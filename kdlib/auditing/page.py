@@ -61,7 +61,7 @@ def describe(row, a):
     return (
         f"{printable(row.group)}: {count_of(row.n, 'example')}; {accuracy}; "
         f"gain over the {a.reference} {gain_in_words(row)}, q = {row.q:.3f}: {row.finding}. "
-        f"Smallest effect that would be found: {row.detectable:.1f} points. "
+        f"Smallest effect that would be detected: {row.detectable:.1f} points. "
         f"Teacher's margin {row.teacher_margin:.2f}, "
         f"so AdaAlpha would use alpha = {row.ada_alpha:.2f}."
     )
@@ -113,7 +113,7 @@ def appendix(a, name="audit"):
     columns += ["finding", "detectable", "teacher_margin", "ada_alpha"]
     which = "The one group" if len(rows) == 1 else f"All {len(rows):,} groups"
     if len(rows) > ROWS:
-        which = f"{ROWS:,} of {len(rows):,} groups, those {CHANGED[a.reference][0]} first"
+        which = f"{ROWS:,} of {len(rows):,} groups, {CHANGED[a.reference][0]} ones first"
     caption = f"{which}: accuracies in per cent, gain in points with its 95 % interval."
     file = f"{name}.csv" if len(rows) <= HELD else f"{name}-first-{HELD}.csv"
     return Appendix(cells(rows[columns].head(ROWS)), caption, rows.head(HELD), file)

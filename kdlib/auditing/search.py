@@ -189,18 +189,18 @@ def _how(found, conditions, compared, table, n, passed_over):
     used = len(conditions.codes)
     columns = count_of(used, "column")
     how = [
-        f"In one half of the examples ({n:,}, drawn at random within each class) {compared:,} "
+        f"In one half of the examples ({n:,}, drawn at random within each class), {compared:,} "
         f"subgroups of at least {least(n):,} examples were compared: conditions on {columns} of "
         f"{printable(Path(found.name).name)}, and pairs of them.",
-        f"Those that lost most compared with everybody ({len(table)}; one that only repeats "
-        "another is left out) were then tested on the other half, which had no part in the choice; "
-        "gains, intervals and findings, at a false discovery rate of 5 %, are of that half.",
+        f"Those that lost most compared with everybody ({len(table)}, without any that only repeat "
+        "another) were then tested on the other half, which had no part in the choice. "
+        "Gains, intervals and findings, at a false discovery rate of 5 %, come from that half.",
     ]
     if not len(table):
         how[1] = "None of them lost enough there to be tested on the other half."
     if passed_over:
         why = "; ".join(f"{listed(columns)} ({why})" for why, columns in passed_over.items())
-        how.append(f"Columns passed over: {why}.")
+        how.append(f"Columns left out: {why}.")
     return tuple(how)
 
 
@@ -222,7 +222,7 @@ def shown_subgroups(table):
 
 
 def confirmed(table):
-    """How many subgroups are harmed, or worse than the teacher, also on the half that tests."""
+    """How many subgroups are harmed, or worse than the teacher, on the half that tests, too."""
     return int(table.finding.isin([lost for lost, _ in CHANGED.values()]).sum())
 
 

@@ -28,7 +28,7 @@ def headline(found):
 
 
 def cautions_of(found):
-    """Those of the students' Audits, each once; that they are compared, this page says itself."""
+    """Those of the students' Audits, each once; that they are compared, the page says itself."""
     audits = found.audits.values()
     return list(dict.fromkeys(s for a in audits for s in cautions(replace(a, compared=1))))
 
@@ -67,8 +67,8 @@ def _whom(found):
     more = len(counts) - LISTED
     also = f"; {count_of(more, 'more student')} in the table" if more > 0 else ""
     return (
-        f"Of {groups:,} groups {'; '.join(some)}{also}: {corrected}, with at most one false alarm "
-        "in twenty to be expected."
+        f"Of {groups:,} groups, {'; '.join(some)}{also}. This is {corrected}; at most one in "
+        "twenty is expected to be a false alarm."
     )
 
 
@@ -80,7 +80,7 @@ def _on_average(found):
     best = found.table.loc[found.table.average_gain.idxmax()]
     verb = "gains most" if best.average_gain > 0 else "loses least"
     gain = told(found.audits[best.student].metrics["average_gain"])
-    said = f"On average over the groups {best.student} {verb}: {gain}"
+    said = f"On average over the groups, {best.student} {verb}: {gain}"
     if best.p <= DECIDED < best.p_holm:
         said += f", which is not clear once it is corrected for {len(found.table)} students"
     open_ = _undecided(found.pairs, best.student)
@@ -90,7 +90,7 @@ def _on_average(found):
 
 
 def _undecided(pairs, best):
-    """The students whose average gain is not clearly another than that of the best."""
+    """The students whose average gain does not clearly differ from that of the best."""
     own = pairs[(pairs.student == best) | (pairs.other == best)]
     unclear = own[~(own.p_holm <= DECIDED)]
     return [r.other if r.student == best else r.student for r in unclear.itertuples()]

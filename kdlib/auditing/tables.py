@@ -87,8 +87,8 @@ def bucket_table(gains, table):
 def transfer_table(of):
     """DataFrame with one row per outcome: who was right, how often over all seeds, its share.
 
-    Each student stands beside its own teacher and the baseline of its place in the list; where
-    baselines are fewer, they come again."""
+    Each student is compared with its own teacher and with the baseline at its place in the list;
+    if there are fewer baselines, they are used again."""
     roles = ("teacher", "baseline", "student") if of.baselines else ("teacher", "student")
     rights = [np.resize(of.right[role], of.right["student"].shape) for role in roles]
     cells = CELLS if of.baselines else PAIRED
@@ -136,8 +136,8 @@ def limits(of, table, train_counts, metrics):
     return (
         *_limits_of_networks(of, metrics),
         *_limits_of_examples(of, table, train_counts),
-        "The examples must be new to teacher and student: on its training examples a teacher's "
-        "margin is near 1 and says nothing.",
+        "The examples must be new to the teacher and the student: on its training examples a "
+        "teacher's margin is near 1 and says nothing.",
     )
 
 
@@ -150,39 +150,39 @@ def _limits_of_networks(of, metrics):
         )
     elif of.seeds == 1:
         out.append(
-            "One student: in gains its spread over training runs is taken to be that of the "
-            "baselines; its own accuracy, and the outcomes, cover new examples alone."
+            "One student: in gains, its spread over training runs is assumed to be that of the "
+            "baselines; intervals of its own accuracy and of the outcomes cover new examples only."
         )
     elif of.seeds < 4:
         out.append(
-            f"{of.seeds} students: the spread over training runs is known poorly, so intervals are "
-            "wide."
+            f"{of.seeds} students: their spread over training runs is poorly known, so intervals "
+            "are wide."
         )
     if len(of.members.names) >= FEWEST and not of.chosen_by_others:
         out.append(
             "The groups that gain least are chosen by the networks that are scored there, on other "
-            "examples: that gain is known for new examples of these networks, not for others."
+            "examples: their gain is known for new examples for these networks, not for others."
         )
     if of.seeds > 1 and of.baselines == 1:
         out.append(
-            "One baseline: in gains and outcomes its spread over training runs is taken to be that "
-            "of the students; its own accuracy covers new examples alone."
+            "One baseline: in gains and outcomes, its spread over training runs is assumed to be "
+            "that of the students; the interval of its own accuracy covers new examples only."
         )
     if of.baselines and not np.isfinite(getattr(metrics.get("copied_excess"), "estimate", np.nan)):
         out.append(
             "How many of the teacher's errors are copied beyond what accuracy explains is not "
-            "known: baselines hardly err, or give the teacher's own answers, or it never errs."
+            "known: baselines hardly err or give the teacher's own answers, or it never errs."
         )
     if of.seeds > len(of.found["teacher"]):
         out.append(
-            f"One teacher stands for all {of.seeds} students, so its own luck is not in the "
-            "intervals."
+            f"One teacher serves all {of.seeds} students, so the intervals do not include its own "
+            "luck."
         )
     if of.reference == "teacher":
         out.append(
-            "No baseline: gains are over the teacher, so they mix what distillation did with what "
-            "the smaller network cannot do; the same network trained without a teacher would tell "
-            "the two apart."
+            "No baseline: gains are over the teacher, so they mix the effect of distillation with "
+            "what the smaller network cannot do. The same network trained without a teacher would "
+            "tell the two apart."
         )
     return out
 
@@ -191,19 +191,19 @@ def _limits_of_examples(of, table, train_counts):
     out = []
     blind = [role for role in of.scored if not of.scored[role]]
     if blind:
-        also = ", and a margin and alpha from hits and misses" if "teacher" in blind else ""
+        also = ", and margin and alpha only reflect hits and misses" if "teacher" in blind else ""
         out.append(
-            f"Only predicted classes of {' and '.join(blind)}: "
-            f"no calibration or log-loss there{also}."
+            f"Only predicted classes were given for {' and '.join(blind)}: "
+            f"there is no calibration or log-loss{also}."
         )
     if np.ptp(of.w):
-        out.append("Examples have weights: where few weigh most, intervals are wide.")
+        out.append("Examples have weights: if a few carry most of it, intervals are wide.")
     if effective_number(of.w) < LEAST_SPREAD:
-        out.append("One example weighs nearly all, so the accuracies over all have no interval.")
+        out.append("One example carries nearly all weight, so overall accuracies have no interval.")
     if not of.members.disjoint:
         out.append(
-            "Groups overlap: examples were redrawn among all, and an example counts in each of its "
-            "groups."
+            "Groups overlap: examples were resampled from all groups together, and an example "
+            "counts in each of its groups."
         )
     if train_counts is None and len(table) >= FEWEST:
         out.append(

@@ -1,4 +1,4 @@
-"""Whether the conditions of the gate are met by an Audit: met, not met, or unknown."""
+"""Whether an Audit meets the conditions of the gate: met, not met, or unknown."""
 
 import difflib
 from dataclasses import dataclass
@@ -127,16 +127,16 @@ def _number(value):
 
 
 def _apart(c, now, against):
-    """Why what a condition asks is another thing in the earlier audit; "" where it is the same."""
+    """Why a condition means something else in the earlier audit; "" if it means the same."""
     before, name = against.facts, printable(against.name, None)
     if of_other_examples(now, before):
-        return f"{name} is of other examples or labels"
+        return f"{name} has other examples or labels"
     gain = "gain" in c.name or c.name.startswith("groups_") or c.name in ("q", "detectable")
     if gain and now["reference"] != before["reference"]:
         return f"gains in {name} are over the {before['reference']}"
     groups, earlier = ({row["group"] for row in of["groups"]} for of in (now, before))
     by_group = not c.of_groups and not c.name.startswith("overall") and not c.name.endswith(WHOLE)
-    return f"{name} is of other groups" if by_group and groups != earlier else ""
+    return f"{name} has other groups" if by_group and groups != earlier else ""
 
 
 # ---------------------------------------------------------------- in words
@@ -188,24 +188,24 @@ def why_unknown(audited, name):
     role = name.split("_")[0]
     instead = {"groups_harmed": "groups_worse", "groups_helped": "groups_better"}
     if name in instead and alone:
-        return f"there is no baseline; {instead[name]} asks of the teacher instead"
+        return f"there is no baseline; {instead[name]} compares with the teacher instead"
     if name in instead.values() and not alone:
         same = next(key for key in instead if instead[key] == name)
-        return f"gains are over the baseline; {same} asks of them"
+        return f"gains are over the baseline; {same} counts them"
     if alone and (role == "baseline" or name == "copied_excess"):
         return "there is no baseline"
     if name == "copied_excess":
-        return "baselines hardly err, or give the teacher's own answers, or the teacher never errs"
+        return "baselines hardly err or give the teacher's own answers, or the teacher never errs"
     if name in by_groups and len(audited.groups) < FEWEST:
-        return f"at least {FEWEST} groups are needed; this has {len(audited.groups)}"
+        return f"at least {FEWEST} groups are needed; this audit has {len(audited.groups)}"
     scores = ("_calibration_error", "_log_loss", "_overconfidence")
     if name.endswith(scores) and not audited.scored.get(role, False):
-        return f"only predicted classes of the {role} were given"
+        return f"only predicted classes were given for the {role}"
     if name.startswith("subgroups_"):
         return "no search was asked for (--search)"
     if name == "n_train":
         return "no training counts were given"
-    return "these inputs do not tell it"
+    return "it cannot be told from these inputs"
 
 
 def _note(c, audited):
@@ -213,19 +213,21 @@ def _note(c, audited):
     harmed = "groups_harmed" if audited.reference == "baseline" else "groups_worse"
     groups = len(audited.groups)
     if c.change and c.name not in NO_ESTIMATES:
-        return "A change is the difference of two estimates, without an interval: this is no test."
+        return (
+            "A change is the difference of two estimates without an interval, so this is no test."
+        )
     beyond = (c.bound, c.comparison[0]) in (("low", ">"), ("high", "<"))
     if c.any and beyond:
         rate = 100 * (1 - (1 - BEYOND) ** (groups * audited.compared))
         of = f"{audited.compared} students x " if audited.compared > 1 else ""
         return (
-            f"Each group has a 95 % interval of its own, so chance alone can meet this in up to "
-            f"{rate:.0f} % of audits of {of}{count_of(groups, 'group')}; {harmed} > 0 is corrected "
-            "for their number."
+            f"Each group has its own 95 % interval, so chance alone can meet this condition in up "
+            f"to {rate:.0f} % of audits of {of}{count_of(groups, 'group')}; {harmed} > 0 is "
+            "corrected for their number."
         )
     if c.of_groups and c.bound == "estimate" and c.name not in NO_ESTIMATES:
         return (
-            "An estimate is no test: a small group can meet this by chance. "
-            f"A test is {harmed} > 0, or of one group gain[group=NAME].high < 0."
+            "An estimate is not a test: a small group can meet this condition by chance. "
+            f"A test is {harmed} > 0 or, for one group, gain[group=NAME].high < 0."
         )
     return ""

@@ -8,7 +8,7 @@ from kdlib.evidence.stats import welch
 from kdlib.evidence.words import number
 from kdlib.study import records
 
-LEAST_CHANGE = 1.0  # points that twice the epochs may still change the average of one_hot
+LEAST_CHANGE = 1.0  # points by which doubling the epochs may still change one_hot's average
 LEAST_MARGIN = 0.9  # of the teacher on its own training images, mean over images
 CHANGE = "change at twice the epochs"
 MARGIN = "teacher's margin on its training images"
@@ -23,9 +23,9 @@ def _val(cfg):
 
 
 def scores(search, seeds):
-    """DataFrame: accuracy on val in per cent of every level of every step, by seed and mean.
+    """DataFrame: accuracy on val, in per cent, of every level of every step, by seed and as a mean.
 
-    `chosen` marks what a step took."""
+    `chosen` marks the level that a step chose."""
     rows = []
     for step in search.steps:
         of_step = []
@@ -61,11 +61,11 @@ def in_words(level):
 
 
 def gate(search, seeds):
-    """DataFrame: each number of epochs, and whether it is enough, if its double was run too.
+    """DataFrame: each number of epochs whose double was run too, and whether it is enough.
 
-    change: what twice the epochs add to the average of one_hot on val. lowest: the few-shot class
-    with the lowest accuracy. margin: of the teacher on its own training images, known at the chosen
-    length alone, where students record it."""
+    change: what twice the epochs add to one_hot's average on val. lowest: accuracy in the weakest
+    few-shot class. margin: of the teacher on its own training images, known only for the chosen
+    number of epochs, where students record it."""
     rows = []
     chosen = search.shared["epochs"]
     # a step with fields of its own tried the lengths of another recipe
@@ -128,15 +128,15 @@ def headline(search, seeds):
     """What val chose and whether the gate is passed, in sentences."""
     table = scores(search, seeds)
     chosen = "; ".join(table[table.chosen == "yes"].level)
-    said = [f"{search.title}: the search takes {chosen}."]
+    said = [f"{search.title}: the search chose {chosen}."]
     if search.epochs:
         row = gate(search, seeds).set_index("epochs").loc[search.shared["epochs"]]
         word = PASSES[row.passes]
         ends = f"{number(row.low, '', 1)} to {number(row.high, '', 1)}"
         said.append(
-            f"{search.shared['epochs']} epochs: the recipe {word} the gate. Twice the epochs "
+            f"With {search.shared['epochs']} epochs, the recipe {word} the gate. Twice the epochs "
             f"change the average by {number(row[CHANGE], digits=2)} (95 % interval over networks "
-            f"{ends}; less than {LEAST_CHANGE:g} is enough); the teacher's margin on its training "
+            f"{ends}; required: less than {LEAST_CHANGE:g}); the teacher's margin on its training "
             f"images is {row[MARGIN]:.3f} (at least {LEAST_MARGIN:g}); the lowest few-shot class "
             f"is at {row['lowest few-shot class']:.1f} % (at least {LEAST_FEW_SHOT:g})."
         )

@@ -1,6 +1,6 @@
 """Verdicts: records in, a card for each finding out, with its word and its sentence.
 
-Nobody writes one by hand."""
+None is written by hand."""
 
 import functools
 
@@ -38,9 +38,9 @@ def pair_verdicts(p):
         for f, word, corrected in decided(enough)
     }
     for finding in found:
-        why = f"{_said(finding)} A verdict needs {LEAST_SEEDS} seeds; this has {finding.result.n}."
+        why = f"{_said(finding)} A verdict needs {LEAST_SEEDS} seeds; there are {finding.result.n}."
         cards.setdefault(finding.name, _untested(p, finding.name, why, finding))
-    why = "One-hot is below 5 % on val in every bucket: nothing can be harmed."
+    why = "One-hot networks stay below 5 % on val in every bucket, so nothing can be harmed."
     return [cards.get(name) or _untested(p, name, why) for name in names_of(p)]
 
 
@@ -56,13 +56,13 @@ def _said(finding):
 def _decided_card(p, finding, word, corrected, number_of, alarms):
     said = _said(finding)
     sentence = (
-        f"{said} {told_p(finding.p)} alone, {told_p(corrected)} corrected for {number_of} findings "
-        "(Holm)."
+        f"{said} The test gives {told_p(finding.p)} alone and {told_p(corrected)} after correction "
+        f"for {number_of} findings (Holm)."
     )
     smallest = finding.result.smallest(LEVEL / number_of)
     if word == "not decided" and np.isfinite(smallest):
         smallest = f"{smallest:.{finding.digits}f} {finding.unit}".rstrip()
-        sentence += f" The smallest effect that this study would have found: {smallest}."
+        sentence += f" The smallest effect that this study would have detected is {smallest}."
     if word == "contradicted" and finding.name.startswith("F4"):
         word = "not under this reading"
     return _card(p, finding.name, word, sentence, alarms, finding) | {"said": said}
@@ -95,33 +95,33 @@ def _card(p, name, word, sentence, alarms, finding=None):
 
 
 def _alarm(alarms, name):
-    """How often a rule fires on nothing, in words; "" where too few baselines can say."""
+    """How often a rule fires where there is nothing to find, in words; "" with too few baselines
+    to tell."""
     if name not in alarms:
         return ""
     said = (
-        f"On baselines that pose as methods this rule fires in {share(alarms[name])} of random "
-        "splits"
+        f"When baselines pose as methods, this rule fires in {share(alarms[name])} of random splits"
     )
     idle = alarms.get(f"idle {name}")
     if idle is None:
         return f"{said}."
-    return f"{said}; one-hot networks in the place of this remedy pass in {share(idle)}."
+    return f"{said}; one-hot networks standing in for this remedy pass in {share(idle)}."
 
 
 def _control(alarms, name, word):
-    """What is said of a verdict whose rule its matched control fires too; "" of any other.
+    """What is said of a verdict whose rule also fires on its matched control; "" of any other.
 
-    The control is networks that had no teacher: in the place of a method, or of a remedy."""
+    The control is networks that had no teacher, standing in for a method or for a remedy."""
     idle, fired = alarms.get(f"idle {name}", 0), alarms.get(name, 0)
     if word == "holds" and idle > LEVEL:
         return (
-            "The matched control passes too: one-hot networks, which have no teacher, in the place "
-            f"of this remedy in {share(idle)} of random splits."
+            "The matched control passes too: one-hot networks, which have no teacher, stand in for "
+            f"this remedy and pass in {share(idle)} of random splits."
         )
     if word in ("holds", "contradicted") and fired > LEVEL:
         return (
-            "The matched control fires this rule too: one-hot networks that pose as a method in "
-            f"{share(fired)} of random splits."
+            "This rule also fires on the matched control: one-hot networks that pose as a method "
+            f"trigger it in {share(fired)} of random splits."
         )
     return ""
 
@@ -132,18 +132,18 @@ def marked(card):
 
 
 def short(cards):
-    """Cards of one pair as a DataFrame, one row each; last all rules of the pair together.
+    """Cards of one pair as a DataFrame, one row each; the last row is all its rules together.
 
-    Columns: finding, claim, verdict, the number that decides, how often its rule fires on nothing,
-    how often one-hot networks in the place of a remedy pass."""
+    Columns: finding, claim, verdict, the number that decides, how often its rule fires where there
+    is nothing to find, how often one-hot networks standing in for a remedy pass."""
     rows = [
         {
             "finding": c["finding"],
             "claim": c["claim"],
             "verdict": marked(c),
             "estimate": c["brief"] or "–",
-            "fires on nothing": share(c["false_alarm"]),
-            "one-hot in its place": share(c["idle"]),
+            "false alarms": share(c["false_alarm"]),
+            "one-hot passes": share(c["idle"]),
         }
         for c in cards
     ]
@@ -153,8 +153,8 @@ def short(cards):
             "claim": "At least one of the rules above.",
             "verdict": "–",
             "estimate": "–",
-            "fires on nothing": share(cards[0]["any_alarm"]),
-            "one-hot in its place": "–",
+            "false alarms": share(cards[0]["any_alarm"]),
+            "one-hot passes": "–",
         }
     )
     return pd.DataFrame(rows)
@@ -166,15 +166,15 @@ def share(value):
 
 
 def at_hand():
-    """The names of the studies with verdicts and a complete seed on record, but superseded ones."""
+    """The names of the studies with verdicts and a complete seed on record; none superseded."""
     names = [name for name, s in STUDIES.items() if s.kind == "findings" and not s.superseded]
     return [name for name in names if complete_seeds(name)]
 
 
 def panels(name, seeds=None):
-    """The Panels of a study or of its name, one per setting and pair, over the first `seeds`.
+    """The Panels of a study, given or by name: one per setting and pair, over the first `seeds`.
 
-    By default over all that are complete; KdlibError if none is."""
+    By default over all complete seeds; KdlibError if there is none."""
     seeds, chosen = seeds or some_seeds(name), study(name)
     return [
         panel(chosen, pair, seeds, setting=setting)

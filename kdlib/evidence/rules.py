@@ -19,7 +19,7 @@ from kdlib.evidence.stats import (
 from kdlib.evidence.words import number, told, told_p
 from kdlib.methods import name_of
 
-HARM = -0.5  # points: the smallest mean harm that F2b calls one
+HARM = -0.5  # points: the smallest mean loss that F2b calls harm
 AVERAGE_MARGIN = 1.0  # points: F4
 LOWEST_ACCURACY = 5.0  # per cent on val: below it nothing can be harmed in a bucket
 LEVEL = 0.05  # of all findings of a pair together (Holm)
@@ -27,7 +27,7 @@ HALVES = 200  # random splits of the examples in F2a
 LEAST_SEEDS = 4  # for a verdict: with fewer, tests over networks are far from their level
 CLAIMS = {
     "F1": "Distillation raises the student's average accuracy.",
-    "F1 tuned": "Distillation with the constant weight that val chose raises the average accuracy.",
+    "F1 tuned": "Distillation with the constant weight chosen on val raises average accuracy.",
     "F2a": "The gain is not the same for all classes.",
     "F2b": "The rarest classes lose half a point or more.",
     "F3a": "The teacher's margin predicts which classes gain.",
@@ -86,12 +86,12 @@ def classes(p, bucket):
 
 @dataclass(frozen=True)
 class Finding:
-    """What a rule makes of a panel, before the correction for the number of findings."""
+    """What a rule finds in a panel, before the correction for the number of findings."""
 
     name: str
     result: Interval  # of the number that decides
     holds: float  # p-value of the claim; 1 where the numbers do not point that way
-    contradicted: float  # of its contrary
+    contradicted: float  # of the opposite claim
     say: Callable  # () -> the numbers in words
     method: str = "kd"
     unit: str = "points"
@@ -119,7 +119,7 @@ def helps_on_average(p, method):
     name = "F1" if method == "kd" else "F1 tuned"
 
     def say():
-        return f"{name_of(method)} changes the average by {told(result)}"
+        return f"{name_of(method)} changes average accuracy by {told(result)}"
 
     return Finding(name, result, above(result), below(result), say, method)
 
@@ -133,7 +133,7 @@ def not_uniform(p):
 
     def say():
         return (
-            f"gain of the {rarest} minus gain of the {most}: {told(contrast)}; agreement of seeds "
+            f"gain of the {rarest} minus that of the {most}: {told(contrast)}; agreement of seeds "
             f"on which classes gain: covariance {number(covariance, 'points²', 2)}, {told_p(agree)}"
         )
 
@@ -174,7 +174,7 @@ def rarest_lose(p):
 
 
 def margin_predicts(p):
-    """F3a: rank correlation over groups of the other seeds' teachers' margin with the gain."""
+    """F3a: rank correlation across groups of the gain with the other seeds' teachers' margin."""
     gains, baselines = p.group_gain("kd"), len(p.runs["one_hot"])
     traits = [others(values)[: len(gains)] for values in (p.margins, p.val_accuracy("teacher"))]
     result = correlation_with_gain(rank_correlation, gains, baselines, traits[0])
@@ -182,8 +182,8 @@ def margin_predicts(p):
     def say():
         rest = correlation_with_gain(partial_rank_correlation, gains, baselines, *traits)
         return (
-            "rank correlation over classes of the teacher's margin and the gain: "
-            f"{told(result, '', 2)}; at equal accuracy of the teacher: {told(rest, '', 2)}"
+            "rank correlation across classes between the teacher's margin and the gain: "
+            f"{told(result, '', 2)}; with the teacher's accuracy held fixed: {told(rest, '', 2)}"
         )
 
     return Finding("F3a", result, above(result), below(result), say, unit="", digits=2)
@@ -240,7 +240,7 @@ def weakest_fifth(p):
 def amplification(p, method, weights):
     """A contrast of (student error - teacher error) in points: GroupMeans (S,).
 
-    Each student stands beside its own teacher. weights (S, G): of the groups."""
+    Each student is compared with its own teacher. weights (S, G): of the groups."""
     seeds = min(len(weights), len(p.records(method)))
     mine, teachers = (p.accuracy(m).map(lambda a: a[..., :seeds, :]) for m in (method, "teacher"))
     return (teachers - mine).map(lambda e: (e * weights[:seeds]).sum(axis=-1))
@@ -254,8 +254,8 @@ def mitigated(p, method):
     def say():
         read = labels_read(p, method) or "no labels beyond those it trains on"
         return (
-            f"{name_of(method)} against distillation: average {told(average)}, "
-            f"{classes(p, bucket)} {told(rare)}; it reads {read}"
+            f"compared with distillation, {name_of(method)} changes average accuracy by "
+            f"{told(average)} and that of the {classes(p, bucket)} by {told(rare)}; it reads {read}"
         )
 
     holds = max(above(average, -AVERAGE_MARGIN), above(rare))
@@ -264,12 +264,12 @@ def mitigated(p, method):
 
 
 def remedies(p):
-    """The methods that F4 speaks of."""
+    """The methods that F4 is about."""
     return [m for m in p.runs if m.startswith("ada_")]
 
 
 def findings(p):
-    """Every Finding of a panel of two seeds or more, in order."""
+    """Every Finding of a panel of at least two seeds, in order."""
     average = [helps_on_average(p, m) for m in ("kd", "kd_tuned") if m in p.runs]
     if verdict_bucket(p) is None:
         return average

@@ -68,7 +68,7 @@ def plot_ablations(panels):
 
 
 def summary(p, figures):
-    """At how many of all levels distillation harms the rarest classes, in one sentence."""
+    """At how many of the levels distillation harms the rarest classes, in one sentence."""
     table = pd.concat([shown.table for shown in figures], ignore_index=True)
     rows = table[(table.method == name_of("kd")) & (table.bucket == PLACES[1])]
     rows = rows[(rows.base == "") | ~rows.base.duplicated()]  # the primary level once
@@ -80,7 +80,7 @@ def summary(p, figures):
     return (
         f"{p.name}: distillation clearly lowers the accuracy of the rarest classes at "
         f"{(rows.high < 0).sum()} of {len(rows)} settings and clearly raises it at "
-        f"{(rows.low > 0).sum()}; its gain there runs from {at(low)} to {at(high)}."
+        f"{(rows.low > 0).sum()}; its gain there ranges from {at(low)} to {at(high)}."
     )
 
 
@@ -102,13 +102,14 @@ def _plot_ablation(pair, table):
     harmed = ", ".join(rows[rows.high < 0].level) or "none of them"
     base = rows[rows.base == "yes"].level.iloc[0]
     sentence = (
-        f"{pair}: over {words}, the gain of distillation in the rarest classes runs from "
+        f"{pair}: as {words} varies, the gain of distillation in the rarest classes ranges from "
         f"{number(low.estimate)} at {low.level} to {number(high.estimate)} at {high.level}; clear "
         f"harm at {harmed}."
     )
     caption = (
-        f"Everything else as in the primary configuration, which has {base}; each level against "
-        "the mean of the one-hot networks on the same data. Dots are seeds, bars 95 % intervals."
+        f"Everything else is as in the primary configuration, which has {base}. Each level is "
+        "compared with the mean of the one-hot networks on the same data. Dots are seeds, bars "
+        "95 % intervals."
     )
     return paint, sentence, table, caption
 
@@ -165,8 +166,9 @@ def moments(gains):
 
 @captioned
 def plot_variances(panels):
-    """Method of moments for main effects; a source that shows no more than the rest is 0. What is
-    left: what varies within a draw (and teacher), test examples included."""
+    """Estimates are by the method of moments for main effects; a source that varies no more than
+    the rest is shown as 0. "What is left" is what varies within a draw (and teacher), test images
+    included."""
     table = variance_components(panels)
     if table is None:  # of one draw
         return None
@@ -184,7 +186,7 @@ def plot_variances(panels):
     rows = table[table.bucket == PLACES[-1]]
     most = rows.loc[rows.variance.idxmax()]
     sentence = (
-        f"{panels[0].name}: in the rarest classes most of the spread of distillation's gain comes "
+        f"{panels[0].name}: in the rarest classes, most of the spread of distillation's gain comes "
         f"from {most.source} (standard deviation {most['standard deviation']:.1f} points)."
     )
     return paint, sentence, table

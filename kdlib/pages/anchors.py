@@ -17,13 +17,13 @@ from kdlib.study.done import complete_seeds
 from kdlib.study.grids import study as study_of
 from kdlib.study.studies import told
 
-EDGES = (100, 20)  # training images of a class: many has more than the first, few under the second
+EDGES = (100, 20)  # training images: many-shot classes have more than 100, few-shot under 20
 
 
 def _records(rows, seeds):
-    """For each row the records of its seeds, as far as there are any.
+    """For each row, the records of its seeds that exist.
 
-    RecordError naming a record that is of other data or of another teacher than those beside it."""
+    RecordError naming a record whose data or teacher differ from those of the other records."""
     by_data, out = {}, []
     for row in rows:
         done = []
@@ -41,7 +41,8 @@ def _records(rows, seeds):
 def _accuracies(record):
     """Accuracies in per cent on all official test images, val and test together.
 
-    First of all images; then of each bucket, whose classes count alike, as in the sources."""
+    First over all images; then in each bucket, where every class counts alike, as in the sources.
+    """
     parts = [record.splits["val"], record.splits["test"]]
     right = np.concatenate([split.right for split in parts])
     y = np.concatenate([split.y for split in parts])
@@ -87,15 +88,15 @@ def table(study=ANCHORS, seeds=None):
 
 
 def tally(table):
-    """How many published numbers came out, in words."""
+    """How many published numbers were reproduced, in words."""
     counts = table.result.value_counts()
     words = ("pass", "explain", "preliminary", "not run")
     found = ", ".join(f"{counts[word]} {word}" for word in words if word in counts)
-    return f"Of {len(table)} published numbers that a correct implementation must hit: {found}."
+    return f"Of {len(table)} published numbers that a correct implementation must reach: {found}."
 
 
 def by_bucket(study=ANCHORS, seeds=None):
-    """DataFrame with a row for all classes and one per bucket, for each long-tailed anchor.
+    """DataFrame: for each long-tailed anchor, a row for all classes and one per bucket.
 
     Columns: setting, classes, published ("–": not published), ours with its 95 % t interval over
     seeds or "not run", seeds on record. Per cent, all official test images."""
@@ -196,7 +197,7 @@ def comparison():
 
 
 def deviations(p):
-    """Table of what is not as in the paper or its re-run, from the Configs: one row per choice."""
+    """Table of what differs from the paper or its re-run, from the Configs: one row per choice."""
     study, kd, ada = p.study, *(p.runs[m][0].config for m in ("kd", "ada_alpha"))
     unstated = "not stated in what we could read"
     data = "CIFAR-100, CIFAR-10, their long-tailed versions, ImageNet (re-run: Wang et al. 2023)"
@@ -209,13 +210,13 @@ def deviations(p):
     alpha = (
         f"alpha is the margin of the group on {ada.margin_source}, T = {ada.margin_temperature:g}"
     )
-    labels = "AdaAlpha reads the labels of val for its margins, where they are not by crossfit"
+    labels = "AdaAlpha reads the labels of val for its margins, unless these come from crossfit"
     seeds = f"{p.seeds} of {study.seeds} planned, {len(p.runs['one_hot'])} baselines"
     rows = [
         ("data", f"{study.name}: {study.about}", data),
         ("networks", networks, theirs),
         ("softening", softening, "T in {1, 3, 5} on the teacher's side only (re-run)"),
-        ("AdaAlpha", alpha, "formula not published in what we could read: reconstructed"),
+        ("AdaAlpha", alpha, "formula not given in what we could read: reconstructed"),
         ("extra labels", labels, unstated),
         ("seeds", seeds, unstated),
     ]
@@ -225,6 +226,6 @@ def deviations(p):
     if study.demonstration:
         rows.insert(0, ("status", "a demonstration, not a reproduction", "–"))
     if study.overrides:
-        rows.insert(0, ("status", f"exploratory: {told(study.overrides)}; in no verdict", "–"))
+        rows.insert(0, ("status", f"exploratory: {told(study.overrides)}; no verdict", "–"))
     found = pd.DataFrame(rows, columns=["choice", "here", "in the paper or its re-run"])
-    return Table(found, "What is not as in the paper or its re-run")
+    return Table(found, "What differs from the paper or its re-run")

@@ -24,7 +24,7 @@ BUCKET_LOOKS = {  # of training images; of teacher margin, where classes are bal
 
 
 def by_frequency(p, /, **columns):
-    """A row per group, from most to fewest training images: name, their number, bucket, columns."""
+    """A row per group, from most to fewest training images: name, how many, bucket, columns."""
     buckets = [p.bucket_names[b] for b in p.bucket]
     first = {"group": p.group_names, "n_train": p.train_counts, "bucket": buckets}
     frame = pd.DataFrame(first | columns)
@@ -32,7 +32,7 @@ def by_frequency(p, /, **columns):
 
 
 def name_classes(axes, table):
-    """Write classes of by_frequency below the axes, with their images; of many, every few."""
+    """Write classes of by_frequency below the axes, with their images; of many, only some."""
     names = [
         f"{g} ({n})".replace("_", " ") for g, n in zip(table.group, table.n_train, strict=True)
     ]
@@ -44,7 +44,7 @@ def name_classes(axes, table):
 
 
 def label_of(bucket):
-    """A bucket of classes in a legend."""
+    """The name of a bucket of classes in a legend."""
     return f"{shot(bucket)} classes" if shot(bucket) != bucket else bucket
 
 
@@ -81,10 +81,10 @@ def _right(p, method, over):
 
 @captioned
 def plot_gain_by_group(p, method="kd", over="one_hot"):
-    """Classes from most to fewest training images; marks are means over seeds, bars 95 % intervals
-    over networks and test images, a star marks a class harmed or helped at a false discovery rate
-    of 5 %. One-hot networks are trained on labels alone; the gain over them is that over their
-    mean."""
+    """Classes run from most to fewest training images. Marks are means over seeds, bars 95 %
+    intervals over networks and test images; a star marks a class harmed or helped at a false
+    discovery rate of 5 %. One-hot networks are trained on labels alone; a gain over them is a gain
+    over their mean."""
     table, base = gain_by_group(p, method, over), name_of(over)
     marks = table.assign(estimate=table.gain, bucket=table.bucket.map(label_of))
     looks = {label_of(name): look for name, look in BUCKET_LOOKS.items()}
@@ -102,8 +102,8 @@ def plot_gain_by_group(p, method="kd", over="one_hot"):
     compared = "" if over == "one_hot" else f"compared with {base}, "
     least, most = table.loc[table.gain.idxmin()], table.loc[table.gain.idxmax()]
     sentence = (
-        f"{p.name}: {compared}of {len(table)} classes {name_of(method)} harms {harmed} and helps "
-        f"{helped} at a false discovery rate of 5 %; the means run from {number(least.gain)} "
+        f"{p.name}: {compared}of {len(table)} classes, {name_of(method)} harms {harmed} and helps "
+        f"{helped} at a false discovery rate of 5 %; mean gains range from {number(least.gain)} "
         f"({least.group}) to {number(most.gain)} ({most.group})."
     )
     return paint, sentence, table
@@ -124,9 +124,9 @@ def by_class(p, methods):
 
 
 def by_class_and_seed(p):
-    """What was counted, before any mean over seeds: one row per (method, seed, group).
+    """The counts, before any mean over seeds: one row per (method, seed, group).
 
-    The teacher is among the methods."""
+    The teacher is one of the methods."""
     columns = ["method", "seed", "group", "n_train", "bucket", "n", "correct", "nll", "margin"]
     words = {"group": "class", "n_train": "training images", "n": "test images"}
     frame = every_run(p)[columns].rename(columns=words | {"nll": "log-loss, nats"})
@@ -144,8 +144,8 @@ def every_class(p, methods=None):
 @captioned
 def plot_margins(p):
     """Means over seeds, most frequent class first. A margin is 1 where the teacher is certain and
-    right, about 0 where it knows nothing; where it is measured decides how far AdaAlpha softens the
-    teacher."""
+    right, and about 0 where it knows nothing; which images it is measured on decides how far
+    AdaAlpha softens the teacher."""
     of_train = np.mean([r.facts["teacher_margin_train"] for r in p.runs["kd"]], axis=0)
     table = by_frequency(p, held_out=p.margins.mean(axis=0), on_training=of_train)
 
@@ -161,7 +161,7 @@ def plot_margins(p):
 
     low, high = table.loc[table.held_out.idxmin()], table.loc[table.held_out.idxmax()]
     sentence = (
-        f"{p.name}: the teacher's held-out margin runs from {low.held_out:.2f} ({low.group}) to "
+        f"{p.name}: the teacher's held-out margin ranges from {low.held_out:.2f} ({low.group}) to "
         f"{high.held_out:.2f} ({high.group}); on its own training images the mean is "
         f"{table.on_training.mean():.2f}."
     )

@@ -34,7 +34,7 @@ BESIDE = 8  # points: size of names that stand in a figure
 
 @contextlib.contextmanager
 def _style():
-    """Draw in the project's style; a letter that the font lacks, as of a name, is a box."""
+    """Draw in the project's style; a letter that the font lacks becomes a box."""
     with matplotlib.style.context(STYLE), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*Glyph .* missing")
         yield
@@ -42,7 +42,7 @@ def _style():
 
 @dataclass(frozen=True)
 class Shown:
-    """A figure with its sentence, which is also its alternative text, its caption and data."""
+    """A figure with its sentence (also its alternative text), its caption and its data."""
 
     paint: Callable  # (width in inches) -> Figure
     sentence: str
@@ -78,10 +78,10 @@ class Shown:
 
 
 def captioned(draw):
-    """A function that gives (paint, sentence, table), or None, as one that gives a Shown.
+    """Make a function that gives (paint, sentence, table), or None, into one that gives a Shown.
 
     Its docstring is the caption, so that what a figure shows is said once; a caption that depends
-    on the data comes fourth."""
+    on the data comes as a fourth value."""
     docstring = " ".join(draw.__doc__.split())
 
     @functools.wraps(draw)
@@ -126,7 +126,7 @@ def lay_out(figure):
 
 
 def legend(figure, axes, beside=False, **options):
-    """The legend of some axes: rows above, or a column `beside` them where there is room."""
+    """The legend of some axes: in rows above, or in a column `beside` them if there is room."""
     handles, labels = axes.get_legend_handles_labels()
     # of a mark with its bar, the mark
     handles = [h.lines[0] if isinstance(h, ErrorbarContainer) else h for h in handles]
@@ -141,7 +141,7 @@ def legend(figure, axes, beside=False, **options):
 
 
 def places_of(table, place, hue="method"):
-    """(N,) where the mark of each row stands: places count from 0, hues side by side in them."""
+    """(N,) position of the mark of each row: places count from 0, hues are side by side in them."""
     at = pd.factorize(table[place])[0].astype(float)
     if table[place].duplicated().any():
         number, names = pd.factorize(table[hue])
@@ -150,7 +150,7 @@ def places_of(table, place, hue="method"):
 
 
 def room_of(table, place, hue="method"):
-    """How much of a place each of its marks has."""
+    """How much of a place each of its marks takes up."""
     return 0.8 / table[hue].nunique() if table[place].duplicated().any() else 0.8
 
 
@@ -158,7 +158,7 @@ def points(axes, table, place, label, hue="method", looks=look_of, across=False)
     """A mark for each method (`hue`) at each place, its interval as a bar, each seed as a dot.
 
     table: columns `place`, `hue`, estimate, and low, high, per_seed where there are any. label: of
-    the axis of the values, which runs `across` where places stand below each other. looks: name ->
+    the axis of the values, which runs `across` if places are one below the other. looks: name ->
     (colour, marker)."""
     at = places_of(table, place, hue)
     room = room_of(table, place, hue) / 4
@@ -239,9 +239,9 @@ SIDES = {1: ("left", "bottom"), 0: ("center", "center"), -1: ("right", "top")}
 def name_marks(axes, marks, others=()):
     """Write names beside marks: none covers another or a mark, and none leaves the axes.
 
-    marks: (x, y, name, colour) each. others: (x, y) of marks without a name. What finds no such
-    place stands where it covers least; what stands far off has a line to its mark. To be called
-    last, since it fixes the layout."""
+    marks: (x, y, name, colour) each. others: (x, y) of marks without a name. A name without such a
+    place goes where it covers least; one far from its mark has a line to it. Call this last, since
+    it fixes the layout."""
     lay_out(axes.figure)
     to_pixels = axes.transData.transform
     spots = to_pixels([mark[:2] for mark in marks])

@@ -1,4 +1,4 @@
-"""Exploring: menus over what is on record, which train nothing; the mark of a page of overrides."""
+"""Exploring: menus over what is on record, which train nothing; the banner of exploratory pages."""
 
 import functools
 from typing import NamedTuple
@@ -89,7 +89,7 @@ def _studies():
     names = on_record()
     if not names:
         raise KdlibError(
-            f"{files.folder()}: no study has a complete seed on record here; "
+            f"{files.folder()}: no study has a complete seed on record; "
             "`python -m kdlib run digits` makes some."
         )
     return {name: f"{name}: {STUDIES[name].title}" for name in names}
@@ -129,7 +129,7 @@ def check_parameters(namespace):
 
 
 def parts(choice):
-    """What is shown of a Choice, one after the other, quick things first: always equally many."""
+    """What is shown of a Choice, one thing after the other, quick ones first: always as many."""
     name, pair, method, over, group = choice
     p = panel_of(name, pair)
     by_bucket, by_class = _figures(p, method, over)
@@ -172,7 +172,7 @@ def answer(p, method, over, found):
     if p.seeds < 2:
         return f"{said}{seeds}, too few to tell that from chance."
     helped, harmed = ((found.finding == word).sum() for word in ("helped", "harmed"))
-    return f"{said}beyond chance it helps {helped} and harms {harmed} of {len(found)}. {seeds}."
+    return f"{said}of {len(found)} it clearly helps {helped} and clearly harms {harmed}. {seeds}."
 
 
 def table(p, method, over, group=""):
@@ -199,7 +199,7 @@ def table(p, method, over, group=""):
             row[f"{name_of(m)}, %"] = f"{accuracy:.1f}"
         rows.append(row | {"gain, points": brief(of)})
     caption = (
-        f"Accuracy and gain with their 95 % intervals, {p.name}; at the end "
+        f"Accuracy and gain with their 95 % intervals, {p.name}. At the end: "
         f"{group or 'the classes that lose and gain most'}"
     )
     return Table(pd.DataFrame(rows), caption)
@@ -209,9 +209,9 @@ def table(p, method, over, group=""):
 
 
 class Menus:
-    """Menus that follow each other: `box` is the widget, `choice` what is chosen.
+    """Menus that depend on each other: `box` is the widget, `choice` what is chosen.
 
-    draw(choice) is called when that changes."""
+    draw(choice) is called when the choice changes."""
 
     def __init__(self, choice, draw):
         import ipywidgets  # here, since the pages of a report need none
@@ -230,7 +230,7 @@ class Menus:
             menu.observe(self._chosen, "value")
 
     def _fill(self, wanted):
-        """Give every menu what there is, and what is wanted as far as that is there."""
+        """Fill every menu with what there is, and choose what is wanted where it is there."""
         self.choice, allowed = menus(dict(wanted._asdict()))
         self.filling = True
         for name, menu in self.menus.items():
@@ -253,8 +253,7 @@ class Menus:
 def explorer(choice):
     """Show menus and, below them, what is chosen; returns the Menus.
 
-    What they choose takes the place of what was there. Without a kernel, as on a page, that stays.
-    """
+    A new choice replaces what was shown. Without a kernel, as on a page, nothing changes."""
     from IPython.display import display
 
     now = []

@@ -39,7 +39,7 @@ def rarest_classes(p):
 
 
 def changes(p, method, over):
-    """What a method gains over another, on average and in the rarest bucket, in words."""
+    """How accuracy changes from one method to another, on average and in the rarest bucket."""
     average, rare = (told(p.gain(method, w, over)) for w in (p.average, rarest(p)[1]))
     said = f"changes accuracy by {average} on average and by {rare} in {rarest_classes(p)}"
     return f"{name_of(method)} {said}"
@@ -48,8 +48,8 @@ def changes(p, method, over):
 def accuracies(p, methods=None):
     """Table of accuracy in per cent, average, each bucket and worst-k: one row per method.
 
-    Cells are "estimate ± half-width". Worst-k picked on the examples that score it is too low;
-    beside it stand the k groups that are lowest on val under one_hot. Where Wang et al. (2023) ran
+    Cells are "estimate ± half-width". Worst-k picked on the examples that score it is too low, so
+    the k groups that are lowest on val under one_hot are given too. Where Wang et al. (2023) ran
     the same setting, "published" has their average."""
     lowest = np.argsort(p.val_accuracy("one_hot").mean(axis=0), kind="stable")
     places = {}
@@ -75,8 +75,8 @@ def accuracies(p, methods=None):
     caption = f"Accuracy in per cent ± half-width of its 95 % interval, {p.name}"
     if published:
         caption += (
-            "; published: Wang et al. 2023, average on half of the official test images, another "
-            "draw where there is a tail (the page on published numbers has ours on that half)"
+            "; published: Wang et al. 2023, average on half of the official test images, with "
+            "another draw of a long tail (the page on published numbers has ours on that half)"
         )
     return Table(pd.DataFrame(rows), caption, dict.fromkeys(places, "%"))
 
@@ -119,22 +119,23 @@ def by_bucket(p, table, label, width, **how):
 @captioned
 def plot_gain_by_bucket(p, methods=None, over="one_hot"):
     """Small dots are seeds, large marks their mean, bars its 95 % interval over seeds, baselines
-    and test images; within a bucket every class counts alike. Above zero a method is better than
-    what it is compared with. Test images include those that the draw left out."""
+    and test images; within a bucket every class counts alike. Above zero, a method is better than
+    what it is compared with. Test images include those that the long-tailed draw left out of
+    training."""
     methods, base = list(methods or p.methods), name_of(over)
     table = gain_by_bucket(p, methods, over)
 
     def paint(width):
         return by_bucket(p, table, f"gain over {base}, points", width)[0]
 
-    return paint, f"{p.name}: {changes(p, methods[0], over)}, against {base}.", table
+    return paint, f"{p.name}: {changes(p, methods[0], over)}, compared with {base}.", table
 
 
 @captioned
 def plot_forest(p, methods=None, over="one_hot"):
     """Small dots are seeds, large marks their mean, bars its 95 % interval over networks and test
-    images, not corrected for the number of rows. Right of zero a method is better than what it is
-    compared with."""
+    images, not corrected for the number of rows. To the right of zero, a method is better than what
+    it is compared with."""
     methods, base = list(methods or p.methods), name_of(over)
     table, (rare, weights) = gain_by_bucket(p, methods, over), rarest(p)
     both = table[table.bucket.isin(["average", rare])]
@@ -151,9 +152,9 @@ def plot_forest(p, methods=None, over="one_hot"):
     last = table[table.bucket == rare].reset_index(drop=True)
     best = last.estimate.idxmax()
     sentence = (
-        f"{p.name}: in {rarest_classes(p)} the highest gain over {base} is that of "
-        f"{last.method[best]}, {told(p.gain(methods[best], weights, over))}; "
-        f"{(last.low > 0).sum()} of {len(last)} methods gain clearly there."
+        f"{p.name}: in {rarest_classes(p)}, {last.method[best]} has the highest gain over {base}, "
+        f"{told(p.gain(methods[best], weights, over))}; "
+        f"{(last.low > 0).sum()} of {len(last)} methods clearly gain there."
     )
     return paint, sentence, table
 
@@ -166,8 +167,8 @@ def in_lines(axes, methods):
 
 @captioned
 def plot_trade_off(p, methods=None):
-    """Up and right is better; one-hot is the origin. Squares are the methods that no other one
-    beats on both axes, by their means; crosses are 95 % intervals and often overlap."""
+    """Up and to the right is better; one-hot is the origin. Squares are the methods that no other
+    one beats on both axes, by their means; crosses are 95 % intervals and often overlap."""
     table = gain_by_bucket(p, methods or p.methods)
     means = table.pivot(index="method", columns="bucket", values="estimate")
     means = means.loc[table.method.unique()]
@@ -181,8 +182,8 @@ def plot_trade_off(p, methods=None):
     caption = " ".join(plot_trade_off.__doc__.split())
     if len(others):
         caption += (
-            " Small grey dots are the means of all others; the data below name them and have their "
-            "intervals."
+            " Small grey dots are the means of all other methods; the data below name them and "
+            "give their intervals."
         )
 
     def paint(width):
@@ -208,18 +209,18 @@ def plot_trade_off(p, methods=None):
         return figure
 
     sentence = (
-        f"{p.name}: no other method has both a higher average and a higher mean in "
+        f"{p.name}: no other method has both a higher overall average and a higher mean in "
         f"{rarest_classes(p)} than {', '.join(best)}."
     )
     return paint, sentence, table, caption
 
 
 def power(p, methods):
-    """How uncertain each gain is and why: one row per (bucket, method).
+    """How uncertain each gain is, and why: one row per (bucket, method).
 
     "smallest detectable" is the smallest effect that would have been found. "from networks" is the
-    standard error that the spread over students and baselines alone would give, "from test images"
-    what the test examples add: their squares add up to that of "standard error"."""
+    standard error due to the spread over students and baselines alone, "from test images" what the
+    test examples add; their squares add up to that of "standard error"."""
     rows = []
     for place, weights in p.places().items():
         pooled = (p.accuracy("one_hot").observed * weights.mean(axis=0)).sum(axis=-1)
@@ -242,9 +243,9 @@ def _spread(values):
 
 @captioned
 def plot_power(p, methods=None):
-    """Marks are gains. A shaded bar is no interval: it reaches as far from zero as a true effect
-    must lie to be found with 80 % power at a two-sided level of 5 %. The table splits each standard
-    error into networks (students and baselines) and test images."""
+    """Marks are gains. A shaded bar is not an interval: it reaches as far from zero as a true
+    effect must lie to be found with 80 % power at a two-sided level of 5 %. The table splits each
+    standard error into a part from networks (students and baselines) and one from test images."""
     table = power(p, methods or p.methods)
     at, room = places_of(table, "bucket"), room_of(table, "bucket")
 
@@ -264,14 +265,14 @@ def plot_power(p, methods=None):
     on_average = table["smallest detectable"].iloc[0]
     source = "networks" if last["from networks"] >= last["from test images"] else "test images"
     sentence = (
-        f"{p.name}: the smallest effect of {last.method} that this study would find, "
-        "without a correction for the number of findings, is "
+        f"{p.name}: the smallest effect of {last.method} that this study would detect, "
+        "without correction for the number of findings, is "
         f"{on_average:.1f} points on average and {last['smallest detectable']:.1f} in "
         f"{rarest_classes(p)}, where most uncertainty is due to {source}."
     )
     if np.isnan(on_average):
         sentence = (
-            f"{p.name}: one seed has no spread, so no effect of {last.method} can be found, "
+            f"{p.name}: one seed has no spread, so no effect of {last.method} can be detected, "
             "however large."
         )
     return paint, sentence, table

@@ -30,7 +30,7 @@ def mean_alpha(p, method):
 def collapse(p, methods):
     """How often a method predicts what kd and one_hot of its seed do: one row per (as, method).
 
-    Its mean alpha stands beside it; methods without one are left out."""
+    Each row has the method's mean alpha; methods without one are left out."""
     rows = []
     for method in methods:
         alpha = mean_alpha(p, method)
@@ -45,11 +45,11 @@ def collapse(p, methods):
 
 @captioned
 def plot_collapse(p):
-    """Variants from the lowest to the highest mean weight of the teacher, alpha (in brackets):
-    on how many test images they predict the same; bars are 95 % intervals over seeds and test
-    images. Two runs from the same starting weights and
-    batches agree more, the nearer their losses: near alpha = 1 AdaAlpha is distillation, near 0
-    one-hot training."""
+    """Variants run from the lowest to the highest mean weight of the teacher, alpha (in brackets);
+    the marks show on how many test images they predict the same as distillation or one-hot
+    training. Bars are 95 % intervals over seeds and test images. Two runs from the same starting
+    weights and batches agree more, the closer their losses are: AdaAlpha is close to distillation
+    near alpha = 1, and to one-hot training near 0."""
     table = collapse(p, p.runs)
     short = table.method.str.removeprefix("AdaAlpha, ")
     rows = short + table.alpha.map(" ({:.2f})".format)
@@ -68,7 +68,7 @@ def plot_collapse(p):
     ada = table[table.method.str.startswith("AdaAlpha") & (table["as"] == "distillation")]
     least, most = ada.iloc[0], ada.iloc[-1]
     sentence = (
-        f"{p.name}: AdaAlpha's mean weight of the teacher runs from {least.alpha:.2f} "
+        f"{p.name}: AdaAlpha's mean weight of the teacher ranges from {least.alpha:.2f} "
         f"({least.method}) to {most.alpha:.2f} ({most.method}), where it predicts the same as "
         f"distillation on {most.estimate:.0f} % of test examples."
     )
@@ -94,8 +94,9 @@ MARKERS = "osDv^Px<>"
 
 @captioned
 def plot_alphas(p):
-    """Classes from most to fewest training images; lines are means over seeds, without intervals.
-    Alpha is the weight of the teacher in AdaAlpha, 1 for plain distillation, 0 for one-hot."""
+    """Classes run from most to fewest training images; lines are means over seeds, without
+    intervals. Alpha is the weight of the teacher in AdaAlpha: 1 is plain distillation, 0 one-hot
+    training."""
     table = alphas(p, p.runs)
     if not len(table):
         return None

@@ -84,7 +84,7 @@ class Pictures:
 
 @dataclass(frozen=True)
 class _Found:
-    """What one method has right and another has not, or the contrary."""
+    """What one method gets right and another does not, or the other way round."""
 
     kind: str  # "lost" or "won"
     names: tuple  # of the method, and of what it is compared with
@@ -102,8 +102,8 @@ class _Found:
 def lost(p, method="kd", over="one_hot", groups=()):
     """Pictures of what a method loses: most networks of `over` are right, one of its own is not.
 
-    Of a method with a teacher: it gives the wrong label of its own teacher. groups: names; by
-    default those whose accuracy falls most. Without the data set there is a sentence alone."""
+    With a teacher, that one gives its own teacher's wrong label. groups: names; by default those
+    whose accuracy falls most. Without the data set, only a sentence."""
     mine, base = _networks(p, method, over)
     mistaken = mine != p.y
     whose = "a wrong label"
@@ -119,11 +119,11 @@ def lost(p, method="kd", over="one_hot", groups=()):
         return commonest(mine[mistaken[:, row], row])[0]
 
     caption = (
-        f"Each picture is a test image that most of the {len(base)} {names[1]} networks get right, "
+        f"Each picture is a test image that most of the {len(base)} {names[1]} networks get right "
         f"and to which at least one of the {len(mine)} {names[0]} networks gives {whose}. Below it "
-        "stand its class, after the arrow that label (the commonest, if there are several), and "
-        "how many networks do so; where most do comes first. A few such images would be found "
-        "without any harm, too."
+        "are its class, after the arrow that label (the most common one, if there are several), "
+        "and how many networks give it. Images that most networks get wrong come first. A few such "
+        "images would be found even without any harm."
     )
     return _pictures(p, _Found("lost", names, right, some, order, wrong), groups, caption)
 
@@ -143,9 +143,9 @@ def won(p, method="kd", over="one_hot", groups=()):
 
     caption = (
         f"Each picture is a test image that most of the {len(base)} {names[1]} networks get wrong "
-        f"and most of the {len(mine)} {names[0]} networks right. Below it stand its class, after "
-        f"the arrow the label that most of the wrong networks give, and how many {names[0]} "
-        "networks are right; those of which most are come first."
+        f"and most of the {len(mine)} {names[0]} networks get right. Below it are its class, after "
+        "the arrow the label that most of the wrong networks give, and how many "
+        f"{names[0]} networks are right. Images that most of these get right come first."
     )
     return _pictures(p, _Found("won", names, right, some, order, wrong), groups, caption)
 
@@ -210,16 +210,16 @@ def _missing(p):
     data = p.teachers[0].config.dataset
     data = "cifar10" if data == "cifar10" else "cifar100"  # of which all others are parts
     return (
-        f"The images are not shown, since {data} is not whole on this computer: `python -m kdlib "
-        f"data get {data}` gets it, or KDLIB_DATA names the folder of a copy."
+        f"The images are not shown, since {data} is missing or incomplete on this computer: run "
+        f"`python -m kdlib data get {data}`, or set KDLIB_DATA to the folder of a copy."
     )
 
 
 def images_of(p, folder=None):
     """(N, H, W, channels) uint8 of the examples of a Panel, from its data set.
 
-    folder: where to look, see cifar.find. DataError if it is not there, KdlibError if it is not the
-    one of the records."""
+    folder: where to look, see cifar.find. DataError if the data set is not there, KdlibError if it
+    is not that of the records."""
     images, y = _unseen(p.teachers[0].config, folder)
     if not np.array_equal(y, p.y):
         where = f"--images {folder}" if folder else f"Study {p.study.name}"

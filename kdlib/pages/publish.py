@@ -27,7 +27,7 @@ def answer(page):
     parts = re.split(old, text, flags=re.S)
     if len(parts) != 2:
         raise KdlibError(
-            f"{page}: needs one line <!-- answer:start --> and later one <!-- answer:end -->."
+            f"{page}: needs one line <!-- answer:start --> and, below it, one <!-- answer:end -->."
         )
     new, figure, everything = results.texts()
     if figure:
@@ -41,8 +41,8 @@ def answer(page):
 def pages(wanted, named, out, notebooks, say):
     """Build the pages of studies: (pages, lines on the verdicts of each study and pair).
 
-    wanted: {name: seeds}, of which those on record are shown. named: names that may not be left
-    out, where no seed of theirs is on record."""
+    wanted: {name: seeds}, of which those on record are shown. named: names that must not be left
+    out even if none of their seeds is on record."""
     seeds = {name: min(n, complete_seeds(name)) for name, n in wanted.items()}
     # all that are wanted of anchors: their page says which runs are missing
     seeds |= {name: n for name, n in wanted.items() if study(name).kind == "anchors"}
@@ -56,7 +56,7 @@ def pages(wanted, named, out, notebooks, say):
     sources = {name: provenance(name, n) for name, n in seeds.items()}
     number = sum(map(len, books.values()))
     minutes = math.ceil(number * A_PAGE / 60 / available_cores())
-    say(f"{count_of(number, 'page')}: about {minutes} min, less where they are up to date")
+    say(f"{count_of(number, 'page')}: about {minutes} min, less if some are up to date")
     built = build(
         {name: {"seeds": n} for name, n in seeds.items()},
         out,

@@ -63,7 +63,7 @@ def read(path):
 
 
 def chapter(name):
-    """The study of findings whose data and recipe a study shares, by its name; else its own name.
+    """The name of the study of findings whose data and recipe a study shares; else its own.
 
     "cifar20-lt-rivals" belongs to "cifar20-lt", and "anchors-lt" to "anchors"."""
     bases = ["anchors", *(s.name for s in STUDIES.values() if s.kind == "findings")]

@@ -42,7 +42,7 @@ class Page:
 
 @dataclass(frozen=True)
 class _Planned:
-    """A page that may have to be built: from what, by what stamps of itself, and how it looks."""
+    """A page that may have to be built: what it is made from, how it looks, and its stamps."""
 
     study: str
     book: Path
@@ -69,9 +69,9 @@ class _Planned:
 def execute(notebook, output, parameters, kernel=None):
     """Run a notebook and write it with its outputs, also when it fails. Returns `output`.
 
-    In a fresh kernel, or in a Kernel that others may have run in. NotebookFailed if a cell fails,
-    as the first one does that checks a wrong parameter. Runs in the repository it lies in, so that
-    `import kdlib` needs no install; outside of one, in its own folder."""
+    It runs in a fresh kernel, or in a Kernel that others may have run in. NotebookFailed if a cell
+    fails, such as the one that checks parameters. The folder is the repository that it lies in, so
+    that `import kdlib` needs no install; outside of one, its own folder."""
     notebook, output = Path(notebook).resolve(), Path(output).resolve()
     output.parent.mkdir(parents=True, exist_ok=True)
     partial = output.with_name(f".{output.stem}.partial.ipynb")
@@ -87,7 +87,7 @@ def execute(notebook, output, parameters, kernel=None):
         raise NotebookFailed(f"{notebook.name}: {error.ename}: {error.evalue}") from error
     except DeadKernelError as error:
         raise NotebookFailed(
-            f"{notebook.name}: the kernel died, most often of too little memory."
+            f"{notebook.name}: the kernel died, most likely because memory ran out."
         ) from error
     finally:
         if partial.exists():
@@ -112,7 +112,7 @@ def build(studies, out, notebooks, *, books, inputs, provenance, verdicts, say=p
     out, found, planned = Path(out), sorted(Path(notebooks).glob("*.ipynb")), []
     if not found:
         raise KdlibError(
-            f"{notebooks}: no notebooks here; start in the repository, or name their folder."
+            f"{notebooks}: no notebooks here; run this in the repository, or name their folder."
         )
     of = {study: [book for book in found if book.stem in books[study]] for study in studies}
     links = links_of({study: [book.stem for book in some] for study, some in of.items()})
@@ -167,7 +167,7 @@ def _built(planned, stamps_file, say):
 
 
 def _page(plan, kernel, old):
-    """The Page of a plan: run if what it is made from changed since the stamps `old`, and drawn."""
+    """The Page of a plan: run if its sources changed since the stamps `old`, and drawn."""
     began, failure, stamp = time.perf_counter(), "", old[plan.name]
     if not (stamp and stamp[0] == plan.stamp[0] and plan.executed.exists()):
         try:

@@ -16,20 +16,20 @@ ABOUT = f"""\
 # Results
 
 Every verdict, interval and published number, computed from the records in `data/records` by the
-rules of [PROTOCOL.md](PROTOCOL.md). `python -m kdlib report --readme` writes this page; nobody
-types a number. The figures are on the pages of `make report`. The digits study is a demonstration
+rules of [PROTOCOL.md](PROTOCOL.md). `python -m kdlib report --readme` writes this page; no number
+is typed by hand. The figures are on the pages of `make report`. The digits study is a demonstration
 and is not listed.
 
 - The *gain* of a student is its accuracy minus that of the same network trained on labels alone
   (*one-hot*), in points. The one-hot networks of a study are its *baselines*. Every class counts
   alike.
-- Classes are *many-*, *medium-* or *few-shot* by their number of training images.
+- Classes are *many-*, *medium-* or *few-shot*, by their number of training images.
 - Brackets hold the 95 % interval over networks and test examples. F3a is a rank correlation.
 - A claim *holds*, is *contradicted*, or is *not decided*, at a level of 5 % for all findings of a
   pair together (Holm). With fewer than {LEAST_SEEDS} seeds it is *not tested*.
-- The *matched control* has no teacher: baselines are dealt at random, some to pose as a method and
-  the rest as its baselines, and the same rules judge them. What fires there fires on nothing. A
-  verdict whose rule fires there too often is marked †."""
+- The *matched control* has no teacher: baselines are split at random, some pose as a method and the
+  rest serve as its baselines, and the same rules judge them. A rule that fires there fires where
+  there is nothing to find; a verdict whose rule does so too often is marked †."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ def texts():
         parts += _study(shown)
     for shown in beyond:
         parts += [f"## {shown.title}", "\n".join(f"- {said}" for said in _said(shown))]
-    parts.append("## Published numbers that a correct implementation must hit, beside ours")
+    parts.append("## Published numbers that a correct implementation must reach, and ours")
     parts.append(anchors.markdown().rstrip())
     for shown in (s for s in judged if s.study.superseded):
         parts += _study(shown)
@@ -74,7 +74,7 @@ def texts():
 
 
 def _shown(study):
-    """What is on record of a study as a Shown; None where nothing can be said of it."""
+    """What is on record of a study, as a Shown; None where nothing can be said about it."""
     seeds = 0 if study.demonstration or study.kind == "anchors" else complete_seeds(study.name)
     if study.kind != "findings":
         return Shown(study, seeds, [], []) if seeds else None
@@ -108,8 +108,8 @@ def headline(p, cards):
         (
             "On average,",
             " distillation, which trains a network (the *student*) on the predictions of another "
-            f"(the *teacher*), {_moves(cards['F1'])} against the same network trained on labels "
-            f"alone (*one-hot*). {_verdict(cards['F1'])}",
+            f"(the *teacher*), {_moves(cards['F1'])} compared with the same network trained on "
+            f"labels alone (*one-hot*). {_verdict(cards['F1'])}",
         )
     ]
     rare, remedy = cards.get("F2b"), cards.get("F4 AdaAlpha")
@@ -121,7 +121,7 @@ def headline(p, cards):
         reads = ", whose labels it reads" if labels_read(p, "ada_alpha") else ""
         sentence = (
             " the paper's remedy, trusts the teacher less in classes where it is often wrong on "
-            f"held-out images{reads}. Against distillation it {_moves(remedy)} in "
+            f"held-out images{reads}. Compared with distillation, it {_moves(remedy)} in "
             f"{rarest}, and the average by {average}. {_verdict(remedy)}"
         )
         said.append(("AdaAlpha,", sentence))
@@ -131,19 +131,19 @@ def headline(p, cards):
 def standing(p, cards):
     """How far the verdicts of a pair can be trusted, in one sentence."""
     if p.seeds < LEAST_SEEDS:
-        seeds = f"A verdict needs {LEAST_SEEDS} seeds and {p.seeds} are complete"
+        seeds = f"A verdict needs {LEAST_SEEDS} seeds, and {p.seeds} are complete"
         return f"{seeds}: nothing is decided yet."
     alarm = cards["F1"]["any_alarm"]
     if alarm is None:
-        return "The baselines are too few to say how often these rules fire on nothing."
+        return "There are too few baselines to say how often these rules give false alarms."
     return (
-        "On the matched control, one-hot networks that pose as distilled ones, any of these rules "
-        f"fires in {share(alarm)} of random draws."
+        "On the matched control, one-hot networks that pose as distilled ones, at least one of "
+        f"these rules fires in {share(alarm)} of random draws."
     )
 
 
 def _rarest(p):
-    """The classes that F2b speaks of, in words, and the explanation of these."""
+    """The classes that F2b is about, in words, and what these words mean."""
     bucket = verdict_bucket(p)
     if not p.study.bucket_edges:
         return f"the {classes(p, bucket)}", " by the teacher's margin"
@@ -164,7 +164,7 @@ def _moves(card):
 
 
 def _verdict(card):
-    """A claim with its verdict, marked where the matched control fires the rule too."""
+    """A claim with its verdict, marked where the rule also fires on the matched control."""
     return f"*{card['claim'].rstrip('.')}: {marked(card)}.* {card['control']}".strip()
 
 
@@ -198,7 +198,7 @@ def _said(shown):
 def _short(cards):
     """A row for each finding, a column for each pair.
 
-    Last how often the rules of a pair fire on the matched control, taken together."""
+    The last row says how often any rule of a pair fires on the matched control."""
     pairs = {c["pair"]: c["any_alarm"] for c in cards}
     rows = []
     for finding in dict.fromkeys(c["finding"] for c in cards):

@@ -15,7 +15,7 @@ from kdlib.pages.shown import Table
 
 
 def headlines(panels):
-    """The sentences of a study's main figures, by its kind; [] for kinds that have none."""
+    """The sentences of a study's main figures; [] for kinds of studies that have none."""
     p, kind = panels[0], panels[0].study.kind
     if kind == "rivals":
         said = [plot_trade_off(p).sentence, ahead_of_ada_alpha(p)]
@@ -31,7 +31,7 @@ def headlines(panels):
 def ahead_of_ada_alpha(p, most=None):
     """Which rivals clearly beat AdaAlpha in the rarest bucket, by how much, with which labels.
 
-    most: how many of them to name, those furthest ahead; by default all."""
+    most: how many to name, beginning with those furthest ahead; by default all."""
     _, weights = rarest(p)
     gains = {method: p.gain(method, weights, "ada_alpha") for method in p.methods}
     ahead = [method for method in gains if gains[method].low > 0]
@@ -51,8 +51,8 @@ def ahead_of_ada_alpha(p, most=None):
 def weight_by_class(p):
     """What AdaAlpha owes to choosing its weight class by class, in one sentence."""
     return (
-        f"{p.name}: against distillation with one weight for all classes, the mean of its own, "
-        f"{changes(p, 'ada_alpha', 'kd_mean_alpha')}."
+        f"{p.name}: compared with distillation that gives all classes one weight, the mean of "
+        f"AdaAlpha's own, {changes(p, 'ada_alpha', 'kd_mean_alpha')}."
     )
 
 
@@ -77,18 +77,18 @@ def mitigations(p, methods=None):
             }
         )
     caption = (
-        f"{p.name}. The conditions of F4 on every method, against distillation with the exact "
-        "sign-flip p over seeds, and its gain over one-hot, in points with 95 % intervals; and the "
-        "labels it reads beyond those it trains on. Sensitivity: no verdict depends on it."
+        f"{p.name}: the conditions of F4 for every method. Gains over distillation have the exact "
+        "sign-flip p over seeds; gains are in points with 95 % intervals. The last column has the "
+        "labels a method reads beyond those it trains on. No verdict depends on this table."
     )
     return Table(pd.DataFrame(rows), caption)
 
 
 @captioned
 def search_steps(table, title):
-    """Small dots are seeds that no other study uses, large marks their mean without an interval, a
-    star the level that is taken. Each step has what the steps above it chose. Test images are not
-    looked at."""
+    """Small dots are seeds that no other study uses, large marks their means, without intervals; a
+    star marks the level that was chosen. Each step builds on what the steps above it chose. Test
+    images are not looked at."""
     by_question = table.groupby("question", sort=False)
     sizes = by_question.size()
     rows_of_steps = {"rows": len(sizes), "height_ratios": list(sizes), "squeeze": False}
@@ -112,4 +112,4 @@ def search_steps(table, title):
         return figure
 
     chosen = "; ".join(table[table.chosen == "yes"].level)
-    return paint, f"{title}: the search takes {chosen}.", table
+    return paint, f"{title}: the search chose {chosen}.", table

@@ -71,9 +71,9 @@ class Verdicts:
 
 @dataclass(frozen=True)
 class Headline:
-    """The answer of a page, in a sentence for each pair of networks, then the word of each verdict.
+    """The answer of a page: a sentence for each pair of networks, then the word of each verdict.
 
-    It stands under the title, before the main figure; the index repeats it."""
+    It comes under the title, before the main figure; the index repeats it."""
 
     sentences: list
     cards: list = ()
@@ -125,7 +125,7 @@ def _cell(value):
 
 
 def over_seeds(per_seed):
-    """Interval of numbers (S,) that are no means of examples: it covers new seeds only."""
+    """Interval of numbers (S,) that are not means over examples: it covers new seeds only."""
     return interval(per_seed, np.broadcast_to(per_seed, (2, len(per_seed))))
 
 

@@ -15,10 +15,10 @@ from kdlib.pages.shown import Table, estimates, within
 
 @captioned
 def plot_margin_and_gain(p, correlation):
-    """One mark per class, means over seeds; the margin is that of held-out images. The correlation
-    is computed seed by seed with the margin of the other seeds' teachers, so that one teacher's
-    luck cannot make it; its interval covers other classes too. An audit asks of its own groups,
-    with the margin on half of its examples."""
+    """Each mark is a class, averaged over seeds; the margin is measured on held-out images. The
+    correlation is computed seed by seed with the margin of the other seeds' teachers, so that one
+    teacher's luck cannot create it; its interval covers other classes too. An audit does this for
+    its own groups, with the margin on half of its examples."""
     table = gain_by_group(p)
     marks = table[["margin", "gain"]].to_numpy()
     outer = table.iloc[[table.gain.argmin(), table.gain.argmax(), table.margin.argmin()]]
@@ -75,8 +75,8 @@ def copied_errors(p, methods):
 def amplified_errors(p, methods):
     """(student error - teacher error), weakest fifth of groups minus the rest: one row per method.
 
-    None but in self-distillation with two seeds or more: "beyond the teacher" needs the same
-    network, "weakest" other seeds."""
+    None except in self-distillation with at least two seeds: "beyond the teacher" needs the same
+    network, "weakest" needs other seeds."""
     if p.pair[0] != p.pair[1] or p.seeds < 2:
         return None
     weights = weakest_fifth(p)
@@ -89,9 +89,10 @@ def amplified_errors(p, methods):
 
 @captioned
 def plot_copied_and_amplified(p, sentence):
-    """Transferred: share of the test examples the teacher gets wrong on which a student gives the
-    same wrong label. Amplified: student error minus teacher error, in the fifth of classes weakest
-    for other seeds' teachers minus in the rest. Dots are seeds; bars 95 % intervals."""
+    """Transferred: of the test images that the teacher gets wrong, the share to which a student
+    gives the same wrong label. Amplified: student error minus teacher error in the fifth of classes
+    that is weakest for other seeds' teachers, minus the same in the rest. Dots are seeds, bars 95 %
+    intervals."""
     copied, amplified = copied_errors(p, p.runs), amplified_errors(p, p.runs)
     table = pd.concat([copied, amplified], ignore_index=True)
     titles = {"teacher wrong": "Transferred", "weakest fifth − rest": "Amplified"}
@@ -115,8 +116,8 @@ def plot_copied_and_amplified(p, sentence):
 def cells(p, method="kd"):
     """Table of the eight outcomes (teacher, one-hot, distilled right?), per cent of test examples.
 
-    Classes weigh alike. Each distilled network stands beside its own teacher and the one-hot
-    network of the same seed."""
+    Every class counts alike. Each distilled network is compared with its own teacher and with the
+    one-hot network of the same seed."""
     rights = [predicted == p.y for predicted in p.paired("teacher", "one_hot", method)]
     found = outcomes(rights, p.averages)
     rows, words = [], {True: "right", False: "wrong"}
@@ -126,5 +127,5 @@ def cells(p, method="kd"):
         row = {"outcome": name, "teacher": words[teacher], "one-hot": words[one_hot]}
         row |= {name_of(method): words[distilled], "count": count}
         rows.append(row | {n: getattr(result, n) for n in ("estimate", "low", "high")})
-    counted = "images counted over all seeds, and per cent with every class weighing alike"
+    counted = "images are counted over all seeds; in the percentages every class counts alike"
     return Table(pd.DataFrame(rows), f"The eight outcomes, {p.name}: {counted}")

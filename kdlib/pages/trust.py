@@ -33,7 +33,7 @@ def calibration(p, methods):
 def log_loss(p, methods):
     """Mean -log probability of the label in nats: one row per (bucket, method).
 
-    On average and by bucket, classes weighing alike."""
+    On average and by bucket; every class counts alike."""
     nats, places = {}, p.places()
     for m in methods:
         nats[m] = p.means(np.array([-x.log_p[:, 0].astype(np.float64) for x in p.predictions(m)]))
@@ -59,12 +59,12 @@ def _lower_is_better(p, table, label):
 
 @captioned
 def plot_calibration(p, methods=None):
-    """Expected calibration error with 15 bins, classes weighing alike; dots are seeds, bars the
-    95 % interval over seeds only."""
+    """Expected calibration error with 15 bins; every class counts alike. Dots are seeds, bars 95 %
+    intervals over seeds only."""
     table = calibration(p, methods or p.runs)
     paint, best, _ = _lower_is_better(p, table, "calibration error, %")
     sentence = (
-        f"{p.name}: in {rarest_classes(p)} {best.method} has the lowest calibration error on "
+        f"{p.name}: in {rarest_classes(p)}, {best.method} has the lowest calibration error on "
         f"average, {best.estimate:.1f} %."
     )
     return paint, sentence, table
@@ -72,26 +72,27 @@ def plot_calibration(p, methods=None):
 
 @captioned
 def plot_log_loss(p, methods=None):
-    """Mean of −log of the probability given to the label, classes weighing alike: it punishes being
-    sure and wrong. Dots are seeds, bars 95 % intervals over seeds and test examples."""
+    """Log-loss is the mean of −log of the probability given to the label, where every class counts
+    alike; it punishes being sure and wrong. Dots are seeds, bars 95 % intervals over seeds and test
+    images."""
     table = log_loss(p, methods or p.runs)
     paint, best, worst = _lower_is_better(p, table, "log-loss, nats")
     sentence = (
-        f"{p.name}: in {rarest_classes(p)} {best.method} has the lowest mean log-loss, "
+        f"{p.name}: in {rarest_classes(p)}, {best.method} has the lowest mean log-loss, "
         f"{best.estimate:.2f} nats, and {worst.method} the highest, {worst.estimate:.2f}."
     )
     return paint, sentence, table
 
 
 def without_val(p, methods):
-    """Those methods that did not train on val, where accuracy means something."""
+    """The methods that did not train on val, so that their accuracy on it means something."""
     return [m for m in methods if not p.runs[m][0].config.with_val]
 
 
 @captioned
 def plot_learning_curves(p, methods=None):
     """Lines are means over seeds, without intervals. The last epoch is the result; no epoch is
-    chosen. Val are the held-out images that may be looked at before the test."""
+    chosen. Val is the set of held-out images that may be looked at before the test."""
     name, _ = rarest(p)
     members = {"average": p.bucket >= 0, name: p.bucket == p.bucket_names.index(name)}
     rows = []
@@ -120,7 +121,7 @@ def plot_learning_curves(p, methods=None):
     last = table[(table.epoch == table.epoch.max()) & (table.place == "average")]
     best = last.loc[last.accuracy.idxmax()]
     sentence = (
-        f"{p.name}: at the last epoch {best.method} has the highest average accuracy on val, "
+        f"{p.name}: at the last epoch, {best.method} has the highest average accuracy on val, "
         f"{best.accuracy:.1f} %."
     )
     return paint, sentence, table
@@ -129,9 +130,9 @@ def plot_learning_curves(p, methods=None):
 def optimism(p, methods):
     """What choosing the best epoch adds to the last one: one row per (scored on, method).
 
-    In points on val, of the epochs on record. Chosen on one half of val; "the same half" scores it
-    there, "the other half" honestly; both ways round, then averaged. None without a method that
-    recorded both halves in every run."""
+    In points on val, among the epochs on record. The best is chosen on one half of val: "the same
+    half" scores it there, "the other half" honestly; both ways round, then averaged. None without a
+    method that recorded both halves in every run."""
     halves = {m: [r.facts.get("val_accuracy_by_half") for r in p.runs[m]] for m in methods}
     halves = {m: halves[m] for m in without_val(p, methods)}
     if not halves or not all(map(all, halves.values())):
@@ -150,8 +151,9 @@ def optimism(p, methods):
 
 @captioned
 def plot_optimism(p, methods=None):
-    """The sentence has means over methods; dots are seeds, bars 95 % intervals over seeds. The
-    difference is what reporting the best epoch on the test set would have made up."""
+    """The sentence gives means over methods. Dots are seeds, bars 95 % intervals over seeds. The
+    difference is the illusory gain that reporting the best epoch on the test set would have added.
+    """
     table = optimism(p, methods or p.runs)
     if table is None:  # older records lack the halves
         return None
@@ -164,7 +166,7 @@ def plot_optimism(p, methods=None):
 
     same, other = table.groupby("where", sort=False).estimate.mean()
     sentence = (
-        f"{p.name}: choosing the best epoch on val adds {number(same)} to the last one on the "
-        f"images that chose it, and {number(other)} on others."
+        f"{p.name}: choosing the best epoch on val, rather than the last one, adds {number(same)} "
+        f"on the images used to choose it, and {number(other)} on others."
     )
     return paint, sentence, table

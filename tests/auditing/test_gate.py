@@ -125,7 +125,7 @@ def test_every_way_to_write_a_number_is_one(text):
         ("worst_bucket_gian < 1", "did you mean 'worst_bucket_gain'"),
         ("gian[group=a] < 1", "did you mean 'gain'\\? Allowed: gain, teacher, student"),
         ("any gian < 1", "did you mean 'gain'"),
-        ("gain < 1", "gain is of a group; write gain\\[group=NAME\\], or any gain"),
+        ("gain < 1", "gain belongs to a group; write gain\\[group=NAME\\], or any gain"),
         ("any average_gain < 1", "Allowed: gain, teacher"),
         ("p[group=a] < 0.05", "Allowed: gain"),
         ("finding[group=a] < 1", "Allowed: gain"),
@@ -134,8 +134,8 @@ def test_every_way_to_write_a_number_is_one(text):
         ("groups_harmed.low < 1", "has no interval"),
         ("student_log_loss.low < 1", "has no interval"),
         ("student[group=a].low < 1", "has no interval"),
-        ('gain[group="\\x"] < 1', "not written as JSON writes text"),
-        ('gain[group="\n\\x"] < 1', "not written as JSON writes text"),
+        ('gain[group="\\x"] < 1', "not a valid JSON string"),
+        ('gain[group="\n\\x"] < 1', "not a valid JSON string"),
         *(
             (text, "must be a metric")
             for text in (
@@ -294,8 +294,8 @@ def test_what_meets_any_is_named_the_farthest_first(audited):
 
 
 def test_what_is_no_test_is_said_beside_it(audited):
-    assert "An estimate is no test" in one(audited, "gain[group=cat] < -2").note
-    assert "An estimate is no test" in one(audited, "any gain < -2").note
+    assert "An estimate is not a test" in one(audited, "gain[group=cat] < -2").note
+    assert "An estimate is not a test" in one(audited, "any gain < -2").note
     # 1 - 0.975^6
     assert "in up to 14 % of audits of 6 groups" in one(audited, "any gain.high < 0").note
     assert "in up to 14 % of audits of 6 groups" in one(audited, "any gain.low > 0").note
@@ -308,8 +308,14 @@ def test_what_is_no_test_is_said_beside_it(audited):
 
 def test_without_a_baseline_a_condition_is_unknown_and_the_reason_is_said(alone):
     for text, why in (
-        ("groups_harmed > 0", "there is no baseline; groups_worse asks of the teacher instead"),
-        ("groups_helped > 0", "there is no baseline; groups_better asks of the teacher instead"),
+        (
+            "groups_harmed > 0",
+            "there is no baseline; groups_worse compares with the teacher instead",
+        ),
+        (
+            "groups_helped > 0",
+            "there is no baseline; groups_better compares with the teacher instead",
+        ),
         ("copied_excess > 1", "there is no baseline"),
         ("baseline_accuracy < 1", "there is no baseline"),
         ("baseline_log_loss < 1", "there is no baseline"),
@@ -327,11 +333,11 @@ def test_every_other_reason_why_a_value_is_unknown(audited, made):
     classes = {role: scores.argmax(axis=1) for role, scores in logits.items()}
     bare = kdlib.audit(y, **classes, groups=y % 2, resamples=20)
     for text, why in (
-        ("worst_bucket_gain < 1", "at least 3 groups are needed; this has 2"),
-        ("margin_gain_correlation < 1", "at least 3 groups are needed; this has 2"),
-        ("student_log_loss > 1", "only predicted classes of the student were given"),
-        ("teacher_calibration_error > 1", "only predicted classes of the teacher were given"),
-        ("any student_overconfidence > 1", "only predicted classes of the student were given"),
+        ("worst_bucket_gain < 1", "at least 3 groups are needed; this audit has 2"),
+        ("margin_gain_correlation < 1", "at least 3 groups are needed; this audit has 2"),
+        ("student_log_loss > 1", "only predicted classes were given for the student"),
+        ("teacher_calibration_error > 1", "only predicted classes were given for the teacher"),
+        ("any student_overconfidence > 1", "only predicted classes were given for the student"),
         ("gain[group=7] < 1", "there is no such group"),
     ):
         assert (one(bare, text).state, one(bare, text).why) == ("unknown", why)
@@ -418,8 +424,8 @@ def test_what_one_of_two_audits_lacks_is_unknown(audited, before):
     for text, why in (
         ("change(gain[group=cat]) < 0", "before.json has no such value of 1 group: cat"),
         ("any change(gain) < -1e3", "before.json has no such value of 1 group: cat"),
-        ("change(average_gain) < 0", "before.json is of other groups"),
-        ("change(groups_harmed) > 0", "before.json is of other groups"),
+        ("change(average_gain) < 0", "before.json has other groups"),
+        ("change(groups_harmed) > 0", "before.json has other groups"),
         ("change(overall_gain) < 0", "before.json has no such value"),
         ("change(gain[group=none]) < 0", "there is no such group"),
     ):
@@ -432,7 +438,10 @@ def test_what_one_of_two_audits_lacks_is_unknown(audited, before):
     table = audited.groups.copy()
     table.loc[0, "gain"] = np.nan
     broken = dataclasses.replace(audited, groups=table)
-    assert one(broken, "change(gain[group=cat]) < 0", before).why == "these inputs do not tell it"
+    assert (
+        one(broken, "change(gain[group=cat]) < 0", before).why
+        == "it cannot be told from these inputs"
+    )
     assert one(broken, "any change(gain) < -1e3", before).why == "not known in 1 group: cat"
     more = spoilt(before, groups=[*before.facts["groups"], {"group": "gone", "gain": 3}])
     verdict = one(audited, "any change(gain) < -1e3", more)
@@ -458,7 +467,7 @@ def test_two_audits_that_are_not_of_the_same_examples_are_said_to_be_so(audited,
         "Its worst-k metrics take another number of groups.",
     ]
     verdict = judge(here, ["change(overall_gain) < 9"], other).verdicts[0]
-    assert (verdict.state, verdict.why) == ("unknown", "before.json is of other examples or labels")
+    assert (verdict.state, verdict.why) == ("unknown", "before.json has other examples or labels")
     judged = judge(alone, ["change(average_gain) < 1", "change(student_average) < 1"], before)
     assert "so changes of gains are unknown" in judged.cautions[-1]
     gain, accuracy = judged.verdicts
@@ -643,7 +652,7 @@ def test_the_summary_has_headline_gate_groups_and_what_was_read(audited, before)
         page.headline(found)[0].replace("\xa0", " "),
         "Warning: the student is near chance",
         "before.json",
-        "An estimate is no test",
+        "An estimate is not a test",
         "6 classes | cat … @me.",
         "audit.html",
     ):
@@ -698,7 +707,7 @@ def test_junit_counts_failures_and_errors_and_names_every_condition(audited):
     ]
     assert cases[0][0].get("message") == "met: the value is 2"
     assert cases[2][0].get("message") == "unknown: there is no such group"
-    assert cases[3][0].text.startswith("An estimate is no test")
+    assert cases[3][0].text.startswith("An estimate is not a test")
 
 
 @settings(deadline=None, max_examples=200)
@@ -781,12 +790,12 @@ def test_exit_codes_a_line_for_each_condition_and_every_file(command, tmp_path, 
         (["--fail-if", "change(overall_gain) < 1"], "needs the JSON file of an earlier audit"),
         (["--gate", "gate.txt"], "gate.txt, line 4: 'overall_gian < 1': did you mean"),
         (["--gate", "change.txt"], "change.txt, line 1: 'change(overall_gain) < 1': needs"),
-        (["--gate", "empty.txt"], "--gate empty.txt: holds no condition."),
+        (["--gate", "empty.txt"], "--gate empty.txt: contains no conditions."),
         (["--gate", "bytes.txt"], "--gate bytes.txt: cannot be read"),
         (["--gate", "nope.txt"], "--gate nope.txt: cannot be read (No such file"),
         (["--gate", "."], "--gate .: cannot be read"),
         (["--against", "y.npy"], "--against y.npy: is no JSON"),
-        (["--junit", "j.xml"], "there is no condition to report on"),
+        (["--junit", "j.xml"], "there are no conditions to report"),
         (["--summary", "-"], "--summary -: must be the name of a file"),
         (["--summary", "."], "no ordinary file"),
         (["--summary", "/dev/null"], "no ordinary file"),

@@ -52,14 +52,14 @@ def test_the_answer_names_who_lost_and_by_how_much():
     first, second = table.sort_values().index
     assert "This distillation harmed 2 of 6 groups and helped none" in said(a)
     losses = [f"{name} (−{-table[name]:.1f} points)" for name in (first, second)]
-    assert f"Most is lost in {losses[0]} and {losses[1]}." in said(a)
+    assert f"The largest losses are in {losses[0]} and {losses[1]}." in said(a)
 
 
 def test_no_finding_is_not_told_as_no_harm():
     a = audited(3, 3)
     enough = np.median(a.groups.detectable)
-    assert "No group of 6 is clearly harmed or helped; in half of them" in said(a)
-    assert f"a change of {enough:.1f} points would probably have been found." in said(a)
+    assert "None of 6 groups is clearly harmed or helped; in half of them" in said(a)
+    assert f"a change of {enough:.1f} points would probably have been detected." in said(a)
 
 
 @pytest.mark.parametrize("harmed", [(), (1, 4), range(6)])
@@ -77,21 +77,24 @@ def test_the_average_is_called_by_its_interval(harmed):
 
 
 def test_a_bucket_is_explained_where_it_is_first_met():
-    assert "Cut into thirds by how sure the teacher is of the right class, the groups" in said(
+    assert "Split into thirds by how sure the teacher is of the right class, the groups" in said(
         audited()
     )
     counts = [5, 5, 50, 50, 500, 500]
     alike = said(audited(train_counts=counts))
     assert (
-        "Cut by their number of training examples, the groups do not clearly differ: many" in alike
+        "Split by their number of training examples, the groups do not clearly differ in gain: many"
+        in alike
     )
     a = audited(harmed=(0, 1), train_counts=counts)
-    assert "Cut by their number of training examples, the groups called “few” gain least" in said(a)
+    assert "Split by their number of training examples, the groups called “few” gain least" in said(
+        a
+    )
     assert "bucket" not in said(a)
 
 
 def test_a_name_that_is_a_number_stands_in_quotes():
-    assert "Most is lost in “1” (" in said(audited(harmed=(1,)))
+    assert "The largest losses are in “1” (" in said(audited(harmed=(1,)))
 
 
 # ---------------------------------------------------------------- what it cannot be taken for
@@ -126,11 +129,13 @@ def test_without_a_baseline_nobody_is_harmed_by_distillation():
 def test_few_training_runs_are_said(students, baselines, words):
     text = said(audited(students, baselines))
     assert words in text and ("training run" in text) == bool(words)
+    # elsewhere the intervals cover new training runs
+    assert ("about these networks only" in text) == words.startswith("With one")
 
 
 def test_weights_are_said():
     assert "weights" not in said(audited())
-    assert "Examples count by their weights (in memory)." in said(
+    assert "Examples count according to their weights (in memory)." in said(
         audited(weights=np.arange(N) + 1.0)
     )
 
@@ -301,7 +306,7 @@ def test_names_are_cut_by_the_columns_they_take(name, columns, expected):
 def test_of_many_groups_a_figure_holds_those_at_either_end():
     a = audited(groups=np.arange(N) % 60)
     shown = figures.gain_by_group(a.groups, a.reference)
-    assert len(shown.table) == 2 * figures.EDGE and "Of 60 groups the 12 lowest" in shown.caption
+    assert len(shown.table) == 2 * figures.EDGE and "Of 60 groups, the 12 lowest" in shown.caption
     ordered = a.groups.sort_values(["gain", "group"], kind="stable").group
     assert list(shown.table.group) == [*ordered[: figures.EDGE], *ordered[-figures.EDGE :]]
     forty = figures.gain_by_group(a.groups.head(figures.MOST), a.reference)

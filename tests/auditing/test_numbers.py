@@ -750,7 +750,7 @@ def test_teachers_are_paired_with_students_in_order_and_baselines_are_pooled():
         [average(s) - average(t) for t, s in zip(teachers, students, strict=True)]
     )
     one = kdlib.audit(y, teachers[0], students, baselines[0])
-    assert any("One teacher stands for all 2 students" in sentence for sentence in one.limits)
+    assert any("One teacher serves all 2 students" in sentence for sentence in one.limits)
     assert any("spread over training runs is taken" in sentence for sentence in one.limits)
     alone = kdlib.audit(y, teachers[0], students[0], baselines)
     assert any("One student: in gains its spread" in sentence for sentence in alone.limits)

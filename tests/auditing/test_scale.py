@@ -275,7 +275,7 @@ def test_where_one_example_weighs_nearly_all_there_is_no_interval_of_no_width(ov
         assert np.isnan(found.metrics[name].low) and np.isfinite(found.metrics[name].estimate)
     average = found.metrics["average_gain"]
     assert np.isnan(average.low) or average.high - average.low > 20
-    assert any("One example weighs nearly all" in sentence for sentence in found.limits)
+    assert any("One example carries nearly all weight" in sentence for sentence in found.limits)
 
 
 def test_outcomes_beside_fewer_baselines_count_what_these_vary():

@@ -202,9 +202,9 @@ def test_the_kind_of_scores_is_that_of_their_role_also_between_students(made):
 
 def test_the_answer_names_who_harmed_whom_and_what_is_not_decided(found):
     said = standing.answer(found)
-    assert re.match(r"Of 6 groups kd harmed 1 and helped none; ada_alpha harmed none and", said[0])
+    assert re.match(r"Of 6 groups, kd harmed 1 and helped none; ada_alpha harmed none and", said[0])
     assert "corrected for 3 students x 6 groups" in said[0]
-    assert said[1].startswith("On average over the groups ada_alpha gains most: +")
+    assert said[1].startswith("On average over the groups, ada_alpha gains most: +")
     assert said[1].endswith("clearly better than every other student.")
     unclear = dataclasses.replace(found, pairs=found.pairs.assign(p_holm=0.06))
     assert standing.answer(unclear)[1].endswith("better than kd or placebo is not decided.")

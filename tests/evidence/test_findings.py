@@ -68,7 +68,7 @@ def test_better_on_average_and_worse_where_rare():
     assert "+10.0 points" in card(panel, "F1")["sentence"]  # (8 * 20 - 2 * 30) / 10
     assert "in the few-shot classes by −30.0 points" in card(panel, "F2b")["sentence"]
     assert (
-        "gain of the few-shot classes minus gain of the many-shot classes: −50.0"
+        "gain of the few-shot classes minus that of the many-shot classes: −50.0"
         in card(panel, "F2a")["sentence"].lower()
     )
 
@@ -102,7 +102,7 @@ def test_no_effect_is_not_decided_and_says_what_would_be_seen():
         c = card(panel, name)
         smallest = c["result"].smallest(0.05 / len(NAMES))  # as Holm's first step tests
         assert c["verdict"] == "not decided" and smallest > c["result"].detectable > 0.5
-        assert c["sentence"].endswith(f"this study would have found: {smallest:.1f} points.")
+        assert c["sentence"].endswith(f"this study would have detected is {smallest:.1f} points.")
 
 
 def test_no_effect_with_precision_contradicts_a_harm():
@@ -186,7 +186,7 @@ def test_one_seed_is_not_tested():
 def test_fewer_than_four_seeds_show_numbers_without_a_verdict(seeds):
     cards = findings.pair_verdicts(made(seeds=seeds, **HELPS_MANY_HARMS_FEW))
     assert {c["verdict"] for c in cards} == {"not tested"}
-    assert "the average by +10.0 points" in cards[0]["sentence"]
+    assert "average accuracy by +10.0 points" in cards[0]["sentence"]
     assert cards[0]["sentence"].endswith(f"A verdict needs 4 seeds; there are {seeds}.")
 
 
@@ -205,7 +205,7 @@ def test_a_method_of_too_few_seeds_is_outside_the_family_of_findings():
     crossfit = cards["F4 AdaAlpha, crossfit margins"]
     assert (crossfit["verdict"], crossfit["seeds"], crossfit["planned"]) == ("not tested", 2, 2)
     assert (
-        "corrected for 8 findings" in cards["F1"]["sentence"] and "nan" not in crossfit["sentence"]
+        "correction for 8 findings" in cards["F1"]["sentence"] and "nan" not in crossfit["sentence"]
     )
 
 
@@ -226,9 +226,11 @@ def test_a_verdict_is_marked_where_its_matched_control_fires_the_rule_too(monkey
     panel = made(**HELPS_MANY_HARMS_FEW | {"ada_alpha": but(0.8, few=0.6)})
     shares = {"F1": 0.06, "F2b": 0.05, "F4 AdaAlpha": 0.0, "idle F4 AdaAlpha": 0.588}
     monkeypatch.setattr(findings, "false_alarms", lambda p: shares)
-    assert "one-hot networks that pose as a method in 6.0 %" in card(panel, "F1")["control"]
+    assert (
+        "one-hot networks that pose as a method trigger it in 6.0 %" in card(panel, "F1")["control"]
+    )
     assert card(panel, "F2b")["control"] == card(panel, "F2a")["control"] == ""
-    assert "in the place of this remedy in 58.8 %" in card(panel, "F4 AdaAlpha")["control"]
+    assert "stand in for this remedy and pass in 58.8 %" in card(panel, "F4 AdaAlpha")["control"]
 
 
 def test_a_tuned_weight_poses_with_networks_that_are_in_no_pool_of_its_own():
@@ -475,8 +477,8 @@ def test_a_false_alarm_is_counted_and_kept(monkeypatch):
     idle = ["idle F4 AdaAlpha", "idle F4 AdaMargin"]
     assert list(quiet) == [*NAMES, "any", *idle] and max(quiet.values()) <= 0.15
     assert re.fullmatch(
-        r"On baselines that pose as methods this rule fires in [\d.]+ % of random splits; "
-        r"one-hot networks in the place of this remedy pass in [\d.]+ %\.",
+        r"When baselines pose as methods, this rule fires in [\d.]+ % of random splits; "
+        r"one-hot networks standing in for this remedy pass in [\d.]+ %\.",
         findings._alarm(quiet, "F4 AdaAlpha"),
     )
     monkeypatch.setattr(rules, "LEVEL", 1.1)  # everything fires
@@ -518,7 +520,7 @@ def test_a_bucket_on_the_floor_decides_nothing(few, bucket):
     panel = made(seeds=2, one_hot=on_val(few))
     assert panel.bucket_names[rules.verdict_bucket(panel)] == bucket
     assert f"in the {bucket}-shot classes" in card(panel, "F2b")["sentence"]
-    assert f", {bucket}-shot classes" in card(panel, "F4 AdaAlpha")["sentence"]
+    assert f"that of the {bucket}-shot classes" in card(panel, "F4 AdaAlpha")["sentence"]
 
 
 def test_only_the_many_are_above_the_floor():
@@ -534,7 +536,8 @@ def test_all_on_the_floor_leaves_only_the_average():
     for c in cards[1:]:
         assert c["verdict"] == "not tested"
         assert (
-            c["sentence"] == "One-hot is below 5 % on val in every bucket: nothing can be harmed."
+            c["sentence"]
+            == "One-hot networks stay below 5 % on val in every bucket, so nothing can be harmed."
         )
 
 
@@ -589,7 +592,7 @@ def test_verdicts_of_a_study(monkeypatch):
     assert {c["seeds"] for c in findings.verdicts("tiny", 2)} == {2}
     table = findings.short(cards[:8])
     assert list(table.columns)[:4] == ["finding", "claim", "verdict", "estimate"]
-    assert list(table.columns)[4:] == ["fires on nothing", "one-hot in its place"]
+    assert list(table.columns)[4:] == ["false alarms", "one-hot passes"]
     assert list(table.finding) == [*NAMES, "any"]
 
 

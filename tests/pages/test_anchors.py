@@ -127,7 +127,7 @@ def test_without_records_nothing_was_run(records_folder):
     assert len(found) == 12 and len(anchors.table(ANCHORS_LT)) == 3
     assert found.source.str.endswith("(second-hand)").sum() == 3
     said = anchors.tally(found.assign(result=["pass", "explain", *["not run"] * 10]))
-    assert said.endswith("must hit: 1 pass, 1 explain, 10 not run.")
+    assert said.endswith("must reach: 1 pass, 1 explain, 10 not run.")
 
 
 @pytest.mark.parametrize(

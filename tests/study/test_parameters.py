@@ -164,7 +164,7 @@ def test_exploratory_runs_get_no_verdict(explored, monkeypatch):
     assert {card["verdict"] for card in cards} == {"not tested"}
     assert all("Exploratory runs get no verdict." in card["sentence"] for card in cards)
     first = cards[0]
-    assert first["said"].startswith("Distillation changes the average by +15.0 points")
+    assert first["said"].startswith("Distillation changes average accuracy by +15.0 points")
     assert not first["preliminary"]
     assert findings.verdicts(explored, 4) == []
 

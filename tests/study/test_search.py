@@ -304,9 +304,9 @@ def test_the_epochs_step_marks_the_length_of_the_gate_not_the_best():
 def test_the_headline_says_what_val_chose_and_that_the_gate_is_passed():
     at_twice_the_epochs(1.0, 0.0)
     assert choice.headline(TINY, 2) == [
-        "Choice: the search takes lr = 0.05; epochs = 40; teacher = cnn_small; temperature = 1.",
-        "40 epochs: the recipe passes the gate. Twice the epochs change the average by +0.50 points (95 % interval over networks "
-        "−5.9 to +6.9; less than 1 is enough); the teacher's margin on its training images is 1.000 (at least 0.9); the lowest few-shot class is at 70.0 % (at least 2).",
+        "Choice: the search chose lr = 0.05; epochs = 40; teacher = cnn_small; temperature = 1.",
+        "With 40 epochs, the recipe passes the gate. Twice the epochs change the average by +0.50 points (95 % interval over networks "
+        "−5.9 to +6.9; required: less than 1); the teacher's margin on its training images is 1.000 (at least 0.9); the lowest few-shot class is at 70.0 % (at least 2).",
     ]
 
 
@@ -330,7 +330,7 @@ def test_no_sentence_has_a_nan(how):
 
 def test_a_search_without_a_gate_says_what_val_chose_alone():
     write_search(BOTH, lambda cfg: 0.7)
-    assert choice.headline(BOTH, 2) == ["Choice: the search takes lr = 0.05; temperature = 1."]
+    assert choice.headline(BOTH, 2) == ["Choice: the search chose lr = 0.05; temperature = 1."]
 
 
 def test_the_figure_says_what_the_headline_says():
