@@ -201,7 +201,7 @@ def margin_and_gain(table, correlation, reference):
 @captioned
 def calibration(table):
     """Mean confidence in the predicted class minus accuracy: above zero a model is overconfident,
-    below zero it is underconfident. Bars are 95 % intervals."""
+    below zero it is underconfident. The marks have no intervals."""
 
     def paint(width):
         places = [_bucket(place, width) for place in table.place]

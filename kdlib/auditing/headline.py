@@ -151,8 +151,8 @@ def cautions(a):
     elif min(sides.values()) <= 2:
         runs = " and ".join(f"{n} of the {role}" for role, n in sides.items())
         out.append(
-            f"With so few training runs ({runs}), this is about these networks and says little "
-            "about another training run."
+            f"With so few training runs ({runs}), it is poorly known how much runs differ; another "
+            "training run may give another result."
         )
     if a.compared > 1:
         lost, gained = CHANGED[a.reference]

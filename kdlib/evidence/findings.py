@@ -126,6 +126,11 @@ def _control(alarms, name, word):
     return ""
 
 
+def marked(card):
+    """The word of a card's verdict, with a dagger where its matched control reaches it too."""
+    return card["verdict"] + ("†" if card["control"] else "")
+
+
 def short(cards):
     """Cards of one pair as a DataFrame, one row each; the last row is all its rules together.
 
@@ -135,7 +140,7 @@ def short(cards):
         {
             "finding": c["finding"],
             "claim": c["claim"],
-            "verdict": c["verdict"],
+            "verdict": marked(c),
             "estimate": c["brief"] or "–",
             "false alarms": share(c["false_alarm"]),
             "one-hot passes": share(c["idle"]),

@@ -4,8 +4,11 @@ import numpy as np
 
 
 def number(value, unit="points", digits=1):
-    """A signed number with its unit: +1.2 points."""
-    text = f"{round(value, digits) + 0.0:+.{digits}f}".replace("-", "−")  # never −0.0
+    """A signed number with its unit: +1.2 points. What rounds to zero has no sign.
+
+    −0.01, the end of an interval that holds zero, would else be +0.0."""
+    rounded = round(value, digits)
+    text = f"{rounded:+.{digits}f}".replace("-", "−") if rounded else f"{0:.{digits}f}"
     return f"{text} {unit}".strip()
 
 

@@ -215,6 +215,8 @@ def drawn(table, place, label, by=None, zero=True, across=False, width=DESK, hei
         axes.set_title(title)
         if zero:
             (axes.axvline if across else axes.axhline)(0, **LINE)
+        if across and width >= DESK:
+            axes.locator_params(axis="x", nbins=6)  # −12.5 and −10.0 would touch
     if across and by:
         for axes in all_axes:
             axes.set_xlabel("")

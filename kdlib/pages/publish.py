@@ -75,9 +75,10 @@ def _verdicts(name, cards):
     """Lines: the verdicts of a study, pair by pair."""
     for pair in dict.fromkeys(card["pair"] for card in cards):
         own = [card for card in cards if card["pair"] == pair]
-        words = ", ".join(f"{card['finding']} {card['verdict']}" for card in own)
+        words = ", ".join(f"{card['finding']} {findings.marked(card)}" for card in own)
         seeds = f"{own[0]['seeds']} of {count_of(own[0]['planned'], 'seed')}"
         yield f"{name} ({pair}, {seeds}): {words}"
+        yield from (f"  † {c['finding']}: {c['control']}" for c in own if c["control"])
 
 
 def compared(chosen, seeds, methods):

@@ -23,6 +23,8 @@ TEMPLATE = HERE / "report_template"
 TITLE = re.compile("<title>(.*?)</title>", re.S)
 ANSWER = re.compile('<p class="answer"><strong>(.*?)</strong></p>', re.S)
 FIGURE = re.compile(r'<img\b(?:"[^"]*"|[^">])*>')
+# the same with its drawing for a phone
+PICTURE = re.compile(f"<picture>.*?</picture>|{FIGURE.pattern}", re.S)
 WORDS = {  # of a notebook in links
     "00_overview": "overview",
     "01_gains_are_not_uniform": "who gains, who loses",
@@ -63,11 +65,9 @@ def read(path):
 def chapter(name):
     """The name of the study of findings whose data and recipe a study shares; else its own.
 
-    "cifar20-lt-rivals" belongs to "cifar20-lt"."""
-    findings = [s.name for s in STUDIES.values() if s.kind == "findings"]
-    return max(
-        (base for base in findings if f"{name}-".startswith(f"{base}-")), key=len, default=name
-    )
+    "cifar20-lt-rivals" belongs to "cifar20-lt", and "anchors-lt" to "anchors"."""
+    bases = ["anchors", *(s.name for s in STUDIES.values() if s.kind == "findings")]
+    return max((base for base in bases if f"{name}-".startswith(f"{base}-")), key=len, default=name)
 
 
 def links_of(books):
@@ -161,10 +161,14 @@ def _glance(page):
     """What the index shows of a page; HTML where it is text of the page."""
     text = page.html.read_text("utf-8")
     answer = [Markup(sentence) for sentence in ANSWER.findall(text)]
-    figure = FIGURE.search(text)
-    figure = Markup(figure[0]) if figure else ""
     title = Markup(TITLE.search(text)[1])
-    return {"page": page, "title": title, "answer": answer, "figure": figure}
+    looks = {"figure": _first(FIGURE, text), "picture": _first(PICTURE, text)}
+    return {"page": page, "title": title, "answer": answer} | looks
+
+
+def _first(pattern, text):
+    found = pattern.search(text)
+    return Markup(found[0]) if found else ""
 
 
 def _place(studies):

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from kdlib.evidence import choice
-from kdlib.evidence.findings import pair_verdicts, panels, share
+from kdlib.evidence.findings import marked, pair_verdicts, panels, share
 from kdlib.evidence.rules import LEAST_SEEDS, classes, labels_read, verdict_bucket
 from kdlib.evidence.words import told
 from kdlib.pages import anchors, sensitivity
@@ -165,8 +165,7 @@ def _moves(card):
 
 def _verdict(card):
     """A claim with its verdict, marked where the rule also fires on the matched control."""
-    mark = "†" if card["control"] else ""
-    return f"*{card['claim'].rstrip('.')}: {card['verdict']}{mark}.* {card['control']}".strip()
+    return f"*{card['claim'].rstrip('.')}: {marked(card)}.* {card['control']}".strip()
 
 
 # ---------------------------------------------------------------- RESULTS.md
@@ -213,13 +212,12 @@ def _short(cards):
 
 
 def _cell(card):
-    mark = " †" if card["control"] else ""
-    return f"**{card['verdict']}**{mark}<br>{card['brief']}".removesuffix("<br>")
+    return f"**{marked(card)}**<br>{card['brief']}".removesuffix("<br>")
 
 
 def _long(cards):
     rows = []
     for c in cards:
         numbers = f"{c['sentence']} {c['alarm']}".rstrip()
-        rows.append([c["finding"], c["pair"], f"**{c['verdict']}**", numbers])
+        rows.append([c["finding"], c["pair"], f"**{marked(c)}**", numbers])
     return anchors.markdown_table(["finding", "teacher → student", "verdict", "the numbers"], rows)

@@ -5,6 +5,7 @@ import pandas as pd
 from kdlib.evidence.counts import CELLS, outcomes
 from kdlib.evidence.rules import amplification, weakest_fifth
 from kdlib.evidence.stats import interval
+from kdlib.evidence.words import told
 from kdlib.methods import name_of
 from kdlib.pages.classes import BUCKET_LOOKS, gain_by_group, label_of
 from kdlib.pages.drawing import DESK, LINE, axes_of, captioned, drawn, legend, name_marks
@@ -42,6 +43,19 @@ def plot_margin_and_gain(p, correlation):
 
     columns = ["group", "n_train", "bucket", "margin", "gain"]
     return paint, f"{p.name}: {correlation}", table[columns]
+
+
+def answer(cards):
+    """Whether errors are transferred, and amplified, as the rules count it. cards: of one pair."""
+    found = {card["finding"]: card for card in cards}
+    copied, amplified = found["F3b"]["result"], found["F3c"]["result"]
+    if copied is None or amplified is None:
+        return found["F3b"]["said"]
+    return (
+        "compared with one-hot training, distillation changes how often students repeat the "
+        f"teacher's wrong label by {told(copied)} at equal accuracy, and their extra error in the "
+        f"teacher's weakest classes by {told(amplified)}."
+    )
 
 
 def copied_errors(p, methods):

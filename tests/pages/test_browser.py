@@ -286,6 +286,17 @@ def test_letters_of_figures_are_9_pixels_high_on_a_phone(browser, page):
         assert letters and min(letters) * width / points >= 9
 
 
+def test_the_figure_of_the_index_is_whole_on_a_phone(browser, gallery):
+    """The rarest classes are in its right half."""
+    look(browser, 390)
+    browser.get(f"{gallery['file']}/index.html")
+    frame = browser.find_element("css selector", ".main-figure .frame")
+    assert frame.find_elements("tag name", "img")
+    wide = "return [arguments[0].scrollWidth, arguments[0].clientWidth]"
+    needed, there = browser.execute_script(wide, frame)
+    assert needed <= there
+
+
 SEEN = "return [...document.querySelectorAll('.pages a')].map(e => e.checkVisibility())"
 
 

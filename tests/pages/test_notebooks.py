@@ -304,7 +304,9 @@ def test_a_notebook_of_findings_runs_from_records(executed, request):
     findings, pairs, words = map(set, zip(*re.findall(card, text), strict=True))
     assert findings == FINDINGS[book] and words <= WORDS
     assert pairs == {" → ".join(pair) for pair in STUDIES["digits"].pairs}
-    assert "(preliminary: 2 of 8 planned seeds)" in text
+    assert (
+        "(preliminary: 2 of 8 planned seeds, each a training run from its own random start)" in text
+    )
     assert "a demonstration, not a reproduction" in pages[-1]  # what deviates comes last
     assert "runs, with teachers: 18; methods: 4; seeds: 2" in printed
     assert in_order(pages) == ELEMENTS[book]

@@ -15,7 +15,7 @@ from looking import CARDS, HOSTILE, PROVENANCE, Document
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from kdlib.config import KdlibError
-from kdlib.pages import render, report, shown
+from kdlib.pages import publish, render, report, shown
 from kdlib.pages.report_template import filters
 from kdlib.study.grids import KINDS, STUDIES
 
@@ -246,6 +246,11 @@ def test_a_verdict_that_its_control_reaches_is_marked_wherever_it_is_shown(tmp_p
     assert "a → b: holds F1, F4\u00a0AdaAlpha†\n" in folded
     cards_shown = [words for words, _ in index.all("article")]
     assert [f"† {CONTROL}" in words for words in cards_shown] == [False, True, False, True]
+    lines = list(publish._verdicts("x", cards))  # of the terminal
+    assert lines[0].endswith(": F1 holds, F4 AdaAlpha holds†")
+    assert lines[1:] == [f"  † F4 AdaAlpha: {CONTROL}"]
+    heads = [words for words, _ in index.all("h4")]
+    assert heads == ["F1 holds", "F4 AdaAlpha holds†"] * 2
 
 
 def test_a_page_links_to_every_page_on_the_same_data():
@@ -266,6 +271,8 @@ def test_a_page_links_to_every_page_on_the_same_data():
     assert links["cifar100-lt"]["cifar100-lt"][0] == ("00_overview.html", "overview")
     assert list(links["cifar100-lt-self"]) == ["cifar100-lt-self"]
     assert list(links["anchors"]) == ["anchors"]
+    both = render.links_of({"anchors-lt": ["90_anchors"], "anchors": ["90_anchors"]})
+    assert list(both["anchors"]) == list(both["anchors-lt"]) == ["anchors", "anchors-lt"]
     assert {render.chapter(name) for name in STUDIES if "cifar20-lt" in name} == {"cifar20-lt"}
 
 

@@ -57,7 +57,8 @@ def test_the_answer_marks_what_the_matched_control_does_too(monkeypatch):
     assert "average accuracy: holds†.* This rule also fires on the matched control" in answer
     assert "rarest classes: holds†.* The matched control passes too" in answer
     assert "at least one of these rules fires in 10.0 % of random draws." in answer
-    assert everything.count("**holds** †<br>") == 2 and everything.count("\n† F") == 2
+    assert everything.count("**holds†**<br>") == 2 and everything.count("\n† F") == 2
+    assert everything.count("| **holds†** |") == 2
 
 
 def test_what_is_not_decided_has_no_direction(monkeypatch):

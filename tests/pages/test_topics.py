@@ -19,6 +19,7 @@ from synthetic import (
 )
 
 from kdlib.config import KdlibError
+from kdlib.evidence import findings
 from kdlib.evidence import panel as panels
 from kdlib.evidence.panel import panel
 from kdlib.evidence.significance import change
@@ -139,7 +140,7 @@ def test_differences_to_a_method_are_paired_by_seed():
 
 def test_one_seed_has_no_p():
     row = gains.differences(made(seeds=1), ["kd"]).table.iloc[0]
-    assert row.tolist() == ["distillation", *["+0.0", "–"] * 4]
+    assert row.tolist() == ["distillation", *["0.0", "–"] * 4]
 
 
 def test_gain_by_group_table_names_harm_and_help_by_their_sign():
@@ -489,6 +490,17 @@ def test_amplified_errors_of_every_method_however_many_networks_it_has():
     assert frame["one-hot"].estimate == pytest.approx(
         (50 - 60) - (80 - 80)
     )  # beside the teacher of its seed
+
+
+def test_the_answer_on_errors_says_both_what_is_transferred_and_what_is_amplified():
+    """The two numbers of the verdicts; with one seed that there are none."""
+    cards = {card["finding"]: card for card in findings.pair_verdicts(made(seeds=2))}
+    said = transfer.answer(cards.values())
+    for name in ("F3b", "F3c"):
+        assert cards[name]["brief"].split(" (")[0] in said
+    assert said.count("95 % interval") == 2
+    (one, *_) = {c["said"] for c in findings.pair_verdicts(made(seeds=1)) if c["finding"] == "F3b"}
+    assert transfer.answer(findings.pair_verdicts(made(seeds=1))) == one
 
 
 # ---------------------------------------------------------------- a method with fewer seeds than the study
