@@ -11,6 +11,7 @@ import functools
 import inspect
 import itertools
 import math
+import sys
 from numbers import Real
 from typing import NamedTuple
 
@@ -24,18 +25,21 @@ class Takes(NamedTuple):
     """What an argument may be."""
 
     shapes: tuple  # axes of a tensor, or several such; () is a single number
-    low: float = -math.inf  # of every entry; above 0 means any above 0
-    high: float = math.inf
+    low: float = -sys.float_info.max  # of every entry; -inf: any, and NaN
+    high: float = sys.float_info.max
     help: str = "see the docstring"
 
 
 LOGITS = (("examples", "classes"),)
 EACH = (("examples",),)
 CLASSES = (("classes",),)
+NUMBER = ((),)
 TINY = 1e-300
+MOST = sys.float_info.max
 
 TAKES = {
-    "logits": Takes(LOGITS, help="each row holds the scores of an example"),
+    # those of a student that diverges show in its loss
+    "logits": Takes(LOGITS, -math.inf, help="each row holds the scores of an example"),
     "teacher_logits": Takes(LOGITS, help="teacher and student score the same examples"),
     "p": Takes(LOGITS, 0, 1, "logits.softmax(dim=1) makes probabilities"),
     "y": Takes(EACH, help="a label is the number of a class, as argmax(dim=1) gives it"),
@@ -43,12 +47,15 @@ TAKES = {
     "margin": Takes((("groups",),), 0, 1, "kdlib.teacher.group_margins makes them"),
     "margins": Takes(EACH, -1, 1, "kdlib.losses.label_margin makes one for each example"),
     "alpha": Takes((*EACH, ()), 0, 1, "0 is the label alone, 1 the teacher alone"),
-    "rho": Takes((*LOGITS, *CLASSES)),
+    "rho": Takes((*LOGITS, *CLASSES), help="0 is no margin at all"),
     "prior": Takes(CLASSES, TINY, help="it is the share of each class in the training labels"),
     "weight": Takes(CLASSES, TINY, help="kdlib.rivals.effective_weights makes them"),
     "counts": Takes(CLASSES, TINY, help="each class needs a training example"),
     "part": Takes((("parts", "classes"),), 0, 1, "1 marks the classes of a part"),
-    "temperature": Takes(((),), TINY, help="1 leaves the logits as they are"),
+    "temperature": Takes(NUMBER, TINY, help="1 leaves the logits as they are"),
+    "tau": Takes(NUMBER, 0, help="0 leaves the logits as they are"),
+    "beta": Takes(NUMBER, 0, help="it weighs the classes beside the label"),
+    "balance": Takes(NUMBER, 0, 0.999999, "0 weighs all classes alike"),
 }
 WHOLE = ("y", "group")  # int64
 WORDS = {"soften": ("both", "teacher"), "kind": ("avg", "max", "hit")}
@@ -98,11 +105,14 @@ def _check(given):
     tensors = {}
     if "group_names" in given:
         names = given["group_names"]
-        if isinstance(names, Real):
-            raise KdlibError(f"group_names is {names}, but must list a name for each group.")
-        sizes["groups"] = len(names)
+        try:
+            sizes["groups"] = len(names)
+        except TypeError:
+            found = str(names)[:40]
+            wanted = "must list a name for each group"
+            raise KdlibError(f"group_names is {found}, but {wanted}.") from None
     for name, value in given.items():
-        if name in WORDS and value not in WORDS[name]:
+        if name in WORDS and str(value) not in WORDS[name]:
             raise KdlibError(f"{name}={value!r}: {did_you_mean(value, WORDS[name])}")
         if name not in TAKES:
             continue
@@ -129,7 +139,11 @@ def _check_number(name, value, takes):
 
 
 def _between(low, high):
-    return f"lie between {low} and {high}" if high < math.inf else "be above 0"
+    if high < MOST:
+        return f"lie between {low} and {high}"
+    if low < 0:
+        return "be finite"
+    return "be finite and above 0" if low else "be finite and 0 or more"
 
 
 def _check_form(name, value, sizes):
@@ -147,6 +161,10 @@ def _check_form(name, value, sizes):
         wanted = " or ".join(_in_words(axes, sizes) for axes in TAKES[name].shapes)
         raise _refused(name, f" has the shape {tuple(value.shape)}", f"have the shape {wanted}")
     sizes.update(zip(axes, value.shape, strict=True))
+    if sizes.get("classes", 2) < 2:
+        help = "one score f of two classes becomes two by torch.cat([0 * f, f], dim=1)"
+        found = f" has the shape {tuple(value.shape)}"
+        raise _refused(name, found, "hold two classes or more", help)
     if name in WHOLE and value.dtype != torch.int64:
         raise _refused(name, f" is of {value.dtype}", "be of torch.int64", f"{name}.long() helps")
     if name not in (*WHOLE, "counts", "part") and not value.is_floating_point():
@@ -191,7 +209,7 @@ def _check_entries(name, tensor, low, high):
     """Every entry lies between low and high, and none is NaN."""
     if low == -math.inf or tensor.numel() == 0:
         return
-    slack = ROUNDING if high < math.inf else 0
+    slack = ROUNDING if high < MOST else 0
     least, most = torch.aminmax(tensor)
     if least.item() >= low - slack and most.item() <= high + slack:
         return

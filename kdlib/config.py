@@ -5,6 +5,8 @@ import difflib
 import functools
 import hashlib
 import json
+import math
+import sys
 import typing
 from dataclasses import dataclass
 
@@ -220,7 +222,7 @@ def checked(name, value):
             return tuple(value)
         raise _wrong(f"{field.name}={value!r}: must be a tuple of whole numbers.")
     if float in kinds and type(value) is int:
-        value = float(value)
+        value = float(value) if abs(value) < sys.float_info.max else math.inf
     if type(value) not in kinds:
         allowed = " or ".join("None" if kind is type(None) else kind.__name__ for kind in kinds)
         raise _wrong(f"{field.name}={value!r}: must be {allowed}.")

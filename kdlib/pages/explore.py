@@ -75,7 +75,7 @@ def menus(given, strict=False):
     for name, found in zip(Choice._fields, options, strict=True):
         allowed[name] = found(**chosen)
         value = given.get(name) or next(iter(allowed[name]))
-        if value not in allowed[name]:
+        if value not in list(allowed[name]):  # which lists have no hash for
             if strict:
                 known = [word for word in allowed[name] if word]
                 said = f"notebook parameter {name}={value!r}"

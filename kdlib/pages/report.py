@@ -21,7 +21,8 @@ from kdlib.study.files import available_cores
 
 STAMPS = ".stamps.json"
 MOST_AT_ONCE = 8  # kernels; each takes half a gigabyte
-papermill.log.logger.setLevel("ERROR")  # it warns of names that only its own parser misses
+# it warns of names that only its own parser misses; what is an error is raised too
+papermill.log.logger.setLevel("CRITICAL")
 
 
 class NotebookFailed(KdlibError):
@@ -84,7 +85,8 @@ def execute(notebook, output, parameters, kernel=None):
     try:
         papermill.execute_notebook(*paths, parameters, progress_bar=False, **options)
     except PapermillExecutionError as error:
-        raise NotebookFailed(f"{notebook.name}: {error.ename}: {error.evalue}") from error
+        said = " ".join(f"{error.ename}: {error.evalue}".split())
+        raise NotebookFailed(f"{notebook.name}: {said}") from error
     except DeadKernelError as error:
         raise NotebookFailed(
             f"{notebook.name}: the kernel died, most likely because memory ran out."

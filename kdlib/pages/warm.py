@@ -13,13 +13,30 @@ KERNEL.KernelManager = Config(transport="tcp", transport_encryption="auto")
 # a kernel says otherwise that it was told to end
 QUIET = ["--log-level=CRITICAL", "--HistoryManager.hist_file=:memory:"]
 KERNEL.NotebookClient = Config(extra_arguments=QUIET[:1])
+# what a notebook may change besides names; of matplotlib's style, what a figure does not set itself
+REMEMBER = """
+import os, sys
+get_ipython().begun = os.getcwd(), dict(os.environ), list(sys.path)
+get_ipython().reset()
+"""
+FORGET = """
+import os, sys
+folder, environment, paths = get_ipython().begun
+os.chdir(folder)
+os.environ.clear()
+os.environ.update(environment)
+sys.path[:] = paths
+if "matplotlib" in sys.modules:
+    sys.modules["matplotlib"].rc_file_defaults()
+get_ipython().reset()
+"""
 ASYNCHRONOUS = "jupyter_client.asynchronous.AsyncKernelClient"  # as papermill wants it
 
 
 class Kernel:
     """A process for notebooks: what one has imported and read is there for the next.
 
-    Of its names nothing is left."""
+    Of its names, folder, environment and style nothing is left."""
 
     def __init__(self):
         self._manager = None
@@ -27,14 +44,15 @@ class Kernel:
 
     def ready(self, folder):
         """A KernelManager whose kernel has no names yet; started in `folder` where it has to be."""
+        if self._manager and not asyncio.run(_did(self._manager, FORGET)):
+            self.end()  # one that its last notebook ended, or left beyond help
         if self._manager is None:
             manager = KernelManager(kernel_name="python3", config=KERNEL, client_class=ASYNCHRONOUS)
             # one thread each, since there is one for each core
             environment = {"OMP_NUM_THREADS": "1", **os.environ}
             manager.start_kernel(cwd=str(folder), extra_arguments=QUIET, env=environment)
             self._manager = manager
-        else:
-            asyncio.run(_forget_names(self._manager))
+            asyncio.run(_did(manager, REMEMBER))
         return self._manager
 
     def end(self):
@@ -49,12 +67,16 @@ class Kernel:
         self.end()
 
 
-async def _forget_names(manager):
+async def _did(manager, code):
+    """Whether a kernel ran some code to its end."""
     client = manager.client()
     client.start_channels()
     try:
         await client.wait_for_ready(timeout=60)
-        await client.execute("get_ipython().reset()", silent=True, reply=True, timeout=60)
+        done = await client.execute(code, silent=True, reply=True, timeout=60)
+        return done["content"]["status"] == "ok"
+    except (RuntimeError, TimeoutError):  # it is dead, or does not answer
+        return False
     finally:
         client.stop_channels()
 

@@ -1,6 +1,7 @@
 """What a notebook is given: names that papermill sets, and overrides of a study to explore with."""
 
 import ast
+import math
 from dataclasses import replace
 
 from kdlib.config import DEFAULTS, MODELS, KdlibError, checked, did_you_mean
@@ -69,7 +70,7 @@ def _fields(overrides):
     fields = _read(overrides) if isinstance(overrides, str) else overrides
     if not isinstance(fields, dict):
         raise KdlibError(
-            f"{PARAMETER}={overrides!r}: must be fields of Config with their values, as in "
+            f"{PARAMETER}={overrides!r:.100}: must be fields of Config with their values, as in "
             "{temperature: 4, student: resnet14}."
         )
     found = {}
@@ -98,22 +99,27 @@ def _check_networks(chosen, fields):
 
 
 def _read(text):
-    """What a text says in YAML; papermill's -p gives every value as text."""
+    """What a text says in YAML, None if nothing; papermill's -p gives every value as text."""
     import yaml  # here, since the command line needs none
 
     try:
         return yaml.safe_load(text) or {}
-    except yaml.YAMLError:
+    # a date or a number that there cannot be, and brackets in thousands
+    except (yaml.YAMLError, ValueError, RecursionError):
         return None
 
 
 def _hint(value):
     """What may be wrong about a value that is text; "" without a guess."""
+    import yaml  # 1e-5 is text there, 1.0e-05 a number
+
     try:
-        number = float(value) if isinstance(value, str) else None
+        number = float(value) if isinstance(value, str) else math.nan
     except ValueError:
         return ""
-    return "" if number is None else f" It is text here: write {number:g} without quotes."
+    if not math.isfinite(number):
+        return ""
+    return f" It is text here: write {yaml.safe_dump(number).split()[0]} without quotes."
 
 
 def _with(chosen, fields):

@@ -10,7 +10,7 @@ from refusals import refused
 from torch.func import vmap
 
 from kdlib import arguments, losses, rivals
-from kdlib.arguments import TAKES, trusted
+from kdlib.arguments import TAKES, WHOLE, trusted
 from kdlib.config import Config
 from kdlib.losses import ada_alpha, distill, kd, label_margin, margin, one_hot
 from kdlib.models import build
@@ -30,7 +30,7 @@ CHECKED = [
     for name, function in FUNCTIONS.items()
     for argument in inspect.signature(function).parameters
 ]
-TENSORS = [pair for pair in CHECKED if pair[1] in TAKES and pair[1] not in ("alpha", "temperature")]
+TENSORS = [pair for pair in CHECKED if pair[1] in TAKES and () not in TAKES[pair[1]].shapes]
 
 
 def right(name, dtype=torch.float32):
@@ -145,10 +145,39 @@ def test_what_may_be_logits_is_taken(name, argument):
         torch.zeros_like(f),
         f.softmax(dim=1) * 1.01,
         f.softmax(dim=1) - 0.01,
-        torch.full_like(f, torch.nan),  # of a student that diverges, which the loss shows
     )
     for good in scores:
         FUNCTIONS[name](**right(name) | {argument: good})
+
+
+@pytest.mark.parametrize("name, argument", [pair for pair in TENSORS if pair[1] not in WHOLE])
+def test_what_is_not_finite_is_refused_but_in_a_student_that_diverges(name, argument):
+    for wrong in (torch.nan, torch.inf, -torch.inf):
+        for dtype in (torch.float16, torch.float32, torch.float64):
+            changed = right(name)[argument].to(dtype)
+            at = (1,) * changed.ndim
+            changed[at] = wrong
+            if argument == "logits":
+                FUNCTIONS[name](**right(name) | {argument: changed})
+                continue
+            words = f"{argument}{list(at)} is {wrong}, but must "
+            assert words in said(name, **{argument: changed})
+
+
+@pytest.mark.parametrize("name, argument", LOGITS)
+def test_one_score_of_two_classes_is_refused_with_what_makes_two_of_it(name, argument):
+    given = right(name)
+    alone = {a: given[a][:, :1] for a in ("logits", "teacher_logits") if a in given}
+    alone |= {"y": torch.zeros(N).long()} if "y" in given else {}
+    words = f"has the shape ({N}, 1), but must hold two classes or more: one score f of"
+    assert words in said(name, **alone)
+    f = torch.randn(N, 1)
+    two = torch.cat([0 * f, f], dim=1)
+    y = torch.arange(N) % 2
+    by_sigmoid = torch.nn.functional.binary_cross_entropy_with_logits(
+        f[:, 0], y.float(), reduction="none"
+    )
+    assert torch.allclose(one_hot(two, y), by_sigmoid, atol=1e-6)
 
 
 def test_a_row_alone_may_sum_to_one_by_chance_and_a_batch_may_be_empty():
@@ -236,14 +265,27 @@ def test_a_batch_may_lack_groups_and_have_as_many_examples_as_there_are_groups()
             {"temperature": [2]},
             "temperature is of type list, but must be a number or a torch",
         ),
-        ("kd", {"temperature": 0}, "temperature is 0, but must be above 0: "),
-        ("distill", {"temperature": -1.0}, "temperature is -1.0, but must be above 0: "),
+        ("kd", {"temperature": 0}, "temperature is 0, but must be finite and above 0: "),
+        ("distill", {"temperature": -1.0}, "temperature is -1.0, but must be finite and above 0: "),
+        ("distill", {"temperature": torch.inf}, "temperature is inf, but must be finite and above"),
+        ("kd", {"temperature": torch.tensor(0.0)}, "temperature is 0, but must be finite and"),
+        ("logit_adjusted", {"tau": torch.nan}, "tau is nan, but must be finite and 0 or more: "),
+        ("logit_adjusted", {"tau": "1"}, "tau is of type str, but must be a number or a torch te"),
+        ("decoupled_kd", {"beta": -2}, "beta is -2, but must be finite and 0 or more: "),
+        ("effective_weights", {"balance": 3}, "balance is 3, but must lie between 0 and 0.999999"),
+        ("effective_weights", {"balance": 1.0}, "balance is 1.0, but must lie between 0 and 0.9"),
+        ("label_margin", {"kind": None}, "kind=None: Allowed: avg, max, hit."),
+        ("group_margins", {"group_names": None}, "group_names is None, but must list a name for"),
         ("distill", {"soften": "techer"}, "soften='techer': did you mean 'teacher'? Allowed: "),
         ("label_margin", {"kind": "mean"}, "kind='mean': Allowed: avg, max, hit."),
         ("margin", {"p": torch.randn(N, C)}, "must lie between 0 and 1: logits.softmax(dim=1) "),
         ("ada_margin", {"rho": torch.rand(N)}, f"shape ({N} examples, {C} classes) or ({C} cl"),
-        ("logit_adjusted", {"prior": torch.eye(C)[0]}, "prior[1] is 0, but must be above 0: "),
-        ("effective_weights", {"counts": torch.tensor([3, 0])}, "counts[1] is 0, but must be"),
+        ("logit_adjusted", {"prior": torch.eye(C)[0]}, "prior[1] is 0, but must be finite and"),
+        (
+            "effective_weights",
+            {"counts": torch.tensor([3, 0])},
+            "counts[1] is 0, but must be finite",
+        ),
         ("group_margins", {"group_names": 3}, "group_names is 3, but must list a name for each"),
         ("group_margins", {"group_names": "ab"}, "group[2] is 2, but must lie between 0 and 1: "),
         ("group_margins", {"margins": torch.full((N,), torch.nan)}, "margins[0] is nan, but must"),

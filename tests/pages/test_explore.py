@@ -131,6 +131,8 @@ WRONG = [
     ({"over": "kd"}, "over='kd': Allowed: one_hot, ada_alpha, ada_margin."),
     ({"group": "class"}, "group='class': did you mean 'class "),
     ({"group": 3}, "group=3: Allowed: class "),
+    ({"study": ["digits"]}, "study=['digits']: did you mean 'digits'?"),  # no hash
+    ({"method": {"kd": 1}}, "method={'kd': 1}: Allowed: kd, ada_alpha, ada_margin."),
 ]
 
 

@@ -1,7 +1,9 @@
 """Pages side by side: each kernel is warm, forgets names, and stops with the build."""
 
+import ast
 import json
 import os
+import re
 import time
 from types import SimpleNamespace
 
@@ -76,6 +78,53 @@ def test_what_a_failed_notebook_did_to_its_kernel_hurts_no_other(tmp_path, one_c
     assert [line.split()[0] for line in lines] == [f"digits/{name}:" for name in books]
     stamps = json.loads((tmp_path / "reports" / report.STAMPS).read_text())
     assert set(stamps) == {"digits/b", "digits/d"}
+
+
+LATE = "import os, threading\nthreading.Timer(0.5, os._exit, [1]).start()"
+DEAF = "import os, sys\nsys.stdout = sys.stderr = sys.__stdout__ = None\nget_ipython().reset = None"
+
+
+@pytest.mark.parametrize("end", ["exit()", LATE, DEAF, "get_ipython().kernel.do_shutdown(True)"])
+def test_a_kernel_that_a_notebook_ended_as_its_last_act_hurts_no_other(tmp_path, one_core, end):
+    pages = build(tmp_path, {"a": end, "b": "import time\ntime.sleep(1)", "c": "print(1)"})
+    assert [page.status for page in pages][0::2] == ["built", "built"]
+    assert said(pages[2]) == "1\n"
+
+
+def test_folder_environment_and_style_are_as_in_a_fresh_kernel(tmp_path, one_core):
+    shown = (
+        "import os, sys, matplotlib.pyplot as plt\n"
+        "print([os.getcwd(), sorted(os.environ.items()), sys.path, dict(plt.rcParams)])"
+    )
+    change = (
+        "import os, sys, matplotlib.pyplot as plt\n"
+        "os.chdir('/')\nos.environ['KDLIB_RECORDS'] = '/nowhere'\ndel os.environ['PATH']\n"
+        "sys.path.insert(0, '/nowhere')\nplt.rcParams['lines.linewidth'] = 9\n"
+        "plt.style.use('dark_background')"
+    )
+    pages = build(tmp_path, {"a": shown, "b": change, "c": shown})
+    assert said(pages[2]) == said(pages[0]) and "lines.linewidth" in said(pages[0])
+    alone = report.execute(tmp_path / "notebooks" / "c.ipynb", tmp_path / "alone.ipynb", {})
+    fresh = nbformat.read(alone, 4).cells[-1].outputs[0].text
+    assert "JPY_PARENT_PID" in fresh
+    unlike = {"JPY_PARENT_PID", "JPY_SESSION_NAME", "OMP_NUM_THREADS"}  # by process; by ours
+    assert settings(fresh, unlike) == settings(said(pages[2]), unlike)
+
+
+def settings(text, unlike):
+    """What `shown` printed, without some variables of the environment."""
+    folder, environment, *rest = ast.literal_eval(re.sub(r"<[^>]*>|cycler\(.*?\]\)", "0", text))
+    return folder, [pair for pair in environment if pair[0] not in unlike], rest
+
+
+def test_a_failed_page_says_so_in_one_line(tmp_path, one_core, capfd):
+    long = "raise ValueError('two\\n\\n\\nlines')"
+    pages = build(tmp_path, {"a": long, "b": "import os\nos._exit(0)"})
+    assert [page.message for page in pages] == [
+        "a.ipynb: ValueError: two lines",
+        "b.ipynb: the kernel died, most often of too little memory.",
+    ]
+    assert capfd.readouterr().err == ""
 
 
 def running(number):

@@ -1,6 +1,7 @@
 """Overrides of a study: which fields reach which runs, what is refused before anything trains, and
 that nothing of it is ever counted."""
 
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -92,6 +93,11 @@ REFUSED = [
     ("temperature", "overrides='temperature': must be fields of Config"),
     ("a: b: c", "overrides='a: b: c': must be fields of Config"),
     (None, "overrides=None: must be fields of Config"),
+    ("lr: 2020-13-45", "overrides='lr: 2020-13-45': must be fields of Config"),  # no such date
+    ("epochs: " + 5000 * "1", "must be fields of Config"),  # more digits than Python reads
+    (5000 * "[", "must be fields of Config"),
+    ({"temperature": 10**400}, "temperature=inf: must lie between 0.001 and 1000.0"),
+    ({"temperature": "nan"}, "temperature='nan': must be float."),
     ({"temprature": 4}, "overrides: 'temprature' is unknown: did you mean 'temperature'?"),
     ({4: 4}, "overrides: 4 is unknown: "),
     ({"temperature": "hot"}, "temperature='hot': must be float."),
@@ -119,6 +125,16 @@ def test_wrong_overrides_are_one_sentence(overrides, said):
     with pytest.raises(KdlibError, match="^notebook parameter overrides") as caught:
         overridden(DIGITS, overrides)
     assert said in str(caught.value) and "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 1000
+
+
+@pytest.mark.parametrize("text", ["1e-3", "2e-05", "1e1", "0.25", "3"])
+def test_a_number_that_yaml_takes_for_text_is_told_as_one_that_it_does_not(text):
+    with pytest.raises(KdlibError) as caught:
+        overridden(DIGITS, {"weight_decay": text})
+    told = re.search("write (.*) without quotes", str(caught.value))[1]
+    explored = overridden(DIGITS, f"{{weight_decay: {told}, temperature: 4}}")
+    assert by_run(explored, "kd").weight_decay == float(text)
 
 
 def test_every_field_is_open_or_has_a_reason():
