@@ -494,10 +494,14 @@ def test_amplified_errors_of_every_method_however_many_networks_it_has():
 
 def test_the_answer_on_errors_says_both_what_is_transferred_and_what_is_amplified():
     """The two numbers of the verdicts; with one seed that there are none."""
-    cards = {card["finding"]: card for card in findings.pair_verdicts(made(seeds=2))}
+    cards = {
+        card["finding"]: card
+        for card in findings.pair_verdicts(made(seeds=2, kd=but(0.7, few=0.5)))
+    }
     said = transfer.answer(cards.values())
-    for name in ("F3b", "F3c"):
-        assert cards[name]["brief"].split(" (")[0] in said
+    for name, of in (("F3b", "wrong label"), ("F3c", "weakest classes")):
+        estimate, ends = cards[name]["brief"].replace("\xa0", " ").split(" (")
+        assert f"{of} by {estimate} points (95 % interval {ends}" in said
     assert said.count("95 % interval") == 2
     (one, *_) = {c["said"] for c in findings.pair_verdicts(made(seeds=1)) if c["finding"] == "F3b"}
     assert transfer.answer(findings.pair_verdicts(made(seeds=1))) == one
