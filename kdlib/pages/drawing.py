@@ -10,7 +10,7 @@ import functools
 import io
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import matplotlib.style
 import numpy as np
@@ -44,7 +44,7 @@ def _style():
 class Shown:
     """A figure with its sentence (also its alternative text), its caption and its data."""
 
-    paint: Callable  # (width in inches) -> Figure
+    paint: Callable = field(repr=False)  # (width in inches) -> Figure
     sentence: str
     caption: str
     table: pd.DataFrame

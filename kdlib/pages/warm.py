@@ -30,6 +30,7 @@ if "matplotlib" in sys.modules:
     sys.modules["matplotlib"].rc_file_defaults()
 get_ipython().reset()
 """
+PATIENCE = 60  # seconds that a kernel may take to answer
 ASYNCHRONOUS = "jupyter_client.asynchronous.AsyncKernelClient"  # as papermill wants it
 
 
@@ -72,8 +73,8 @@ async def _did(manager, code):
     client = manager.client()
     client.start_channels()
     try:
-        await client.wait_for_ready(timeout=60)
-        done = await client.execute(code, silent=True, reply=True, timeout=60)
+        await client.wait_for_ready(timeout=PATIENCE)
+        done = await client.execute(code, silent=True, reply=True, timeout=PATIENCE)
         return done["content"]["status"] == "ok"
     except (RuntimeError, TimeoutError):  # it is dead, or does not answer
         return False

@@ -47,10 +47,12 @@ class Progress:
                 self._read(line)
             self.place = log.tell()
         busy = {cfg.key() for cfg in [*self.plan.running, *self.plan.pending]}
-        for key in self.todo.keys() - busy:
+        # others gave up or failed
+        ended = [k for k in self.todo.keys() - busy if self.plan.exists(self.todo[k])]
+        for key in ended:
             self.epochs[key] = self.todo[key].epochs
         done = sum(self.plan.shares[key] * self._share(key) for key in self.todo)
-        self.ended = len(self.todo) - len(busy)
+        self.ended = len(ended)
         if done > self.done:
             self._estimate(done)
 

@@ -108,6 +108,13 @@ class Page(HTMLParser):
 # ---------------------------------------------------------------- words
 
 
+def test_what_a_notebook_keeps_of_a_figure_has_no_address_in_memory():
+    one, other = (
+        repr(Shown(lambda width: None, "It rises.", "Dots.", pd.DataFrame())) for _ in range(2)
+    )
+    assert one == other and "0x" not in one and "It rises." in one
+
+
 @each
 @pytest.mark.parametrize("which", ["other", "one seed"])
 def test_every_figure_says_what_it_shows(panels, drawn, which, name):

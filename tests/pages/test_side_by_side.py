@@ -85,7 +85,10 @@ DEAF = "import os, sys\nsys.stdout = sys.stderr = sys.__stdout__ = None\nget_ipy
 
 
 @pytest.mark.parametrize("end", ["exit()", LATE, DEAF, "get_ipython().kernel.do_shutdown(True)"])
-def test_a_kernel_that_a_notebook_ended_as_its_last_act_hurts_no_other(tmp_path, one_core, end):
+def test_a_kernel_that_a_notebook_ended_as_its_last_act_hurts_no_other(
+    tmp_path, one_core, monkeypatch, end
+):
+    monkeypatch.setattr(warm, "PATIENCE", 10)
     pages = build(tmp_path, {"a": end, "b": "import time\ntime.sleep(1)", "c": "print(1)"})
     assert [page.status for page in pages][0::2] == ["built", "built"]
     assert said(pages[2]) == "1\n"

@@ -47,6 +47,20 @@ def test_the_first_estimate_is_the_one_that_was_told_before(clock, monkeypatch):
     assert follow.told().endswith("about 2 min left") and follow.least == 150.0
 
 
+def test_a_run_that_gave_up_or_failed_is_not_counted_as_done(clock):
+    on_record = []
+    plan, follow = followed()
+    plan.exists = on_record.__contains__
+    plan.pending, plan.running = [], [RUNS[2]]  # two have come to their ends
+    epoch(RUNS[0], 3)
+    on_record.append(RUNS[1])
+    follow.look()
+    assert follow.told().startswith("1/3 runs, 7/12 epochs, ")
+    plan.running = []
+    follow.look()
+    assert follow.ended == 1 and "all done" not in follow.told()
+
+
 def test_epochs_are_counted_from_the_log_and_the_pace_is_learned(clock):
     log(f"{RUNS[2].key()} epoch 3/4 loss 1.0")  # of an earlier sweep
     plan, follow = followed()
