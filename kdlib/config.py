@@ -207,6 +207,15 @@ def built(fields):
     return _once(**(DEFAULTS | fields))
 
 
+KINDS = {
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    str: "text",
+    type(None): "nothing",
+}
+
+
 def _wrong(about):
     return KdlibError(f"Config field {about}")
 
@@ -224,8 +233,7 @@ def checked(name, value):
     if float in kinds and type(value) is int:
         value = float(value) if abs(value) < sys.float_info.max else math.inf
     if type(value) not in kinds:
-        allowed = " or ".join("None" if kind is type(None) else kind.__name__ for kind in kinds)
-        raise _wrong(f"{field.name}={value!r}: must be {allowed}.")
+        raise _wrong(f"{field.name}={value!r}: must be {' or '.join(map(KINDS.get, kinds))}.")
     words = field.metadata.get("words")
     if words and value not in words:
         raise _wrong(f"{field.name}={value!r}: {did_you_mean(value, words)}")

@@ -253,7 +253,7 @@ def test_report_draws_what_is_on_record_with_its_provenance(complete, notebooks,
     said, err = capsys.readouterr()
     first, pages, page, *verdicts, index = said.splitlines()
     assert (first, err) == ("looking at 1 study", "")
-    assert pages == "1 page: about 1 min, less where they are up to date"
+    assert pages == "1 page: about 1 min on an idle computer"
     assert page.startswith("digits/page: built (")
     assert verdicts == [
         "digits (a → b, 4 of 4 seeds): F1 holds, F2a not decided",

@@ -56,7 +56,7 @@ def pages(wanted, named, out, notebooks, say):
     sources = {name: provenance(name, n) for name, n in seeds.items()}
     number = sum(map(len, books.values()))
     minutes = math.ceil(number * A_PAGE / 60 / available_cores())
-    say(f"{count_of(number, 'page')}: about {minutes} min, less if some are up to date")
+    say(f"{count_of(number, 'page')}: about {minutes} min on an idle computer")
     built = build(
         {name: {"seeds": n} for name, n in seeds.items()},
         out,

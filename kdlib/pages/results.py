@@ -96,7 +96,8 @@ def _answer(shown, figure, beyond):
             said = sensitivity.ahead_of_ada_alpha(panels(rivals.study.name)[0])
             lines.append(f"- **Rivals.** {said}")
     picture = f'<img src="{FIGURE}" width="560" alt="{figure.sentence}">'
-    caption = f"*{shown.study.title} (`{shown.study.name}`). Dots are seeds, bars 95 % intervals.*"
+    name = f"{shown.study.title} (`{shown.study.name}`)"
+    caption = f"*{name}. Dots are training runs (*seeds*), bars 95 % intervals.*"
     return "\n\n".join([picture, caption, "\n".join(lines), standing(p, cards)])
 
 
@@ -120,9 +121,9 @@ def headline(p, cards):
         average = told(p.gain("ada_alpha", p.average, "kd"))
         reads = ", whose labels it reads" if labels_read(p, "ada_alpha") else ""
         sentence = (
-            " the paper's remedy, trusts the teacher less in classes where it is often wrong on "
-            f"held-out images{reads}. Compared with distillation, it {_moves(remedy)} in "
-            f"{rarest}, and the average by {average}. {_verdict(remedy)}"
+            " the remedy of the paper that is reproduced here, trusts the teacher less in classes "
+            f"where it is often wrong on held-out images{reads}. Compared with distillation, it "
+            f"{_moves(remedy)} in {rarest}, and the average by {average}. {_verdict(remedy)}"
         )
         said.append(("AdaAlpha,", sentence))
     return said
@@ -203,9 +204,13 @@ def _short(cards):
     rows = []
     for finding in dict.fromkeys(c["finding"] for c in cards):
         own = {c["pair"]: c for c in cards if c["finding"] == finding}
-        claims = " ".join(dict.fromkeys(c["claim"] for c in own.values()))
+        claims = list(dict.fromkeys(c["claim"] for c in own.values()))
+        if len(claims) > 1:
+            claims = [f"{c['claim']} ({pair})" for pair, c in own.items()]
         cells = {pair: _cell(card) for pair, card in own.items()}
-        rows.append([f"**{finding}** {claims}", *(cells.get(pair, "–") for pair in pairs)])
+        rows.append(
+            [f"**{finding}** {' '.join(claims)}", *(cells.get(pair, "–") for pair in pairs)]
+        )
     what = "any of these rules, on the matched control"
     rows.append([what, *map(share, pairs.values())])
     return anchors.markdown_table(["finding", *pairs], rows)

@@ -37,7 +37,7 @@ def test_the_answer_says_who_gains_who_loses_and_what_the_remedy_does(monkeypatc
     write_study(FIVE, seeds=4, **HELPS_MANY_HARMS_FEW, **remedy)
     answer, svg, _ = results.texts()
     assert svg.startswith(b"<?xml") and f'<img src="{results.FIGURE}"' in answer
-    assert "*Tiny (`tiny`). Dots are seeds" in answer
+    assert "*Tiny (`tiny`). Dots are training runs" in answer
     average, rare, ada = [line for line in answer.splitlines() if line.startswith("- **")]
     # (8 * 20 - 2 * 30) / 10 points on average, 30 fewer and 30 more in the rarest classes
     assert "raises accuracy by 10.0 points (95 % interval +" in average
