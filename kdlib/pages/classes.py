@@ -102,8 +102,8 @@ def plot_gain_by_group(p, method="kd", over="one_hot"):
     compared = "" if over == "one_hot" else f"compared with {base}, "
     least, most = table.loc[table.gain.idxmin()], table.loc[table.gain.idxmax()]
     sentence = (
-        f"{p.name}: {compared}of {len(table)} classes, {name_of(method)} harms {harmed} and helps "
-        f"{helped} at a false discovery rate of 5 %; mean gains range from {number(least.gain)} "
+        f"{p.name}: {compared}{name_of(method)} harms {harmed} and helps {helped} of {len(table)} "
+        f"classes at a false discovery rate of 5 %; mean gains range from {number(least.gain)} "
         f"({least.group}) to {number(most.gain)} ({most.group})."
     )
     return paint, sentence, table

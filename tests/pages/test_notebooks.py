@@ -287,7 +287,7 @@ def in_order(pages):
     (headline,) = [page for page in pages if "kd-headline" in page]
     rest = [page for page in pages if page != headline]
     assert headline.startswith('<div class="kd-headline">')
-    assert all("What is not as in the paper" not in page for page in rest[:-1])
+    assert all("What differs from the paper" not in page for page in rest[:-1])
     shown = {}
     for words in sum(ELEMENTS.values(), []):
         found = [i for i, page in enumerate(rest) if words in page]
