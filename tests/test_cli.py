@@ -216,7 +216,7 @@ def test_a_method_is_compared_with_what_is_on_record(complete, monkeypatch, caps
 
 
 def card(finding, pair, verdict):
-    words = {"claim": "A claim.", "sentence": "A sentence.", "preliminary": True}
+    words = {"claim": "A claim.", "sentence": "A sentence.", "preliminary": True, "control": ""}
     return {"finding": finding, "pair": pair, "verdict": verdict, "seeds": 4, "planned": 4} | words
 
 

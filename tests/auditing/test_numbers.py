@@ -751,9 +751,9 @@ def test_teachers_are_paired_with_students_in_order_and_baselines_are_pooled():
     )
     one = kdlib.audit(y, teachers[0], students, baselines[0])
     assert any("One teacher serves all 2 students" in sentence for sentence in one.limits)
-    assert any("spread over training runs is taken" in sentence for sentence in one.limits)
+    assert any("spread over training runs is assumed" in sentence for sentence in one.limits)
     alone = kdlib.audit(y, teachers[0], students[0], baselines)
-    assert any("One student: in gains its spread" in sentence for sentence in alone.limits)
+    assert any("One student: in gains, its spread" in sentence for sentence in alone.limits)
     with pytest.raises(KdlibError, match="teacher: 3 of them, but the number of students is 2"):
         kdlib.audit(y, [*teachers, baselines[0]], students)
 

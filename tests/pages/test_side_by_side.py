@@ -125,7 +125,7 @@ def test_a_failed_page_says_so_in_one_line(tmp_path, one_core, capfd):
     pages = build(tmp_path, {"a": long, "b": "import os\nos._exit(0)"})
     assert [page.message for page in pages] == [
         "a.ipynb: ValueError: two lines",
-        "b.ipynb: the kernel died, most often of too little memory.",
+        "b.ipynb: the kernel died, most likely because memory ran out.",
     ]
     assert capfd.readouterr().err == ""
 

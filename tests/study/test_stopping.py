@@ -19,8 +19,9 @@ COMMAND = [sys.executable, "-m", "kdlib", "run", "digits", "--seeds", "1", "--jo
 
 @pytest.fixture
 def handlers():
-    """The handlers of this process are put back."""
+    """Those of a process in the foreground; the handlers of this one are put back."""
     before = {number: signal.getsignal(number) for number in stopping.SIGNALS}
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     stopping._heard.clear()
     for number, handler in before.items():
