@@ -96,8 +96,7 @@ def _answer(shown, figure, beyond):
             said = sensitivity.ahead_of_ada_alpha(panels(rivals.study.name)[0])
             lines.append(f"- **Rivals.** {said}")
     picture = f'<img src="{FIGURE}" width="560" alt="{figure.sentence}">'
-    name = f"{shown.study.title} (`{shown.study.name}`)"
-    caption = f"*{name}. Dots are training runs (*seeds*), bars 95 % intervals.*"
+    caption = f"*{shown.study.title}. Dots are training runs (*seeds*), bars 95 % intervals.*"
     return "\n\n".join([picture, caption, "\n".join(lines), standing(p, cards)])
 
 

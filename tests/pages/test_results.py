@@ -37,7 +37,7 @@ def test_the_answer_says_who_gains_who_loses_and_what_the_remedy_does(monkeypatc
     write_study(FIVE, seeds=4, **HELPS_MANY_HARMS_FEW, **remedy)
     answer, svg, _ = results.texts()
     assert svg.startswith(b"<?xml") and f'<img src="{results.FIGURE}"' in answer
-    assert "*Tiny (`tiny`). Dots are training runs" in answer
+    assert "*Tiny. Dots are training runs" in answer
     average, rare, ada = [line for line in answer.splitlines() if line.startswith("- **")]
     # (8 * 20 - 2 * 30) / 10 points on average, 30 fewer and 30 more in the rarest classes
     assert "raises accuracy by 10.0 points (95 % interval +" in average
@@ -99,11 +99,11 @@ def test_a_superseded_study_gives_no_answer_while_there_is_another(monkeypatch):
     itself = replace(FIVE, pairs=(SELF,))
     monkeypatch.setitem(STUDIES, "old", old)
     write_study(old, seeds=4, **HELPS_MANY_HARMS_FEW)
-    assert "*Old (`old`)" in results.texts()[0]
+    assert "*Old. Dots" in results.texts()[0]
     monkeypatch.setitem(STUDIES, "tiny", itself)
     write_study(itself, seeds=4, teacher=but(0.6, few=0.5), **HELPS_MANY_HARMS_FEW)
     answer, _, everything = results.texts()
-    assert "*Tiny (`tiny`)" in answer
+    assert "*Tiny. Dots" in answer
     assert (
         everything.index("## Tiny") < everything.index("## Published") < everything.index("## Old")
     )
