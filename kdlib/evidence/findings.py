@@ -11,8 +11,10 @@ from kdlib.evidence.false_alarms import false_alarms
 from kdlib.evidence.panel import panel
 from kdlib.evidence.rules import LEAST_SEEDS, LEVEL, claim_of, decided, findings, names_of
 from kdlib.evidence.words import brief, told_p
-from kdlib.study.done import complete_seeds, some_seeds
-from kdlib.study.grids import STUDIES, study
+from kdlib.study.done import some_seeds
+from kdlib.study.grids import study
+
+UNDECIDED = ("not decided", "not tested")
 
 
 @functools.lru_cache(maxsize=32)  # a page asks for those of a pair again and again
@@ -118,7 +120,7 @@ def _control(alarms, name, word):
             "The matched control passes too: one-hot networks, which have no teacher, stand in for "
             f"this remedy and pass in {share(idle)} of random splits."
         )
-    if word in ("holds", "contradicted") and fired > LEVEL:
+    if word not in UNDECIDED and fired > LEVEL:
         return (
             "This rule also fires on the matched control: one-hot networks that pose as a method "
             f"trigger it in {share(fired)} of random splits."
@@ -163,12 +165,6 @@ def short(cards):
 def share(value):
     """A share in per cent for a cell; a dash for None."""
     return "–" if value is None else f"{100 * value:.1f} %"
-
-
-def at_hand():
-    """The names of the studies with verdicts and a complete seed on record; none superseded."""
-    names = [name for name, s in STUDIES.items() if s.kind == "findings" and not s.superseded]
-    return [name for name in names if complete_seeds(name)]
 
 
 def panels(name, seeds=None):

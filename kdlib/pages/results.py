@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from kdlib.evidence import choice
-from kdlib.evidence.findings import marked, pair_verdicts, panels, share
+from kdlib.evidence.findings import UNDECIDED, marked, pair_verdicts, panels, share
 from kdlib.evidence.rules import LEAST_SEEDS, classes, labels_read, verdict_bucket
 from kdlib.evidence.words import told
 from kdlib.pages import anchors, sensitivity
@@ -156,7 +156,7 @@ def _rarest(p):
 def _moves(card):
     """What happens to an accuracy: a direction only where the verdict is one."""
     result = card["result"]
-    decided = card["verdict"] not in ("not decided", "not tested")
+    decided = card["verdict"] not in UNDECIDED
     if decided and (result.low > 0 or result.high < 0):
         size = told(result).removeprefix("+").removeprefix("−")
         return f"{'raises' if result.low > 0 else 'lowers'} accuracy by {size}"

@@ -231,6 +231,10 @@ def test_a_verdict_is_marked_where_its_matched_control_fires_the_rule_too(monkey
     )
     assert card(panel, "F2b")["control"] == card(panel, "F2a")["control"] == ""
     assert "stand in for this remedy and pass in 58.8 %" in card(panel, "F4 AdaAlpha")["control"]
+    harms = made(**HELPS_MANY_HARMS_FEW | {"ada_alpha": but(0.5, few=0.2)})
+    shares |= {"F4 AdaAlpha": 0.07}
+    of_remedy = card(harms, "F4 AdaAlpha")  # contradicted, in a word of its own
+    assert of_remedy["verdict"] == "not under this reading" and "in 7.0 %" in of_remedy["control"]
 
 
 def test_a_tuned_weight_poses_with_networks_that_are_in_no_pool_of_its_own():
@@ -582,10 +586,7 @@ def test_verdicts_of_a_study(monkeypatch):
     ):
         findings.verdicts("tiny")
     write_study(study, seeds=3, **HELPS_MANY_HARMS_FEW)
-    assert complete_seeds("tiny") == 3 and findings.at_hand() == [
-        "digits",
-        "tiny",
-    ]  # the same Configs
+    assert complete_seeds("tiny") == 3
     cards = findings.verdicts("tiny")
     assert [c["pair"] for c in cards] == ["cnn → cnn_small"] * 8 + ["cnn_small → cnn_small"] * 8
     assert {c["seeds"] for c in cards} == {3} and all(c["preliminary"] for c in cards)
