@@ -10,28 +10,25 @@ from collections.abc import Mapping
 
 import numpy as np
 import torch
-from scipy.special import log_softmax
 
 from kdlib.asking.batches import array_of, refuse
 from kdlib.config import count_of
-from kdlib.reading.columns import REDUCED
+from kdlib.reading.names import REDUCED
 from kdlib.reading.read import Source
-from kdlib.reading.scores import BELOW_ZERO, FLOOR, SUM_ERROR
+from kdlib.reading.scores import (
+    joined,
+    kind_of_rows,
+    log_probabilities,
+    rows_of,
+    with_other_class,
+)
 from kdlib.reading.sentences import AuditError
 
-POSSIBLE = {  # what scores may turn out to be, by the kind that is asked for
-    "auto": ("probabilities", "logits"),
-    "logits": ("logits",),
-    "probabilities": ("probabilities",),
-}
 PICK = "give a function that picks the scores, as in lambda x: model(x)[0]"
 
 
 class Reduced:
-    """One model, and what is kept of what it has said so far.
-
-    While every row may be a probability, it is reduced as one and as logits too.
-    """
+    """One model, and what is kept of what it has said so far."""
 
     def __init__(self, model, name, kind="auto"):
         self.model = model
@@ -41,9 +38,7 @@ class Reduced:
         self.device = None  # of the module, when it was asked
         self.classes = None  # as many as the first scores have
         self.single = False  # one score, of the second of two classes
-        self.inside = True  # no score below 0 or above 1
-        self.summed = True  # every row is like probabilities
-        self.parts = {possible: [] for possible in POSSIBLE[kind]}  # columns REDUCED, by batch
+        self.parts = []  # of each batch the Rows; of single scores these, and the labels
 
     def scores(self, args, named, n, start):
         """(n, C) float64, or (n, 1), of a batch that begins with example start."""
@@ -76,58 +71,38 @@ class Reduced:
 
     def add(self, scores, y, start):
         """Reduce the scores of a batch whose labels are y (B,)."""
-        most = self._of_all_classes(scores, "logits").max(axis=1)  # NaN if there is one
+        if self.single:  # whose other score depends on what all of them are
+            self.parts.append((scores[:, 0], y))
+            most = scores[:, 0]
+        else:
+            self.parts.append(rows_of(scores, y))
+            most = self.parts[-1].most
         refuse(self.name, ~np.isfinite(most), most, start, "which is no score")
-        inside = self.inside and ((scores >= 0) & (scores <= 1)).all(axis=1)
-        self.inside = bool(np.all(inside))
-        like = inside
-        if not self.single:
-            like = np.abs(scores.sum(axis=1) - 1) <= SUM_ERROR
-            like &= (scores >= -BELOW_ZERO).all(axis=1)
-            self.summed = self.summed and bool(np.all(like))
-        if "probabilities" in self.parts:
-            if self.kind == "probabilities":
-                refuse(self.name, ~like, scores, start, "which are not probabilities")
-            elif not np.all(like):
-                del self.parts["probabilities"]
-        for kind, parts in self.parts.items():
-            parts.append(reduced(self._of_all_classes(scores, kind), y, kind))
+        if self.kind == "probabilities" and not self.single:
+            wrong = ~self.parts[-1].like_probabilities()
+            refuse(self.name, wrong, scores, start, "which are not probabilities")
 
-    def _of_all_classes(self, scores, kind):
-        """(B, C) of scores (B, C), or of (B, 1), which are those of the second of two classes."""
+    @functools.cached_property
+    def outputs(self):
+        """(kind, columns REDUCED) of all examples; AuditError where the kind cannot be told."""
+        found = Source(self.name, {})
         if not self.single:
-            return scores
-        other = 1 - scores if kind == "probabilities" else np.zeros_like(scores)
-        return np.hstack([other, scores])
-
-    @property
-    def found_kind(self):
-        """logits or probabilities; AuditError where it cannot be told."""
-        asked = "say kind='logits' or kind='probabilities'"
-        if self.kind == "auto" and self.single and self.inside:
-            raise AuditError(
-                f"{self.name}: gives one number from 0 to 1 for each example, which may be a "
-                f"probability or a logit; {asked}."
-            )
-        if self.kind == "logits" and self.summed and not self.single:
-            raise AuditError(
-                f"{self.name}: said to be logits, but every row is a probability already; "
-                "a softmax would be taken twice."
-            )
-        found = next(iter(self.parts))
-        if self.kind == "auto" and found == "logits" and self.inside:
-            raise AuditError(
-                f"{self.name}: gives numbers from 0 to 1 that do not add up to 1 over the classes; "
-                "if they are logits, say kind='logits'."
-            )
-        return found
+            rows = joined(self.parts)
+            kind = kind_of_rows(found, rows, self.kind)
+        else:
+            score, y = map(np.concatenate, zip(*self.parts, strict=True))
+            kind = self.kind if self.kind != "auto" else "logits"
+            if self.kind == "auto" and ((score >= 0) & (score <= 1)).all():
+                raise found.error(
+                    "gives one number from 0 to 1 for each example, which may be a probability or "
+                    "a logit; say kind='logits' or kind='probabilities'."
+                )
+            rows = rows_of(with_other_class(found, score, kind), y)
+        return kind, (rows.predicted, *log_probabilities(rows, kind))
 
     def source(self, names=()):
         """The Source of all examples: the columns REDUCED; names: of the classes, if given."""
-        columns = {}
-        parts = self.parts[self.found_kind]
-        for name, arrays in zip(REDUCED, zip(*parts, strict=True), strict=True):
-            columns[name] = np.concatenate(arrays)
+        columns = dict(zip(REDUCED, self.outputs[1], strict=True))
         digest = hashlib.sha256()
         for values in columns.values():
             digest.update(values.tobytes())
@@ -141,23 +116,9 @@ class Reduced:
         if self.modules:
             what = f"{type(self.modules[0]).__name__} on {self.device or 'cpu'}"
         if self.single:
-            of = "logit" if self.found_kind == "logits" else "probability"
+            of = "logit" if self.outputs[0] == "logits" else "probability"
             return f"{what}; its one score is the {of} of {names[1]!r}."
-        return f"{what}; {self.found_kind} of {count_of(self.classes, 'class', 'classes')}."
-
-
-def reduced(scores, y, kind):
-    """The columns REDUCED (B,) of scores (B, C) and labels y (B,), as an audit reads files."""
-    if kind == "logits":
-        log_p = log_softmax(scores, axis=1)
-    else:
-        positive = np.maximum(scores, 0)
-        with np.errstate(divide="ignore"):  # log of 0
-            log_p = np.log(positive) - np.log(positive.sum(axis=1, keepdims=True))
-    log_p = np.clip(log_p, FLOOR, 0)
-    predicted = scores.argmax(axis=1)
-    rows = np.arange(len(y))
-    return predicted, log_p[rows, y], log_p[rows, predicted]
+        return f"{what}; {self.outputs[0]} of {count_of(self.classes, 'class', 'classes')}."
 
 
 def _picked(said):

@@ -12,13 +12,12 @@ import pandas as pd
 from kdlib.auditing.tables import CHANGED, UNCHANGED
 from kdlib.config import count_of
 from kdlib.evidence.words import number, p_value, told
-from kdlib.pages.drawing import DESK, LINE, axes_of, captioned, drawn, legend
+from kdlib.pages.drawing import DESK, LINE, captioned, drawn, legend, margin_against_gain
 from kdlib.reading.sentences import printable
 
 MOST = 40  # groups in a figure
 EDGE = 12  # of more, those at either end
 ROWS = 200  # groups in a table
-POINTS = 1500  # above it a scatter is a picture inside the figure
 BLUE, ORANGE = "#0072B2", "#D55E00"
 LOST, GAINED = (ORANGE, "v"), (BLUE, "^")  # colour and marker
 FINDINGS = {
@@ -169,26 +168,11 @@ def margin_and_gain(table, correlation, reference):
     gain from the other, both ways round, so that examples that are easy for all models cannot
     create it. It is about these groups only; the studies of this project cover other classes too,
     and take the margin from other teachers on other images."""
-    point = {"alpha": 0.7, "markersize": 6 if len(table) < 200 else 3}
-    outer = [table.gain.argmin(), table.gain.argmax(), table.teacher_margin.argmin()]
-    outer = table.iloc[outer].drop_duplicates("group")
+    marks = table.rename(columns={"teacher_margin": "margin"})
+    marks["group"] = [within_text(group, 24) for group in table.group]
 
     def paint(width):
-        figure, axes = axes_of(width, height=4.0)
-        for finding, (colour, marker) in FINDINGS.items():
-            some = table[table.finding == finding]
-            if len(some):
-                look = {"color": colour, "label": finding, "rasterized": len(table) > POINTS}
-                axes.plot(some.teacher_margin, some.gain, marker, **look, **point)
-        name = {"xytext": (6, 3), "textcoords": "offset points", **SMALL}
-        for row in outer.itertuples():
-            axes.annotate(within_text(row.group, 24), (row.teacher_margin, row.gain), **name)
-        axes.axhline(0, **LINE)
-        axes.margins(x=0.15)
-        axes.set_xlabel("teacher's margin (1: certain and right)")
-        axes.set_ylabel(f"gain over the {reference}, points")
-        legend(figure, axes)
-        return figure
+        return margin_against_gain(width, marks, "finding", FINDINGS, f"the {reference}")
 
     sentence = (
         "Rank correlation across groups between the teacher's margin and the gain: "

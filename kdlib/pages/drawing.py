@@ -29,6 +29,7 @@ LINE = {"color": "#444444", "linewidth": 1}  # of zero
 DESK, PHONE = 7.2, 4.0  # inches; on a phone 390 px wide 8 points are then 9.8 px
 LETTER, HANDLE = 0.062, 0.45  # inches: of a legend a usual letter, and a mark with its room
 THIN = "1234"  # markers of lines alone
+MANY = 1500  # marks, above which they are a picture, and names may cover some
 BESIDE = 8  # points: size of names that stand in a figure
 
 
@@ -125,7 +126,7 @@ def lay_out(figure):
     figure.set_layout_engine("none")
 
 
-def legend(figure, axes, beside=False, **options):
+def legend(figure, axes, beside=False):
     """The legend of some axes: in rows above, or in a column `beside` them if there is room."""
     handles, labels = axes.get_legend_handles_labels()
     # of a mark with its bar, the mark
@@ -137,21 +138,18 @@ def legend(figure, axes, beside=False, **options):
         rooms = sorted((HANDLE + LETTER * len(label) for label in labels), reverse=True)
         columns = max(1, int((np.cumsum(rooms) < width).sum()))
         where = {"loc": "outside upper left", "ncols": columns, "columnspacing": 1.2}
-    figure.legend(handles, labels, handletextpad=0.3, **where, **options)
+    figure.legend(handles, labels, handletextpad=0.3, **where)
 
 
 def places_of(table, place, hue="method"):
-    """(N,) position of the mark of each row: places count from 0, hues are side by side in them."""
+    """((N,) position of the mark of each row, the room of one): places count from 0, hues are side
+    by side in them."""
     at = pd.factorize(table[place])[0].astype(float)
-    if table[place].duplicated().any():
-        number, names = pd.factorize(table[hue])
-        at += (number - (len(names) - 1) / 2) * room_of(table, place, hue)
-    return at
-
-
-def room_of(table, place, hue="method"):
-    """How much of a place each of its marks takes up."""
-    return 0.8 / table[hue].nunique() if table[place].duplicated().any() else 0.8
+    if not table[place].duplicated().any():
+        return at, 0.8
+    number, names = pd.factorize(table[hue])
+    room = 0.8 / len(names)
+    return at + (number - (len(names) - 1) / 2) * room, room
 
 
 def points(axes, table, place, label, hue="method", looks=look_of, across=False):
@@ -160,8 +158,8 @@ def points(axes, table, place, label, hue="method", looks=look_of, across=False)
     table: columns `place`, `hue`, estimate, and low, high, per_seed where there are any. label: of
     the axis of the values, which runs `across` if places are one below the other. looks: name ->
     (colour, marker)."""
-    at = places_of(table, place, hue)
-    room = room_of(table, place, hue) / 4
+    at, room = places_of(table, place, hue)
+    room /= 4
     names = table[place].drop_duplicates()
     crowded = len(names) > 40
     for name in table[hue].drop_duplicates():
@@ -226,6 +224,29 @@ def drawn(table, place, label, by=None, zero=True, across=False, width=DESK, hei
             axes.set_ylabel("")
         legend(figure, all_axes[0])
     return figure, all_axes
+
+
+def margin_against_gain(width, table, hue, looks, over):
+    """Figure: the teacher's margin in each group against its gain over another method.
+
+    table: columns group, margin, gain and `hue`; looks: {hue: (colour, marker)}. Named are the
+    groups that gain most and least, and the one of the lowest margin."""
+    figure, axes = axes_of(width, height=4.0)
+    size = 6 if len(table) < 200 else 3
+    for name, (colour, marker) in looks.items():
+        rows = table[table[hue] == name]
+        if len(rows):
+            look = {"color": colour, "alpha": 0.8, "label": name, "rasterized": len(table) > MANY}
+            axes.plot(rows.margin, rows.gain, marker, markersize=size, **look)
+    axes.axhline(0, **LINE)
+    axes.set_xlabel("teacher's margin (1: certain and right)")
+    axes.set_ylabel(f"gain over {over}, points")
+    legend(figure, axes)
+    named = table.iloc[[table.gain.argmin(), table.gain.argmax(), table.margin.argmin()]]
+    named = named.drop_duplicates("group")
+    names = [(r.margin, r.gain, r.group, "#333333") for r in named.itertuples()]
+    name_marks(axes, names, table[["margin", "gain"]].head(MANY).to_numpy())
+    return figure
 
 
 # ---------------------------------------------------------------- names beside marks

@@ -20,7 +20,6 @@ from kdlib.pages.drawing import (
     legend,
     name_marks,
     places_of,
-    room_of,
     shot,
 )
 from kdlib.pages.shown import Table, estimates, plus_minus
@@ -247,7 +246,7 @@ def plot_power(p, methods=None):
     effect must lie to be found with 80 % power at a two-sided level of 5 %. The table splits each
     standard error into a part from networks (students and baselines) and one from test images."""
     table = power(p, methods or p.methods)
-    at, room = places_of(table, "bucket"), room_of(table, "bucket")
+    at, room = places_of(table, "bucket")
 
     def paint(width):
         marks = table.rename(columns={"gain": "estimate"})

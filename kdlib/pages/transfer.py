@@ -8,7 +8,7 @@ from kdlib.evidence.stats import interval
 from kdlib.evidence.words import told
 from kdlib.methods import name_of
 from kdlib.pages.classes import BUCKET_LOOKS, gain_by_group, label_of
-from kdlib.pages.drawing import DESK, LINE, axes_of, captioned, drawn, legend, name_marks
+from kdlib.pages.drawing import DESK, LINE, captioned, drawn, margin_against_gain
 from kdlib.pages.gains import in_lines
 from kdlib.pages.shown import Table, estimates, within
 
@@ -20,26 +20,12 @@ def plot_margin_and_gain(p, correlation):
     teacher's luck cannot create it; its interval covers other classes too. An audit does this for
     its own groups, with the margin on half of its examples."""
     table = gain_by_group(p)
-    marks = table[["margin", "gain"]].to_numpy()
-    outer = table.iloc[[table.gain.argmin(), table.gain.argmax(), table.margin.argmin()]]
-    outer = outer.drop_duplicates("group")
+    names = table.group.str.replace("_", " ")
+    marks = table.assign(group=names, bucket=table.bucket.map(label_of))
+    looks = {label_of(name): look for name, look in BUCKET_LOOKS.items()}
 
     def paint(width):
-        figure, axes = axes_of(width, height=4.0)
-        for bucket, (colour, marker) in BUCKET_LOOKS.items():
-            part = table[table.bucket == bucket]
-            if len(part):
-                look = {"color": colour, "alpha": 0.85, "label": label_of(bucket)}
-                axes.plot(part.margin, part.gain, marker, markersize=6, **look)
-        axes.axhline(0, **LINE)
-        axes.set_xlabel("teacher's margin (1: certain and right)")
-        axes.set_ylabel("gain of distillation over one-hot, points")
-        legend(figure, axes)
-        names = [
-            (r.margin, r.gain, r.group.replace("_", " "), "#333333") for r in outer.itertuples()
-        ]
-        name_marks(axes, names, marks)
-        return figure
+        return margin_against_gain(width, marks, "bucket", looks, name_of("one_hot"))
 
     columns = ["group", "n_train", "bucket", "margin", "gain"]
     return paint, f"{p.name}: {correlation}", table[columns]

@@ -4,7 +4,7 @@ N examples, C classes. Whatever cannot be used raises an AuditError.
 """
 
 from dataclasses import dataclass
-from types import SimpleNamespace
+from typing import NamedTuple
 
 import numpy as np
 
@@ -15,6 +15,7 @@ from kdlib.reading.sentences import AuditError, ends, listed, quoted
 from kdlib.reading.values import as_numbers, names_or_numbers
 
 KINDS = ("auto", "logits", "probabilities", "classes")
+AS_LOGITS = "kind='logits', or --kind logits"
 SUM_ERROR = 0.01  # of the probabilities of a row: half precision, a thousand classes
 ROUNDED = 0.5  # the same at most of probabilities rounded to a few decimals
 BELOW_ZERO = 1e-6  # of a probability: what is left of 1 minus the others
@@ -58,13 +59,8 @@ def outputs(answers, y, names, kind="auto"):
     scores, kind = _matrix(answers, names, kind)
     rows = _rows(found, scores, y)
     _check_beside(answers, rows.predicted, names)
-    kind = _kind_of(found, rows, scores, kind, answers.kind)
-    if kind == "probabilities":
-        with np.errstate(divide="ignore"):  # log of 0
-            label, top = np.log(np.maximum([rows.label, rows.most], 0)) - np.log(rows.positive)
-    else:
-        label, top = rows.label - rows.most - rows.log_sum, -rows.log_sum
-    return Outputs(rows.predicted, np.clip(label, FLOOR, 0), np.clip(top, FLOOR, 0), kind)
+    kind = kind_of_rows(found, rows, kind, answers.kind, _slack(scores))
+    return Outputs(rows.predicted, *log_probabilities(rows, kind), kind)
 
 
 def check_own_labels(answers, y, names, labels):
@@ -153,56 +149,89 @@ def _of_second_class(found, values, names, kind, called):
     inside = bool(((score >= 0) & (score <= 1)).all())
     if kind == "auto":
         kind = called or ("probabilities" if inside else "logits")
-    if kind == "probabilities" and not inside:
-        allowed = "from 0 to 1, as probabilities are"
-        found.refuse(~((score >= 0) & (score <= 1)), score, "the score", allowed)
     if kind == "logits" and inside and not called:
         raise found.error(
             "every score lies between 0 and 1, as probabilities do; a sigmoid would be taken twice."
         )
     found.note(f"one score, taken as that of class {quoted(names[1])}, the second.")
-    other = 1 - score if kind == "probabilities" else np.zeros(len(score))
-    return np.column_stack([other, score]), kind
+    return with_other_class(found, score, kind), kind
+
+
+def with_other_class(found, score, kind):
+    """Scores (N, 2) of two classes, from those of the second (N,) float64."""
+    if kind == "logits":
+        return np.column_stack([np.zeros(len(score)), score])
+    allowed = "from 0 to 1, as probabilities are"
+    found.refuse(~((score >= 0) & (score <= 1)), score, "the score", allowed)
+    return np.column_stack([1 - score, score])
+
+
+class Rows(NamedTuple):
+    """What is needed of each row of scores: arrays (N,)."""
+
+    predicted: np.ndarray  # where the largest score is
+    most: np.ndarray
+    least: np.ndarray
+    label: np.ndarray  # score of the label
+    total: np.ndarray
+    positive: np.ndarray  # sum of the scores above 0
+    log_sum: np.ndarray  # log of the sum of exp(score - largest)
+
+    def like_probabilities(self, slack=SUM_ERROR):
+        """(N,) bool: whether a row may be one of probabilities, whose sum is off by `slack`."""
+        inside = (self.least >= -BELOW_ZERO) & (self.most <= 1 + SUM_ERROR)
+        return inside & (np.abs(self.total - 1) <= slack)
+
+
+def rows_of(scores, y):
+    """The Rows of scores (B, C) and labels y (B,); `most` is not finite where a score is none."""
+    scores = np.asarray(scores, dtype=np.float64)
+    predicted = scores.argmax(axis=1)
+    rows = np.arange(len(scores))
+    most = scores[rows, predicted]  # NaN if there is one
+    with np.errstate(invalid="ignore", over="ignore"):  # of masked and of huge logits
+        log_sum = np.log(np.exp(scores - most[:, None]).sum(axis=1))
+        total = scores.sum(axis=1)
+    positive = np.maximum(scores, 0).sum(axis=1)
+    return Rows(predicted, most, scores.min(axis=1), scores[rows, y], total, positive, log_sum)
+
+
+def joined(parts):
+    """The Rows of parts, one after the other."""
+    return Rows(*map(np.concatenate, zip(*parts, strict=True)))
+
+
+def log_probabilities(rows, kind):
+    """[log-probability of the label (N,), of the predicted class (N,)] of Rows."""
+    if kind == "probabilities":
+        with np.errstate(divide="ignore"):  # log of 0
+            both = np.log(np.maximum([rows.label, rows.most], 0)) - np.log(rows.positive)
+    else:
+        both = rows.label - rows.most - rows.log_sum, -rows.log_sum
+    return [np.clip(values, FLOOR, 0) for values in both]
 
 
 def _rows(found, scores, y):
-    """What is needed of each row of scores (N, C), as arrays (N,).
-
-    Its largest score and where that is; its least; the score of the label y (N,); its sum, and that
-    of scores above 0; log of the sum of exp(score - largest). AuditError for NaN, +inf, or a row of
-    nothing but -inf.
-    """
+    """The Rows of scores (N, C); AuditError for NaN, +inf, or a row of nothing but -inf."""
     parts = []
     size = max(1, CHUNK // scores.shape[1])
     for start in range(0, len(scores), size):
-        part = np.asarray(scores[start : start + size], dtype=np.float64)
-        predicted = part.argmax(axis=1)
-        rows = np.arange(len(part))
-        most = part[rows, predicted]  # NaN if there is one
-        with np.errstate(invalid="ignore", over="ignore"):  # of masked and of huge logits
-            log_sum = np.log(np.exp(part - most[:, None]).sum(axis=1))
-            total = part.sum(axis=1)
-        positive = np.maximum(part, 0).sum(axis=1)
-        label = part[rows, y[start : start + size]]
-        parts.append((predicted, most, part.min(axis=1), label, total, positive, log_sum))
+        some = slice(start, start + size)
+        parts.append(rows_of(scores[some], y[some]))
         let_go(scores)
-    names = ("predicted", "most", "least", "label", "total", "positive", "log_sum")
-    arrays = map(np.concatenate, zip(*parts, strict=True))
-    found_rows = SimpleNamespace(**dict(zip(names, arrays, strict=True)))
-    wrong = ~np.isfinite(found_rows.most)
-    column = found_rows.predicted[np.argmax(wrong)]
-    found.refuse(wrong, found_rows.most, f"the score in column {column}", "a finite number")
-    return found_rows
+    rows = joined(parts)
+    wrong = ~np.isfinite(rows.most)
+    column = rows.predicted[np.argmax(wrong)]
+    found.refuse(wrong, rows.most, f"the score in column {column}", "a finite number")
+    return rows
 
 
-def _kind_of(found, rows, scores, kind, called):
-    """logits or probabilities, by what _rows says; AuditError where it cannot be told.
+def kind_of_rows(found, rows, kind, called="", slack=SUM_ERROR):
+    """logits or probabilities, by the Rows of a Source; AuditError where it cannot be told.
 
     kind: what the user says, or auto. called: what the column is called.
     """
-    slack = _slack(scores)
-    inside = (rows.least >= -BELOW_ZERO) & (rows.most <= 1 + SUM_ERROR)
-    like = inside & (np.abs(rows.total - 1) <= slack)
+    like = rows.like_probabilities(slack)
     hundred = (np.abs(rows.total - 100) <= 100 * slack) & (rows.least >= 0)
     asked = called if kind == "auto" else kind
     if asked != "logits" and (like.all() or hundred.all()):
@@ -234,7 +263,7 @@ def _kind_of(found, rows, scores, kind, called):
         elif rows.most.max() <= 1:
             why = "like neither logits nor probabilities"
     if why:
-        raise found.error(f"{values}, {why}; if these are logits, say so with --kind logits.")
+        raise found.error(f"{values}, {why}; if these are logits, say so: {AS_LOGITS}.")
     return "logits"
 
 
