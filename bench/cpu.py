@@ -14,10 +14,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from statistics import median
 
-import matplotlib.style
 import numpy as np
-from matplotlib.figure import Figure
-from matplotlib.ticker import NullLocator, StrMethodFormatter
 
 import kdlib
 from bench import inputs, peer
@@ -188,34 +185,10 @@ image and view that a run shows: cheaper than a live teacher from {pays_after:.2
 """
 
 
-def figure(results):
-    """Ratios with must and aim: a matplotlib Figure."""
-    names, _, parts, sides, must, aim = zip(*ROWS, strict=True)
-    found = [ratios(results, *of) for of in zip(parts, sides, strict=True)]
-    whole, y = Figure(figsize=(6.5, 3)), range(len(ROWS))
-    panel = whole.subplots()
-    panel.hlines(y, [min(r) for r in found], [max(r) for r in found], "#0072B2", linewidth=3)
-    panel.scatter([median(r) for r in found], y, 49, "#0072B2", label="measured: median and range")
-    panel.scatter(must, y, 250, "#D55E00", "|", linewidth=2, label="must")
-    panel.scatter(aim, y, 49, "white", "d", edgecolor="#444444", zorder=1, label="aim")
-    panel.set_yticks(y, names)
-    panel.set(xscale="log", xlim=(0.95, None), xlabel="times as fast as the usual loop")
-    panel.set_xticks([1, 1.5, 2, 3, 5, 10, 20])
-    panel.xaxis.set_minor_locator(NullLocator())
-    panel.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-    panel.legend(loc="center right")
-    panel.invert_yaxis()
-    panel.grid(axis="y", visible=False)
-    return whole
-
-
 def write(results):
-    """results -> results/cpu.json, results/cpu.svg and the table in README.md."""
+    """results -> results/cpu.json and the table in README.md."""
     RESULTS.write_text(json.dumps(results, indent=1) + "\n")
     inputs.put(HERE / "README.md", "cpu", table(results))
-    with matplotlib.style.context(str(HERE.parent / "kdlib/pages/paper.mplstyle")):
-        nothing_of_now = {"Date": None, "Creator": None}
-        figure(results).savefig(RESULTS.with_suffix(".svg"), metadata=nothing_of_now)
 
 
 def main(arguments=None):

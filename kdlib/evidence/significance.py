@@ -11,7 +11,6 @@ from kdlib.config import KdlibError
 from kdlib.evidence.resample import Groups
 from kdlib.evidence.stats import nan_groups
 
-MAX_SIGNS = 20  # sign_flip enumerates 2^n sums
 TIE = 1e-12  # differences of means that are equal on paper differ by about 1e-16
 MANY = 1e9  # degrees of freedom where only examples are drawn
 FALSE_DISCOVERIES = 0.05  # of the groups that are called changed
@@ -210,27 +209,23 @@ def holm(p) -> np.ndarray:
 # ---------------------------------------------------------------- exact tests
 
 
-def sign_flip(per_seed) -> tuple[float, float]:
-    """(p, smallest possible p) of the exact two-sided sign-flip test of the mean of differences.
+def sign_flip(per_seed) -> float:
+    """p of the exact two-sided sign-flip test of the mean of paired differences, (n,).
 
-    per_seed: (n,) paired differences. Null: each is as likely as its negative. All 2^n signs are
-    enumerated (n <= 20, else KdlibError); sums as large as the measured one count, ties included.
-    The smallest possible p is 2 / 2^n. A NaN gives p = NaN.
-    """
+    Null: each is as likely as its negative. NaN if a difference is."""
+    from scipy.stats import permutation_test
+
     gains = np.asarray(per_seed, dtype=np.float64)
-    if gains.ndim != 1 or not 1 <= gains.size <= MAX_SIGNS:
-        raise KdlibError(
-            f"sign_flip needs 1 to {MAX_SIGNS} differences, one per seed, got {gains.shape}."
-        )
-    floor = 2.0 / 2**gains.size
     if not np.isfinite(gains).all():
-        return np.nan, floor
-    # the other sign of the first difference mirrors every sum: same absolute values
-    sums = gains[:1]
-    for gain in gains[1:]:
-        sums = np.concatenate([sums + gain, sums - gain])
-    tie = TIE * np.abs(gains).sum()  # rounding must not split sums that are equal on paper
-    return float((np.abs(sums) >= abs(gains.sum()) - tie).mean()), floor
+        return np.nan
+    if len(gains) == 1:
+        return 1.0
+
+    def distance(values, axis):
+        return np.abs(values.sum(axis=axis))
+
+    how = {"permutation_type": "samples", "alternative": "greater", "n_resamples": np.inf}
+    return float(permutation_test((gains,), distance, vectorized=True, **how).pvalue)
 
 
 def agreement(mine, pool, permutations: int = 4000, seed: int = 0) -> tuple[float, float]:

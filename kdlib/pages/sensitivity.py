@@ -65,7 +65,7 @@ def mitigations(p, methods=None):
     rows = []
     for method in methods or [m for m in p.methods if m != "kd"]:
         over_kd = p.gain(method, rare, "kd")
-        p_of_signs, _ = sign_flip(over_kd.per_seed)
+        p_of_signs = sign_flip(over_kd.per_seed)
         rows.append(
             {
                 "method": name_of(method),

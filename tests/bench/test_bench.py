@@ -164,21 +164,17 @@ def test_a_target_is_met_or_not(value, said):
     assert cpu.verdict(value, 1.5, 1.9) == said
 
 
-def test_the_committed_table_and_figure_are_of_what_was_measured():
+def test_the_committed_table_is_of_what_was_measured():
     results = json.loads(cpu.RESULTS.read_text())
     page = (ROOT / "bench/README.md").read_text()
     assert f"<!-- cpu:start -->\n{cpu.table(results)}<!-- cpu:end -->" in page
     assert results["size"]["rounds"] >= 3 and results["seconds"] < 600
-    (panel,) = cpu.figure(results).axes
-    marks = {c.get_label(): c.get_offsets()[:, 0].tolist() for c in panel.collections[1:]}
-    for k, (name, _, part, side, must, aim) in enumerate(cpu.ROWS):  # by hand, from the JSON
+    for name, _, part, side, must, aim in cpu.ROWS:  # by hand, from the JSON
         seconds = results[part]["seconds"]
         ratio = sorted(a / b for a, b in zip(seconds["peer"], seconds[side], strict=True))[1]
         (line,) = [line for line in page.splitlines() if line.startswith(f"| {name} |")]
         assert f"**{ratio:.2f} (" in line and f"| {must:g} | {aim:g} |" in line
         assert ("not met" in line) == (ratio < must)
-        assert [marks[m][k] for m in marks] == pytest.approx([ratio, must, aim])
-    assert (ROOT / "bench/results/cpu.svg").exists() and "results/cpu.svg" in page
 
 
 def test_quick_runs_end_to_end_and_leaves_the_results_alone(capsys, monkeypatch):

@@ -26,39 +26,20 @@ from kdlib.evidence.significance import (
         [0.0, 0.0, 0.0],
         [-1.5],
         [0.02, 0.02, 0.02, -0.02, 0.01, 0.03, 0.05, -0.01],
+        list(range(1, 9)),
     ],
 )
-def test_sign_flip_is_enumeration_and_agrees_with_scipy(gains):
+def test_sign_flip_counts_the_signs_that_reach_as_far(gains):
     exact = [round(1000 * g) for g in gains]  # whole numbers: ties are exact
     reached = [
         abs(sum(s * g for s, g in zip(signs, exact, strict=True))) >= abs(sum(exact))
         for signs in itertools.product((1, -1), repeat=len(exact))
     ]
-    p, floor = sign_flip(gains)
-    assert p == pytest.approx(np.mean(reached)) and floor == 2 / 2 ** len(gains)
-    if len(gains) > 1:
-        wanted = stats.permutation_test(
-            (np.array(exact),),
-            lambda x, axis: np.abs(x.sum(axis=axis)),
-            vectorized=True,
-            permutation_type="samples",
-            alternative="greater",
-            n_resamples=np.inf,
-        )
-        assert p == pytest.approx(wanted.pvalue)
+    assert sign_flip(gains) == pytest.approx(np.mean(reached))
 
 
-def test_sign_flip_reaches_its_floor_and_handles_20_seeds():
-    assert sign_flip(np.arange(1, 9)) == (2 / 256, 2 / 256)
-    assert sign_flip(-np.arange(1, 21.0)) == (2 / 2**20, 2 / 2**20)
-
-
-def test_sign_flip_of_nan_is_nan_and_of_other_sizes_is_refused():
-    p, floor = sign_flip([0.1, np.nan, 0.3])
-    assert np.isnan(p) and floor == 0.25
-    for bad in (np.ones(21), [], np.ones((2, 2))):
-        with pytest.raises(KdlibError, match="sign_flip needs 1 to 20 differences"):
-            sign_flip(bad)
+def test_sign_flip_of_nan_is_nan():
+    assert np.isnan(sign_flip([0.1, np.nan, 0.3]))
 
 
 def hierarchical_gains(rng, seeds, groups, d0, prior=4.0, effect=0.0):
