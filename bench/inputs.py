@@ -26,12 +26,12 @@ def config(student, teacher=None, epochs=1, **more):
 
 
 @functools.cache
-def images(train=10_847, test=5000, classes=100):
-    """Data of random 32x32 images; by default as many as long-tailed CIFAR-100 has."""
+def images(train=10_847, test=5000, classes=100, side=32):
+    """Data of random images; by default as many and as large as long-tailed CIFAR-100 has."""
     generator = np.random.default_rng(0)
 
     def split(n):
-        x = torch.from_numpy(generator.integers(256, size=(n, 32, 32, 3), dtype=np.uint8))
+        x = torch.from_numpy(generator.integers(256, size=(n, side, side, 3), dtype=np.uint8))
         y = torch.arange(n) % classes
         return Split(x, y, y)
 
