@@ -15,7 +15,6 @@ from kdlib.models import build
 from kdlib.step import Run, method_loss
 from kdlib.study.experiment import load
 from kdlib.study.kept import epochs_done
-from kdlib.study.machine import default_device
 from kdlib.study.watch import EVALUATIONS
 from kdlib.train import fit, predict
 
@@ -40,14 +39,14 @@ def falls_back(function):
 
 
 @falls_back
-def estimate(configs, folder=None, device=None, count=1):
-    """Seconds each Config takes on this machine (one thread on a CPU).
+def shares(configs, folder, device, jobs):
+    """{key: seconds} that each Config takes on this machine beside others, `jobs` at a time.
 
-    count: how many runs go side by side on a GPU; a run then takes its share of their time.
+    On a CPU each has a thread; on a GPU its share of the time of those that go side by side.
     Counted are the steps, the evaluations and, for the first student of each teacher, the teacher's
     table."""
-    device, seconds, tables = device or default_device(), [], set()
-    threads = torch.get_num_threads()
+    count = 1 if device == "cpu" else min(jobs, len(configs), MEASURED)
+    threads, found, tables = torch.get_num_threads(), {}, set()
     if device == "cpu":
         torch.set_num_threads(1)  # as in the processes of a sweep, whose time is to be estimated
     for cfg in configs:
@@ -56,24 +55,16 @@ def estimate(configs, folder=None, device=None, count=1):
         images = EVALUATIONS * len(data.val) + sum(map(len, data.splits().values()))
         step, forward = _pace(cfg.student, *how)
         left = cfg.epochs - epochs_done(cfg.key())
-        total = left * math.ceil(n / cfg.batch_size) * step + images * forward
+        seconds = left * math.ceil(n / cfg.batch_size) * step + images * forward
         table = (cfg.teacher_config(), cfg.seed, cfg.epochs) if cfg.teacher else None
         if table and table not in tables:
             tables.add(table)
             # part of an image's views, on average
             seen = 1 - (1 - 1 / data.views) ** cfg.epochs if device == "cpu" else 1
-            total += seen * n * data.views * _pace(cfg.teacher, *how)[1]
-        seconds.append(total)
+            seconds += seen * n * data.views * _pace(cfg.teacher, *how)[1]
+        found[cfg.key()] = seconds
     torch.set_num_threads(threads)
-    return seconds
-
-
-def shares(configs, folder, device, jobs):
-    """{key: seconds} that each Config takes on this machine beside others, `jobs` at a time."""
-    jobs = min(jobs, len(configs))
-    beside = 1 if device == "cpu" else min(jobs, MEASURED)
-    found = estimate(configs, folder, device, beside)
-    return {cfg.key(): seconds for cfg, seconds in zip(configs, found, strict=True)}
+    return found
 
 
 def workers(configs, device, jobs):

@@ -331,7 +331,7 @@ def test_a_run_that_was_killed_goes_on_where_it_was(kept_each_epoch, monkeypatch
     stopped_after(3, cfg, monkeypatch)
     assert [file.name for file in kept_each_epoch.glob(".*.kept")] == [f".{cfg.key()}.kept"]
     assert kept.epochs_done(cfg.key()) == 3 and kept.epochs_done("another") == 0
-    (left,), (anew,) = (pace.estimate([c]) for c in (cfg, replace(cfg, seed=9)))
+    left, anew = pace.shares([cfg, replace(cfg, seed=9)], None, "cpu", 1).values()
     assert left < anew
     epochs = []
     monkeypatch.setattr(train.Stepper, "begin", wraps_begin(epochs, train.Stepper.begin))

@@ -214,7 +214,7 @@ def test_an_estimate_falls_back_too(graphs, monkeypatch, capsys):
 
     monkeypatch.setattr(pace, "_pace", of_one)
     steps = -(-len(experiment.load(CFG)[0].train) // 32)
-    assert pace.estimate([CFG]) == [2 * steps]
+    assert pace.shares([CFG], None, "cpu", 1) == {CFG.key(): 2 * steps}
     assert "no capture. Going on" in capsys.readouterr().out
 
 
@@ -226,8 +226,9 @@ def test_the_estimate_counts_steps_and_the_table_once(records_folder, monkeypatc
     monkeypatch.setattr(pace, "_pace", lambda name, *how: known[name])
     images = len(experiment.load(CFG)[0].train)
     steps = -(-images // 32)
-    found = pace.estimate([CFG, KD, replace(KD, alpha=0.5), replace(KD, seed=1)])
-    assert found == [2 * steps, 2 * steps + images, 2 * steps, 2 * steps + images]
+    configs = [CFG, KD, replace(KD, alpha=0.5), replace(KD, seed=1)]
+    found = pace.shares(configs, None, "cpu", 1)
+    assert list(found.values()) == [2 * steps, 2 * steps + images, 2 * steps, 2 * steps + images]
 
 
 @pytest.mark.parametrize("count", [1, 4])
