@@ -21,7 +21,7 @@ from kdlib.reading.names import (
 from kdlib.reading.read import Source
 from kdlib.reading.score_sets import score_set
 from kdlib.reading.sentences import ends, listed
-from kdlib.reading.values import names_or_numbers
+from kdlib.reading.values import is_single, names_or_numbers
 
 
 @dataclass(frozen=True)
@@ -143,11 +143,6 @@ def _kept(found, answers):
         what = "scores" if answers.scores else "predicted classes"
         found.note(f"{what} {ends(taken)}; passed over: {listed(others)}.")
     return replace(answers, source=found.with_columns(columns))
-
-
-def is_single(values):
-    """Whether a column holds one value a row."""
-    return np.shape(values)[1:] in ((), (1,))
 
 
 def _fractions(values):

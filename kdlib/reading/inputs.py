@@ -11,9 +11,8 @@ import numpy as np
 from kdlib.config import count_of
 from kdlib.reading.classes import classes_of, coded
 from kdlib.reading.columns import answers_of, labels_of
-from kdlib.reading.groups import without_group
+from kdlib.reading.groups import in_pairs, without_group
 from kdlib.reading.names import ROLES
-from kdlib.reading.pairs import in_pairs
 from kdlib.reading.read import Source, is_file_name, source
 from kdlib.reading.rows import aligned, by_example, by_text, take
 from kdlib.reading.scores import check_own_labels
