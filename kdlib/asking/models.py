@@ -6,7 +6,6 @@ torch.
 """
 
 import contextlib
-import dataclasses
 import inspect
 import itertools
 import sys
@@ -64,15 +63,12 @@ def audit_models(
     rows = Rows(groups)
     with as_asked(everyone, device):
         _ask(everyone, loader, rows, names, progress)
-    answers = {role: [model.source(names) for model in of] for role, of in models.items()}
     labels, found_groups = rows.sources(names)
-    names = names or tuple(map(str, range(everyone[0].classes)))
-    tables = {"groups": found_groups} | tables
-    read = _in_words(loader, rows, everyone, names)
-    for sentence in read if options.get("say") else ():
-        options["say"](sentence)
-    found = audit(labels, **answers, **options | tables, classes=names)
-    return dataclasses.replace(found, read=(*read, *found.read))
+    if getattr(loader, "drop_last", False):
+        labels.note("the loader leaves out its last, incomplete batch (drop_last=True).")
+    answers = {role: [model.source(names) for model in of] for role, of in models.items()}
+    options["classes"] = names or tuple(map(str, range(everyone[0].classes)))
+    return audit(labels, **answers, **options | {"groups": found_groups} | tables)
 
 
 def _checked(options):
@@ -124,17 +120,6 @@ def _ask(models, loader, rows, names, progress):
         raise AuditError(
             "loader: yields no example; a generator that was read before has nothing left."
         )
-
-
-def _in_words(loader, rows, models, names):
-    """Sentences on what was read; names: of the classes."""
-    alike = {}
-    for model in models:
-        alike.setdefault(model.sentence(names), []).append(model.name)
-    read = [rows.sentence(), *(f"{', '.join(of)}: {said}" for said, of in alike.items())]
-    if getattr(loader, "drop_last", False):
-        read.append("The loader leaves out its last, incomplete batch (drop_last=True).")
-    return read
 
 
 def _check_width(model, first, names):

@@ -50,29 +50,27 @@ class Answers:
 def labels_of(found):
     """(N,) labels as read, whole numbers or names, of one column or of one-hot columns."""
     columns = found.columns
-    one_hot = len(columns) > 1 and not any(plain(name) in LABELS for name in columns)
-    if one_hot and all(np.ndim(values) == 1 for values in columns.values()):
-        matrix = _one_hot(np.column_stack([*columns.values()]))
-        if matrix is not None:
+    named = len(columns) > 1 and not any(plain(name) in LABELS for name in columns)
+    if named and all(np.ndim(values) == 1 for values in columns.values()):
+        matrix = np.column_stack([*columns.values()])
+        if len(matrix) and one_hot(matrix).all():
             return np.array([*columns], dtype=object)[matrix.argmax(axis=1)]
     values = found.one(LABELS, "the labels")
-    if np.ndim(values) == 2 and np.shape(values)[1] > 1:
-        matrix = _one_hot(values)
-        if matrix is not None:
-            found.note("one-hot labels.")
-            return matrix.argmax(axis=1)
+    matrix = np.ndim(values) == 2 and np.shape(values)[1] > 1
+    if matrix and len(values) and one_hot(values).all():
+        found.note("one-hot labels.")
+        return values.argmax(axis=1)
     y = names_or_numbers(found, values, "label")
     if not len(y):
         raise found.error("holds no label.")
     return y
 
 
-def _one_hot(matrix):
-    """The matrix, if each row of it is one 1 among zeros; else None."""
-    if matrix.dtype.kind not in "iufb" or not len(matrix):
-        return None
-    ones = (matrix == 1).sum(axis=1)
-    return matrix if (ones == 1).all() and ((matrix != 0).sum(axis=1) == 1).all() else None
+def one_hot(matrix):
+    """(N,) bool: which rows of a matrix are one 1 among zeros."""
+    if matrix.dtype.kind not in "iufb":
+        return np.zeros(len(matrix), dtype=bool)
+    return ((matrix == 1).sum(axis=1) == 1) & ((matrix != 0).sum(axis=1) == 1)
 
 
 # ---------------------------------------------------------------- what a model says

@@ -135,14 +135,14 @@ def _columns(held):
     if getattr(getattr(held, "dtype", None), "names", None):  # a structured array of numpy
         held = {name: held[name] for name in held.dtype.names}
     if not hasattr(held, "columns") and not isinstance(held, dict):
-        array = _array(held)
+        array = as_array(held)
         if array.ndim == 0:
             raise AuditError(f"{quoted(held)} is no path, array, table or dictionary of arrays.")
         return {"": array}, None
     names = list(held) if isinstance(held, dict) else list(held.columns)
     if (name := repeated(map(str, names))) is not None:
         raise AuditError(f"two columns are called {quoted(name)}.")
-    columns = {encodable(str(name)): _array(held[name]) for name in names}
+    columns = {encodable(str(name)): as_array(held[name]) for name in names}
     index = getattr(held, "index", None)  # a dictionary has none
     # one that does not just count the rows is the id of each
     counts = getattr(index, "step", 0) == 1 and index.start == 0
@@ -156,11 +156,11 @@ def sparse_columns(matrix):
     return arrays | {"format": np.array("csr"), "shape": np.array(rows.shape)}
 
 
-def _array(values):
+def as_array(values):
     """An array of one column or object, of whatever library; lists in a column are rows."""
     if hasattr(values, "detach"):  # a tensor of torch
         values = values.detach().cpu()
-        if "bfloat16" in str(values.dtype):  # numpy lacks it
+        if values.is_floating_point() and values.itemsize < 4:  # which numpy lacks in part
             values = values.float()
     if hasattr(values, "to_numpy"):
         values = values.to_numpy()

@@ -447,7 +447,7 @@ def test_groups_by_table_by_function_and_by_the_batch_are_one():
     held = [(X[i], Y[i], str(NAMED[i])) for i in range(N)]
     found = ask(loader=DataLoader(held, batch_size=32))
     same(found, expected)
-    assert "the groups are what they hold besides inputs and labels." in found.read[0]
+    assert "the groups are what the batches hold besides inputs and labels." in found.read[1]
     held = [{"x": X[i], "y": Y[i], "group": str(NAMED[i])} for i in range(N)]
     same(ask(loader=DataLoader(held, batch_size=32)), expected)
     # a table counts, not the batch
@@ -474,7 +474,7 @@ def test_groups_are_shuffled_with_the_examples():
 def test_what_differs_for_every_example_is_no_group_and_said():
     found = ask(loader=batches(X, Y, np.arange(N)))
     same(found, by_hand(TEACHER, STUDENT))
-    assert "is taken for ids." in found.read[0]
+    assert "is taken for ids." in found.read[1]
 
 
 def test_rows_of_a_table_are_refused_where_the_loader_has_another_order():
