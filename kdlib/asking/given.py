@@ -119,7 +119,8 @@ def asked(options, out, say=None, progress=None):
         from kdlib.asking.images import audit_folder  # needs torch
 
         how |= {name: options[name] for name in OF_FOLDER if options[name] is not None}
-        return audit_folder(options["image_folder"], **how)
+        models = {role: how.pop(role) for role in ROLES if role in how}
+        return audit_folder(options["image_folder"], models, **how)
     how["images"] = options["images"]
     if named:
         del how["student"]
