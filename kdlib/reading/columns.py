@@ -101,14 +101,14 @@ def answers_of(found, y, given=()):
             raise found.error(
                 f"has scores of shape {shape}; a matrix with a row for each example is needed."
             )
-        return _kept(found, Answers(found, (name,), own_labels=own, kind=kind_of(name)))
+        return _kept(Answers(found, (name,), own_labels=own, kind=kind_of(name)))
     indices = called(rest, ("index",))
     if indices and len(rest) == 2 and called(rest, PROBABILITIES):  # as timm writes it
-        return _kept(found, Answers(found, predicted=indices, own_labels=own))
+        return _kept(Answers(found, predicted=indices, own_labels=own))
     chosen = score_set(found, rest, y, given)
     if chosen:
         beside = called(rest, PREDICTED)
-        return _kept(found, Answers(found, *chosen, own_labels=own, beside=beside))
+        return _kept(Answers(found, *chosen, own_labels=own, beside=beside))
     name = called(rest, PREDICTED)
     rest = [one for one in rest if plain(one) not in BESIDE]
     if name is None and (not rest or _is_confidence(columns, rest, y)):  # as timm writes it
@@ -123,15 +123,16 @@ def answers_of(found, y, given=()):
         )
     binary = len(np.unique(y)) == 2 if not given else len(given) == 2
     if binary and _fractions(columns[name]):
-        return _kept(found, Answers(found, (name,), own_labels=own, kind=kind_of(name)))
-    return _kept(found, Answers(found, predicted=name, own_labels=own))
+        return _kept(Answers(found, (name,), own_labels=own, kind=kind_of(name)))
+    return _kept(Answers(found, predicted=name, own_labels=own))
 
 
 # ---------------------------------------------------------------- names and values
 
 
-def _kept(found, answers):
+def _kept(answers):
     """The Answers, their Source with the columns that mean something; the others in a note."""
+    found = answers.source
     used = [*answers.scores, answers.predicted, answers.own_labels]
     kept = [*used, answers.beside]
     columns = {name: values for name, values in found.columns.items() if name in kept}
@@ -140,7 +141,7 @@ def _kept(found, answers):
         taken = answers.scores or (answers.predicted,)
         what = "scores" if answers.scores else "predicted classes"
         found.note(f"{what} {ends(taken)}; passed over: {listed(others)}.")
-    return replace(answers, source=found.with_columns(columns))
+    return replace(answers, source=replace(found, columns=columns))
 
 
 def _fractions(values):

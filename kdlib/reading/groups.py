@@ -5,6 +5,8 @@ group: a long table, or a sparse matrix. N examples, G groups, M pairs. Whatever
 raises an AuditError.
 """
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 
@@ -57,7 +59,8 @@ def used_by(found, by):
             "pairs of example and group, or one column without a name."
         )
     used = {column for entry in entries(found, by) for column, _ in entry}
-    return found.with_columns({name: of for name, of in found.columns.items() if name in used})
+    columns = {name: of for name, of in found.columns.items() if name in used}
+    return replace(found, columns=columns)
 
 
 def matrix_of(found):

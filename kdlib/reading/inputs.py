@@ -11,9 +11,10 @@ import numpy as np
 from kdlib.config import count_of
 from kdlib.reading.classes import classes_of, coded
 from kdlib.reading.columns import answers_of, labels_of
+from kdlib.reading.formats import is_known
 from kdlib.reading.groups import in_pairs, without_group
 from kdlib.reading.names import ROLES
-from kdlib.reading.read import Source, is_file_name, source
+from kdlib.reading.read import Source, file_and_columns, source
 from kdlib.reading.rows import aligned, by_example, by_text, take
 from kdlib.reading.scores import check_own_labels
 from kdlib.reading.sentences import AuditError
@@ -59,13 +60,12 @@ def in_rows(first, models, more, given, missing_groups=None):
     first, others = by_text(by_example(first, None), others)
     y = labels_of(first)
     others = [by_example(s, len(y)) for s in others]
-    answers = [answers_of(s, y, given) for s in others[: len(others) - len(known)]]
-    known = dict(zip(known, others[len(answers) :], strict=True))
-    sources = [*(a.source for a in answers), *known.values()]
-    labelled = first.with_columns({"": y})
-    sources, how = aligned(labelled, sources)
-    answers = [replace(a, source=s) for a, s in zip(answers, sources, strict=False)]
-    known = members | dict(zip(known, sources[len(answers) :], strict=True))
+    count = len(others) - len(known)
+    answers = [answers_of(s, y, given) for s in others[:count]]
+    others[:count] = [a.source for a in answers]
+    others, how = aligned(replace(first, columns={"": y}), others)
+    answers = [replace(a, source=s) for a, s in zip(answers, others, strict=False)]
+    known = members | dict(zip(known, others[count:], strict=True))
     names, answers = classes_of(y, answers, given)
     y = coded(first, y, names, "label")
     for a in answers:
@@ -108,7 +108,7 @@ def _several(given):
 
     def whole(one):  # not a row of a list of lists, and no name of a class
         if isinstance(one, str):
-            return is_file_name(one)
+            return is_known(file_and_columns(one)[0])
         is_table = hasattr(one, "columns") or getattr(one, "ndim", 0) > 0
         return isinstance(one, (Path, dict, Source)) or is_table
 

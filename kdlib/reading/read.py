@@ -55,10 +55,6 @@ class Source:
             "or give its name behind the file's, as in FILE:COLUMN."
         )
 
-    def with_columns(self, columns):
-        """The same input, but these columns alone."""
-        return replace(self, columns=columns)
-
 
 def source(given, role):
     """The Source of a path, an array, a tensor, a table, or a dictionary of arrays.
@@ -84,7 +80,7 @@ def source(given, role):
     found = _with_ids(Source(name, columns, None, sha256), index)
     if not found.columns:
         raise found.error("holds no column.")
-    return found.with_columns(_selected(found, wanted)) if wanted else found
+    return replace(found, columns=_selected(found, wanted)) if wanted else found
 
 
 def file_and_columns(given):
@@ -95,11 +91,6 @@ def file_and_columns(given):
     if selects and not os.path.exists(text):  # also where the name is too long
         return Path(file), columns
     return Path(given), ""
-
-
-def is_file_name(text):
-    """Whether text, in a list of models, is the name of a file."""
-    return formats.is_known(file_and_columns(text)[0])
 
 
 def _selected(found, wanted):
@@ -130,8 +121,10 @@ def _columns(held):
         held = held.to_pandas()
     if hasattr(held, "to_frame"):  # a Series
         held = held.to_frame("")
-    if hasattr(held, "tocsr"):  # sparse, of scipy
-        return sparse_columns(held), None
+    if hasattr(held, "tocsr"):  # sparse, of scipy: as scipy.sparse.save_npz names the parts
+        rows = held.tocsr()
+        arrays = {"indices": rows.indices, "indptr": rows.indptr, "data": rows.data}
+        return arrays | {"format": np.array("csr"), "shape": np.array(rows.shape)}, None
     if getattr(getattr(held, "dtype", None), "names", None):  # a structured array of numpy
         held = {name: held[name] for name in held.dtype.names}
     if not hasattr(held, "columns") and not isinstance(held, dict):
@@ -147,13 +140,6 @@ def _columns(held):
     # one that does not just count the rows is the id of each
     counts = getattr(index, "step", 0) == 1 and index.start == 0
     return columns, None if index is None or counts else np.array(index, dtype=object)
-
-
-def sparse_columns(matrix):
-    """{name: array} of a sparse matrix of scipy, as scipy.sparse.save_npz names them."""
-    rows = matrix.tocsr()
-    arrays = {"indices": rows.indices, "indptr": rows.indptr, "data": rows.data}
-    return arrays | {"format": np.array("csr"), "shape": np.array(rows.shape)}
 
 
 def as_array(values):
@@ -185,10 +171,12 @@ def as_array(values):
 def _with_ids(found, index):
     """The Source with its ids apart: a column that is called like one, or a table's index.
 
-    A column such as PassengerId is one if all its values differ.
+    A column such as PassengerId is one if all its values differ; none is that holds {bytes, path},
+    as data sets of Hugging Face hold images.
     """
     columns = dict(found.columns)
-    single = [name for name, of in columns.items() if np.ndim(of) == 1 and not _holds_files(of)]
+    single = [name for name, of in columns.items() if np.ndim(of) == 1]
+    single = [name for name in single if not isinstance(next(iter(columns[name]), None), dict)]
     called = sorted(single, key=lambda name: (*IDS, plain(name)).index(plain(name)))
     name = None
     if len(columns) > 1 and called and plain(called[0]) in IDS:
@@ -197,11 +185,6 @@ def _with_ids(found, index):
         name = next((own for own in single if _numbers_examples(own, columns[own])), None)
     ids = columns.pop(name) if name is not None else index
     return replace(found, columns=columns, ids=ids)
-
-
-def _holds_files(values):
-    """Whether a column holds {bytes, path}, as data sets of Hugging Face hold images."""
-    return len(values) > 0 and isinstance(values[0], dict)
 
 
 def _numbers_examples(name, values):

@@ -166,8 +166,8 @@ def _with_id(found, name):
 
 
 def take(found, rows):
-    """The Source with these rows (int64, or a mask) alone, in their order."""
-    if rows.dtype != bool and len(rows) == rows_of(found) and (np.diff(rows) == 1).all():
+    """The Source with these rows (int64) alone, in their order."""
+    if len(rows) == rows_of(found) and (np.diff(rows) == 1).all():
         return found
     columns = {
         name: values if name == "names" and len(values) != rows_of(found) else values[rows]

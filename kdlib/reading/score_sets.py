@@ -127,15 +127,12 @@ def _families(names, words):
     for stem, members in found.items():
         numbered = {key: name for key, name in members.items() if key.isdecimal()}
         numbers = sorted(map(int, numbered))
-        if len(numbers) > 1 and numbers in (_counting(numbers, 0), _counting(numbers, 1)):
+        counted = list(range(numbers[0], numbers[0] + len(numbers))) if numbers else []
+        if len(numbers) > 1 and numbers == counted and numbers[0] in (0, 1):
             sets[stem] = numbered
         elif len(members) > 1 and words and len(numbers) < len(members):
             sets[stem] = members
     return sets
-
-
-def _counting(numbers, start):
-    return list(range(start, start + len(numbers)))
 
 
 def _in_order(found, members):
