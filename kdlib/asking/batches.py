@@ -138,7 +138,7 @@ def _column_of(values, n, start):
     return column
 
 
-class Rows:
+class Examples:
     """The labels of the examples so far, and what else is known of them."""
 
     def __init__(self, groups=None):

@@ -16,6 +16,7 @@ from torchvision.datasets import ImageFolder
 from kdlib.asking.models import audit_models
 from kdlib.asking.networks import named, network, timm_of
 from kdlib.config import count_of
+from kdlib.reading.inputs import titles
 from kdlib.reading.read import Source, source
 from kdlib.reading.rows import aligned
 from kdlib.reading.sentences import AuditError, reason
@@ -74,12 +75,12 @@ def _networks(images, asked, size, mean, std):
     models, seen = {}, {}
     for role, texts in asked.items():
         models[role] = []
-        for place, text in enumerate(texts):
+        for title, text in zip(titles(role, texts), texts, strict=True):
             one = named(text)
             module = network(one, len(images.classes), images.folder)
             how = images.prepare(*preparation(one, module, size, mean, std))
             models[role].append(_seeing(module, how))
-            seen[f"{role} {place}" if len(texts) > 1 else role] = one
+            seen[title] = one
     return models, seen
 
 

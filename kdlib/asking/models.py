@@ -10,12 +10,12 @@ import inspect
 import itertools
 import sys
 
-from kdlib.asking.batches import Rows, check_order, labels_of, parts_of, refuse
+from kdlib.asking.batches import Examples, check_order, labels_of, parts_of, refuse
 from kdlib.asking.reduced import Reduced, home_of
 from kdlib.auditing.audit import audit, check_options, kinds_of
 from kdlib.config import count_of
 from kdlib.reading.classes import given_names
-from kdlib.reading.inputs import check_roles
+from kdlib.reading.inputs import check_roles, titles
 from kdlib.reading.read import source
 from kdlib.reading.sentences import AuditError, reason
 
@@ -50,8 +50,7 @@ def audit_models(
 
     KdlibError, in one sentence, for anything that cannot be used.
     """
-    inspect.signature(audit).bind(None, None, None, **options)  # a misspelt one, before the work
-    kinds = _checked(options)
+    kinds = _checked(options)  # before the work
     names = given_names(options.pop("classes", None))
     tables = {}
     for what, of in {"groups": groups, "weights": options.get("weights")}.items():
@@ -60,7 +59,7 @@ def audit_models(
     check_order(loader, tables.values())
     models = _models({"teacher": teacher, "student": student, "baseline": baseline}, kinds)
     everyone = list(itertools.chain(*models.values()))
-    rows = Rows(groups)
+    rows = Examples(groups)
     with as_asked(everyone, device):
         _ask(everyone, loader, rows, names, progress)
     labels, found_groups = rows.sources(names)
@@ -72,13 +71,14 @@ def audit_models(
 
 
 def _checked(options):
-    """{role: kind of its scores}, which is taken from the options; AuditError for wrong ones."""
-    kinds = kinds_of(options.pop("kind", "auto"))
+    """{role: kind of its scores}; AuditError for wrong options, TypeError for a misspelt one."""
+    bound = inspect.signature(audit).bind(None, None, None, **options)
+    bound.apply_defaults()
+    kinds = kinds_of(bound.arguments["kind"])
     if "classes" in kinds.values():
         raise AuditError("kind 'classes': models must give scores; kdlib.audit takes classes.")
-    usual = inspect.signature(audit).parameters
-    names = ("edges", "worst", "resamples", "seed", "missing_groups")
-    check_options(*(options.get(name, usual[name].default) for name in names))
+    checked = ("edges", "worst", "resamples", "seed", "missing_groups")
+    check_options(*(bound.arguments[name] for name in checked))
     return kinds
 
 
@@ -90,8 +90,7 @@ def _models(given, kinds):
         if several in ([], [None]):
             continue
         found[role] = []
-        for place, model in enumerate(several):
-            name = f"{role} {place}" if len(several) > 1 else role
+        for name, model in zip(titles(role, several), several, strict=True):
             if not callable(model):
                 raise AuditError(
                     f"{name}: {type(model).__name__} is neither a module of torch nor a function; "
@@ -124,16 +123,13 @@ def _ask(models, loader, rows, names, progress):
 
 def _check_width(model, first, names):
     """The number of classes; AuditError unless a model has as many as the first and as names."""
+    gives = f"{model.name}: gives scores of {count_of(model.classes, 'class', 'classes')}"
     if model.classes != first.classes:
-        raise AuditError(
-            f"{model.name}: gives scores of {count_of(model.classes, 'class', 'classes')}, but "
-            f"{first.name} of {first.classes}; an audit needs models of the same classes."
-        )
+        others = f"{first.name} of {first.classes}; an audit needs models of the same classes"
+        raise AuditError(f"{gives}, but {others}.")
     if names and len(names) != model.classes:
-        raise AuditError(
-            f"{model.name}: gives scores of {count_of(model.classes, 'class', 'classes')}, but "
-            f"{count_of(len(names), 'name')} of classes came with it."
-        )
+        came = count_of(len(names), "name")
+        raise AuditError(f"{gives}, but {came} of classes came with it.")
     return model.classes
 
 

@@ -16,13 +16,7 @@ from kdlib.asking.batches import array_of, refuse
 from kdlib.config import count_of
 from kdlib.reading.names import REDUCED
 from kdlib.reading.read import Source
-from kdlib.reading.scores import (
-    joined,
-    kind_of_rows,
-    log_probabilities,
-    rows_of,
-    with_other_class,
-)
+from kdlib.reading.scores import Rows, kind_of_rows, with_other_class
 from kdlib.reading.sentences import AuditError
 
 
@@ -76,7 +70,7 @@ class Reduced:
             self.parts.append((scores[:, 0], y))
             most = scores[:, 0]
         else:
-            self.parts.append(rows_of(scores, y))
+            self.parts.append(Rows.of(scores, y))
             most = self.parts[-1].most
         refuse(self.name, ~np.isfinite(most), most, start, "which is no score")
         if self.kind == "probabilities" and not self.single:
@@ -98,7 +92,7 @@ class Reduced:
         if self.modules:
             what = f"{type(self.modules[0]).__name__} on {self.device or 'cpu'}"
         found.note(f"{what}; {of}.")
-        reduced = (rows.predicted, *log_probabilities(rows, kind))
+        reduced = (rows.predicted, *rows.log_probabilities(kind))
         digest = hashlib.sha256()
         for values in reduced:
             digest.update(values.tobytes())
@@ -110,7 +104,7 @@ class Reduced:
     def _rows(self, found):
         """(Rows of all examples, kind of their scores)."""
         if not self.single:
-            rows = joined(self.parts)
+            rows = Rows.joined(self.parts)
             return rows, kind_of_rows(found, rows, self.kind)
         score, y = map(np.concatenate, zip(*self.parts, strict=True))
         kind = self.kind if self.kind != "auto" else "logits"
@@ -119,7 +113,7 @@ class Reduced:
                 "gives one number from 0 to 1 for each example, which may be a probability or "
                 "a logit; say kind='logits' or kind='probabilities'."
             )
-        return rows_of(with_other_class(found, score, kind), y), kind
+        return Rows.of(with_other_class(found, score, kind), y), kind
 
 
 def _picked(said):

@@ -29,10 +29,14 @@ def models_of(teacher, student, baseline):
         if given is None:
             continue
         many = _several(given)
-        titles = [f"{role} {i}" for i in range(len(many))] if len(many) > 1 else [role]
-        models[role] = [source(one, title) for one, title in zip(many, titles, strict=True)]
+        models[role] = [source(*pair) for pair in zip(many, titles(role, many), strict=True)]
     check_roles(models)
     return models
+
+
+def titles(role, many):
+    """What each network of a role is called in sentences."""
+    return [f"{role} {i}" for i in range(len(many))] if len(many) > 1 else [role]
 
 
 def check_roles(models):

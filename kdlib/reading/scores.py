@@ -60,7 +60,7 @@ def outputs(answers, y, names, kind="auto"):
     rows = _rows(found, scores, y)
     _check_beside(answers, rows.predicted, names)
     kind = kind_of_rows(found, rows, kind, answers.kind, _slack(scores))
-    return Outputs(rows.predicted, *log_probabilities(rows, kind), kind)
+    return Outputs(rows.predicted, *rows.log_probabilities(kind), kind)
 
 
 def check_own_labels(answers, y, names, labels):
@@ -177,38 +177,37 @@ class Rows(NamedTuple):
     positive: np.ndarray  # sum of the scores above 0
     log_sum: np.ndarray  # log of the sum of exp(score - largest)
 
+    @classmethod
+    def of(cls, scores, y):
+        """Of scores (B, C) and labels y (B,); `most` is not finite where a score is none."""
+        scores = np.asarray(scores, dtype=np.float64)
+        predicted = scores.argmax(axis=1)
+        rows = np.arange(len(scores))
+        most = scores[rows, predicted]  # NaN if there is one
+        with np.errstate(invalid="ignore", over="ignore"):  # of masked and of huge logits
+            log_sum = np.log(np.exp(scores - most[:, None]).sum(axis=1))
+            total = scores.sum(axis=1)
+        positive = np.maximum(scores, 0).sum(axis=1)
+        return cls(predicted, most, scores.min(axis=1), scores[rows, y], total, positive, log_sum)
+
+    @classmethod
+    def joined(cls, parts):
+        """Of parts, one after the other."""
+        return cls(*map(np.concatenate, zip(*parts, strict=True)))
+
+    def log_probabilities(self, kind):
+        """[log-probability of the label (N,), of the predicted class (N,)]."""
+        if kind == "probabilities":
+            with np.errstate(divide="ignore"):  # log of 0
+                both = np.log(np.maximum([self.label, self.most], 0)) - np.log(self.positive)
+        else:
+            both = self.label - self.most - self.log_sum, -self.log_sum
+        return [np.clip(values, FLOOR, 0) for values in both]
+
     def like_probabilities(self, slack=SUM_ERROR):
         """(N,) bool: whether a row may be one of probabilities, whose sum is off by `slack`."""
         inside = (self.least >= -BELOW_ZERO) & (self.most <= 1 + SUM_ERROR)
         return inside & (np.abs(self.total - 1) <= slack)
-
-
-def rows_of(scores, y):
-    """The Rows of scores (B, C) and labels y (B,); `most` is not finite where a score is none."""
-    scores = np.asarray(scores, dtype=np.float64)
-    predicted = scores.argmax(axis=1)
-    rows = np.arange(len(scores))
-    most = scores[rows, predicted]  # NaN if there is one
-    with np.errstate(invalid="ignore", over="ignore"):  # of masked and of huge logits
-        log_sum = np.log(np.exp(scores - most[:, None]).sum(axis=1))
-        total = scores.sum(axis=1)
-    positive = np.maximum(scores, 0).sum(axis=1)
-    return Rows(predicted, most, scores.min(axis=1), scores[rows, y], total, positive, log_sum)
-
-
-def joined(parts):
-    """The Rows of parts, one after the other."""
-    return Rows(*map(np.concatenate, zip(*parts, strict=True)))
-
-
-def log_probabilities(rows, kind):
-    """[log-probability of the label (N,), of the predicted class (N,)] of Rows."""
-    if kind == "probabilities":
-        with np.errstate(divide="ignore"):  # log of 0
-            both = np.log(np.maximum([rows.label, rows.most], 0)) - np.log(rows.positive)
-    else:
-        both = rows.label - rows.most - rows.log_sum, -rows.log_sum
-    return [np.clip(values, FLOOR, 0) for values in both]
 
 
 def _rows(found, scores, y):
@@ -217,9 +216,9 @@ def _rows(found, scores, y):
     size = max(1, CHUNK // scores.shape[1])
     for start in range(0, len(scores), size):
         some = slice(start, start + size)
-        parts.append(rows_of(scores[some], y[some]))
+        parts.append(Rows.of(scores[some], y[some]))
         let_go(scores)
-    rows = joined(parts)
+    rows = Rows.joined(parts)
     wrong = ~np.isfinite(rows.most)
     column = rows.predicted[np.argmax(wrong)]
     found.refuse(wrong, rows.most, f"the score in column {column}", "a finite number")
