@@ -146,7 +146,6 @@ def _kept(answers):
 
 def _fractions(values):
     """Whether a column holds numbers that are not all whole."""
-    values = np.asarray(values)
     return values.dtype.kind == "f" and bool((values != np.floor(values)).any())
 
 

@@ -24,16 +24,15 @@ def score_set(found, names, y, given):
     """
     if len(given) > 1 and set(given) <= set(names):
         return tuple(given), tuple(given), (), ""
+    names = [name for name in names if plain(name) not in (*BESIDE, *PREDICTED)]
     return (
-        _called_scores(found, names)
-        or _numbered(found, names, y)
-        or _all_there_is(found, [name for name in names if _may_be_score(name)], y)
+        _called_scores(found, names) or _numbered(found, names, y) or _all_there_is(found, names, y)
     )
 
 
 def _is_text(values):
     """Whether a column holds names: none of its values is a number, if only per cent."""
-    some = values[:1000].tolist() if np.asarray(values).dtype.kind in "OUS" else []
+    some = values[:1000].tolist() if values.dtype.kind in "OUS" else []
     texts = [isinstance(v, str) and np.isnan(as_number(v.strip(" %"))) for v in some]
     return bool(texts) and all(texts) and any(some)
 
@@ -62,8 +61,8 @@ def _numbered(found, names, y):
     ((stem, members),) = families.items()
     columns, keys = _in_order(found, members)
     _check_not_classes(found, columns)
-    left = [name for name in names if name not in columns and _may_be_score(name)]
-    left = [name for name in left if np.asarray(found.columns[name]).dtype.kind == "f"]
+    left = [name for name in names if name not in columns]
+    left = [name for name in left if found.columns[name].dtype.kind == "f"]
     labels = set(np.unique(y).astype(str))
     if left and stem and (labels <= set(keys) or labels <= set(columns)):
         raise found.error(
@@ -115,7 +114,7 @@ def _families(names, words):
     """
     found = {}
     for name in names:
-        if plain(name) in LABELS or not _may_be_score(name):
+        if plain(name) in LABELS:
             continue
         match = CALLED.fullmatch(name)
         stem, number = match.groups() if match else ("", "")
@@ -148,7 +147,7 @@ def _in_order(found, members):
 
 def _check_not_classes(found, names):
     """AuditError where columns that are only numbered hold whole numbers, as predicted classes."""
-    values = [np.asarray(found.columns[name]) for name in names]
+    values = [found.columns[name] for name in names]
     if all(of.dtype.kind in "iu" for of in values) and np.max(values, initial=0) > 1:
         raise found.error(
             f"{ends(names)} hold whole numbers, as the predicted classes of several networks "
@@ -173,13 +172,9 @@ def _odd_whole_numbers(found, names):
     None where all are alike, or all are from 0 to 1, as probabilities are.
     """
     values = [found.columns[name] for name in names]
-    whole = [np.asarray(of).dtype.kind in "iu" for of in values]
+    whole = [of.dtype.kind in "iu" for of in values]
     if all(whole) or not any(whole):
         return None
-    if all(np.asarray(of).dtype.kind in "iuf" and ((of >= 0) & (of <= 1)).all() for of in values):
+    if all(of.dtype.kind in "iuf" and ((of >= 0) & (of <= 1)).all() for of in values):
         return None
     return names[whole.index(True)], names[whole.index(False)]
-
-
-def _may_be_score(name):
-    return plain(name) not in (*BESIDE, *PREDICTED)
