@@ -14,6 +14,7 @@ from kdlib.reading.columns import one_hot
 from kdlib.reading.read import Source, as_array
 from kdlib.reading.rows import rows_of
 from kdlib.reading.sentences import AuditError, listed, reason
+from kdlib.reading.values import names_or_numbers
 
 LABEL_NAMES = ("labels", "label", "y", "target", "targets")
 MORE_NAMES = ("group", "groups", "id", "ids")
@@ -28,17 +29,6 @@ def array_of(values, name):
         return as_array(values)
     except (ValueError, TypeError, RuntimeError) as error:  # lists of many lengths, sparse tensors
         raise AuditError(f"{name}: a batch holds what is no array ({reason(error)}).") from None
-
-
-def refuse(name, wrong, values, start, why):
-    """AuditError for the first example where `wrong` (B,) is true, if any, in a batch from start.
-
-    It says what stands in values (B, ...) there and why that is not allowed.
-    """
-    if np.any(wrong):
-        row = int(np.argmax(wrong))
-        value = np.array2string(np.asarray(values[row]), precision=4, threshold=8)
-        raise AuditError(f"{name}: example {start + row} has {value}, {why}.")
 
 
 def parts_of(batch):
@@ -85,15 +75,11 @@ def labels_of(values, start):
             f"labels: must be whole numbers, one for each example, not {y.dtype} "
             f"of shape {y.shape}."
         )
+    found = Source("labels", {}, start=start)
     if y.ndim == 2 and y.shape[1] != 1:
-        refuse(
-            "labels", ~one_hot(y), y, start, "which is not one class; an audit needs one for each"
-        )
+        found.refuse(~one_hot(y), y, "label", "one class; an audit needs one for each example")
         return y.argmax(axis=1)
-    y = y.reshape(-1)
-    broken = (y != np.floor(y)) | ~(np.abs(y.astype(np.float64)) < 1e18)
-    refuse("labels", broken, y, start, "not a whole number")
-    return y.astype(np.int64)
+    return names_or_numbers(found, y, "label")
 
 
 def check_order(loader, tables):

@@ -10,13 +10,13 @@ import inspect
 import itertools
 import sys
 
-from kdlib.asking.batches import Examples, check_order, labels_of, parts_of, refuse
+from kdlib.asking.batches import Examples, check_order, labels_of, parts_of
 from kdlib.asking.reduced import Reduced, home_of
 from kdlib.auditing.audit import audit, check_options, kinds_of
 from kdlib.config import count_of
 from kdlib.reading.classes import given_names
 from kdlib.reading.inputs import check_roles, titles
-from kdlib.reading.read import source
+from kdlib.reading.read import Source, source
 from kdlib.reading.sentences import AuditError, reason
 
 try:
@@ -111,8 +111,9 @@ def _ask(models, loader, rows, names, progress):
         for model in models:
             scores = model.scores(args, named, len(y), rows.n)
             classes = _check_width(model, models[0], names)
+            found = Source("labels", {}, start=rows.n)
             wrong = (y < 0) | (y >= classes)
-            refuse("labels", wrong, y, rows.n, f"not from 0 to {classes - 1}")
+            found.refuse(wrong, y, "label", f"a number from 0 to {classes - 1}")
             model.add(scores, y, rows.n)
         rows.add(y, more, batch)
     if not rows.n:

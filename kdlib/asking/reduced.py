@@ -12,7 +12,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from kdlib.asking.batches import array_of, refuse
+from kdlib.asking.batches import array_of
 from kdlib.config import count_of
 from kdlib.reading.names import REDUCED
 from kdlib.reading.read import Source
@@ -66,16 +66,17 @@ class Reduced:
 
     def add(self, scores, y, start):
         """Reduce the scores of a batch whose labels are y (B,)."""
+        found = Source(self.name, {}, start=start)
         if self.single:  # whose other score depends on what all of them are
             self.parts.append((scores[:, 0], y))
             most = scores[:, 0]
         else:
             self.parts.append(Rows.of(scores, y))
             most = self.parts[-1].most
-        refuse(self.name, ~np.isfinite(most), most, start, "which is no score")
+        found.refuse(~np.isfinite(most), most, "a score", "a finite number")
         if self.kind == "probabilities" and not self.single:
             wrong = ~self.parts[-1].like_probabilities()
-            refuse(self.name, wrong, scores, start, "which are not probabilities")
+            found.refuse(wrong, scores, "the row of scores", "one of probabilities")
 
     def source(self, names=()):
         """The Source of all examples: the columns REDUCED; names: of the classes, if given.

@@ -27,6 +27,7 @@ class Source:
     ids: np.ndarray | None = None  # (N,) of the examples
     sha256: str = ""  # of the file
     notes: list = field(default_factory=list)  # how it was taken, parts of sentences
+    start: int | None = None  # of a batch: the number of its first example
 
     def error(self, sentence):
         """The AuditError that says it of this input."""
@@ -40,7 +41,8 @@ class Source:
         """AuditError that says what stands in the first row where `wrong` (N,) is true, if any."""
         if np.any(wrong):
             row = int(np.argmax(wrong))
-            raise self.error(f"{what} in row {row} is {quoted(values[row])}, not {allowed}.")
+            where = f"row {row}" if self.start is None else f"example {self.start + row}"
+            raise self.error(f"{what} in {where} is {quoted(values[row])}, not {allowed}.")
 
     def one(self, wanted, what):
         """The column that is called one of `wanted`, or the only one there is."""
