@@ -69,11 +69,11 @@ def matrix_of(found):
     return next((values for values in several if np.ndim(values) == 2), None)
 
 
-def without_group(found, how):
-    """(N,) bool: examples that a Source of groups gives no value in one of its columns.
+def with_group(found, how):
+    """(M,) int64: examples to which a Source of groups gives a value in each of its columns.
 
-    how: drop, which leaves them out; own, which makes them a group, so that none is without; None,
-    which allows none: AuditError.
+    how: of the others, drop leaves them out; own makes them a group, so that none is without; None
+    allows none: AuditError.
     """
     nothing = np.zeros(rows_of(found), dtype=bool)
     for column, values in found.columns.items():
@@ -88,7 +88,11 @@ def without_group(found, how):
                 "examples out, --missing-groups own makes them a group."
             )
         nothing |= empty
-    return nothing
+    if nothing.all():
+        raise found.error("no example has a group.")
+    if nothing.any():
+        found.note(f"Left out: {count_of(int(nothing.sum()), 'example')} without a group.")
+    return np.flatnonzero(~nothing)
 
 
 def _overlapping(found, matrix):
@@ -139,9 +143,20 @@ def _of_pairs(found, n, ids):
     example = found.columns.get("example", found.ids)
     if not len(example):
         raise found.error("holds no pair of an example and a group.")
-    example = _rows_of(found, example, n) if ids is None else _rows_by_id(found, example, ids)
+    if ids is None:
+        rows = names_or_numbers(found, example, "example")
+        wrong = np.ones(len(rows), dtype=bool)
+        if rows.dtype != object:
+            wrong = (rows < 0) | (rows >= n)
+        found.refuse(
+            wrong, rows, "example", f"the number of a row of the labels, from 0 to {n - 1}"
+        )
+    else:
+        which, names = _numbered(found, example, "example")
+        rows = pd.Index(texts(found, ids, "id")).get_indexer(names)[which]
+        found.refuse(rows < 0, example, "example", "an id of the labels")
     group, names = _numbered(found, found.columns["group"], "group")
-    again = pd.DataFrame({"example": example, "group": group}).duplicated().to_numpy()
+    again = pd.DataFrame({"example": rows, "group": group}).duplicated().to_numpy()
     if again.any():
         row = int(np.argmax(again))
         name = quoted(names[group[row]])
@@ -149,23 +164,7 @@ def _of_pairs(found, n, ids):
     # numbers by size, names by alphabet
     order = np.argsort(np.array(list(map(int, names))) if all_whole(names) else names)
     place = np.argsort(order)
-    return _sorted(found, names[order], example, place[group])
-
-
-def _rows_of(found, example, n):
-    rows = names_or_numbers(found, example, "example")
-    allowed = f"the number of a row of the labels, from 0 to {n - 1}"
-    if rows.dtype == object:
-        found.refuse(np.ones(len(rows), dtype=bool), rows, "example", allowed)
-    found.refuse((rows < 0) | (rows >= n), rows, "example", allowed)
-    return rows
-
-
-def _rows_by_id(found, example, ids):
-    which, names = _numbered(found, example, "example")
-    rows = pd.Index(texts(found, ids, "id")).get_indexer(names)[which]
-    found.refuse(rows < 0, example, "example", "an id of the labels")
-    return rows
+    return _sorted(found, names[order], rows, place[group])
 
 
 def _numbered(found, values, what):

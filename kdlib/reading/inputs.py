@@ -8,16 +8,15 @@ from pathlib import Path
 
 import numpy as np
 
-from kdlib.config import count_of
 from kdlib.reading.classes import classes_of, coded
 from kdlib.reading.columns import answers_of, labels_of
 from kdlib.reading.formats import is_known
-from kdlib.reading.groups import in_pairs, without_group
+from kdlib.reading.groups import in_pairs, with_group
 from kdlib.reading.names import ROLES
 from kdlib.reading.read import Source, file_and_columns, source
 from kdlib.reading.rows import aligned, by_example, by_text, take
 from kdlib.reading.scores import check_own_labels
-from kdlib.reading.sentences import AuditError
+from kdlib.reading.sentences import AuditError, repeated
 
 BY_EXAMPLE = ("groups", "weights", "search", "images")  # inputs with a row an example
 
@@ -74,27 +73,14 @@ def in_rows(first, models, more, given, missing_groups=None):
     y = coded(first, y, names, "label")
     for a in answers:
         check_own_labels(a, y, names, first)
+    if "groups" in known and "groups" not in members:
+        kept = with_group(known["groups"], missing_groups)
+        y = y[kept]
+        answers = [replace(a, source=take(a.source, kept)) for a in answers]
+        known = {what: take(s, kept) for what, s in known.items()}
     one_by_one = iter(answers)
     by_role = {role: [next(one_by_one) for _ in many] for role, many in models.items()}
-    if "groups" in known and "groups" not in members:
-        left = without_group(known["groups"], missing_groups)
-        if left.any():
-            y, by_role, known = _left_out(y, by_role, known, left)
     return y, names, by_role, known, how
-
-
-def _left_out(y, answers, by_example, left):
-    """Labels, Answers and Sources without the examples `left` (N,) bool."""
-    kept = np.flatnonzero(~left)
-    if not len(kept):
-        raise by_example["groups"].error("no example has a group.")
-    gone = count_of(int(left.sum()), "example")
-    by_example["groups"].note(f"Left out: {gone} without a group.")
-    answers = {
-        role: [replace(a, source=take(a.source, kept)) for a in many]
-        for role, many in answers.items()
-    }
-    return y[kept], answers, {what: take(s, kept) for what, s in by_example.items()}
 
 
 def notes(first, answers, by_example):
@@ -128,13 +114,12 @@ def controls(models):
     """
     contents = {role: [_content(s) for s in many] for role, many in models.items()}
     for role in ("student", "baseline"):
-        for k, own in enumerate(contents.get(role, ())):
-            first = contents[role].index(own)
-            if first < k:
-                raise AuditError(
-                    f"{models[role][k].name}: is given as {role} and holds the same as "
-                    f"{models[role][first].name}; every training run has a file of its own."
-                )
+        if (twice := repeated(contents.get(role, ()))) is not None:
+            first, again = [s.name for s in models[role] if _content(s) == twice][:2]
+            raise AuditError(
+                f"{again}: is given as {role} and holds the same as {first}; every training run "
+                "has a file of its own."
+            )
     out = []
     for other in [other for other in ("baseline", "teacher") if other in models]:
         shared = set(contents["student"]) & set(contents[other])

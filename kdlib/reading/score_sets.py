@@ -47,8 +47,14 @@ def _called_scores(found, names):
         )
     for stem, members in families.items():
         columns, keys = _in_order(found, members)
-        if plain(stem) != "class":
-            _check_not_ranked(found, columns)
+        if plain(stem) != "class" and len(columns) > 2:
+            some = [as_numbers(found, found.columns[name][:1000], name) for name in columns]
+            falls = np.diff(np.column_stack(some), axis=1) <= 0
+            if len(falls) >= ENOUGH and falls.all():
+                raise found.error(
+                    f"in each row {ends(columns)} fall, as the {len(columns)} highest scores do; "
+                    "the scores of all classes are needed, or one column of predicted classes."
+                )
         return columns, keys, keys, kind_of(stem)
     return None
 
@@ -60,7 +66,12 @@ def _numbered(found, names, y):
         return None
     ((stem, members),) = families.items()
     columns, keys = _in_order(found, members)
-    _check_not_classes(found, columns)
+    values = [found.columns[name] for name in columns]
+    if all(of.dtype.kind in "iu" for of in values) and np.max(values, initial=0) > 1:
+        raise found.error(
+            f"{ends(columns)} hold whole numbers, as the predicted classes of several networks "
+            "do; choose one of them, as in FILE:COLUMN, or call scores logit_0, logit_1, …."
+        )
     left = [name for name in names if name not in columns]
     left = [name for name in left if found.columns[name].dtype.kind == "f"]
     labels = set(np.unique(y).astype(str))
@@ -143,27 +154,6 @@ def _in_order(found, members):
     if list(columns) != [name for name in found.columns if name in columns]:
         found.note(f"scores {ends(columns)}, ordered by their numbers.")
     return columns, tuple(keys)
-
-
-def _check_not_classes(found, names):
-    """AuditError where columns that are only numbered hold whole numbers, as predicted classes."""
-    values = [found.columns[name] for name in names]
-    if all(of.dtype.kind in "iu" for of in values) and np.max(values, initial=0) > 1:
-        raise found.error(
-            f"{ends(names)} hold whole numbers, as the predicted classes of several networks "
-            "do; choose one of them, as in FILE:COLUMN, or call scores logit_0, logit_1, …."
-        )
-
-
-def _check_not_ranked(found, columns):
-    """AuditError where each row falls from left to right, as the k highest scores do."""
-    some = [as_numbers(found, found.columns[name][:1000], name) for name in columns]
-    falls = np.diff(np.column_stack(some), axis=1) <= 0
-    if len(falls) >= ENOUGH and len(columns) > 2 and falls.all():
-        raise found.error(
-            f"in each row {ends(columns)} fall, as the {len(columns)} highest scores do; "
-            f"the scores of all classes are needed, or one column of predicted classes."
-        )
 
 
 def _odd_whole_numbers(found, names):
