@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from kdlib.reading import formats
-from kdlib.reading.names import IDS, plain
+from kdlib.reading.names import IDS, called, plain
 from kdlib.reading.sentences import AuditError, encodable, listed, quoted, reason, repeated
 
 
@@ -46,16 +46,13 @@ class Source:
 
     def one(self, wanted, what):
         """The column that is called one of `wanted`, or the only one there is."""
-        for name in wanted:
-            for own in self.columns:
-                if name in (own, plain(own)):
-                    return self.columns[own]
-        if len(self.columns) == 1:
-            return next(iter(self.columns.values()))
-        raise self.error(
-            f"holds {listed(self.columns)}; call the one with {what} {wanted[0]}, "
-            "or give its name behind the file's, as in FILE:COLUMN."
-        )
+        name = called(self.columns, wanted)
+        if name is None and len(self.columns) > 1:
+            raise self.error(
+                f"holds {listed(self.columns)}; call the one with {what} {wanted[0]}, "
+                "or give its name behind the file's, as in FILE:COLUMN."
+            )
+        return self.columns[name] if name is not None else next(iter(self.columns.values()))
 
 
 def source(given, role):
@@ -179,12 +176,11 @@ def _with_ids(found, index):
     columns = dict(found.columns)
     single = [name for name, of in columns.items() if np.ndim(of) == 1]
     single = [name for name in single if not isinstance(next(iter(columns[name]), None), dict)]
-    called = sorted(single, key=lambda name: (*IDS, plain(name)).index(plain(name)))
     name = None
-    if len(columns) > 1 and called and plain(called[0]) in IDS:
-        name = called[0]
-    elif len(columns) > 1:
-        name = next((own for own in single if _numbers_examples(own, columns[own])), None)
+    if len(columns) > 1:
+        name = called(single, IDS)
+        if name is None:
+            name = next((own for own in single if _numbers_examples(own, columns[own])), None)
     ids = columns.pop(name) if name is not None else index
     return replace(found, columns=columns, ids=ids)
 

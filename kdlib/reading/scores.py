@@ -57,7 +57,16 @@ def outputs(answers, y, names, kind="auto"):
     if kind == "classes":
         raise found.error("--kind classes needs one column of predicted classes.")
     scores, kind = _matrix(answers, names, kind)
-    rows = _rows(found, scores, y)
+    parts = []
+    size = max(1, CHUNK // scores.shape[1])
+    for start in range(0, len(scores), size):
+        some = slice(start, start + size)
+        parts.append(Rows.of(scores[some], y[some]))
+        let_go(scores)
+    rows = Rows.joined(parts)
+    wrong = ~np.isfinite(rows.most)  # NaN, +inf, or a row of nothing but -inf
+    column = rows.predicted[np.argmax(wrong)]
+    found.refuse(wrong, rows.most, f"the score in column {column}", "a finite number")
     _check_beside(answers, rows.predicted, names)
     kind = kind_of_rows(found, rows, kind, answers.kind, _slack(scores))
     return Outputs(rows.predicted, *rows.log_probabilities(kind), kind)
@@ -208,21 +217,6 @@ class Rows(NamedTuple):
         """(N,) bool: whether a row may be one of probabilities, whose sum is off by `slack`."""
         inside = (self.least >= -BELOW_ZERO) & (self.most <= 1 + SUM_ERROR)
         return inside & (np.abs(self.total - 1) <= slack)
-
-
-def _rows(found, scores, y):
-    """The Rows of scores (N, C); AuditError for NaN, +inf, or a row of nothing but -inf."""
-    parts = []
-    size = max(1, CHUNK // scores.shape[1])
-    for start in range(0, len(scores), size):
-        some = slice(start, start + size)
-        parts.append(Rows.of(scores[some], y[some]))
-        let_go(scores)
-    rows = Rows.joined(parts)
-    wrong = ~np.isfinite(rows.most)
-    column = rows.predicted[np.argmax(wrong)]
-    found.refuse(wrong, rows.most, f"the score in column {column}", "a finite number")
-    return rows
 
 
 def kind_of_rows(found, rows, kind, called="", slack=SUM_ERROR):
