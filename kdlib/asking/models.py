@@ -59,10 +59,10 @@ def audit_models(
     check_order(loader, tables.values())
     models = _models({"teacher": teacher, "student": student, "baseline": baseline}, kinds)
     everyone = list(itertools.chain(*models.values()))
-    rows = Examples(groups)
+    examples = Examples(groups)
     with as_asked(everyone, device):
-        _ask(everyone, loader, rows, names, progress)
-    labels, found_groups = rows.sources(names)
+        _ask(everyone, loader, examples, names, progress)
+    labels, found_groups = examples.sources(names)
     if getattr(loader, "drop_last", False):
         labels.note("the loader leaves out its last, incomplete batch (drop_last=True).")
     answers = {role: [model.source(names) for model in of] for role, of in models.items()}
@@ -101,22 +101,22 @@ def _models(given, kinds):
     return found
 
 
-def _ask(models, loader, rows, names, progress):
-    """Show every batch of a loader to every model; what they say is in them, the rest in rows."""
+def _ask(models, loader, examples, names, progress):
+    """Show every batch of a loader to every model, which keeps what it says; examples the rest."""
     for batch in _with_progress(loader, progress):
         if isinstance(batch, AuditError):  # raised in a worker it would carry a traceback
             raise batch
         args, named, labels, more = parts_of(batch)
-        y = labels_of(labels, rows.n)
+        y = labels_of(labels, examples.n)
         for model in models:
-            scores = model.scores(args, named, len(y), rows.n)
+            scores = model.scores(args, named, len(y), examples.n)
             classes = _check_width(model, models[0], names)
-            found = Source("labels", {}, start=rows.n)
+            found = Source("labels", {}, start=examples.n)
             wrong = (y < 0) | (y >= classes)
             found.refuse(wrong, y, "label", f"a number from 0 to {classes - 1}")
-            model.add(scores, y, rows.n)
-        rows.add(y, more, batch)
-    if not rows.n:
+            model.add(scores, y, examples.n)
+        examples.add(y, more, batch)
+    if not examples.n:
         raise AuditError(
             "loader: yields no example; a generator that was read before has nothing left."
         )

@@ -115,7 +115,7 @@ def _overlapping(found, matrix):
         examples.append(example + start)
         groups.append(group)
         let_go(matrix)
-    return _sorted(found, names, np.concatenate(examples), np.concatenate(groups))
+    return _groups(found, names, np.concatenate(examples), np.concatenate(groups))
 
 
 # ---------------------------------------------------------------- pairs
@@ -164,7 +164,7 @@ def _of_pairs(found, n, ids):
     # numbers by size, names by alphabet
     order = np.argsort(np.array(list(map(int, names))) if all_whole(names) else names)
     place = np.argsort(order)
-    return _sorted(found, names[order], rows, place[group])
+    return _groups(found, names[order], rows, place[group])
 
 
 def _numbered(found, values, what):
@@ -207,10 +207,10 @@ def _of_sparse(found, n):
     member = matrix.data == 1
     names = np.array([f"group {g}" for g in range(shape[1])], dtype=object)
     example, group = (at[member].astype(np.int64) for at in matrix.coords)
-    return _sorted(found, names, example, group)
+    return _groups(found, names, example, group)
 
 
-def _sorted(found, names, example, group):
+def _groups(found, names, example, group):
     """Groups of pairs (M,) of an example and the index of a group, in any order."""
     filled = np.bincount(group, minlength=len(names)) > 0
     if not filled.all():
