@@ -55,7 +55,7 @@ def labels_of(found):
         matrix = np.column_stack([*columns.values()])
         if len(matrix) and one_hot(matrix).all():
             return np.array([*columns], dtype=object)[matrix.argmax(axis=1)]
-    values = found.one(LABELS, "the labels")
+    values = columns[found.one(LABELS, "the labels")]
     matrix = np.ndim(values) == 2 and np.shape(values)[1] > 1
     if matrix and len(values) and one_hot(values).all():
         found.note("one-hot labels.")
@@ -109,18 +109,13 @@ def answers_of(found, y, given=()):
     if chosen:
         beside = called(rest, PREDICTED)
         return _kept(Answers(found, *chosen, own_labels=own, beside=beside))
-    name = called(rest, PREDICTED)
-    rest = [one for one in rest if plain(one) not in BESIDE]
-    if name is None and (not rest or _is_confidence(columns, rest, y)):  # as timm writes it
-        name = own
+    rest = [name for name in rest if plain(name) not in BESIDE]
+    alone = len(rest) == 1 and called(rest, PREDICTED) is None
+    confidence = alone and len(np.unique(y)) > 2 and _fractions(columns[rest[0]])
+    if own and (not rest or confidence):  # of what the label is then, as timm writes it
+        rest = [own]
         own = None
-    if name is None and len(rest) == 1:
-        name = rest[0]
-    if name is None:
-        raise found.error(
-            f"holds {listed(columns)}; call the one with the predicted classes predicted, "
-            "or give its name behind the file's, as in FILE:COLUMN."
-        )
+    name = found.one(PREDICTED, "the predicted classes", rest)
     binary = len(np.unique(y)) == 2 if not given else len(given) == 2
     if binary and _fractions(columns[name]):
         return _kept(Answers(found, (name,), own_labels=own, kind=kind_of(name)))
@@ -147,9 +142,3 @@ def _kept(answers):
 def _fractions(values):
     """Whether a column holds numbers that are not all whole."""
     return values.dtype.kind == "f" and bool((values != np.floor(values)).any())
-
-
-def _is_confidence(columns, names, y):
-    """Whether the only column beside a label is the probability of what was predicted."""
-    several = len(np.unique(y)) > 2
-    return several and len(names) == 1 and _fractions(columns[names[0]])

@@ -231,7 +231,8 @@ def weights_of(found, n, members):
     """
     if found is None:
         return np.ones(n)
-    values = as_numbers(found, found.one(("weight", "weights"), "the weights"), "weight")
+    values = found.columns[found.one(("weight", "weights"), "the weights")]
+    values = as_numbers(found, values, "weight")
     wrong = ~(np.isfinite(values) & (values >= 0))
     found.refuse(wrong, values, "weight", "a finite number, 0 or more")
     if not (largest := values.max()):

@@ -44,15 +44,19 @@ class Source:
             where = f"row {row}" if self.start is None else f"example {self.start + row}"
             raise self.error(f"{what} in {where} is {quoted(values[row])}, not {allowed}.")
 
-    def one(self, wanted, what):
-        """The column that is called one of `wanted`, or the only one there is."""
-        name = called(self.columns, wanted)
-        if name is None and len(self.columns) > 1:
+    def one(self, wanted, what, names=None):
+        """The name of the column that is called one of `wanted`, or of the only one there is.
+
+        names: of the columns that may be meant; None: all.
+        """
+        names = list(self.columns if names is None else names)
+        name = names[0] if len(names) == 1 else called(names, wanted)
+        if name is None:
             raise self.error(
                 f"holds {listed(self.columns)}; call the one with {what} {wanted[0]}, "
                 "or give its name behind the file's, as in FILE:COLUMN."
             )
-        return self.columns[name] if name is not None else next(iter(self.columns.values()))
+        return name
 
 
 def source(given, role):

@@ -120,7 +120,8 @@ def _unscored(answers, names):
         return Outputs(predicted)
     log_p = []
     for name in REDUCED[1:]:
-        values = as_numbers(found, found.one([name], "log-probabilities"), name)
+        values = found.columns[found.one([name], "log-probabilities")]
+        values = as_numbers(found, values, name)
         found.refuse(~(values <= BELOW_ZERO), values, name, "0 or less")  # NaN too
         log_p.append(np.clip(values, FLOOR, 0))
     return Outputs(predicted, *log_p, kind="")
