@@ -6,6 +6,7 @@ N examples, B of them in a batch, C classes.
 import functools
 import hashlib
 import inspect
+import itertools
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -156,12 +157,8 @@ def modules_of(model):
 
 def home_of(modules):
     """The device of the first parameter or buffer of the modules, or None."""
-    for module in modules:
-        for tensors in (module.parameters(), module.buffers()):
-            first = next(tensors, None)
-            if first is not None:
-                return first.device
-    return None
+    tensors = (itertools.chain(module.parameters(), module.buffers()) for module in modules)
+    return next((tensor.device for tensor in itertools.chain.from_iterable(tensors)), None)
 
 
 def moved(held, device):
