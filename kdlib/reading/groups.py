@@ -65,8 +65,8 @@ def used_by(found, by):
 
 def matrix_of(found):
     """The first column of a Source that is a matrix, or None."""
-    several = [values for values in found.columns.values() if not is_single(values)]
-    return next((values for values in several if np.ndim(values) == 2), None)
+    columns = found.columns.values()
+    return next((of for of in columns if np.ndim(of) == 2 and not is_single(of)), None)
 
 
 def with_group(found, how):
