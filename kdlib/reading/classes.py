@@ -13,7 +13,7 @@ import numpy as np
 
 from kdlib.reading.read import Source
 from kdlib.reading.sentences import AuditError, listed, printable, quoted, reason, repeated
-from kdlib.reading.values import WHOLE, all_whole, names_or_numbers, texts
+from kdlib.reading.values import WHOLE, all_whole, texts
 
 MOST_CLASSES = 2**20
 GIVE_NAMES = "give the names of the classes in the order that the numbers mean (--classes)"
@@ -117,7 +117,7 @@ def _names_that_occur(y, answers):
     for a in answers:
         if a.predicted is None:
             continue
-        every.append(predicted_of(a))
+        every.append(a.read(a.predicted))
         if every[-1].dtype != y.dtype:
             raise a.source.error(
                 f"of labels and predicted classes, one are names, the other numbers; {GIVE_NAMES}."
@@ -131,12 +131,6 @@ def _names_that_occur(y, answers):
     if largest >= MOST_CLASSES:
         raise AuditError(f"the classes run to {largest}; more than a million are not audited.")
     return tuple(map(str, range(1 if least == 1 else 0, largest + 1)))
-
-
-def predicted_of(answers):
-    """(N,) predicted classes as read: whole numbers or names."""
-    found = answers.source
-    return names_or_numbers(found, found.columns[answers.predicted], "predicted class")
 
 
 def coded(found, values, names, what):

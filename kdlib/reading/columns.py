@@ -34,7 +34,6 @@ class Answers:
     keys: tuple = ()  # what is behind the stem that the names of the columns share, if they do
     kind: str = ""  # logits or probabilities, if the scores are called so
     predicted: str | None = None  # name of the column of predicted classes
-    reduced: bool = False  # whether its columns are those of REDUCED
     own_labels: str | None = None  # name of the column with labels
     beside: str | None = None  # name of a column of predicted classes, where there are scores
 
@@ -42,6 +41,10 @@ class Answers:
     def one_score(self):
         """Whether the scores are one number a row: that of the second of two classes."""
         return len(self.scores) == 1 and is_single(self.source.columns[self.scores[0]])
+
+    def read(self, column, what="predicted class"):
+        """(N,) classes in a column as they stand there: whole numbers or names."""
+        return names_or_numbers(self.source, self.source.columns[column], what)
 
 
 # ---------------------------------------------------------------- labels
@@ -84,7 +87,7 @@ def answers_of(found, y, given=()):
     columns = found.columns
     if not columns.keys().isdisjoint(REDUCED[1:]):
         own = called(columns, LABELS)
-        return Answers(found, predicted="predicted", reduced=True, own_labels=own)
+        return Answers(found, predicted="predicted", own_labels=own)
     matrices = [name for name, values in columns.items() if not is_single(values)]
     own = called(columns, LABELS) if len(columns) > 1 else None
     if own and {"true", "false"} <= set(map(plain, columns)):  # scores of two classes

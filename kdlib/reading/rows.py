@@ -154,9 +154,11 @@ def _with_id(found, name):
     """The Source with such a column of text as its ids, if it has that and others beside it."""
     columns = dict(found.columns)
     values = columns.pop(name, ())
-    if len(values) < MANY or not columns or plain(name) in (*LABELS, *PREDICTED):
+    if not columns or plain(name) in (*LABELS, *PREDICTED):
         return found
-    is_text = np.ndim(values) == 1 and all(isinstance(v, str) and LETTER.search(v) for v in values)
+    if np.ndim(values) != 1 or len(values) < MANY:
+        return found
+    is_text = all(isinstance(v, str) and LETTER.search(v) for v in values)
     if not is_text or len(set(values)) < len(values):
         return found
     return replace(found, ids=values, columns=columns)

@@ -8,11 +8,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from kdlib.reading.classes import coded, counted, predicted_of
+from kdlib.reading.classes import coded, counted
 from kdlib.reading.names import REDUCED
 from kdlib.reading.read import let_go
 from kdlib.reading.sentences import AuditError, ends, listed, quoted
-from kdlib.reading.values import as_numbers, names_or_numbers
+from kdlib.reading.values import as_numbers
 
 KINDS = ("auto", "logits", "probabilities", "classes")
 AS_LOGITS = "kind='logits', or --kind logits"
@@ -77,8 +77,7 @@ def check_own_labels(answers, y, names, labels):
     if answers.own_labels is None:
         return
     found = answers.source
-    own = names_or_numbers(found, found.columns[answers.own_labels], "label")
-    own = coded(found, own, names, "label")
+    own = coded(found, answers.read(answers.own_labels, "label"), names, "label")
     if (differ := own != y).any():
         as_named = np.array(names, dtype=object)
         there = quoted(as_named[y[np.argmax(differ)]])
@@ -98,10 +97,10 @@ def _check_beside(answers, largest, names):
     if name is None:
         return
     try:
-        own = names_or_numbers(found, found.columns[name], "predicted class")
-        share = (coded(found, own, names, "predicted class") == largest).mean()
+        own = coded(found, answers.read(name), names, "predicted class")
     except AuditError:
         return
+    share = (own == largest).mean()
     if share < 1:
         rows = f"{100 * (1 - share):.2g} % of rows"
         found.note(f"{quoted(name)} is not the class with the largest score in {rows}.")
@@ -115,8 +114,8 @@ def _check_beside(answers, largest, names):
 
 def _unscored(answers, names):
     found = answers.source
-    predicted = coded(found, predicted_of(answers), names, "predicted class")
-    if not answers.reduced:
+    predicted = coded(found, answers.read(answers.predicted), names, "predicted class")
+    if found.columns.keys().isdisjoint(REDUCED[1:]):
         return Outputs(predicted)
     log_p = []
     for name in REDUCED[1:]:
