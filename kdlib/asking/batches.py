@@ -10,9 +10,11 @@ import torch
 from torch.utils.data import BatchSampler, DataLoader, IterableDataset, SequentialSampler
 
 from kdlib.config import count_of
-from kdlib.reading.read import Source
+from kdlib.reading.columns import one_hot
+from kdlib.reading.read import Source, as_array
 from kdlib.reading.rows import rows_of
 from kdlib.reading.sentences import AuditError, listed, reason
+from kdlib.reading.values import names_or_numbers
 
 LABEL_NAMES = ("labels", "label", "y", "target", "targets")
 MORE_NAMES = ("group", "groups", "id", "ids")
@@ -21,40 +23,25 @@ MORE_NAMES = ("group", "groups", "id", "ids")
 def array_of(values, name):
     """The array of a tensor, of any device and precision, or of whatever numpy can convert.
 
-    A list of texts becomes an array of objects; half precision, which numpy lacks in part, single.
     name: what it is called in the AuditError for what is no array.
     """
     try:
-        if isinstance(values, torch.Tensor):
-            values = values.detach().cpu()
-            if values.is_floating_point() and values.itemsize < 4:
-                values = values.float()
-            return values.numpy()
-        values = np.asarray(values)
+        return as_array(values)
     except (ValueError, TypeError, RuntimeError) as error:  # lists of many lengths, sparse tensors
         raise AuditError(f"{name}: a batch holds what is no array ({reason(error)}).") from None
-    return values.astype(object) if values.dtype.kind in "US" else values
-
-
-def refuse(name, wrong, values, start, why):
-    """AuditError for the first example where `wrong` (B,) is true, if any, in a batch from start.
-
-    It says what stands in values (B, ...) there and why that is not allowed.
-    """
-    if np.any(wrong):
-        row = int(np.argmax(wrong))
-        value = np.array2string(np.asarray(values[row]), precision=4, threshold=8)
-        raise AuditError(f"{name}: example {start + row} has {value}, {why}.")
 
 
 def parts_of(batch):
     """(inputs by place, inputs by name, labels, what else is known of each example or None)."""
     if isinstance(batch, Mapping):
         return _parts_by_name(batch)
-    if not isinstance(batch, (list, tuple)) or len(batch) < 2:
+    several = isinstance(batch, (list, tuple))
+    if not several or len(batch) < 2:
+        kind = type(batch).__name__
+        what = f"a {kind} of {len(batch)}" if several else f"one {kind}"
         raise AuditError(
-            f"loader: a batch is {_in_words(batch)} and has no labels; "
-            "it must be (inputs, labels), (inputs, labels, groups) or a dictionary."
+            f"loader: a batch is {what} and has no labels; it must be (inputs, labels), "
+            "(inputs, labels, groups) or a dictionary."
         )
     return (batch[0],), {}, batch[1], batch[2] if len(batch) > 2 else None
 
@@ -78,13 +65,6 @@ def _parts_by_name(batch):
     return (), inputs, batch[label], more
 
 
-def _in_words(batch):
-    """What a batch is, in a few words."""
-    if isinstance(batch, (list, tuple)):
-        return f"a {type(batch).__name__} of {len(batch)}"
-    return f"one {type(batch).__name__}"
-
-
 def labels_of(values, start):
     """(B,) int64 of the labels of a batch: whole numbers (B,) or (B, 1), or one-hot rows (B, C)."""
     y = array_of(values, "labels")
@@ -95,15 +75,11 @@ def labels_of(values, start):
             f"labels: must be whole numbers, one for each example, not {y.dtype} "
             f"of shape {y.shape}."
         )
+    found = Source("labels", {}, start=start)
     if y.ndim == 2 and y.shape[1] != 1:
-        soft = ~(np.isin(y, (0, 1)).all(axis=1) & (y.sum(axis=1) == 1))
-        refuse("labels", soft, y, start, "which is not one class; an audit needs one for each")
+        found.refuse(~one_hot(y), y, "label", "one class; an audit needs one for each example")
         return y.argmax(axis=1)
-    y = y.reshape(-1)
-    broken = ~(np.isfinite(y) & (np.abs(y.astype(np.float64)) < 1e18))
-    broken |= y != np.floor(np.where(broken, 0.5, y))
-    refuse("labels", broken, y, start, "not a whole number")
-    return y.astype(np.int64)
+    return names_or_numbers(found, y, "label")
 
 
 def check_order(loader, tables):
@@ -148,7 +124,7 @@ def _column_of(values, n, start):
     return column
 
 
-class Rows:
+class Examples:
     """The labels of the examples so far, and what else is known of them."""
 
     def __init__(self, groups=None):
@@ -158,7 +134,6 @@ class Rows:
         self.n = 0
         self.labels = []
         self.columns = {}  # name: arrays of each batch
-        self.are_ids = False
 
     def add(self, y, more, batch):
         """Take over a batch of labels y (B,)."""
@@ -166,9 +141,8 @@ class Rows:
             more = self.group_of(batch)
         columns = more if isinstance(more, Mapping) else {"": more}
         for name, values in columns.items():
-            if values is None or (
-                self.known and getattr(values, "ndim", 1) != 1
-            ):  # which can be no ids
+            no_ids = self.known and getattr(values, "ndim", 1) != 1
+            if values is None or no_ids:
                 continue
             column = _column_of(values, len(y), self.n)
             parts = self.columns.setdefault(str(name), [])
@@ -185,18 +159,13 @@ class Rows:
             y = np.array(names, dtype=object)[y]
         columns = {name: np.concatenate(parts) for name, parts in self.columns.items()}
         ids = None
-        if self.group_of is None and list(columns) == [""] and columns[""].ndim == 1:
-            self.are_ids = len(set(columns[""].tolist())) == self.n > 1
-        if self.are_ids:
+        said = "each batch of the loader was shown once to every model"
+        held = columns.get("") if self.group_of is None else None
+        if held is not None and held.ndim == 1 and len(set(held.tolist())) == self.n > 1:
             ids = columns.pop("")
-        groups = Source("groups", columns) if columns else None
-        return Source("labels", {"": y}, ids), groups
-
-    def sentence(self):
-        """What was seen, in words."""
-        said = f"{count_of(self.n, 'example')}, each batch of the loader shown once to every model"
-        if self.are_ids:
-            return f"{said}; what they hold besides differs everywhere and is taken for ids."
-        if self.columns and not self.known and self.group_of is None:
-            return f"{said}; the groups are what they hold besides inputs and labels."
-        return f"{said}."
+            said += "; what the batches hold besides differs everywhere and is taken for ids"
+        elif columns and self.group_of is None and not self.known:
+            said += "; the groups are what the batches hold besides inputs and labels"
+        labels = Source("labels", {"": y}, ids)
+        labels.note(f"{said}.")
+        return labels, Source("groups", columns) if columns else None

@@ -74,8 +74,13 @@ def audit_study(name, pair=None, method="kd", seeds=None, images=None, **how):
     )
 
 
-OF_FOLDER = ("image_size", "mean", "std", "batch")
 FILES = ("labels", "teacher", "student", "baseline", "groups", "weights", "train_counts", "classes")
+OF_FILES = (*FILES, "kind", "worst", "edges", "missing_groups", "by", "search")
+OF_STUDY = ("pair", "method", "seeds")
+OF_FOLDER = ("image_size", "mean", "std", "batch")
+SEVERAL = (*ROLES, "kind", "by", "method")  # options that are lists
+PARAMETERS = (*FILES, "kind", "by", "missing_groups", "search", "images")  # of the notebook
+PARAMETERS += ("study", "pair", "method", "out")
 
 
 def students_of(options):
@@ -94,41 +99,62 @@ def students_of(options):
 
 
 def asked(options, out, say=None, progress=None):
-    """The Audit that the command line asks for, or Students: of files, or of runs on record.
+    """The Audit, or Students, of the options of the command line: of files, networks, or records.
 
     say, progress: see audit. KdlibError for options that do not go together, or a page `out` that
-    would overwrite a file."""
-    if options["image_folder"]:
-        return _asked_of_folder(options, out, say, progress)
-    _check_without_folder(options)
+    would overwrite a file.
+    """
+    _check(options)
     named, names = students_of(options)
-    ours = {name: options[name] for name in ("pair", "method", "seeds")}
-    files = {name: options[name] for name in (*FILES, "worst", "edges", "missing_groups")}
-    files |= {name: options[name] for name in ("by", "search")}
-    files["kind"] = options["kind"] and _kinds(options["kind"])
-    excluded, why = ours, "files, only with --study."
-    if options["study"]:
-        excluded, why = files, "--study, which takes everything from records."
-    for name, value in excluded.items():
-        if value is not None:
-            raise KdlibError(f"--{name.replace('_', '-')} does not go with {why}")
-    for name in ("labels", "teacher", "student"):
-        if not options["study"] and files[name] is None:
-            raise KdlibError(
-                f"an audit needs --{name} FILE; or --study NAME, which audits runs on record."
-            )
-    # refused before the work, not after it
-    places(out, read_by(options), names)
+    places(out, read_by(options), names)  # refused before the work, not after it
     how = {"title": options["title"] or "", "say": say, "progress": progress}
-    how["images"] = options["images"]
     if options["study"]:
-        method = list(names) or (ours["method"] or ["kd"])[0]
-        return audit_study(options["study"], ours["pair"], method, ours["seeds"], **how)
-    files = {name: of for name, of in files.items() if of is not None}
+        method = list(names) or (options["method"] or ["kd"])[0]
+        of_study = options["study"], options["pair"], method, options["seeds"], options["images"]
+        return audit_study(*of_study, **how)
+    how |= {name: options[name] for name in OF_FILES if options[name] is not None}
+    if options["kind"]:
+        how["kind"] = _kinds(options["kind"])
+    if options["image_folder"]:
+        from kdlib.asking.images import audit_folder  # needs torch
+
+        how |= {name: options[name] for name in OF_FOLDER if options[name] is not None}
+        models = {role: how.pop(role) for role in ROLES if role in how}
+        return audit_folder(options["image_folder"], models, **how)
+    how["images"] = options["images"]
     if named:
-        del files["student"]
-        return audit_students(**files, students=named, **how)
-    return audit(**files, **how)
+        del how["student"]
+        return audit_students(**how, students=named)
+    return audit(**how)
+
+
+def _check(options):
+    """KdlibError for options that do not go together, or lack what an audit needs."""
+    folder = options["image_folder"]
+    for role in ROLES:
+        for one in options[role] or ():
+            if not folder and str(one).startswith(("torchvision:", "timm:")):
+                raise KdlibError(f"--{role} {one}: a network needs --image-folder DIR.")
+    wrong = dict.fromkeys(OF_FOLDER, "goes with --image-folder only")
+    needed = ("labels", "teacher", "student")
+    lacking = "needs --{} FILE; or --study NAME, which audits runs on record"
+    if folder:
+        why = "does not go with --image-folder, which has the labels"
+        wrong = dict.fromkeys(("labels", "images", "study", *OF_STUDY), why)
+        needed = ("teacher", "student")
+        lacking = "of --image-folder needs --{} LIBRARY:NAME:FILE"
+    elif options["study"]:
+        why = "does not go with --study, which takes everything from records"
+        wrong |= dict.fromkeys(OF_FILES, why)
+        needed = ()
+    else:
+        wrong |= dict.fromkeys(OF_STUDY, "does not go with files, only with --study")
+    for name, why in wrong.items():
+        if options[name] is not None:
+            raise KdlibError(f"--{name.replace('_', '-')} {why}.")
+    for name in needed:
+        if options[name] is None:
+            raise KdlibError(f"an audit {lacking.format(name)}.")
 
 
 def read_by(options):
@@ -136,9 +162,12 @@ def read_by(options):
     named, _ = students_of(options)
     options = options | ({"student": sum(named.values(), [])} if named else {})
     read = []
-    for value in options.values():
+    for name, value in options.items():
         several = value if isinstance(value, list) else [value]
-        read += [one for one in several if isinstance(one, Path)]
+        files = [one for one in several if isinstance(one, Path)]
+        if options["image_folder"] and name in ROLES:  # LIBRARY:NAME:FILE
+            files = [Path(str(one).split(":", 2)[-1]).expanduser() for one in files]
+        read += files
     return read
 
 
@@ -153,76 +182,40 @@ def _kinds(texts):
     return {role: kind for role, _, kind in pairs}
 
 
-def _check_without_folder(options):
-    """KdlibError for options and models that only a folder of images goes with."""
-    for name in OF_FOLDER:
-        if options[name] is not None:
-            raise KdlibError(f"--{name.replace('_', '-')} goes with --image-folder only.")
-    for role in ROLES:
-        for one in options[role] or ():
-            if str(one).startswith(("torchvision:", "timm:")):
-                raise KdlibError(f"--{role} {one}: a network needs --image-folder DIR.")
-
-
-def _asked_of_folder(options, out, say, progress):
-    """The Audit that the command line asks for, of networks on a folder of images."""
-    for name in ("labels", "images", "study", "pair", "method", "seeds"):
-        if options[name] is not None:
-            raise KdlibError(f"--{name} does not go with --image-folder, which has the labels.")
-    for name in ("teacher", "student"):
-        if options[name] is None:
-            raise KdlibError(f"an audit of --image-folder needs --{name} LIBRARY:NAME:FILE.")
-    from kdlib.asking.images import audit_folder  # needs torch
-    from kdlib.asking.networks import named
-
-    files = [options[name] for name in (*FILES, "search") if name not in ROLES]
-    for role in ROLES:
-        files += [named(text).file for text in options[role] or ()]
-    places(out, [file for file in files if file is not None])
-    taken = (*FILES[1:], *OF_FOLDER, "worst", "edges", "missing_groups", "title")
-    taken += ("by", "search")
-    given = {name: options[name] for name in taken if options[name] is not None}
-    if options["kind"]:
-        given["kind"] = _kinds(options["kind"])
-    return audit_folder(options["image_folder"], **given, say=say, progress=progress)
-
-
-# ---------------------------------------------------------------- from a notebook
-
-PARAMETERS = (*FILES, "kind", "study", "pair", "method", "out")
-
-
 def check_parameters(namespace):
-    """{name: value} of the parameters of notebooks/audit_your_model.ipynb.
+    """The options that asked takes, by the parameters of notebooks/audit_your_model.ipynb.
 
-    The notebook calls check_parameters(globals()). A file is a path, "" for none; of the models
-    also a list, or paths with commas between them, one per seed. KdlibError for a name that
-    papermill was given and the notebook does not know, a value that is no text, or files that do
-    not suffice.
+    The notebook calls check_parameters(globals()). A parameter is text, "" for none; of models and
+    columns also a list, or texts with commas between them. The study counts where no file is named.
+    KdlibError for a name that papermill was given and the notebook does not know, for a value that
+    is no text, and for what does not go together.
     """
     check_names(namespace, PARAMETERS)
-    given = {name: namespace[name] for name in PARAMETERS}
-    for name, value in given.items():
-        several = isinstance(value, list) and name in ROLES
-        if not all(isinstance(one, str) for one in (value if several else [value])):
-            or_list = ", or a list of paths" if name in ROLES else ""
-            has = f"notebook parameter {name}={value!r}"
-            raise KdlibError(f"{has}: must be a path as text{or_list}.")
-    needed = [name for name in ("labels", "teacher", "student") if not given[name]]
-    if needed and any(given[name] for name in FILES):
+    known = (*PARAMETERS, *OF_FILES, *OF_STUDY, *OF_FOLDER, "image_folder", "title")
+    options = dict.fromkeys(known)
+    for name in PARAMETERS:
+        given = namespace[name]
+        if isinstance(given, str):
+            given = given.split(",") if name in SEVERAL else [given]
+        are_texts = isinstance(given, list) and all(isinstance(one, str) for one in given)
+        if not are_texts or len(given) > 1 and name not in SEVERAL:
+            or_list = ", or a list of texts" if name in SEVERAL else ""
+            raise KdlibError(
+                f"notebook parameter {name}={namespace[name]!r}: must be text{or_list}."
+            )
+        kept = [one.strip() for one in given if one.strip()]
+        if name in (*FILES, "search", "images"):
+            kept = [Path(one) for one in kept]
+        if kept:
+            options[name] = kept if name in SEVERAL else kept[0]
+    if any(options[name] for name in FILES):
+        options |= dict.fromkeys(("study", *OF_STUDY))
+    if options["kind"] == ["auto"]:
+        options["kind"] = None
+    if students_of(options)[1]:
         raise KdlibError(
-            f"notebook parameter {needed[0]}: name its file; "
-            "an audit needs labels, teacher and student."
+            "notebook parameters name several students or methods; python -m kdlib audit compares "
+            "them."
         )
-    return given
-
-
-def audit_given(given):
-    """The Audit of what check_parameters returned: of files, or without any, of a study."""
-    if not given["labels"]:
-        return audit_study(given["study"], given["pair"] or None, given["method"])
-    files = {name: given[name] or None for name in FILES}
-    for role in ROLES:
-        if isinstance(files[role], str):
-            files[role] = [part.strip() for part in files[role].split(",")]
-    return audit(**files, kind=given["kind"])
+    _check(options)
+    return options

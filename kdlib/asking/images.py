@@ -16,6 +16,7 @@ from torchvision.datasets import ImageFolder
 from kdlib.asking.models import audit_models
 from kdlib.asking.networks import named, network, timm_of
 from kdlib.config import count_of
+from kdlib.reading.inputs import titles
 from kdlib.reading.read import Source, source
 from kdlib.reading.rows import aligned
 from kdlib.reading.sentences import AuditError, reason
@@ -25,56 +26,46 @@ IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # mean and deviation 
 MOST_WORKERS = 8  # processes that read images
 
 
-def audit_folder(
-    folder,
-    teacher,
-    student,
-    baseline=None,
-    groups=None,
-    weights=None,
-    *,
-    batch=64,
-    image_size=None,
-    mean=None,
-    std=None,
-    classes=None,
-    **options,
-):
+def audit_folder(folder, models, *, batch=64, image_size=None, mean=None, std=None, **options):
     """The Audit of networks on the images of a folder, with a folder for each class.
 
-    teacher, student, baseline: lists of LIBRARY:NAME:FILE.
-    groups, weights: as in kdlib.audit, with a column that names the image.
+    models: {role: list of LIBRARY:NAME:FILE}.
     batch: images at a time.
     image_size: the shorter side is resized to it and the square in the middle taken; by default 256
         and 224 for torchvision, for timm what it says of the network.
     mean, std: of red, green and blue, from 0 to 1; by default ImageNet's, or what timm says.
-    classes: names for those of the folders, in their order.
-    options: of kdlib.audit; a search as groups. The page shows images that the student lost.
+    options: of kdlib.audit; groups, weights and search have a column that names the image, classes
+        are names for those of the folders, in their order. The page shows images that the student
+        lost.
 
     KdlibError, in one sentence, for anything that cannot be used.
     """
     _check_colours(mean, std)
     images = Images(folder)
-    tables = {"groups": groups, "weights": weights, "search": options.get("search")}
-    for what, given in tables.items():
-        if given is not None:
-            tables[what] = images.in_order(source(given, what))
-    asked = {"teacher": teacher, "student": student, "baseline": baseline or ()}
-    models, seen = _networks(images, asked, image_size, mean, std)
+    for what in ("groups", "weights", "search"):
+        if options.get(what) is not None:
+            options[what] = images.in_order(source(options[what], what))
+    models, seen = _networks(images, models, image_size, mean, std)
     networks = [f"{title}: {one.text}." for title, one in seen.items()]
     read = (images.sentence(), *networks, *images.preparations)
     for sentence in read if options.get("say") else ():
         options["say"](sentence)
-    options |= {"classes": classes or images.classes, "device": _device()} | tables
-    options["images"] = [path for path, _ in images.samples]
+    device = torch.accelerator.current_accelerator(check_available=True)
+    options |= {"device": device or "cpu", "images": [path for path, _ in images.samples]}
+    options.setdefault("classes", images.classes)
     try:
         found = audit_models(**models, loader=_loader(images, batch), **options)
     except (RuntimeError, AssertionError, ValueError) as error:  # out of memory, a wrong size, ...
-        raise _in_one_sentence(folder, error) from None
+        where = getattr(error, "__notes__", [""])[0].removeprefix("kdlib: ")
+        raise AuditError(
+            f"{folder}: {where or 'while images were read'}: {reason(error)}; --image-size and "
+            "--batch change what the networks are given."
+        ) from None
     inputs = []
     for role, name, sha256 in found.inputs:
         if name in seen:
-            name, sha256 = seen[name].text, _sha256(seen[name].file)
+            sha256 = hashlib.sha256(seen[name].file.read_bytes()).hexdigest()
+            name = seen[name].text
         inputs.append((role, str(folder) if role == "labels" else name, sha256))
     return dataclasses.replace(found, inputs=tuple(inputs), read=(*read, *found.read))
 
@@ -84,12 +75,12 @@ def _networks(images, asked, size, mean, std):
     models, seen = {}, {}
     for role, texts in asked.items():
         models[role] = []
-        for place, text in enumerate(texts):
+        for title, text in zip(titles(role, texts), texts, strict=True):
             one = named(text)
             module = network(one, len(images.classes), images.folder)
             how = images.prepare(*preparation(one, module, size, mean, std))
             models[role].append(_seeing(module, how))
-            seen[f"{role} {place}" if len(texts) > 1 else role] = one
+            seen[title] = one
     return models, seen
 
 
@@ -116,30 +107,9 @@ def _check_colours(mean, std):
             raise AuditError("--std: images are divided by it, so it must be above 0.")
 
 
-def _device():
-    """The device that networks run on here."""
-    if torch.cuda.is_available():
-        return torch.device("cuda")
-    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-
-
 def _seeing(module, place):
     """A model of a tuple of tensors, which are one image prepared in several ways."""
     return lambda prepared: module(prepared[place])
-
-
-def _in_one_sentence(folder, error):
-    """The AuditError for an error of torch."""
-    where = getattr(error, "__notes__", [""])[0].removeprefix("kdlib: ")
-    return AuditError(
-        f"{folder}: {where or 'while images were read'}: {reason(error)}; --image-size and "
-        "--batch change what the networks are given."
-    )
-
-
-def _sha256(path):
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def preparation(asked, module, size=None, mean=None, std=None):

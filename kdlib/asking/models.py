@@ -6,18 +6,17 @@ torch.
 """
 
 import contextlib
-import dataclasses
 import inspect
 import itertools
 import sys
 
-from kdlib.asking.batches import Rows, check_order, labels_of, parts_of, refuse
+from kdlib.asking.batches import Examples, check_order, labels_of, parts_of
 from kdlib.asking.reduced import Reduced, home_of
 from kdlib.auditing.audit import audit, check_options, kinds_of
 from kdlib.config import count_of
 from kdlib.reading.classes import given_names
-from kdlib.reading.inputs import check_roles
-from kdlib.reading.read import source
+from kdlib.reading.inputs import check_roles, titles
+from kdlib.reading.read import Source, source
 from kdlib.reading.sentences import AuditError, reason
 
 try:
@@ -51,8 +50,7 @@ def audit_models(
 
     KdlibError, in one sentence, for anything that cannot be used.
     """
-    inspect.signature(audit).bind(None, None, None, **options)  # a misspelt one, before the work
-    kinds = _checked(options)
+    kinds = _checked(options)  # before the work
     names = given_names(options.pop("classes", None))
     tables = {}
     for what, of in {"groups": groups, "weights": options.get("weights")}.items():
@@ -61,28 +59,26 @@ def audit_models(
     check_order(loader, tables.values())
     models = _models({"teacher": teacher, "student": student, "baseline": baseline}, kinds)
     everyone = list(itertools.chain(*models.values()))
-    rows = Rows(groups)
+    examples = Examples(groups)
     with as_asked(everyone, device):
-        _ask(everyone, loader, rows, names, progress)
+        _ask(everyone, loader, examples, names, progress)
+    labels, found_groups = examples.sources(names)
+    if getattr(loader, "drop_last", False):
+        labels.note("the loader leaves out its last, incomplete batch (drop_last=True).")
     answers = {role: [model.source(names) for model in of] for role, of in models.items()}
-    labels, found_groups = rows.sources(names)
-    names = names or tuple(map(str, range(everyone[0].classes)))
-    tables = {"groups": found_groups} | tables
-    read = _in_words(loader, rows, everyone, names)
-    for sentence in read if options.get("say") else ():
-        options["say"](sentence)
-    found = audit(labels, **answers, **options | tables, classes=names)
-    return dataclasses.replace(found, read=(*read, *found.read))
+    options["classes"] = names or tuple(map(str, range(everyone[0].classes)))
+    return audit(labels, **answers, **options | {"groups": found_groups} | tables)
 
 
 def _checked(options):
-    """{role: kind of its scores}, which is taken from the options; AuditError for wrong ones."""
-    kinds = kinds_of(options.pop("kind", "auto"))
+    """{role: kind of its scores}; AuditError for wrong options, TypeError for a misspelt one."""
+    bound = inspect.signature(audit).bind(None, None, None, **options)
+    bound.apply_defaults()
+    kinds = kinds_of(bound.arguments["kind"])
     if "classes" in kinds.values():
         raise AuditError("kind 'classes': models must give scores; kdlib.audit takes classes.")
-    usual = inspect.signature(audit).parameters
-    names = ("edges", "worst", "resamples", "seed", "missing_groups")
-    check_options(*(options.get(name, usual[name].default) for name in names))
+    checked = ("edges", "worst", "resamples", "seed", "missing_groups")
+    check_options(*(bound.arguments[name] for name in checked))
     return kinds
 
 
@@ -94,8 +90,7 @@ def _models(given, kinds):
         if several in ([], [None]):
             continue
         found[role] = []
-        for place, model in enumerate(several):
-            name = f"{role} {place}" if len(several) > 1 else role
+        for name, model in zip(titles(role, several), several, strict=True):
             if not callable(model):
                 raise AuditError(
                     f"{name}: {type(model).__name__} is neither a module of torch nor a function; "
@@ -106,49 +101,36 @@ def _models(given, kinds):
     return found
 
 
-def _ask(models, loader, rows, names, progress):
-    """Show every batch of a loader to every model; what they say is in them, the rest in rows."""
+def _ask(models, loader, examples, names, progress):
+    """Show every batch of a loader to every model, which keeps what it says; examples the rest."""
     for batch in _with_progress(loader, progress):
         if isinstance(batch, AuditError):  # raised in a worker it would carry a traceback
             raise batch
         args, named, labels, more = parts_of(batch)
-        y = labels_of(labels, rows.n)
+        y = labels_of(labels, examples.n)
         for model in models:
-            scores = model.scores(args, named, len(y), rows.n)
+            scores = model.scores(args, named, len(y), examples.n)
             classes = _check_width(model, models[0], names)
+            found = Source("labels", {}, start=examples.n)
             wrong = (y < 0) | (y >= classes)
-            refuse("labels", wrong, y, rows.n, f"not from 0 to {classes - 1}")
-            model.add(scores, y, rows.n)
-        rows.add(y, more, batch)
-    if not rows.n:
+            found.refuse(wrong, y, "label", f"a number from 0 to {classes - 1}")
+            model.add(scores, y, examples.n)
+        examples.add(y, more, batch)
+    if not examples.n:
         raise AuditError(
             "loader: yields no example; a generator that was read before has nothing left."
         )
 
 
-def _in_words(loader, rows, models, names):
-    """Sentences on what was read; names: of the classes."""
-    alike = {}
-    for model in models:
-        alike.setdefault(model.sentence(names), []).append(model.name)
-    read = [rows.sentence(), *(f"{', '.join(of)}: {said}" for said, of in alike.items())]
-    if getattr(loader, "drop_last", False):
-        read.append("The loader leaves out its last, incomplete batch (drop_last=True).")
-    return read
-
-
 def _check_width(model, first, names):
     """The number of classes; AuditError unless a model has as many as the first and as names."""
+    gives = f"{model.name}: gives scores of {count_of(model.classes, 'class', 'classes')}"
     if model.classes != first.classes:
-        raise AuditError(
-            f"{model.name}: gives scores of {count_of(model.classes, 'class', 'classes')}, but "
-            f"{first.name} of {first.classes}; an audit needs models of the same classes."
-        )
+        others = f"{first.name} of {first.classes}; an audit needs models of the same classes"
+        raise AuditError(f"{gives}, but {others}.")
     if names and len(names) != model.classes:
-        raise AuditError(
-            f"{model.name}: gives scores of {count_of(model.classes, 'class', 'classes')}, but "
-            f"{count_of(len(names), 'name')} of classes came with it."
-        )
+        came = count_of(len(names), "name")
+        raise AuditError(f"{gives}, but {came} of classes came with it.")
     return model.classes
 
 

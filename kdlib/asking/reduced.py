@@ -6,25 +6,19 @@ N examples, B of them in a batch, C classes.
 import functools
 import hashlib
 import inspect
+import itertools
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 import torch
 
-from kdlib.asking.batches import array_of, refuse
+from kdlib.asking.batches import array_of
 from kdlib.config import count_of
 from kdlib.reading.names import REDUCED
 from kdlib.reading.read import Source
-from kdlib.reading.scores import (
-    joined,
-    kind_of_rows,
-    log_probabilities,
-    rows_of,
-    with_other_class,
-)
+from kdlib.reading.scores import Rows, kind_of_rows, with_other_class
 from kdlib.reading.sentences import AuditError
-
-PICK = "give a function that picks the scores, as in lambda x: model(x)[0]"
 
 
 class Reduced:
@@ -55,8 +49,10 @@ class Reduced:
             )
         picked = _picked(said)
         if picked is None:
-            what = f"{type(said).__name__} in which the scores cannot be told from the rest"
-            raise AuditError(f"{self.name}: returns a {what}; {PICK}.")
+            raise AuditError(
+                f"{self.name}: returns a {type(said).__name__} in which the scores cannot be told "
+                "from the rest; give a function that picks them, as in lambda x: model(x)[0]."
+            )
         scores = array_of(picked, self.name)
         if scores.ndim == 1:
             scores = scores[:, None]
@@ -71,54 +67,55 @@ class Reduced:
 
     def add(self, scores, y, start):
         """Reduce the scores of a batch whose labels are y (B,)."""
+        found = Source(self.name, {}, start=start)
         if self.single:  # whose other score depends on what all of them are
             self.parts.append((scores[:, 0], y))
             most = scores[:, 0]
         else:
-            self.parts.append(rows_of(scores, y))
+            self.parts.append(Rows.of(scores, y))
             most = self.parts[-1].most
-        refuse(self.name, ~np.isfinite(most), most, start, "which is no score")
+        found.refuse(~np.isfinite(most), most, "a score", "a finite number")
         if self.kind == "probabilities" and not self.single:
             wrong = ~self.parts[-1].like_probabilities()
-            refuse(self.name, wrong, scores, start, "which are not probabilities")
-
-    @functools.cached_property
-    def outputs(self):
-        """(kind, columns REDUCED) of all examples; AuditError where the kind cannot be told."""
-        found = Source(self.name, {})
-        if not self.single:
-            rows = joined(self.parts)
-            kind = kind_of_rows(found, rows, self.kind)
-        else:
-            score, y = map(np.concatenate, zip(*self.parts, strict=True))
-            kind = self.kind if self.kind != "auto" else "logits"
-            if self.kind == "auto" and ((score >= 0) & (score <= 1)).all():
-                raise found.error(
-                    "gives one number from 0 to 1 for each example, which may be a probability or "
-                    "a logit; say kind='logits' or kind='probabilities'."
-                )
-            rows = rows_of(with_other_class(found, score, kind), y)
-        return kind, (rows.predicted, *log_probabilities(rows, kind))
+            found.refuse(wrong, scores, "the row of scores", "one of probabilities")
 
     def source(self, names=()):
-        """The Source of all examples: the columns REDUCED; names: of the classes, if given."""
-        columns = dict(zip(REDUCED, self.outputs[1], strict=True))
-        digest = hashlib.sha256()
-        for values in columns.values():
-            digest.update(values.tobytes())
-        if names:  # which may be numbers, in another order
-            columns["predicted"] = np.array(names, dtype=object)[columns["predicted"]]
-        return Source(self.name, columns, None, digest.hexdigest())
+        """The Source of all examples: the columns REDUCED; names: of the classes, if given.
 
-    def sentence(self, names):
-        """What the model is and how its scores were taken, without its name; names: of classes."""
+        AuditError where it cannot be told what the scores are.
+        """
+        found = Source(self.name, {})
+        rows, kind = self._rows(found)
+        of = f"{kind} of {count_of(self.classes, 'class', 'classes')}"
+        if self.single:
+            word = {"logits": "logit", "probabilities": "probability"}[kind]
+            of = f"its one score is the {word} of {names[1] if names else '1'!r}"
         what = "a function of no module that could be found, called as it is"
         if self.modules:
             what = f"{type(self.modules[0]).__name__} on {self.device or 'cpu'}"
-        if self.single:
-            of = "logit" if self.outputs[0] == "logits" else "probability"
-            return f"{what}; its one score is the {of} of {names[1]!r}."
-        return f"{what}; {self.outputs[0]} of {count_of(self.classes, 'class', 'classes')}."
+        found.note(f"{what}; {of}.")
+        reduced = (rows.predicted, *rows.log_probabilities(kind))
+        digest = hashlib.sha256()
+        for values in reduced:
+            digest.update(values.tobytes())
+        columns = dict(zip(REDUCED, reduced, strict=True))
+        if names:  # which may be numbers, in another order
+            columns["predicted"] = np.array(names, dtype=object)[rows.predicted]
+        return replace(found, columns=columns, sha256=digest.hexdigest())
+
+    def _rows(self, found):
+        """(Rows of all examples, kind of their scores)."""
+        if not self.single:
+            rows = Rows.joined(self.parts)
+            return rows, kind_of_rows(found, rows, self.kind)
+        score, y = map(np.concatenate, zip(*self.parts, strict=True))
+        kind = self.kind if self.kind != "auto" else "logits"
+        if self.kind == "auto" and ((score >= 0) & (score <= 1)).all():
+            raise found.error(
+                "gives one number from 0 to 1 for each example, which may be a probability or "
+                "a logit; say kind='logits' or kind='probabilities'."
+            )
+        return Rows.of(with_other_class(found, score, kind), y), kind
 
 
 def _picked(said):
@@ -160,12 +157,8 @@ def modules_of(model):
 
 def home_of(modules):
     """The device of the first parameter or buffer of the modules, or None."""
-    for module in modules:
-        for tensors in (module.parameters(), module.buffers()):
-            first = next(tensors, None)
-            if first is not None:
-                return first.device
-    return None
+    tensors = (itertools.chain(module.parameters(), module.buffers()) for module in modules)
+    return next((tensor.device for tensor in itertools.chain.from_iterable(tensors)), None)
 
 
 def moved(held, device):

@@ -27,13 +27,12 @@ from kdlib.auditing.tables import CHANGED
 from kdlib.config import did_you_mean
 from kdlib.reading import said
 from kdlib.reading.classes import given_names
-from kdlib.reading.groups import counts_of, groups_of, weights_of
+from kdlib.reading.groups import counts_of, groups_of, used_by, weights_of
 from kdlib.reading.inputs import controls, in_rows, models_of, notes, same_network
 from kdlib.reading.names import ROLES
 from kdlib.reading.read import source
 from kdlib.reading.scores import KINDS, outputs
 from kdlib.reading.sentences import AuditError
-from kdlib.reading.subgroups import groups_by, used_by
 
 
 @dataclass(frozen=True)
@@ -161,11 +160,7 @@ def audit(
     found = {
         role: [outputs(a, y, names, kinds[role]) for a in many] for role, many in answers.items()
     }
-    of_groups = by_example.get("groups")
-    if by is not None:
-        members = groups_by(of_groups, by)
-    else:
-        members = groups_of(of_groups, y, names, first.ids)
+    members = groups_of(by_example.get("groups"), y, names, first.ids, by)
     read = (said.read(y, names, found, how), *notes(first, answers, by_example))
     warned += said.warnings(y, names, found, models)
     for sentence in [*read, *(f"Warning: {w}" for w in warned)] if say else ():

@@ -140,7 +140,7 @@ def _images(found, n):
         return _of_arrays(found, arrays[0])
     values = found.ids  # where a column of paths was taken for the ids that it is as well
     if values is None or any(plain(name) in COLUMNS for name in found.columns):
-        values = found.one(COLUMNS, "the paths of the images")
+        values = found.columns[found.one(COLUMNS, "the paths of the images")]
     folder = file_and_columns(found.name)[0].parent if found.sha256 else Path()
     for row, value in enumerate(values):
         if not isinstance(value, (str, Path, bytes, dict)):

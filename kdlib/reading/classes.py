@@ -13,7 +13,7 @@ import numpy as np
 
 from kdlib.reading.read import Source
 from kdlib.reading.sentences import AuditError, listed, printable, quoted, reason, repeated
-from kdlib.reading.values import WHOLE, all_whole, names_or_numbers, texts
+from kdlib.reading.values import WHOLE, all_whole, texts
 
 MOST_CLASSES = 2**20
 GIVE_NAMES = "give the names of the classes in the order that the numbers mean (--classes)"
@@ -44,8 +44,6 @@ def given_names(given):
     names = tuple(name.strip() for name in texts(found, names, "the name"))
     if (name := repeated(names)) is not None:
         raise found.error(f"{quoted(name)} is there twice; each class has its own name.")
-    if len(names) < 2:
-        raise AuditError("with one class there is nothing to predict; an audit needs two at least.")
     return names
 
 
@@ -64,15 +62,14 @@ def classes_of(y, answers, given=()):
     Those given, else the columns' own, else the names that occur, else 0, 1, 2, ... as many as the
     scores have or the largest number says; from 1 on where no label or answer is 0.
     """
+    names = given
     if not given:
-        answers = [_from_zero(y, a) for a in _without_stems(answers)]
-    scored = [a for a in answers if a.scores and not a.one_score]
-    if given:
-        names = given
-    elif scored:
-        names = _names_of_scores(y, scored)
-    else:
-        names = _names_that_occur(y, answers)
+        if len({frozenset(a.classes) for a in answers if a.classes}) > 1:
+            # called in several ways, perhaps only by the stems
+            answers = [replace(a, classes=a.keys or a.classes) for a in answers]
+        answers = [_from_zero(y, a) for a in answers]
+        scored = [a for a in answers if a.scores and not a.one_score]
+        names = _names_of_scores(y, scored) if scored else _names_that_occur(y, answers)
     if len(names) < 2:
         raise AuditError("with one class there is nothing to predict; an audit needs two at least.")
     return names, answers
@@ -81,13 +78,6 @@ def classes_of(y, answers, given=()):
 def counted(names):
     """Whether names are 0, 1, 2, ... in some order, as pandas calls columns without names."""
     return set(names) == set(map(str, range(len(names))))
-
-
-def _without_stems(answers):
-    """Answers called by what is behind their stems, where the models' are called in other ways."""
-    if len({frozenset(a.classes) for a in answers if a.classes}) < 2:
-        return answers
-    return [replace(a, classes=a.keys or a.classes) for a in answers]
 
 
 def _from_zero(y, answers):
@@ -127,7 +117,7 @@ def _names_that_occur(y, answers):
     for a in answers:
         if a.predicted is None:
             continue
-        every.append(predicted_of(a))
+        every.append(a.read(a.predicted))
         if every[-1].dtype != y.dtype:
             raise a.source.error(
                 f"of labels and predicted classes, one are names, the other numbers; {GIVE_NAMES}."
@@ -141,12 +131,6 @@ def _names_that_occur(y, answers):
     if largest >= MOST_CLASSES:
         raise AuditError(f"the classes run to {largest}; more than a million are not audited.")
     return tuple(map(str, range(1 if least == 1 else 0, largest + 1)))
-
-
-def predicted_of(answers):
-    """(N,) predicted classes as read: whole numbers or names."""
-    found = answers.source
-    return names_or_numbers(found, found.columns[answers.predicted], "predicted class")
 
 
 def coded(found, values, names, what):

@@ -21,7 +21,7 @@ from kdlib.reading.names import (
 from kdlib.reading.read import Source
 from kdlib.reading.score_sets import score_set
 from kdlib.reading.sentences import ends, listed
-from kdlib.reading.values import names_or_numbers
+from kdlib.reading.values import is_single, names_or_numbers
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,6 @@ class Answers:
     keys: tuple = ()  # what is behind the stem that the names of the columns share, if they do
     kind: str = ""  # logits or probabilities, if the scores are called so
     predicted: str | None = None  # name of the column of predicted classes
-    reduced: bool = False  # whether its columns are those of REDUCED
     own_labels: str | None = None  # name of the column with labels
     beside: str | None = None  # name of a column of predicted classes, where there are scores
 
@@ -43,6 +42,10 @@ class Answers:
         """Whether the scores are one number a row: that of the second of two classes."""
         return len(self.scores) == 1 and is_single(self.source.columns[self.scores[0]])
 
+    def read(self, column, what="predicted class"):
+        """(N,) classes in a column as they stand there: whole numbers or names."""
+        return names_or_numbers(self.source, self.source.columns[column], what)
+
 
 # ---------------------------------------------------------------- labels
 
@@ -50,29 +53,27 @@ class Answers:
 def labels_of(found):
     """(N,) labels as read, whole numbers or names, of one column or of one-hot columns."""
     columns = found.columns
-    one_hot = len(columns) > 1 and not any(plain(name) in LABELS for name in columns)
-    if one_hot and all(np.ndim(values) == 1 for values in columns.values()):
-        matrix = _one_hot(np.column_stack([*columns.values()]))
-        if matrix is not None:
+    named = len(columns) > 1 and not any(plain(name) in LABELS for name in columns)
+    if named and all(np.ndim(values) == 1 for values in columns.values()):
+        matrix = np.column_stack([*columns.values()])
+        if len(matrix) and one_hot(matrix).all():
             return np.array([*columns], dtype=object)[matrix.argmax(axis=1)]
-    values = found.one(LABELS, "the labels")
-    if np.ndim(values) == 2 and np.shape(values)[1] > 1:
-        matrix = _one_hot(values)
-        if matrix is not None:
-            found.note("one-hot labels.")
-            return matrix.argmax(axis=1)
+    values = columns[found.one(LABELS, "the labels")]
+    matrix = np.ndim(values) == 2 and np.shape(values)[1] > 1
+    if matrix and len(values) and one_hot(values).all():
+        found.note("one-hot labels.")
+        return values.argmax(axis=1)
     y = names_or_numbers(found, values, "label")
     if not len(y):
         raise found.error("holds no label.")
     return y
 
 
-def _one_hot(matrix):
-    """The matrix, if each row of it is one 1 among zeros; else None."""
-    if matrix.dtype.kind not in "iufb" or not len(matrix):
-        return None
-    ones = (matrix == 1).sum(axis=1)
-    return matrix if (ones == 1).all() and ((matrix != 0).sum(axis=1) == 1).all() else None
+def one_hot(matrix):
+    """(N,) bool: which rows of a matrix are one 1 among zeros."""
+    if matrix.dtype.kind not in "iufb":
+        return np.zeros(len(matrix), dtype=bool)
+    return ((matrix == 1).sum(axis=1) == 1) & ((matrix != 0).sum(axis=1) == 1)
 
 
 # ---------------------------------------------------------------- what a model says
@@ -86,7 +87,7 @@ def answers_of(found, y, given=()):
     columns = found.columns
     if not columns.keys().isdisjoint(REDUCED[1:]):
         own = called(columns, LABELS)
-        return Answers(found, predicted="predicted", reduced=True, own_labels=own)
+        return Answers(found, predicted="predicted", own_labels=own)
     matrices = [name for name, values in columns.items() if not is_single(values)]
     own = called(columns, LABELS) if len(columns) > 1 else None
     if own and {"true", "false"} <= set(map(plain, columns)):  # scores of two classes
@@ -103,37 +104,33 @@ def answers_of(found, y, given=()):
             raise found.error(
                 f"has scores of shape {shape}; a matrix with a row for each example is needed."
             )
-        return _kept(found, Answers(found, (name,), own_labels=own, kind=kind_of(name)))
+        return _kept(Answers(found, (name,), own_labels=own, kind=kind_of(name)))
     indices = called(rest, ("index",))
     if indices and len(rest) == 2 and called(rest, PROBABILITIES):  # as timm writes it
-        return _kept(found, Answers(found, predicted=indices, own_labels=own))
+        return _kept(Answers(found, predicted=indices, own_labels=own))
     chosen = score_set(found, rest, y, given)
     if chosen:
         beside = called(rest, PREDICTED)
-        return _kept(found, Answers(found, *chosen, own_labels=own, beside=beside))
-    name = called(rest, PREDICTED)
-    rest = [one for one in rest if plain(one) not in BESIDE]
-    if name is None and (not rest or _is_confidence(columns, rest, y)):  # as timm writes it
-        name = own
+        return _kept(Answers(found, *chosen, own_labels=own, beside=beside))
+    rest = [name for name in rest if plain(name) not in BESIDE]
+    alone = len(rest) == 1 and called(rest, PREDICTED) is None
+    confidence = alone and len(np.unique(y)) > 2 and _fractions(columns[rest[0]])
+    if own and (not rest or confidence):  # of what the label is then, as timm writes it
+        rest = [own]
         own = None
-    if name is None and len(rest) == 1:
-        name = rest[0]
-    if name is None:
-        raise found.error(
-            f"holds {listed(columns)}; call the one with the predicted classes predicted, "
-            "or give its name behind the file's, as in FILE:COLUMN."
-        )
+    name = found.one(PREDICTED, "the predicted classes", rest)
     binary = len(np.unique(y)) == 2 if not given else len(given) == 2
     if binary and _fractions(columns[name]):
-        return _kept(found, Answers(found, (name,), own_labels=own, kind=kind_of(name)))
-    return _kept(found, Answers(found, predicted=name, own_labels=own))
+        return _kept(Answers(found, (name,), own_labels=own, kind=kind_of(name)))
+    return _kept(Answers(found, predicted=name, own_labels=own))
 
 
 # ---------------------------------------------------------------- names and values
 
 
-def _kept(found, answers):
+def _kept(answers):
     """The Answers, their Source with the columns that mean something; the others in a note."""
+    found = answers.source
     used = [*answers.scores, answers.predicted, answers.own_labels]
     kept = [*used, answers.beside]
     columns = {name: values for name, values in found.columns.items() if name in kept}
@@ -142,21 +139,9 @@ def _kept(found, answers):
         taken = answers.scores or (answers.predicted,)
         what = "scores" if answers.scores else "predicted classes"
         found.note(f"{what} {ends(taken)}; passed over: {listed(others)}.")
-    return replace(answers, source=found.with_columns(columns))
-
-
-def is_single(values):
-    """Whether a column holds one value a row."""
-    return np.shape(values)[1:] in ((), (1,))
+    return replace(answers, source=replace(found, columns=columns))
 
 
 def _fractions(values):
     """Whether a column holds numbers that are not all whole."""
-    values = np.asarray(values)
     return values.dtype.kind == "f" and bool((values != np.floor(values)).any())
-
-
-def _is_confidence(columns, names, y):
-    """Whether the only column beside a label is the probability of what was predicted."""
-    several = len(np.unique(y)) > 2
-    return several and len(names) == 1 and _fractions(columns[names[0]])

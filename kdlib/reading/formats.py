@@ -185,6 +185,19 @@ def _joined(batches):
     return batches
 
 
+# ---------------------------------------------------------------- files
+
+
+def _unzipped(file):
+    with zipfile.ZipFile(file) as archive:
+        inside = [name for name in archive.namelist() if not name.startswith("__MACOSX")]
+        suffix = f".{inside[0].rpartition('.')[2].lower()}" if len(inside) == 1 else ""
+        if suffix not in READERS:
+            held = count_of(len(inside), "file")
+            raise AuditError(f"holds {held}; one that is read on its own is needed.")
+        return READERS[suffix](io.BytesIO(archive.read(inside[0])))
+
+
 # suffix: what reads such an open file
 READERS = {
     ".npz": lambda file: dict(np.lib.npyio.NpzFile(file)),  # refuses pickles
@@ -200,39 +213,29 @@ READERS = {
     ".safetensors": _safetensors,
     ".pt": _torch,
     ".pth": _torch,
+    ".zip": _unzipped,
 }
 PACKED = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
 
 
+def _suffix(path):
+    """The suffix of a file as it is once it is unpacked."""
+    packed = path.suffix.lower() in PACKED
+    return (path.with_suffix("") if packed else path).suffix.lower()
+
+
 def is_known(path):
     """Whether the name of a file says that it is one that is read."""
-    *_, inner, outer = ["", "", *(suffix.lower() for suffix in path.suffixes)]
-    return outer in READERS or outer == ".zip" or (outer in PACKED and inner in READERS)
+    return _suffix(path) in READERS
 
 
 def read(path):
     """(what a file holds, its SHA-256); AuditError for a file of another kind."""
-    outer = path.suffix.lower()
-    inner = path.with_suffix("").suffix.lower() if outer in PACKED else outer
-    if inner not in READERS and outer != ".zip":
-        allowed = ", ".join([*READERS, *PACKED, ".zip"])
+    if not is_known(path):
+        allowed = ", ".join([*READERS, *PACKED])
         raise AuditError(f"ends in {path.suffix or 'nothing'!r}, but only {allowed} are read.")
     with open(path, "rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
         file.seek(0)
-        if outer == ".zip":
-            return _unzipped(file), sha256
-        if outer in PACKED:
-            with PACKED[outer](file) as unpacked:
-                return READERS[inner](unpacked), sha256
-        return READERS[inner](file), sha256
-
-
-def _unzipped(file):
-    with zipfile.ZipFile(file) as archive:
-        inside = [name for name in archive.namelist() if not name.startswith("__MACOSX")]
-        suffix = f".{inside[0].rpartition('.')[2].lower()}" if len(inside) == 1 else ""
-        if suffix not in READERS:
-            held = count_of(len(inside), "file")
-            raise AuditError(f"holds {held}; one that is read on its own is needed.")
-        return READERS[suffix](io.BytesIO(archive.read(inside[0])))
+        unpack = PACKED.get(path.suffix.lower())
+        return READERS[_suffix(path)](unpack(file) if unpack else file), sha256

@@ -1,74 +1,85 @@
 """What is known beside labels and predictions: groups, weights of examples, training counts.
 
-N examples, G groups. Whatever cannot be used raises an AuditError.
+Groups are the values of columns (see subgroups), a matrix of 0 and 1, or pairs of an example and a
+group: a long table, or a sparse matrix. N examples, G groups, M pairs. Whatever cannot be used
+raises an AuditError.
 """
 
+from dataclasses import replace
+
 import numpy as np
+import pandas as pd
 
 from kdlib.config import count_of
 from kdlib.evidence.resample import Groups
-from kdlib.reading.pairs import ONLY_0_AND_1, groups_of_pairs, in_pairs, of_pairs
 from kdlib.reading.read import let_go
 from kdlib.reading.rows import rows_of
-from kdlib.reading.sentences import listed, quoted, repeated
+from kdlib.reading.sentences import AuditError, listed, quoted, reason, repeated
+from kdlib.reading.subgroups import entries, groups_by
 from kdlib.reading.values import (
     WHOLE,
+    all_whole,
     as_numbers,
+    is_single,
     missing,
     names_or_numbers,
     texts,
+    vector,
 )
 
-MOST_VALUES = 50  # different fractions in a column of groups
-MANY = 20  # examples from which a column without a value twice is no column of groups
-RANGES = 20  # numbers in a column of groups, above which ranges are proposed
+ONLY_0_AND_1 = "a matrix of groups holds 0 and 1 only, one column for each group."
 CELLS = 1 << 24  # of a matrix of groups, looked at at once
-OWN = "missing"  # what the group of examples without a value is called
 RANGE = 1e12  # of weights above 0: squares of such numbers can still be added
 
 
-def groups_of(found, y, class_names, ids=None):
+def groups_of(found, y, class_names, ids=None, by=None):
     """Groups of the examples, from the columns of a Source; None: the classes that occur.
 
-    In pairs of an example and a group, see groups_of_pairs; ids (N,): of the labels. Otherwise
-    one column of names or numbers, several columns (each value of each is a group, called
-    column=value), or a matrix (N, G) of 0 and 1 (its columns may overlap). y: classes (N,) int64.
+    y: classes (N,) int64. ids (N,): of the labels, for pairs. by: what --by is given, whose columns
+    are all that the Source has.
     """
     if found is None:
-        kept, group = np.unique(y, return_inverse=True)
-        return _grouped([class_names[k] for k in kept], [group])
+        kept, index = np.unique(y, return_inverse=True)
+        return Groups.of(index, [class_names[k] for k in kept])
+    if by is not None:
+        return groups_by(found, by)
     if in_pairs(found):
-        return groups_of_pairs(found, len(y), ids)
-    names, group = [], []
-    for column, values in found.columns.items():
-        if values.ndim == 2 and values.shape[1] != 1:
-            return _overlapping(found, values)
-        # numbers by size, names by alphabet
-        there, index = np.unique(_group_values(found, column), return_inverse=True)
-        group.append(index + len(names))
-        prefix = f"{column}=" if len(found.columns) > 1 else ""
-        names += [f"{prefix}{value}" for value in there]
-        if column and values.dtype.kind in "iuf" and len(there) > RANGES:
-            found.note(
-                f"{quoted(column)} has {len(there)} numbers, each of them a group; --by "
-                f"{quoted(f'{column}:4')} makes ranges."
-            )
-    if (name := repeated(names)) is not None:
-        raise found.error(f"two groups are called {quoted(name)}; rename a column.")
-    return _grouped(names, group)
+        return _of_pairs(found, len(y), ids)
+    matrix = matrix_of(found)
+    return groups_by(found) if matrix is None else _overlapping(found, matrix)
 
 
-def without_group(found, how):
-    """(N,) bool: examples that a Source of groups gives no value in one of its columns.
+def used_by(found, by):
+    """The Source, or None, with those columns alone that --by names; AuditError as groups_by."""
+    if found is None:
+        raise AuditError("--by names columns of --groups, and there is none.")
+    if matrix_of(found) is not None or in_pairs(found) or [*found.columns] == [""]:
+        raise found.error(
+            "--by chooses among columns with names and a row for each example, not in a matrix, "
+            "pairs of example and group, or one column without a name."
+        )
+    used = {column for entry in entries(found, by) for column, _ in entry}
+    columns = {name: of for name, of in found.columns.items() if name in used}
+    return replace(found, columns=columns)
 
-    how: drop, which leaves them out; own, which makes them a group, so that none is without; None,
-    which allows none: AuditError.
+
+def matrix_of(found):
+    """The first column of a Source that is a matrix, or None."""
+    columns = found.columns.values()
+    return next((of for of in columns if np.ndim(of) == 2 and not is_single(of)), None)
+
+
+def with_group(found, how):
+    """(M,) int64: examples to which a Source of groups gives a value in each of its columns.
+
+    how: of the others, drop leaves them out; own makes them a group, so that none is without; None
+    allows none: AuditError.
     """
     nothing = np.zeros(rows_of(found), dtype=bool)
     for column, values in found.columns.items():
-        if len(values) != len(nothing) or np.ndim(values) != 1 or how == "own":
+        if len(values) != len(nothing) or not is_single(values) or how == "own":
             continue
-        empty = missing(values)
+        empty = missing(values.ravel())
         if empty.any() and how is None:
             called = quoted(column) if column else "a group"
             raise found.error(
@@ -77,44 +88,11 @@ def without_group(found, how):
                 "examples out, --missing-groups own makes them a group."
             )
         nothing |= empty
-    return nothing
-
-
-def _grouped(names, columns):
-    """Groups of columns (N,), each of which puts every example into one."""
-    group = np.concatenate(columns)
-    order = np.argsort(group, kind="stable")
-    return Groups(tuple(names), order % len(columns[0]), group[order])
-
-
-def _group_values(found, column):
-    """(N,) array of names or numbers."""
-    values = found.columns[column]
-    called = f"group {quoted(column)}" if column else "group"
-    empty = missing(values) if np.ndim(values) == 1 else np.zeros(0, dtype=bool)
-    if empty.any():  # own groups were asked for
-        of = quoted(column) if column else "a group"
-        missed = count_of(int(empty.sum()), "example")
-        found.note(f"{of} is missing in {missed}, a group that is called {OWN}.")
-        filled = values.astype(object)
-        filled[empty] = OWN
-        filled[~empty] = names_or_numbers(found, values[~empty], called)
-        return texts(found, filled, called)
-    finite = values.dtype.kind == "f" and np.isfinite(values).all()
-    if finite and (values != np.floor(values)).any():
-        if (many := len(np.unique(values))) > MOST_VALUES:
-            how = f"as --by {quoted(f'{column}:4')} does" if column else "as in a table with --by"
-            raise found.error(f"{called} has {many} different numbers; cut it into ranges, {how}.")
-        return values.ravel()
-    if values.dtype.kind == "b":  # groups called False and True
-        values = values.astype(object)
-    read = names_or_numbers(found, values, called)
-    if len(read) >= MANY and len(np.unique(read)) == len(read):
-        raise found.error(
-            f"{called} has another value in each of {len(read):,} rows; "
-            "ids must be called id, and groups have more than one example."
-        )
-    return read
+    if nothing.all():
+        raise found.error("no example has a group.")
+    if nothing.any():
+        found.note(f"Left out: {count_of(int(nothing.sum()), 'example')} without a group.")
+    return np.flatnonzero(~nothing)
 
 
 def _overlapping(found, matrix):
@@ -137,7 +115,109 @@ def _overlapping(found, matrix):
         examples.append(example + start)
         groups.append(group)
         let_go(matrix)
-    return of_pairs(found, names, np.concatenate(examples), np.concatenate(groups))
+    return _groups(found, names, np.concatenate(examples), np.concatenate(groups))
+
+
+# ---------------------------------------------------------------- pairs
+
+
+def in_pairs(found):
+    """Whether a Source holds members of groups, not a row for each example.
+
+    These are a table with the columns example (or id, where one occurs again) and group, and what
+    scipy.sparse.save_npz makes of a matrix."""
+    columns = set(found.columns)
+    if columns == {"group"} and found.ids is not None:
+        return not pd.Index(found.ids).is_unique
+    return columns == {"example", "group"} or {"format", "shape", "data"} <= columns
+
+
+def _of_pairs(found, n, ids):
+    """Groups of n examples from a Source that is in_pairs.
+
+    A table names an example by its row among the labels, counted from 0, or where they have ids
+    (N,), by its id; an example may be in several groups or in none. A sparse matrix is one of 0 and
+    1, (N, G), and calls its columns group 0, group 1, ..."""
+    if "shape" in found.columns:
+        return _of_sparse(found, n)
+    example = found.columns.get("example", found.ids)
+    if not len(example):
+        raise found.error("holds no pair of an example and a group.")
+    if ids is None:
+        rows = names_or_numbers(found, example, "example")
+        wrong = np.ones(len(rows), dtype=bool)
+        if rows.dtype != object:
+            wrong = (rows < 0) | (rows >= n)
+        found.refuse(
+            wrong, rows, "example", f"the number of a row of the labels, from 0 to {n - 1}"
+        )
+    else:
+        which, names = _numbered(found, example, "example")
+        rows = pd.Index(texts(found, ids, "id")).get_indexer(names)[which]
+        found.refuse(rows < 0, example, "example", "an id of the labels")
+    group, names = _numbered(found, found.columns["group"], "group")
+    again = pd.DataFrame({"example": rows, "group": group}).duplicated().to_numpy()
+    if again.any():
+        row = int(np.argmax(again))
+        name = quoted(names[group[row]])
+        raise found.error(f"row {row} puts an example into group {name} a second time.")
+    # numbers by size, names by alphabet
+    order = np.argsort(np.array(list(map(int, names))) if all_whole(names) else names)
+    place = np.argsort(order)
+    return _groups(found, names[order], rows, place[group])
+
+
+def _numbered(found, values, what):
+    """(index (M,), names): of a column with many repetitions, each value as text once."""
+    values = vector(found, values, what)
+    index, different = pd.factorize(values)
+    found.refuse(index < 0, values, what, "a name or a number")
+    return index, texts(found, np.asarray(different), what)
+
+
+def _of_sparse(found, n):
+    """Groups of a sparse matrix (N, G), from the arrays that scipy.sparse.save_npz writes."""
+    from scipy import sparse
+
+    columns = found.columns
+    kind = str(np.asarray(columns["format"]).astype(str))
+    if kind not in ("csr", "csc", "coo"):
+        raise found.error(f"a sparse matrix in the format {kind!r}; csr, csc and coo are read.")
+    shape = tuple(np.asarray(columns["shape"]).tolist())
+    if len(shape) != 2 or shape[0] != n or not shape[1]:
+        has = " x ".join(map(str, shape))
+        raise found.error(f"has {has} cells; a row for each of {count_of(n, 'example')} is needed.")
+    try:
+        if kind == "coo":
+            at = columns["coords"] if "coords" in columns else (columns["row"], columns["col"])
+            matrix = sparse.coo_array((columns["data"], tuple(at)), shape=shape).tocsr()
+        else:
+            make = {"csr": sparse.csr_array, "csc": sparse.csc_array}[kind]
+            parts = columns["data"], columns["indices"], columns["indptr"]
+            matrix = make(parts, shape=shape)
+            matrix.check_format()
+        matrix = matrix.tocoo()
+        matrix.sum_duplicates()
+    except KeyError as error:
+        raise found.error(f"no sparse matrix as scipy writes it (it lacks {error}).") from None
+    except (ValueError, TypeError, IndexError) as error:
+        raise found.error(f"no sparse matrix as scipy writes it ({reason(error)}).") from None
+    if not np.isin(matrix.data, (0, 1)).all():
+        raise found.error(ONLY_0_AND_1)
+    member = matrix.data == 1
+    names = np.array([f"group {g}" for g in range(shape[1])], dtype=object)
+    example, group = (at[member].astype(np.int64) for at in matrix.coords)
+    return _groups(found, names, example, group)
+
+
+def _groups(found, names, example, group):
+    """Groups of pairs (M,) of an example and the index of a group, in any order."""
+    filled = np.bincount(group, minlength=len(names)) > 0
+    if not filled.all():
+        empty = quoted(names[np.argmin(filled)])
+        raise found.error(f"{empty} has no example; leave empty groups out.")
+    order = np.lexsort((example, group))
+    return Groups(tuple(names), example[order], group[order])
 
 
 # ---------------------------------------------------------------- weights and counts
@@ -151,7 +231,8 @@ def weights_of(found, n, members):
     """
     if found is None:
         return np.ones(n)
-    values = as_numbers(found, found.one(("weight", "weights"), "the weights"), "weight")
+    values = found.columns[found.one(("weight", "weights"), "the weights")]
+    values = as_numbers(found, values, "weight")
     wrong = ~(np.isfinite(values) & (values >= 0))
     found.refuse(wrong, values, "weight", "a finite number, 0 or more")
     if not (largest := values.max()):

@@ -8,16 +8,15 @@ from pathlib import Path
 
 import numpy as np
 
-from kdlib.config import count_of
 from kdlib.reading.classes import classes_of, coded
 from kdlib.reading.columns import answers_of, labels_of
-from kdlib.reading.groups import without_group
+from kdlib.reading.formats import is_known
+from kdlib.reading.groups import in_pairs, with_group
 from kdlib.reading.names import ROLES
-from kdlib.reading.pairs import in_pairs
-from kdlib.reading.read import Source, is_file_name, source
+from kdlib.reading.read import Source, file_and_columns, source
 from kdlib.reading.rows import aligned, by_example, by_text, take
 from kdlib.reading.scores import check_own_labels
-from kdlib.reading.sentences import AuditError
+from kdlib.reading.sentences import AuditError, repeated
 
 BY_EXAMPLE = ("groups", "weights", "search", "images")  # inputs with a row an example
 
@@ -29,10 +28,14 @@ def models_of(teacher, student, baseline):
         if given is None:
             continue
         many = _several(given)
-        titles = [f"{role} {i}" for i in range(len(many))] if len(many) > 1 else [role]
-        models[role] = [source(one, title) for one, title in zip(many, titles, strict=True)]
+        models[role] = [source(*pair) for pair in zip(many, titles(role, many), strict=True)]
     check_roles(models)
     return models
+
+
+def titles(role, many):
+    """What each network of a role is called in sentences."""
+    return [f"{role} {i}" for i in range(len(many))] if len(many) > 1 else [role]
 
 
 def check_roles(models):
@@ -60,38 +63,24 @@ def in_rows(first, models, more, given, missing_groups=None):
     first, others = by_text(by_example(first, None), others)
     y = labels_of(first)
     others = [by_example(s, len(y)) for s in others]
-    answers = [answers_of(s, y, given) for s in others[: len(others) - len(known)]]
-    known = dict(zip(known, others[len(answers) :], strict=True))
-    sources = [*(a.source for a in answers), *known.values()]
-    labelled = first.with_columns({"": y})
-    sources, how = aligned(labelled, sources)
-    answers = [replace(a, source=s) for a, s in zip(answers, sources, strict=False)]
-    known = members | dict(zip(known, sources[len(answers) :], strict=True))
+    count = len(others) - len(known)
+    answers = [answers_of(s, y, given) for s in others[:count]]
+    others[:count] = [a.source for a in answers]
+    others, how = aligned(replace(first, columns={"": y}), others)
+    answers = [replace(a, source=s) for a, s in zip(answers, others, strict=False)]
+    known = members | dict(zip(known, others[count:], strict=True))
     names, answers = classes_of(y, answers, given)
     y = coded(first, y, names, "label")
     for a in answers:
         check_own_labels(a, y, names, first)
+    if "groups" in known and "groups" not in members:
+        kept = with_group(known["groups"], missing_groups)
+        y = y[kept]
+        answers = [replace(a, source=take(a.source, kept)) for a in answers]
+        known = {what: take(s, kept) for what, s in known.items()}
     one_by_one = iter(answers)
     by_role = {role: [next(one_by_one) for _ in many] for role, many in models.items()}
-    if "groups" in known and "groups" not in members:
-        left = without_group(known["groups"], missing_groups)
-        if left.any():
-            y, by_role, known = _left_out(y, by_role, known, left)
     return y, names, by_role, known, how
-
-
-def _left_out(y, answers, by_example, left):
-    """Labels, Answers and Sources without the examples `left` (N,) bool."""
-    kept = np.flatnonzero(~left)
-    if not len(kept):
-        raise by_example["groups"].error("no example has a group.")
-    gone = count_of(int(left.sum()), "example")
-    by_example["groups"].note(f"Left out: {gone} without a group.")
-    answers = {
-        role: [replace(a, source=take(a.source, kept)) for a in many]
-        for role, many in answers.items()
-    }
-    return y[kept], answers, {what: take(s, kept) for what, s in by_example.items()}
 
 
 def notes(first, answers, by_example):
@@ -109,7 +98,7 @@ def _several(given):
 
     def whole(one):  # not a row of a list of lists, and no name of a class
         if isinstance(one, str):
-            return is_file_name(one)
+            return is_known(file_and_columns(one)[0])
         is_table = hasattr(one, "columns") or getattr(one, "ndim", 0) > 0
         return isinstance(one, (Path, dict, Source)) or is_table
 
@@ -125,13 +114,12 @@ def controls(models):
     """
     contents = {role: [_content(s) for s in many] for role, many in models.items()}
     for role in ("student", "baseline"):
-        for k, own in enumerate(contents.get(role, ())):
-            first = contents[role].index(own)
-            if first < k:
-                raise AuditError(
-                    f"{models[role][k].name}: is given as {role} and holds the same as "
-                    f"{models[role][first].name}; every training run has a file of its own."
-                )
+        if (twice := repeated(contents.get(role, ()))) is not None:
+            first, again = [s.name for s in models[role] if _content(s) == twice][:2]
+            raise AuditError(
+                f"{again}: is given as {role} and holds the same as {first}; every training run "
+                "has a file of its own."
+            )
     out = []
     for other in [other for other in ("baseline", "teacher") if other in models]:
         shared = set(contents["student"]) & set(contents[other])

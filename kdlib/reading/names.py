@@ -37,7 +37,9 @@ def plain(name):
 
 def called(names, wanted):
     """The name that comes first among `wanted`, or None."""
-    return next((name for word in wanted for name in names if plain(name) == word), None)
+    last_first = [*names][::-1]  # so that of names that are alike the first stays
+    by_word = {name: name for name in last_first} | {plain(name): name for name in last_first}
+    return next((by_word[word] for word in wanted if word in by_word), None)
 
 
 def kind_of(name):

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from kdlib.reading import formats
-from kdlib.reading.names import IDS, plain
+from kdlib.reading.names import IDS, called, plain
 from kdlib.reading.sentences import AuditError, encodable, listed, quoted, reason, repeated
 
 
@@ -27,6 +27,7 @@ class Source:
     ids: np.ndarray | None = None  # (N,) of the examples
     sha256: str = ""  # of the file
     notes: list = field(default_factory=list)  # how it was taken, parts of sentences
+    start: int | None = None  # of a batch: the number of its first example
 
     def error(self, sentence):
         """The AuditError that says it of this input."""
@@ -40,24 +41,22 @@ class Source:
         """AuditError that says what stands in the first row where `wrong` (N,) is true, if any."""
         if np.any(wrong):
             row = int(np.argmax(wrong))
-            raise self.error(f"{what} in row {row} is {quoted(values[row])}, not {allowed}.")
+            where = f"row {row}" if self.start is None else f"example {self.start + row}"
+            raise self.error(f"{what} in {where} is {quoted(values[row])}, not {allowed}.")
 
-    def one(self, wanted, what):
-        """The column that is called one of `wanted`, or the only one there is."""
-        for name in wanted:
-            for own in self.columns:
-                if name in (own, plain(own)):
-                    return self.columns[own]
-        if len(self.columns) == 1:
-            return next(iter(self.columns.values()))
-        raise self.error(
-            f"holds {listed(self.columns)}; call the one with {what} {wanted[0]}, "
-            "or give its name behind the file's, as in FILE:COLUMN."
-        )
+    def one(self, wanted, what, names=None):
+        """The name of the column that is called one of `wanted`, or of the only one there is.
 
-    def with_columns(self, columns):
-        """The same input, but these columns alone."""
-        return replace(self, columns=columns)
+        names: of the columns that may be meant; None: all.
+        """
+        names = list(self.columns if names is None else names)
+        name = names[0] if len(names) == 1 else called(names, wanted)
+        if name is None:
+            raise self.error(
+                f"holds {listed(self.columns)}; call the one with {what} {wanted[0]}, "
+                "or give its name behind the file's, as in FILE:COLUMN."
+            )
+        return name
 
 
 def source(given, role):
@@ -84,7 +83,7 @@ def source(given, role):
     found = _with_ids(Source(name, columns, None, sha256), index)
     if not found.columns:
         raise found.error("holds no column.")
-    return found.with_columns(_selected(found, wanted)) if wanted else found
+    return replace(found, columns=_selected(found, wanted)) if wanted else found
 
 
 def file_and_columns(given):
@@ -95,11 +94,6 @@ def file_and_columns(given):
     if selects and not os.path.exists(text):  # also where the name is too long
         return Path(file), columns
     return Path(given), ""
-
-
-def is_file_name(text):
-    """Whether text, in a list of models, is the name of a file."""
-    return formats.is_known(file_and_columns(text)[0])
 
 
 def _selected(found, wanted):
@@ -130,37 +124,32 @@ def _columns(held):
         held = held.to_pandas()
     if hasattr(held, "to_frame"):  # a Series
         held = held.to_frame("")
-    if hasattr(held, "tocsr"):  # sparse, of scipy
-        return sparse_columns(held), None
+    if hasattr(held, "tocsr"):  # sparse, of scipy: as scipy.sparse.save_npz names the parts
+        rows = held.tocsr()
+        arrays = {"indices": rows.indices, "indptr": rows.indptr, "data": rows.data}
+        return arrays | {"format": np.array("csr"), "shape": np.array(rows.shape)}, None
     if getattr(getattr(held, "dtype", None), "names", None):  # a structured array of numpy
         held = {name: held[name] for name in held.dtype.names}
     if not hasattr(held, "columns") and not isinstance(held, dict):
-        array = _array(held)
+        array = as_array(held)
         if array.ndim == 0:
             raise AuditError(f"{quoted(held)} is no path, array, table or dictionary of arrays.")
         return {"": array}, None
     names = list(held) if isinstance(held, dict) else list(held.columns)
     if (name := repeated(map(str, names))) is not None:
         raise AuditError(f"two columns are called {quoted(name)}.")
-    columns = {encodable(str(name)): _array(held[name]) for name in names}
+    columns = {encodable(str(name)): as_array(held[name]) for name in names}
     index = getattr(held, "index", None)  # a dictionary has none
     # one that does not just count the rows is the id of each
     counts = getattr(index, "step", 0) == 1 and index.start == 0
     return columns, None if index is None or counts else np.array(index, dtype=object)
 
 
-def sparse_columns(matrix):
-    """{name: array} of a sparse matrix of scipy, as scipy.sparse.save_npz names them."""
-    rows = matrix.tocsr()
-    arrays = {"indices": rows.indices, "indptr": rows.indptr, "data": rows.data}
-    return arrays | {"format": np.array("csr"), "shape": np.array(rows.shape)}
-
-
-def _array(values):
+def as_array(values):
     """An array of one column or object, of whatever library; lists in a column are rows."""
     if hasattr(values, "detach"):  # a tensor of torch
         values = values.detach().cpu()
-        if "bfloat16" in str(values.dtype):  # numpy lacks it
+        if values.is_floating_point() and values.itemsize < 4:  # which numpy lacks in part
             values = values.float()
     if hasattr(values, "to_numpy"):
         values = values.to_numpy()
@@ -185,23 +174,19 @@ def _array(values):
 def _with_ids(found, index):
     """The Source with its ids apart: a column that is called like one, or a table's index.
 
-    A column such as PassengerId is one if all its values differ.
+    A column such as PassengerId is one if all its values differ; none is that holds {bytes, path},
+    as data sets of Hugging Face hold images.
     """
     columns = dict(found.columns)
-    single = [name for name, of in columns.items() if np.ndim(of) == 1 and not _holds_files(of)]
-    called = sorted(single, key=lambda name: (*IDS, plain(name)).index(plain(name)))
+    single = [name for name, of in columns.items() if np.ndim(of) == 1]
+    single = [name for name in single if not isinstance(next(iter(columns[name]), None), dict)]
     name = None
-    if len(columns) > 1 and called and plain(called[0]) in IDS:
-        name = called[0]
-    elif len(columns) > 1:
-        name = next((own for own in single if _numbers_examples(own, columns[own])), None)
+    if len(columns) > 1:
+        name = called(single, IDS)
+        if name is None:
+            name = next((own for own in single if _numbers_examples(own, columns[own])), None)
     ids = columns.pop(name) if name is not None else index
     return replace(found, columns=columns, ids=ids)
-
-
-def _holds_files(values):
-    """Whether a column holds {bytes, path}, as data sets of Hugging Face hold images."""
-    return len(values) > 0 and isinstance(values[0], dict)
 
 
 def _numbers_examples(name, values):

@@ -144,30 +144,29 @@ def by_text(first, others):
     if any(s.ids is not None for s in (first, *others)):
         return first, others
     for name in first.columns:
-        sharing = [k for k, s in enumerate(others) if _tells_apart(s, name)]
-        if sharing and _tells_apart(first, name):
-            out = [_with_id(s, name) if k in sharing else s for k, s in enumerate(others)]
-            return _with_id(first, name), out
+        labels, *out = (_with_id(s, name) for s in (first, *others))
+        if labels.ids is not None and any(s.ids is not None for s in out):
+            return labels, out
     return first, others
 
 
-def _tells_apart(found, name):
-    """Whether a Source has such a column of text, and others beside it."""
-    values = found.columns.get(name, ())
-    if len(values) < MANY or len(found.columns) < 2 or plain(name) in (*LABELS, *PREDICTED):
-        return False
-    is_text = np.ndim(values) == 1 and all(isinstance(v, str) and LETTER.search(v) for v in values)
-    return is_text and len(set(values)) == len(values)
-
-
 def _with_id(found, name):
+    """The Source with such a column of text as its ids, if it has that and others beside it."""
     columns = dict(found.columns)
-    return replace(found, ids=columns.pop(name), columns=columns)
+    values = columns.pop(name, ())
+    if not columns or plain(name) in (*LABELS, *PREDICTED):
+        return found
+    if np.ndim(values) != 1 or len(values) < MANY:
+        return found
+    is_text = all(isinstance(v, str) and LETTER.search(v) for v in values)
+    if not is_text or len(set(values)) < len(values):
+        return found
+    return replace(found, ids=values, columns=columns)
 
 
 def take(found, rows):
-    """The Source with these rows (int64, or a mask) alone, in their order."""
-    if rows.dtype != bool and len(rows) == rows_of(found) and (np.diff(rows) == 1).all():
+    """The Source with these rows (int64) alone, in their order."""
+    if len(rows) == rows_of(found) and (np.diff(rows) == 1).all():
         return found
     columns = {
         name: values if name == "names" and len(values) != rows_of(found) else values[rows]

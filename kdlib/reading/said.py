@@ -4,7 +4,6 @@ import numpy as np
 from scipy.optimize import linear_sum_assignment
 
 from kdlib.config import count_of
-from kdlib.reading.names import ROLES
 from kdlib.reading.sentences import ends, printable
 
 MANY = 20  # examples that nobody gets right by chance
@@ -16,14 +15,13 @@ GAINED = 10  # points that another order of the classes must add
 
 def read(y, names, found, how):
     """Sentences on labels y (N,), classes, and models found {role: [Outputs]}; how: joined."""
-    right = {role: [100 * (x.predicted == y).mean() for x in of] for role, of in found.items()}
-    kinds = {role: sorted({x.kind for x in of}) for role, of in found.items()}
     models = []
-    for role in [role for role in ROLES if role in found]:
-        several = len(right[role])
-        share = " to ".join(dict.fromkeys(f"{f(right[role]):.1f}" for f in (min, max)))
-        networks = f"{several} {role}s" if several > 1 else role
-        of = f" ({' and '.join(kinds[role])})" if kinds[role] != [""] else ""
+    for role, many in found.items():
+        right = [100 * (x.predicted == y).mean() for x in many]
+        kinds = sorted({x.kind for x in many})
+        share = " to ".join(dict.fromkeys(f"{f(right):.1f}" for f in (min, max)))
+        networks = f"{len(many)} {role}s" if len(many) > 1 else role
+        of = f" ({' and '.join(kinds)})" if kinds != [""] else ""
         models.append(f"{networks} {share} % right{of}")
     occur = len(np.unique(y))
     some = f", of which {occur:,} occur" if occur < len(names) else ""
@@ -85,9 +83,8 @@ def _strangers(y, names, found):
     out = []
     never = np.bincount(y, minlength=len(names)) == 0
     for role, many in found.items():
-        share = np.mean(
-            [np.bincount(x.predicted, minlength=len(names)) for x in many], axis=0
-        ) / len(y)
+        predicted = np.concatenate([x.predicted for x in many])
+        share = np.bincount(predicted, minlength=len(names)) / len(predicted)
         worst = int(np.argmax(np.where(never, share, 0)))
         if never[worst] and share[worst] > OFTEN:
             out.append(

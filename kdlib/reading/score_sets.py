@@ -24,16 +24,15 @@ def score_set(found, names, y, given):
     """
     if len(given) > 1 and set(given) <= set(names):
         return tuple(given), tuple(given), (), ""
+    names = [name for name in names if plain(name) not in (*BESIDE, *PREDICTED)]
     return (
-        _called_scores(found, names)
-        or _numbered(found, names, y)
-        or _all_there_is(found, [name for name in names if _may_be_score(name)], y)
+        _called_scores(found, names) or _numbered(found, names, y) or _all_there_is(found, names, y)
     )
 
 
 def _is_text(values):
     """Whether a column holds names: none of its values is a number, if only per cent."""
-    some = values[:1000].tolist() if np.asarray(values).dtype.kind in "OUS" else []
+    some = values[:1000].tolist() if values.dtype.kind in "OUS" else []
     texts = [isinstance(v, str) and np.isnan(as_number(v.strip(" %"))) for v in some]
     return bool(texts) and all(texts) and any(some)
 
@@ -48,8 +47,14 @@ def _called_scores(found, names):
         )
     for stem, members in families.items():
         columns, keys = _in_order(found, members)
-        if plain(stem) != "class":
-            _check_not_ranked(found, columns)
+        if plain(stem) != "class" and len(columns) > 2:
+            some = [as_numbers(found, found.columns[name][:1000], name) for name in columns]
+            falls = np.diff(np.column_stack(some), axis=1) <= 0
+            if len(falls) >= ENOUGH and falls.all():
+                raise found.error(
+                    f"in each row {ends(columns)} fall, as the {len(columns)} highest scores do; "
+                    "the scores of all classes are needed, or one column of predicted classes."
+                )
         return columns, keys, keys, kind_of(stem)
     return None
 
@@ -61,9 +66,14 @@ def _numbered(found, names, y):
         return None
     ((stem, members),) = families.items()
     columns, keys = _in_order(found, members)
-    _check_not_classes(found, columns)
-    left = [name for name in names if name not in columns and _may_be_score(name)]
-    left = [name for name in left if np.asarray(found.columns[name]).dtype.kind == "f"]
+    values = [found.columns[name] for name in columns]
+    if all(of.dtype.kind in "iu" for of in values) and np.max(values, initial=0) > 1:
+        raise found.error(
+            f"{ends(columns)} hold whole numbers, as the predicted classes of several networks "
+            "do; choose one of them, as in FILE:COLUMN, or call scores logit_0, logit_1, …."
+        )
+    left = [name for name in names if name not in columns]
+    left = [name for name in left if found.columns[name].dtype.kind == "f"]
     labels = set(np.unique(y).astype(str))
     if left and stem and (labels <= set(keys) or labels <= set(columns)):
         raise found.error(
@@ -115,7 +125,7 @@ def _families(names, words):
     """
     found = {}
     for name in names:
-        if plain(name) in LABELS or not _may_be_score(name):
+        if plain(name) in LABELS:
             continue
         match = CALLED.fullmatch(name)
         stem, number = match.groups() if match else ("", "")
@@ -127,15 +137,12 @@ def _families(names, words):
     for stem, members in found.items():
         numbered = {key: name for key, name in members.items() if key.isdecimal()}
         numbers = sorted(map(int, numbered))
-        if len(numbers) > 1 and numbers in (_counting(numbers, 0), _counting(numbers, 1)):
+        counted = list(range(numbers[0], numbers[0] + len(numbers))) if numbers else []
+        if len(numbers) > 1 and numbers == counted and numbers[0] in (0, 1):
             sets[stem] = numbered
         elif len(members) > 1 and words and len(numbers) < len(members):
             sets[stem] = members
     return sets
-
-
-def _counting(numbers, start):
-    return list(range(start, start + len(numbers)))
 
 
 def _in_order(found, members):
@@ -149,40 +156,15 @@ def _in_order(found, members):
     return columns, tuple(keys)
 
 
-def _check_not_classes(found, names):
-    """AuditError where columns that are only numbered hold whole numbers, as predicted classes."""
-    values = [np.asarray(found.columns[name]) for name in names]
-    if all(of.dtype.kind in "iu" for of in values) and np.max(values, initial=0) > 1:
-        raise found.error(
-            f"{ends(names)} hold whole numbers, as the predicted classes of several networks "
-            "do; choose one of them, as in FILE:COLUMN, or call scores logit_0, logit_1, …."
-        )
-
-
-def _check_not_ranked(found, columns):
-    """AuditError where each row falls from left to right, as the k highest scores do."""
-    some = [as_numbers(found, found.columns[name][:1000], name) for name in columns]
-    falls = np.diff(np.column_stack(some), axis=1) <= 0
-    if len(falls) >= ENOUGH and len(columns) > 2 and falls.all():
-        raise found.error(
-            f"in each row {ends(columns)} fall, as the {len(columns)} highest scores do; "
-            f"the scores of all classes are needed, or one column of predicted classes."
-        )
-
-
 def _odd_whole_numbers(found, names):
     """The first column of whole numbers among others that are none, and the first of these.
 
     None where all are alike, or all are from 0 to 1, as probabilities are.
     """
     values = [found.columns[name] for name in names]
-    whole = [np.asarray(of).dtype.kind in "iu" for of in values]
+    whole = [of.dtype.kind in "iu" for of in values]
     if all(whole) or not any(whole):
         return None
-    if all(np.asarray(of).dtype.kind in "iuf" and ((of >= 0) & (of <= 1)).all() for of in values):
+    if all(of.dtype.kind in "iuf" and ((of >= 0) & (of <= 1)).all() for of in values):
         return None
     return names[whole.index(True)], names[whole.index(False)]
-
-
-def _may_be_score(name):
-    return plain(name) not in (*BESIDE, *PREDICTED)

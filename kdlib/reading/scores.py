@@ -8,11 +8,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from kdlib.reading.classes import coded, counted, predicted_of
+from kdlib.reading.classes import coded, counted
 from kdlib.reading.names import REDUCED
 from kdlib.reading.read import let_go
 from kdlib.reading.sentences import AuditError, ends, listed, quoted
-from kdlib.reading.values import as_numbers, names_or_numbers
+from kdlib.reading.values import as_numbers
 
 KINDS = ("auto", "logits", "probabilities", "classes")
 AS_LOGITS = "kind='logits', or --kind logits"
@@ -57,10 +57,19 @@ def outputs(answers, y, names, kind="auto"):
     if kind == "classes":
         raise found.error("--kind classes needs one column of predicted classes.")
     scores, kind = _matrix(answers, names, kind)
-    rows = _rows(found, scores, y)
+    parts = []
+    size = max(1, CHUNK // scores.shape[1])
+    for start in range(0, len(scores), size):
+        some = slice(start, start + size)
+        parts.append(Rows.of(scores[some], y[some]))
+        let_go(scores)
+    rows = Rows.joined(parts)
+    wrong = ~np.isfinite(rows.most)  # NaN, +inf, or a row of nothing but -inf
+    column = rows.predicted[np.argmax(wrong)]
+    found.refuse(wrong, rows.most, f"the score in column {column}", "a finite number")
     _check_beside(answers, rows.predicted, names)
     kind = kind_of_rows(found, rows, kind, answers.kind, _slack(scores))
-    return Outputs(rows.predicted, *log_probabilities(rows, kind), kind)
+    return Outputs(rows.predicted, *rows.log_probabilities(kind), kind)
 
 
 def check_own_labels(answers, y, names, labels):
@@ -68,8 +77,7 @@ def check_own_labels(answers, y, names, labels):
     if answers.own_labels is None:
         return
     found = answers.source
-    own = names_or_numbers(found, found.columns[answers.own_labels], "label")
-    own = coded(found, own, names, "label")
+    own = coded(found, answers.read(answers.own_labels, "label"), names, "label")
     if (differ := own != y).any():
         as_named = np.array(names, dtype=object)
         there = quoted(as_named[y[np.argmax(differ)]])
@@ -89,10 +97,10 @@ def _check_beside(answers, largest, names):
     if name is None:
         return
     try:
-        own = names_or_numbers(found, found.columns[name], "predicted class")
-        share = (coded(found, own, names, "predicted class") == largest).mean()
+        own = coded(found, answers.read(name), names, "predicted class")
     except AuditError:
         return
+    share = (own == largest).mean()
     if share < 1:
         rows = f"{100 * (1 - share):.2g} % of rows"
         found.note(f"{quoted(name)} is not the class with the largest score in {rows}.")
@@ -106,12 +114,13 @@ def _check_beside(answers, largest, names):
 
 def _unscored(answers, names):
     found = answers.source
-    predicted = coded(found, predicted_of(answers), names, "predicted class")
-    if not answers.reduced:
+    predicted = coded(found, answers.read(answers.predicted), names, "predicted class")
+    if found.columns.keys().isdisjoint(REDUCED[1:]):
         return Outputs(predicted)
     log_p = []
     for name in REDUCED[1:]:
-        values = as_numbers(found, found.one([name], "log-probabilities"), name)
+        values = found.columns[found.one([name], "log-probabilities")]
+        values = as_numbers(found, values, name)
         found.refuse(~(values <= BELOW_ZERO), values, name, "0 or less")  # NaN too
         log_p.append(np.clip(values, FLOOR, 0))
     return Outputs(predicted, *log_p, kind="")
@@ -177,53 +186,37 @@ class Rows(NamedTuple):
     positive: np.ndarray  # sum of the scores above 0
     log_sum: np.ndarray  # log of the sum of exp(score - largest)
 
+    @classmethod
+    def of(cls, scores, y):
+        """Of scores (B, C) and labels y (B,); `most` is not finite where a score is none."""
+        scores = np.asarray(scores, dtype=np.float64)
+        predicted = scores.argmax(axis=1)
+        rows = np.arange(len(scores))
+        most = scores[rows, predicted]  # NaN if there is one
+        with np.errstate(invalid="ignore", over="ignore"):  # of masked and of huge logits
+            log_sum = np.log(np.exp(scores - most[:, None]).sum(axis=1))
+            total = scores.sum(axis=1)
+        positive = np.maximum(scores, 0).sum(axis=1)
+        return cls(predicted, most, scores.min(axis=1), scores[rows, y], total, positive, log_sum)
+
+    @classmethod
+    def joined(cls, parts):
+        """Of parts, one after the other."""
+        return cls(*map(np.concatenate, zip(*parts, strict=True)))
+
+    def log_probabilities(self, kind):
+        """[log-probability of the label (N,), of the predicted class (N,)]."""
+        if kind == "probabilities":
+            with np.errstate(divide="ignore"):  # log of 0
+                both = np.log(np.maximum([self.label, self.most], 0)) - np.log(self.positive)
+        else:
+            both = self.label - self.most - self.log_sum, -self.log_sum
+        return [np.clip(values, FLOOR, 0) for values in both]
+
     def like_probabilities(self, slack=SUM_ERROR):
         """(N,) bool: whether a row may be one of probabilities, whose sum is off by `slack`."""
         inside = (self.least >= -BELOW_ZERO) & (self.most <= 1 + SUM_ERROR)
         return inside & (np.abs(self.total - 1) <= slack)
-
-
-def rows_of(scores, y):
-    """The Rows of scores (B, C) and labels y (B,); `most` is not finite where a score is none."""
-    scores = np.asarray(scores, dtype=np.float64)
-    predicted = scores.argmax(axis=1)
-    rows = np.arange(len(scores))
-    most = scores[rows, predicted]  # NaN if there is one
-    with np.errstate(invalid="ignore", over="ignore"):  # of masked and of huge logits
-        log_sum = np.log(np.exp(scores - most[:, None]).sum(axis=1))
-        total = scores.sum(axis=1)
-    positive = np.maximum(scores, 0).sum(axis=1)
-    return Rows(predicted, most, scores.min(axis=1), scores[rows, y], total, positive, log_sum)
-
-
-def joined(parts):
-    """The Rows of parts, one after the other."""
-    return Rows(*map(np.concatenate, zip(*parts, strict=True)))
-
-
-def log_probabilities(rows, kind):
-    """[log-probability of the label (N,), of the predicted class (N,)] of Rows."""
-    if kind == "probabilities":
-        with np.errstate(divide="ignore"):  # log of 0
-            both = np.log(np.maximum([rows.label, rows.most], 0)) - np.log(rows.positive)
-    else:
-        both = rows.label - rows.most - rows.log_sum, -rows.log_sum
-    return [np.clip(values, FLOOR, 0) for values in both]
-
-
-def _rows(found, scores, y):
-    """The Rows of scores (N, C); AuditError for NaN, +inf, or a row of nothing but -inf."""
-    parts = []
-    size = max(1, CHUNK // scores.shape[1])
-    for start in range(0, len(scores), size):
-        some = slice(start, start + size)
-        parts.append(rows_of(scores[some], y[some]))
-        let_go(scores)
-    rows = joined(parts)
-    wrong = ~np.isfinite(rows.most)
-    column = rows.predicted[np.argmax(wrong)]
-    found.refuse(wrong, rows.most, f"the score in column {column}", "a finite number")
-    return rows
 
 
 def kind_of_rows(found, rows, kind, called="", slack=SUM_ERROR):

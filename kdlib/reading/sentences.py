@@ -31,6 +31,8 @@ def printable(name, longest=60):
 
 def quoted(value):
     """A value as it stands in sentences: text in quotes, cut where it is long."""
+    if isinstance(value, np.ndarray):
+        return np.array2string(value, precision=4, threshold=8)[:60]
     return repr(value[:60]) if isinstance(value, str) else str(value)[:60]
 
 

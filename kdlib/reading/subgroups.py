@@ -1,4 +1,4 @@
-"""Groups that chosen columns make: their values, ranges of their numbers, and combinations (--by).
+"""Groups that columns make: their values, ranges of their numbers, and combinations (--by).
 
 An entry of --by is the name of a column; column:K, its numbers in K ranges of about equal size; or
 several of these with " x " between them, for the combinations that occur:
@@ -12,91 +12,81 @@ cut at " x ", and a part at its last colon. A tuple is a combination, of which n
 """
 
 import re
-from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 from scipy.stats import rankdata
 
 from kdlib.config import count_of, did_you_mean
-from kdlib.reading.groups import OWN, _group_values, _grouped
-from kdlib.reading.pairs import in_pairs
+from kdlib.evidence.resample import Groups
 from kdlib.reading.sentences import AuditError, quoted, repeated
-from kdlib.reading.values import as_numbers, missing
+from kdlib.reading.values import as_numbers, missing, names_or_numbers, vector
 
-MOST_GROUPS = 10_000
+MOST_GROUPS = 10_000  # of --by
 MOST_RANGES = 100
+MOST_VALUES = 50  # different fractions in a column of groups
+NUMBERS = 20  # in a column of groups, above which ranges are proposed
+MANY = 20  # examples from which a column without a value twice is no column of groups
+OWN = "missing"  # what the group of examples without a value is called
 BETWEEN = re.compile(r"\s+[x×]\s+")
 RANGES = re.compile(r"(.+):\s*(\d{1,9})", re.DOTALL)
 
 
-@dataclass(frozen=True)
-class Cut:
-    """One column as groups."""
+def groups_by(found, by=None):
+    """Groups of the columns of a Source, each with a row for each example.
 
-    index: np.ndarray  # (N,) int64: of each example, its place among the names
-    values: list  # names of the groups where no other column makes any
-    named: list  # the same with the name of the column
-
-
-def groups_by(found, by):
-    """Groups of the columns of a Source.
-
-    by: what --by is given, a list of texts and tuples of texts. AuditError for what names no
-    column, and for more groups than anybody reads.
+    by: what --by is given, a list of texts and tuples of texts; None: each column by its values.
+    AuditError for what names no column, and for more groups than anybody reads.
     """
-    wanted = _entries(found, by)
+    wanted = [((column, None),) for column in found.columns]
+    if by is not None:
+        wanted = entries(found, by)
     parts = dict.fromkeys(part for entry in wanted for part in entry)
-    cuts = {part: _cut(found, *part) for part in parts}
+    alone = len(wanted) == len(parts) == 1
+    cuts = {part: _cut(found, *part, alone) for part in parts}
     names = []
-    columns = []
+    groups = []
     for entry in wanted:
-        index, own = _combined([cuts[part] for part in entry], alone=len(wanted) == 1)
-        columns.append(index + len(names))
+        index, own = _combined([cuts[part] for part in entry])
+        groups.append(index + len(names))
         names += own
-        if len(names) > MOST_GROUPS:
+        column = entry[0][0]
+        many = by is None and column and len(own) > NUMBERS
+        if many and found.columns[column].dtype.kind in "iuf":
+            found.note(
+                f"{quoted(column)} has {len(own)} numbers, each of them a group; --by "
+                f"{quoted(f'{column}:4')} makes ranges."
+            )
+        if by is not None and len(names) > MOST_GROUPS:
             raise found.error(
                 f"--by makes {len(names):,} groups; more than {MOST_GROUPS:,} are not audited. "
                 "Leave a column out, or cut numbers into ranges, as in 'age:4'."
             )
     if (name := repeated(names)) is not None:
         raise found.error(f"two groups are called {quoted(name)}; rename a column.")
-    return _grouped(names, columns)
-
-
-def used_by(found, by):
-    """The Source, or None, with those columns alone that --by names; AuditError as groups_by."""
-    if found is None:
-        raise AuditError("--by names columns of --groups, and there is none.")
-    used = {column for entry in _entries(found, by) for column, _ in entry}
-    return found.with_columns({name: of for name, of in found.columns.items() if name in used})
+    group = np.concatenate(groups)
+    order = np.argsort(group, kind="stable")
+    return Groups(tuple(names), order % len(groups[0]), group[order])
 
 
 # ---------------------------------------------------------------- what an entry says
 
 
-def _entries(found, by):
+def entries(found, by):
     """[((column, number of ranges, or None for each value), ...)] of the entries of --by."""
-    entries = [*by] if isinstance(by, (list, tuple)) else [by]
-    if not entries:
+    given = [*by] if isinstance(by, (list, tuple)) else [by]
+    if not given:
         raise AuditError("--by needs one column of --groups at least.")
-    wanted = [_parts(found, entry) for entry in entries]
+    wanted = [_parts(found, entry) for entry in given]
     if (twice := repeated(wanted)) is not None:
-        raise AuditError(f"--by {quoted(entries[wanted.index(twice)])}: is there twice.")
+        raise AuditError(f"--by {quoted(given[wanted.index(twice)])}: is there twice.")
     return wanted
 
 
 def _parts(found, entry):
     """((column, number of ranges or None), ...) of one entry."""
-    columns = found.columns
-    matrix = any(np.ndim(values) == 2 and np.shape(values)[1] != 1 for values in columns.values())
-    if matrix or in_pairs(found) or [*columns] == [""]:
-        raise found.error(
-            "--by chooses among columns with names and a row for each example, not in a matrix, "
-            "pairs of example and group, or one column without a name."
-        )
     if isinstance(entry, str):
-        texts = [entry] if entry in columns else BETWEEN.split(entry.strip())
+        texts = [entry] if entry in found.columns else BETWEEN.split(entry.strip())
     elif isinstance(entry, (tuple, list)):
         texts = [*entry]
     else:
@@ -131,32 +121,62 @@ def _part(found, text, entry):
 # ---------------------------------------------------------------- columns into groups
 
 
-def _cut(found, column, parts):
-    """The Cut of a column: each value a group, or its numbers in some ranges."""
-    if parts is None:
-        # numbers by size, names by alphabet
-        there, index = np.unique(_group_values(found, column), return_inverse=True)
-        values = [str(value) for value in there]
-        return Cut(index, values, [f"{column}={value}" for value in values])
-    what = f"group {quoted(column)}"
-    values = found.columns[column].ravel()
+def _cut(found, column, parts, alone):
+    """((N,) int64, names): the values of a column as groups, or its numbers in `parts` ranges.
+
+    alone: no other column makes groups, so that values need not say whose they are.
+    """
+    called = f"group {quoted(column)}" if column else "group"
+    values = vector(found, found.columns[column], called)
     empty = missing(values)  # only where these were asked to be a group of their own
-    filled = values.copy()
-    filled[empty] = 0
+    index = np.empty(len(values), dtype=np.int64)
+    prefix = "" if alone and not parts else f"{column}="
+    if parts:
+        index[~empty], names = _in_ranges(found, column, values, empty, parts)
+    else:
+        read = _checked(found, column, values[~empty], called)
+        there, index[~empty] = np.unique(read, return_inverse=True)  # by size, or by alphabet
+        names = [f"{prefix}{value}" for value in there]
+    if empty.any():
+        of = quoted(column) if column else "a group"
+        missed = count_of(int(empty.sum()), "example")
+        found.note(f"{of} is missing in {missed}, a group that is called {OWN}.")
+        own = f"{prefix}{OWN}"
+        names += [own] if own not in names else []
+        index[empty] = names.index(own)
+    return index, names
+
+
+def _checked(found, column, values, called):
+    """Values of a column as names or numbers; AuditError for those that can be no groups."""
+    finite = values.dtype.kind == "f" and np.isfinite(values).all()
+    if finite and (values != np.floor(values)).any():
+        if (many := len(np.unique(values))) > MOST_VALUES:
+            how = f"as --by {quoted(f'{column}:4')} does" if column else "as in a table with --by"
+            raise found.error(f"{called} has {many} different numbers; cut it into ranges, {how}.")
+        return values
+    if values.dtype.kind == "b":  # groups called False and True
+        values = values.astype(object)
+    read = names_or_numbers(found, values, called)
+    if len(read) >= MANY and len(np.unique(read)) == len(found.columns[column]):
+        raise found.error(
+            f"{called} has another value in each of {len(read):,} rows; "
+            "ids must be called id, and groups have more than one example."
+        )
+    return read
+
+
+def _in_ranges(found, column, values, empty, parts):
+    """(range of each number that is not empty, (N,) bool; their names)."""
+    what = f"group {quoted(column)}"
+    filled = np.where(empty, 0, values)
     numbers = np.asarray(as_numbers(found, filled, what), dtype=np.float64)
     found.refuse(~np.isfinite(numbers), numbers, what, "a number, which a range needs")
-    index = np.full(len(values), -1)
-    index[~empty], ends = ranges(numbers[~empty], parts)
+    index, ends = ranges(numbers[~empty], parts)
     if len(ends) < parts:
         how = f"{count_of(len(ends), 'range')}, not {parts}"
         found.note(f"{column} is cut into {how}: many examples have the same value.")
-    named = [f"{column} {low}" + f" to {high}" * (low != high) for low, high in ends]
-    if empty.any():
-        missed = count_of(int(empty.sum()), "example")
-        found.note(f"{quoted(column)} is missing in {missed}, a group that is called {OWN}.")
-        index[empty] = len(named)
-        named.append(f"{column}={OWN}")
-    return Cut(index, named, named)
+    return index, [f"{column} {low}" + f" to {high}" * (low != high) for low, high in ends]
 
 
 def ranges(numbers, parts):
@@ -193,14 +213,13 @@ def _written(value, digits):
     return np.format_float_positional(value, digits, unique=False, fractional=False, trim="-")
 
 
-def _combined(cuts, alone):
-    """(index (N,), names): the combinations of some Cuts that occur, ordered as the Cuts are."""
+def _combined(cuts):
+    """(index (N,), names): the combinations of some cuts that occur, ordered as the cuts are."""
     if len(cuts) == 1:
-        return cuts[0].index, cuts[0].values if alone else cuts[0].named
-    table = pd.DataFrame({k: cut.index for k, cut in enumerate(cuts)})
+        return cuts[0]
+    table = pd.DataFrame({k: index for k, (index, _) in enumerate(cuts)})
     index = table.groupby([*table], sort=True).ngroup().to_numpy()
-    there = table.drop_duplicates().sort_values([*table])
     names = []
-    for row in there.itertuples(index=False):
-        names.append(", ".join(cut.named[k] for cut, k in zip(cuts, row, strict=True)))
+    for row in table.drop_duplicates().sort_values([*table]).itertuples(index=False):
+        names.append(", ".join(own[k] for (_, own), k in zip(cuts, row, strict=True)))
     return index, names

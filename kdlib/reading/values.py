@@ -10,6 +10,11 @@ MISSING = ("None", "nan", "<NA>", "NaT")  # how missing values that are not text
 WHOLE = re.compile(r"[ \t\r\n]*[+-]?[0-9]{1,18}[ \t\r\n]*")  # what int reads
 
 
+def is_single(values):
+    """Whether a column holds one value a row."""
+    return np.shape(values)[1:] in ((), (1,))
+
+
 def vector(found, values, what):
     """One column as an array (N,) of numbers, text or objects."""
     values = np.asarray(values)

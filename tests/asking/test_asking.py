@@ -25,7 +25,6 @@ from torch.utils.data import (
 )
 
 import kdlib
-from kdlib.asking.batches import labels_of
 from kdlib.asking.reduced import Reduced
 
 N, C, WIDTH = 90, 3, 5
@@ -153,7 +152,7 @@ def test_dictionaries_go_to_the_model_by_name_and_without_the_labels():
     found = ask(ByName(TEACHER), ByName(STUDENT), DataLoader(held, batch_size=32))
     same(found, by_hand(TEACHER, STUDENT))
     # one tensor alone goes by place
-    held = collections.UserDict(pixel_values=X.clone(), label=torch.as_tensor(Y))
+    held = collections.UserDict(pixel_values=X.clone(), label=[float(label) for label in Y])
     same(ask(loader=[held]), by_hand(TEACHER, STUDENT))
 
 
@@ -447,7 +446,7 @@ def test_groups_by_table_by_function_and_by_the_batch_are_one():
     held = [(X[i], Y[i], str(NAMED[i])) for i in range(N)]
     found = ask(loader=DataLoader(held, batch_size=32))
     same(found, expected)
-    assert "the groups are what they hold besides inputs and labels." in found.read[0]
+    assert "the groups are what the batches hold besides inputs and labels." in found.read[1]
     held = [{"x": X[i], "y": Y[i], "group": str(NAMED[i])} for i in range(N)]
     same(ask(loader=DataLoader(held, batch_size=32)), expected)
     # a table counts, not the batch
@@ -474,7 +473,7 @@ def test_groups_are_shuffled_with_the_examples():
 def test_what_differs_for_every_example_is_no_group_and_said():
     found = ask(loader=batches(X, Y, np.arange(N)))
     same(found, by_hand(TEACHER, STUDENT))
-    assert "is taken for ids." in found.read[0]
+    assert "is taken for ids." in found.read[1]
 
 
 def test_rows_of_a_table_are_refused_where_the_loader_has_another_order():
@@ -583,12 +582,27 @@ BATCHES = {
     "no input": ([{"labels": Y, "x": "text"}], "no tensor is left for the model."),
     "one example": (TensorDataset(X, torch.as_tensor(Y)), "loader: yields single examples"),
     "text": ([(X, list("abc") * 30)], "labels: must be whole numbers"),
-    "soft labels": (batches(X, soft()), "labels: example 50 has [0.2 0.3 0.5], which is not one"),
-    "fractions": (batches(X, at(40, 0.5, float)), "labels: example 40 has 0.5, not a whole"),
-    "NaN": (batches(X, at(40, np.nan, float)), "labels: example 40 has nan, not a whole"),
-    "infinity": (batches(X, at(40, np.inf, float)), "labels: example 40 has inf, not a whole"),
-    "too large": (batches(X, at(70, C)), "labels: example 70 has 3, not from 0 to 2."),
-    "too small": (batches(X, at(70, -100)), "labels: example 70 has -100, not from 0 to 2."),
+    "soft labels": (
+        batches(X, soft()),
+        "labels: label in example 50 is [0.2 0.3 0.5], not one class",
+    ),
+    "fractions": (
+        batches(X, at(40, 0.5, float)),
+        "labels: label in example 40 is 0.5, not a whole",
+    ),
+    "NaN": (batches(X, at(40, np.nan, float)), "labels: label in example 40 is nan, not a whole"),
+    "infinity": (
+        batches(X, at(40, np.inf, float)),
+        "labels: label in example 40 is inf, not a whole",
+    ),
+    "too large": (
+        batches(X, at(70, C)),
+        "labels: label in example 70 is 3, not a number from 0 to 2.",
+    ),
+    "too small": (
+        batches(X, at(70, -100)),
+        "labels: label in example 70 is -100, not a number from",
+    ),
     "ragged labels": ([(X, [[1], [1, 2]])], "labels: a batch holds what is no array ("),
     "maps": ([(X, torch.zeros(N, 4, 4))], "labels: must be whole numbers, one for each example"),
     "too few labels": ([(X, torch.as_tensor(Y[:9]))], "(90, 3) for 9 examples"),
@@ -617,10 +631,10 @@ MODELS = {
     ),
     "nothing": (lambda x: None, "student: returns a NoneType in which the scores cannot be told"),
     "other classes": (lambda x: x, "student: gives scores of 5 classes, but teacher of 3"),
-    "NaN": (spoiled(STUDENT, torch.nan, 41), "student: example 41 has nan, which is no score."),
+    "NaN": (spoiled(STUDENT, torch.nan, 41), "student: a score in example 41 is nan, not a finite"),
     "infinity": (
         spoiled(STUDENT, torch.inf, 64),
-        "student: example 64 has inf, which is no score.",
+        "student: a score in example 64 is inf, not a finite",
     ),
     "sigmoids": (lambda x: STUDENT(x).sigmoid(), "like neither logits nor probabilities"),
     "a file": ("student.npz", "student: str is neither a module of torch nor a function"),
@@ -668,7 +682,8 @@ def test_names_of_classes_must_be_as_many_as_the_scores():
 
 def test_probabilities_that_are_none_are_refused_with_their_example():
     said = refused(ask, kind="probabilities")
-    assert said.startswith("teacher: example 0 has [") and "not probabilities" in said
+    assert said.startswith("teacher: the row of scores in example 0 is [")
+    assert said.endswith("], not one of probabilities.")
 
 
 def test_an_error_of_a_model_names_it_and_the_batch():
@@ -695,8 +710,3 @@ def test_groups_of_another_shape_are_refused():
     assert refused(ask, loader=held) == "groups: batches differ in shape from example 90 on."
     column = ask(loader=batches(X, Y, GROUP[:, None]))
     same(column, by_hand(TEACHER, STUDENT, groups=GROUP))
-
-
-def test_labels_of_a_batch_are_whole_numbers():
-    assert labels_of([2.0, 0.0], 0).tolist() == [2, 0]
-    assert labels_of(torch.tensor([[1], [2]]), 0).dtype == np.int64

@@ -2,6 +2,7 @@
 
 import argparse
 import builtins
+import hashlib
 import json
 import sys
 
@@ -103,7 +104,7 @@ def test_the_numbers_are_those_of_a_loop_written_by_hand(folder, audited, size):
     assert any("20 images in 3 folders" in line for line in facts["read"])
     [teacher] = [of for of in facts["inputs"] if of["role"] == "teacher"]
     assert teacher["name"] == f"torchvision:{NAME}:{folder / 'teacher.pt'}"
-    assert teacher["sha256"] == images._sha256(folder / "teacher.pt")
+    assert teacher["sha256"] == hashlib.sha256((folder / "teacher.pt").read_bytes()).hexdigest()
 
 
 def test_every_model_sees_its_own_preparation(folder):
@@ -335,6 +336,9 @@ def test_options_of_a_folder_need_one(tmp_path, monkeypatch, capsys):
     assert capsys.readouterr().err == said
     assert main(["audit", "--image-folder", ".", "--teacher", "timm:a:b"]) == 2
     assert "needs --student LIBRARY:NAME:FILE." in capsys.readouterr().err
+    models = ["--teacher", "timm:a:t.pt", "--student", "timm:a:s.pt", "--summary", "t.pt"]
+    assert main(["audit", "--image-folder", ".", *models]) == 2
+    assert "t.pt: would write over what this audit reads." in capsys.readouterr().err
 
 
 @pytest.fixture

@@ -18,8 +18,9 @@ from kdlib.auditing.conditions import conditions_of
 from kdlib.auditing.headline import headline
 from kdlib.auditing.page import page
 from kdlib.evidence.significance import change
+from kdlib.reading.groups import groups_of, used_by
 from kdlib.reading.read import source
-from kdlib.reading.subgroups import groups_by, ranges
+from kdlib.reading.subgroups import ranges
 
 N = 600
 
@@ -42,7 +43,7 @@ def made(by, table=None):
     """{name: rows of its examples} of the groups that --by makes, and what is said of them."""
     table = people() if table is None else table
     found = source(table, "groups")
-    members = groups_by(found, by)
+    members = groups_of(used_by(found, by), None, (), by=by)
     return dict(zip(members.names, members.examples, strict=True)), found.notes
 
 
@@ -178,6 +179,19 @@ def test_missing_values_are_dropped_or_a_group_of_their_own_of_the_columns_used_
     assert "missing in 60 of 600 rows" in refused(
         kdlib.audit, y, *predicted, groups=table, by=["age:4"]
     )
+
+
+@pytest.mark.parametrize("shape", [(N,), (N, 1)])
+def test_numbers_stand_by_size_and_what_is_missing_behind_them(shape):
+    y, predicted = models()
+    years = np.where(np.arange(N) % 5, np.arange(N) % 12, np.nan).reshape(shape)
+    found = kdlib.audit(y, *predicted, groups=years, missing_groups="own", resamples=2)
+    assert list(found.groups.group) == [*map(str, range(12)), "missing"]
+    found = kdlib.audit(y, *predicted, groups=years, missing_groups="drop", resamples=2)
+    assert found.n == N - 120 and len(found.groups) == 12
+    text = np.where(np.arange(N) % 5, "missing", "")
+    found = kdlib.audit(y, *predicted, groups=text, missing_groups="own", resamples=2)
+    assert list(found.groups.group) == ["missing"]
 
 
 def test_more_combinations_than_anybody_reads_are_refused():

@@ -7,6 +7,7 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
+import refusals
 import torch
 from scipy.special import softmax
 from sklearn.metrics import accuracy_score
@@ -46,10 +47,7 @@ def right(found):
 
 
 def refused(labels, make):
-    with pytest.raises(KdlibError) as error:
-        audit(labels, make)
-    assert "\n" not in str(error.value)
-    return str(error.value)
+    return refusals.refused(audit, labels, make)
 
 
 def written(folder, name, write):
@@ -223,10 +221,6 @@ def test_classes_without_an_example_are_said():
     assert "9 classes, 1 … 9, of which 2 occur;" in kdlib.audit(y, y, y[::-1], resamples=2).read[0]
 
 
-def test_scores_of_more_than_two_dimensions_are_refused_by_their_shape():
-    assert "scores of shape (120, 1, 5)" in refused(Y, lambda r: Z[r][:, None])
-
-
 @pytest.mark.filterwarnings("error")
 def test_lines_of_json_are_read_without_a_warning(tmp_path):
     lines = written(
@@ -236,9 +230,8 @@ def test_lines_of_json_are_read_without_a_warning(tmp_path):
 
 
 def test_a_wrong_file_of_class_names_is_refused_briefly():
-    with pytest.raises(KdlibError) as error:
-        kdlib.audit(Y, *A.values(), classes={"columns": list(range(5000))})
-    assert len(str(error.value)) < 300
+    wrong = {"columns": list(range(5000))}
+    assert len(refusals.refused(kdlib.audit, Y, *A.values(), classes=wrong)) < 300
 
 
 @pytest.mark.parametrize("mark", "\x1c\x1e\x85\u2003")
