@@ -28,10 +28,6 @@ NEEDED = {  # fields of an earlier audit that are used, and their types
 def facts(audited, judged=None):
     """The Audit as a dictionary for JSON, with the verdicts.Judgement of its conditions."""
     a = audited
-    against = None
-    if judged and judged.against:
-        names = {"name": judged.against.name, "sha256": judged.against.sha256}
-        against = names | {"cautions": judged.cautions}
     return plain(
         {
             "schema": SCHEMA,
@@ -61,16 +57,37 @@ def facts(audited, judged=None):
             "searched": a.searched,
             "lost": told_lost(a.lost),
             "limits": a.limits,
-            "against": against,
-            "fail_if": [verdict_facts(verdict) for verdict in (judged.verdicts if judged else ())],
         }
+        | _gate(judged)
     )
 
 
-def verdict_facts(verdict):
-    """A Verdict as a dictionary."""
-    met = {"met": True, "not met": False}.get(verdict.state)
-    return {"condition": verdict.condition, "met": met} | dataclasses.asdict(verdict)
+def facts_of_students(found, judged):
+    """Students as a dictionary for JSON, as students.schema.json describes it; judged: of all."""
+    each = {name: facts(a, judged.each[name]) for name, a in found.audits.items()}
+    return plain(
+        {
+            "schema": SCHEMA,
+            "kdlib": __version__,
+            "title": found.title,
+            "reference": found.reference,
+            "table": found.table,
+            "differences": found.pairs,
+            "students": each,
+        }
+        | _gate(judged)
+    )
+
+
+def _gate(judged):
+    """The earlier audit and the verdicts of a Judgement, or of None."""
+    against, verdicts = None, judged.verdicts if judged else ()
+    if judged and judged.against:
+        against = {"name": judged.against.name, "sha256": judged.against.sha256}
+        against |= {"cautions": judged.cautions}
+    met = {"met": True, "not met": False}
+    rows = [dataclasses.asdict(v) | {"met": met.get(v.state)} for v in verdicts]
+    return {"against": against, "fail_if": rows}
 
 
 def plain(value):
@@ -102,7 +119,7 @@ class Earlier:
     name: str
     sha256: str
     facts: dict
-    students: tuple = ()  # (name, Earlier) of each, of an audit of several students
+    students: dict = dataclasses.field(default_factory=dict)  # {name: Earlier}, of several
 
 
 def earlier(path):
@@ -127,7 +144,7 @@ def earlier(path):
     file, sha256 = encodable(str(path)), hashlib.sha256(content).hexdigest()
     if not isinstance(several, dict):
         return Earlier(file, sha256, held)
-    students = tuple((student, Earlier(file, sha256, of)) for student, of in several.items())
+    students = {student: Earlier(file, sha256, of) for student, of in several.items()}
     return Earlier(file, sha256, held, students)
 
 

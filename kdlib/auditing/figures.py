@@ -4,11 +4,10 @@ Each is drawn twice, for a desk and for a phone. Names stay text in them, since 
 letters of every script and the font of matplotlib has not; it measures those as boxes wide enough.
 """
 
-from unicodedata import bidirectional, east_asian_width
-
 import numpy as np
 import pandas as pd
 
+from kdlib.auditing.headline import gain_in_words, within_text
 from kdlib.auditing.tables import CHANGED, UNCHANGED
 from kdlib.config import count_of
 from kdlib.evidence.words import number, p_value, told
@@ -40,17 +39,6 @@ HEADERS = {  # of columns that have short names in files
 }
 
 
-# ---------------------------------------------------------------- names and numbers in words
-
-
-def gain_in_words(row):
-    """The gain of a group or bucket with its interval, where it has one."""
-    said = number(row.gain)
-    if np.isnan(row.low):
-        return said
-    return f"{said} (95 % interval {number(row.low, '')} to {number(row.high, '')})"
-
-
 def cells(table):
     """A table as it is shown: short names of columns in words, names of groups on one line each,
     numbers with two decimals."""
@@ -63,22 +51,6 @@ def cells(table):
     if "group" in table:
         shown["group"] = table.group.map(printable)
     return shown.where(table.notna()).rename(columns=HEADERS)
-
-
-def within_text(name, columns=60):
-    """A name as one line, at most so many columns wide, of which letters of China, Japan and Korea
-    take two; one that runs from right to left is kept from turning the text around it."""
-    name = printable(name, None)
-    ends = np.cumsum([_columns(letter) for letter in name])
-    if len(ends) and ends[-1] > columns:
-        name = name[: int((ends < columns).sum())] + "…"
-    if any(bidirectional(letter) in ("R", "AL") for letter in name):
-        return f"\N{FIRST STRONG ISOLATE}{name}\N{POP DIRECTIONAL ISOLATE}"
-    return name
-
-
-def _columns(letter):
-    return 2 if east_asian_width(letter) in "WF" else 1
 
 
 # ---------------------------------------------------------------- drawing

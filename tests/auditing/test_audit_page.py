@@ -82,7 +82,7 @@ def hostile(tmp_path_factory):
         np.savez(files[role], logits=scores)
     found = kdlib.audit(y, **files, classes=CLASSES, groups=GROUPS, resamples=20)
     conditions = ["overall_gain < 100", " average_gain\n>\n0"]
-    return audit_page.save(found, folder / "hostile <i>'.html", conditions)[0]
+    return found.save(folder / "hostile <i>'.html", conditions)[0]
 
 
 @pytest.fixture(scope="module")
@@ -153,10 +153,10 @@ def test_the_json_is_valid_and_says_the_names_as_they_are(hostile):
 
 def test_headline_and_widgets_are_text_too(audited):
     assert audited.metrics["groups_harmed"] >= 2
-    told = " ".join(audit_page.headline(audited))
+    told = " ".join(audited.headline())
     assert "\n" not in told and "<script>document" in told
     parts = audit_page.view(audited, group=printable(HOSTILE[0]))
-    for shown in [audit_page.glance(audited), *(part._repr_html_() for part in parts)]:
+    for shown in [audited._repr_html_(), *(part._repr_html_() for part in parts)]:
         assert "<script" not in shown and "<img src=x" not in shown
     assert HOSTILE[0] in Document(parts[-1]._repr_html_()).all("strong")[0][0]
 
@@ -293,7 +293,7 @@ def pages(tmp_path_factory):
         ),
         "classes": kdlib.audit(y, logits["teacher"], logits["student"], resamples=20),
     }
-    return {name: audit_page.save(a, folder / f"{name}.html")[0] for name, a in found.items()}
+    return {name: a.save(folder / f"{name}.html")[0] for name, a in found.items()}
 
 
 @pytest.fixture

@@ -649,7 +649,7 @@ def test_the_summary_has_headline_gate_groups_and_what_was_read(audited, before)
     assert {seen(rows[12]), seen(rows[16])} == {NAMES[3], NAMES[5]}
     text = seen(" ".join(words for words, _ in document.all("p") + document.all("li")))
     for part in (
-        page.headline(found)[0].replace("\xa0", " "),
+        found.headline()[0].replace("\xa0", " "),
         "Warning: the student is near chance",
         "before.json",
         "An estimate is not a test",
@@ -672,13 +672,12 @@ def test_the_summary_lists_ten_groups_at_most_and_those_that_lose_most():
     assert f"(first 10 of {found.metrics['groups_harmed']})" in text and "gate" not in text
     rows = re.findall(r"^\| `(\d+)` \|", text, re.M)
     assert rows == list(found.groups.sort_values(["gain", "group"]).group[:10])
-    none = ci.summary(
-        dataclasses.replace(found, groups=found.groups.assign(finding="")), Judgement(), "a"
-    )
-    assert "harmed, gain" not in none
+    none = dataclasses.replace(found, groups=found.groups.assign(finding=""))
+    assert "harmed, gain" not in ci.summary(none, Judgement(), "a")
     worse = found.groups.assign(finding=found.groups.finding.replace("harmed", "worse"))
-    said = ci.summary(dataclasses.replace(found, groups=worse), Judgement(), "a")
-    assert "### Groups worse than the teacher (first 10" in said
+    alone = dataclasses.replace(found, groups=worse, reference="teacher")
+    said = ci.summary(alone, Judgement(), "a")
+    assert "### Groups worse, gain over the teacher (first 10" in said
 
 
 # ---------------------------------------------------------------- JUnit

@@ -17,9 +17,8 @@ from scipy.stats import false_discovery_control
 import kdlib
 from kdlib.__main__ import main
 from kdlib.asking import given
-from kdlib.auditing import comparison, standing
+from kdlib.auditing import comparison
 from kdlib.auditing.students import named_files
-from kdlib.auditing.together import judge_each, together
 from kdlib.reading.sentences import AuditError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -201,35 +200,35 @@ def test_the_kind_of_scores_is_that_of_their_role_also_between_students(made):
 
 
 def test_the_answer_names_who_harmed_whom_and_what_is_not_decided(found):
-    said = standing.answer(found)
+    said = found.answer()
     assert re.match(r"Of 6 groups, kd harmed 1 and helped none; ada_alpha harmed none and", said[0])
     assert "corrected for 3 students x 6 groups" in said[0]
     assert said[1].startswith("On average over the groups, ada_alpha gains most: +")
     assert said[1].endswith("clearly better than every other student.")
     unclear = dataclasses.replace(found, pairs=found.pairs.assign(p_holm=0.06))
-    assert standing.answer(unclear)[1].endswith("better than kd or placebo is not decided.")
+    assert unclear.answer()[1].endswith("better than kd or placebo is not decided.")
 
 
 def test_worst_groups_are_decided_only_where_no_interval_overlaps(found):
     table = found.table.assign(
         worst_k_gain=[-20, 5, -3], worst_k_low=[-25, 1, -6], worst_k_high=[-15, 9, 0]
     )
-    apart = standing.answer(dataclasses.replace(found, table=table))[2]
+    apart = dataclasses.replace(found, table=table).answer()[2]
     assert apart.endswith("its interval lies above those of all others.")
     table = table.assign(worst_k_high=[-15, 9, 2])
-    overlap = standing.answer(dataclasses.replace(found, table=table))[2]
+    overlap = dataclasses.replace(found, table=table).answer()[2]
     assert "overlaps that of placebo, so who is best there is not decided" in overlap
 
 
 def test_a_gain_that_the_number_of_students_makes_unclear_is_called_so(found):
     table = found.table.assign(p=0.03, p_holm=0.09)
-    said = standing.answer(dataclasses.replace(found, table=table))[1]
+    said = dataclasses.replace(found, table=table).answer()[1]
     assert "which is not clear once it is corrected for 3 students" in said
 
 
 def test_where_nothing_changed_the_answer_says_so(found):
     none = found.table.assign(groups_harmed=0, groups_helped=0)
-    said = standing.answer(dataclasses.replace(found, table=none))[0]
+    said = dataclasses.replace(found, table=none).answer()[0]
     assert said.startswith("No student clearly harmed or helped any of 6 groups, corrected for 3")
 
 
@@ -241,7 +240,7 @@ def test_a_misspelt_option_is_a_typing_error_before_anything_is_read():
 def test_without_a_baseline_nobody_harms(made):
     y, teacher, students, _ = made
     found = kdlib.audit_students(y, teacher, students, resamples=20)
-    said = " ".join(standing.headline(found))
+    said = " ".join(found.headline())
     assert "harm" not in said and "is worse than its teacher in" in said
     assert said.count("There is no baseline") == 1
     assert "groups_worse" in found.table and "groups_harmed" not in found.table
@@ -251,8 +250,8 @@ def test_every_student_says_on_its_own_page_that_it_is_one_of_several(found):
     from kdlib.auditing import page
 
     a = found.audits["kd"]
-    assert page.title(a).startswith("kd: ")
-    assert any("corrected for 3 students x 6 groups" in s for s in page.cautions(a))
+    assert a.heading().startswith("kd: ")
+    assert any("corrected for 3 students x 6 groups" in s for s in a.cautions())
     assert "number of groups and of the 3 students that are compared" in page.page(a)
 
 
@@ -312,10 +311,8 @@ def test_words_that_name_no_student_are_refused_in_one_sentence(words, said):
 
 
 def test_a_condition_is_met_if_any_student_meets_it_and_says_which(found):
-    each = judge_each(
-        found, ["groups_harmed > 0", "groups_harmed > 3", "any teacher_log_loss < -1"]
-    )
-    judged = together(each)
+    texts = ["groups_harmed > 0", "groups_harmed > 3", "any teacher_log_loss < -1"]
+    judged = found.judge(texts)
     assert [v.state for v in judged.verdicts] == ["met", "not met", "not met"] and judged.code == 1
     assert judged.verdicts[0].why == "kd: the value is 1"
     assert "not by any of 3 students" in judged.verdicts[1].why
@@ -324,9 +321,7 @@ def test_a_condition_is_met_if_any_student_meets_it_and_says_which(found):
 def test_a_condition_is_unknown_if_none_meets_it_and_one_does_not_know(found):
     metrics = {k: v for k, v in found.audits["kd"].metrics.items() if k != "student_log_loss"}
     audits = found.audits | {"kd": dataclasses.replace(found.audits["kd"], metrics=metrics)}
-    judged = together(
-        judge_each(dataclasses.replace(found, audits=audits), ["student_log_loss > 99"])
-    )
+    judged = dataclasses.replace(found, audits=audits).judge(["student_log_loss > 99"])
     assert judged.code == 3 and judged.verdicts[0].why.startswith("kd: ")
 
 
