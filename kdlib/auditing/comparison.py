@@ -61,8 +61,9 @@ def overview(found):
         if "worst_k_gain" in a.metrics:
             row["gain in its worst groups"] = brief(a.metrics["worst_k_gain"])
         row |= {word: a.metrics[f"groups_{word}"] for word in CHANGED[a.reference]}
-        row |= {"accuracy": number(r.accuracy, "").removeprefix("+")}
-        rows.append(row | {"mean of the groups": number(r.average_accuracy, "").removeprefix("+")})
+        row["accuracy"] = number(r.accuracy, "", signed=False)
+        row["mean of the groups"] = number(r.average_accuracy, "", signed=False)
+        rows.append(row)
     of = f"Gains over the {found.reference} in points, accuracies in per cent"
     table = cells(pd.DataFrame(rows)).rename(columns={"q": "p, corrected"})
     return Table(table, f"{of}, 95 % intervals in brackets")

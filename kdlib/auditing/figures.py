@@ -47,7 +47,7 @@ def cells(table):
         if name in ("p", "q"):
             shown[name] = table[name].map(p_value, "ignore")
         elif table[name].dtype.kind == "f":
-            shown[name] = [number(value, "", 2).removeprefix("+") for value in table[name]]
+            shown[name] = [number(value, "", 2, signed=False) for value in table[name]]
     if "group" in table:
         shown["group"] = table.group.map(printable)
     return shown.where(table.notna()).rename(columns=HEADERS)

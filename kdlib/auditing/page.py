@@ -27,6 +27,7 @@ from kdlib.auditing.tables import CHANGED
 from kdlib.auditing.verdicts import Judgement
 from kdlib.config import count_of
 from kdlib.evidence.stats import Interval
+from kdlib.evidence.words import brief, number
 from kdlib.pages.report_template.tidy import tidy
 from kdlib.pages.shown import TEMPLATES, Appendix, Headline, Table, csv_text
 from kdlib.reading.names import ROLES
@@ -40,13 +41,11 @@ HELD = 1000  # groups in the file that the page itself holds
 
 def value_of(value, digits=2):
     """A metric as text: an Interval with its ends, or a number."""
-    if not isinstance(value, Interval):
-        return f"{value:,}" if isinstance(value, int) else f"{value:.{digits}f}"
-    if np.isnan(value.estimate):
-        return "–"
-    ends = "" if np.isnan(value.low) else f" [{value.low:.{digits}f}, {value.high:.{digits}f}]"
-    said = f"{value.estimate:.{digits}f}{ends}"
-    return said.replace("-", "−").replace(" ", "\N{NO-BREAK SPACE}")
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, Interval):
+        return brief(value, digits, signed=False)
+    return number(value, "", digits, signed=False)
 
 
 def describe(row, a):
