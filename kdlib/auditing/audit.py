@@ -60,7 +60,7 @@ class Audit(Found):
     worst: int  # k of the worst-k metrics
     bucketed_by: str
     inputs: tuple  # (role, name, sha256) of what was read
-    limits: tuple  # sentences: what this audit cannot say
+    limits: tuple  # sentences: what this audit cannot say, beside its cautions
     title: str = ""  # of the page, if you gave one
     read: tuple = ()  # sentences: what was read, how it was taken
     warnings: tuple = ()  # sentences: why what was read may not be what was meant

@@ -56,7 +56,7 @@ def facts(audited, judged=None):
             "subgroups": a.subgroups,
             "searched": a.searched,
             "lost": told_lost(a.lost),
-            "limits": a.limits,
+            "limits": [*a.cautions(), *a.limits],
         }
         | _gate(judged)
     )

@@ -21,10 +21,7 @@ from kdlib.config import KdlibError, did_you_mean
 from kdlib.reading.names import ROLES
 
 CHOSEN = "chosen on the other half of the examples"
-BY_OTHERS = (
-    f"{CHOSEN} and, if there are several students and baselines, by the other networks; if either "
-    "side is a single network, the interval covers new examples for these networks only"
-)
+BY_OTHERS = f"{CHOSEN} and, if there are several students and baselines, by the other networks"
 COPIED = (
     "per cent of the teacher's errors to which the {} gives the same wrong label, with groups "
     "counted as if of equal size"

@@ -132,12 +132,12 @@ def _by_bucket(a):
 
 
 def cautions(a):
-    """List of sentences: no baseline, few training runs, weights."""
+    """List of sentences that change how the answer is read; Audit.limits are the others."""
     out = []
     if a.reference == "teacher":
         out.append(
-            "There is no baseline (the same network trained without a teacher), so the effect of "
-            "distillation is mixed with what a smaller network cannot do."
+            "There is no baseline (the same network trained without a teacher), so gains over the "
+            "teacher mix the effect of distillation with what a smaller network cannot do."
         )
     sides = {"student": a.seeds, a.reference: len(_given(a, a.reference))}
     if max(sides.values()) == 1:
@@ -159,7 +159,10 @@ def cautions(a):
             f"{count_of(len(a.groups), 'group')}."
         )
     if _given(a, "weights"):
-        out.append(f"Examples count according to their weights ({short_name(a, 'weights')}).")
+        out.append(
+            f"Examples count according to their weights ({short_name(a, 'weights')}); if a few "
+            "carry most of it, intervals are wide."
+        )
     return out
 
 

@@ -108,7 +108,7 @@ def numbers(
         "calibration": calibrated,
         "worst": k,
         "bucketed_by": "the teacher's margin" if train_counts is None else "training examples",
-        "limits": limits(of, groups, train_counts, metrics),
+        "limits": limits(of, groups, metrics),
     }
 
 

@@ -131,11 +131,11 @@ def calibration(of, table):
     return pd.DataFrame(rows, columns=[*columns, "log_loss"])
 
 
-def limits(of, table, train_counts, metrics):
-    """Sentences: what an audit of these inputs cannot say."""
+def limits(of, table, metrics):
+    """Sentences: what an audit of these inputs cannot say, beside headline.cautions."""
     return (
         *_limits_of_networks(of, metrics),
-        *_limits_of_examples(of, table, train_counts),
+        *_limits_of_examples(of, table),
         "The examples must be new to the teacher and the student: on its training examples a "
         "teacher's margin is near 1 and says nothing.",
     )
@@ -143,20 +143,14 @@ def limits(of, table, train_counts, metrics):
 
 def _limits_of_networks(of, metrics):
     out = []
-    if of.seeds == 1 and of.baselines < 2:
-        out.append(
-            "One training run on either side: intervals cover new test examples of these models, "
-            "not another training run; a difference may be the luck of this one."
-        )
-    elif of.seeds == 1:
+    if of.seeds == 1 and of.baselines > 1:
         out.append(
             "One student: in gains, its spread over training runs is assumed to be that of the "
             "baselines; intervals of its own accuracy and of the outcomes cover new examples only."
         )
-    elif of.seeds < 4:
+    if of.seeds == 3 and len(of.right[of.reference]) > 2:
         out.append(
-            f"{of.seeds} students: their spread over training runs is poorly known, so intervals "
-            "are wide."
+            "3 students: their spread over training runs is poorly known, so intervals are wide."
         )
     if len(of.members.names) >= FEWEST and not of.chosen_by_others:
         out.append(
@@ -178,16 +172,10 @@ def _limits_of_networks(of, metrics):
             f"One teacher serves all {of.seeds} students, so the intervals do not include its own "
             "luck."
         )
-    if of.reference == "teacher":
-        out.append(
-            "No baseline: gains are over the teacher, so they mix the effect of distillation with "
-            "what the smaller network cannot do. The same network trained without a teacher would "
-            "tell the two apart."
-        )
     return out
 
 
-def _limits_of_examples(of, table, train_counts):
+def _limits_of_examples(of, table):
     out = []
     blind = [role for role in of.scored if not of.scored[role]]
     if blind:
@@ -196,19 +184,12 @@ def _limits_of_examples(of, table, train_counts):
             f"Only predicted classes were given for {' and '.join(blind)}: "
             f"there is no calibration or log-loss{also}."
         )
-    if np.ptp(of.w):
-        out.append("Examples have weights: if a few carry most of it, intervals are wide.")
     if effective_number(of.w) < LEAST_SPREAD:
         out.append("One example carries nearly all weight, so overall accuracies have no interval.")
     if not of.members.disjoint:
         out.append(
             "Groups overlap: examples were resampled from all groups together, and an example "
             "counts in each of its groups."
-        )
-    if train_counts is None and len(table) >= FEWEST:
-        out.append(
-            "Buckets are thirds of the groups by the teacher's margin, chosen on one half of the "
-            "examples and scored on the other, both ways round."
         )
     if small := int((table.n < 10).sum()):
         out.append(

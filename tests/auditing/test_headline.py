@@ -135,7 +135,7 @@ def test_few_training_runs_are_said(students, baselines, words):
 
 def test_weights_are_said():
     assert "weights" not in said(audited())
-    assert "Examples count according to their weights (in memory)." in said(
+    assert "Examples count according to their weights (in memory);" in said(
         audited(weights=np.arange(N) + 1.0)
     )
 

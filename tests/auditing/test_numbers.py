@@ -280,7 +280,7 @@ def test_without_a_baseline_gains_are_over_the_teacher():
         "student surpassed",
         "both wrong",
     ]
-    assert any("No baseline" in sentence for sentence in found.limits)
+    assert any("There is no baseline" in sentence for sentence in found.cautions())
 
 
 def test_one_group_and_two_groups():
