@@ -12,7 +12,7 @@ from pathlib import Path
 from kdlib.auditing.facts import earlier
 from kdlib.auditing.found import places as places_of_pages
 from kdlib.auditing.found import write as write_text
-from kdlib.auditing.gate import check
+from kdlib.auditing.gate import conditions
 from kdlib.auditing.tables import CHANGED
 from kdlib.auditing.verdicts import MET, NOT_MET, UNKNOWN, shown
 from kdlib.evidence.words import brief, p_value
@@ -41,13 +41,13 @@ def asked(fail_if, gate=None, against=None, junit=None, students=()):
             f"--against {name}: is of {has}; an audit of named students needs the JSON beside the "
             "page that compares them, an audit of one student the JSON of such an audit."
         )
-    check(fail_if, before)
+    conditions(fail_if, before)
     texts = list(fail_if)
     if gate is not None:
         name = encodable(str(gate))
         lines = _lines(gate, name)
         for number, text in lines.items():
-            check([text], before, printable(f"{name}, line {number}:", None))
+            conditions([text], before, printable(f"{name}, line {number}:", None))
         texts += lines.values()
     if junit is not None and not texts:
         raise AuditError("--junit: there are no conditions to report; give --fail-if or --gate.")

@@ -158,14 +158,7 @@ def _check_facts(held, name):
             raise AuditError(f"{name}: one of its groups has no name.")
 
 
-def of_other_examples(now, before):
-    """Whether the facts of two audits show that they are not of the same labels."""
-    labels, earlier = _labels(now), _labels(before)
-    same = all(now[field] == before[field] for field in ("examples", "classes"))
-    return not same or bool(labels and earlier and labels != earlier)
-
-
-def differences(now, before):
+def other_examples(now, before):
     """Sentences: how the facts of two audits show that they are not of the same examples."""
     out = []
     for field in ("examples", "classes"):
@@ -174,10 +167,16 @@ def differences(now, before):
     labels, earlier_labels = _labels(now), _labels(before)
     if labels and earlier_labels and labels != earlier_labels:
         out.append("The two files of labels differ.")
-    over = [f"over the {found['reference']}" for found in (before, now)]
-    if over[0] != over[1]:
+    return out
+
+
+def differences(now, before):
+    """Sentences: how the facts of two audits show that not all in them can be compared."""
+    out = other_examples(now, before)
+    if now["reference"] != before["reference"]:
         out.append(
-            f"Its gains are {over[0]}, those here {over[1]}, so changes of gains are unknown."
+            f"Its gains are over the {before['reference']}, those here over the "
+            f"{now['reference']}, so changes of gains are unknown."
         )
     if now["worst_k"] != before.get("worst_k"):
         out.append("Its worst-k metrics take another number of groups.")
@@ -186,7 +185,5 @@ def differences(now, before):
 
 def _labels(held):
     """The hash of the labels' file, or None."""
-    for row in held["inputs"]:
-        if isinstance(row, dict) and row.get("role") == "labels":
-            return row.get("sha256")
-    return None
+    rows = [row for row in held["inputs"] if isinstance(row, dict)]
+    return next((row.get("sha256") for row in rows if row.get("role") == "labels"), None)

@@ -126,14 +126,13 @@ class Condition:
 def condition(text, where="--fail-if"):
     """The Condition that a text says; KdlibError, which begins with `where`, for anything else."""
 
-    def refused(why):
-        return KdlibError(f"{where} {text!r}: {why}")
-
+    refused = f"{where} {text!r}:"
     match = CONDITION.fullmatch(text)
     number = float(match["number"].replace("−", "-")) if match else np.nan
     if not np.isfinite(number):
-        raise refused(
-            "must be a metric, then <, <=, > or >=, then a number, as in 'groups_harmed > 0'; "
+        raise KdlibError(
+            f"{refused} must be a metric, then <, <=, > or >=, then a number, as in "
+            "'groups_harmed > 0'; "
             "for groups as in 'gain[group=truck] < -2' or 'any gain < -5'; for changes since an "
             "earlier audit as in 'change(average_gain) < -1'. Put the name of a group in double "
             'quotes if it has ] or " in it.'
@@ -144,12 +143,11 @@ def condition(text, where="--fail-if"):
             group = json.loads(group, strict=False)
         except ValueError:
             why = "the name in double quotes is not a valid JSON string."
-            raise refused(why) from None
-    name, bound = match["name"], match["bound"] or "estimate"
+            raise KdlibError(f"{refused} {why}") from None
     asked = Condition(
         text=text,
-        name=name,
-        bound=bound,
+        name=match["name"],
+        bound=match["bound"] or "estimate",
         group=group,
         any=match["any"] is not None,
         change=match["change"] is not None,
@@ -157,7 +155,7 @@ def condition(text, where="--fail-if"):
         number=number,
     )
     if wrong := _wrong(asked):
-        raise refused(wrong)
+        raise KdlibError(f"{refused} {wrong}")
     return asked
 
 
@@ -186,10 +184,12 @@ def _wrong(c):
     return ""
 
 
-def check(texts, against, where="--fail-if"):
-    """KdlibError for a text that is no condition, or that needs an earlier audit without one."""
-    for text in texts:
-        if condition(text, where).change and against is None:
+def conditions(texts, against, where="--fail-if"):
+    """[Condition] of texts; KdlibError for one that needs an earlier audit where there is none."""
+    asked = [condition(text, where) for text in texts]
+    for c in asked:
+        if c.change and against is None:
             raise KdlibError(
-                f"{where} {text!r}: needs the JSON file of an earlier audit, --against FILE."
+                f"{where} {c.text!r}: needs the JSON file of an earlier audit, --against FILE."
             )
+    return asked

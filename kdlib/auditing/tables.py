@@ -16,7 +16,7 @@ from kdlib.evidence.counts import (
     thirds,
 )
 from kdlib.evidence.redraws import LEAST_SPREAD, effective_number
-from kdlib.evidence.significance import change
+from kdlib.evidence.significance import FALSE_DISCOVERIES, change
 from kdlib.evidence.stats import interval
 
 FEWEST = 3  # groups, below which nothing is picked or ranked
@@ -24,6 +24,12 @@ UNCHANGED = "no clear difference"
 # what a group is called that changed, by what the student is compared with: only a baseline tells
 # what distillation did
 CHANGED = {"baseline": ("harmed", "helped"), "teacher": ("worse", "better")}
+
+
+def called(gain, q, reference):
+    """(G,) words: which groups changed, at a false discovery rate of 5 %."""
+    changed = np.where(gain < 0, *CHANGED[reference])
+    return np.where(q <= FALSE_DISCOVERIES, changed, UNCHANGED)
 
 
 def group_table(of, train_counts, edges):
@@ -38,8 +44,6 @@ def group_table(of, train_counts, edges):
         gain = change(right["student"], members, w, right["baseline"])
     else:
         gain = change(right["student"].astype(float) - right["teacher"], members, w)
-    lost, gained = CHANGED[of.reference]
-    finding = np.where(gain.estimate < 0, lost, gained)
     margin = change(of.margin, members, w, pseudo=0)
     columns = {
         "group": members.names,
@@ -51,7 +55,7 @@ def group_table(of, train_counts, edges):
         "high": 100 * gain.high,
         "p": gain.p,
         "q": gain.q,
-        "finding": np.where(gain.finding == UNCHANGED, UNCHANGED, finding),
+        "finding": called(gain.estimate, gain.q, of.reference),
         "detectable": 100 * gain.detectable,
         "teacher_margin": margin.estimate,
         "margin_low": margin.low,

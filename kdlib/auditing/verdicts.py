@@ -6,8 +6,8 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from kdlib.auditing.facts import Earlier, differences, facts, of_other_examples
-from kdlib.auditing.gate import check, condition, written
+from kdlib.auditing.facts import Earlier, differences, facts, other_examples
+from kdlib.auditing.gate import conditions, written
 from kdlib.auditing.tables import FEWEST
 from kdlib.config import count_of
 from kdlib.reading.sentences import printable
@@ -70,7 +70,7 @@ def judge(audited, texts, against=None):
 
     against: the Earlier that change(...) is from; without it such a text is a KdlibError.
     """
-    check(texts, against)
+    asked = conditions(texts, against)
     now = facts(audited)
     cautions = ()
     if against is not None:
@@ -79,7 +79,7 @@ def judge(audited, texts, against=None):
             "something only if both audits are of the same examples.",
             *differences(now, against.facts),
         )
-    verdicts = tuple(_verdict(condition(text), audited, now, against) for text in texts)
+    verdicts = tuple(_verdict(c, audited, now, against) for c in asked)
     return Judgement(verdicts, against, cautions)
 
 
@@ -131,7 +131,7 @@ def _number(value):
 def _apart(c, now, against):
     """Why a condition means something else in the earlier audit; "" if it means the same."""
     before, name = against.facts, printable(against.name, None)
-    if of_other_examples(now, before):
+    if other_examples(now, before):
         return f"{name} has other examples or labels"
     gain = "gain" in c.name or c.name.startswith("groups_") or c.name in ("q", "detectable")
     if gain and now["reference"] != before["reference"]:
