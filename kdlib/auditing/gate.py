@@ -125,17 +125,15 @@ class Condition:
 
 def condition(text, where="--fail-if"):
     """The Condition that a text says; KdlibError, which begins with `where`, for anything else."""
-
     refused = f"{where} {text!r}:"
     match = CONDITION.fullmatch(text)
     number = float(match["number"].replace("−", "-")) if match else np.nan
     if not np.isfinite(number):
         raise KdlibError(
             f"{refused} must be a metric, then <, <=, > or >=, then a number, as in "
-            "'groups_harmed > 0'; "
-            "for groups as in 'gain[group=truck] < -2' or 'any gain < -5'; for changes since an "
-            "earlier audit as in 'change(average_gain) < -1'. Put the name of a group in double "
-            'quotes if it has ] or " in it.'
+            "'groups_harmed > 0'; for groups as in 'gain[group=truck] < -2' or 'any gain < -5'; "
+            "for changes since an earlier audit as in 'change(average_gain) < -1'. Put the name "
+            'of a group in double quotes if it has ] or " in it.'
         )
     group = match["group"] and match["group"].strip()
     if group and group.startswith('"'):

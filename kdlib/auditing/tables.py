@@ -10,7 +10,6 @@ from kdlib.evidence.counts import (
     MARGIN_BUCKETS,
     PAIRED,
     alike,
-    buckets,
     calibration_error,
     outcomes,
     thirds,
@@ -32,8 +31,8 @@ def called(gain, q, reference):
     return np.where(q <= FALSE_DISCOVERIES, changed, UNCHANGED)
 
 
-def group_table(of, train_counts, edges):
-    """DataFrame with one row per group, in their order."""
+def group_table(of, train_counts, fixed):
+    """DataFrame with one row per group, in their order; fixed (G,): bucket by training counts."""
     members, w, right = of.members, of.w, of.right
     total = members.sums(w)
 
@@ -68,8 +67,8 @@ def group_table(of, train_counts, edges):
     for role in scored:
         confidence = np.exp([x.log_p_predicted for x in of.found[role]])
         columns[f"{role}_overconfidence"] = 100 * mean(confidence - right[role])
-    if train_counts is not None:
-        bucket = np.array(BUCKETS)[buckets(train_counts, edges)]
+    if fixed is not None:
+        bucket = np.array(BUCKETS)[fixed]
     elif len(total) < FEWEST:
         bucket = "all"
     else:

@@ -3,7 +3,6 @@ browser."""
 
 import base64
 import csv
-import functools
 import io
 import json
 import os
@@ -20,8 +19,7 @@ from hypothesis import strategies as st
 from looking import CONTRAST, TEXT, Document, look, requested, unfold
 
 import kdlib
-from kdlib.__main__ import _parse, audit, main
-from kdlib.asking import given as audits
+from kdlib.__main__ import _parse, audit
 from kdlib.auditing import page as audit_page
 from kdlib.config import KdlibError
 from kdlib.reading.sentences import AuditError, printable
@@ -370,25 +368,6 @@ def files(tmp_path_factory):
     for role, scores in logits.items():
         np.save(folder / f"{role}.npy", scores)
     return folder
-
-
-@pytest.fixture
-def command(files, tmp_path, monkeypatch, capsys):
-    """Function of further arguments -> (exit code, stdout, stderr), in a folder of copies.
-
-    Of its page the last figures are left out, which takes most of the time."""
-    for file in files.iterdir():
-        (tmp_path / file.name).write_bytes(file.read_bytes())
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(audits, "audit", functools.partial(audits.audit, resamples=2))
-    monkeypatch.setattr(audit_page, "by_bucket", lambda a: [])
-    usual = ["audit", "--labels", "y.npy", "--teacher", "teacher.npy", "--student", "student.npy"]
-
-    def run(*more):
-        code = main([*usual, *map(str, more)])
-        return code, *capsys.readouterr()
-
-    return run
 
 
 def test_the_numbers_are_those_of_the_files(command, tmp_path):

@@ -1,7 +1,6 @@
 """The gate: conditions, their three states, an earlier audit, Markdown and JUnit for CI."""
 
 import dataclasses
-import functools
 import json
 import os
 import re
@@ -21,8 +20,6 @@ from hypothesis import strategies as st
 from looking import Document
 
 import kdlib
-from kdlib.__main__ import main
-from kdlib.asking import given as audits
 from kdlib.auditing import ci, gate, page
 from kdlib.auditing.facts import Earlier, earlier, facts
 from kdlib.auditing.verdicts import Judgement, Verdict, judge, why_unknown
@@ -734,25 +731,7 @@ def files(tmp_path_factory):
     return folder
 
 
-@pytest.fixture
-def command(files, tmp_path, monkeypatch, capsys):
-    """Function of further arguments -> (exit code, stdout, stderr), in a folder of copies."""
-    for file in files.iterdir():
-        (tmp_path / file.name).write_bytes(file.read_bytes())
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("GITHUB_STEP_SUMMARY", raising=False)
-    monkeypatch.setattr(audits, "audit", functools.partial(audits.audit, resamples=2))
-    monkeypatch.setattr(page, "by_bucket", lambda a: [])
-    usual = ["audit", "--labels", "y.npy", "--teacher", "teacher.npy", "--student", "student.npy"]
-    usual += ["--classes", "names.txt"]
-
-    def run(*more):
-        code = main([*usual, *map(str, more)])
-        return code, *capsys.readouterr()
-
-    return run
-
-
+USUAL = ["--classes", "names.txt"]
 BASELINE = ("--baseline", "baseline.npy")
 WRITTEN = ("audit.html", "audit.json", "audit.csv", "s.md", "j.xml")
 
@@ -872,24 +851,6 @@ def test_the_summary_of_a_step_is_added_to_and_any_other_file_is_replaced(
         assert command("--summary", step, "--title", "two")[0] == 0
         assert step.read_text().startswith("# Before\n\n## two\n")
         assert step.read_text().count("## two") == times
-
-
-def test_a_full_disk_is_one_line_also_for_the_summary(command, tmp_path, monkeypatch):
-    real = os.replace
-
-    def full(source, target):
-        if str(target).endswith(".md"):
-            raise OSError(28, os.strerror(28))
-        real(source, target)
-
-    monkeypatch.setattr(os, "replace", full)
-    code, out, err = command("--summary", "s.md")
-    assert (
-        code == 2
-        and "points" not in out
-        and "s.md cannot be written" in err.replace(": cannot", " cannot")
-    )
-    assert (tmp_path / "audit.html").exists() and not list(tmp_path.glob(".tmp-*"))
 
 
 # ---------------------------------------------------------------- docs/audit.md

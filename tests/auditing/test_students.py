@@ -17,7 +17,6 @@ from scipy.stats import false_discovery_control
 import kdlib
 from kdlib.__main__ import main
 from kdlib.asking import given
-from kdlib.auditing import comparison
 from kdlib.auditing.students import named_files
 from kdlib.reading.sentences import AuditError
 
@@ -328,27 +327,26 @@ def test_a_condition_is_unknown_if_none_meets_it_and_one_does_not_know(found):
 # ---------------------------------------------------------------- the command line
 
 
-@pytest.fixture
-def command(made, tmp_path, monkeypatch, capsys):
-    """Function of further arguments -> (exit code, stdout, stderr), in a folder with the files."""
+@pytest.fixture(scope="module")
+def files(made, tmp_path_factory):
     y, teacher, students, baseline = made
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(given, "audit", lambda *a, **k: kdlib.audit(*a, resamples=2, **k))
-    few = lambda *a, **k: kdlib.audit_students(*a, resamples=2, **k)  # noqa: E731
-    monkeypatch.setattr(given, "audit_students", few)
-    monkeypatch.setattr(comparison.page, "by_bucket", lambda a: [])
-    arrays = {"y": y, "t": teacher, "b0": baseline[0], "b1": baseline[1]}
+    folder = tmp_path_factory.mktemp("files")
+    arrays = {"y": y, "teacher": teacher, "b0": baseline[0], "b1": baseline[1]}
     for name, runs in students.items():
         arrays |= {f"{name}{k}": run for k, run in enumerate(runs)}
     for name, array in arrays.items():
-        np.save(tmp_path / f"{name}.npy", array)
-    usual = ["audit", "--labels", "y.npy", "--teacher", "t.npy", "--baseline", "b0.npy", "b1.npy"]
+        np.save(folder / f"{name}.npy", array)
+    return folder
 
-    def run(*more, students=("kd=kd0.npy", "kd1.npy", "ada=ada_alpha0.npy", "ada_alpha1.npy")):
-        code = main([*usual, "--student", *students, *map(str, more)])
-        return code, *capsys.readouterr()
 
-    return run
+USUAL = ["--baseline", "b0.npy", "b1.npy"]
+TWO = ("kd=kd0.npy", "kd1.npy", "ada=ada_alpha0.npy", "ada_alpha1.npy")
+
+
+@pytest.fixture
+def compare(command):
+    """The same function, by default of two students."""
+    return lambda *more, students=TWO: command("--student", *students, *more)
 
 
 def schema():
@@ -360,9 +358,9 @@ def schema():
     return jsonschema.Draft202012Validator(held["students.schema.json"], registry=registry)
 
 
-def test_pages_json_and_tables_are_written_for_all_and_for_each(command, tmp_path):
+def test_pages_json_and_tables_are_written_for_all_and_for_each(compare, tmp_path):
     options = ["--summary", "s.md", "--junit", "j.xml", "--fail-if", "groups_harmed > 0"]
-    code, out, err = command(*options)
+    code, out, err = compare(*options)
     assert code in (0, 1) and out.splitlines()[-1].startswith("audit.html, audit.json, audit.csv, ")
     names = {f"audit{of}.{kind}" for of in ("", "-kd", "-ada") for kind in ("html", "json", "csv")}
     assert names <= {path.name for path in tmp_path.iterdir()}
@@ -385,33 +383,33 @@ def test_pages_json_and_tables_are_written_for_all_and_for_each(command, tmp_pat
     assert "### Student kd" in summary and "### Student ada" in summary
 
 
-def test_the_earlier_audit_is_asked_by_name(command, tmp_path):
-    assert command("--out", "before.html")[0] == 0
+def test_the_earlier_audit_is_asked_by_name(compare, tmp_path):
+    assert compare("--out", "before.html")[0] == 0
     change = ["--fail-if", "change(average_gain) < -1", "--against", "before.json"]
-    code, _, _ = command(*change)
+    code, _, _ = compare(*change)
     facts = json.loads((tmp_path / "audit.json").read_text())
     assert code == 0 and facts["students"]["kd"]["fail_if"][0]["value"] == 0
     schema().validate(facts)
     renamed = ("kd=kd0.npy", "kd1.npy", "new=ada_alpha0.npy", "ada_alpha1.npy")
-    code, out, err = command(*change, students=renamed)
+    code, out, err = compare(*change, students=renamed)
     assert code == 3 and "before.json has no student new" in out and "new: " in err
     for before, students in (("before-kd.json", renamed), ("before.json", ("kd0.npy", "kd1.npy"))):
-        code, out, err = command("--against", before, students=students)
+        code, out, err = compare("--against", before, students=students)
         assert code == 2 and err.count("\n") == 1 and "--against" in err
 
 
-def test_nothing_that_is_read_or_written_otherwise_is_written_over(command, tmp_path):
+def test_nothing_that_is_read_or_written_otherwise_is_written_over(compare, tmp_path):
     table = pd.DataFrame(np.load("kd0.npy")).add_prefix("p")
     for name in ("x.csv", "x-kd.csv"):
         table.to_csv(tmp_path / name, index=False)
-        code, out, err = command("--out", "x.html", students=("kd=" + name, "ada=ada_alpha0.npy"))
+        code, out, err = compare("--out", "x.html", students=("kd=" + name, "ada=ada_alpha0.npy"))
         assert code == 2 and f"would write over {name}" in err and not out
-        code, out, err = command("--out", "x.html", students=("kd=" + name + ":p*", "a=kd1.npy"))
+        code, out, err = compare("--out", "x.html", students=("kd=" + name + ":p*", "a=kd1.npy"))
         assert code == 2 and f"would write over {name}" in err and not out
     for option in ("--summary", "--junit"):
-        code, _, err = command(option, "audit-kd.html", "--fail-if", "groups_harmed > 0")
+        code, _, err = compare(option, "audit-kd.html", "--fail-if", "groups_harmed > 0")
         assert code == 2 and "would write over what --out writes" in err
-        code, _, err = command(option, "kd0.npy", "--fail-if", "groups_harmed > 0")
+        code, _, err = compare(option, "kd0.npy", "--fail-if", "groups_harmed > 0")
         assert code == 2 and "would write over what this audit reads" in err
 
 
@@ -431,8 +429,8 @@ def test_nothing_that_is_read_or_written_otherwise_is_written_over(command, tmp_
     ],
     ids=lambda words: ascii(" ".join(words))[:30],
 )
-def test_what_cannot_be_done_is_one_line_and_exit_code_2(command, students):
-    code, out, err = command(students=students)
+def test_what_cannot_be_done_is_one_line_and_exit_code_2(compare, students):
+    code, out, err = compare(students=students)
     assert code == 2 and "points" not in out and err.count("\n") == 1 and err.startswith("kdlib: ")
     if "ada=nothing.npy" in students:
         assert not out  # not after the work on the first
