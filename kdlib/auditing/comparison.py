@@ -56,8 +56,8 @@ def overview(found):
     rows = []
     for r in found.table.itertuples():
         a = found.audits[r.student]
-        average = a.metrics["average_gain"]
-        row = {"student": r.student, "average gain": brief(average), "p": r.p, "q": r.p_holm}
+        row = {"student": r.student, "average gain": brief(a.metrics["average_gain"])}
+        row |= {"p": r.p, "p_holm": r.p_holm}
         if "worst_k_gain" in a.metrics:
             row["gain in its worst groups"] = brief(a.metrics["worst_k_gain"])
         row |= {word: a.metrics[f"groups_{word}"] for word in CHANGED[a.reference]}
@@ -65,17 +65,14 @@ def overview(found):
         row["mean of the groups"] = number(r.average_accuracy, "", signed=False)
         rows.append(row)
     of = f"Gains over the {found.reference} in points, accuracies in per cent"
-    table = cells(pd.DataFrame(rows)).rename(columns={"q": "p, corrected"})
-    return Table(table, f"{of}, 95 % intervals in brackets")
+    return Table(cells(pd.DataFrame(rows)), f"{of}, 95 % intervals in brackets")
 
 
 def differences(found):
     """DataFrame: a row for each two students, as the page shows it."""
-    gains = [brief(r) for r in found.pairs.assign(estimate=found.pairs.difference).itertuples()]
-    of = [f"{r.student} minus {r.other}" for r in found.pairs.itertuples()]
-    table = pd.DataFrame({"students": of, "difference": gains})
-    table = cells(table.assign(p=found.pairs.p.to_numpy(), q=found.pairs.p_holm.to_numpy()))
-    return table.rename(columns={"q": "p, corrected"})
+    pairs = found.pairs.assign(estimate=found.pairs.difference)
+    rows = [(f"{r.student} minus {r.other}", brief(r), r.p, r.p_holm) for r in pairs.itertuples()]
+    return cells(pd.DataFrame(rows, columns=["students", "difference", "p", "p_holm"]))
 
 
 def files(found, judged, out):

@@ -31,6 +31,7 @@ HEADERS = {  # of columns that have short names in files
     "n_train": "training examples",
     "low": "95 % from",
     "high": "to",
+    "p_holm": "p, corrected",
     "detectable": "smallest found",
     "teacher_margin": "teacher's margin",
     "ada_alpha": "alpha",
@@ -44,7 +45,7 @@ def cells(table):
     numbers with two decimals."""
     shown = table.copy()
     for name in table.columns:
-        if name in ("p", "q"):
+        if name in ("p", "q", "p_holm"):
             shown[name] = table[name].map(p_value, "ignore")
         elif table[name].dtype.kind == "f":
             shown[name] = [number(value, "", 2, signed=False) for value in table[name]]

@@ -21,7 +21,6 @@ from kdlib.config import KdlibError, did_you_mean
 from kdlib.reading.names import ROLES
 
 CHOSEN = "chosen on the other half of the examples"
-BY_OTHERS = f"{CHOSEN} and, if there are several students and baselines, by the other networks"
 COPIED = (
     "per cent of the teacher's errors to which the {} gives the same wrong label, with groups "
     "counted as if of equal size"
@@ -29,8 +28,11 @@ COPIED = (
 METRICS = {  # name: what it is; gains over the reference, in points
     "overall_gain": "accuracy of the student minus the reference's, every example counting alike",
     "average_gain": "the same, every group counting alike",
-    "worst_bucket_gain": f"gain of the bucket that gains least, {BY_OTHERS}",
-    "worst_k_gain": f"gain of the k groups that gain least, {BY_OTHERS}",
+    "worst_bucket_gain": (
+        f"gain of the bucket that gains least, {CHOSEN} and, if there are several students and "
+        "baselines, by the other networks"
+    ),
+    "worst_k_gain": "the same of the k groups that gain least",
     "groups_harmed": "groups harmed at a false discovery rate of 5 %",
     "groups_helped": "groups helped at a false discovery rate of 5 %",
     "groups_worse": "without a baseline: groups worse than the teacher, at the same rate",
