@@ -59,13 +59,9 @@ def audited(made):
 
 @pytest.fixture(scope="module")
 def alone(made):
-    """Without a baseline, as the page has it: no group is called harmed."""
+    """Without a baseline: no group is called harmed."""
     y, logits = made
-    found = kdlib.audit(y, logits["teacher"], logits["student"], classes=NAMES, resamples=20)
-    metrics = {
-        k: v for k, v in found.metrics.items() if k not in ("groups_harmed", "groups_helped")
-    }
-    return dataclasses.replace(found, metrics=metrics)
+    return kdlib.audit(y, logits["teacher"], logits["student"], classes=NAMES, resamples=20)
 
 
 def one(found, text, against=None):
@@ -550,9 +546,7 @@ def test_the_schema_refuses_what_is_not_said(audited):
 def test_the_page_says_state_reason_note_and_the_earlier_audit(audited, before):
     texts = ["any gain.high < 0", 'gain[group="@me|<b>`x`\\\\|"] < 200', "gain[group=\u202e] < 0"]
     document = Document(page.page(audited, judge(audited, texts, before)))
-    words = (
-        document.text if hasattr(document, "text") else " ".join(w for w, _ in document.all("li"))
-    )
+    words = " ".join(words for words, _ in document.all("li"))
     for part in (
         "met; the value is",
         "met by 2 groups: ",
