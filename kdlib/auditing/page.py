@@ -12,13 +12,7 @@ from markupsafe import Markup
 
 from kdlib import __version__
 from kdlib.auditing.facts import facts
-from kdlib.auditing.figures import (
-    ROWS,
-    by_bucket,
-    calibration,
-    cells,
-    gain_by_group,
-)
+from kdlib.auditing.figures import ROWS, by_bucket, calibration, cells, gain_by_group
 from kdlib.auditing.gate import METRICS
 from kdlib.auditing.headline import gain_in_words
 from kdlib.auditing.pictures import alt

@@ -518,6 +518,7 @@ def test_json_is_as_the_schema_says_and_says_all(case, audited, made, before):
     again = json.loads(json.dumps(facts(found, judged), allow_nan=False))
     jsonschema.validate(again, SCHEMA, cls=jsonschema.Draft202012Validator)
     assert [row["group"] for row in again["groups"]] == list(found.groups.group)
+    assert again["limits"] == [*found.cautions(), *found.limits]
     assert set(again["metrics"]) == set(found.metrics) <= set(gate.METRICS)
     assert [row["met"] for row in again["fail_if"]][:3] == [True, False, None]
     assert [row["state"] for row in again["fail_if"]][:3] == ["met", "not met", "unknown"]
