@@ -32,6 +32,9 @@ HEADERS = {  # of columns that have short names in files
     "low": "95 % from",
     "high": "to",
     "p_holm": "p, corrected",
+    "n_scored": "tested on",
+    "others": "all others",
+    "gain_found": "where found",
     "detectable": "smallest found",
     "teacher_margin": "teacher's margin",
     "ada_alpha": "alpha",
@@ -49,8 +52,9 @@ def cells(table):
             shown[name] = table[name].map(p_value, "ignore")
         elif table[name].dtype.kind == "f":
             shown[name] = [number(value, "", 2, signed=False) for value in table[name]]
-    if "group" in table:
-        shown["group"] = table.group.map(printable)
+    for name, longest in (("group", 60), ("subgroup", 120)):
+        if name in table:
+            shown[name] = [printable(value, longest) for value in table[name]]
     return shown.where(table.notna()).rename(columns=HEADERS)
 
 

@@ -16,7 +16,6 @@ from kdlib.auditing.figures import ROWS, by_bucket, calibration, cells, gain_by_
 from kdlib.auditing.gate import METRICS
 from kdlib.auditing.headline import gain_in_words
 from kdlib.auditing.pictures import alt
-from kdlib.auditing.search import shown_subgroups
 from kdlib.auditing.tables import CHANGED
 from kdlib.auditing.verdicts import Judgement
 from kdlib.config import count_of
@@ -28,6 +27,7 @@ from kdlib.reading.names import ROLES
 from kdlib.reading.sentences import printable
 
 HELD = 1000  # groups in the file that the page itself holds
+SUBGROUPS = ["subgroup", "n_scored", "gain", "low", "high", "others", "q", "finding", "gain_found"]
 
 
 # ---------------------------------------------------------------- words
@@ -149,7 +149,7 @@ def page(a, judged=None, name="audit"):
         calibration=calibration(a.calibration) if len(a.calibration) else None,
         appendix=appendix(a, name),
         metrics=metrics(a),
-        subgroups=shown_subgroups(a.subgroups),
+        subgroups=None if a.subgroups is None else cells(a.subgroups[SUBGROUPS]),
         inputs=pd.DataFrame(inputs, columns=["input", "from", "sha256"]),
         alt=alt,
     )

@@ -30,7 +30,7 @@ from kdlib.auditing.tables import CHANGED, called
 from kdlib.config import count_of
 from kdlib.evidence.resample import Groups
 from kdlib.evidence.significance import change
-from kdlib.evidence.words import brief, number, p_value
+from kdlib.evidence.words import number
 from kdlib.reading.sentences import listed, printable
 
 MOST_IN_PAIRS = 500  # conditions that are combined: those that lost most by themselves
@@ -201,23 +201,6 @@ def _how(found, conditions, compared, table, n, passed_over):
         why = "; ".join(f"{listed(columns)} ({why})" for why, columns in passed_over.items())
         how.append(f"Columns left out: {why}.")
     return tuple(how)
-
-
-def shown_subgroups(table):
-    """The DataFrame of search as a page shows it; None of None."""
-    if table is None:
-        return None
-    return pd.DataFrame(
-        {
-            "subgroup": [printable(name, 120) for name in table.subgroup],
-            "tested on": [f"{n:,}" for n in table.n_scored],
-            "gain": [brief(row) for row in table.assign(estimate=table.gain).itertuples()],
-            "all others": [number(gain, "") for gain in table.others],
-            "q": [p_value(q) for q in table.q],
-            "finding": table.finding,
-            "where found": [number(gain, "") for gain in table.gain_found],
-        }
-    )
 
 
 def confirmed(table):
