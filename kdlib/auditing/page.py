@@ -16,7 +16,7 @@ from kdlib.auditing.figures import ROWS, by_bucket, calibration, cells, gain_by_
 from kdlib.auditing.gate import METRICS
 from kdlib.auditing.headline import gain_in_words
 from kdlib.auditing.pictures import alt
-from kdlib.auditing.tables import CHANGED
+from kdlib.auditing.tables import CHANGED, UNCHANGED
 from kdlib.auditing.verdicts import Judgement
 from kdlib.config import count_of
 from kdlib.evidence.stats import Interval
@@ -87,10 +87,10 @@ def metrics(a):
 
 def notable(table):
     """Audit.groups, harmed (or worse) first, then helped (better), each from the lowest gain."""
-    places = {word: place for words in CHANGED.values() for place, word in enumerate(words)}
-    order = table.finding.map(places).fillna(2)
-    ordered = table.assign(order=order).sort_values(["order", "gain", "group"], kind="stable")
-    return ordered.drop(columns="order")
+    # gains of the harmed are below 0, and below those of the helped
+    ordered = table.assign(same=table.finding == UNCHANGED)
+    ordered = ordered.sort_values(["same", "gain", "group"], kind="stable")
+    return ordered.drop(columns="same")
 
 
 def appendix(a, name="audit"):
