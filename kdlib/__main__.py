@@ -142,9 +142,9 @@ def audit(args):
     Exit code 1 if a condition of --fail-if or --gate is met, 3 if none is met but one is unknown.
     """
     from kdlib.asking import given
-    from kdlib.auditing import ci, comparison, page, progress
-    from kdlib.auditing.together import judge_each, together
-    from kdlib.auditing.verdicts import NOT_MET, judge
+    from kdlib.auditing import ci, progress
+    from kdlib.auditing.verdicts import NOT_MET
+    from kdlib.reading.sentences import printable
 
     start = time.monotonic()
     # a typing error is said before anything is read
@@ -153,25 +153,18 @@ def audit(args):
     places = ci.places(vars(args), given.read_by(vars(args)), students)
     with progress.bar(len(students)) as begin:
         found = given.asked(vars(args), args.out, print, begin)
-    if students:
-        look, summary = comparison, ci.summary_of_students
-        of_cases = judge_each(found, conditions, before)
-        judged = together(of_cases, before)
-    else:
-        look, summary = page, ci.summary
-        of_cases = judged = judge(found, conditions, before)
-    written = look.save(found, args.out, of_cases)
-    html, *beside = (page.printable(file, None) for file in written)
+    judged = found.judge(conditions, before)
+    html, *beside = (printable(file, None) for file in found.save(args.out, judged))
     if args.summary:
-        ci.write(places["summary"], "summary", summary(found, judged, html))
+        ci.write(places["summary"], "summary", ci.summary(found, judged, html))
     if args.junit:
-        ci.write(places["junit"], "junit", ci.junit(of_cases, time.monotonic() - start))
-    print("\n".join([*look.headline(found), *judged.cautions]))
+        ci.write(places["junit"], "junit", ci.junit(judged, time.monotonic() - start))
+    print("\n".join([*found.headline(), *judged.cautions]))
     print(", ".join([html, *(Path(file).name for file in beside)]))
     for verdict in judged.verdicts:
-        said = f"condition {verdict.state}: {page.printable(verdict.condition, None)}"
+        said = f"condition {verdict.state}: {printable(verdict.condition, None)}"
         where = sys.stdout if verdict.state == NOT_MET else sys.stderr
-        print(f"kdlib: {said}; {page.printable(verdict.said(), None)}", file=where)
+        print(f"kdlib: {said}; {printable(verdict.said(), None)}", file=where)
     return judged.code
 
 

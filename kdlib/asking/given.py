@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from kdlib.auditing.audit import audit
-from kdlib.auditing.comparison import places
+from kdlib.auditing.found import places
 from kdlib.auditing.students import audit_students, named_files
 from kdlib.config import KdlibError, did_you_mean
 from kdlib.evidence.panel import panel

@@ -18,6 +18,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from kdlib.auditing import headline, verdicts
+from kdlib.auditing.found import Found
 from kdlib.auditing.gate import METRICS
 from kdlib.auditing.numbers import numbers
 from kdlib.auditing.pictures import pictures_of
@@ -36,7 +38,7 @@ from kdlib.reading.sentences import AuditError
 
 
 @dataclass(frozen=True)
-class Audit:
+class Audit(Found):
     """What was found.
 
     Accuracies are in per cent, gains in points over `reference`: the baseline, or the teacher if
@@ -57,7 +59,7 @@ class Audit:
     worst: int  # k of the worst-k metrics
     bucketed_by: str
     inputs: tuple  # (role, name, sha256) of what was read
-    limits: tuple  # sentences: what this audit cannot say
+    limits: tuple  # sentences: what this audit cannot say, beside its cautions
     title: str = ""  # of the page, if you gave one
     read: tuple = ()  # sentences: what was read, how it was taken
     warnings: tuple = ()  # sentences: why what was read may not be what was meant
@@ -66,6 +68,12 @@ class Audit:
     lost: tuple = ()  # of pictures.Lost: pictures of what the student lost
     student: str = ""  # its name, where several are compared
     compared: int = 1  # students; q is corrected for their number and that of the groups
+
+    heading = headline.title
+    answer = headline.answer
+    cautions = headline.cautions
+    about = headline.about
+    judge = verdicts.judge
 
     @property
     def covers(self):
@@ -76,21 +84,11 @@ class Audit:
             return "new test examples, in gains new seeds too"
         return "new test examples"
 
-    def save(self, path):
-        """Write path (HTML), beside it all as .json and the groups as .csv; the three paths."""
-        from kdlib.auditing.page import save
+    @property
+    def look(self):
+        from kdlib.auditing import page  # here, since drawing takes long to import
 
-        return save(self, path)
-
-    def __str__(self):
-        from kdlib.auditing.headline import headline
-
-        return "\n".join([*self.read, *self.warnings, *headline(self)])
-
-    def _repr_html_(self):
-        from kdlib.auditing.page import glance
-
-        return glance(self)
+        return page
 
 
 def audit(

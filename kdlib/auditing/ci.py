@@ -9,15 +9,15 @@ import xml.etree.ElementTree as ET
 from datetime import UTC, datetime
 from pathlib import Path
 
-from kdlib.auditing import comparison, page
 from kdlib.auditing.facts import earlier
-from kdlib.auditing.gate import check
+from kdlib.auditing.found import places as places_of_pages
+from kdlib.auditing.found import write as write_text
+from kdlib.auditing.gate import conditions
+from kdlib.auditing.tables import CHANGED
 from kdlib.auditing.verdicts import MET, NOT_MET, UNKNOWN, shown
-from kdlib.config import KdlibError, count_of
 from kdlib.evidence.words import brief, p_value
 from kdlib.reading.read import file_and_columns
 from kdlib.reading.sentences import AuditError, encodable, printable, reason
-from kdlib.study.files import whole_file
 
 LISTED = 10  # groups in the summary
 SUITE = "kdlib audit"
@@ -41,13 +41,13 @@ def asked(fail_if, gate=None, against=None, junit=None, students=()):
             f"--against {name}: is of {has}; an audit of named students needs the JSON beside the "
             "page that compares them, an audit of one student the JSON of such an audit."
         )
-    check(fail_if, before)
+    conditions(fail_if, before)
     texts = list(fail_if)
     if gate is not None:
         name = encodable(str(gate))
         lines = _lines(gate, name)
         for number, text in lines.items():
-            check([text], before, printable(f"{name}, line {number}:", None))
+            conditions([text], before, printable(f"{name}, line {number}:", None))
         texts += lines.values()
     if junit is not None and not texts:
         raise AuditError("--junit: there are no conditions to report; give --fail-if or --gate.")
@@ -76,9 +76,9 @@ def places(options, read, students=()):
     """
     read = [os.path.realpath(file_and_columns(file)[0]) for file in read]
     taken = dict.fromkeys(read, "this audit reads")
-    for out in comparison.places(options["out"], read, students).values():
-        taken |= dict.fromkeys(map(os.path.realpath, out.values()), "--out writes")
-    found = {}
+    for files in places_of_pages(options["out"], read, students).values():
+        taken |= dict.fromkeys(map(os.path.realpath, files.values()), "--out writes")
+    out = {}
     for option in ("summary", "junit"):
         if not (given := options[option]):
             continue
@@ -90,23 +90,15 @@ def places(options, read, students=()):
         if os.path.exists(place) and not os.path.isfile(place):
             raise AuditError(f"--{option} {given}: is there and no ordinary file.")
         taken[place] = f"--{option} writes"
-        found[option] = place
-    return found
+        out[option] = place
+    return out
 
 
 def write(place, option, text):
-    """Write text to a file whole; one that $GITHUB_STEP_SUMMARY names, added to it."""
+    """Write text to the file of an option; to one that $GITHUB_STEP_SUMMARY names, add it."""
     step = os.environ.get("GITHUB_STEP_SUMMARY")
-    try:
-        if step and place == os.path.realpath(step):
-            with open(place, "a", encoding="utf-8", errors="backslashreplace") as file:
-                file.write(text)
-            return
-        with whole_file(Path(place)) as temporary:
-            temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
-    except (OSError, KdlibError) as error:
-        why = reason(error.__cause__ or error)
-        raise AuditError(f"--{option} {place}: cannot be written ({why}).") from None
+    added = bool(step) and place == os.path.realpath(step)
+    write_text(place, text, f"--{option}", added)
 
 
 # ---------------------------------------------------------------- Markdown
@@ -146,58 +138,38 @@ def table(header, rows):
     return [f"| {' | '.join(cells)} |" for cells in escaped]
 
 
-def summary(a, judged, html):
-    """The Audit and its Judgement as Markdown for a pull request. html: name of the page."""
-    answer, *more = page.headline(a)
-    out = [f"## {prose(page.title(a))}", "", f"**{prose(answer)}** {prose(' '.join(more))}"]
-    out += [f"\n**Warning:** {prose(sentence)}" for sentence in a.warnings]
+def summary(found, judged, html):
+    """An Audit, or Students, and its Judgement as Markdown for a pull request.
+
+    html: name of the page.
+    """
+    answer, *more = found.headline()
+    out = [f"## {prose(found.heading())}", ""]
+    out.append(f"**{prose(answer)}** {prose(' '.join(more))}")
+    out += [f"\n**Warning:** {prose(sentence)}" for sentence in found.warnings]
     if judged.verdicts:
         out += ["", f"### {judged.said().removesuffix('.')}", "", *_conditions(judged), ""]
         notes = [v.note for v in judged.verdicts if v.note and v.state != UNKNOWN]
         out += [f"- {prose(note)}" for note in dict.fromkeys(notes)]
     out += [f"- {prose(caution)}" for caution in judged.cautions]
-    out += [*_all_changed(a), "", "### What was read", ""]
-    inputs = [f"{role} {code(name)}" for role, name, _ in a.inputs[:LISTED]]
-    if len(a.inputs) > LISTED:
-        inputs.append(f"{len(a.inputs) - LISTED} more")
-    size = [count_of(a.n, "example"), count_of(len(a.class_names), "class", "classes")]
-    size.append(count_of(a.seeds, "training run"))
-    read = a.read or (f"{', '.join(size)}.",)
-    out += [f"- {prose(sentence)}" for sentence in read]
+    out += _of_each(found) if judged.each else _changed(found)
+    inputs = [f"{role} {code(name)}" for role, name, _ in found.inputs[:LISTED]]
+    if len(found.inputs) > LISTED:
+        inputs.append(f"{len(found.inputs) - LISTED} more")
+    out += ["", "### What was read", "", *(f"- {prose(sentence)}" for sentence in found.read)]
     out += [f"- {', '.join(inputs)}", "", f"The page with all of it: {code(html, None)}."]
     return "\n".join(out) + "\n\n"
 
 
-def summary_of_students(found, judged, html):
-    """The same of Students, whose Judgement is that of all together: a section a student."""
-    answer, *more = comparison.headline(found)
-    out = [
-        f"## {prose(comparison.title(found))}",
-        "",
-        f"**{prose(answer)}** {prose(' '.join(more))}",
-    ]
-    out += [f"\n**Warning:** {prose(sentence)}" for sentence in comparison.warnings(found)]
-    if judged.verdicts:
-        out += ["", f"### {judged.said().removesuffix('.')}", "", *_conditions(judged), ""]
-    out += [f"- {prose(caution)}" for caution in judged.cautions]
-    shown = comparison.overview(found)
+def _of_each(found):
+    """A table of the Students, and a section on each."""
+    shown = found.look.overview(found).table
     rows = [[prose(str(value)) for value in row] for row in shown.itertuples(index=False)]
-    out += ["", "### The students", "", *table(list(shown.columns), rows)]
+    out = ["", "### The students", "", *table(list(shown.columns), rows)]
     for name, a in found.audits.items():
-        out += [
-            "",
-            f"### Student {prose(name)}",
-            "",
-            prose(" ".join(page.answer(a))),
-            *_all_changed(a),
-        ]
-    out += ["", "### What was read", "", *(f"- {prose(s)}" for s in comparison.read(found))]
-    return "\n".join([*out, "", f"The page with all of it: {code(html, None)}."]) + "\n\n"
-
-
-def _all_changed(a):
-    out = _changed(a, "harmed", f"Groups harmed, gain over the {a.reference}")
-    return out + _changed(a, "worse", "Groups worse than the teacher")
+        said = prose(" ".join(a.answer()))
+        out += ["", f"### Student {prose(name)}", "", said, *_changed(a)]
+    return out
 
 
 def _conditions(judged):
@@ -209,30 +181,32 @@ def _conditions(judged):
     return table(["condition", "state", "value", "why"], rows)
 
 
-def _changed(a, finding, title):
-    """The groups with a finding, those that lose most first; [] where there is none."""
-    found = a.groups[a.groups.finding == finding].sort_values(["gain", "group"], kind="stable")
-    if not len(found):
+def _changed(a):
+    """The groups that are harmed, or worse, those that lose most first; [] where there is none."""
+    lost = CHANGED[a.reference][0]
+    rows = a.groups[a.groups.finding == lost].sort_values(["gain", "group"], kind="stable")
+    if not len(rows):
         return []
-    rows = [
+    cells = [
         [cell(r.group), f"{r.n:,}", brief(r), p_value(r.q)]
-        for r in found.assign(estimate=found.gain).head(LISTED).itertuples()
+        for r in rows.assign(estimate=rows.gain).head(LISTED).itertuples()
     ]
-    title += f" (first {LISTED} of {len(found):,})" if len(found) > LISTED else ""
+    first = f" (first {LISTED} of {len(rows):,})" if len(rows) > LISTED else ""
+    title = f"### Groups {lost}, gain over the {a.reference}{first}"
     header = ["group", "examples", "points (95 % interval)", "q"]
-    return ["", f"### {title}", "", *table(header, rows)]
+    return ["", title, "", *table(header, cells)]
 
 
 # ---------------------------------------------------------------- JUnit
 
 
 def junit(judged, seconds):
-    """A Judgement, or {student: Judgement}, as JUnit's XML: a test case for each condition.
+    """A Judgement as JUnit's XML: a test case for each condition.
 
     Of students there is a suite each. A condition that is met is a failure; one that is unknown an
     error, since it was not tested and the exit code is not 0 either. seconds: that the audit took.
     """
-    each = judged if isinstance(judged, dict) else {"": judged}
+    each = judged.each or {"": judged}
     root = ET.Element("testsuites", _numbers(SUITE, each.values(), seconds))
     now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S")
     for student, own in each.items():
@@ -245,7 +219,6 @@ def junit(judged, seconds):
 
 def _numbers(name, judgements, seconds):
     """What a suite says of some Judgements: how many conditions there are, are met, are unknown."""
-    judgements = list(judgements)
     return {
         "name": name,
         "tests": str(sum(len(judged.verdicts) for judged in judgements)),

@@ -28,10 +28,6 @@ NEEDED = {  # fields of an earlier audit that are used, and their types
 def facts(audited, judged=None):
     """The Audit as a dictionary for JSON, with the verdicts.Judgement of its conditions."""
     a = audited
-    against = None
-    if judged and judged.against:
-        names = {"name": judged.against.name, "sha256": judged.against.sha256}
-        against = names | {"cautions": judged.cautions}
     return plain(
         {
             "schema": SCHEMA,
@@ -60,17 +56,38 @@ def facts(audited, judged=None):
             "subgroups": a.subgroups,
             "searched": a.searched,
             "lost": told_lost(a.lost),
-            "limits": a.limits,
-            "against": against,
-            "fail_if": [verdict_facts(verdict) for verdict in (judged.verdicts if judged else ())],
+            "limits": [*a.cautions(), *a.limits],
         }
+        | _gate(judged)
     )
 
 
-def verdict_facts(verdict):
-    """A Verdict as a dictionary."""
-    met = {"met": True, "not met": False}.get(verdict.state)
-    return {"condition": verdict.condition, "met": met} | dataclasses.asdict(verdict)
+def facts_of_students(found, judged):
+    """Students as a dictionary for JSON, as students.schema.json describes it; judged: of all."""
+    each = {name: facts(a, judged.each[name]) for name, a in found.audits.items()}
+    return plain(
+        {
+            "schema": SCHEMA,
+            "kdlib": __version__,
+            "title": found.title,
+            "reference": found.reference,
+            "table": found.table,
+            "differences": found.pairs,
+            "students": each,
+        }
+        | _gate(judged)
+    )
+
+
+def _gate(judged):
+    """The earlier audit and the verdicts of a Judgement, or of None."""
+    against, verdicts = None, judged.verdicts if judged else ()
+    if judged and judged.against:
+        against = {"name": judged.against.name, "sha256": judged.against.sha256}
+        against |= {"cautions": judged.cautions}
+    met = {"met": True, "not met": False}
+    rows = [dataclasses.asdict(v) | {"met": met.get(v.state)} for v in verdicts]
+    return {"against": against, "fail_if": rows}
 
 
 def plain(value):
@@ -102,7 +119,7 @@ class Earlier:
     name: str
     sha256: str
     facts: dict
-    students: tuple = ()  # (name, Earlier) of each, of an audit of several students
+    students: dict = dataclasses.field(default_factory=dict)  # {name: Earlier}, of several
 
 
 def earlier(path):
@@ -127,7 +144,7 @@ def earlier(path):
     file, sha256 = encodable(str(path)), hashlib.sha256(content).hexdigest()
     if not isinstance(several, dict):
         return Earlier(file, sha256, held)
-    students = tuple((student, Earlier(file, sha256, of)) for student, of in several.items())
+    students = {student: Earlier(file, sha256, of) for student, of in several.items()}
     return Earlier(file, sha256, held, students)
 
 
@@ -141,14 +158,7 @@ def _check_facts(held, name):
             raise AuditError(f"{name}: one of its groups has no name.")
 
 
-def of_other_examples(now, before):
-    """Whether the facts of two audits show that they are not of the same labels."""
-    labels, earlier = _labels(now), _labels(before)
-    same = all(now[field] == before[field] for field in ("examples", "classes"))
-    return not same or bool(labels and earlier and labels != earlier)
-
-
-def differences(now, before):
+def other_examples(now, before):
     """Sentences: how the facts of two audits show that they are not of the same examples."""
     out = []
     for field in ("examples", "classes"):
@@ -157,10 +167,16 @@ def differences(now, before):
     labels, earlier_labels = _labels(now), _labels(before)
     if labels and earlier_labels and labels != earlier_labels:
         out.append("The two files of labels differ.")
-    over = [f"over the {found['reference']}" for found in (before, now)]
-    if over[0] != over[1]:
+    return out
+
+
+def differences(now, before):
+    """Sentences: how the facts of two audits show that not all in them can be compared."""
+    out = other_examples(now, before)
+    if now["reference"] != before["reference"]:
         out.append(
-            f"Its gains are {over[0]}, those here {over[1]}, so changes of gains are unknown."
+            f"Its gains are over the {before['reference']}, those here over the "
+            f"{now['reference']}, so changes of gains are unknown."
         )
     if now["worst_k"] != before.get("worst_k"):
         out.append("Its worst-k metrics take another number of groups.")
@@ -169,7 +185,5 @@ def differences(now, before):
 
 def _labels(held):
     """The hash of the labels' file, or None."""
-    for row in held["inputs"]:
-        if isinstance(row, dict) and row.get("role") == "labels":
-            return row.get("sha256")
-    return None
+    rows = [row for row in held["inputs"] if isinstance(row, dict)]
+    return next((row.get("sha256") for row in rows if row.get("role") == "labels"), None)

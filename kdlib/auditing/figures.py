@@ -4,11 +4,10 @@ Each is drawn twice, for a desk and for a phone. Names stay text in them, since 
 letters of every script and the font of matplotlib has not; it measures those as boxes wide enough.
 """
 
-from unicodedata import bidirectional, east_asian_width
-
 import numpy as np
 import pandas as pd
 
+from kdlib.auditing.headline import gain_in_words, within_text
 from kdlib.auditing.tables import CHANGED, UNCHANGED
 from kdlib.config import count_of
 from kdlib.evidence.words import number, p_value, told
@@ -32,6 +31,10 @@ HEADERS = {  # of columns that have short names in files
     "n_train": "training examples",
     "low": "95 % from",
     "high": "to",
+    "p_holm": "p, corrected",
+    "n_scored": "tested on",
+    "others": "all others",
+    "gain_found": "where found",
     "detectable": "smallest found",
     "teacher_margin": "teacher's margin",
     "ada_alpha": "alpha",
@@ -40,45 +43,19 @@ HEADERS = {  # of columns that have short names in files
 }
 
 
-# ---------------------------------------------------------------- names and numbers in words
-
-
-def gain_in_words(row):
-    """The gain of a group or bucket with its interval, where it has one."""
-    said = number(row.gain)
-    if np.isnan(row.low):
-        return said
-    return f"{said} (95 % interval {number(row.low, '')} to {number(row.high, '')})"
-
-
 def cells(table):
     """A table as it is shown: short names of columns in words, names of groups on one line each,
     numbers with two decimals."""
     shown = table.copy()
     for name in table.columns:
-        if name in ("p", "q"):
+        if name in ("p", "q", "p_holm"):
             shown[name] = table[name].map(p_value, "ignore")
         elif table[name].dtype.kind == "f":
-            shown[name] = [number(value, "", 2).removeprefix("+") for value in table[name]]
-    if "group" in table:
-        shown["group"] = table.group.map(printable)
+            shown[name] = [number(value, "", 2, signed=False) for value in table[name]]
+    for name, longest in (("group", 60), ("subgroup", 120)):
+        if name in table:
+            shown[name] = [printable(value, longest) for value in table[name]]
     return shown.where(table.notna()).rename(columns=HEADERS)
-
-
-def within_text(name, columns=60):
-    """A name as one line, at most so many columns wide, of which letters of China, Japan and Korea
-    take two; one that runs from right to left is kept from turning the text around it."""
-    name = printable(name, None)
-    ends = np.cumsum([_columns(letter) for letter in name])
-    if len(ends) and ends[-1] > columns:
-        name = name[: int((ends < columns).sum())] + "…"
-    if any(bidirectional(letter) in ("R", "AL") for letter in name):
-        return f"\N{FIRST STRONG ISOLATE}{name}\N{POP DIRECTIONAL ISOLATE}"
-    return name
-
-
-def _columns(letter):
-    return 2 if east_asian_width(letter) in "WF" else 1
 
 
 # ---------------------------------------------------------------- drawing

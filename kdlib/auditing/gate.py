@@ -21,10 +21,6 @@ from kdlib.config import KdlibError, did_you_mean
 from kdlib.reading.names import ROLES
 
 CHOSEN = "chosen on the other half of the examples"
-BY_OTHERS = (
-    f"{CHOSEN} and, if there are several students and baselines, by the other networks; if either "
-    "side is a single network, the interval covers new examples for these networks only"
-)
 COPIED = (
     "per cent of the teacher's errors to which the {} gives the same wrong label, with groups "
     "counted as if of equal size"
@@ -32,8 +28,11 @@ COPIED = (
 METRICS = {  # name: what it is; gains over the reference, in points
     "overall_gain": "accuracy of the student minus the reference's, every example counting alike",
     "average_gain": "the same, every group counting alike",
-    "worst_bucket_gain": f"gain of the bucket that gains least, {BY_OTHERS}",
-    "worst_k_gain": f"gain of the k groups that gain least, {BY_OTHERS}",
+    "worst_bucket_gain": (
+        f"gain of the bucket that gains least, {CHOSEN} and, if there are several students and "
+        "baselines, by the other networks"
+    ),
+    "worst_k_gain": "the same of the k groups that gain least",
     "groups_harmed": "groups harmed at a false discovery rate of 5 %",
     "groups_helped": "groups helped at a false discovery rate of 5 %",
     "groups_worse": "without a baseline: groups worse than the teacher, at the same rate",
@@ -128,18 +127,15 @@ class Condition:
 
 def condition(text, where="--fail-if"):
     """The Condition that a text says; KdlibError, which begins with `where`, for anything else."""
-
-    def refused(why):
-        return KdlibError(f"{where} {text!r}: {why}")
-
+    refused = f"{where} {text!r}:"
     match = CONDITION.fullmatch(text)
     number = float(match["number"].replace("−", "-")) if match else np.nan
     if not np.isfinite(number):
-        raise refused(
-            "must be a metric, then <, <=, > or >=, then a number, as in 'groups_harmed > 0'; "
-            "for groups as in 'gain[group=truck] < -2' or 'any gain < -5'; for changes since an "
-            "earlier audit as in 'change(average_gain) < -1'. Put the name of a group in double "
-            'quotes if it has ] or " in it.'
+        raise KdlibError(
+            f"{refused} must be a metric, then <, <=, > or >=, then a number, as in "
+            "'groups_harmed > 0'; for groups as in 'gain[group=truck] < -2' or 'any gain < -5'; "
+            "for changes since an earlier audit as in 'change(average_gain) < -1'. Put the name "
+            'of a group in double quotes if it has ] or " in it.'
         )
     group = match["group"] and match["group"].strip()
     if group and group.startswith('"'):
@@ -147,12 +143,11 @@ def condition(text, where="--fail-if"):
             group = json.loads(group, strict=False)
         except ValueError:
             why = "the name in double quotes is not a valid JSON string."
-            raise refused(why) from None
-    name, bound = match["name"], match["bound"] or "estimate"
+            raise KdlibError(f"{refused} {why}") from None
     asked = Condition(
         text=text,
-        name=name,
-        bound=bound,
+        name=match["name"],
+        bound=match["bound"] or "estimate",
         group=group,
         any=match["any"] is not None,
         change=match["change"] is not None,
@@ -160,7 +155,7 @@ def condition(text, where="--fail-if"):
         number=number,
     )
     if wrong := _wrong(asked):
-        raise refused(wrong)
+        raise KdlibError(f"{refused} {wrong}")
     return asked
 
 
@@ -189,10 +184,12 @@ def _wrong(c):
     return ""
 
 
-def check(texts, against, where="--fail-if"):
-    """KdlibError for a text that is no condition, or that needs an earlier audit without one."""
-    for text in texts:
-        if condition(text, where).change and against is None:
+def conditions(texts, against, where="--fail-if"):
+    """[Condition] of texts; KdlibError for one that needs an earlier audit where there is none."""
+    asked = [condition(text, where) for text in texts]
+    for c in asked:
+        if c.change and against is None:
             raise KdlibError(
-                f"{where} {text!r}: needs the JSON file of an earlier audit, --against FILE."
+                f"{where} {c.text!r}: needs the JSON file of an earlier audit, --against FILE."
             )
+    return asked

@@ -4,10 +4,10 @@ Terms are explained where they are first met, since these sentences are read fir
 """
 
 import os
+from unicodedata import bidirectional, east_asian_width
 
 import numpy as np
 
-from kdlib.auditing.figures import gain_in_words, within_text
 from kdlib.auditing.search import told_subgroups
 from kdlib.auditing.tables import CHANGED
 from kdlib.config import count_of
@@ -27,11 +27,6 @@ def title(a):
     """The title that was given, or the question that this audit answers."""
     asked = printable(a.title, 200) or QUESTIONS[a.reference]
     return f"{a.student}: {asked}" if a.student else asked
-
-
-def headline(a):
-    """List of sentences: the answer, what it cannot be taken for. Audit.warnings come before it."""
-    return [*answer(a), *cautions(a)]
 
 
 # ---------------------------------------------------------------- the answer
@@ -69,10 +64,12 @@ def _whom(a):
             said = f"In none of {every} is the student clearly worse or better than its teacher"
         return f"{said}{_would_have_been_found(a)}."
     if a.reference == "teacher":
-        said = f"The student is worse than its teacher in {_count(worse)} of {every} and better in "
+        said = (
+            f"The student is worse than its teacher in {or_none(worse)} of {every} and better in "
+        )
     else:
-        said = f"This distillation harmed {_count(worse)} of {every} and helped "
-    said += f"{_count(better)}; at most one in twenty of these is expected to be a false alarm."
+        said = f"This distillation harmed {or_none(worse)} of {every} and helped "
+    said += f"{or_none(better)}; at most one in twenty of these is expected to be a false alarm."
     if worse:
         most = a.groups[a.groups.finding == lost].sort_values("gain").head(NAMED)
         named = [f"{_name(r.group)} ({number(r.gain)})" for r in most.itertuples()]
@@ -86,7 +83,7 @@ def _name(group):
     return name if any(map(str.isalpha, name)) else f"“{name}”"
 
 
-def _count(number):
+def or_none(number):
     return f"{number:,}" if number else "none"
 
 
@@ -135,12 +132,12 @@ def _by_bucket(a):
 
 
 def cautions(a):
-    """List of sentences: no baseline, few training runs, weights."""
+    """List of sentences that change how the answer is read; Audit.limits are the others."""
     out = []
     if a.reference == "teacher":
         out.append(
-            "There is no baseline (the same network trained without a teacher), so the effect of "
-            "distillation is mixed with what a smaller network cannot do."
+            "There is no baseline (the same network trained without a teacher), so gains over the "
+            "teacher mix the effect of distillation with what a smaller network cannot do."
         )
     sides = {"student": a.seeds, a.reference: len(_given(a, a.reference))}
     if max(sides.values()) == 1:
@@ -162,21 +159,34 @@ def cautions(a):
             f"{count_of(len(a.groups), 'group')}."
         )
     if _given(a, "weights"):
-        out.append(f"Examples count according to their weights ({short_name(a, 'weights')}).")
+        out.append(
+            f"Examples count according to their weights ({short_name(a, 'weights')}); if a few "
+            "carry most of it, intervals are wide."
+        )
     return out
 
 
 # ---------------------------------------------------------------- what was audited
 
 
-def about(a, today):
-    """{what: words} of the first screen: models, examples, training runs, intervals, date."""
-    roles = [role for role in ROLES if _given(a, role)]
+def about(a, today, students=None):
+    """{what: words} of the first screen: models, examples, training runs, intervals, date.
+
+    students: {name: Audit} of those that are compared, of which a is the first.
+    """
+    models, runs = [], []
+    for role in [role for role in ROLES if _given(a, role)]:
+        named = {f"the {role}": a}
+        if students and role == "student":
+            named = students
+        for name, of in named.items():
+            models.append(f"{name.removeprefix('the ')} {short_name(of, role)}")
+            runs.append(f"{len(_given(of, role))} of {name}")
     of_groups = short_name(a, "groups") if _given(a, "groups") else "the classes"
     return {
-        "Models": "; ".join(f"{role} {short_name(a, role)}" for role in roles),
+        "Models": "; ".join(models),
         "Groups": f"{len(a.groups):,} ({of_groups})",
-        "Training runs": ", ".join(f"{len(_given(a, role))} of the {role}" for role in roles),
+        "Training runs": ", ".join(runs),
         "Intervals": f"95 %, covering {a.covers.replace('seeds', 'training runs')}",
         "Date": f"{today.day} {today:%B %Y}",
     }
@@ -202,3 +212,30 @@ def _end_of(path):
     """A path on one line; if it is long, its end, which tells it from others."""
     name = printable(path, None)
     return name if len(name) <= LONGEST else f"…{name[1 - LONGEST :]}"
+
+
+# ---------------------------------------------------------------- names and numbers in words
+
+
+def gain_in_words(row):
+    """The gain of a group or bucket with its interval, where it has one."""
+    said = number(row.gain)
+    if np.isnan(row.low):
+        return said
+    return f"{said} (95 % interval {number(row.low, '')} to {number(row.high, '')})"
+
+
+def within_text(name, columns=60):
+    """A name as one line, at most so many columns wide, of which letters of China, Japan and Korea
+    take two; one that runs from right to left is kept from turning the text around it."""
+    name = printable(name, None)
+    ends = np.cumsum([_columns(letter) for letter in name])
+    if len(ends) and ends[-1] > columns:
+        name = name[: int((ends < columns).sum())] + "…"
+    if any(bidirectional(letter) in ("R", "AL") for letter in name):
+        return f"\N{FIRST STRONG ISOLATE}{name}\N{POP DIRECTIONAL ISOLATE}"
+    return name
+
+
+def _columns(letter):
+    return 2 if east_asian_width(letter) in "WF" else 1

@@ -73,12 +73,14 @@ def numbers(
     same (T, n) bool: which baselines are the same network as a teacher; by default those that
     predict the same everywhere. progress: is called with each of PARTS when it begins."""
     begin = progress or (lambda part: None)
-    with np.errstate(invalid="ignore", divide="ignore"), _quiet():
+    fixed = None if train_counts is None else buckets(train_counts, edges)
+    # mean of nothing: NaN, which is meant
+    quiet = warnings.catch_warnings(action="ignore", category=RuntimeWarning)
+    with np.errstate(invalid="ignore", divide="ignore"), quiet:
         begin("groups")
         of = Compared(y, found, classes, members, w, resamples, seed)
-        groups = group_table(of, train_counts, edges)
+        groups = group_table(of, train_counts, fixed)
         begin("means of groups, redrawn")
-        fixed = None if train_counts is None else buckets(train_counts, edges)
         means = of.of_halves(lambda means: _of_halves(of, means, k, fixed))
         begin("all examples, redrawn")
         metrics = _accuracies(of, means) | _gains(of, means)
@@ -108,13 +110,8 @@ def numbers(
         "calibration": calibrated,
         "worst": k,
         "bucketed_by": "the teacher's margin" if train_counts is None else "training examples",
-        "limits": limits(of, groups, train_counts, metrics),
+        "limits": limits(of, groups, metrics),
     }
-
-
-def _quiet():
-    # mean of nothing: NaN, which is meant
-    return warnings.catch_warnings(action="ignore", category=RuntimeWarning)
 
 
 # ---------------------------------------------------------------- of the means on halves

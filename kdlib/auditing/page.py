@@ -3,11 +3,8 @@
 Beside the page lie the same as JSON, and the groups as CSV.
 """
 
-import html
 import json
-import os
 from datetime import UTC, datetime
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -15,30 +12,22 @@ from markupsafe import Markup
 
 from kdlib import __version__
 from kdlib.auditing.facts import facts
-from kdlib.auditing.figures import (
-    ROWS,
-    by_bucket,
-    calibration,
-    cells,
-    gain_by_group,
-    gain_in_words,
-)
+from kdlib.auditing.figures import ROWS, by_bucket, calibration, cells, gain_by_group
 from kdlib.auditing.gate import METRICS
-from kdlib.auditing.headline import about, answer, cautions, headline, title
+from kdlib.auditing.headline import gain_in_words
 from kdlib.auditing.pictures import alt
-from kdlib.auditing.search import shown_subgroups
-from kdlib.auditing.tables import CHANGED
-from kdlib.auditing.verdicts import Judgement, judge
-from kdlib.config import KdlibError, count_of
+from kdlib.auditing.tables import CHANGED, UNCHANGED
+from kdlib.auditing.verdicts import Judgement
+from kdlib.config import count_of
 from kdlib.evidence.stats import Interval
+from kdlib.evidence.words import brief, number
 from kdlib.pages.report_template.tidy import tidy
-from kdlib.pages.shown import TEMPLATES, Appendix, Headline, Table, csv_text, table_html
+from kdlib.pages.shown import TEMPLATES, Appendix, Headline, Table, csv_text
 from kdlib.reading.names import ROLES
-from kdlib.reading.read import file_and_columns
-from kdlib.reading.sentences import AuditError, printable
-from kdlib.study.files import whole_file
+from kdlib.reading.sentences import printable
 
 HELD = 1000  # groups in the file that the page itself holds
+SUBGROUPS = ["subgroup", "n_scored", "gain", "low", "high", "others", "q", "finding", "gain_found"]
 
 
 # ---------------------------------------------------------------- words
@@ -46,13 +35,11 @@ HELD = 1000  # groups in the file that the page itself holds
 
 def value_of(value, digits=2):
     """A metric as text: an Interval with its ends, or a number."""
-    if not isinstance(value, Interval):
-        return f"{value:,}" if isinstance(value, int) else f"{value:.{digits}f}"
-    if np.isnan(value.estimate):
-        return "–"
-    ends = "" if np.isnan(value.low) else f" [{value.low:.{digits}f}, {value.high:.{digits}f}]"
-    said = f"{value.estimate:.{digits}f}{ends}"
-    return said.replace("-", "−").replace(" ", "\N{NO-BREAK SPACE}")
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, Interval):
+        return brief(value, digits, signed=False)
+    return number(value, "", digits, signed=False)
 
 
 def describe(row, a):
@@ -70,8 +57,8 @@ def describe(row, a):
 # ---------------------------------------------------------------- tables
 
 
-def models(a):
-    """DataFrame: a row for each model."""
+def overview(a):
+    """A Table with a row for each model."""
     columns = {
         "accuracy": "over all examples",
         "average": "mean of the groups",
@@ -82,7 +69,8 @@ def models(a):
     for role in a.scored:
         values = {label: a.metrics[f"{role}_{name}"] for name, label in columns.items()}
         rows.append({"model": role} | {label: value_of(v, 1) for label, v in values.items()})
-    return pd.DataFrame(rows)
+    covers = a.covers.replace("seeds", "training runs")
+    return Table(pd.DataFrame(rows), f"Accuracy in per cent; 95 % intervals cover {covers}")
 
 
 def metrics(a):
@@ -99,10 +87,10 @@ def metrics(a):
 
 def notable(table):
     """Audit.groups, harmed (or worse) first, then helped (better), each from the lowest gain."""
-    places = {word: place for words in CHANGED.values() for place, word in enumerate(words)}
-    order = table.finding.map(places).fillna(2)
-    ordered = table.assign(order=order).sort_values(["order", "gain", "group"], kind="stable")
-    return ordered.drop(columns="order")
+    # gains of the harmed are below 0, and below those of the helped
+    ordered = table.assign(same=table.finding == UNCHANGED)
+    ordered = ordered.sort_values(["same", "gain", "group"], kind="stable")
+    return ordered.drop(columns="same")
 
 
 def appendix(a, name="audit"):
@@ -122,103 +110,61 @@ def appendix(a, name="audit"):
 # ---------------------------------------------------------------- the page
 
 
+def rendered(template, found, judged, name, **more):
+    """A page on Audit or Students, as HTML. name: of the files beside it; more: what it shows."""
+    now = datetime.now(UTC)
+    page = TEMPLATES.get_template(template).render(
+        more,
+        found=found,
+        about=found.about(now),
+        judged=judged,
+        table=Table,
+        show=lambda part: Markup(part._repr_html_()),
+        printable=printable,
+        name=printable(name),
+        version=__version__,
+        now=now,
+    )
+    return tidy(page)
+
+
 def page(a, judged=None, name="audit"):
     """The Audit as one HTML page.
 
     judged: the Judgement of its conditions. name: of the files beside the page.
     """
-    now = datetime.now(UTC)
     copies = {role: a.metrics[f"{role}_copies"] for role in ROLES if f"{role}_copies" in a.metrics}
     inputs = [(role, printable(file, 120), sha[:16] or "–") for role, file, sha in a.inputs]
-    rendered = TEMPLATES.get_template("audit.html.j2").render(
-        a=a,
-        title=title(a),
-        answer=answer(a),
-        cautions=cautions(a),
-        about=about(a, now),
+    return rendered(
+        "audit.html.j2",
+        a,
+        judged or Judgement(),
+        name,
         changed=CHANGED[a.reference],
-        judged=judged or Judgement(),
-        models=models(a),
+        overview=overview(a),
         transfer=cells(a.transfer),
-        gains=gain_by_group(a.groups, a.reference),
+        figure=gain_by_group(a.groups, a.reference),
         by_bucket=by_bucket(a),
         copies="; ".join(f"the {role} {value_of(v, 1)} %" for role, v in copies.items()),
         calibration=calibration(a.calibration) if len(a.calibration) else None,
         appendix=appendix(a, name),
         metrics=metrics(a),
-        subgroups=shown_subgroups(a.subgroups),
+        subgroups=None if a.subgroups is None else cells(a.subgroups[SUBGROUPS]),
         inputs=pd.DataFrame(inputs, columns=["input", "from", "sha256"]),
-        table=Table,
-        show=lambda part: Markup(part._repr_html_()),
-        printable=printable,
         alt=alt,
-        name=printable(name),
-        version=__version__,
-        now=now,
     )
-    return tidy(rendered)
 
 
-def places(path, inputs=()):
-    """{".html": path, ".json": ..., ".csv": ...}: where save writes.
-
-    AuditError if path does not end in .html, or one of the files is an input.
-    """
-    path = Path(path)
-    if path.suffix != ".html" or "\0" in str(path):
-        raise AuditError(
-            f"--out {path}: must be the name of a file and end in .html; "
-            ".json and .csv are written beside it."
-        )
-    out = {suffix: path.with_suffix(suffix) for suffix in (".html", ".json", ".csv")}
-    read = {os.path.realpath(file_and_columns(name)[0]) for name in inputs}
-    if there := [str(file) for file in out.values() if os.path.realpath(file) in read]:
-        raise AuditError(f"--out {path}: would write over {there[0]}, which this audit reads.")
-    return out
-
-
-def save(a, path, conditions=()):
-    """Write the page to path (.html), beside it .json and .csv; returns the three paths.
-
-    conditions: a Judgement, or texts as gate.condition reads them. KdlibError if writing fails.
-    """
-    out = places(path, [name for _, name, sha256 in a.inputs if sha256])
-    judged = conditions if isinstance(conditions, Judgement) else judge(a, conditions)
-    files = {
-        ".html": page(a, judged, out[".html"].stem),
+def files(a, judged, out):
+    """{suffix: text} of the page, the same as JSON, and the groups; see found.Found."""
+    return {
+        ".html": page(a, judged, out[""][".html"].stem),
         ".json": json.dumps(facts(a, judged), indent=1) + "\n",
         ".csv": csv_text(notable(a.groups)),
     }
-    return write(out, files, path)
-
-
-def write(out, files, path):
-    """Write the texts {suffix: text} to out {suffix: path}; returns these paths.
-
-    path: that was asked for. KdlibError if writing fails.
-    """
-    for suffix, text in files.items():
-        try:
-            with whole_file(out[suffix]) as temporary:
-                temporary.write_text(text, encoding="utf-8", errors="backslashreplace", newline="")
-        # a full disk, a folder or a file in the way, a name too long
-        except (OSError, ValueError, KdlibError) as error:
-            why = getattr(error.__cause__ or error, "strerror", None) or error
-            raise AuditError(f"--out {path}: {out[suffix]} cannot be written ({why}).") from None
-    return tuple(out.values())
 
 
 # ---------------------------------------------------------------- in a notebook
-
-
-def glance(a):
-    """Warnings, the headline, what was read and the models as HTML."""
-    first = [*(f"Warning: {sentence}" for sentence in a.warnings), *headline(a)]
-    said = [*(f"<strong>{html.escape(sentence)}</strong>" for sentence in first)]
-    said += [html.escape(sentence) for sentence in a.read]
-    said = "".join(f"<p>{sentence}</p>" for sentence in said)
-    covers = a.covers.replace("seeds", "training runs")
-    return said + table_html(models(a), f"Accuracy in per cent; intervals cover {covers}")
 
 
 def explore(a):

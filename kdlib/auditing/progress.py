@@ -1,7 +1,6 @@
 """A progress bar of an audit that takes long, in a terminal where tqdm is installed."""
 
 import contextlib
-import sys
 
 from kdlib.auditing.numbers import PARTS
 
@@ -18,12 +17,12 @@ def bar(students=0):
         from tqdm.auto import tqdm
     except ImportError:  # the light install
         tqdm = None
-    if tqdm is None or not sys.stderr.isatty():
+    if tqdm is None:
         yield None
         return
     looks = "{desc}part {n_fmt} of {total_fmt} |{bar}| {elapsed}"
-    always = {"mininterval": 0, "miniters": 1}  # parts are few
-    how = {"delay": DELAY, "leave": False, "bar_format": looks, **always}
+    how = {"delay": DELAY, "leave": False, "bar_format": looks, "disable": None}  # but in terminals
+    how |= {"mininterval": 0, "miniters": 1}  # parts are few
     audits = max(1, students * (students + 1) // 2)
     with tqdm(total=audits * len(PARTS), **how) as shown:
 

@@ -26,11 +26,11 @@ import pandas as pd
 
 from kdlib.auditing.conditions import conditions_of, least
 from kdlib.auditing.halves import halves_of
-from kdlib.auditing.tables import CHANGED
+from kdlib.auditing.tables import CHANGED, called
 from kdlib.config import count_of
 from kdlib.evidence.resample import Groups
 from kdlib.evidence.significance import change
-from kdlib.evidence.words import brief, number, p_value
+from kdlib.evidence.words import number
 from kdlib.reading.sentences import listed, printable
 
 MOST_IN_PAIRS = 500  # conditions that are combined: those that lost most by themselves
@@ -63,9 +63,7 @@ def search(found, y, right, w, seed=0):
     kept, compared = [], 0
     if len(conditions.words):
         kept, compared = _kept(conditions, d, w, first)
-    table = _tested(conditions, kept, right, w, first, other)
-    words = dict(zip(CHANGED["baseline"], CHANGED[reference], strict=True))
-    table["finding"] = table.finding.replace(words)
+    table = _tested(conditions, kept, right, reference, w, (first, other))
     return table, _how(found, conditions, compared, table, len(first), passed_over)
 
 
@@ -139,8 +137,9 @@ def _score_of(deviation):
 # ---------------------------------------------------------------- the other half tests
 
 
-def _tested(conditions, kept, right, w, first, other):
+def _tested(conditions, kept, right, reference, w, halves):
     """DataFrame as search returns it, from the slices that were kept: harmed first."""
+    first, other = halves
     inside = np.array([conditions.members(parts) for parts in kept]).reshape(len(kept), len(w))
     heavy = (w * inside)[:, other].any(axis=1)  # of no weight in this half: nothing to test
     if not heavy.any():
@@ -161,12 +160,12 @@ def _tested(conditions, kept, right, w, first, other):
             "high": 100 * scored.high,
             "p": scored.p,
             "q": scored.q,
-            "finding": scored.finding,
+            "finding": called(scored.estimate, scored.q, reference),
             "others": 100 * rest.estimate,
             "gain_found": 100 * finding.estimate,
         }
     )
-    order = table.assign(last=table.finding != "harmed")
+    order = table.assign(last=table.finding != CHANGED[reference][0])
     order = order.sort_values(["last", "gain"], kind="stable").index
     return table.loc[order].reset_index(drop=True)
 
@@ -202,23 +201,6 @@ def _how(found, conditions, compared, table, n, passed_over):
         why = "; ".join(f"{listed(columns)} ({why})" for why, columns in passed_over.items())
         how.append(f"Columns left out: {why}.")
     return tuple(how)
-
-
-def shown_subgroups(table):
-    """The DataFrame of search as a page shows it; None of None."""
-    if table is None:
-        return None
-    return pd.DataFrame(
-        {
-            "subgroup": [printable(name, 120) for name in table.subgroup],
-            "tested on": [f"{n:,}" for n in table.n_scored],
-            "gain": [brief(row) for row in table.assign(estimate=table.gain).itertuples()],
-            "all others": [number(gain, "") for gain in table.others],
-            "q": [p_value(q) for q in table.q],
-            "finding": table.finding,
-            "where found": [number(gain, "") for gain in table.gain_found],
-        }
-    )
 
 
 def confirmed(table):

@@ -1,9 +1,9 @@
 """What Students found, in a few sentences: who harmed whom, who gains most, what is not decided."""
 
+import itertools
 from dataclasses import replace
 
-from kdlib.auditing.headline import answer as answer_of_one
-from kdlib.auditing.headline import cautions, in_a_row
+from kdlib.auditing.headline import in_a_row, or_none
 from kdlib.auditing.tables import CHANGED
 from kdlib.config import count_of
 from kdlib.evidence.words import told
@@ -22,21 +22,21 @@ def title(found):
     return printable(found.title, 200) or QUESTIONS[found.reference]
 
 
-def headline(found):
-    """List of sentences: the answer, what it cannot be taken for."""
-    return [*answer(found), *cautions_of(found)]
-
-
-def cautions_of(found):
+def cautions(found):
     """Those of the students' Audits, each once; that they are compared, the page says itself."""
-    audits = found.audits.values()
-    return list(dict.fromkeys(s for a in audits for s in cautions(replace(a, compared=1))))
+    each = (replace(a, compared=1).cautions() for a in found.audits.values())
+    return list(dict.fromkeys(itertools.chain(*each)))
+
+
+def about(found, today):
+    """{what: words} of the first screen, where a student's files stand behind its name."""
+    return found.first.about(today, found.audits)
 
 
 def answer(found):
     """List of sentences: who harmed whom, who gains most on average and in the worst groups."""
     if len(found.audits) == 1:
-        return answer_of_one(found.first)
+        return found.first.answer()
     said = [_whom(found), _on_average(found)]
     if found.table.worst_k_gain.notna().all():
         said.append(_in_the_worst(found))
@@ -61,7 +61,7 @@ def _whom(found):
         verbs = ("is worse than its teacher in", "is better in")
     counts = counts.sort_values("lost", ascending=False, kind="stable")
     some = [
-        f"{r.student} {verbs[0]} {_count(r.lost)} and {verbs[1]} {_count(r.gained)}"
+        f"{r.student} {verbs[0]} {or_none(r.lost)} and {verbs[1]} {or_none(r.gained)}"
         for r in counts.head(LISTED).itertuples()
     ]
     more = len(counts) - LISTED
@@ -70,10 +70,6 @@ def _whom(found):
         f"Of {groups:,} groups, {'; '.join(some)}{also}. This is {corrected}; at most one in "
         "twenty is expected to be a false alarm."
     )
-
-
-def _count(groups):
-    return f"{groups:,}" if groups else "none"
 
 
 def _on_average(found):

@@ -23,12 +23,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from kdlib.auditing import standing, verdicts
 from kdlib.auditing.audit import audit, kinds_of
-from kdlib.auditing.tables import CHANGED, UNCHANGED
-from kdlib.evidence.significance import FALSE_DISCOVERIES, false_discovery, holm
+from kdlib.auditing.found import Found
+from kdlib.auditing.tables import CHANGED, called
+from kdlib.evidence.significance import false_discovery, holm
 from kdlib.evidence.stats import Interval
-from kdlib.reading.inputs import models_of
-from kdlib.reading.read import Source, file_and_columns, source
+from kdlib.reading.inputs import BY_EXAMPLE, models_of
+from kdlib.reading.read import file_and_columns, source
 from kdlib.reading.said import of_student
 from kdlib.reading.sentences import AuditError, quoted
 
@@ -37,11 +39,12 @@ SIMPLE = re.compile(rf"[A-Za-z0-9][A-Za-z0-9._-]{{0,{LONGEST - 1}}}")
 ALLOWED = f"a name has at most {LONGEST} letters, digits, dots, _ and -, and begins with a letter "
 ALLOWED += "or digit"
 UNKNOWN = Interval(*[np.nan] * 5, 0, ())
-BY_EXAMPLE = ("groups", "weights", "search", "images")  # tables that all students share
+SHARED = dict(zip(BY_EXAMPLE, BY_EXAMPLE, strict=True)) | {"train_counts": "training counts"}
+BY_GROUP = ["student", "group", "n", "gain", "low", "high", "p", "q", "finding"]  # columns
 
 
 @dataclass(frozen=True)
-class Students:
+class Students(Found):
     """What was found. Accuracies are in per cent, gains in points over `reference`."""
 
     audits: dict  # name: Audit, whose q and findings are corrected for all students and groups
@@ -49,6 +52,12 @@ class Students:
     groups: object  # DataFrame, one row per student and group
     pairs: object  # DataFrame, one row per two students: the first's average gain less the other's
     title: str = ""  # of the page, if you gave one
+
+    heading = standing.title
+    answer = standing.answer
+    cautions = standing.cautions
+    about = standing.about
+    judge = verdicts.judge_students
 
     @property
     def first(self):
@@ -59,24 +68,35 @@ class Students:
     def reference(self):
         return self.first.reference
 
-    def save(self, path):
-        """Write path (HTML) and its .json and .csv, and the same of each student beside it.
+    @property
+    def inputs(self):
+        """(role, name, sha256) of what was read for any of them."""
+        each = (a.inputs for a in self.audits.values())
+        return tuple(dict.fromkeys(itertools.chain(*each)))
 
-        Of a student called kd, audit-kd.html beside audit.html. Returns the paths, as in page.save.
-        """
-        from kdlib.auditing.comparison import save
+    @property
+    def read(self):
+        """Sentences on what was read; what is the same of all stands with the first student."""
+        if len(self.audits) == 1:
+            return self.first.read
+        said = set()
+        of = [(name, sentence) for name, a in self.audits.items() for sentence in a.read]
+        return tuple(filter(None, (of_student(*named, said) for named in of)))
 
-        return save(self, path)
+    @property
+    def warnings(self):
+        """The warnings of all, each behind the names of the students that it is of."""
+        of = {}
+        for name, a in self.audits.items():
+            for sentence in a.warnings:
+                of.setdefault(sentence, []).append(name)
+        return tuple(f"{', '.join(names)}: {sentence}" for sentence, names in of.items())
 
-    def __str__(self):
-        from kdlib.auditing.comparison import headline
+    @property
+    def look(self):
+        from kdlib.auditing import comparison  # here, since drawing takes long to import
 
-        return "\n".join(headline(self))
-
-    def _repr_html_(self):
-        from kdlib.auditing.comparison import glance
-
-        return glance(self)
+        return comparison
 
 
 def audit_students(labels, teacher, students, baseline=None, groups=None, **options):
@@ -93,11 +113,9 @@ def audit_students(labels, teacher, students, baseline=None, groups=None, **opti
     inspect.signature(audit).bind(None, None, None, **options)  # a misspelt one, before the work
     title, say = options.pop("title", ""), options.pop("say", None)
     shared = {"groups": groups} | options
-    for what in BY_EXAMPLE:
-        if shared.get(what) is not None:
-            shared[what] = source(shared[what], what)
-    if shared.get("train_counts") is not None:
-        shared["train_counts"] = source(shared["train_counts"], "training counts")
+    for option, what in SHARED.items():
+        if shared.get(option) is not None:
+            shared[option] = source(shared[option], what)
     labels = source(labels, "labels")
     for name, given in students.items():
         _check_there(given, name)
@@ -107,14 +125,15 @@ def audit_students(labels, teacher, students, baseline=None, groups=None, **opti
             models = models_of(teacher, given, baseline)
             teacher, baseline = models["teacher"], models.get("baseline")
             _check_files(models["student"], name, read)
-            files = _fresh(labels), _fresh(teacher), models["student"], _fresh(baseline)
             tell = say
             if say and len(students) > 1:
                 tell = functools.partial(_tell, say, name, said)
-            audits[name] = audit(*files, **_fresh(shared), title=title, say=tell)
+            files = labels, teacher, models["student"], baseline
+            audits[name] = audit(*files, **shared, title=title, say=tell)
     pairs = _pairs(labels, teacher, students, shared)
     audits = _together(audits)
-    return Students(audits, _table(audits), _groups(audits), pairs, title)
+    by_group = [a.groups.assign(student=name)[BY_GROUP] for name, a in audits.items()]
+    return Students(audits, _table(audits), pd.concat(by_group, ignore_index=True), pairs, title)
 
 
 # ---------------------------------------------------------------- names and files
@@ -205,15 +224,6 @@ def _tell(say, name, said, sentence):
         say(shorter)
 
 
-def _fresh(given):
-    """Sources, by name or in a list, without what another audit may come to note on them."""
-    if isinstance(given, Source):
-        return replace(given, notes=list(given.notes))
-    if isinstance(given, dict):
-        return {name: _fresh(one) for name, one in given.items()}
-    return [_fresh(one) for one in given] if isinstance(given, list) else given
-
-
 # ---------------------------------------------------------------- all students together
 
 
@@ -223,10 +233,9 @@ def _together(audits):
     q = np.split(false_discovery(p), np.cumsum([len(a.groups) for a in audits.values()])[:-1])
     out = {}
     for (name, a), own in zip(audits.items(), q, strict=True):
-        lost, gained = CHANGED[a.reference]
-        changed = np.where(a.groups.gain < 0, lost, gained)
-        finding = np.where(own <= FALSE_DISCOVERIES, changed, UNCHANGED)
-        counts = {f"groups_{word}": int((finding == word).sum()) for word in (lost, gained)}
+        finding = called(a.groups.gain, own, a.reference)
+        words = CHANGED[a.reference]
+        counts = {f"groups_{word}": int((finding == word).sum()) for word in words}
         within = ()
         if a.subgroups is not None and len(audits) > 1:
             within = ("What the search for subgroups found is not corrected for other students.",)
@@ -263,15 +272,7 @@ def _table(audits):
             }
         )
     table = pd.DataFrame(rows)
-    table.insert(table.columns.get_loc("p") + 1, "p_holm", _holm(table.p))
-    return table
-
-
-def _groups(audits):
-    """DataFrame, one row per student and group."""
-    columns = ["student", "group", "n", "gain", "low", "high", "p", "q", "finding"]
-    tables = [a.groups.assign(student=name)[columns] for name, a in audits.items()]
-    return pd.concat(tables, ignore_index=True)
+    return table.assign(p_holm=_holm(table.p))
 
 
 def _pairs(labels, teacher, students, shared):
@@ -284,8 +285,8 @@ def _pairs(labels, teacher, students, shared):
     how = {k: v for k, v in shared.items() if k not in ("search", "images")} | {"kind": kinds}
     rows = []
     for name, other in itertools.combinations(students, 2):
-        files = _fresh(labels), _fresh(teacher), students[name], students[other]
-        gain = audit(*files, **_fresh(how)).metrics["average_gain"]
+        files = labels, teacher, students[name], students[other]
+        gain = audit(*files, **how).metrics["average_gain"]
         rows.append((name, other, gain.estimate, gain.low, gain.high, gain.p()))
     columns = ["student", "other", "difference", "low", "high", "p"]
     table = pd.DataFrame(rows, columns=columns)

@@ -10,13 +10,12 @@ from kdlib.evidence.counts import (
     MARGIN_BUCKETS,
     PAIRED,
     alike,
-    buckets,
     calibration_error,
     outcomes,
     thirds,
 )
 from kdlib.evidence.redraws import LEAST_SPREAD, effective_number
-from kdlib.evidence.significance import change
+from kdlib.evidence.significance import FALSE_DISCOVERIES, change
 from kdlib.evidence.stats import interval
 
 FEWEST = 3  # groups, below which nothing is picked or ranked
@@ -26,8 +25,14 @@ UNCHANGED = "no clear difference"
 CHANGED = {"baseline": ("harmed", "helped"), "teacher": ("worse", "better")}
 
 
-def group_table(of, train_counts, edges):
-    """DataFrame with one row per group, in their order."""
+def called(gain, q, reference):
+    """(G,) words: which groups changed, at a false discovery rate of 5 %."""
+    changed = np.where(gain < 0, *CHANGED[reference])
+    return np.where(q <= FALSE_DISCOVERIES, changed, UNCHANGED)
+
+
+def group_table(of, train_counts, fixed):
+    """DataFrame with one row per group, in their order; fixed (G,): bucket by training counts."""
     members, w, right = of.members, of.w, of.right
     total = members.sums(w)
 
@@ -38,8 +43,6 @@ def group_table(of, train_counts, edges):
         gain = change(right["student"], members, w, right["baseline"])
     else:
         gain = change(right["student"].astype(float) - right["teacher"], members, w)
-    lost, gained = CHANGED[of.reference]
-    finding = np.where(gain.estimate < 0, lost, gained)
     margin = change(of.margin, members, w, pseudo=0)
     columns = {
         "group": members.names,
@@ -51,7 +54,7 @@ def group_table(of, train_counts, edges):
         "high": 100 * gain.high,
         "p": gain.p,
         "q": gain.q,
-        "finding": np.where(gain.finding == UNCHANGED, UNCHANGED, finding),
+        "finding": called(gain.estimate, gain.q, of.reference),
         "detectable": 100 * gain.detectable,
         "teacher_margin": margin.estimate,
         "margin_low": margin.low,
@@ -64,8 +67,8 @@ def group_table(of, train_counts, edges):
     for role in scored:
         confidence = np.exp([x.log_p_predicted for x in of.found[role]])
         columns[f"{role}_overconfidence"] = 100 * mean(confidence - right[role])
-    if train_counts is not None:
-        bucket = np.array(BUCKETS)[buckets(train_counts, edges)]
+    if fixed is not None:
+        bucket = np.array(BUCKETS)[fixed]
     elif len(total) < FEWEST:
         bucket = "all"
     else:
@@ -131,11 +134,11 @@ def calibration(of, table):
     return pd.DataFrame(rows, columns=[*columns, "log_loss"])
 
 
-def limits(of, table, train_counts, metrics):
-    """Sentences: what an audit of these inputs cannot say."""
+def limits(of, table, metrics):
+    """Sentences: what an audit of these inputs cannot say, beside headline.cautions."""
     return (
         *_limits_of_networks(of, metrics),
-        *_limits_of_examples(of, table, train_counts),
+        *_limits_of_examples(of, table),
         "The examples must be new to the teacher and the student: on its training examples a "
         "teacher's margin is near 1 and says nothing.",
     )
@@ -143,20 +146,14 @@ def limits(of, table, train_counts, metrics):
 
 def _limits_of_networks(of, metrics):
     out = []
-    if of.seeds == 1 and of.baselines < 2:
-        out.append(
-            "One training run on either side: intervals cover new test examples of these models, "
-            "not another training run; a difference may be the luck of this one."
-        )
-    elif of.seeds == 1:
+    if of.seeds == 1 and of.baselines > 1:
         out.append(
             "One student: in gains, its spread over training runs is assumed to be that of the "
             "baselines; intervals of its own accuracy and of the outcomes cover new examples only."
         )
-    elif of.seeds < 4:
+    if of.seeds == 3 and len(of.right[of.reference]) > 2:
         out.append(
-            f"{of.seeds} students: their spread over training runs is poorly known, so intervals "
-            "are wide."
+            "3 students: their spread over training runs is poorly known, so intervals are wide."
         )
     if len(of.members.names) >= FEWEST and not of.chosen_by_others:
         out.append(
@@ -178,16 +175,10 @@ def _limits_of_networks(of, metrics):
             f"One teacher serves all {of.seeds} students, so the intervals do not include its own "
             "luck."
         )
-    if of.reference == "teacher":
-        out.append(
-            "No baseline: gains are over the teacher, so they mix the effect of distillation with "
-            "what the smaller network cannot do. The same network trained without a teacher would "
-            "tell the two apart."
-        )
     return out
 
 
-def _limits_of_examples(of, table, train_counts):
+def _limits_of_examples(of, table):
     out = []
     blind = [role for role in of.scored if not of.scored[role]]
     if blind:
@@ -196,19 +187,12 @@ def _limits_of_examples(of, table, train_counts):
             f"Only predicted classes were given for {' and '.join(blind)}: "
             f"there is no calibration or log-loss{also}."
         )
-    if np.ptp(of.w):
-        out.append("Examples have weights: if a few carry most of it, intervals are wide.")
     if effective_number(of.w) < LEAST_SPREAD:
         out.append("One example carries nearly all weight, so overall accuracies have no interval.")
     if not of.members.disjoint:
         out.append(
             "Groups overlap: examples were resampled from all groups together, and an example "
             "counts in each of its groups."
-        )
-    if train_counts is None and len(table) >= FEWEST:
-        out.append(
-            "Buckets are thirds of the groups by the teacher's margin, chosen on one half of the "
-            "examples and scored on the other, both ways round."
         )
     if small := int((table.n < 10).sum()):
         out.append(

@@ -1,12 +1,13 @@
 """Whether an Audit meets the conditions of the gate: met, not met, or unknown."""
 
 import difflib
-from dataclasses import dataclass
+import itertools
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from kdlib.auditing.facts import Earlier, differences, facts, of_other_examples
-from kdlib.auditing.gate import check, condition, written
+from kdlib.auditing.facts import Earlier, differences, facts, other_examples
+from kdlib.auditing.gate import conditions, written
 from kdlib.auditing.tables import FEWEST
 from kdlib.config import count_of
 from kdlib.reading.sentences import printable
@@ -43,6 +44,7 @@ class Judgement:
     verdicts: tuple = ()
     against: Earlier | None = None
     cautions: tuple = ()  # sentences: how far the earlier audit can be compared
+    each: dict = field(default_factory=dict)  # {student: Judgement}, of several
 
     @property
     def code(self):
@@ -68,7 +70,7 @@ def judge(audited, texts, against=None):
 
     against: the Earlier that change(...) is from; without it such a text is a KdlibError.
     """
-    check(texts, against)
+    asked = conditions(texts, against)
     now = facts(audited)
     cautions = ()
     if against is not None:
@@ -77,7 +79,7 @@ def judge(audited, texts, against=None):
             "something only if both audits are of the same examples.",
             *differences(now, against.facts),
         )
-    verdicts = tuple(_verdict(condition(text), audited, now, against) for text in texts)
+    verdicts = tuple(_verdict(c, audited, now, against) for c in asked)
     return Judgement(verdicts, against, cautions)
 
 
@@ -129,7 +131,7 @@ def _number(value):
 def _apart(c, now, against):
     """Why a condition means something else in the earlier audit; "" if it means the same."""
     before, name = against.facts, printable(against.name, None)
-    if of_other_examples(now, before):
+    if other_examples(now, before):
         return f"{name} has other examples or labels"
     gain = "gain" in c.name or c.name.startswith("groups_") or c.name in ("q", "detectable")
     if gain and now["reference"] != before["reference"]:
@@ -137,6 +139,47 @@ def _apart(c, now, against):
     groups, earlier = ({row["group"] for row in of["groups"]} for of in (now, before))
     by_group = not c.of_groups and not c.name.startswith("overall") and not c.name.endswith(WHOLE)
     return f"{name} has other groups" if by_group and groups != earlier else ""
+
+
+# ---------------------------------------------------------------- several students
+
+
+def judge_students(found, texts, against=None):
+    """The Judgement of texts on Students, whose verdicts name the students that decide them.
+
+    A condition is asked of every one, and met if any meets it. against: of several students.
+    """
+    before = against.students if against else {}
+    each = {}
+    for name, a in found.audits.items():
+        if against is None or name in before:
+            each[name] = judge(a, texts, before.get(name))
+            continue
+        nothing = facts(a) | {"metrics": {}, "groups": []}
+        judged = judge(a, texts, replace(against, facts=nothing))
+        file = printable(against.name, None)
+        caution = f"{file} has no student {name}, so its changes are unknown."
+        each[name] = replace(judged, cautions=(*judged.cautions, caution))
+    of_condition = zip(*(judged.verdicts for judged in each.values()), strict=True)
+    verdicts = tuple(_together(dict(zip(each, some, strict=True))) for some in of_condition)
+    cautions = dict.fromkeys(itertools.chain(*(judged.cautions for judged in each.values())))
+    return Judgement(verdicts, against, tuple(cautions), each)
+
+
+def _together(of_student):
+    """The Verdict on one condition, of {student: Verdict}."""
+    verdicts = list(of_student.values())
+    states = {verdict.state for verdict in verdicts}
+    state = next(state for state in (MET, UNKNOWN, NOT_MET) if state in states)
+    deciding = {name: v for name, v in of_student.items() if v.state == state}
+    of = {}  # students by what is said of them
+    for name, v in deciding.items():
+        of.setdefault(v.said() or state, []).append(name)
+    why = "; ".join(f"{', '.join(names)}: {said}" for said, names in of.items())
+    if len(of_student) > 1 and state == NOT_MET:
+        why = f"not by any of {len(of_student)} students; {why}"
+    notes = dict.fromkeys(v.note for v in deciding.values() if v.note)
+    return Verdict(verdicts[0].condition, state, None, why, " ".join(notes))
 
 
 # ---------------------------------------------------------------- in words

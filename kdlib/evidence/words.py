@@ -3,13 +3,13 @@
 import numpy as np
 
 
-def number(value, unit="points", digits=1):
-    """A signed number with its unit: +1.2 points. What rounds to zero has no sign.
+def number(value, unit="points", digits=1, signed=True):
+    """A number with its unit and sign: +1.2 points. What rounds to zero has no sign.
 
     −0.01, the end of an interval that holds zero, would else be +0.0."""
-    rounded = round(value, digits)
-    text = f"{rounded:+.{digits}f}".replace("-", "−") if rounded else f"{0:.{digits}f}"
-    return f"{text} {unit}".strip()
+    rounded = round(value, digits) or 0.0
+    plus = "+" if signed and rounded else ""
+    return f"{rounded:{plus}.{digits}f} {unit}".strip().replace("-", "−")
 
 
 def told(result, unit="points", digits=1):
@@ -23,12 +23,12 @@ def told(result, unit="points", digits=1):
     return f"{number(result.estimate, unit, digits)} (95 % interval {low} to {high})"
 
 
-def brief(result, digits=1):
+def brief(result, digits=1, signed=True):
     """An interval, or a row of a table with one, in a cell, on one line: +1.2 (−0.3 to +2.7)."""
-    estimate = number(result.estimate, "", digits)
+    ends = (result.estimate, result.low, result.high)
+    estimate, low, high = (number(v, "", digits, signed) for v in ends)
     if np.isnan(result.low):
-        return estimate
-    low, high = (number(v, "", digits) for v in (result.low, result.high))
+        return "–" if np.isnan(result.estimate) else estimate
     return f"{estimate} ({low} to {high})".replace(" ", "\u00a0")
 
 

@@ -63,10 +63,11 @@ def source(given, role):
     """The Source of a path, an array, a tensor, a table, or a dictionary of arrays.
 
     role names it if it has no file. A path may be followed by columns, as in preds.csv:student, or
-    several with commas between them; a * stands for any letters.
+    several with commas between them; a * stands for any letters. A Source is given back without
+    what will be noted on it here.
     """
     if isinstance(given, Source):
-        return given
+        return replace(given, notes=list(given.notes))
     is_file = isinstance(given, (str, Path))
     name = encodable(str(given)) if is_file else role
     path, wanted = file_and_columns(given) if is_file else (None, "")

@@ -2,6 +2,7 @@
 definitions by hand and simulation."""
 
 import itertools
+import sys
 import tracemalloc
 
 import numpy as np
@@ -298,14 +299,13 @@ def test_every_part_is_told_once_and_in_order():
 
 
 def test_a_bar_is_drawn_in_a_terminal_only(monkeypatch, capsys):
-    with progress.bar() as begin:
-        assert begin is None
-    monkeypatch.setattr(progress.sys.stderr, "isatty", lambda: True, raising=False)
     monkeypatch.setattr(progress, "DELAY", 0)
-    with progress.bar() as begin:
-        for part in PARTS:
-            begin(part)
-    assert "transfer: part 5 of 6" in capsys.readouterr().err
+    for in_terminal in (False, True):
+        monkeypatch.setattr(sys.stderr, "isatty", lambda is_one=in_terminal: is_one, raising=False)
+        with progress.bar() as begin:
+            for part in PARTS:
+                begin(part)
+        assert ("transfer: part 5 of 6" in capsys.readouterr().err) == in_terminal
 
 
 def test_two_networks_that_agree_everywhere_are_two_if_their_files_differ(tmp_path):

@@ -17,9 +17,7 @@ from scipy.stats import false_discovery_control
 import kdlib
 from kdlib.__main__ import main
 from kdlib.asking import given
-from kdlib.auditing import comparison, standing
 from kdlib.auditing.students import named_files
-from kdlib.auditing.together import judge_each, together
 from kdlib.reading.sentences import AuditError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -201,35 +199,35 @@ def test_the_kind_of_scores_is_that_of_their_role_also_between_students(made):
 
 
 def test_the_answer_names_who_harmed_whom_and_what_is_not_decided(found):
-    said = standing.answer(found)
+    said = found.answer()
     assert re.match(r"Of 6 groups, kd harmed 1 and helped none; ada_alpha harmed none and", said[0])
     assert "corrected for 3 students x 6 groups" in said[0]
     assert said[1].startswith("On average over the groups, ada_alpha gains most: +")
     assert said[1].endswith("clearly better than every other student.")
     unclear = dataclasses.replace(found, pairs=found.pairs.assign(p_holm=0.06))
-    assert standing.answer(unclear)[1].endswith("better than kd or placebo is not decided.")
+    assert unclear.answer()[1].endswith("better than kd or placebo is not decided.")
 
 
 def test_worst_groups_are_decided_only_where_no_interval_overlaps(found):
     table = found.table.assign(
         worst_k_gain=[-20, 5, -3], worst_k_low=[-25, 1, -6], worst_k_high=[-15, 9, 0]
     )
-    apart = standing.answer(dataclasses.replace(found, table=table))[2]
+    apart = dataclasses.replace(found, table=table).answer()[2]
     assert apart.endswith("its interval lies above those of all others.")
     table = table.assign(worst_k_high=[-15, 9, 2])
-    overlap = standing.answer(dataclasses.replace(found, table=table))[2]
+    overlap = dataclasses.replace(found, table=table).answer()[2]
     assert "overlaps that of placebo, so who is best there is not decided" in overlap
 
 
 def test_a_gain_that_the_number_of_students_makes_unclear_is_called_so(found):
     table = found.table.assign(p=0.03, p_holm=0.09)
-    said = standing.answer(dataclasses.replace(found, table=table))[1]
+    said = dataclasses.replace(found, table=table).answer()[1]
     assert "which is not clear once it is corrected for 3 students" in said
 
 
 def test_where_nothing_changed_the_answer_says_so(found):
     none = found.table.assign(groups_harmed=0, groups_helped=0)
-    said = standing.answer(dataclasses.replace(found, table=none))[0]
+    said = dataclasses.replace(found, table=none).answer()[0]
     assert said.startswith("No student clearly harmed or helped any of 6 groups, corrected for 3")
 
 
@@ -241,7 +239,7 @@ def test_a_misspelt_option_is_a_typing_error_before_anything_is_read():
 def test_without_a_baseline_nobody_harms(made):
     y, teacher, students, _ = made
     found = kdlib.audit_students(y, teacher, students, resamples=20)
-    said = " ".join(standing.headline(found))
+    said = " ".join(found.headline())
     assert "harm" not in said and "is worse than its teacher in" in said
     assert said.count("There is no baseline") == 1
     assert "groups_worse" in found.table and "groups_harmed" not in found.table
@@ -251,8 +249,8 @@ def test_every_student_says_on_its_own_page_that_it_is_one_of_several(found):
     from kdlib.auditing import page
 
     a = found.audits["kd"]
-    assert page.title(a).startswith("kd: ")
-    assert any("corrected for 3 students x 6 groups" in s for s in page.cautions(a))
+    assert a.heading().startswith("kd: ")
+    assert any("corrected for 3 students x 6 groups" in s for s in a.cautions())
     assert "number of groups and of the 3 students that are compared" in page.page(a)
 
 
@@ -312,10 +310,8 @@ def test_words_that_name_no_student_are_refused_in_one_sentence(words, said):
 
 
 def test_a_condition_is_met_if_any_student_meets_it_and_says_which(found):
-    each = judge_each(
-        found, ["groups_harmed > 0", "groups_harmed > 3", "any teacher_log_loss < -1"]
-    )
-    judged = together(each)
+    texts = ["groups_harmed > 0", "groups_harmed > 3", "any teacher_log_loss < -1"]
+    judged = found.judge(texts)
     assert [v.state for v in judged.verdicts] == ["met", "not met", "not met"] and judged.code == 1
     assert judged.verdicts[0].why == "kd: the value is 1"
     assert "not by any of 3 students" in judged.verdicts[1].why
@@ -324,36 +320,33 @@ def test_a_condition_is_met_if_any_student_meets_it_and_says_which(found):
 def test_a_condition_is_unknown_if_none_meets_it_and_one_does_not_know(found):
     metrics = {k: v for k, v in found.audits["kd"].metrics.items() if k != "student_log_loss"}
     audits = found.audits | {"kd": dataclasses.replace(found.audits["kd"], metrics=metrics)}
-    judged = together(
-        judge_each(dataclasses.replace(found, audits=audits), ["student_log_loss > 99"])
-    )
+    judged = dataclasses.replace(found, audits=audits).judge(["student_log_loss > 99"])
     assert judged.code == 3 and judged.verdicts[0].why.startswith("kd: ")
 
 
 # ---------------------------------------------------------------- the command line
 
 
-@pytest.fixture
-def command(made, tmp_path, monkeypatch, capsys):
-    """Function of further arguments -> (exit code, stdout, stderr), in a folder with the files."""
+@pytest.fixture(scope="module")
+def files(made, tmp_path_factory):
     y, teacher, students, baseline = made
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(given, "audit", lambda *a, **k: kdlib.audit(*a, resamples=2, **k))
-    few = lambda *a, **k: kdlib.audit_students(*a, resamples=2, **k)  # noqa: E731
-    monkeypatch.setattr(given, "audit_students", few)
-    monkeypatch.setattr(comparison.page, "by_bucket", lambda a: [])
-    arrays = {"y": y, "t": teacher, "b0": baseline[0], "b1": baseline[1]}
+    folder = tmp_path_factory.mktemp("files")
+    arrays = {"y": y, "teacher": teacher, "b0": baseline[0], "b1": baseline[1]}
     for name, runs in students.items():
         arrays |= {f"{name}{k}": run for k, run in enumerate(runs)}
     for name, array in arrays.items():
-        np.save(tmp_path / f"{name}.npy", array)
-    usual = ["audit", "--labels", "y.npy", "--teacher", "t.npy", "--baseline", "b0.npy", "b1.npy"]
+        np.save(folder / f"{name}.npy", array)
+    return folder
 
-    def run(*more, students=("kd=kd0.npy", "kd1.npy", "ada=ada_alpha0.npy", "ada_alpha1.npy")):
-        code = main([*usual, "--student", *students, *map(str, more)])
-        return code, *capsys.readouterr()
 
-    return run
+USUAL = ["--baseline", "b0.npy", "b1.npy"]
+TWO = ("kd=kd0.npy", "kd1.npy", "ada=ada_alpha0.npy", "ada_alpha1.npy")
+
+
+@pytest.fixture
+def compare(command):
+    """The same function, by default of two students."""
+    return lambda *more, students=TWO: command("--student", *students, *more)
 
 
 def schema():
@@ -365,10 +358,10 @@ def schema():
     return jsonschema.Draft202012Validator(held["students.schema.json"], registry=registry)
 
 
-def test_pages_json_and_tables_are_written_for_all_and_for_each(command, tmp_path):
-    options = ["--summary", "s.md", "--junit", "j.xml", "--fail-if", "groups_harmed > 0"]
-    code, out, err = command(*options)
-    assert code in (0, 1) and out.splitlines()[-1].startswith("audit.html, audit.json, audit.csv, ")
+def test_pages_json_and_tables_are_written_for_all_and_for_each(compare, tmp_path):
+    options = ["--summary", "s.md", "--junit", "j.xml", "--fail-if", "any gain < 0"]
+    code, out, err = compare(*options)
+    assert code == 1 and out.splitlines()[-1].startswith("audit.html, audit.json, audit.csv, ")
     names = {f"audit{of}.{kind}" for of in ("", "-kd", "-ada") for kind in ("html", "json", "csv")}
     assert names <= {path.name for path in tmp_path.iterdir()}
     facts = json.loads((tmp_path / "audit.json").read_text())
@@ -387,36 +380,42 @@ def test_pages_json_and_tables_are_written_for_all_and_for_each(command, tmp_pat
     assert [suite.get("name") for suite in suites] == ["kdlib audit kd", "kdlib audit ada"]
     assert [len(suite.findall("testcase")) for suite in suites] == [1, 1]
     summary = (tmp_path / "s.md").read_text()
-    assert "### Student kd" in summary and "### Student ada" in summary
+    for part in (
+        "### Student kd",
+        "### Student ada",
+        "An estimate is not a test",
+        "`ada_alpha0.npy`",
+    ):
+        assert part in summary
 
 
-def test_the_earlier_audit_is_asked_by_name(command, tmp_path):
-    assert command("--out", "before.html")[0] == 0
+def test_the_earlier_audit_is_asked_by_name(compare, tmp_path):
+    assert compare("--out", "before.html")[0] == 0
     change = ["--fail-if", "change(average_gain) < -1", "--against", "before.json"]
-    code, _, _ = command(*change)
+    code, _, _ = compare(*change)
     facts = json.loads((tmp_path / "audit.json").read_text())
     assert code == 0 and facts["students"]["kd"]["fail_if"][0]["value"] == 0
     schema().validate(facts)
     renamed = ("kd=kd0.npy", "kd1.npy", "new=ada_alpha0.npy", "ada_alpha1.npy")
-    code, out, err = command(*change, students=renamed)
+    code, out, err = compare(*change, students=renamed)
     assert code == 3 and "before.json has no student new" in out and "new: " in err
     for before, students in (("before-kd.json", renamed), ("before.json", ("kd0.npy", "kd1.npy"))):
-        code, out, err = command("--against", before, students=students)
+        code, out, err = compare("--against", before, students=students)
         assert code == 2 and err.count("\n") == 1 and "--against" in err
 
 
-def test_nothing_that_is_read_or_written_otherwise_is_written_over(command, tmp_path):
+def test_nothing_that_is_read_or_written_otherwise_is_written_over(compare, tmp_path):
     table = pd.DataFrame(np.load("kd0.npy")).add_prefix("p")
     for name in ("x.csv", "x-kd.csv"):
         table.to_csv(tmp_path / name, index=False)
-        code, out, err = command("--out", "x.html", students=("kd=" + name, "ada=ada_alpha0.npy"))
+        code, out, err = compare("--out", "x.html", students=("kd=" + name, "ada=ada_alpha0.npy"))
         assert code == 2 and f"would write over {name}" in err and not out
-        code, out, err = command("--out", "x.html", students=("kd=" + name + ":p*", "a=kd1.npy"))
+        code, out, err = compare("--out", "x.html", students=("kd=" + name + ":p*", "a=kd1.npy"))
         assert code == 2 and f"would write over {name}" in err and not out
     for option in ("--summary", "--junit"):
-        code, _, err = command(option, "audit-kd.html", "--fail-if", "groups_harmed > 0")
+        code, _, err = compare(option, "audit-kd.html", "--fail-if", "groups_harmed > 0")
         assert code == 2 and "would write over what --out writes" in err
-        code, _, err = command(option, "kd0.npy", "--fail-if", "groups_harmed > 0")
+        code, _, err = compare(option, "kd0.npy", "--fail-if", "groups_harmed > 0")
         assert code == 2 and "would write over what this audit reads" in err
 
 
@@ -436,8 +435,8 @@ def test_nothing_that_is_read_or_written_otherwise_is_written_over(command, tmp_
     ],
     ids=lambda words: ascii(" ".join(words))[:30],
 )
-def test_what_cannot_be_done_is_one_line_and_exit_code_2(command, students):
-    code, out, err = command(students=students)
+def test_what_cannot_be_done_is_one_line_and_exit_code_2(compare, students):
+    code, out, err = compare(students=students)
     assert code == 2 and "points" not in out and err.count("\n") == 1 and err.startswith("kdlib: ")
     if "ada=nothing.npy" in students:
         assert not out  # not after the work on the first

@@ -15,7 +15,6 @@ import kdlib
 from kdlib.__main__ import main
 from kdlib.auditing import search as searching
 from kdlib.auditing.conditions import conditions_of
-from kdlib.auditing.headline import headline
 from kdlib.auditing.page import page
 from kdlib.evidence.significance import change
 from kdlib.reading.groups import groups_of, used_by
@@ -472,7 +471,7 @@ def test_what_was_found_stands_in_headline_page_and_json(audited):
     name = "<script>alert(1)</script>=a and c3=b"
     assert found.subgroups.subgroup[0] == name and found.subgroups.finding[0] == "harmed"
     assert found.metrics["subgroups_harmed"] == (found.subgroups.finding == "harmed").sum()
-    assert "confirmed on examples that had no part in the search" in " ".join(headline(found))
+    assert "confirmed on examples that had no part in the search" in " ".join(found.headline())
     html = page(found)
     assert "Subgroups found by a search" in html and "<script" not in html
     facts = json.loads(found.save(folder / "a.html")[1].read_text())
@@ -489,7 +488,7 @@ def test_without_a_baseline_a_subgroup_is_worse_than_the_teacher_not_harmed():
     found = kdlib.audit(y, teacher, student, search=table, resamples=2)
     assert found.subgroups.subgroup[0] == "c0=a and c3=b" and found.subgroups.finding[0] == "worse"
     assert found.metrics["subgroups_worse"] >= 1 and "subgroups_harmed" not in found.metrics
-    assert "worse than the teacher, confirmed" in " ".join(headline(found))
+    assert "worse than the teacher, confirmed" in " ".join(found.headline())
     row = found.subgroups.iloc[0]
     half = searching.halves_of(searching.Groups.of(y, range(10)), 8000, 0)
     some = (table["c0"] == "a") & (table["c3"] == "b") & (half == 1)
@@ -500,7 +499,7 @@ def test_without_a_baseline_a_subgroup_is_worse_than_the_teacher_not_harmed():
 def test_an_audit_without_a_search_has_none():
     y, predicted = models()
     found = kdlib.audit(y, *predicted, resamples=2)
-    assert found.subgroups is None and "search" not in " ".join(headline(found))
+    assert found.subgroups is None and "search" not in " ".join(found.headline())
 
 
 def test_the_command_line_takes_by_and_search(audited, tmp_path, monkeypatch, capsys):
