@@ -51,6 +51,18 @@ def by_hand(p, kind, i):
     return students > 0 and right > 0.5, students
 
 
+def said_by(p, kind, picture):
+    """How many networks are right, or take over the label that stands below a lost image."""
+    wanted = p.group_names.index(picture.label if kind == "won" else picture.wrong)
+    said = [run.test_plus().predicted[picture.row] == wanted for run in p.runs["kd"]]
+    taught = [t.test_plus().predicted[picture.row] == wanted for t in p.teachers]
+    return sum(said) if kind == "won" else sum(np.logical_and(said, taught))
+
+
+def pictures_in(shown):
+    return [picture for row in shown.rows for picture in row.pictures]
+
+
 def gain_by_hand(p):
     """{group: points}"""
     return dict(zip(p.group_names, p.group_gain("kd").mean(axis=0), strict=True))
@@ -60,7 +72,7 @@ def gain_by_hand(p):
 def test_what_is_shown_was_lost_or_won_and_most_networks_say_so(p, draw):
     shown = draw(p)
     kind = draw.__name__
-    assert len(shown.rows) > 1 and len(shown.table) > 4
+    assert len(shown.rows) > 1 and len(pictures_in(shown)) > 4
     counted = 0
     for row in shown.rows:
         inside = np.flatnonzero(p.group == p.group_names.index(row.group))
@@ -68,18 +80,18 @@ def test_what_is_shown_was_lost_or_won_and_most_networks_say_so(p, draw):
         counted += len(every)
         assert row.note.endswith(f"{len(row.pictures)} of {len(every)} such images")
         assert {x.row for x in row.pictures} <= set(every)
-        assert [x.students for x in row.pictures] == sorted(every.values())[::-1][
-            : len(row.pictures)
-        ]
+        first = sorted(every.values())[::-1][: len(row.pictures)]
+        assert [every[x.row] for x in row.pictures] == first
+        assert all(x.students == said_by(p, kind, x) for x in row.pictures)
         assert all(x.label == row.group != x.wrong for x in row.pictures)
     assert f" {counted} of {40 * len(shown.rows)} test images of " in shown.sentence
 
 
 def test_what_is_lost_has_the_label_of_a_teacher_and_what_is_won_that_of_a_baseline(p):
     for draw, of in ((pictures.lost, p.teachers), (pictures.won, p.runs["one_hot"])):
-        for row in draw(p).table.itertuples():
-            said = [run.test_plus().predicted[row.row] for run in of]
-            assert p.group_names.index(row.wrong) in said
+        for picture in pictures_in(draw(p)):
+            said = [run.test_plus().predicted[picture.row] for run in of]
+            assert p.group_names.index(picture.wrong) in said
 
 
 @BOTH
@@ -117,8 +129,9 @@ def test_another_method_can_be_the_baseline(p):
     shown = pictures.won(p, "ada_alpha", "kd")
     assert "compared with distillation, AdaAlpha wins" in shown.sentence
     right = [p.predicted(method) == p.y for method in ("ada_alpha", "kd")]
-    for row in shown.table.row:
-        assert right[0][:, row].mean() > 0.5 > right[1][:, row].mean()
+    for picture in pictures_in(shown):
+        mine, other = (correct[:, picture.row].mean() for correct in right)
+        assert mine > 0.5 > other
 
 
 # ---------------------------------------------------------------- the images
@@ -127,12 +140,12 @@ def test_another_method_can_be_the_baseline(p):
 def test_the_pixels_are_those_of_the_example(p):
     page = Document(pictures.lost(p)._repr_html_())
     images = [a for _, a in page.all("img")]
-    table = pictures.lost(p).table
-    assert len(images) == len(table) <= pictures.MOST
-    for row, image in zip(table.row, images, strict=True):
+    lost = pictures_in(pictures.lost(p))
+    assert len(images) == len(lost) <= pictures.MOST
+    for picture, image in zip(lost, images, strict=True):
         data = base64.b64decode(image["src"].removeprefix("data:image/png;base64,"))
         seen = Image.open(io.BytesIO(data))
-        assert seen.size == (64, 64) and seen.convert("L").getpixel((9, 9)) == row % 256
+        assert seen.size == (64, 64) and seen.convert("L").getpixel((9, 9)) == picture.row % 256
 
 
 @BOTH
