@@ -62,8 +62,8 @@ def pages(wanted, named, out, notebooks, say):
         out,
         notebooks,
         books=books,
-        # of all for each, since the overview reads them all; and whether there are images to show
-        inputs=dict.fromkeys(sources, [s["records sha256"] for s in sources.values()] + [*found()]),
+        # of all, since the overview reads them all; and whether there are images to show
+        inputs=[s["records sha256"] for s in sources.values()] + [*found()],
         provenance=sources,
         verdicts=cards,
         say=say,

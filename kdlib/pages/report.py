@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import papermill
@@ -31,27 +31,18 @@ class NotebookFailed(KdlibError):
 
 @dataclass(frozen=True)
 class Page:
-    """One page of the report."""
+    """A page of the report: what it is made from, and what became of it."""
 
     study: str
-    name: str  # the notebook's file name without .ipynb
-    html: Path
-    status: str  # "built", "unchanged" or "failed"
-    seconds: float = 0
-    message: str = ""  # why it failed
-
-
-@dataclass(frozen=True)
-class _Planned:
-    """A page that may have to be built: what it is made from, how it looks, and its stamps."""
-
-    study: str
-    book: Path
+    book: Path  # its notebook
     folder: Path  # of the page
     parameters: dict
     provenance: dict
-    links: list
+    links: dict
     stamp: list  # digests of what it is made from and of its looks
+    status: str = "unchanged"  # or "built" or "failed"
+    seconds: float = 0
+    message: str = ""  # why it failed
 
     @property
     def name(self):
@@ -61,10 +52,9 @@ class _Planned:
     def executed(self):
         return self.folder / self.book.name
 
-    def page(self, status, *more):
-        """The Page."""
-        html = self.folder / f"{self.book.stem}.html"
-        return Page(self.study, self.book.stem, html, status, *more)
+    @property
+    def html(self):
+        return self.executed.with_suffix(".html")
 
 
 def execute(notebook, output, parameters, kernel=None):
@@ -106,8 +96,8 @@ def _folder_of(notebook):
 def build(studies, out, notebooks, *, books, inputs, provenance, verdicts, say=print):
     """Run the notebooks of each study, write what is not up to date, then index.html.
 
-    studies: {name: parameters beside `study`}. By study: books, the names of its notebooks; inputs,
-    a digest of what they read (its records); provenance, see render. verdicts(study): the cards of
+    studies: {name: parameters beside `study`}. By study: books, the names of its notebooks, and
+    provenance, see render. inputs: digests of what any of them reads. verdicts(study): the cards of
     findings.verdicts, asked for when the pages are there, since those compute what it needs. Pages
     are built side by side, one for each core. Returns [Page], a failed notebook among them.
     KdlibError if `out` cannot be written."""
@@ -122,9 +112,9 @@ def build(studies, out, notebooks, *, books, inputs, provenance, verdicts, say=p
         run = {"study": study, **more}
         looks = _digest(*_files(TEMPLATE), provenance[study], links[study])
         for book in of[study]:
-            stamp = [_digest(book, *_files(HERE), run, inputs[study]), looks]
-            plan = out / study, run, provenance[study], links[study], stamp
-            planned.append(_Planned(study, book, *plan))
+            stamp = [_digest(book, *_files(HERE), run, inputs), looks]
+            made_from = run, provenance[study], links[study]
+            planned.append(Page(study, book, out / study, *made_from, stamp))
     try:
         pages = _built(planned, out / STAMPS, say)
         cards = {study: verdicts(study) for study in studies}
@@ -139,50 +129,47 @@ def build(studies, out, notebooks, *, books, inputs, provenance, verdicts, say=p
 
 
 def _built(planned, stamps_file, say):
-    """The Pages of what is planned, in its order; stamps are kept of what is up to date."""
+    """What is planned, with what became of it; stamps are kept of what is up to date."""
     stamps, pages = _stamps(stamps_file), {}
 
-    def ended(plan, page):
-        pages[plan.name] = page
-        say(f"{plan.name}: {page.status} ({page.seconds:.0f} s) {page.message}".strip())
+    def ended(page):
+        pages[page.name] = page
+        say(f"{page.name}: {page.status} ({page.seconds:.0f} s) {page.message}".strip())
 
-    old = {plan.name: stamps.get(plan.name) for plan in planned}
-    todo = []
-    for plan in planned:
-        page = plan.page("unchanged")
-        if old[plan.name] == plan.stamp and page.html.exists():
-            ended(plan, page)
+    old, todo = dict(stamps), []
+    for page in planned:
+        if old.get(page.name) == page.stamp and page.html.exists():
+            ended(page)
         else:
-            todo.append(plan)
-            stamps.pop(plan.name, None)  # lest a run cut short pass for a good one
+            todo.append(page)
+            stamps.pop(page.name, None)  # lest a run cut short pass for a good one
     if todo:
         write(stamps_file, json.dumps(stamps))
     at_once = min(available_cores(), MOST_AT_ONCE, len(todo))
     make = functools.partial(_page, old=old)
     with contextlib.closing(side_by_side(todo, make, at_once)) as steps:
-        for plan, page in steps:
+        for _, page in steps:
             if page.status == "built":
-                stamps[plan.name] = plan.stamp
+                stamps[page.name] = page.stamp
                 write(stamps_file, json.dumps(stamps))
-            ended(plan, page)
-    return [pages[plan.name] for plan in planned]
+            ended(page)
+    return [pages[page.name] for page in planned]
 
 
-def _page(plan, kernel, old):
-    """The Page of a plan: run if its sources changed since the stamps `old`, and drawn."""
-    began, failure, stamp = time.perf_counter(), "", old[plan.name]
-    if not (stamp and stamp[0] == plan.stamp[0] and plan.executed.exists()):
+def _page(page, kernel, old):
+    """The Page, run if its sources changed since the stamps `old`, and drawn."""
+    began, failure, stamp = time.perf_counter(), "", old.get(page.name)
+    if not (stamp and stamp[0] == page.stamp[0] and page.executed.exists()):
         try:
-            execute(plan.book, plan.executed, plan.parameters, kernel)
+            execute(page.book, page.executed, page.parameters, kernel)
         except NotebookFailed as error:
             if kernel.stopped:
                 raise
             failure = str(error)
             kernel.end()  # whatever it has done to it
-    page = plan.page("failed" if failure else "built", time.perf_counter() - began, failure)
-    how = plan.provenance, plan.links, page.seconds, failure
-    render(plan.executed, page.html, *how)
-    return page
+    seconds, status = time.perf_counter() - began, "failed" if failure else "built"
+    render(page.executed, page.html, page.provenance, page.links, seconds, failure)
+    return replace(page, status=status, seconds=seconds, message=failure)
 
 
 def _files(folder):

@@ -11,6 +11,7 @@ import re
 import threading
 import time
 import unicodedata
+from types import SimpleNamespace
 
 import pandas as pd
 import pypdf
@@ -60,14 +61,15 @@ def gallery(browser, tmp_path_factory):
         patch.setenv("KDLIB_RECORDS", str(folder / "records"))
         rates = {"kd": but(0.8, few=0.3), "shuffled": ("kd", "one_hot")}
         write_study(STUDIES["digits"], 2, names=NAMES, facts=history, **rates)
-        by_study = {"books": BOOKS, "provenance": PROVENANCE, "inputs": ""}
         pages = report.build(
             {"digits": {"seeds": 2}},
             folder / "reports",
             ROOT / "notebooks",
             say=lambda line: None,
+            books={"digits": BOOKS},
+            inputs="",
+            provenance={"digits": PROVENANCE},
             verdicts=lambda study: CARDS,
-            **{name: {"digits": value} for name, value in by_study.items()},
         )
     assert [page.message for page in pages] == [""] * len(BOOKS)
     with served(folder / "reports") as address:
@@ -318,7 +320,8 @@ def test_the_index_of_all_studies_is_four_screens_long(browser, gallery, tmp_pat
     page.write_text(browser.page_source, encoding="utf-8")
     pages, verdicts = [], {}
     for name, study in STUDIES.items():
-        pages += [report.Page(name, book, page, "built") for book in KINDS[study.kind]]
+        same = SimpleNamespace(study=name, html=page, status="built")
+        pages += [same for _ in KINDS[study.kind]]
         both = [c | {"pair": pair} for pair in ("resnet8 → resnet8", "cnn → cnn") for c in CARDS]
         verdicts[name] = [*both, *both[:3], *both[-3:]] if study.kind == "findings" else []
     provenance = dict.fromkeys(STUDIES, PROVENANCE)

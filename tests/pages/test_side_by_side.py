@@ -35,7 +35,7 @@ def build(folder, books, say=lambda line: None):
         cells.append(new_code_cell(PARAMETERS, metadata={"tags": ["parameters"]}))
         cells.append(new_code_cell(source))
         nbformat.write(new_notebook(cells=cells), folder / "notebooks" / f"{name}.ipynb")
-    how = {"books": {"digits": list(books)}, "inputs": {"digits": ""}, "provenance": {"digits": {}}}
+    how = {"books": {"digits": list(books)}, "inputs": "", "provenance": {"digits": {}}}
     places = folder / "reports", folder / "notebooks"
     return report.build({"digits": {}}, *places, **how, verdicts=lambda study: [], say=say)
 
