@@ -20,8 +20,7 @@ from kdlib.auditing.tables import CHANGED
 from kdlib.auditing.together import judge_each, together
 from kdlib.evidence.words import brief, number
 from kdlib.pages.drawing import captioned, drawn, legend
-from kdlib.pages.report_template.tidy import tidy
-from kdlib.pages.shown import TEMPLATES, Table, csv_text, table_html
+from kdlib.pages.shown import TEMPLATES, Table, csv_text, table_html, tidy
 from kdlib.reading.said import of_student
 from kdlib.reading.sentences import printable
 

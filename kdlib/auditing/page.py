@@ -31,8 +31,7 @@ from kdlib.auditing.tables import CHANGED
 from kdlib.auditing.verdicts import Judgement, judge
 from kdlib.config import KdlibError, count_of
 from kdlib.evidence.stats import Interval
-from kdlib.pages.report_template.tidy import tidy
-from kdlib.pages.shown import TEMPLATES, Appendix, Headline, Table, csv_text, table_html
+from kdlib.pages.shown import TEMPLATES, Appendix, Headline, Table, csv_text, table_html, tidy
 from kdlib.reading.names import ROLES
 from kdlib.reading.read import file_and_columns
 from kdlib.reading.sentences import AuditError, printable

@@ -7,14 +7,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import nbformat
-from markupsafe import Markup
+from latex2mathml.converter import convert
+from markupsafe import Markup, escape
+from mistune import HTMLRenderer
 from nbconvert.exporters.templateexporter import TemplateExporter
 from nbconvert.filters import Highlight2HTML
+from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 
 from kdlib.config import KdlibError
-from kdlib.pages.report_template.filters import markdown
-from kdlib.pages.report_template.tidy import tidy
-from kdlib.pages.shown import HERE, TEMPLATES
+from kdlib.pages.shown import HERE, TEMPLATES, tidy
 from kdlib.study.grids import STUDIES
 from kdlib.study.provenance import marked
 
@@ -36,6 +37,11 @@ WORDS = {  # of a notebook in links
     "90_anchors": "published numbers",
     "91_choice_of_recipe": "choice of the recipe",
 }
+
+MATHML = (
+    "math|m(row|i|o|n|text|space|s|frac|sqrt|root|sub|sup|subsup|under|over|underover|table|tr|td"
+    "|style|padded|phantom|enclose|multiscripts)"
+)
 
 
 def read_parameters(source, where):
@@ -148,27 +154,31 @@ def write_index(pages, html, verdicts, provenance):
     there is one. Returns `html`."""
     studies = []
     for name in dict.fromkeys(page.study for page in pages):
-        glances = [_glance(page) for page in pages if page.study == name]
-        facts = {"name": name, "about": STUDIES.get(name), "pages": glances}
+        glances = [_glance(page, html.parent) for page in pages if page.study == name]
+        facts = {"name": name, "about": STUDIES[name], "pages": glances}
         studies.append(facts | {"verdicts": verdicts[name], "provenance": provenance[name]})
     studies.sort(key=_place(studies))
     index = TEMPLATES.get_template("index.html.j2")
-    text = index.render(studies=studies, root=html.parent, now=datetime.now(UTC))
+    text = index.render(studies=studies, now=datetime.now(UTC))
     return write(html, tidy(text))
 
 
-def _glance(page):
-    """What the index shows of a page; HTML where it is text of the page."""
+def _glance(page, folder):
+    """What the index in a folder shows of a page; HTML where it is text of the page."""
     text = page.html.read_text("utf-8")
-    answer = [Markup(sentence) for sentence in ANSWER.findall(text)]
-    title = Markup(TITLE.search(text)[1])
-    looks = {"figure": _first(FIGURE, text), "picture": _first(PICTURE, text)}
-    return {"page": page, "title": title, "answer": answer} | looks
 
+    def first(pattern):
+        found = pattern.search(text)
+        return Markup(found[0]) if found else ""
 
-def _first(pattern, text):
-    found = pattern.search(text)
-    return Markup(found[0]) if found else ""
+    return {
+        "address": page.html.relative_to(folder).as_posix(),
+        "failed": page.status == "failed",
+        "title": Markup(TITLE.search(text)[1]),
+        "answer": [Markup(sentence) for sentence in ANSWER.findall(text)],
+        "figure": first(FIGURE),
+        "picture": first(PICTURE),
+    }
 
 
 def _place(studies):
@@ -179,7 +189,51 @@ def _place(studies):
 
     def key(study):
         own, about = chapter(study["name"]), study["about"]
-        last = [bool(about and about.demonstration), bool(about and about.superseded)]
-        return [*last, own not in decided, order.index(own), study["name"] != own]
+        last = about.demonstration, about.superseded
+        return *last, own not in decided, order.index(own), study["name"] != own
 
     return key
+
+
+# ---------------------------------------------------------------- Markdown, with formulas as MathML
+
+
+class MathMLRenderer(IPythonRenderer):
+    """Markdown as Jupyter reads it, with formulas as MathML: no script has to draw them later."""
+
+    # to embed pictures, nbconvert parses each tag of inline HTML alone, which closes it at once
+    inline_html, block_html = HTMLRenderer.inline_html, HTMLRenderer.block_html
+
+    def block_math(self, body):
+        return formula(body, "block")
+
+    def inline_math(self, body):
+        return formula(body, "inline")
+
+    def latex_environment(self, name, body):
+        return formula(rf"\begin{{{name}}}{body}\end{{{name}}}", "block")
+
+
+def markdown(text, escape=False, **options):
+    """HTML of Markdown; with `escape`, HTML inside it is text.
+
+    options: of nbconvert's IPythonRenderer."""
+    renderer = MathMLRenderer(
+        escape=escape, allow_harmful_protocols=False, embed_images=True, **options
+    )
+    return MarkdownWithMath(renderer).render(text)
+
+
+def formula(tex, display):
+    """MathML of a formula, or its source where the converter cannot read it.
+
+    display: "block" or "inline"."""
+    try:
+        found = convert(tex.replace("{aligned}", "{align*}"), display=display)
+    except Exception:  # a dozen classes without a common base, IndexError among them
+        found = ""
+    if not found or "<mi>\\" in found:  # an unknown command comes back as a name
+        return f'<code class="tex">{escape(tex)}</code>'
+    # the converter does not escape what stands in \text{...}
+    found = re.sub(r"&(?!#?\w+;)", "&amp;", found)
+    return re.sub(rf"<(?!/?({MATHML})\b)", "&lt;", found)

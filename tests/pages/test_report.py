@@ -16,7 +16,6 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from kdlib.config import KdlibError
 from kdlib.pages import publish, render, report, shown
-from kdlib.pages.report_template import filters
 from kdlib.study.grids import KINDS, STUDIES
 
 PARAMETERS = """study = "digits"                # which study = a key of STUDIES
@@ -74,7 +73,7 @@ NAMES = ("00_overview", "01_gains")
 def make(folder, studies=("digits",), parameters=None, books=NAMES, **options):
     said = []
     every = dict.fromkeys(studies, PROVENANCE)
-    usual = {"books": dict.fromkeys(studies, books), "inputs": dict.fromkeys(studies, "")}
+    usual = {"books": dict.fromkeys(studies, books), "inputs": ""}
     usual |= {"provenance": every, "verdicts": lambda study: CARDS}
     asked = dict.fromkeys(studies, parameters or {})
     places = folder / "reports", folder / "notebooks"
@@ -313,7 +312,7 @@ def test_text_from_data_is_text(built):
     words = "".join(words for words, _ in Document(page).all("main"))
     assert HOSTILE in words  # in a generated sentence
     assert HOSTILE in "".join(words for words, _ in Document(page).all("footer"))
-    assert filters.formula(r"\text{<script>x</script>} & a<b", "inline").count("<script") == 0
+    assert render.formula(r"\text{<script>x</script>} & a<b", "inline").count("<script") == 0
 
 
 def test_hostile_parameter_is_text(tmp_path):
@@ -354,8 +353,8 @@ def test_pictures_of_other_kinds_and_damaged_formulas(tmp_path):
 
 def test_html_in_prose_stays_where_it_is():
     said = "<p>a <b>x</b> c, 1 &lt; 2 <em>y</em></p>\n"
-    assert filters.markdown("a <b>x</b> c, 1 < 2 *y*") == said
-    assert filters.markdown("a <b>x</b>", escape=True) == "<p>a &lt;b&gt;x&lt;/b&gt;</p>\n"
+    assert render.markdown("a <b>x</b> c, 1 < 2 *y*") == said
+    assert render.markdown("a <b>x</b>", escape=True) == "<p>a &lt;b&gt;x&lt;/b&gt;</p>\n"
 
 
 # Building again
@@ -387,7 +386,7 @@ def test_only_what_changed_is_built_again(tmp_path, monkeypatch):
         pages, _ = make(tmp_path, books=("a", "b"), **options)
         return [page.status for page in pages], sorted(runs)
 
-    other = {"inputs": {"digits": "other records"}}
+    other = {"inputs": "other records"}
     assert again() == (["built", "built"], ["a", "b"])
     assert again() == (["unchanged", "unchanged"], [])
     house_notebook(two, title="# Another")

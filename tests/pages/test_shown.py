@@ -26,7 +26,6 @@ from kdlib.evidence import words
 from kdlib.methods import ARMS, METHODS, look_of, name_of
 from kdlib.pages import anchors, classes, drawing, gains, shown, transfer, trust
 from kdlib.pages.drawing import DESK, PHONE, Shown
-from kdlib.pages.report_template.tidy import said_once
 from kdlib.pages.shown import Headline, Table, Verdicts
 
 DRAWN = ["kd", "ada_alpha", "ada_margin"]
@@ -411,10 +410,10 @@ def test_a_caption_leaves_out_what_the_headline_says_but_for_what_it_is_of(drawn
     first, second = drawn["gain_by_bucket"], drawn["calibration"]
     page = first._repr_html_() + second._repr_html_()
     head = Headline([first.sentence])._repr_html_()
-    captions = re.findall(r"<figcaption>(.*?)</figcaption>", said_once(head + page))
+    captions = re.findall(r"<figcaption>(.*?)</figcaption>", shown.said_once(head + page))
     assert captions[0] == f"<strong>cnn_small → cnn_small.</strong> {first.caption}"
-    assert second.sentence in captions[1] and said_once(page) == page
-    assert said_once(head + page).count(first.sentence) == 2  # and to who does not see
+    assert second.sentence in captions[1] and shown.said_once(page) == page
+    assert shown.said_once(head + page).count(first.sentence) == 2  # and to who does not see
 
 
 def test_buckets_are_words_where_they_are_shown(drawn):
