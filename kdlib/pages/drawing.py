@@ -4,7 +4,6 @@ A figure function gives (paint, sentence, table). paint(width) draws it so many 
 called when the figure is looked at, so that a sentence alone costs no drawing.
 """
 
-import base64
 import contextlib
 import functools
 import io
@@ -22,7 +21,7 @@ from matplotlib.transforms import Bbox
 
 from kdlib.evidence.counts import BUCKETS
 from kdlib.methods import look_of
-from kdlib.pages.shown import HERE, TEMPLATES, table_html
+from kdlib.pages.shown import HERE, base64_of, html_of, table_html
 
 STYLE = str(HERE / "paper.mplstyle")
 LINE = {"color": "#444444", "linewidth": 1}  # of zero
@@ -72,10 +71,9 @@ class Shown:
         return buffer.getvalue()
 
     def _repr_html_(self):
-        pictures = [base64.b64encode(self.svg(narrow)).decode() for narrow in (False, True)]
+        pictures = [base64_of(self.svg(narrow)) for narrow in (False, True)]
         data = Markup(table_html(in_words(self.table), self.caption))
-        macros = TEMPLATES.get_template("shown.html.j2").module
-        return str(macros.figure(self.sentence, self.caption, *pictures, data))
+        return html_of("figure", self.sentence, self.caption, *pictures, data)
 
 
 def captioned(draw):

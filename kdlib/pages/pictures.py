@@ -4,7 +4,6 @@ An audit chooses and shows them as a study does. S networks of a method, n of wh
 with, N examples.
 """
 
-import base64
 import functools
 import io
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ import numpy as np
 from kdlib.config import KdlibError
 from kdlib.evidence.words import number
 from kdlib.methods import name_of
-from kdlib.pages.shown import TEMPLATES
+from kdlib.pages.shown import base64_of, html_of
 from kdlib.study.cifar import DataError
 
 MOST = 24  # pictures in all
@@ -124,7 +123,7 @@ class Pictures:
         return f"{self.panel}: {p.name}, class {p.label}, {said}."
 
     def _repr_html_(self):
-        return TEMPLATES.get_template("pictures.html.j2").render(shown=self)
+        return html_of("pictures", self)
 
 
 def lost(p, method="kd", over="one_hot", groups=()):
@@ -284,4 +283,4 @@ def thumbnail(image):
     else:
         image.save(buffer, "JPEG", quality=85)
     kind = "png" if small else "jpeg"
-    return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
+    return f"data:image/{kind};base64,{base64_of(buffer.getvalue())}"

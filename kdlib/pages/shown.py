@@ -22,11 +22,13 @@ TEMPLATES = Environment(loader=FileSystemLoader(FOLDERS), autoescape=True, trim_
 LONG = 32  # letters of a cell that may be wrapped
 
 
-def _html(macro, *arguments):
+def html_of(macro, *arguments):
+    """A macro of shown.html.j2, filled."""
     return str(getattr(TEMPLATES.get_template("shown.html.j2").module, macro)(*arguments))
 
 
-def _base64(data):
+def base64_of(data):
+    """Bytes as the text of an address."""
     return base64.b64encode(data).decode()
 
 
@@ -56,7 +58,7 @@ class Appendix:
         data = csv_text(self.data).encode()
         size = f"{count_of(len(self.data), 'row')}, {len(data) / 1000:.0f} kB"
         table = Markup(table_html(self.table, self.caption))
-        return _html("appendix", self.caption, self.file, _base64(data), size, table)
+        return html_of("appendix", self.caption, self.file, base64_of(data), size, table)
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,7 @@ class Verdicts:
     cards: list
 
     def _repr_html_(self):
-        return _html("verdicts", self.cards)
+        return html_of("verdicts", self.cards)
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,7 @@ class Headline:
     cards: list = ()
 
     def _repr_html_(self):
-        return _html("headline", self.sentences, self.cards)
+        return html_of("headline", self.sentences, self.cards)
 
 
 # ---------------------------------------------------------------- tables
@@ -110,7 +112,7 @@ def table_html(table, caption):
         side = ' style="text-align: left"' if words else ""
         long = ' class="long"' if max(map(len, cells[column]), default=0) > LONG else ""
         columns.append((column, Markup(side + long)))
-    return _html("table", caption, columns, cells.itertuples(index=False))
+    return html_of("table", caption, columns, cells.itertuples(index=False))
 
 
 def _cell(value):
