@@ -104,9 +104,7 @@ def shot(name):
 
 def in_words(table):
     """A table with its buckets in words."""
-    if "bucket" not in table:
-        return table
-    return table.assign(bucket=table.bucket.map(shot))
+    return table.assign(bucket=table.bucket.map(shot)) if "bucket" in table else table
 
 
 # ---------------------------------------------------------------- axes

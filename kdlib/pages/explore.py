@@ -13,7 +13,7 @@ from kdlib.evidence.stats import interval
 from kdlib.evidence.words import brief, number
 from kdlib.methods import name_of
 from kdlib.pages import classes, gains, pictures
-from kdlib.pages.shown import Headline, Table, plus_minus
+from kdlib.pages.shown import Headline, Table, ends, plus_minus
 from kdlib.study import files
 from kdlib.study.done import complete_seeds
 from kdlib.study.grids import STUDIES, study
@@ -70,10 +70,9 @@ def menus(given, strict=False):
 
     "" stands for the first that there is, and so does what is not there, unless `strict`: then it
     is a KdlibError, as is a study without records."""
-    options = (_studies, _pairs, _methods, _others, _groups)
     chosen, allowed = {}, {}
-    for name, found in zip(Choice._fields, options, strict=True):
-        allowed[name] = found(**chosen)
+    for name in Choice._fields:
+        allowed[name] = _options(name, **chosen)
         value = given.get(name) or next(iter(allowed[name]))
         if value not in list(allowed[name]):  # which lists have no hash for
             if strict:
@@ -85,33 +84,24 @@ def menus(given, strict=False):
     return Choice(**chosen), allowed
 
 
-def _studies():
-    names = on_record()
-    if not names:
-        raise KdlibError(
-            f"{files.folder()}: no study has a complete seed on record; "
-            "`python -m kdlib run digits` makes some."
-        )
-    return {name: f"{name}: {STUDIES[name].title}" for name in names}
-
-
-def _pairs(study):
-    return {"/".join(pair): " → ".join(pair) for pair in STUDIES[study].pairs}
-
-
-def _methods(study, pair):
-    return {method: name_of(method) for method in panel_of(study, pair).methods}
-
-
-def _others(study, pair, method):
-    return {m: name_of(m) for m in panel_of(study, pair).runs if m != method}
-
-
-def _groups(study, pair, method, over):
-    """Those that lose most come first."""
+def _options(name, study="", pair="", method="", over=""):
+    """{value: its words} of a parameter, after those before it were chosen."""
+    if name == "study":
+        if not (names := on_record()):
+            raise KdlibError(
+                f"{files.folder()}: no study has a complete seed on record; "
+                "`python -m kdlib run digits` makes some."
+            )
+        return {name: f"{name}: {STUDIES[name].title}" for name in names}
+    if name == "pair":
+        return {"/".join(pair): " → ".join(pair) for pair in STUDIES[study].pairs}
     p = panel_of(study, pair)
+    if name == "method":
+        return {m: name_of(m) for m in p.methods}
+    if name == "over":
+        return {m: name_of(m) for m in p.runs if m != method}
     gain = p.group_gain(method, over).mean(axis=0)
-    order = np.argsort(gain, kind="stable")
+    order = np.argsort(gain, kind="stable")  # those that lose most come first
     names = {p.group_names[g]: f"{p.group_names[g]} ({number(gain[g], '')})" for g in order}
     return {"": "those that change most", **names}
 
@@ -162,8 +152,7 @@ def _figures(p, method, over):
 
 def answer(p, method, over, found):
     """Which classes gain most and least, in words; found: the table of gains by class."""
-    ends = (found.loc[at] for at in (found.gain.idxmax(), found.gain.idxmin()))
-    most, least = (f"{row.group} ({number(row.gain)})" for row in ends)
+    least, most = (f"{row.group} ({number(row.gain)})" for row in ends(found, "gain"))
     said = (
         f"{p.study.name}, {p.name}: compared with {name_of(over)}, {name_of(method)} gains most in "
         f"{most} and least in {least}; "

@@ -154,6 +154,11 @@ def estimates(places, methods, found, column="bucket"):
     return pd.DataFrame(rows)
 
 
+def ends(table, column="estimate"):
+    """The rows with the lowest and the highest value."""
+    return table.loc[table[column].idxmin()], table.loc[table[column].idxmax()]
+
+
 def plus_minus(result, digits=1, signed=False):
     """An Interval in a narrow cell: 38.0 ± 0.9; without the half-width where it has none."""
     estimate = number(result.estimate, "", digits) if signed else f"{result.estimate:.{digits}f}"

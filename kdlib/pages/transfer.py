@@ -22,10 +22,9 @@ def plot_margin_and_gain(p, correlation):
     table = gain_by_group(p)
     names = table.group.str.replace("_", " ")
     marks = table.assign(group=names, bucket=table.bucket.map(label_of))
-    looks = {label_of(name): look for name, look in BUCKET_LOOKS.items()}
 
     def paint(width):
-        return margin_against_gain(width, marks, "bucket", looks, name_of("one_hot"))
+        return margin_against_gain(width, marks, "bucket", BUCKET_LOOKS, name_of("one_hot"))
 
     columns = ["group", "n_train", "bucket", "margin", "gain"]
     return paint, f"{p.name}: {correlation}", table[columns]
