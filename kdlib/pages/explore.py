@@ -13,7 +13,7 @@ from kdlib.evidence.stats import interval
 from kdlib.evidence.words import brief, number
 from kdlib.methods import name_of
 from kdlib.pages import classes, gains, pictures
-from kdlib.pages.shown import Headline, Table, ends, plus_minus
+from kdlib.pages.shown import Headline, Table, plus_minus
 from kdlib.study import files
 from kdlib.study.done import complete_seeds
 from kdlib.study.grids import STUDIES, study
@@ -123,7 +123,7 @@ def parts(choice):
     name, pair, method, over, group = choice
     p = panel_of(name, pair)
     by_bucket, by_class = _figures(p, method, over)
-    yield Headline([answer(p, method, over, by_class.table)])
+    yield Headline([answer(p, by_class)])
     yield by_bucket
     yield by_class
     yield table(p, method, over, group)
@@ -150,18 +150,11 @@ def _figures(p, method, over):
     return by_bucket, classes.plot_gain_by_group(p, method, over)
 
 
-def answer(p, method, over, found):
-    """Which classes gain most and least, in words; found: the table of gains by class."""
-    least, most = (f"{row.group} ({number(row.gain)})" for row in ends(found, "gain"))
-    said = (
-        f"{p.study.name}, {p.name}: compared with {name_of(over)}, {name_of(method)} gains most in "
-        f"{most} and least in {least}; "
-    )
-    seeds = f"{p.seeds} of {p.study.seeds} planned seeds are on record"
-    if p.seeds < 2:
-        return f"{said}{seeds}, too few to tell that from chance."
-    helped, harmed = ((found.finding == word).sum() for word in ("helped", "harmed"))
-    return f"{said}of {len(found)} it clearly helps {helped} and clearly harms {harmed}. {seeds}."
+def answer(p, figure):
+    """What the figure of the classes says, and how many seeds it is of."""
+    few = ", too few to tell a gain from chance" if p.seeds < 2 else ""
+    seeds = f"{p.seeds} of {p.study.seeds} planned seeds are on record{few}."
+    return f"{p.study.name}, {figure.sentence} {seeds}"
 
 
 def table(p, method, over, group=""):

@@ -85,13 +85,12 @@ def links_of(books):
     for here in books:
         own = [study for study in books if chapter(study) == chapter(here)]
         own.sort(key=lambda study: study != chapter(study))
-        links[here] = {study: _links(study, here, books[study]) for study in own}
+        links[here] = {}
+        for study in own:
+            folder = "" if study == here else f"../{study}/"
+            words = [(book, WORDS.get(book, book.replace("_", " "))) for book in books[study]]
+            links[here][study] = [(f"{folder}{book}.html", said) for book, said in words]
     return links
-
-
-def _links(study, here, books):
-    folder = "" if study == here else f"../{study}/"
-    return [(f"{folder}{b}.html", WORDS.get(b, b.replace("_", " "))) for b in books]
 
 
 def render(executed, html, provenance=None, links=None, seconds=None, failure=""):
