@@ -8,10 +8,12 @@ from kdlib.evidence.significance import sign_flip
 from kdlib.evidence.words import brief, number, p_value
 from kdlib.methods import name_of
 from kdlib.pages.ablations import plot_ablations
-from kdlib.pages.drawing import axes_of, captioned
+from kdlib.pages.drawing import axes_of, captioned, points
 from kdlib.pages.gains import changes, plot_forest, plot_trade_off, rarest, rarest_classes
 from kdlib.pages.knobs import plot_collapse
 from kdlib.pages.shown import Table
+
+SEARCHED = {"": ("#0072B2", "o"), "yes": ("#D55E00", "*")}  # levels: the others, the chosen
 
 
 def headlines(panels):
@@ -89,26 +91,19 @@ def search_steps(table, title):
     """Small dots are seeds that no other study uses, large marks their means, without intervals; a
     star marks the level that was chosen. Each step builds on what the steps above it chose. Test
     images are not looked at."""
-    by_question = table.groupby("question", sort=False)
-    sizes = by_question.size()
-    rows_of_steps = {"rows": len(sizes), "height_ratios": list(sizes), "squeeze": False}
+    parts = list(table.assign(estimate=table["mean"]).groupby("question", sort=False))
+    sizes = [len(rows) for _, rows in parts]
+    rows_of_steps = {"rows": len(sizes), "height_ratios": sizes, "squeeze": False}
 
     def paint(width):
-        import seaborn  # here, because it takes a second that a sentence need not wait for
-
-        height = 1.1 + 0.27 * (sizes.sum() + len(sizes))
+        height = 1.1 + 0.27 * (sum(sizes) + len(sizes))
         figure, all_axes = axes_of(width, height, sharex=True, **rows_of_steps)
-        for axes, (question, rows) in zip(all_axes[:, 0], by_question, strict=True):
-            seeds = rows.explode("per_seed").astype({"per_seed": float})
-            look = {"jitter": False, "color": "#767676", "size": 3, "zorder": 1}
-            seaborn.stripplot(seeds, x="per_seed", y="level", ax=axes, **look)
-            for y, row in enumerate(rows.itertuples()):
-                marker, colour, size = ("*", "#D55E00", 11) if row.chosen else ("o", "#0072B2", 6)
-                axes.plot(row.mean, y, marker, color=colour, markersize=size)
+        how = {"hue": "chosen", "looks": SEARCHED.get, "across": True}
+        for axes, (question, rows) in zip(all_axes[:, 0], parts, strict=True):
+            points(axes, rows, "level", "accuracy on val, %", **how)
             axes.tick_params(axis="y", labelsize=8)
-            axes.set(xlabel="", ylabel="", ylim=(len(rows) - 0.5, -0.5))
             axes.set_title(question, loc="left", fontsize=9)
-        axes.set_xlabel("accuracy on val, %")
+            axes.label_outer()
         return figure
 
     chosen = "; ".join(table[table.chosen == "yes"].level)
