@@ -5,7 +5,6 @@ import json
 
 import nbformat
 import numpy as np
-import papermill
 import pytest
 from conftest import ROOT
 from looking import Document
@@ -38,13 +37,6 @@ def shown(notebook):
 
 
 # ---------------------------------------------------------------- as committed
-
-
-def test_papermill_and_the_report_see_its_parameters():
-    seen = papermill.inspect_notebook(str(BOOK))
-    assert list(seen) == list(render.read_parameters(read(BOOK).cells[1].source, BOOK))
-    assert list(seen) == list(Choice._fields)
-    assert all(parameter["help"] for parameter in seen.values())
 
 
 # ---------------------------------------------------------------- on committed records
@@ -260,14 +252,25 @@ def test_an_exploratory_page_from_training_to_its_footer(records_folder, tmp_pat
     assert "exploratory: epochs = 2, warmup = 0, temperature = 4; no verdict" in text  # deviations
 
 
-def test_wrong_overrides_stop_a_notebook_before_anything_trains(records_folder, tmp_path):
+def test_wrong_overrides_stop_a_notebook_in_a_sentence_before_anything_trains(
+    records_folder, tmp_path
+):
+    """Without a traceback, in the notebook and on its page."""
     book = ROOT / "notebooks" / "00_overview.ipynb"
     given = {"study": "digits", "seeds": 1, "overrides": {"temprature": 4}}
-    with pytest.raises(report.NotebookFailed, match="did you mean 'temperature'"):
+    with pytest.raises(report.NotebookFailed, match="did you mean 'temperature'") as stopped:
         report.execute(book, tmp_path / "done.ipynb", given)
     assert not records_folder.exists()
+    assert "Traceback" not in str(stopped.value.__cause__)  # what papermill itself prints
+    outputs = [
+        output for cell in read(tmp_path / "done.ipynb").cells for output in cell.get("outputs", [])
+    ]
+    (said,) = [output.traceback for output in outputs if output.output_type == "error"]
+    assert len(said) == 1 and said[0].startswith("KdlibError: notebook parameter overrides")
     page = render.render(tmp_path / "done.ipynb", tmp_path / "done.html", failure="It stopped.")
-    assert "did you mean" in page.read_text()
+    text = page.read_text()
+    assert "did you mean" in text and "check_parameters(globals())\n\x1b" not in text
+    assert "Traceback (most recent call last)" not in text
 
 
 def test_a_study_as_planned_has_no_banner():

@@ -9,11 +9,9 @@ import numpy as np
 import pytest
 from looking import Document
 from PIL import Image
-from synthetic import GROUPS, TINY, baseline_of, but, made, write_study
+from synthetic import GROUPS, baseline_of, but, made
 
-from kdlib.evidence.panel import panel
 from kdlib.pages import pictures
-from kdlib.study import datasets
 
 NOISY = {"shuffled": ("one_hot", "teacher"), "teacher": 0.6, "one_hot": but(0.8, g1=0.55, g2=0.6)}
 BOTH = pytest.mark.parametrize("draw", [pictures.lost, pictures.won])
@@ -155,17 +153,6 @@ def test_every_picture_has_a_sentence_of_its_own_and_the_bytes_are_the_same_ever
     said = [a["alt"] for _, a in Document(text).all("img")]
     assert len(set(said)) == len(said) and all(len(s.split()) > 8 for s in said)
     assert not Document(text).all("script")
-
-
-def test_images_of_the_digits_are_those_of_its_records(monkeypatch):
-    write_study(TINY, seeds=1)
-    p = panel(TINY, TINY.pairs[0], 1)
-    data = datasets.load(p.teachers[0].config)
-    y = np.concatenate([data.test.y, data.left_out.y])
-    monkeypatch.setattr(type(p), "y", y)
-    images = pictures.images_of(p)
-    np.testing.assert_array_equal(images[0], data.test.x[0])
-    np.testing.assert_array_equal(images[-1], data.left_out.x[-1])
 
 
 def test_a_page_without_the_data_says_how_to_get_them_and_does_not_fail(monkeypatch, tmp_path):

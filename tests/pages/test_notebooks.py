@@ -15,7 +15,7 @@ from synthetic import GROUPS, write_study
 
 from kdlib.asking import given
 from kdlib.config import KdlibError
-from kdlib.pages import render, report
+from kdlib.pages import explore, render, report
 from kdlib.pages.warm import Kernel
 from kdlib.study.grids import KINDS, STUDIES, check_parameters
 from kdlib.study.sweep import sweep
@@ -329,12 +329,20 @@ def test_a_notebook_of_sensitivity_runs_from_records(executed, request):
 # ---------------------------------------------------------------- the audit
 
 
-def test_the_audit_notebook_tells_papermill_its_parameters():
-    seen = papermill.inspect_notebook(str(AUDIT))
-    ours = render.read_parameters(read(AUDIT).cells[1].source, AUDIT)
-    assert list(seen) == list(ours) == list(given.PARAMETERS)
+@pytest.mark.parametrize(
+    ("path", "names", "check"),
+    [
+        (AUDIT, given.PARAMETERS, "given = check_parameters(globals())"),
+        (EXPLORE, explore.Choice._fields, "choice = explore.check_parameters(globals())"),
+    ],
+    ids=lambda value: getattr(value, "stem", ""),
+)
+def test_a_notebook_of_no_study_tells_papermill_its_parameters(path, names, check):
+    seen = papermill.inspect_notebook(str(path))
+    ours = render.read_parameters(read(path).cells[1].source, path)
+    assert list(seen) == list(ours) == list(names)
     assert all(parameter["help"] for parameter in seen.values())
-    assert code(read(AUDIT))[1].source.endswith("\n\ngiven = check_parameters(globals())")
+    assert code(read(path))[1].source.endswith(f"\n\n{check}")
 
 
 def test_the_audit_notebook_audits_files(tmp_path):

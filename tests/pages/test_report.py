@@ -424,14 +424,6 @@ def test_a_failing_notebook_is_a_page_that_says_so(tmp_path):
     assert 'role="alert"' not in page.html.read_text("utf-8")
 
 
-def test_a_kernel_that_dies_is_a_failure_too(tmp_path):
-    house_notebook(tmp_path / "notebooks" / "a.ipynb", new_code_cell("import os; os._exit(9)"))
-    (page,) = make(tmp_path, books=["a"])[0]
-    assert page.status == "failed" and "the kernel died" in page.message
-    assert "the kernel died" in page.html.read_text("utf-8")
-    assert (tmp_path / "reports/digits/a.ipynb").exists()
-
-
 def test_an_output_that_cannot_be_written_is_one_sentence(tmp_path, monkeypatch):
     house_notebook(tmp_path / "notebooks" / "a.ipynb")
     (tmp_path / "reports").write_text("a file stands where the folder should be")

@@ -128,6 +128,7 @@ def test_a_failed_page_says_so_in_one_line(tmp_path, one_core, capfd):
         "b.ipynb: the kernel died, most likely because memory ran out.",
     ]
     assert capfd.readouterr().err == ""
+    assert "the kernel died" in pages[1].html.read_text("utf-8") and pages[1].executed.exists()
 
 
 def running(number):
