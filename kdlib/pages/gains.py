@@ -6,9 +6,10 @@ import textwrap
 import numpy as np
 import pandas as pd
 
+from kdlib.evidence.panel import panel
 from kdlib.evidence.rules import classes, labels_read
 from kdlib.evidence.stats import interval, worst
-from kdlib.evidence.words import p_value, told
+from kdlib.evidence.words import brief, p_value, told
 from kdlib.methods import look_of, name_of
 from kdlib.pages.anchors import WANG
 from kdlib.pages.drawing import (
@@ -101,6 +102,17 @@ def gain_by_bucket(p, methods, over="one_hot"):
     """Gain in points, on average and in each bucket: one row per (bucket, method)."""
     places = p.places()
     return estimates(places, methods, lambda place, m: p.gain(m, places[place], over))
+
+
+def compared(chosen, seeds, methods):
+    """Lines: gains of methods over one-hot, on average and by bucket, in each pair and setting."""
+    for setting in chosen.settings:
+        for pair in chosen.pairs:
+            p = panel(chosen, pair, seeds, setting=setting)
+            networks = f"{len(p.runs['one_hot'])} one-hot networks"
+            yield f"{p.name}: points over {networks}, with 95 % intervals"
+            for row in gain_by_bucket(p, list(dict.fromkeys(methods))).itertuples():
+                yield f"  {row.method}, {row.bucket}: {brief(row)}"
 
 
 def by_bucket(p, table, label, width, **how):

@@ -4,6 +4,7 @@ import contextlib
 import functools
 import hashlib
 import json
+import math
 import os
 import time
 from dataclasses import dataclass, replace
@@ -13,13 +14,18 @@ import papermill
 from nbclient.exceptions import DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 
-from kdlib.config import KdlibError
+from kdlib.config import KdlibError, count_of
+from kdlib.evidence import findings
 from kdlib.pages.render import TEMPLATE, links_of, render, write, write_index
 from kdlib.pages.shown import HERE
 from kdlib.pages.warm import KERNEL, side_by_side
+from kdlib.study import cifar, grids
+from kdlib.study.done import complete_seeds, some_seeds
 from kdlib.study.files import available_cores
+from kdlib.study.provenance import provenance as provenance_of
 
 STAMPS = ".stamps.json"
+A_PAGE = 7  # seconds that one takes on one core
 MOST_AT_ONCE = 8  # kernels; each takes half a gigabyte
 # it warns of names that only its own parser misses; what is an error is raised too
 papermill.log.logger.setLevel("CRITICAL")
@@ -91,6 +97,49 @@ def _folder_of(notebook):
     """The repository that a notebook lies in; outside of one, its own folder."""
     repositories = (p for p in notebook.parents if (p / "kdlib" / "__init__.py").exists())
     return next(repositories, notebook.parent)
+
+
+def pages_of(wanted, named, out, notebooks, say):
+    """Build the pages of studies: (pages, lines on the verdicts of each study and pair).
+
+    wanted: {name: seeds}, of which those on record are shown. named: names that must not be left
+    out even if none of their seeds is on record."""
+    seeds = {name: min(n, complete_seeds(name)) for name, n in wanted.items()}
+    # all that are wanted of anchors: their page says which runs are missing
+    seeds |= {name: n for name, n in wanted.items() if grids.study(name).kind == "anchors"}
+    seeds = {name: n for name, n in seeds.items() if n or name in named}
+    books = {name: grids.KINDS[grids.study(name).kind] for name in seeds}
+
+    @functools.cache
+    def cards(name):
+        return findings.verdicts(name, seeds[name] or some_seeds(name))
+
+    sources = {name: provenance_of(name, n) for name, n in seeds.items()}
+    number = sum(map(len, books.values()))
+    minutes = math.ceil(number * A_PAGE / 60 / available_cores())
+    say(f"{count_of(number, 'page')}: about {minutes} min on an idle computer")
+    built = build(
+        {name: {"seeds": n} for name, n in seeds.items()},
+        out,
+        notebooks,
+        books=books,
+        # of all, since the overview reads them all; and whether there are images to show
+        inputs=[s["records sha256"] for s in sources.values()] + [*cifar.found()],
+        provenance=sources,
+        verdicts=cards,
+        say=say,
+    )
+    return built, [line for name in seeds for line in _verdicts(name, cards(name))]
+
+
+def _verdicts(name, cards):
+    """Lines: the verdicts of a study, pair by pair."""
+    for pair in dict.fromkeys(card["pair"] for card in cards):
+        own = [card for card in cards if card["pair"] == pair]
+        words = ", ".join(f"{card['finding']} {findings.marked(card)}" for card in own)
+        seeds = f"{own[0]['seeds']} of {count_of(own[0]['planned'], 'seed')}"
+        yield f"{name} ({pair}, {seeds}): {words}"
+        yield from (f"  † {c['finding']}: {c['control']}" for c in own if c["control"])
 
 
 def build(studies, out, notebooks, *, books, inputs, provenance, verdicts, say=print):

@@ -1,7 +1,9 @@
 """README's answer and RESULTS.md, from the records: nobody types a number."""
 
+import re
 from dataclasses import dataclass
 
+from kdlib.config import KdlibError
 from kdlib.evidence import choice
 from kdlib.evidence.findings import UNDECIDED, marked, pair_verdicts, panels, share
 from kdlib.evidence.rules import LEAST_SEEDS, classes, labels_read, verdict_bucket
@@ -9,6 +11,7 @@ from kdlib.evidence.words import told
 from kdlib.pages import anchors, sensitivity
 from kdlib.pages.gains import plot_gain_by_bucket
 from kdlib.study.done import complete_seeds
+from kdlib.study.files import whole_file
 from kdlib.study.grids import STUDIES, Study
 
 FIGURE = "docs/answer.svg"
@@ -47,6 +50,24 @@ class OnRecord:
         early = ", preliminary" if self.seeds < self.study.seeds else ""
         said = f"{self.seeds} of {self.study.seeds} planned seeds{early}"
         return f"{self.study.title} (`{self.study.name}`), {said}"
+
+
+def publish(page):
+    """Write the answer between the marks of README.md, its figure, and RESULTS.md beside it."""
+    text = page.read_text(encoding="utf-8") if page.exists() else ""
+    old = r"(?<=<!-- answer:start -->\n).*?(?=<!-- answer:end -->)"
+    parts = re.split(old, text, flags=re.S)
+    if len(parts) != 2:
+        raise KdlibError(
+            f"{page}: needs one line <!-- answer:start --> and, below it, one <!-- answer:end -->."
+        )
+    new, figure, everything = texts()
+    if figure:
+        with whole_file(page.parent / FIGURE) as temporary:
+            temporary.write_bytes(figure)
+    for file, content in ((page, new.join(parts)), (page.with_name("RESULTS.md"), everything)):
+        with whole_file(file) as temporary:
+            temporary.write_text(content, encoding="utf-8")
 
 
 def texts():

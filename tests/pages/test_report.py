@@ -15,7 +15,7 @@ from looking import CARDS, HOSTILE, PROVENANCE, Document
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from kdlib.config import KdlibError
-from kdlib.pages import publish, render, report, shown
+from kdlib.pages import render, report, shown
 from kdlib.study.grids import KINDS, STUDIES
 
 PARAMETERS = """study = "digits"                # which study = a key of STUDIES
@@ -245,7 +245,7 @@ def test_a_verdict_that_its_control_reaches_is_marked_wherever_it_is_shown(tmp_p
     assert "a → b: holds F1, F4\u00a0AdaAlpha†\n" in folded
     cards_shown = [words for words, _ in index.all("article")]
     assert [f"† {CONTROL}" in words for words in cards_shown] == [False, True, False, True]
-    lines = list(publish._verdicts("x", cards))  # of the terminal
+    lines = list(report._verdicts("x", cards))  # of the terminal
     assert lines[0].endswith(": F1 holds, F4 AdaAlpha holds†")
     assert lines[1:] == [f"  † F4 AdaAlpha: {CONTROL}"]
     heads = [words for words, _ in index.all("h4")]
