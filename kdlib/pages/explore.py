@@ -167,8 +167,8 @@ def table(p, method, over, group=""):
         if place != "average":
             row["classes"] = in_words(p, p.bucket_names.index(place))
         for m in (over, method):
-            inside = functools.partial(np.dot, b=weights.mean(axis=0))
-            row[f"{name_of(m)}, %"] = plus_minus(interval(*p.accuracy(m).map(inside)))
+            mean = interval(*p.accuracy(m).map(np.dot, b=weights.mean(axis=0)))
+            row[f"{name_of(m)}, %"] = plus_minus(mean)
         rows.append(row | {"gain, points": brief(p.gain(method, weights, over))})
     found = classes.gain_by_group(p, method, over).sort_values("gain", kind="stable")
     some = pd.concat([found.head(ENDS), found.tail(ENDS)]).drop_duplicates("group")

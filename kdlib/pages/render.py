@@ -20,6 +20,7 @@ from kdlib.study.grids import STUDIES
 from kdlib.study.provenance import marked
 
 TEMPLATE = HERE / "report_template"
+HEADING = re.compile("^#+ +(.*)", re.M)  # the first one of a notebook
 # of a page: its title, the sentences of its answer, its first figure
 TITLE = re.compile("<title>(.*?)</title>", re.S)
 ANSWER = re.compile('<p class="answer"><strong>(.*?)</strong></p>', re.S)
@@ -106,6 +107,8 @@ def render(executed, html, provenance=None, links=None, seconds=None, failure=""
     ran = notebook.metadata.get("papermill", {})
     tagged = [c.source for c in notebook.cells if "parameters" in c.metadata.get("tags", [])]
     outputs = [output for c in notebook.cells for output in c.get("outputs", [])]
+    prose = "\n".join(c.source for c in notebook.cells if c.cell_type == "markdown")
+    heading = HEADING.search(prose)
     # the folder of the pictures that the text shows
     here = str(Path(ran.get("input_path") or executed).parent)
 
@@ -124,6 +127,7 @@ def render(executed, html, provenance=None, links=None, seconds=None, failure=""
     )
     facts = {
         "stem": Path(executed).stem,
+        "heading": re.sub("[`*$]", "", heading[1]) if heading else "",
         "links": links or {},
         "seconds": seconds,
         "now": datetime.now(UTC),
