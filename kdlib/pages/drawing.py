@@ -7,6 +7,7 @@ called when the figure is looked at, so that a sentence alone costs no drawing.
 import contextlib
 import functools
 import io
+import textwrap
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -215,6 +216,9 @@ def drawn(table, place, label, by=None, zero=True, across=False, width=DESK, hei
         for axes in all_axes:
             axes.set_xlabel("")
         figure.supxlabel(label, fontsize=10)
+        if width < DESK:
+            names = [textwrap.fill(name, 20) for name in parts[0][1][place].unique()]
+            all_axes[0].set_yticks(range(len(names)), names, fontsize=8, linespacing=0.9)
     if not across:
         for axes in all_axes[1:] if "columns" in shape else ():
             axes.set_ylabel("")

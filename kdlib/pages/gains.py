@@ -156,8 +156,6 @@ def plot_forest(p, methods=None, over="one_hot"):
         how = {"by": "bucket", "across": True, "height": 1.3 + 0.27 * len(methods)}
         figure, axes = drawn(both, "method", f"gain over {base}, points", width=width, **how)
         axes[1].set_title(title if width >= DESK else textwrap.fill(title, 12))
-        if width < DESK:
-            in_lines(axes[0], methods)
         return figure
 
     last = table[table.bucket == rare].reset_index(drop=True)
@@ -168,12 +166,6 @@ def plot_forest(p, methods=None, over="one_hot"):
         f"{(last.low > 0).sum()} of {len(last)} methods clearly gain there."
     )
     return paint, sentence, table
-
-
-def in_lines(axes, methods):
-    """Break the names of methods below each other into lines, where there is little room."""
-    names = ["\n".join(textwrap.wrap(name_of(m), 20)) for m in methods]
-    axes.set_yticks(range(len(names)), names, fontsize=8, linespacing=0.9)
 
 
 @captioned

@@ -15,11 +15,10 @@ from nbconvert.filters import Highlight2HTML
 from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 
 from kdlib.config import KdlibError
-from kdlib.pages.shown import HERE, TEMPLATES, tidy
+from kdlib.pages.shown import HERE, TEMPLATE, TEMPLATES, tidy
 from kdlib.study.grids import STUDIES
 from kdlib.study.provenance import marked
 
-TEMPLATE = HERE / "report_template"
 HEADING = re.compile("^#+ +(.*)", re.M)  # the first one of a notebook
 # of a page: its title, the sentences of its answer, its first figure
 TITLE = re.compile("<title>(.*?)</title>", re.S)

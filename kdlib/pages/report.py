@@ -16,8 +16,8 @@ from papermill.exceptions import PapermillExecutionError
 
 from kdlib.config import KdlibError, count_of
 from kdlib.evidence import findings
-from kdlib.pages.render import TEMPLATE, links_of, render, write, write_index
-from kdlib.pages.shown import HERE
+from kdlib.pages.render import links_of, render, write, write_index
+from kdlib.pages.shown import HERE, TEMPLATE
 from kdlib.pages.warm import KERNEL, side_by_side
 from kdlib.study import cifar, grids
 from kdlib.study.done import complete_seeds, some_seeds

@@ -17,8 +17,9 @@ from kdlib.evidence.words import number
 from kdlib.methods import name_of
 
 HERE = Path(__file__).parent
-FOLDERS = [HERE, HERE / "report_template"]
-TEMPLATES = Environment(loader=FileSystemLoader(FOLDERS), autoescape=True, trim_blocks=True)
+TEMPLATE = HERE / "report_template"
+LOADER = FileSystemLoader([HERE, TEMPLATE])
+TEMPLATES = Environment(loader=LOADER, autoescape=True, trim_blocks=True)
 LONG = 32  # letters of a cell that may be wrapped
 
 

@@ -8,8 +8,7 @@ from kdlib.evidence.stats import interval
 from kdlib.evidence.words import told
 from kdlib.methods import name_of
 from kdlib.pages.classes import BUCKET_LOOKS, gain_by_group, label_of
-from kdlib.pages.drawing import DESK, LINE, captioned, drawn, margin_against_gain
-from kdlib.pages.gains import in_lines
+from kdlib.pages.drawing import LINE, captioned, drawn, margin_against_gain
 from kdlib.pages.shown import Table, estimates, within
 
 
@@ -91,8 +90,6 @@ def plot_copied_and_amplified(p, sentence):
             axes.set_xlabel(labels[title])
         if amplified is not None:
             both[1].axvline(0, **LINE)
-        if width < DESK:
-            in_lines(both[0], p.runs)
         return figure
 
     return paint, f"{p.name}: {sentence}", table
