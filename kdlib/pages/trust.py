@@ -20,7 +20,7 @@ def calibration(p, methods):
     n = np.bincount(p.group)[p.group]
 
     def error(place, method):
-        weights = np.isin(p.group, np.flatnonzero(members[place])) / n
+        weights = members[place][p.group] / n
         errors = []
         for x in p.predictions(method):
             confidence = np.exp(x.log_p[:, 1].astype(np.float64))
