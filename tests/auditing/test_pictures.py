@@ -248,6 +248,8 @@ def test_arrays_of_every_shape(shape):
     for p in every(audited(arrays(shape=shape))):
         assert abs(shown(p).convert("L").getpixel((0, 0)) - p.row % 256) <= 2
         assert p.name == f"row {p.row}"
+        if shape[0] == 8:  # as squares, not as a blur
+            assert shown(p).size == (64, 64)
 
 
 @pytest.mark.parametrize(
