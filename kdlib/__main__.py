@@ -68,7 +68,7 @@ def run(args):
     rest = "; time is up, and the same command goes on with the rest" if left else ""
     print(f"{_on_record(configs)}{rest}")
     if args.method and not left:
-        from kdlib.pages.publish import compared
+        from kdlib.pages.gains import compared
 
         print("\n".join(compared(chosen, seeds, ["kd", *args.method])))
 
@@ -113,11 +113,12 @@ def report(args):
     say = functools.partial(print, flush=True)
     if not args.readme:
         say(f"looking at {count_of(len(chosen), 'study', 'studies')}")
-    from kdlib.pages import publish
+    from kdlib.pages.report import pages_of
+    from kdlib.pages.results import publish
     from kdlib.study import sweep
 
     if args.readme:
-        publish.answer(README)
+        publish(README)
         return 0
     wanted = {s.name: min(args.seeds or s.seeds, s.seeds) for s in chosen}
     configs = [cfg for s in chosen if s.demonstration for cfg in s(wanted[s.name])]
@@ -128,7 +129,7 @@ def report(args):
         device = sweep.default_device()
         _say_how_long(todo, None, device, sweep.default_jobs(device))
         sweep.sweep(args.configs)
-    pages, said = publish.pages(wanted, args.studies, args.out, NOTEBOOKS, say)
+    pages, said = pages_of(wanted, args.studies, args.out, NOTEBOOKS, say)
     print("\n".join([*said, str(Path(args.out).resolve() / "index.html")]))
     failed = [page for page in pages if page.status == "failed"]
     for page in failed:

@@ -278,16 +278,16 @@ def test_report_by_default_is_of_the_studies_with_a_complete_seed(complete, monk
         built.update(studies=studies, **more)
         return []
 
-    monkeypatch.setattr("kdlib.pages.publish.build", build)
+    monkeypatch.setattr("kdlib.pages.report.build", build)
     monkeypatch.setattr(findings, "pair_verdicts", lambda panel: CARDS[:1])
     # SMALL lacks methods that one needs
     monkeypatch.setattr(findings, "panel", lambda *some, **more: None)
     assert cli.main(["report"]) == 0
     assert built["studies"] == {"digits": {"seeds": 4}}  # no record of cifar20-lt
-    before = built["inputs"]["digits"]
+    before = built["inputs"]
     path = complete / f"{SMALL(1)[0].key()}.json"
     path.write_text(path.read_text() + "\n")
-    assert cli.main(["report"]) == 0 and built["inputs"]["digits"] != before
+    assert cli.main(["report"]) == 0 and built["inputs"] != before
     capsys.readouterr()
     without_verdicts = dataclasses.replace(STUDIES["cifar20-lt"], name="knobs", kind="knobs")
     monkeypatch.setitem(STUDIES, "knobs", without_verdicts)

@@ -65,7 +65,7 @@ class Audit(Found):
     warnings: tuple = ()  # sentences: why what was read may not be what was meant
     subgroups: object = None  # DataFrame of what a search found; see search.search
     searched: tuple = ()  # sentences: how it was found
-    lost: tuple = ()  # of pictures.Lost: pictures of what the student lost
+    lost: tuple = ()  # of pages.pictures.Row: pictures of what the student lost
     student: str = ""  # its name, where several are compared
     compared: int = 1  # students; q is corrected for their number and that of the groups
 

@@ -21,8 +21,7 @@ from kdlib.auditing.verdicts import Judgement
 from kdlib.config import count_of
 from kdlib.evidence.stats import Interval
 from kdlib.evidence.words import brief, number
-from kdlib.pages.report_template.tidy import tidy
-from kdlib.pages.shown import TEMPLATES, Appendix, Headline, Table, csv_text
+from kdlib.pages.shown import TEMPLATES, Appendix, Headline, Table, csv_text, tidy
 from kdlib.reading.names import ROLES
 from kdlib.reading.sentences import printable
 

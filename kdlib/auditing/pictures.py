@@ -7,7 +7,6 @@ teachers, n baselines, N examples.
 
 import io
 import warnings
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +14,7 @@ import numpy as np
 from kdlib.auditing.tables import CHANGED
 from kdlib.config import count_of
 from kdlib.evidence.words import number
-from kdlib.pages.pictures import ROWS, SIDE, Picture, commonest, each_of, first, thumbnail
+from kdlib.pages.pictures import ROWS, SIDE, Row, address, each_of, lost_by, thumbnail
 from kdlib.reading.names import plain
 from kdlib.reading.read import file_and_columns
 from kdlib.reading.sentences import AuditError, listed, printable, quoted
@@ -29,22 +28,6 @@ def alt(p):
     return f"Example {p.row} ({name}), a {label} that teacher and student call {wrong}."
 
 
-@dataclass(frozen=True)
-class Lost:
-    """A group with some of the examples that the student lost in it."""
-
-    group: str
-    gain: float
-    finding: str
-    count: int  # of such examples in the group
-    pictures: tuple  # of Picture
-
-    def note(self, reference):
-        """The gain of the group, and how many of its examples these are."""
-        gain = f"{number(self.gain)} over the {reference}, {self.finding}"
-        return f"{gain}; {len(self.pictures)} of {self.count:,} such examples"
-
-
 def told_lost(lost):
     """The examples that pictures show, for JSON: one dictionary each."""
     return [
@@ -55,49 +38,36 @@ def told_lost(lost):
     ]
 
 
-def pictures_of(found, y, predicted, class_names, members, table):
-    """([Lost], sentences: what could not be shown) of the pictures of a Source.
+def pictures_of(source, y, predicted, class_names, members, table):
+    """((Row, ...), sentences: what could not be shown) of the pictures of a Source.
 
     y (N,) int64; predicted: {role: (S, N)}; members: Groups; table: Audit.groups. The groups that
     are harmed, or else those that gain least. KdlibError for what are no pictures.
     """
-    images = _images(found, len(y))
-    copied, students, baselines = copies(y, predicted)
-    shown = set()
-    out = []
-    with_some = _groups_to_show(table, [copied[some].any() for some in members.examples])
-    each = each_of(with_some)
+    images = _images(source, len(y))
+    found = lost_in(y, predicted)
+    reference = "baseline" if "baseline" in predicted else "teacher"
+    with_some = _groups_to_show(table, [found.some[rows].any() for rows in members.examples])
+    lost, shown = [], []
     for g in with_some:
         some = members.examples[g]
-        some = some[copied[some]]
-        # what most students copied and most baselines knew comes first
-        ordered = first(some, students, baselines)
-        rows = [row for row in ordered if row not in shown][:each]
-        shown.update(rows)
-        if rows:
-            pictures = tuple(_picture(images, row, y, predicted, class_names) for row in rows)
-            of = table.iloc[g]
-            out.append(Lost(of.group, float(of.gain), of.finding, len(some), pictures))
-    return tuple(out), _limits(found, out)
+        some = some[found.some[some]]
+        new = some[~np.isin(some, shown)]
+        pictures = found.pictures(new, each_of(with_some), y, class_names, images)
+        shown += [p.row for p in pictures]
+        of = table.iloc[g]
+        gain = f"{number(of.gain)} over the {reference}, {of.finding}"
+        note = f"{gain}; {len(pictures)} of {len(some):,} such examples"
+        if pictures:
+            lost.append(Row(of.group, note, pictures))
+    return tuple(lost), _limits(source, lost)
 
 
-def copies(y, predicted):
-    """(lost (N,) bool, students (N,): how many took over a mistake, share of baselines right (N,)).
-
-    Each student stands beside its own teacher, or the only one."""
-    teacher = _teachers(predicted)
-    copied = (teacher != y) & (predicted["student"] == teacher)
-    students = copied.sum(axis=0)
-    right = np.ones(len(y))
-    if "baseline" in predicted:
-        right = (predicted["baseline"] == y).mean(axis=0)
-    return (students > 0) & (right > 0.5), students, right
-
-
-def _teachers(predicted):
-    """(S, N): what the teacher of each student predicts."""
-    teachers = predicted["teacher"]
-    return teachers[np.arange(len(predicted["student"])) % len(teachers)]
+def lost_in(y, predicted):
+    """Found: each student stands beside its own teacher, or the only one."""
+    teachers, students = predicted["teacher"], predicted["student"]
+    its = teachers[np.arange(len(students)) % len(teachers)]
+    return lost_by(y, students, predicted.get("baseline"), its)
 
 
 def _groups_to_show(table, lost):
@@ -108,22 +78,13 @@ def _groups_to_show(table, lost):
     return [table.index.get_loc(k) for k in some.head(ROWS).index]
 
 
-def _picture(images, row, y, predicted, class_names):
-    teacher = _teachers(predicted)[:, row]
-    took_over = (predicted["student"][:, row] == teacher) & (teacher != y[row])
-    # of several teachers the mistake that most students took over
-    label, count = commonest(teacher[took_over])
-    name, data = images(row)
-    return Picture(row, class_names[y[row]], class_names[label], count, name, data)
-
-
-def _limits(found, lost):
+def _limits(source, lost):
     """Sentences on pictures that are missing from the page."""
     missing = [p.name for row in lost for p in row.pictures if not p.data]
     if not missing:
         return []
     what = count_of(len(missing), "picture")
-    return [f"{what} of {printable(Path(found.name).name)} cannot be read: {listed(missing)}."]
+    return [f"{what} of {printable(Path(source.name).name)} cannot be read: {listed(missing)}."]
 
 
 # ---------------------------------------------------------------- pictures as addresses
@@ -157,16 +118,7 @@ def _of_arrays(found, images):
             f"images are arrays of uint8, (N, H, W, 3) or (N, H, W), not {images.dtype} of shape "
             f"{images.shape}."
         )
-
-    def address(row):
-        import PIL.Image
-
-        image = np.array(images[row])
-        if image.ndim == 3 and image.shape[2] == 1:
-            image = image[..., 0]
-        return f"row {row}", thumbnail(PIL.Image.fromarray(image))
-
-    return address
+    return lambda row: (f"row {row}", address(np.array(images[row])))
 
 
 def _of_file(folder, value, row):

@@ -7,6 +7,7 @@ from kdlib.evidence.words import number
 from kdlib.methods import name_of
 from kdlib.pages.drawing import axes_of, captioned, drawn
 from kdlib.pages.gains import gain_by_bucket, rarest
+from kdlib.pages.shown import ends
 
 PLACES = ("average", "rarest classes")
 FIELDS = {  # of Config, in words
@@ -72,7 +73,7 @@ def summary(p, figures):
     table = pd.concat([shown.table for shown in figures], ignore_index=True)
     rows = table[(table.method == name_of("kd")) & (table.bucket == PLACES[1])]
     rows = rows[(rows.base == "") | ~rows.base.duplicated()]  # the primary level once
-    low, high = rows.loc[rows.estimate.idxmin()], rows.loc[rows.estimate.idxmax()]
+    low, high = ends(rows)
 
     def at(row):
         return f"{number(row.estimate)} ({row.field.replace('_', ' ')} {row.level})"
@@ -98,7 +99,7 @@ def _plot_ablation(pair, table):
         return figure
 
     rows = table[(table.method == "distillation") & (table.bucket == "rarest classes")]
-    low, high = rows.loc[rows.estimate.idxmin()], rows.loc[rows.estimate.idxmax()]
+    low, high = ends(rows)
     harmed = ", ".join(rows[rows.high < 0].level) or "none of them"
     base = rows[rows.base == "yes"].level.iloc[0]
     sentence = (

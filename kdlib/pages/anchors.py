@@ -54,7 +54,7 @@ def _accuracies(record):
 
 def _over_seeds(values):
     """(mean, low, high) of one number per seed, with its 95 % t interval; NaN without any."""
-    found = over_seeds(values if len(values) else [np.nan])
+    found = over_seeds(values or [np.nan])
     return found.estimate, found.low, found.high
 
 
@@ -106,13 +106,13 @@ def by_bucket(study=ANCHORS, seeds=None):
     rows = []
     of_rows = _records(long_tailed, seeds or study.seeds)
     for row, done in zip(long_tailed, of_rows, strict=True):
-        published = [_published(row.published)]
-        published += [_published((value,)) for value in row.buckets] or ["–"] * len(BUCKETS)
-        # also where there are none
-        ours = np.array(list(map(_accuracies, done))).reshape(len(done), 1 + len(BUCKETS))
-        for name, theirs, values in zip(("all", *BUCKETS), published, ours.T, strict=True):
-            cells = {"setting": row.setting, "classes": name, "published": theirs}
-            rows.append(cells | {"ours": _printed(*_over_seeds(values)), "seeds": len(done)})
+        ours = [_accuracies(record) for record in done]
+        theirs = [row.published, *((value,) for value in row.buckets)]
+        for k, name in enumerate(("all", *BUCKETS)):
+            published = _published(theirs[k]) if k < len(theirs) else "–"
+            printed = _printed(*_over_seeds([accuracies[k] for accuracies in ours]))
+            cells = {"setting": row.setting, "classes": name, "published": published}
+            rows.append(cells | {"ours": printed, "seeds": len(done)})
     return pd.DataFrame(rows)
 
 

@@ -10,13 +10,13 @@ from kdlib.evidence.significance import change
 from kdlib.evidence.words import number
 from kdlib.methods import name_of
 from kdlib.pages.drawing import DESK, axes_of, captioned, drawn, legend, shot
-from kdlib.pages.shown import Appendix
+from kdlib.pages.shown import Appendix, ends
 
 MOST_NAMES = 40  # of classes below a figure
-BUCKET_LOOKS = {  # of training images; of teacher margin, where classes are balanced
-    "many": ("#0072B2", "o"),
-    "medium": ("#767676", "s"),
-    "few": ("#D55E00", "^"),
+BUCKET_LOOKS = {  # by training images; by teacher margin, where classes are balanced
+    "many-shot classes": ("#0072B2", "o"),
+    "medium-shot classes": ("#767676", "s"),
+    "few-shot classes": ("#D55E00", "^"),
     "highest tenth": ("#0072B2", "o"),
     "middle": ("#767676", "s"),
     "lowest tenth": ("#D55E00", "^"),
@@ -87,11 +87,10 @@ def plot_gain_by_group(p, method="kd", over="one_hot"):
     over their mean."""
     table, base = gain_by_group(p, method, over), name_of(over)
     marks = table.assign(estimate=table.gain, bucket=table.bucket.map(label_of))
-    looks = {label_of(name): look for name, look in BUCKET_LOOKS.items()}
     star = {"xytext": (0, 4), "textcoords": "offset points", "fontsize": 13, "ha": "center"}
 
     def paint(width):
-        how = {"hue": "bucket", "looks": looks.get, "width": width, "height": 3.9}
+        how = {"hue": "bucket", "looks": BUCKET_LOOKS.get, "width": width, "height": 3.9}
         figure, (axes,) = drawn(marks, "group", f"gain over {base}, points", **how)
         for i in np.flatnonzero(table.finding != "no clear difference"):
             axes.annotate("*", (i, table.gain[i]), **star)
@@ -100,7 +99,7 @@ def plot_gain_by_group(p, method="kd", over="one_hot"):
 
     harmed, helped = (int((table.finding == f).sum()) for f in ("harmed", "helped"))
     compared = "" if over == "one_hot" else f"compared with {base}, "
-    least, most = table.loc[table.gain.idxmin()], table.loc[table.gain.idxmax()]
+    least, most = ends(table, "gain")
     sentence = (
         f"{p.name}: {compared}{name_of(method)} harms {harmed} and helps {helped} of {len(table)} "
         f"classes at a false discovery rate of 5 %; mean gains range from {number(least.gain)} "
@@ -159,7 +158,7 @@ def plot_margins(p):
         legend(figure, axes)
         return figure
 
-    low, high = table.loc[table.held_out.idxmin()], table.loc[table.held_out.idxmax()]
+    low, high = ends(table, "held_out")
     sentence = (
         f"{p.name}: the teacher's held-out margin ranges from {low.held_out:.2f} ({low.group}) to "
         f"{high.held_out:.2f} ({high.group}); on its own training images the mean is "

@@ -4,10 +4,10 @@ A figure function gives (paint, sentence, table). paint(width) draws it so many 
 called when the figure is looked at, so that a sentence alone costs no drawing.
 """
 
-import base64
 import contextlib
 import functools
 import io
+import textwrap
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -22,7 +22,7 @@ from matplotlib.transforms import Bbox
 
 from kdlib.evidence.counts import BUCKETS
 from kdlib.methods import look_of
-from kdlib.pages.shown import HERE, TEMPLATES, table_html
+from kdlib.pages.shown import HERE, base64_of, html_of, table_html
 
 STYLE = str(HERE / "paper.mplstyle")
 LINE = {"color": "#444444", "linewidth": 1}  # of zero
@@ -72,10 +72,9 @@ class Shown:
         return buffer.getvalue()
 
     def _repr_html_(self):
-        pictures = [base64.b64encode(self.svg(narrow)).decode() for narrow in (False, True)]
+        pictures = [base64_of(self.svg(narrow)) for narrow in (False, True)]
         data = Markup(table_html(in_words(self.table), self.caption))
-        macros = TEMPLATES.get_template("shown.html.j2").module
-        return str(macros.figure(self.sentence, self.caption, *pictures, data))
+        return html_of("figure", self.sentence, self.caption, *pictures, data)
 
 
 def captioned(draw):
@@ -106,9 +105,7 @@ def shot(name):
 
 def in_words(table):
     """A table with its buckets in words."""
-    if "bucket" not in table:
-        return table
-    return table.assign(bucket=table.bucket.map(shot))
+    return table.assign(bucket=table.bucket.map(shot)) if "bucket" in table else table
 
 
 # ---------------------------------------------------------------- axes
@@ -219,6 +216,9 @@ def drawn(table, place, label, by=None, zero=True, across=False, width=DESK, hei
         for axes in all_axes:
             axes.set_xlabel("")
         figure.supxlabel(label, fontsize=10)
+        if width < DESK:
+            names = [textwrap.fill(name, 20) for name in parts[0][1][place].unique()]
+            all_axes[0].set_yticks(range(len(names)), names, fontsize=8, linespacing=0.9)
     if not across:
         for axes in all_axes[1:] if "columns" in shape else ():
             axes.set_ylabel("")

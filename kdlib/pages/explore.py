@@ -70,10 +70,9 @@ def menus(given, strict=False):
 
     "" stands for the first that there is, and so does what is not there, unless `strict`: then it
     is a KdlibError, as is a study without records."""
-    options = (_studies, _pairs, _methods, _others, _groups)
     chosen, allowed = {}, {}
-    for name, found in zip(Choice._fields, options, strict=True):
-        allowed[name] = found(**chosen)
+    for name in Choice._fields:
+        allowed[name] = _options(name, **chosen)
         value = given.get(name) or next(iter(allowed[name]))
         if value not in list(allowed[name]):  # which lists have no hash for
             if strict:
@@ -85,33 +84,24 @@ def menus(given, strict=False):
     return Choice(**chosen), allowed
 
 
-def _studies():
-    names = on_record()
-    if not names:
-        raise KdlibError(
-            f"{files.folder()}: no study has a complete seed on record; "
-            "`python -m kdlib run digits` makes some."
-        )
-    return {name: f"{name}: {STUDIES[name].title}" for name in names}
-
-
-def _pairs(study):
-    return {"/".join(pair): " → ".join(pair) for pair in STUDIES[study].pairs}
-
-
-def _methods(study, pair):
-    return {method: name_of(method) for method in panel_of(study, pair).methods}
-
-
-def _others(study, pair, method):
-    return {m: name_of(m) for m in panel_of(study, pair).runs if m != method}
-
-
-def _groups(study, pair, method, over):
-    """Those that lose most come first."""
+def _options(name, study="", pair="", method="", over=""):
+    """{value: its words} of a parameter, after those before it were chosen."""
+    if name == "study":
+        if not (names := on_record()):
+            raise KdlibError(
+                f"{files.folder()}: no study has a complete seed on record; "
+                "`python -m kdlib run digits` makes some."
+            )
+        return {name: f"{name}: {STUDIES[name].title}" for name in names}
+    if name == "pair":
+        return {"/".join(pair): " → ".join(pair) for pair in STUDIES[study].pairs}
     p = panel_of(study, pair)
+    if name == "method":
+        return {m: name_of(m) for m in p.methods}
+    if name == "over":
+        return {m: name_of(m) for m in p.runs if m != method}
     gain = p.group_gain(method, over).mean(axis=0)
-    order = np.argsort(gain, kind="stable")
+    order = np.argsort(gain, kind="stable")  # those that lose most come first
     names = {p.group_names[g]: f"{p.group_names[g]} ({number(gain[g], '')})" for g in order}
     return {"": "those that change most", **names}
 
@@ -133,7 +123,7 @@ def parts(choice):
     name, pair, method, over, group = choice
     p = panel_of(name, pair)
     by_bucket, by_class = _figures(p, method, over)
-    yield Headline([answer(p, method, over, by_class.table)])
+    yield Headline([answer(p, by_class)])
     yield by_bucket
     yield by_class
     yield table(p, method, over, group)
@@ -160,19 +150,11 @@ def _figures(p, method, over):
     return by_bucket, classes.plot_gain_by_group(p, method, over)
 
 
-def answer(p, method, over, found):
-    """Which classes gain most and least, in words; found: the table of gains by class."""
-    ends = (found.loc[at] for at in (found.gain.idxmax(), found.gain.idxmin()))
-    most, least = (f"{row.group} ({number(row.gain)})" for row in ends)
-    said = (
-        f"{p.study.name}, {p.name}: compared with {name_of(over)}, {name_of(method)} gains most in "
-        f"{most} and least in {least}; "
-    )
-    seeds = f"{p.seeds} of {p.study.seeds} planned seeds are on record"
-    if p.seeds < 2:
-        return f"{said}{seeds}, too few to tell that from chance."
-    helped, harmed = ((found.finding == word).sum() for word in ("helped", "harmed"))
-    return f"{said}of {len(found)} it clearly helps {helped} and clearly harms {harmed}. {seeds}."
+def answer(p, figure):
+    """What the figure of the classes says, and how many seeds it is of."""
+    few = ", too few to tell a gain from chance" if p.seeds < 2 else ""
+    seeds = f"{p.seeds} of {p.study.seeds} planned seeds are on record{few}."
+    return f"{p.study.name}, {figure.sentence} {seeds}"
 
 
 def table(p, method, over, group=""):
@@ -185,8 +167,8 @@ def table(p, method, over, group=""):
         if place != "average":
             row["classes"] = in_words(p, p.bucket_names.index(place))
         for m in (over, method):
-            inside = functools.partial(np.dot, b=weights.mean(axis=0))
-            row[f"{name_of(m)}, %"] = plus_minus(interval(*p.accuracy(m).map(inside)))
+            mean = interval(*p.accuracy(m).map(np.dot, b=weights.mean(axis=0)))
+            row[f"{name_of(m)}, %"] = plus_minus(mean)
         rows.append(row | {"gain, points": brief(p.gain(method, weights, over))})
     found = classes.gain_by_group(p, method, over).sort_values("gain", kind="stable")
     some = pd.concat([found.head(ENDS), found.tail(ENDS)]).drop_duplicates("group")

@@ -6,9 +6,10 @@ import textwrap
 import numpy as np
 import pandas as pd
 
+from kdlib.evidence.panel import panel
 from kdlib.evidence.rules import classes, labels_read
 from kdlib.evidence.stats import interval, worst
-from kdlib.evidence.words import p_value, told
+from kdlib.evidence.words import brief, p_value, told
 from kdlib.methods import look_of, name_of
 from kdlib.pages.anchors import WANG
 from kdlib.pages.drawing import (
@@ -103,6 +104,17 @@ def gain_by_bucket(p, methods, over="one_hot"):
     return estimates(places, methods, lambda place, m: p.gain(m, places[place], over))
 
 
+def compared(chosen, seeds, methods):
+    """Lines: gains of methods over one-hot, on average and by bucket, in each pair and setting."""
+    for setting in chosen.settings:
+        for pair in chosen.pairs:
+            p = panel(chosen, pair, seeds, setting=setting)
+            networks = f"{len(p.runs['one_hot'])} one-hot networks"
+            yield f"{p.name}: points over {networks}, with 95 % intervals"
+            for row in gain_by_bucket(p, list(dict.fromkeys(methods))).itertuples():
+                yield f"  {row.method}, {row.bucket}: {brief(row)}"
+
+
 def by_bucket(p, table, label, width, **how):
     """(figure, axes) of a table by bucket, whose classes are named below them."""
     figure, (axes,) = drawn(table, "bucket", label, width=width, **how)
@@ -144,8 +156,6 @@ def plot_forest(p, methods=None, over="one_hot"):
         how = {"by": "bucket", "across": True, "height": 1.3 + 0.27 * len(methods)}
         figure, axes = drawn(both, "method", f"gain over {base}, points", width=width, **how)
         axes[1].set_title(title if width >= DESK else textwrap.fill(title, 12))
-        if width < DESK:
-            in_lines(axes[0], methods)
         return figure
 
     last = table[table.bucket == rare].reset_index(drop=True)
@@ -156,12 +166,6 @@ def plot_forest(p, methods=None, over="one_hot"):
         f"{(last.low > 0).sum()} of {len(last)} methods clearly gain there."
     )
     return paint, sentence, table
-
-
-def in_lines(axes, methods):
-    """Break the names of methods below each other into lines, where there is little room."""
-    names = ["\n".join(textwrap.wrap(name_of(m), 20)) for m in methods]
-    axes.set_yticks(range(len(names)), names, fontsize=8, linespacing=0.9)
 
 
 @captioned

@@ -1,21 +1,19 @@
-"""What harm looks like: test images that one side has right and the other wrong, class by class.
+"""What harm looks like: examples that one side has right and the other wrong, group by group.
 
-S students, each beside its own teacher; n baselines; N examples. An audit shows the same of files.
+An audit chooses and shows them as a study does. S networks of a method, n of what it is compared
+with, N examples.
 """
 
-import base64
 import functools
 import io
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-import pandas as pd
 
 from kdlib.config import KdlibError
 from kdlib.evidence.words import number
 from kdlib.methods import name_of
-from kdlib.pages.shown import TEMPLATES
+from kdlib.pages.shown import base64_of, html_of
 from kdlib.study.cifar import DataError
 
 MOST = 24  # pictures in all
@@ -45,6 +43,66 @@ class Row:
     pictures: tuple  # of Picture
 
 
+# ---------------------------------------------------------------- which examples
+
+
+@dataclass(frozen=True)
+class Found:
+    """Examples that a method lost, or won, against what it is compared with."""
+
+    kind: str  # "lost" or "won"
+    some: np.ndarray  # (N,) bool: which these are
+    networks: np.ndarray  # (N,) how many of the method lost, or won, each example
+    share: np.ndarray  # (N,) of the others that have it right, or wrong
+    wrong: np.ndarray  # (S or n, N) what is said instead of the label; -1 where nothing is
+
+    def pictures(self, rows, most, y, names, image):
+        """Pictures of some of the examples `rows`: of what most networks lost, or won, first.
+
+        names: of the classes. image: row -> (name, address)."""
+        order = np.lexsort((rows, -self.share[rows], -self.networks[rows]))
+        return tuple(
+            self._picture(row, names[y[row]], names, image) for row in rows[order[:most]].tolist()
+        )
+
+    def _picture(self, row, label, names, image):
+        said = self.wrong[:, row]
+        counts = np.bincount(said[said >= 0])
+        wrong = counts.argmax()  # the label that most say, of several the first
+        students = counts[wrong] if self.kind == "lost" else self.networks[row]
+        return Picture(row, label, names[wrong], int(students), *image(row))
+
+
+def lost_by(y, mine, others, teachers=None):
+    """What at least one network gets wrong and most of the others right, as a Found.
+
+    y (N,); mine (S, N); others (n, N), or None where nothing is compared. teachers (S, N): with
+    these, only their wrong labels count, each for its own student."""
+    mistaken = mine != y
+    if teachers is not None:
+        mistaken &= mine == teachers
+    networks = mistaken.sum(axis=0)
+    share = np.ones(len(y)) if others is None else (others == y).mean(axis=0)
+    some = (networks > 0) & (share > 0.5)
+    return Found("lost", some, networks, share, np.where(mistaken, mine, -1))
+
+
+def won_by(y, mine, others):
+    """What most networks get right and most of the others wrong, as a Found."""
+    networks = (mine == y).sum(axis=0)
+    share = (others != y).mean(axis=0)
+    some = (networks > len(mine) / 2) & (share > 0.5)
+    return Found("won", some, networks, share, np.where(others != y, others, -1))
+
+
+def each_of(groups):
+    """How many pictures each of the groups may have."""
+    return min(A_ROW, MOST // max(1, len(groups)))
+
+
+# ---------------------------------------------------------------- of a study
+
+
 @dataclass(frozen=True)
 class Pictures:
     """Test images by class, with a sentence, and a caption that says how to read them."""
@@ -56,17 +114,6 @@ class Pictures:
     caption: str
     rows: tuple = ()  # of Row
 
-    @property
-    def table(self):
-        """What the pictures show: a row for each."""
-        columns = ["group", "row", "label", "wrong", "students"]
-        of = [
-            (row.group, p.row, p.label, p.wrong, p.students)
-            for row in self.rows
-            for p in row.pictures
-        ]
-        return pd.DataFrame(of, columns=columns)
-
     def alt(self, p):
         """What is seen, as a sentence that no other picture of the page has."""
         networks = f"{p.students} of {self.students} networks"
@@ -76,27 +123,7 @@ class Pictures:
         return f"{self.panel}: {p.name}, class {p.label}, {said}."
 
     def _repr_html_(self):
-        return TEMPLATES.get_template("pictures.html.j2").render(shown=self)
-
-
-# ---------------------------------------------------------------- of a study
-
-
-@dataclass(frozen=True)
-class _Found:
-    """What one method gets right and another does not, or the other way round."""
-
-    kind: str  # "lost" or "won"
-    names: tuple  # of the method, and of what it is compared with
-    right: tuple  # (S, N) and (n, N) bool: which of their networks are right
-    some: np.ndarray  # (N,) bool: the examples to choose from
-    order: tuple  # of arrays (N,): the largest come first
-    wrong: Callable  # row -> label that most give instead
-
-    def gain(self, group):
-        """(G,) points of each group."""
-        mine, base = (right.mean(axis=0) for right in self.right)
-        return 100 * np.bincount(group, mine - base) / np.bincount(group)
+        return html_of("pictures", self)
 
 
 def lost(p, method="kd", over="one_hot", groups=()):
@@ -105,27 +132,19 @@ def lost(p, method="kd", over="one_hot", groups=()):
     With a teacher, that one gives its own teacher's wrong label. groups: names; by default those
     whose accuracy falls most. Without the data set, only a sentence."""
     mine, base = _networks(p, method, over)
-    mistaken = mine != p.y
-    whose = "a wrong label"
+    teachers, whose = None, "a wrong label"
     if p.runs[method][0].config.teacher:
-        mistaken &= mine == p.predicted("teacher")[: len(mine)]
+        teachers = p.predicted("teacher")[: len(mine)]
         whose = "the wrong label of its own teacher"
-    right = mine == p.y, base == p.y
-    order = mistaken.sum(axis=0), right[1].mean(axis=0)
-    some = (order[0] > 0) & (order[1] > 0.5)
-    names = name_of(method), name_of(over)
-
-    def wrong(row):
-        return commonest(mine[mistaken[:, row], row])[0]
-
     caption = (
-        f"Each picture is a test image that most of the {len(base)} {names[1]} networks get right "
-        f"and to which at least one of the {len(mine)} {names[0]} networks gives {whose}. Below it "
-        "are its class, after the arrow that label (the most common one, if there are several), "
-        "and how many networks give it. Images that most networks get wrong come first. A few such "
-        "images would be found even without any harm."
+        f"Each picture is a test image that most of the {len(base)} {name_of(over)} networks get "
+        f"right and to which at least one of the {len(mine)} {name_of(method)} networks gives "
+        f"{whose}. Below it are its class, after the arrow that label (the most common one, if "
+        "there are several), and how many networks give it. Images that most networks get wrong "
+        "come first. A few such images would be found even without any harm."
     )
-    return _pictures(p, _Found("lost", names, right, some, order, wrong), groups, caption)
+    found = lost_by(p.y, mine, base, teachers)
+    return _pictures(p, method, over, groups, found, len(mine), caption)
 
 
 def won(p, method="kd", over="one_hot", groups=()):
@@ -133,21 +152,14 @@ def won(p, method="kd", over="one_hot", groups=()):
 
     groups: names; by default those whose accuracy rises most. See lost."""
     mine, base = _networks(p, method, over)
-    right = mine == p.y, base == p.y
-    order = right[0].sum(axis=0), 1 - right[1].mean(axis=0)
-    some = (order[0] > len(mine) / 2) & (order[1] > 0.5)
-    names = name_of(method), name_of(over)
-
-    def wrong(row):
-        return commonest(base[~right[1][:, row], row])[0]
-
     caption = (
-        f"Each picture is a test image that most of the {len(base)} {names[1]} networks get wrong "
-        f"and most of the {len(mine)} {names[0]} networks get right. Below it are its class, after "
-        "the arrow the label that most of the wrong networks give, and how many "
-        f"{names[0]} networks are right. Images that most of these get right come first."
+        f"Each picture is a test image that most of the {len(base)} {name_of(over)} networks get "
+        f"wrong and most of the {len(mine)} {name_of(method)} networks get right. Below it are its "
+        "class, after the arrow the label that most of the wrong networks give, and how many "
+        f"{name_of(method)} networks are right. Images that most of these get right come first."
     )
-    return _pictures(p, _Found("won", names, right, some, order, wrong), groups, caption)
+    found = won_by(p.y, mine, base)
+    return _pictures(p, method, over, groups, found, len(mine), caption)
 
 
 def _networks(p, method, over):
@@ -157,14 +169,13 @@ def _networks(p, method, over):
     return p.paired(method, over)
 
 
-def _pictures(p, found, groups, caption):
+def _pictures(p, method, over, groups, found, students, caption):
     """The Pictures of what was found, group by group."""
-    gain = found.gain(p.group)
+    gain = p.group_gain(method, over).mean(axis=0)
     shown = _groups(p, found, gain, groups)
     verb, change = {"lost": ("loses", "falls"), "won": ("wins", "rises")}[found.kind]
-    method, over = found.names
-    said = f"{p.name}: compared with {over}, {method} {verb}"
-    what = p.name, found.kind, len(found.right[0])
+    said = f"{p.name}: compared with {name_of(over)}, {name_of(method)} {verb}"
+    what = p.name, found.kind, students
     if not shown:
         where = "of these classes" if groups else f"of a class whose accuracy {change}"
         return Pictures(*what, f"{said} no test image {where}.", caption)
@@ -176,11 +187,27 @@ def _pictures(p, found, groups, caption):
     try:
         images = images_of(p)
     except DataError:
-        return Pictures(*what, sentence, _missing(p))
+        data = p.teachers[0].config.dataset
+        data = "cifar10" if data == "cifar10" else "cifar100"  # of which all others are parts
+        caption = (
+            f"The images are not shown, since {data} is missing or incomplete on this computer: "
+            f"run `python -m kdlib data get {data}`, or set KDLIB_DATA to the folder of a copy."
+        )
+        return Pictures(*what, sentence, caption)
     except KdlibError as error:
         return Pictures(*what, sentence, f"The images are not shown. {error}")
-    rows = tuple(_row(p, found, images, g, each_of(shown)) for g in shown)
-    return Pictures(*what, sentence, caption, rows)
+
+    def image(row):
+        return f"test image {row}", address(images[row])
+
+    rows = []
+    for g in shown:
+        some = np.flatnonzero(found.some & (p.group == g))
+        names = p.teachers[0].facts["class_names"]
+        pictures = found.pictures(some, each_of(shown), p.y, names, image)
+        note = f"{number(gain[g])}; {len(pictures)} of {len(some):,} such images"
+        rows.append(Row(p.group_names[g], note, pictures))
+    return Pictures(*what, sentence, caption, tuple(rows))
 
 
 def _groups(p, found, gain, names):
@@ -191,28 +218,6 @@ def _groups(p, found, gain, names):
         change = gain if found.kind == "lost" else -gain
         wanted = [g for g in np.argsort(change, kind="stable").tolist() if change[g] < 0]
     return [g for g in wanted if found.some[p.group == g].any()][:ROWS]
-
-
-def _row(p, found, images, g, most):
-    """The Row of a group, with at most so many pictures."""
-    names = p.teachers[0].facts["class_names"]
-    members = np.flatnonzero(found.some & (p.group == g))
-    pictures = []
-    for row in first(members, *found.order)[:most]:
-        said = names[p.y[row]], names[found.wrong(row)], int(found.order[0][row])
-        pictures.append(Picture(row, *said, f"test image {row}", _address(images[row])))
-    change = number(found.gain(p.group)[g])
-    note = f"{change}; {len(pictures)} of {len(members):,} such images"
-    return Row(p.group_names[g], note, tuple(pictures))
-
-
-def _missing(p):
-    data = p.teachers[0].config.dataset
-    data = "cifar10" if data == "cifar10" else "cifar100"  # of which all others are parts
-    return (
-        f"The images are not shown, since {data} is missing or incomplete on this computer: run "
-        f"`python -m kdlib data get {data}`, or set KDLIB_DATA to the folder of a copy."
-    )
 
 
 def images_of(p, folder=None):
@@ -238,39 +243,22 @@ def _unseen(config, folder):
     return images, np.concatenate([split.y for split in unseen])
 
 
-# ---------------------------------------------------------------- of audits too
+# ---------------------------------------------------------------- images as addresses
 
 
-def first(rows, *keys):
-    """Indices `rows` from the largest of the first of the keys (N,), then of the next."""
-    order = np.lexsort((rows, *(-key[rows] for key in reversed(keys))))
-    return rows[order].tolist()
-
-
-def commonest(labels):
-    """(label, count): the one that most of some networks give, ties to the smallest."""
-    values, counts = np.unique(labels, return_counts=True)
-    return int(values[counts.argmax()]), int(counts.max())
-
-
-def each_of(groups):
-    """How many pictures each of the groups may have."""
-    return min(A_ROW, MOST // max(1, len(groups)))
-
-
-def _address(pixels):
+def address(pixels):
+    """The address of an image of (H, W), (H, W, 1) or (H, W, 3) uint8; see thumbnail."""
     import PIL.Image
 
-    if pixels.shape[-1] == 1:
+    if pixels.shape[2:] == (1,):
         pixels = pixels[..., 0]
-    if len(pixels) <= SIDE // 8:  # as squares: enlarged by a browser it is a blur
-        pixels = pixels.repeat(SIDE // 2 // len(pixels), axis=0)
-        pixels = pixels.repeat(SIDE // 2 // pixels.shape[1], axis=1)
     return thumbnail(PIL.Image.fromarray(pixels))
 
 
 def thumbnail(image):
-    """The address (data:) of a pillow image, SIDE pixels at most; small ones without loss."""
+    """The address (data:) of a pillow image, SIDE pixels at most; small ones without loss.
+
+    The smallest are enlarged as squares: by a browser they would become a blur."""
     import PIL.Image
     import PIL.ImageOps
 
@@ -285,6 +273,9 @@ def thumbnail(image):
         image = PIL.Image.alpha_composite(white, image)
     image = image.convert("RGB")
     small = max(image.size) <= SIDE // 2
+    if max(image.size) <= SIDE // 8:
+        factor = SIDE // 2 // max(image.size)
+        image = PIL.ImageOps.scale(image, factor, PIL.Image.Resampling.NEAREST)
     image.thumbnail((SIDE, SIDE))
     buffer = io.BytesIO()
     if small:
@@ -292,4 +283,4 @@ def thumbnail(image):
     else:
         image.save(buffer, "JPEG", quality=85)
     kind = "png" if small else "jpeg"
-    return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
+    return f"data:image/{kind};base64,{base64_of(buffer.getvalue())}"

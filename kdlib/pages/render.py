@@ -7,18 +7,19 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import nbformat
-from markupsafe import Markup
+from latex2mathml.converter import convert
+from markupsafe import Markup, escape
+from mistune import HTMLRenderer
 from nbconvert.exporters.templateexporter import TemplateExporter
 from nbconvert.filters import Highlight2HTML
+from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 
 from kdlib.config import KdlibError
-from kdlib.pages.report_template.filters import markdown
-from kdlib.pages.report_template.tidy import tidy
-from kdlib.pages.shown import HERE, TEMPLATES
+from kdlib.pages.shown import HERE, TEMPLATE, TEMPLATES, tidy
 from kdlib.study.grids import STUDIES
 from kdlib.study.provenance import marked
 
-TEMPLATE = HERE / "report_template"
+HEADING = re.compile("^#+ +(.*)", re.M)  # the first one of a notebook
 # of a page: its title, the sentences of its answer, its first figure
 TITLE = re.compile("<title>(.*?)</title>", re.S)
 ANSWER = re.compile('<p class="answer"><strong>(.*?)</strong></p>', re.S)
@@ -36,6 +37,11 @@ WORDS = {  # of a notebook in links
     "90_anchors": "published numbers",
     "91_choice_of_recipe": "choice of the recipe",
 }
+
+MATHML = (
+    "math|m(row|i|o|n|text|space|s|frac|sqrt|root|sub|sup|subsup|under|over|underover|table|tr|td"
+    "|style|padded|phantom|enclose|multiscripts)"
+)
 
 
 def read_parameters(source, where):
@@ -79,13 +85,12 @@ def links_of(books):
     for here in books:
         own = [study for study in books if chapter(study) == chapter(here)]
         own.sort(key=lambda study: study != chapter(study))
-        links[here] = {study: _links(study, here, books[study]) for study in own}
+        links[here] = {}
+        for study in own:
+            folder = "" if study == here else f"../{study}/"
+            words = [(book, WORDS.get(book, book.replace("_", " "))) for book in books[study]]
+            links[here][study] = [(f"{folder}{book}.html", said) for book, said in words]
     return links
-
-
-def _links(study, here, books):
-    folder = "" if study == here else f"../{study}/"
-    return [(f"{folder}{b}.html", WORDS.get(b, b.replace("_", " "))) for b in books]
 
 
 def render(executed, html, provenance=None, links=None, seconds=None, failure=""):
@@ -101,6 +106,8 @@ def render(executed, html, provenance=None, links=None, seconds=None, failure=""
     ran = notebook.metadata.get("papermill", {})
     tagged = [c.source for c in notebook.cells if "parameters" in c.metadata.get("tags", [])]
     outputs = [output for c in notebook.cells for output in c.get("outputs", [])]
+    prose = "\n".join(c.source for c in notebook.cells if c.cell_type == "markdown")
+    heading = HEADING.search(prose)
     # the folder of the pictures that the text shows
     here = str(Path(ran.get("input_path") or executed).parent)
 
@@ -119,6 +126,7 @@ def render(executed, html, provenance=None, links=None, seconds=None, failure=""
     )
     facts = {
         "stem": Path(executed).stem,
+        "heading": re.sub("[`*$]", "", heading[1]) if heading else "",
         "links": links or {},
         "seconds": seconds,
         "now": datetime.now(UTC),
@@ -148,27 +156,31 @@ def write_index(pages, html, verdicts, provenance):
     there is one. Returns `html`."""
     studies = []
     for name in dict.fromkeys(page.study for page in pages):
-        glances = [_glance(page) for page in pages if page.study == name]
-        facts = {"name": name, "about": STUDIES.get(name), "pages": glances}
+        glances = [_glance(page, html.parent) for page in pages if page.study == name]
+        facts = {"name": name, "about": STUDIES[name], "pages": glances}
         studies.append(facts | {"verdicts": verdicts[name], "provenance": provenance[name]})
     studies.sort(key=_place(studies))
     index = TEMPLATES.get_template("index.html.j2")
-    text = index.render(studies=studies, root=html.parent, now=datetime.now(UTC))
+    text = index.render(studies=studies, now=datetime.now(UTC))
     return write(html, tidy(text))
 
 
-def _glance(page):
-    """What the index shows of a page; HTML where it is text of the page."""
+def _glance(page, folder):
+    """What the index in a folder shows of a page; HTML where it is text of the page."""
     text = page.html.read_text("utf-8")
-    answer = [Markup(sentence) for sentence in ANSWER.findall(text)]
-    title = Markup(TITLE.search(text)[1])
-    looks = {"figure": _first(FIGURE, text), "picture": _first(PICTURE, text)}
-    return {"page": page, "title": title, "answer": answer} | looks
 
+    def first(pattern):
+        found = pattern.search(text)
+        return Markup(found[0]) if found else ""
 
-def _first(pattern, text):
-    found = pattern.search(text)
-    return Markup(found[0]) if found else ""
+    return {
+        "address": page.html.relative_to(folder).as_posix(),
+        "failed": page.status == "failed",
+        "title": Markup(TITLE.search(text)[1]),
+        "answer": [Markup(sentence) for sentence in ANSWER.findall(text)],
+        "figure": first(FIGURE),
+        "picture": first(PICTURE),
+    }
 
 
 def _place(studies):
@@ -179,7 +191,51 @@ def _place(studies):
 
     def key(study):
         own, about = chapter(study["name"]), study["about"]
-        last = [bool(about and about.demonstration), bool(about and about.superseded)]
-        return [*last, own not in decided, order.index(own), study["name"] != own]
+        last = about.demonstration, about.superseded
+        return *last, own not in decided, order.index(own), study["name"] != own
 
     return key
+
+
+# ---------------------------------------------------------------- Markdown, with formulas as MathML
+
+
+class MathMLRenderer(IPythonRenderer):
+    """Markdown as Jupyter reads it, with formulas as MathML: no script has to draw them later."""
+
+    # to embed pictures, nbconvert parses each tag of inline HTML alone, which closes it at once
+    inline_html, block_html = HTMLRenderer.inline_html, HTMLRenderer.block_html
+
+    def block_math(self, body):
+        return formula(body, "block")
+
+    def inline_math(self, body):
+        return formula(body, "inline")
+
+    def latex_environment(self, name, body):
+        return formula(rf"\begin{{{name}}}{body}\end{{{name}}}", "block")
+
+
+def markdown(text, escape=False, **options):
+    """HTML of Markdown; with `escape`, HTML inside it is text.
+
+    options: of nbconvert's IPythonRenderer."""
+    renderer = MathMLRenderer(
+        escape=escape, allow_harmful_protocols=False, embed_images=True, **options
+    )
+    return MarkdownWithMath(renderer).render(text)
+
+
+def formula(tex, display):
+    """MathML of a formula, or its source where the converter cannot read it.
+
+    display: "block" or "inline"."""
+    try:
+        found = convert(tex.replace("{aligned}", "{align*}"), display=display)
+    except Exception:  # a dozen classes without a common base, IndexError among them
+        found = ""
+    if not found or "<mi>\\" in found:  # an unknown command comes back as a name
+        return f'<code class="tex">{escape(tex)}</code>'
+    # the converter does not escape what stands in \text{...}
+    found = re.sub(r"&(?!#?\w+;)", "&amp;", found)
+    return re.sub(rf"<(?!/?({MATHML})\b)", "&lt;", found)

@@ -4,22 +4,28 @@ import contextlib
 import functools
 import hashlib
 import json
+import math
 import os
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import papermill
 from nbclient.exceptions import DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 
-from kdlib.config import KdlibError
-from kdlib.pages.render import TEMPLATE, links_of, render, write, write_index
-from kdlib.pages.shown import HERE
+from kdlib.config import KdlibError, count_of
+from kdlib.evidence import findings
+from kdlib.pages.render import links_of, render, write, write_index
+from kdlib.pages.shown import HERE, TEMPLATE
 from kdlib.pages.warm import KERNEL, side_by_side
+from kdlib.study import cifar, grids
+from kdlib.study.done import complete_seeds, some_seeds
 from kdlib.study.files import available_cores
+from kdlib.study.provenance import provenance as provenance_of
 
 STAMPS = ".stamps.json"
+A_PAGE = 7  # seconds that one takes on one core
 MOST_AT_ONCE = 8  # kernels; each takes half a gigabyte
 # it warns of names that only its own parser misses; what is an error is raised too
 papermill.log.logger.setLevel("CRITICAL")
@@ -31,27 +37,18 @@ class NotebookFailed(KdlibError):
 
 @dataclass(frozen=True)
 class Page:
-    """One page of the report."""
+    """A page of the report: what it is made from, and what became of it."""
 
     study: str
-    name: str  # the notebook's file name without .ipynb
-    html: Path
-    status: str  # "built", "unchanged" or "failed"
-    seconds: float = 0
-    message: str = ""  # why it failed
-
-
-@dataclass(frozen=True)
-class _Planned:
-    """A page that may have to be built: what it is made from, how it looks, and its stamps."""
-
-    study: str
-    book: Path
+    book: Path  # its notebook
     folder: Path  # of the page
     parameters: dict
     provenance: dict
-    links: list
+    links: dict
     stamp: list  # digests of what it is made from and of its looks
+    status: str = "unchanged"  # or "built" or "failed"
+    seconds: float = 0
+    message: str = ""  # why it failed
 
     @property
     def name(self):
@@ -61,10 +58,9 @@ class _Planned:
     def executed(self):
         return self.folder / self.book.name
 
-    def page(self, status, *more):
-        """The Page."""
-        html = self.folder / f"{self.book.stem}.html"
-        return Page(self.study, self.book.stem, html, status, *more)
+    @property
+    def html(self):
+        return self.executed.with_suffix(".html")
 
 
 def execute(notebook, output, parameters, kernel=None):
@@ -103,11 +99,54 @@ def _folder_of(notebook):
     return next(repositories, notebook.parent)
 
 
+def pages_of(wanted, named, out, notebooks, say):
+    """Build the pages of studies: (pages, lines on the verdicts of each study and pair).
+
+    wanted: {name: seeds}, of which those on record are shown. named: names that must not be left
+    out even if none of their seeds is on record."""
+    seeds = {name: min(n, complete_seeds(name)) for name, n in wanted.items()}
+    # all that are wanted of anchors: their page says which runs are missing
+    seeds |= {name: n for name, n in wanted.items() if grids.study(name).kind == "anchors"}
+    seeds = {name: n for name, n in seeds.items() if n or name in named}
+    books = {name: grids.KINDS[grids.study(name).kind] for name in seeds}
+
+    @functools.cache
+    def cards(name):
+        return findings.verdicts(name, seeds[name] or some_seeds(name))
+
+    sources = {name: provenance_of(name, n) for name, n in seeds.items()}
+    number = sum(map(len, books.values()))
+    minutes = math.ceil(number * A_PAGE / 60 / available_cores())
+    say(f"{count_of(number, 'page')}: about {minutes} min on an idle computer")
+    built = build(
+        {name: {"seeds": n} for name, n in seeds.items()},
+        out,
+        notebooks,
+        books=books,
+        # of all, since the overview reads them all; and whether there are images to show
+        inputs=[s["records sha256"] for s in sources.values()] + [*cifar.found()],
+        provenance=sources,
+        verdicts=cards,
+        say=say,
+    )
+    return built, [line for name in seeds for line in _verdicts(name, cards(name))]
+
+
+def _verdicts(name, cards):
+    """Lines: the verdicts of a study, pair by pair."""
+    for pair in dict.fromkeys(card["pair"] for card in cards):
+        own = [card for card in cards if card["pair"] == pair]
+        words = ", ".join(f"{card['finding']} {findings.marked(card)}" for card in own)
+        seeds = f"{own[0]['seeds']} of {count_of(own[0]['planned'], 'seed')}"
+        yield f"{name} ({pair}, {seeds}): {words}"
+        yield from (f"  † {c['finding']}: {c['control']}" for c in own if c["control"])
+
+
 def build(studies, out, notebooks, *, books, inputs, provenance, verdicts, say=print):
     """Run the notebooks of each study, write what is not up to date, then index.html.
 
-    studies: {name: parameters beside `study`}. By study: books, the names of its notebooks; inputs,
-    a digest of what they read (its records); provenance, see render. verdicts(study): the cards of
+    studies: {name: parameters beside `study`}. By study: books, the names of its notebooks, and
+    provenance, see render. inputs: digests of what any of them reads. verdicts(study): the cards of
     findings.verdicts, asked for when the pages are there, since those compute what it needs. Pages
     are built side by side, one for each core. Returns [Page], a failed notebook among them.
     KdlibError if `out` cannot be written."""
@@ -122,9 +161,9 @@ def build(studies, out, notebooks, *, books, inputs, provenance, verdicts, say=p
         run = {"study": study, **more}
         looks = _digest(*_files(TEMPLATE), provenance[study], links[study])
         for book in of[study]:
-            stamp = [_digest(book, *_files(HERE), run, inputs[study]), looks]
-            plan = out / study, run, provenance[study], links[study], stamp
-            planned.append(_Planned(study, book, *plan))
+            stamp = [_digest(book, *_files(HERE), run, inputs), looks]
+            made_from = run, provenance[study], links[study]
+            planned.append(Page(study, book, out / study, *made_from, stamp))
     try:
         pages = _built(planned, out / STAMPS, say)
         cards = {study: verdicts(study) for study in studies}
@@ -139,50 +178,47 @@ def build(studies, out, notebooks, *, books, inputs, provenance, verdicts, say=p
 
 
 def _built(planned, stamps_file, say):
-    """The Pages of what is planned, in its order; stamps are kept of what is up to date."""
+    """What is planned, with what became of it; stamps are kept of what is up to date."""
     stamps, pages = _stamps(stamps_file), {}
 
-    def ended(plan, page):
-        pages[plan.name] = page
-        say(f"{plan.name}: {page.status} ({page.seconds:.0f} s) {page.message}".strip())
+    def ended(page):
+        pages[page.name] = page
+        say(f"{page.name}: {page.status} ({page.seconds:.0f} s) {page.message}".strip())
 
-    old = {plan.name: stamps.get(plan.name) for plan in planned}
-    todo = []
-    for plan in planned:
-        page = plan.page("unchanged")
-        if old[plan.name] == plan.stamp and page.html.exists():
-            ended(plan, page)
+    old, todo = dict(stamps), []
+    for page in planned:
+        if old.get(page.name) == page.stamp and page.html.exists():
+            ended(page)
         else:
-            todo.append(plan)
-            stamps.pop(plan.name, None)  # lest a run cut short pass for a good one
+            todo.append(page)
+            stamps.pop(page.name, None)  # lest a run cut short pass for a good one
     if todo:
         write(stamps_file, json.dumps(stamps))
     at_once = min(available_cores(), MOST_AT_ONCE, len(todo))
     make = functools.partial(_page, old=old)
     with contextlib.closing(side_by_side(todo, make, at_once)) as steps:
-        for plan, page in steps:
+        for _, page in steps:
             if page.status == "built":
-                stamps[plan.name] = plan.stamp
+                stamps[page.name] = page.stamp
                 write(stamps_file, json.dumps(stamps))
-            ended(plan, page)
-    return [pages[plan.name] for plan in planned]
+            ended(page)
+    return [pages[page.name] for page in planned]
 
 
-def _page(plan, kernel, old):
-    """The Page of a plan: run if its sources changed since the stamps `old`, and drawn."""
-    began, failure, stamp = time.perf_counter(), "", old[plan.name]
-    if not (stamp and stamp[0] == plan.stamp[0] and plan.executed.exists()):
+def _page(page, kernel, old):
+    """The Page, run if its sources changed since the stamps `old`, and drawn."""
+    began, failure, stamp = time.perf_counter(), "", old.get(page.name)
+    if not (stamp and stamp[0] == page.stamp[0] and page.executed.exists()):
         try:
-            execute(plan.book, plan.executed, plan.parameters, kernel)
+            execute(page.book, page.executed, page.parameters, kernel)
         except NotebookFailed as error:
             if kernel.stopped:
                 raise
             failure = str(error)
             kernel.end()  # whatever it has done to it
-    page = plan.page("failed" if failure else "built", time.perf_counter() - began, failure)
-    how = plan.provenance, plan.links, page.seconds, failure
-    render(plan.executed, page.html, *how)
-    return page
+    seconds, status = time.perf_counter() - began, "failed" if failure else "built"
+    render(page.executed, page.html, page.provenance, page.links, seconds, failure)
+    return replace(page, status=status, seconds=seconds, message=failure)
 
 
 def _files(folder):

@@ -1,7 +1,9 @@
 """README's answer and RESULTS.md, from the records: nobody types a number."""
 
+import re
 from dataclasses import dataclass
 
+from kdlib.config import KdlibError
 from kdlib.evidence import choice
 from kdlib.evidence.findings import UNDECIDED, marked, pair_verdicts, panels, share
 from kdlib.evidence.rules import LEAST_SEEDS, classes, labels_read, verdict_bucket
@@ -9,6 +11,7 @@ from kdlib.evidence.words import told
 from kdlib.pages import anchors, sensitivity
 from kdlib.pages.gains import plot_gain_by_bucket
 from kdlib.study.done import complete_seeds
+from kdlib.study.files import whole_file
 from kdlib.study.grids import STUDIES, Study
 
 FIGURE = "docs/answer.svg"
@@ -33,7 +36,7 @@ and is not listed.
 
 
 @dataclass(frozen=True)
-class Shown:
+class OnRecord:
     """A study with complete seeds on record; panels and cards where it has verdicts."""
 
     study: Study
@@ -47,6 +50,24 @@ class Shown:
         early = ", preliminary" if self.seeds < self.study.seeds else ""
         said = f"{self.seeds} of {self.study.seeds} planned seeds{early}"
         return f"{self.study.title} (`{self.study.name}`), {said}"
+
+
+def publish(page):
+    """Write the answer between the marks of README.md, its figure, and RESULTS.md beside it."""
+    text = page.read_text(encoding="utf-8") if page.exists() else ""
+    old = r"(?<=<!-- answer:start -->\n).*?(?=<!-- answer:end -->)"
+    parts = re.split(old, text, flags=re.S)
+    if len(parts) != 2:
+        raise KdlibError(
+            f"{page}: needs one line <!-- answer:start --> and, below it, one <!-- answer:end -->."
+        )
+    new, figure, everything = texts()
+    if figure:
+        with whole_file(page.parent / FIGURE) as temporary:
+            temporary.write_bytes(figure)
+    for file, content in ((page, new.join(parts)), (page.with_name("RESULTS.md"), everything)):
+        with whole_file(file) as temporary:
+            temporary.write_text(content, encoding="utf-8")
 
 
 def texts():
@@ -74,14 +95,14 @@ def texts():
 
 
 def _shown(study):
-    """What is on record of a study, as a Shown; None where nothing can be said about it."""
+    """What is on record of a study, as OnRecord; None where nothing can be said about it."""
     seeds = 0 if study.demonstration or study.kind == "anchors" else complete_seeds(study.name)
     if study.kind != "findings":
-        return Shown(study, seeds, [], []) if seeds else None
+        return OnRecord(study, seeds, [], []) if seeds else None
     if seeds < 2:  # one seed has no spread
         return None
     both = panels(study.name)
-    return Shown(study, seeds, both, [card for p in both for card in pair_verdicts(p)])
+    return OnRecord(study, seeds, both, [card for p in both for card in pair_verdicts(p)])
 
 
 # ---------------------------------------------------------------- the answer of README.md
@@ -174,16 +195,21 @@ def _verdict(card):
 def _study(shown):
     """The section of a study with verdicts."""
     baselines = len(shown.panels[0].runs["one_hot"])
-    about = f"{shown.study.about} {baselines} baselines."
-    marked = [f"† {c['finding']}, {c['pair']}: {c['control']}" for c in shown.cards if c["control"]]
-    details = "<details><summary>Every finding in words, with its test</summary>"
+    daggers = [
+        f"† {c['finding']}, {c['pair']}: {c['control']}" for c in shown.cards if c["control"]
+    ]
+    rows = []
+    for c in shown.cards:
+        numbers = f"{c['sentence']} {c['alarm']}".rstrip()
+        rows.append([c["finding"], c["pair"], f"**{marked(c)}**", numbers])
+    header = ["finding", "teacher → student", "verdict", "the numbers"]
     return [
         f"## {shown.title}",
-        about,
+        f"{shown.study.about} {baselines} baselines.",
         _short(shown.cards),
-        *marked,
-        details,
-        _long(shown.cards),
+        *daggers,
+        "<details><summary>Every finding in words, with its test</summary>",
+        anchors.markdown_table(header, rows),
         "</details>",
     ]
 
@@ -206,22 +232,10 @@ def _short(cards):
         claims = list(dict.fromkeys(c["claim"] for c in own.values()))
         if len(claims) > 1:
             claims = [f"{c['claim']} ({pair})" for pair, c in own.items()]
-        cells = {pair: _cell(card) for pair, card in own.items()}
-        rows.append(
-            [f"**{finding}** {' '.join(claims)}", *(cells.get(pair, "–") for pair in pairs)]
-        )
+        cells = dict.fromkeys(pairs, "–")
+        for pair, c in own.items():
+            cells[pair] = f"**{marked(c)}**<br>{c['brief']}".removesuffix("<br>")
+        rows.append([f"**{finding}** {' '.join(claims)}", *cells.values()])
     what = "any of these rules, on the matched control"
     rows.append([what, *map(share, pairs.values())])
     return anchors.markdown_table(["finding", *pairs], rows)
-
-
-def _cell(card):
-    return f"**{marked(card)}**<br>{card['brief']}".removesuffix("<br>")
-
-
-def _long(cards):
-    rows = []
-    for c in cards:
-        numbers = f"{c['sentence']} {c['alarm']}".rstrip()
-        rows.append([c["finding"], c["pair"], f"**{marked(c)}**", numbers])
-    return anchors.markdown_table(["finding", "teacher → student", "verdict", "the numbers"], rows)

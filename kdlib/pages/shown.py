@@ -17,16 +17,19 @@ from kdlib.evidence.words import number
 from kdlib.methods import name_of
 
 HERE = Path(__file__).parent
-FOLDERS = [HERE, HERE / "report_template"]
-TEMPLATES = Environment(loader=FileSystemLoader(FOLDERS), autoescape=True, trim_blocks=True)
+TEMPLATE = HERE / "report_template"
+LOADER = FileSystemLoader([HERE, TEMPLATE])
+TEMPLATES = Environment(loader=LOADER, autoescape=True, trim_blocks=True)
 LONG = 32  # letters of a cell that may be wrapped
 
 
-def _html(macro, *arguments):
+def html_of(macro, *arguments):
+    """A macro of shown.html.j2, filled."""
     return str(getattr(TEMPLATES.get_template("shown.html.j2").module, macro)(*arguments))
 
 
-def _base64(data):
+def base64_of(data):
+    """Bytes as the text of an address."""
     return base64.b64encode(data).decode()
 
 
@@ -56,7 +59,7 @@ class Appendix:
         data = csv_text(self.data).encode()
         size = f"{count_of(len(self.data), 'row')}, {len(data) / 1000:.0f} kB"
         table = Markup(table_html(self.table, self.caption))
-        return _html("appendix", self.caption, self.file, _base64(data), size, table)
+        return html_of("appendix", self.caption, self.file, base64_of(data), size, table)
 
 
 @dataclass(frozen=True)
@@ -66,7 +69,7 @@ class Verdicts:
     cards: list
 
     def _repr_html_(self):
-        return _html("verdicts", self.cards)
+        return html_of("verdicts", self.cards)
 
 
 @dataclass(frozen=True)
@@ -79,7 +82,7 @@ class Headline:
     cards: list = ()
 
     def _repr_html_(self):
-        return _html("headline", self.sentences, self.cards)
+        return html_of("headline", self.sentences, self.cards)
 
 
 # ---------------------------------------------------------------- tables
@@ -110,7 +113,7 @@ def table_html(table, caption):
         side = ' style="text-align: left"' if words else ""
         long = ' class="long"' if max(map(len, cells[column]), default=0) > LONG else ""
         columns.append((column, Markup(side + long)))
-    return _html("table", caption, columns, cells.itertuples(index=False))
+    return html_of("table", caption, columns, cells.itertuples(index=False))
 
 
 def _cell(value):
@@ -152,9 +155,50 @@ def estimates(places, methods, found, column="bucket"):
     return pd.DataFrame(rows)
 
 
+def ends(table, column="estimate"):
+    """The rows with the lowest and the highest value."""
+    return table.loc[table[column].idxmin()], table.loc[table[column].idxmax()]
+
+
 def plus_minus(result, digits=1, signed=False):
     """An Interval in a narrow cell: 38.0 ± 0.9; without the half-width where it has none."""
     estimate = number(result.estimate, "", digits) if signed else f"{result.estimate:.{digits}f}"
     if np.isnan(result.se):
         return estimate
     return f"{estimate} ± {result.high - result.estimate:.{digits}f}"
+
+
+# ---------------------------------------------------------------- whole pages
+
+
+def tidy(page):
+    """A page with headings in order, named links to its sections, and tables in a scrolling box.
+
+    It has one h1, and no level is skipped."""
+    level = 0
+
+    def heading(match):
+        nonlocal level
+        level = min(max(int(match[1]), 2), level + 1) if level else 1
+        return f"<h{level}{match[2]}</h{level}>"
+
+    page = re.sub(r"<h([1-6])\b(.*?)</h\1>", heading, page, flags=re.S)
+    page = page.replace(
+        '<a class="anchor-link"', '<a class="anchor-link" aria-label="Link to this section"'
+    )
+    box = '<div class="scroll" tabindex="0" role="group" aria-label="Table">'
+    page = re.sub(r"<table\b", box + r"\g<0>", page)
+    return said_once(page.replace("</table>", "</table></div>"))
+
+
+def said_once(page):
+    """The page; its captions leave out sentences that stand elsewhere on it."""
+
+    def shorter(match):
+        start, sentence = match.groups()
+        if page.count(f">{sentence}<") == 1:
+            return match[0]
+        of, colon, _ = sentence.partition(": ")
+        return f"{start}{of}.</strong>" if colon else start.removesuffix("<strong>")
+
+    return re.sub(r"(<figcaption><strong>)(.*?)</strong>", shorter, page)

@@ -8,8 +8,7 @@ from kdlib.evidence.stats import interval
 from kdlib.evidence.words import told
 from kdlib.methods import name_of
 from kdlib.pages.classes import BUCKET_LOOKS, gain_by_group, label_of
-from kdlib.pages.drawing import DESK, LINE, captioned, drawn, margin_against_gain
-from kdlib.pages.gains import in_lines
+from kdlib.pages.drawing import LINE, captioned, drawn, margin_against_gain
 from kdlib.pages.shown import Table, estimates, within
 
 
@@ -22,10 +21,9 @@ def plot_margin_and_gain(p, correlation):
     table = gain_by_group(p)
     names = table.group.str.replace("_", " ")
     marks = table.assign(group=names, bucket=table.bucket.map(label_of))
-    looks = {label_of(name): look for name, look in BUCKET_LOOKS.items()}
 
     def paint(width):
-        return margin_against_gain(width, marks, "bucket", looks, name_of("one_hot"))
+        return margin_against_gain(width, marks, "bucket", BUCKET_LOOKS, name_of("one_hot"))
 
     columns = ["group", "n_train", "bucket", "margin", "gain"]
     return paint, f"{p.name}: {correlation}", table[columns]
@@ -92,8 +90,6 @@ def plot_copied_and_amplified(p, sentence):
             axes.set_xlabel(labels[title])
         if amplified is not None:
             both[1].axvline(0, **LINE)
-        if width < DESK:
-            in_lines(both[0], p.runs)
         return figure
 
     return paint, f"{p.name}: {sentence}", table

@@ -9,7 +9,7 @@ from kdlib.evidence.words import number
 from kdlib.methods import look_of, name_of
 from kdlib.pages.drawing import DESK, axes_of, captioned, drawn, legend
 from kdlib.pages.gains import by_bucket, rarest, rarest_classes
-from kdlib.pages.shown import estimates, over_seeds, within
+from kdlib.pages.shown import ends, estimates, over_seeds, within
 
 
 def calibration(p, methods):
@@ -20,7 +20,7 @@ def calibration(p, methods):
     n = np.bincount(p.group)[p.group]
 
     def error(place, method):
-        weights = np.isin(p.group, np.flatnonzero(members[place])) / n
+        weights = members[place][p.group] / n
         errors = []
         for x in p.predictions(method):
             confidence = np.exp(x.log_p[:, 1].astype(np.float64))
@@ -53,8 +53,7 @@ def _lower_is_better(p, table, label):
         axes.set_ylim(bottom=0)
         return figure
 
-    rows = table[table.bucket == table.bucket.iloc[-1]]
-    return paint, rows.loc[rows.estimate.idxmin()], rows.loc[rows.estimate.idxmax()]
+    return paint, *ends(table[table.bucket == table.bucket.iloc[-1]])
 
 
 @captioned

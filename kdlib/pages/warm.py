@@ -94,7 +94,8 @@ def side_by_side(tasks, work, at_once):
         while pending or running:
             while pending and idle:
                 kernel = idle.pop(0)
-                task = _next(pending, study_of.get(kernel), study_of.values())
+                own, taken = study_of.get(kernel), set(study_of.values())
+                task = min(pending, key=lambda task: (task.study != own, task.study in taken))
                 pending.remove(task)
                 study_of[kernel] = task.study
                 running[pool.submit(work, task, kernel)] = task, kernel
@@ -107,9 +108,3 @@ def side_by_side(tasks, work, at_once):
         for kernel in kernels:
             kernel.stop()
         pool.shutdown(cancel_futures=True)
-
-
-def _next(pending, own, taken):
-    """The first task of a kernel's own study, else of one that no kernel is at, else of all."""
-    ranks = [(task.study != own, task.study in taken) for task in pending]
-    return pending[ranks.index(min(ranks))]

@@ -77,30 +77,31 @@ def test_copies_by_hand(teachers, with_baseline):
     y, predicted = predictions(teachers=teachers)
     if not with_baseline:
         predicted.pop("baseline")
-    lost, students, right = pictures.copies(y, predicted)
+    found = pictures.lost_in(y, predicted)
     for i in range(N):
         took_over = 0
         for s in range(3):
             says = predicted["teacher"][s % teachers, i]
             took_over += says != y[i] and predicted["student"][s, i] == says
         baselines = predicted.get("baseline", np.full((1, N), y[i]))[:, i]
-        assert students[i] == took_over and right[i] == np.mean(baselines == y[i])
-        assert lost[i] == (took_over > 0 and np.mean(baselines == y[i]) > 0.5)
+        assert found.networks[i] == took_over and found.share[i] == np.mean(baselines == y[i])
+        assert found.some[i] == (took_over > 0 and np.mean(baselines == y[i]) > 0.5)
 
 
 @pytest.mark.parametrize("teachers", [1, 3])
 def test_what_is_shown_is_what_most_students_lost_and_what_it_says_is_so(teachers):
     y, predicted = predictions(teachers=teachers)
     found = audited(arrays(), y, predicted)
-    lost, students, _ = pictures.copies(y, predicted)
+    lost = pictures.lost_in(y, predicted)
     seen = [p.row for p in every(found)]
     assert len(seen) == len(set(seen)) <= MOST and len(seen) >= 12
     for row in found.lost:
-        inside = np.flatnonzero(lost & (y == CLASSES.index(row.group)))
-        assert row.count == len(inside)
+        inside = np.flatnonzero(lost.some & (y == CLASSES.index(row.group)))
+        assert row.note.endswith(f"; {len(row.pictures)} of {len(inside)} such examples")
         assert {p.row for p in row.pictures} <= set(inside)
         left = set(inside) - {p.row for p in row.pictures}
-        assert min(students[p.row] for p in row.pictures) >= max(students[[*left]], default=0)
+        least = min(lost.networks[p.row] for p in row.pictures)
+        assert least >= max(lost.networks[[*left]], default=0)
         for p in row.pictures:
             assert p.label == CLASSES[y[p.row]] == row.group
             says = CLASSES.index(p.wrong)
@@ -247,6 +248,8 @@ def test_arrays_of_every_shape(shape):
     for p in every(audited(arrays(shape=shape))):
         assert abs(shown(p).convert("L").getpixel((0, 0)) - p.row % 256) <= 2
         assert p.name == f"row {p.row}"
+        if shape[0] == 8:  # as squares, not as a blur
+            assert shown(p).size == (64, 64)
 
 
 @pytest.mark.parametrize(

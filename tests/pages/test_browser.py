@@ -11,6 +11,7 @@ import re
 import threading
 import time
 import unicodedata
+from types import SimpleNamespace
 
 import pandas as pd
 import pypdf
@@ -60,31 +61,26 @@ def gallery(browser, tmp_path_factory):
         patch.setenv("KDLIB_RECORDS", str(folder / "records"))
         rates = {"kd": but(0.8, few=0.3), "shuffled": ("kd", "one_hot")}
         write_study(STUDIES["digits"], 2, names=NAMES, facts=history, **rates)
-        by_study = {"books": BOOKS, "provenance": PROVENANCE, "inputs": ""}
         pages = report.build(
             {"digits": {"seeds": 2}},
             folder / "reports",
             ROOT / "notebooks",
             say=lambda line: None,
+            books={"digits": BOOKS},
+            inputs="",
+            provenance={"digits": PROVENANCE},
             verdicts=lambda study: CARDS,
-            **{name: {"digits": value} for name, value in by_study.items()},
         )
     assert [page.message for page in pages] == [""] * len(BOOKS)
     with served(folder / "reports") as address:
         yield {"file": (folder / "reports").as_uri(), "served": address}
 
 
-@pytest.fixture(
-    scope="module",
-    params=[(how, page) for how in ("file", "served") for page in PAGES],
-    ids=lambda p: "-".join(p),
-)
+@pytest.fixture(scope="module", params=PAGES)
 def page(request, browser, gallery):
     """The address of a page that has just been opened, wide and light."""
-    how, name = request.param
-    browser.get_log("browser"), browser.get_log("performance")
     look(browser, 1100)
-    browser.get(f"{gallery[how]}/{name}")
+    browser.get(f"{gallery['file']}/{request.param}")
     return browser.current_url
 
 
@@ -93,8 +89,14 @@ def page(request, browser, gallery):
 LOADED = "return performance.getEntriesByType('resource').map(e => e.name).filter(name => !name.startsWith('data:'))"
 
 
-def test_nothing_but_the_page_is_requested_and_the_console_is_silent(browser, page):
-    assert requested(browser) == [page] and len(browser.page_source.encode()) < 3_000_000
+@pytest.mark.parametrize("how", ["file", "served"])
+@pytest.mark.parametrize("name", PAGES)
+def test_nothing_but_the_page_is_requested_and_the_console_is_silent(browser, gallery, how, name):
+    browser.get_log("browser"), browser.get_log("performance")
+    look(browser, 1100)
+    browser.get(f"{gallery[how]}/{name}")
+    assert requested(browser) == [browser.current_url]
+    assert len(browser.page_source.encode()) < 3_000_000
     assert browser.execute_script(LOADED) == []
     assert browser.get_log("browser") == []
     assert "stolen" not in browser.title
@@ -318,7 +320,8 @@ def test_the_index_of_all_studies_is_four_screens_long(browser, gallery, tmp_pat
     page.write_text(browser.page_source, encoding="utf-8")
     pages, verdicts = [], {}
     for name, study in STUDIES.items():
-        pages += [report.Page(name, book, page, "built") for book in KINDS[study.kind]]
+        same = SimpleNamespace(study=name, html=page, status="built")
+        pages += [same for _ in KINDS[study.kind]]
         both = [c | {"pair": pair} for pair in ("resnet8 → resnet8", "cnn → cnn") for c in CARDS]
         verdicts[name] = [*both, *both[:3], *both[-3:]] if study.kind == "findings" else []
     provenance = dict.fromkeys(STUDIES, PROVENANCE)

@@ -2,11 +2,9 @@
 page of overrides, from training to the footer."""
 
 import json
-import re
 
 import nbformat
 import numpy as np
-import papermill
 import pytest
 from conftest import ROOT
 from looking import Document
@@ -41,26 +39,6 @@ def shown(notebook):
 # ---------------------------------------------------------------- as committed
 
 
-def test_the_notebook_is_thin_and_asks_a_question():
-    notebook = read(BOOK)
-    nbformat.validate(notebook)
-    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
-    lines = [line for cell in code for line in cell.source.splitlines()]
-    assert not [line for line in lines if re.match(r"(def|class|for|while)\b|[!%]", line)]
-    assert all(cell.outputs == [] and cell.execution_count is None for cell in code)
-    prose = " ".join(c.source for c in notebook.cells if c.cell_type == "markdown")
-    assert prose.startswith("# ") and prose.splitlines()[0].endswith("?")
-    assert "**What would count against" in prose
-    assert len(re.findall(r"[A-Za-z]{2,}", prose)) >= 7 * len(lines)
-
-
-def test_papermill_and_the_report_see_its_parameters():
-    seen = papermill.inspect_notebook(str(BOOK))
-    assert list(seen) == list(render.read_parameters(read(BOOK).cells[1].source, BOOK))
-    assert list(seen) == list(Choice._fields)
-    assert all(parameter["help"] for parameter in seen.values())
-
-
 # ---------------------------------------------------------------- on committed records
 
 
@@ -79,7 +57,7 @@ def test_papermill_shows_what_its_parameters_chose(committed):
     notebook, page = committed
     headline, by_bucket, by_class, table, lost, won, source = shown(notebook)
     p = explore.panel_of(*MINE[:2])
-    assert "compared with distillation, AdaAlpha gains most in " in headline
+    assert "resnet20 → resnet20: compared with distillation, AdaAlpha harms " in headline
     assert f"{p.seeds} of {p.study.seeds} planned seeds" in headline
     for figure in (by_bucket, by_class):
         assert "data:image/svg+xml;base64," in figure
@@ -230,14 +208,14 @@ def test_luck_that_two_methods_share_is_in_no_interval_between_them(records_fold
 
 def test_the_answer_names_both_ends_and_counts_what_is_beyond_chance(on_record):
     p = panel(DIGITS, DIGITS.pairs[0], 2)
-    found = classes.gain_by_group(p, "kd")
-    said = explore.answer(p, "kd", "one_hot", found)
-    assert "distillation gains most in class 9 (+15.0 points) and least in class 3 (−35.0" in said
-    counts = found.finding.value_counts()
+    figure = classes.plot_gain_by_group(p, "kd")
+    said = explore.answer(p, figure)
+    assert "range from −35.0 points (class 3) to +15.0 points (class 9). 2 of 8 planned" in said
+    counts = figure.table.finding.value_counts()
     helped, harmed = counts.get("helped", 0), counts["harmed"]
-    assert f"of 10 it clearly helps {helped} and clearly harms {harmed}. 2 of 8" in said
+    assert f"distillation harms {harmed} and helps {helped} of 10 classes" in said
     one = panel(DIGITS, DIGITS.pairs[0], 1)
-    assert "too few to tell" in explore.answer(one, "kd", "one_hot", classes.gain_by_group(one))
+    assert "too few to tell" in explore.answer(one, classes.plot_gain_by_group(one))
 
 
 def test_the_table_has_the_gains_of_the_figure(on_record):
@@ -256,7 +234,7 @@ def test_the_table_has_the_gains_of_the_figure(on_record):
 
 
 def test_an_exploratory_page_from_training_to_its_footer(records_folder, tmp_path, monkeypatch):
-    changes = {"epochs": 8, "warmup": 0, "temperature": 4}
+    changes = {"epochs": 2, "warmup": 0, "temperature": 4}
     book = ROOT / "notebooks" / "01_gains_are_not_uniform.ipynb"
     given = {"study": "digits", "seeds": 1, "overrides": json.dumps(changes)}
     done = report.execute(book, tmp_path / "done.ipynb", given)
@@ -265,23 +243,34 @@ def test_an_exploratory_page_from_training_to_its_footer(records_folder, tmp_pat
     assert recorded == {cfg.key() for cfg in overridden(DIGITS, changes)(1)}
     assert not recorded & {cfg.key() for cfg in DIGITS()}
     text = "".join(words for words, _ in Document(page).all("body"))
-    said = "Exploratory: digits with epochs = 8, warmup = 0, temperature = 4. These runs were not planned"
+    said = "Exploratory: digits with epochs = 2, warmup = 0, temperature = 4. These runs were not planned"
     assert said in text and page.index("Exploratory: digits") < page.index("<figure")
     words = {words for words, _ in Document(page).all("strong", **{"class": "verdict"})}
     assert {word.lower().strip(":") for word in words} == {"not tested"}
     foot = page[page.index("<footer") :]
     assert "exploratory, counted nowhere" in foot and "temperature" in foot
-    assert "exploratory: epochs = 8, warmup = 0, temperature = 4; no verdict" in text  # deviations
+    assert "exploratory: epochs = 2, warmup = 0, temperature = 4; no verdict" in text  # deviations
 
 
-def test_wrong_overrides_stop_a_notebook_before_anything_trains(records_folder, tmp_path):
+def test_wrong_overrides_stop_a_notebook_in_a_sentence_before_anything_trains(
+    records_folder, tmp_path
+):
+    """Without a traceback, in the notebook and on its page."""
     book = ROOT / "notebooks" / "00_overview.ipynb"
     given = {"study": "digits", "seeds": 1, "overrides": {"temprature": 4}}
-    with pytest.raises(report.NotebookFailed, match="did you mean 'temperature'"):
+    with pytest.raises(report.NotebookFailed, match="did you mean 'temperature'") as stopped:
         report.execute(book, tmp_path / "done.ipynb", given)
     assert not records_folder.exists()
+    assert "Traceback" not in str(stopped.value.__cause__)  # what papermill itself prints
+    outputs = [
+        output for cell in read(tmp_path / "done.ipynb").cells for output in cell.get("outputs", [])
+    ]
+    (said,) = [output.traceback for output in outputs if output.output_type == "error"]
+    assert len(said) == 1 and said[0].startswith("KdlibError: notebook parameter overrides")
     page = render.render(tmp_path / "done.ipynb", tmp_path / "done.html", failure="It stopped.")
-    assert "did you mean" in page.read_text()
+    text = page.read_text()
+    assert "did you mean" in text and "check_parameters(globals())\n\x1b" not in text
+    assert "Traceback (most recent call last)" not in text
 
 
 def test_a_study_as_planned_has_no_banner():

@@ -15,7 +15,7 @@ from synthetic import GROUPS, write_study
 
 from kdlib.asking import given
 from kdlib.config import KdlibError
-from kdlib.pages import render, report
+from kdlib.pages import explore, render, report
 from kdlib.pages.warm import Kernel
 from kdlib.study.grids import KINDS, STUDIES, check_parameters
 from kdlib.study.sweep import sweep
@@ -26,7 +26,10 @@ EXPLORE = ROOT / "notebooks" / "explore.ipynb"  # of every study: test_explore.p
 NOTEBOOKS = sorted(set((ROOT / "notebooks").glob("*.ipynb")) - {AUDIT, EXPLORE})
 # title, parameters, imports, runs, main figure, how to read it, the rest, set-up, what deviates
 ORDER = ["markdown", *["code"] * 4, "markdown", "code", "markdown", "code"]
-ORDER_OF_AUDIT = ["markdown", *["code", "code", "markdown"] * 2, "code", "code"]
+ORDERS = {
+    AUDIT: ["markdown", *["code", "code", "markdown"] * 2, "code", "code"],
+    EXPLORE: ["markdown", *["code"] * 3, "markdown"],
+}
 FOUR = ("F4 AdaAlpha", "F4 AdaMargin")
 FINDINGS = {  # notebook: what its verdict cards are about
     "00_overview": {"F1", "F2a", "F2b", "F3a", "F3b", "F3c", *FOUR},
@@ -59,7 +62,7 @@ KIND = {book: kind for kind, books in KINDS.items() for book in books}
 DEMO = {s.kind: s.name for s in STUDIES.values() if s.demonstration} | {"anchors": "anchors"}
 WORDS = {"holds", "contradicted", "not under this reading", "not decided", "not tested"}
 each = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
-audit_too = pytest.mark.parametrize("path", [*NOTEBOOKS, AUDIT], ids=lambda p: p.stem)
+every = pytest.mark.parametrize("path", [*NOTEBOOKS, AUDIT, EXPLORE], ids=lambda p: p.stem)
 
 
 def read(path):
@@ -78,14 +81,14 @@ def test_every_notebook_is_tested():
     assert set(KIND) == {p.stem for p in NOTEBOOKS}
 
 
-@audit_too
+@every
 def test_cells_in_order_and_without_outputs(path):
     notebook = read(path)
     nbformat.validate(notebook)
-    order = ORDER_OF_AUDIT if path == AUDIT else ORDER
+    order = ORDERS.get(path, ORDER)
     assert [cell.cell_type for cell in notebook.cells] == order
     tagged = ["parameters" in cell.metadata.get("tags", []) for cell in notebook.cells]
-    assert tagged == [False, True, *[False] * 7]
+    assert tagged == [False, True, *[False] * (len(order) - 2)]
     for cell in code(notebook):
         assert cell.outputs == [] and cell.execution_count is None
         assert set(cell.metadata) <= {"tags"}  # nothing of a run: times, papermill, widgets
@@ -94,7 +97,7 @@ def test_cells_in_order_and_without_outputs(path):
     assert notebook.cells[0].source.startswith("# ")
 
 
-@audit_too
+@every
 def test_code_is_short_and_does_no_work_of_its_own(path):
     for cell in code(read(path)):
         lines = cell.source.splitlines()
@@ -102,7 +105,7 @@ def test_code_is_short_and_does_no_work_of_its_own(path):
         assert not [line for line in lines if re.match(r"(def|class|for|while)\b|[!%]", line)]
 
 
-@audit_too
+@every
 def test_more_words_than_code(path):
     notebook = read(path)
     prose = " ".join(c.source for c in notebook.cells if c.cell_type == "markdown")
@@ -110,9 +113,11 @@ def test_more_words_than_code(path):
     lines = sum(bool(line.strip()) for c in code(notebook) for line in c.source.splitlines())
     assert words >= 7 * lines
     title, *rest = (c.source for c in notebook.cells if c.cell_type == "markdown")
-    setup, reading = sorted(rest, key=lambda words: words.startswith("## How to read the "))
-    assert setup.startswith("## Set-up") and reading.startswith("## How to read the ")
-    assert "**What would count against" in title + setup
+    assert title.splitlines()[0].endswith("?")
+    assert "**What would count against" in prose
+    headings = sorted(text.split("\n")[0] for text in rest)
+    assert headings[0].startswith("## How to read the ")
+    assert headings[1:] == ["## Set-up"] * (path != EXPLORE)
 
 
 @each
@@ -324,12 +329,20 @@ def test_a_notebook_of_sensitivity_runs_from_records(executed, request):
 # ---------------------------------------------------------------- the audit
 
 
-def test_the_audit_notebook_tells_papermill_its_parameters():
-    seen = papermill.inspect_notebook(str(AUDIT))
-    ours = render.read_parameters(read(AUDIT).cells[1].source, AUDIT)
-    assert list(seen) == list(ours) == list(given.PARAMETERS)
+@pytest.mark.parametrize(
+    ("path", "names", "check"),
+    [
+        (AUDIT, given.PARAMETERS, "given = check_parameters(globals())"),
+        (EXPLORE, explore.Choice._fields, "choice = explore.check_parameters(globals())"),
+    ],
+    ids=lambda value: getattr(value, "stem", ""),
+)
+def test_a_notebook_of_no_study_tells_papermill_its_parameters(path, names, check):
+    seen = papermill.inspect_notebook(str(path))
+    ours = render.read_parameters(read(path).cells[1].source, path)
+    assert list(seen) == list(ours) == list(names)
     assert all(parameter["help"] for parameter in seen.values())
-    assert code(read(AUDIT))[1].source.endswith("\n\ngiven = check_parameters(globals())")
+    assert code(read(path))[1].source.endswith(f"\n\n{check}")
 
 
 def test_the_audit_notebook_audits_files(tmp_path):

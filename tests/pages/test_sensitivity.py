@@ -13,7 +13,7 @@ from synthetic import COUNTS, FEW, GROUPS, TINY, but, made, write_study
 from kdlib.evidence import findings, rules, words
 from kdlib.evidence.panel import panel
 from kdlib.methods import name_of
-from kdlib.pages import ablations, gains, knobs, sensitivity, trust
+from kdlib.pages import ablations, gains, sensitivity, trust
 from kdlib.pages.drawing import DESK, PHONE
 from kdlib.study import grids as studies
 
@@ -153,13 +153,13 @@ def test_mean_alpha_weighs_groups_by_their_images():
     by_hand = sum(n * a for n, a in zip(COUNTS, falling, strict=True)) / sum(COUNTS)
     expected = {"one_hot": 0, "kd": 1, "halfway": 0.5, "ada_alpha": by_hand}
     for method, alpha in {**expected, "AdaAlpha, margin of train": 1}.items():
-        assert knobs.mean_alpha(p, method) == pytest.approx([alpha] * 3)
-    assert knobs.mean_alpha(p, "ada_margin") is None
+        assert sensitivity.mean_alpha(p, method) == pytest.approx([alpha] * 3)
+    assert sensitivity.mean_alpha(p, "ada_margin") is None
 
 
 def test_collapse_counts_equal_predictions():
     p = made(BEYOND, facts=margins, kd=but(0.7, few=0.5))
-    shown = knobs.plot_collapse(p)
+    shown = sensitivity.plot_collapse(p)
     both_widths(shown)
     table = shown.table.set_index(["method", "as"]).estimate
     assert table["distillation", "distillation"] == table["one-hot", "one-hot"] == 100
@@ -173,7 +173,7 @@ def test_collapse_counts_equal_predictions():
 def test_collapse_is_with_the_student_of_the_same_seed_where_there_are_more_baselines():
     study = replace(BEYOND, baselines=5, fewer={"ada_alpha": 2})
     p = made(study, facts=margins, shuffled=("one_hot", "kd", "ada_alpha"), one_hot=0.5, kd=0.6)
-    table = knobs.collapse(p, ["ada_alpha"]).set_index("as")
+    table = sensitivity.collapse(p, ["ada_alpha"]).set_index("as")
     for name, other in (("distillation", "kd"), ("one-hot", "one_hot")):
         by_seed = {r.config.seed: r.test_plus().predicted for r in p.runs[other]}
         pairs = [(r.test_plus().predicted, by_seed[r.config.seed]) for r in p.runs["ada_alpha"]]
@@ -182,7 +182,7 @@ def test_collapse_is_with_the_student_of_the_same_seed_where_there_are_more_base
 
 
 def test_alphas_are_those_of_the_records_most_frequent_first():
-    shown = knobs.plot_alphas(made(BEYOND, facts=margins))
+    shown = sensitivity.plot_alphas(made(BEYOND, facts=margins))
     assert set(shown.table.variant) == {"AdaAlpha", "AdaAlpha, margin of train"}
     rows = shown.table[shown.table.variant == "AdaAlpha"]
     assert list(rows.n_train) == sorted(COUNTS, reverse=True)
@@ -251,7 +251,7 @@ def test_without_a_step_and_with_one_draw_there_is_nothing_to_draw(panels_of):
     alone = panels_of(replace(ABLATIONS, settings=({},)))
     assert ablations.plot_ablations(alone) == []
     assert ablations.plot_variances(alone) is None
-    assert knobs.plot_alphas(alone[0]) is None
+    assert sensitivity.plot_alphas(alone[0]) is None
     assert trust.plot_optimism(alone[0]) is None and trust.optimism(alone[0], []) is None
 
 
@@ -307,8 +307,8 @@ SCORES = pd.concat([RATE, levels("Epochs", (70.0, 72.0), 0)])
 
 def marks(axes, marker):
     """(x, y) of the marks of a kind."""
-    some = [line for line in axes.lines if line.get_marker() == marker]
-    return [(line.get_xdata()[0], line.get_ydata()[0]) for line in some]
+    some = [bar.lines[0] for bar in axes.containers if bar.lines[0].get_marker() == marker]
+    return [(x, y) for line in some for x, y in zip(*line.get_data(), strict=True)]
 
 
 def test_the_steps_of_a_search_are_drawn_one_below_the_other_with_a_star_at_what_is_taken():
@@ -322,8 +322,8 @@ def test_the_steps_of_a_search_are_drawn_one_below_the_other_with_a_star_at_what
     assert marks(rate, "*") == [(70, 1)] and sorted(marks(rate, "o")) == [(60, 0), (65, 2)]
     # what is taken need not be the best
     assert marks(epochs, "*") == [(70, 0)] and marks(epochs, "o") == [(72, 1)]
-    dots = np.sort(np.concatenate([strip.get_offsets()[:, 0] for strip in rate.collections]))
-    assert dots.tolist() == [57.5, 62.5, 62.5, 67.5, 67.5, 72.5]
+    dots = np.concatenate([line.get_xdata() for line in rate.lines if line.get_alpha() == 0.4])
+    assert sorted(dots) == [57.5, 62.5, 62.5, 67.5, 67.5, 72.5]
     assert shown.sentence == "Recipe: the search chose Rate = b; Epochs = a."
     assert shown.table is SCORES and sensitivity.search_steps(SCORES, "Recipe").svg() == shown.svg()
     assert len(sensitivity.search_steps(RATE, "Recipe").figure.axes) == 1

@@ -9,7 +9,6 @@ import re
 import subprocess
 import sys
 from dataclasses import replace
-from html.parser import HTMLParser
 from xml.etree import ElementTree
 
 import matplotlib
@@ -18,6 +17,7 @@ import pandas as pd
 import pytest
 from conftest import ROOT
 from layout import check_layout
+from looking import Document
 from matplotlib.collections import LineCollection
 from matplotlib.text import Text
 from synthetic import COUNTS, GROUPS, SELF, TINY, but, made
@@ -26,7 +26,6 @@ from kdlib.evidence import words
 from kdlib.methods import ARMS, METHODS, look_of, name_of
 from kdlib.pages import anchors, classes, drawing, gains, shown, transfer, trust
 from kdlib.pages.drawing import DESK, PHONE, Shown
-from kdlib.pages.report_template.tidy import said_once
 from kdlib.pages.shown import Headline, Table, Verdicts
 
 DRAWN = ["kd", "ada_alpha", "ada_margin"]
@@ -78,31 +77,17 @@ def drawn(panels):
     return {name: draw(panels["self"]) for name, draw in FIGURES.items()}
 
 
-class Page(HTMLParser):
-    """Tags with attributes, and the text inside each kind of tag."""
+def words_of(page, tag):
+    """The text in every tag of a kind."""
+    return "".join(words for words, _ in page.all(tag))
 
-    def __init__(self, text):
-        super().__init__()
-        self.tags, self.text, self._open = [], {}, []
-        self.feed(text)
 
-    def handle_starttag(self, tag, attrs):
-        self.tags.append((tag, dict(attrs)))
-        if tag not in ("img", "source"):
-            self._open.append(tag)
+def attributes_of(page, tag):
+    return [attributes for _, attributes in page.all(tag)]
 
-    def handle_endtag(self, tag):
-        assert self._open.pop() == tag
 
-    def handle_data(self, data):
-        for tag in self._open:
-            self.text[tag] = self.text.get(tag, "") + data
-
-    def of(self, tag):
-        return [attributes for name, attributes in self.tags if name == tag]
-
-    def verdicts(self):
-        return [a["data-verdict"] for a in self.of("strong") if a.get("class") == "verdict"]
+def verdicts_of(page):
+    return [a["data-verdict"] for _, a in page.all("strong", **{"class": "verdict"})]
 
 
 # ---------------------------------------------------------------- words
@@ -171,15 +156,22 @@ def test_legends_name_the_buckets_of_the_table_and_no_others(drawn, name):
 @each
 def test_figures_are_accessible_html(drawn, name):
     figure = drawn[name]
-    page = Page(figure._repr_html_())
-    (image,) = page.of("img")
+    page = Document(figure._repr_html_())
+    (image,) = attributes_of(page, "img")
     assert image["alt"] == figure.sentence and set(image) == {"alt", "style", "src"}
-    assert image["src"].startswith("data:image/svg+xml;base64,") and not page.of("script")
-    assert figure.sentence in page.text["figcaption"] and figure.caption in page.text["figcaption"]
-    assert page.text["summary"] == "Data of this figure" and page.text["caption"] == figure.caption
-    scopes = [a["scope"] for a in page.of("th")]
+    assert image["src"].startswith("data:image/svg+xml;base64,") and not attributes_of(
+        page, "script"
+    )
+    assert figure.sentence in words_of(page, "figcaption") and figure.caption in words_of(
+        page, "figcaption"
+    )
+    assert (
+        words_of(page, "summary") == "Data of this figure"
+        and words_of(page, "caption") == figure.caption
+    )
+    scopes = [a["scope"] for a in attributes_of(page, "th")]
     assert scopes == ["col"] * len(figure.table.columns) + ["row"] * len(figure.table)
-    assert len(page.of("tr")) == 1 + len(figure.table)
+    assert len(attributes_of(page, "tr")) == 1 + len(figure.table)
 
 
 def test_hostile_names_are_text_everywhere(drawn, panels):
@@ -189,8 +181,10 @@ def test_hostile_names_are_text_everywhere(drawn, panels):
     table = Table(classes.gain_by_group(panels["self"]), HOSTILE)
     assert named
     for told in (*named, table, Verdicts([card]), Headline([HOSTILE], [card])):
-        page = Page(told._repr_html_())
-        assert not page.of("script") and HOSTILE in "".join(page.text.values())
+        page = Document(told._repr_html_())
+        assert not attributes_of(page, "script") and HOSTILE in "".join(
+            "".join(words) for _, _, words in page.tags
+        )
 
 
 def test_a_table_has_its_units_in_its_headers_and_wraps_long_columns_alone():
@@ -204,8 +198,12 @@ def test_a_table_has_its_units_in_its_headers_and_wraps_long_columns_alone():
 def test_tables_escape_columns_say_missing_and_keep_a_number_with_its_half_width():
     columns = {"<b>": ["<i>"], "x": [np.nan], "y": [0.01234], "z": [(1.0, 2.5)], "n": [7]}
     text = shown.table_html(pd.DataFrame(columns | {"w": ["1.0 ± 0.2"]}), "a & b")
-    page = Page(text)
-    assert page.text["caption"] == "a & b" and not page.of("b") and not page.of("i")
+    page = Document(text)
+    assert (
+        words_of(page, "caption") == "a & b"
+        and not attributes_of(page, "b")
+        and not attributes_of(page, "i")
+    )
     cells = re.findall(r"<td[^>]*>(.*?)</td>", text)
     assert cells == ["–", "0.0123", "1.00, 2.50", "7", "1.0\u00a0±\u00a00.2"]
 
@@ -223,20 +221,20 @@ CARDS = [
 
 
 def test_verdict_cards_and_the_headline_say_each_verdict_and_what_is_preliminary():
-    verdicts = Page(Verdicts(CARDS)._repr_html_())
-    headline = Page(Headline(["It helps.", f"{HOSTILE} loses."], CARDS)._repr_html_())
-    assert verdicts.verdicts() == headline.verdicts() == [c["verdict"] for c in CARDS]
-    assert verdicts.text["p"].count("It helps.") == len(verdicts.of("li")) == 3
-    assert verdicts.text["p"].count("(preliminary: 3 of 4 planned seeds)") == 3
+    verdicts = Document(Verdicts(CARDS)._repr_html_())
+    headline = Document(Headline(["It helps.", f"{HOSTILE} loses."], CARDS)._repr_html_())
+    assert verdicts_of(verdicts) == verdicts_of(headline) == [c["verdict"] for c in CARDS]
+    assert words_of(verdicts, "p").count("It helps.") == len(attributes_of(verdicts, "li")) == 3
+    assert words_of(verdicts, "p").count("(preliminary: 3 of 4 planned seeds)") == 3
     said = "+1.4 points in F4 AdaAlpha. It fires in 5 % of splits."
-    assert said in verdicts.text["li"] and "in F1.+1.4" in verdicts.text["li"]
-    assert headline.text["strong"].startswith(f"It helps.{HOSTILE} loses.")
+    assert said in words_of(verdicts, "li") and "in F1.+1.4" in words_of(verdicts, "li")
+    assert words_of(headline, "strong").startswith(f"It helps.{HOSTILE} loses.")
     early = " (preliminary: 3 of 4 planned seeds). "
     first = "Holds: average rises (F1). Not under this reading: AdaAlpha spares the rarest classes"
     seeds = "planned seeds, each a training run from its own random start"  # once
     own = early.replace("planned seeds", seeds)
     both = f"b → b{own}{first} (F4).a → b{early}Not decided: average rises (F1)."
-    assert both in headline.text["p"]  # the first pair first
+    assert both in words_of(headline, "p")  # the first pair first
     balanced = CARDS[0] | {"finding": "F2b", "claim": "The classes it knows least lose."}
     assert "classes it knows least lose (F2b)" in Headline([], [balanced])._repr_html_()
     for told in (Verdicts, lambda cards: Headline([], cards)):
@@ -259,16 +257,16 @@ def test_csv_has_no_formulas_and_is_read_back(text):
 
 def test_the_appendix_holds_every_class_and_a_file_of_what_was_counted(panels):
     p = panels["self"]
-    page = Page(classes.every_class(p)._repr_html_())
-    (link,) = page.of("a")
+    page = Document(classes.every_class(p)._repr_html_())
+    (link,) = attributes_of(page, "a")
     kind, data = link["href"].split(";base64,")
     assert kind == "data:text/csv;charset=utf-8"
     assert link["download"] == "tiny-cnn_small-cnn_small-by-class.csv"
     rows = list(csv.DictReader(io.StringIO(base64.b64decode(data).decode())))
     networks = 3 * 5 + 3  # three teachers are baselines too
-    assert len(rows) == networks * GROUPS and f"{len(rows)} rows" in page.text["p"]
-    assert len(page.of("tr")) == 1 + GROUPS
-    assert not page.of("script") and HOSTILE in page.text["table"]
+    assert len(rows) == networks * GROUPS and f"{len(rows)} rows" in words_of(page, "p")
+    assert len(attributes_of(page, "tr")) == 1 + GROUPS
+    assert not attributes_of(page, "script") and HOSTILE in words_of(page, "table")
     wanted = ("distillation", "1", "class 8")
     (row,) = [r for r in rows if (r["method"], r["seed"], r["class"]) == wanted]
     own, right = p.group == 8, p.predicted("kd")[1] == p.y
@@ -411,15 +409,15 @@ def test_a_caption_leaves_out_what_the_headline_says_but_for_what_it_is_of(drawn
     first, second = drawn["gain_by_bucket"], drawn["calibration"]
     page = first._repr_html_() + second._repr_html_()
     head = Headline([first.sentence])._repr_html_()
-    captions = re.findall(r"<figcaption>(.*?)</figcaption>", said_once(head + page))
+    captions = re.findall(r"<figcaption>(.*?)</figcaption>", shown.said_once(head + page))
     assert captions[0] == f"<strong>cnn_small → cnn_small.</strong> {first.caption}"
-    assert second.sentence in captions[1] and said_once(page) == page
-    assert said_once(head + page).count(first.sentence) == 2  # and to who does not see
+    assert second.sentence in captions[1] and shown.said_once(page) == page
+    assert shown.said_once(head + page).count(first.sentence) == 2  # and to who does not see
 
 
 def test_buckets_are_words_where_they_are_shown(drawn):
-    page = Page(drawn["gain_by_bucket"]._repr_html_())
-    assert "few-shot" in page.text["table"]
+    page = Document(drawn["gain_by_bucket"]._repr_html_())
+    assert "few-shot" in words_of(page, "table")
     ticks = [t.get_text() for t in drawn["gain_by_bucket"].figure.axes[0].get_xticklabels()]
     assert ticks == ["average", "many-shot", "medium-shot", "few-shot"]
 

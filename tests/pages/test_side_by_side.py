@@ -35,7 +35,7 @@ def build(folder, books, say=lambda line: None):
         cells.append(new_code_cell(PARAMETERS, metadata={"tags": ["parameters"]}))
         cells.append(new_code_cell(source))
         nbformat.write(new_notebook(cells=cells), folder / "notebooks" / f"{name}.ipynb")
-    how = {"books": {"digits": list(books)}, "inputs": {"digits": ""}, "provenance": {"digits": {}}}
+    how = {"books": {"digits": list(books)}, "inputs": "", "provenance": {"digits": {}}}
     places = folder / "reports", folder / "notebooks"
     return report.build({"digits": {}}, *places, **how, verdicts=lambda study: [], say=say)
 
@@ -128,6 +128,7 @@ def test_a_failed_page_says_so_in_one_line(tmp_path, one_core, capfd):
         "b.ipynb: the kernel died, most likely because memory ran out.",
     ]
     assert capfd.readouterr().err == ""
+    assert "the kernel died" in pages[1].html.read_text("utf-8") and pages[1].executed.exists()
 
 
 def running(number):
