@@ -242,10 +242,10 @@ def margin_against_gain(width, table, hue, looks, over):
     axes.set_xlabel("teacher's margin (1: certain and right)")
     axes.set_ylabel(f"gain over {over}, points")
     legend(figure, axes)
-    named = table.iloc[[table.gain.argmin(), table.gain.argmax(), table.margin.argmin()]]
-    named = named.drop_duplicates("group")
-    names = [(r.margin, r.gain, r.group, "#333333") for r in named.itertuples()]
-    name_marks(axes, names, table[["margin", "gain"]].head(MANY).to_numpy())
+    named = dict.fromkeys([table.gain.argmin(), table.gain.argmax(), table.margin.argmin()])
+    names = [(r.margin, r.gain, r.group, "#333333") for r in table.iloc[[*named]].itertuples()]
+    zero = [(x, 0) for x in np.linspace(*axes.get_xlim(), 40)]  # no name on the line either
+    name_marks(axes, names, [*table[["margin", "gain"]].head(MANY).to_numpy(), *zero])
     return figure
 
 

@@ -1,7 +1,6 @@
 """Executed notebooks -> self-contained HTML pages, which load nothing; their index."""
 
 import ast
-import os
 import re
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,6 +15,7 @@ from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 
 from kdlib.config import KdlibError
 from kdlib.pages.shown import HERE, TEMPLATE, TEMPLATES, tidy
+from kdlib.study.files import whole_file
 from kdlib.study.grids import STUDIES
 from kdlib.study.provenance import marked
 
@@ -142,10 +142,8 @@ def render(executed, html, provenance=None, links=None, seconds=None, failure=""
 
 def write(path, text):
     """Write a file whole or not at all. Returns its path."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
+    with whole_file(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
     return path
 
 

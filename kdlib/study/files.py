@@ -44,9 +44,8 @@ def whole_file(path):
         if e.errno not in FULL_OR_CLOSED:
             raise
         raise KdlibError(
-            f"{path}: cannot be written ({os.strerror(e.errno)}); free some space or set "
-            "KDLIB_RECORDS to another folder, then run the same command again: finished runs are "
-            "kept."
+            f"{path}: cannot be written ({os.strerror(e.errno)}); free some space or choose "
+            "another folder (KDLIB_RECORDS for records), then run the same command again."
         ) from e
     finally:
         Path(temporary).unlink(missing_ok=True)
