@@ -144,7 +144,11 @@ def test_a_budget_stops_in_time(empty, capsys):
 @pytest.fixture
 def long(empty, monkeypatch):
     """A study that seems to take an hour a run. Yields the arguments of each sweep."""
-    monkeypatch.setattr(pace, "estimate", lambda configs, *rest: [3600.0] * len(configs))
+
+    def an_hour_each(configs, *how):
+        return {cfg.key(): 3600.0 for cfg in configs}
+
+    monkeypatch.setattr(pace, "shares", an_hour_each)
     sweeps = []
     monkeypatch.setattr(sweep, "sweep", lambda *arguments: sweeps.append(arguments))
     return sweeps

@@ -90,8 +90,8 @@ def test_a_kernel_that_a_notebook_ended_as_its_last_act_hurts_no_other(
 ):
     monkeypatch.setattr(warm, "PATIENCE", 10)
     pages = build(tmp_path, {"a": end, "b": "import time\ntime.sleep(1)", "c": "print(1)"})
-    assert [page.status for page in pages][0::2] == ["built", "built"]
-    assert said(pages[2]) == "1\n"
+    # whether its own page is built depends on whether the kernel answers before it ends
+    assert pages[2].status == "built" and said(pages[2]) == "1\n"
 
 
 def test_folder_environment_and_style_are_as_in_a_fresh_kernel(tmp_path, one_core):

@@ -128,9 +128,11 @@ def pretend(records_folder, monkeypatch):
 
     monkeypatch.setattr(sweep, "together", do)
     monkeypatch.setattr(sweep, "load", lambda *a: None)
-    monkeypatch.setattr(
-        pace, "estimate", lambda configs, *a: [asked.seconds.get(c.key(), 0.01) for c in configs]
-    )
+
+    def shares(configs, *how):
+        return {cfg.key(): asked.seconds.get(cfg.key(), 0.01) for cfg in configs}
+
+    monkeypatch.setattr(sweep, "shares", shares)
     return asked
 
 
