@@ -149,12 +149,12 @@ def _check(options):
         needed = ()
     else:
         wrong |= dict.fromkeys(OF_STUDY, "does not go with files, only with --study")
-    for name, why in wrong.items():
-        if options[name] is not None:
-            raise KdlibError(f"--{name.replace('_', '-')} {why}.")
     for name in needed:
         if options[name] is None:
             raise KdlibError(f"an audit {lacking.format(name)}.")
+    for name, why in wrong.items():
+        if options[name] is not None:
+            raise KdlibError(f"--{name.replace('_', '-')} {why}.")
 
 
 def read_by(options):

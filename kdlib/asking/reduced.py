@@ -30,9 +30,16 @@ class Reduced:
         self.kind = kind
         self.modules = modules_of(model)
         self.device = None  # of the module, when it was asked
-        self.classes = None  # as many as the first scores have
-        self.single = False  # one score, of the second of two classes
+        self.width = None  # scores of each example; one is that of the second of two classes
         self.parts = []  # of each batch the Rows; of single scores these, and the labels
+
+    @property
+    def single(self):
+        return self.width == 1
+
+    @property
+    def classes(self):
+        return max(2, self.width)
 
     def scores(self, args, named, n, start):
         """(n, C) float64, or (n, 1), of a batch that begins with example start."""
@@ -61,8 +68,13 @@ class Reduced:
                 f"{self.name}: returns {scores.dtype} of shape {tuple(np.shape(picked))} for {n} "
                 "examples; one row of scores is needed for each, with a column for each class."
             )
-        self.single = scores.shape[1] == 1
-        self.classes = max(2, scores.shape[1])
+        width = scores.shape[1]
+        if self.width not in (None, width):
+            raise AuditError(
+                f"{self.name}: returns {count_of(width, 'score')} for each example in the batch "
+                f"from example {start} on, but {self.width} before."
+            )
+        self.width = width
         return scores.astype(np.float64)
 
     def add(self, scores, y, start):

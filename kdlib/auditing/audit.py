@@ -154,7 +154,7 @@ def audit(
         more["groups"] = used_by(more.get("groups"), by)
     warned = controls(models)
     given = given_names(classes)
-    y, names, answers, by_example, how = in_rows(first, models, more, given, missing_groups)
+    y, names, answers, by_example, how = in_rows(first, models, more, given, missing_groups, by)
     found = {
         role: [outputs(a, y, names, kinds[role]) for a in many] for role, many in answers.items()
     }

@@ -18,7 +18,6 @@ import pandas as pd
 from markupsafe import Markup
 from matplotlib.container import ErrorbarContainer
 from matplotlib.figure import Figure
-from matplotlib.transforms import Bbox
 
 from kdlib.evidence.counts import BUCKETS
 from kdlib.methods import look_of
@@ -268,10 +267,11 @@ def name_marks(axes, marks, others=()):
     spots = to_pixels([mark[:2] for mark in marks])
     scale = axes.figure.dpi / 72
     half = 5 * scale
-    taken = [Bbox.from_extents(*(spot - half), *(spot + half)) for spot in spots]
-    for x, y in to_pixels(np.reshape(others, (-1, 2))):
-        taken.append(Bbox.from_extents(x - half / 2, y - half / 2, x + half / 2, y + half / 2))
-    inside = axes.get_window_extent()
+    dots = to_pixels(np.reshape(others, (-1, 2)))
+    taken = np.hstack(
+        [[*(spots - half), *(dots - half / 2)], [*(spots + half), *(dots + half / 2)]]
+    )
+    inside = axes.get_window_extent().extents
     for (x, y, name, colour), spot in zip(marks, spots, strict=True):
         draft = axes.text(x, y, name, fontsize=BESIDE)
         size = np.array(draft.get_window_extent().size)
@@ -281,10 +281,12 @@ def name_marks(axes, marks, others=()):
             for toward in AROUND:
                 offset = away * np.array(toward) / np.hypot(*toward)
                 corner = spot + offset * scale + size * (np.array(toward) - 1) / 2
-                box = Bbox.from_bounds(*corner, *size)
-                tried.append((_covered(box, taken, inside), away, len(tried), toward, offset, box))
-        covered, away, _, toward, offset, box = min(tried, key=lambda t: (t[0] > 0, t[0], t[2]))
-        taken.append(box)
+                box = np.hstack([corner, corner + size])
+                outside = size.prod() - _shared(box, inside)
+                covered = round(outside + _shared(box, taken).sum(), 3)
+                tried.append((covered, away, len(tried), toward, offset, box))
+        _, away, _, toward, offset, box = min(tried, key=lambda t: (t[0] > 0, t[0], t[2]))
+        taken = np.vstack([taken, box])
         line = {"arrowstyle": "-", "color": "#999999", "linewidth": 0.6} if away > 14 else None
         how = {"textcoords": "offset points", "arrowprops": line, "color": colour}
         how |= {"ha": SIDES[toward[0]][0], "va": SIDES[toward[1]][1], "fontsize": BESIDE}
@@ -292,9 +294,7 @@ def name_marks(axes, marks, others=()):
         axes.annotate(name, (x, y), offset, **how)
 
 
-def _covered(box, taken, inside):
-    """How much of a name would lie over others or outside, in square pixels."""
-    within = Bbox.intersection(box, inside)
-    outside = box.width * box.height - (within.width * within.height if within else 0)
-    overlaps = (Bbox.intersection(box, other) for other in taken)
-    return round(outside + sum(o.width * o.height for o in overlaps if o), 3)
+def _shared(box, others):
+    """Square pixels that a box (left, bottom, right, top) shares with some others, (..., 4)."""
+    sides = np.minimum(box[2:], others[..., 2:]) - np.maximum(box[:2], others[..., :2])
+    return np.maximum(sides, 0).prod(axis=-1)

@@ -16,6 +16,7 @@ from kdlib.reading.sentences import AuditError, listed, printable, quoted, reaso
 from kdlib.reading.values import WHOLE, all_whole, texts
 
 MOST_CLASSES = 2**20
+ONE_CLASS = "with one class there is nothing to predict; an audit needs two at least."
 GIVE_NAMES = "give the names of the classes in the order that the numbers mean (--classes)"
 
 
@@ -44,6 +45,8 @@ def given_names(given):
     names = tuple(name.strip() for name in texts(found, names, "the name"))
     if (name := repeated(names)) is not None:
         raise found.error(f"{quoted(name)} is there twice; each class has its own name.")
+    if len(names) < 2:
+        raise AuditError(ONE_CLASS)
     return names
 
 
@@ -71,7 +74,7 @@ def classes_of(y, answers, given=()):
         scored = [a for a in answers if a.scores and not a.one_score]
         names = _names_of_scores(y, scored) if scored else _names_that_occur(y, answers)
     if len(names) < 2:
-        raise AuditError("with one class there is nothing to predict; an audit needs two at least.")
+        raise AuditError(ONE_CLASS)
     return names, answers
 
 

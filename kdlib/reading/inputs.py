@@ -49,15 +49,16 @@ def check_roles(models):
         )
 
 
-def in_rows(first, models, more, given, missing_groups=None):
+def in_rows(first, models, more, given, missing_groups=None, by=None):
     """What is known of each example, in the order of the labels.
 
     (labels (N,) int64, names of the classes, {role: [Answers]}, {groups, weights, ...: Source}, how
-    the rows were joined). given: names of the classes. missing_groups: see audit.
+    the rows were joined). given: names of the classes. missing_groups: see audit. by: what --by is
+    given, which chooses among columns with a row for each example.
     """
     known = {what: more[what] for what in BY_EXAMPLE if what in more}
     members = {}
-    if "groups" in known and in_pairs(known["groups"]):
+    if "groups" in known and by is None and in_pairs(known["groups"]):
         members["groups"] = known.pop("groups")
     others = [*(s for many in models.values() for s in many), *known.values()]
     first, others = by_text(by_example(first, None), others)

@@ -680,6 +680,20 @@ def test_names_of_classes_must_be_as_many_as_the_scores():
     assert said == "teacher: gives scores of 3 classes, but 2 names of classes came with it."
 
 
+@pytest.mark.parametrize("first, last", [(1, 2), (2, 1), (3, 4)])
+def test_a_model_whose_scores_become_more_or_fewer_is_refused(first, last):
+    def model(x):
+        return x[:, : first if len(x) == 32 else last]
+
+    scores = "1 score" if last == 1 else f"{last} scores"
+    said = refused(ask, model, model, batches(X, Y % 2))
+    start = "teacher: returns"
+    assert (
+        said
+        == f"{start} {scores} for each example in the batch from example 64 on, but {first} before."
+    )
+
+
 def test_probabilities_that_are_none_are_refused_with_their_example():
     said = refused(ask, kind="probabilities")
     assert said.startswith("teacher: the row of scores in example 0 is [")

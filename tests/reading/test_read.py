@@ -339,6 +339,8 @@ REFUSED = {
         (["a", "a", "b"], "class names: 'a' is there twice; each class has its own name."),
         (["a", "b"], "labels: label in row 2 is 2, not a number from 0 to 1."),
         (["a"], "with one class there is nothing to predict; an audit needs two at least."),
+        ([], "with one class there is nothing to predict"),
+        ({"id2label": {}}, "with one class there is nothing to predict"),
         (3, "class names: 3 cannot be read ("),
         (["a", None, "b"], "class names: the name in row 1 is None, not a name or a number."),
         (["a", " ", "b"], "class names: the name in row 1 is ' ', not a name"),

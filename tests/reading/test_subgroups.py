@@ -89,6 +89,30 @@ def test_ranges_say_their_least_and_their_largest_number():
     assert sum(sizes) == N and max(sizes) < 1.15 * min(sizes)
 
 
+def audit_of_three(groups, by):
+    """The audit of three random models of 60 examples, whose labels have ids, by some columns."""
+    rng = np.random.default_rng(0)
+    names = np.array([f"q{k}" for k in range(60)])
+    files = [pd.DataFrame({"id": names, "label": rng.integers(0, 2, 60)})]
+    files += [pd.DataFrame({"id": names, "pred": rng.integers(0, 2, 60)}) for _ in range(3)]
+    return kdlib.audit(*files, groups, by=by, resamples=10)
+
+
+def test_a_chosen_column_is_joined_by_id_whatever_is_left_beside_it():
+    """Without the others, id and group would be pairs, in which an id may occur again."""
+    table = pd.DataFrame({"id": [f"q{k}" for k in range(60)], "site": 1})
+    table["group"] = np.where(np.arange(60) < 20, "a", "b")
+    table["example"] = np.arange(60) // 6
+    shuffled = table.sample(frac=1, random_state=0)
+    expected = audit_of_three(table, ["group"]).groups
+    pd.testing.assert_frame_equal(audit_of_three(shuffled, ["group"]).groups, expected)
+    both = audit_of_three(shuffled, ["example", "group"]).groups.set_index("group")
+    expected = expected.set_index("group")
+    assert (both.gain[["group=a", "group=b"]].to_numpy() == expected.gain[["a", "b"]]).all()
+    for twice in (table.assign(id=table.id.replace("q59", "q0")), pd.concat([table, table[:2]])):
+        assert "id 'q0' is there twice" in refused(audit_of_three, twice, ["group"])
+
+
 @pytest.mark.parametrize("share, parts", [(0.3, 4), (0.6, 3), (0.92, 2)])
 def test_equal_numbers_stay_together_and_fewer_ranges_are_said(share, parts):
     rng = np.random.default_rng(0)
