@@ -24,8 +24,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from kdlib.auditing.conditions import conditions_of, least
 from kdlib.auditing.halves import halves_of
+from kdlib.auditing.slices import conditions_of, least
 from kdlib.auditing.tables import CHANGED, called
 from kdlib.config import count_of
 from kdlib.evidence.resample import Groups

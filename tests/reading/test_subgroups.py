@@ -14,8 +14,8 @@ from sklearn.metrics import accuracy_score
 import kdlib
 from kdlib.__main__ import main
 from kdlib.auditing import search as searching
-from kdlib.auditing.conditions import conditions_of
 from kdlib.auditing.page import page
+from kdlib.auditing.slices import conditions_of
 from kdlib.evidence.significance import change
 from kdlib.reading.groups import groups_of, used_by
 from kdlib.reading.read import source

@@ -1,4 +1,4 @@
-"""Conditions that the columns of a table make, each a candidate group: a value, a range of numbers.
+"""What slices are made of: conditions on the columns of a table, a value or a range of numbers.
 
 Nothing is refused: missing values are a value of their own, and what cannot make a group is passed
 over, with the reason. N examples, M conditions.
