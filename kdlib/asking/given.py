@@ -40,14 +40,6 @@ def audit_study(name, pair=None, method="kd", seeds=None, images=None, **how):
             raise KdlibError(f"study {name} has no {what} {value!r}: {did_you_mean(value, known)}")
     p = panel(chosen, pairs[pair], seeds or some_seeds(name))
 
-    def columns(role):
-        sources = []
-        for run, x in zip(p.records(role), p.predictions(role), strict=True):
-            reduced = (x.predicted, x.log_p[:, 0], x.log_p[:, 1])
-            named = dict(zip(REDUCED, reduced, strict=True))
-            sources.append(Source(run.config.key(), named, None, run.facts["weights_sha256"]))
-        return sources
-
     group_names, class_names = np.array(p.group_names), tuple(p.teachers[0].facts["class_names"])
     groups = None
     if p.group_names != class_names:
@@ -56,15 +48,15 @@ def audit_study(name, pair=None, method="kd", seeds=None, images=None, **how):
     if chosen.bucket_edges:
         counts = {"group": group_names, "count": p.train_counts}
     runs = min(len(p.runs[m]) for m in methods)
-    students = {m: columns(m)[:runs] for m in methods}
+    students = {m: _sources(p, m)[:runs] for m in methods}
     compare = audit_students
     if isinstance(method, str):
         students, compare = students[method], audit
     return compare(
         Source(f"labels of {name}", {"": np.asarray(p.y)}, None),
-        columns("teacher")[:runs],
+        _sources(p, "teacher")[:runs],
         students,
-        columns("one_hot"),
+        _sources(p, "one_hot"),
         groups,
         classes=class_names,
         train_counts=counts,
@@ -72,6 +64,16 @@ def audit_study(name, pair=None, method="kd", seeds=None, images=None, **how):
         images=images and images_of(p, images),
         **how,
     )
+
+
+def _sources(p, role):
+    """[Source] of what each network of a method of a Panel, or teacher, predicted."""
+    sources = []
+    for run, x in zip(p.records(role), p.predictions(role), strict=True):
+        reduced = (x.predicted, x.log_p[:, 0], x.log_p[:, 1])
+        columns = dict(zip(REDUCED, reduced, strict=True))
+        sources.append(Source(run.config.key(), columns, None, run.facts["weights_sha256"]))
+    return sources
 
 
 FILES = ("labels", "teacher", "student", "baseline", "groups", "weights", "train_counts", "classes")
