@@ -8,7 +8,6 @@ torch.
 import contextlib
 import inspect
 import itertools
-import sys
 
 from kdlib.asking.batches import Examples, check_order, labels_of, parts_of
 from kdlib.asking.reduced import Reduced, home_of
@@ -18,6 +17,7 @@ from kdlib.reading.classes import given_names
 from kdlib.reading.inputs import check_roles, titles
 from kdlib.reading.read import Source, source
 from kdlib.reading.sentences import AuditError, reason
+from kdlib.study.files import in_notebook
 
 try:
     import torch
@@ -142,7 +142,7 @@ def _with_progress(loader, progress):
         from tqdm import tqdm  # tqdm.auto warns in notebooks without ipywidgets
     except ModuleNotFoundError:
         return loader
-    quiet = False if "ipykernel" in sys.modules else None  # None: where there is no terminal
+    quiet = False if in_notebook() else None  # None: where there is no terminal
     return tqdm(loader, desc="models", unit="batch", disable=quiet)
 
 

@@ -8,6 +8,7 @@ import time
 
 from tqdm import tqdm  # tqdm.auto warns in notebooks without ipywidgets
 
+from kdlib.study.files import in_notebook
 from kdlib.study.pace import in_words
 from kdlib.study.watch import log_file
 
@@ -112,8 +113,8 @@ class Progress:
 def shown(plan, workers, starting):
     """A function to call whenever a run ended; beside it a bar where somebody can see it."""
     progress = Progress(plan, workers, starting)
-    in_notebook = "ipykernel" in sys.modules
-    if not in_notebook and not sys.stderr.isatty():
+    notebook = in_notebook()
+    if not notebook and not sys.stderr.isatty():
 
         def line():
             progress.look()
@@ -121,7 +122,7 @@ def shown(plan, workers, starting):
 
         yield line
         return
-    how = {"total": 1.0, "bar_format": LOOKS, "dynamic_ncols": not in_notebook}
+    how = {"total": 1.0, "bar_format": LOOKS, "dynamic_ncols": not notebook}
     over = threading.Event()
     with tqdm(**how) as bar:
 
@@ -132,7 +133,7 @@ def shown(plan, workers, starting):
 
         def beat():
             # a notebook that papermill runs keeps every state of the bar
-            while not over.wait(10 * BEAT if in_notebook else BEAT):
+            while not over.wait(10 * BEAT if notebook else BEAT):
                 draw()
 
         draw()

@@ -10,6 +10,7 @@ import pytest
 
 from kdlib.config import Config
 from kdlib.study import pace, progress, sweep
+from kdlib.study.files import in_notebook
 from kdlib.study.plan import Plan
 from kdlib.study.watch import log
 
@@ -108,8 +109,16 @@ def test_runs_in_work_are_named_by_their_keys(clock):
     assert follow.names().endswith("_s2, 1 more")
 
 
+def test_a_notebook_is_told_by_its_kernel_not_by_its_packages(monkeypatch):
+    import ipykernel.zmqshell  # noqa: F401, as whoever imports widgets does
+    import IPython
+
+    assert not in_notebook()
+    monkeypatch.setattr(IPython, "get_ipython", lambda: SimpleNamespace(kernel=1))
+    assert in_notebook()
+
+
 def test_without_a_terminal_there_is_a_line_now_and_then(clock, monkeypatch, capsys):
-    monkeypatch.delitem(sys.modules, "ipykernel", raising=False)  # of other tests
     plan, _ = followed()
     with progress.shown(plan, 2, 5.0) as ended:
         for seconds in (10.0, 40.0, 41.0):
