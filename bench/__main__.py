@@ -1,13 +1,14 @@
-"""python -m bench cpu | visit | cost.
+"""python -m bench cpu | visit | cost | faults.
 
-Measure the speed on this CPU, use a borrowed GPU, or say what every study costs."""
+Measure the speed on this CPU, use a borrowed GPU, say what every study costs, or damage records and
+kill runs on purpose."""
 
 import importlib
 import sys
 
 from kdlib.config import KdlibError
 
-COMMANDS = ("cpu", "visit", "cost")
+COMMANDS = ("cpu", "visit", "cost", "faults")
 
 
 def main(arguments):
