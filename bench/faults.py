@@ -5,6 +5,7 @@ names the file, or give what it gave before. Then runs are killed, see kills.py.
 
 import argparse
 import contextlib
+import functools
 import json
 import os
 import random
@@ -170,17 +171,29 @@ def table(counts):
     return "\n".join(lines)
 
 
+def told(bad, most):
+    """At most so many lines for each kind of damage and what came of it."""
+    seen, lines = Counter(), []
+    for kind, done, verdict, said in bad:
+        seen[kind, verdict] += 1
+        if seen[kind, verdict] <= most:
+            lines.append(f"- {kind}: {done}: {verdict} {said[:300]!r}")
+    return "\n".join(lines)
+
+
 def main(arguments):
     parser = argparse.ArgumentParser(prog="python -m bench faults", description=__doc__)
-    parser.add_argument("--corruptions", type=int, default=3000, metavar="N")
-    parser.add_argument("--kills", type=int, default=300, metavar="N")
-    parser.add_argument("--seed", type=int, default=0)
+    add = functools.partial(parser.add_argument, type=int, metavar="N")
+    add("--corruptions", default=3000, help="damaged files; default: 3000")
+    add("--kills", default=300, help="commands that are ended; default: 300")
+    add("--seed", default=0, help="of the damage and of the moments of the signals; default: 0")
+    add("--show", default=3, help="bad cases of a kind that are told one by one; default: 3")
     args = parser.parse_args(arguments)
-    counts, bad = corruptions(args.corruptions, args.seed)
-    print(table(counts))
-    for kind, done, verdict, said in bad:
-        print(f"- {kind}: {done}: {verdict}: {said}")
-    ends, wrong = kills.killed(args.kills, args.seed)
-    print(kills.table(ends))
-    print("\n".join(f"- {line}" for line in wrong))
+    bad, wrong = [], []
+    if args.corruptions:
+        counts, bad = corruptions(args.corruptions, args.seed)
+        print(f"{table(counts)}\n{told(bad, args.show)}", flush=True)
+    if args.kills:
+        ends, wrong = kills.killed(args.kills, args.seed)
+        print("\n".join([kills.table(ends), *(f"- {line}" for line in wrong)]))
     return 1 if bad or wrong else 0
