@@ -18,7 +18,7 @@ from pathlib import Path
 
 from bench import checks
 from kdlib.config import KdlibError
-from kdlib.study import records
+from kdlib.study import records, weights
 from kdlib.study.files import ROOT, whole_file
 from kdlib.study.grids import study
 from kdlib.study.machine import git_sha
@@ -61,12 +61,13 @@ def record_files(plan, besides=()):
     planned = [cfg for item in plan for cfg in configs(item)]
     teachers = {d.key() for cfg in planned for d in cfg.dependencies()}
     wanted = {cfg.key() for cfg in planned} - set(besides)
-    done = [path for path in records.folder().glob("*.json") if path.stem in wanted]
+    done = [path for path in records.paths() if path.stem in wanted]
     files = []
     for path in sorted(done, key=lambda path: path.stat().st_mtime_ns):
-        for suffix in (".pt", ".npz", ".json"):  # the JSON last, as it says the run is done
+        # the JSON last, as it says the run is done
+        for suffix in (weights.SUFFIX, ".npz", ".json"):
             file = path.with_suffix(suffix)
-            if file.exists() and (suffix != ".pt" or path.stem in teachers):
+            if file.exists() and (suffix != weights.SUFFIX or path.stem in teachers):
                 files.append(file)
     return files
 
@@ -141,7 +142,7 @@ def second(args):
     }
     # what was done here stays as it is
     extract((parts / "records.tar").read_bytes(), records.folder(), "--skip-old-files")
-    brought = {path.stem for path in records.folder().glob("*.json")}
+    brought = {path.stem for path in records.paths()}
     say(f"records brought along: {len(brought)}")
     log = records.folder() / "runs.log"
 

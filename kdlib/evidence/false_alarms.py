@@ -12,8 +12,10 @@ import numpy as np
 
 from kdlib.evidence import counts, panel, resample, rules, significance, stats
 from kdlib.methods import name_of
-from kdlib.study.files import cache_folder, claim, whole_file
+from kdlib.study.facts import parsed, share, table_of
+from kdlib.study.files import cache_folder, claim, read_file, whole_file
 
+LARGEST = 2**20  # bytes of a file of the cache
 SPLITS = 500  # of the baselines
 IN_A_DEMONSTRATION = 100
 
@@ -35,14 +37,25 @@ def false_alarms(p, splits=None):
     if p.seeds < rules.LEAST_SEEDS or len(pool) < p.seeds + 2 or rules.verdict_bucket(p) is None:
         return {}
     path = cache_folder() / f"false-alarms-{_digest(p, splits)}.json"
-    if not path.exists():
-        with claim(path.stem, path.parent):  # pages that are built side by side ask for the same
-            if not path.exists():
-                rng = np.random.default_rng(0)
-                shares = _fired(p, splits, rng) | _idle(p, splits, rng)
-                with whole_file(path) as temporary:
-                    temporary.write_text(json.dumps(shares))
-    return json.loads(path.read_text())
+    if found := _cached(path):
+        return found
+    with claim(path.stem, path.parent):  # pages that are built side by side ask for the same
+        if found := _cached(path):
+            return found
+        rng = np.random.default_rng(0)
+        shares = _fired(p, splits, rng) | _idle(p, splits, rng)
+        with whole_file(path) as temporary:
+            temporary.write_text(json.dumps(shares))
+    return shares
+
+
+def _cached(path):
+    """The shares in a file of the cache; None where there is none, or a damaged one."""
+    try:
+        found = parsed(read_file(path, LARGEST))
+    except (OSError, ValueError):
+        return None
+    return found if "any" in found and table_of(share, found) else None
 
 
 def _fired(p, splits, rng):

@@ -98,7 +98,7 @@ def plot_learning_curves(p, methods=None):
     for method in without_val(p, methods or p.runs):
         runs = [r.facts["val_accuracy_by_group"] for r in p.runs[method]]
         for epoch in sorted(runs[0], key=int):
-            accuracy = 100 * np.mean([run[epoch] for run in runs], axis=0)
+            accuracy = 100 * np.mean([np.array(run[epoch], float) for run in runs], axis=0)
             for place, some in members.items():
                 at = {"place": place, "method": name_of(method), "epoch": int(epoch)}
                 rows.append(at | {"accuracy": accuracy[some].mean()})

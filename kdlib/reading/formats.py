@@ -25,6 +25,7 @@ from kdlib.reading.sentences import AuditError, as_number, quoted
 
 SEPARATORS = (",", ";", "\t", "|")
 DECIMAL_COMMA = re.compile(r"\s*[-+]?\d+,\d+(?:[eE][-+]?\d+)?\s*")
+LARGEST = 2**32  # bytes of an archive, as unpacked
 LIST = re.compile(r"\[[-+.,\seE0-9]*\]")  # how a list of numbers stands in a cell
 
 
@@ -149,6 +150,22 @@ def _npy(file):
     return np.lib.format.read_array(file, allow_pickle=False)
 
 
+def _npz(file):
+    arrays = np.lib.npyio.NpzFile(file)  # refuses pickles
+    _check_unpacked(arrays.zip.infolist())
+    return dict(arrays)
+
+
+def _check_unpacked(members):
+    """AuditError for what would fill the memory, before it does."""
+    size = sum(member.file_size for member in members)
+    if size > LARGEST:
+        raise AuditError(
+            f"holds {size / 2**30:.1f} GiB once it is unpacked, of which no more than "
+            f"{LARGEST / 2**30:.0f} are read; write npy files, of which only what is needed is."
+        )
+
+
 def _safetensors(file):
     from safetensors.numpy import load
 
@@ -195,12 +212,13 @@ def _unzipped(file):
         if suffix not in READERS:
             held = count_of(len(inside), "file")
             raise AuditError(f"holds {held}; one that is read on its own is needed.")
+        _check_unpacked([archive.getinfo(inside[0])])
         return READERS[suffix](io.BytesIO(archive.read(inside[0])))
 
 
 # suffix: what reads such an open file
 READERS = {
-    ".npz": lambda file: dict(np.lib.npyio.NpzFile(file)),  # refuses pickles
+    ".npz": _npz,
     ".npy": _npy,
     ".csv": _delimited,
     ".tsv": _delimited,

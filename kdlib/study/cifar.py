@@ -55,6 +55,7 @@ SHA256 = {  # see _sha256; of images whose mean and std are the published ones
 PICKLES = {"cifar100": "cifar-100-python", "cifar10": "cifar-10-batches-py"}  # folders
 LABEL = {"cifar100": "fine_label", "cifar10": "label"}  # columns in Parquet
 PATIENCE = 60  # seconds that a download waits for a byte; torchvision would wait for ever
+HEADER = 4096  # bytes at most, in front of the pixels of a cache
 
 
 class DataError(KdlibError):
@@ -274,9 +275,10 @@ def _read_cache(file, y, train, sha256):
     The file's header is skipped, not parsed: the sha256 says whether all is well."""
     size = len(y) * 32 * 32 * 3
     try:
-        x = np.fromfile(file, np.uint8)[-size:]
-    except OSError:
+        content = files.read_file(file, size + HEADER)
+    except (OSError, ValueError):
         return None
+    x = np.frombuffer(content, np.uint8)[-size:]
     if len(x) == size and _sha256(x, y, train) == sha256:
         return x.reshape(-1, 32, 32, 3)
     _say(f"the cache {file} is damaged, so the data are read again")

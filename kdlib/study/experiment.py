@@ -17,8 +17,8 @@ from kdlib.losses import needs_margins
 from kdlib.models import build
 from kdlib.rivals import post_hoc_tau, prior_of
 from kdlib.step import Run, method_loss
-from kdlib.study import datasets, records
-from kdlib.study.files import claim, whole_file
+from kdlib.study import datasets, records, weights
+from kdlib.study.files import claim
 from kdlib.study.kept import Kept
 from kdlib.study.machine import default_device, machine
 from kdlib.study.records import Record
@@ -77,17 +77,14 @@ def trained(cfg, folder=None, device=None):
     A network that is trained again on another machine has other last bits. It is refused while
     students of the first one are on record, because they could not be paired with new ones."""
     device = device or default_device()
-    path = records.folder() / f"{cfg.key()}.pt"
     with claim(cfg.key(), records.folder()):
         record = records.read(cfg) if records.exists(cfg) else None
-        if record is None or not path.exists():
+        if record is None or not weights.path_of(cfg.key()).exists():
             _do([cfg], folder, device)
             record = records.read(cfg)
-    model = build(cfg.student, len(record.facts["class_names"]), cfg.seed).to(device)
-    model.load_state_dict(torch.load(path, map_location=device, weights_only=True))
-    if weights_sha256(model) != record.facts["weights_sha256"]:
-        raise TeacherError(f"{path}: not the weights of its record; delete it to train them again.")
-    return model
+    model = build(cfg.student, len(record.facts["class_names"]), cfg.seed)
+    weights.read_into(model, cfg.key(), record.facts["weights_sha256"])
+    return model.to(device)
 
 
 @contextlib.contextmanager
@@ -189,24 +186,22 @@ def _write(ready, outcome, seconds, count):
     }
     facts["git"] = " then ".join(dict.fromkeys([*before["commits"], facts["git"]]))
     _refuse_another(cfg, facts["weights_sha256"])
-    with whole_file(records.folder() / f"{cfg.key()}.pt") as temporary:
-        torch.save(model.state_dict(), temporary)
+    weights.write(cfg.key(), model)
     splits = {name: records.predictions(logits[name], split) for name, split in held.items()}
     records.write(Record(cfg, facts, splits))
     ready.kept.remove()
 
 
-def _refuse_another(cfg, weights):
+def _refuse_another(cfg, sha256):
     """TeacherError if students on record learned from an earlier network of this Config."""
-    if not records.exists(cfg) or records.read(cfg).facts["weights_sha256"] == weights:
+    if not records.exists(cfg) or records.read(cfg).facts["weights_sha256"] == sha256:
         return
-    named = f'"teacher_key": "{cfg.key()}"'
-    students = [p.stem for p in records.folder().glob("*.json") if named in p.read_text()]
+    students = records.taught_by(cfg.key())
     if students:
         raise TeacherError(
             f"Teacher {cfg.key()}, trained again here, has other weights than the one that "
-            f"{len(students)} recorded students learned from (the first is {students[0]}); put its "
-            f".pt file back into {records.folder()}, or delete those records and the teacher's."
+            f"{len(students)} recorded students learned from (the first is {students[0]}); put "
+            f"{weights.path_of(cfg.key())} back, or delete those records and the teacher's."
         )
 
 

@@ -3,14 +3,19 @@
 import contextlib
 import errno
 import os
+import shutil
+import stat
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 from kdlib.config import KdlibError
 
 ROOT = Path(__file__).resolve().parents[2]
 DATA = ROOT / "data"
+LEFT = ".tmp-"  # how the names of files begin that are being written
+A_DAY = 24 * 3600  # seconds, after which nobody writes such a file any more
 FULL_OR_CLOSED = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
 
 
@@ -29,27 +34,63 @@ def cache_folder():
     return Path(os.environ.get("KDLIB_CACHE") or DATA / "cache")
 
 
+def read_file(path, most):
+    """The bytes of a regular file of at most `most` bytes.
+
+    Nothing is read of anything else, which may be without end: ValueError. OSError as of open."""
+    found = os.stat(path)
+    if not stat.S_ISREG(found.st_mode):
+        raise ValueError("not a file")
+    if found.st_size > most:
+        size = f"{found.st_size / 2**20:,.0f} MiB"
+        raise ValueError(f"{size}, of which no more than {most / 2**20:,.0f} are read")
+    return Path(path).read_bytes()
+
+
 @contextlib.contextmanager
 def whole_file(path):
     """A temporary path beside `path` that takes its place when the block ends well.
 
     KdlibError when the disk is full or closed to us."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(prefix=".tmp-", suffix=path.suffix, dir=path.parent)
-    os.close(handle)
+    temporary = None
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(prefix=LEFT, suffix=path.suffix, dir=path.parent)
+        os.close(handle)
         yield Path(temporary)
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
-    except OSError as e:
-        if e.errno not in FULL_OR_CLOSED:
+    except OSError as error:
+        if error.errno not in FULL_OR_CLOSED:
             raise
-        raise KdlibError(
-            f"{path}: cannot be written ({os.strerror(e.errno)}); free some space or choose "
-            "another folder (KDLIB_RECORDS for records), then run the same command again."
-        ) from e
+        raise KdlibError(cannot_write(path, error)) from error
     finally:
-        Path(temporary).unlink(missing_ok=True)
+        if temporary:
+            Path(temporary).unlink(missing_ok=True)
+
+
+def cannot_write(path, error):
+    """A sentence about an OSError: which file, why, how full its disk is, what helps."""
+    there = path.absolute()
+    while not there.exists():
+        there = there.parent
+    disk = there
+    while not disk.is_mount():
+        disk = disk.parent
+    free = f"{shutil.disk_usage(there).free / 1e9:.1f} GB free on the disk mounted at {disk}"
+    return (
+        f"{path}: cannot be written ({os.strerror(error.errno)}; {free}); free some space there or "
+        "choose another folder (KDLIB_RECORDS for records, KDLIB_CACHE for the cache), then run "
+        "the same command again."
+    )
+
+
+def sweep_leftovers(where):
+    """Remove what processes that were killed in the middle of a write left in a folder."""
+    for path in Path(where).glob(f"{LEFT}*"):
+        with contextlib.suppress(OSError):
+            if time.time() - path.stat().st_mtime > A_DAY:
+                path.unlink()
 
 
 @contextlib.contextmanager

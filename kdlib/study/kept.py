@@ -3,18 +3,18 @@
 Its state after some epoch is kept beside the records until the run is one of them."""
 
 import contextlib
+import io
 import json
-import pickle
 import time
 
 import torch
 
 from kdlib.config import KdlibError
-from kdlib.study.files import folder, whole_file
+from kdlib.study.files import folder, read_file, whole_file
 
 EVERY = 120.0  # seconds between two savings; a shorter run is never kept
-# what torch.load raises of a file that is not whole, or not ours
-BROKEN = (OSError, ValueError, KeyError, TypeError, EOFError, RuntimeError, pickle.UnpicklingError)
+LARGEST = 2**33  # bytes that are read
+CONTENTS = {"plan": str, "commits": list, "seconds": float, "state": dict, "evaluations": dict}
 
 
 def path_of(key):
@@ -22,11 +22,21 @@ def path_of(key):
     return folder() / f".{key}.kept"
 
 
+def _read(path):
+    """What was kept; an exception of any kind for a file that is not whole, or not ours."""
+    content = io.BytesIO(read_file(path, LARGEST))
+    found = torch.load(content, map_location="cpu", weights_only=True)
+    for name, kind in CONTENTS.items():
+        if type(found[name]) is not kind:
+            raise TypeError(f"{name} is of another kind")
+    return found
+
+
 def epochs_done(key):
     """How many epochs of a run that was stopped are behind it, for an estimate of the rest."""
     try:
-        return torch.load(path_of(key), map_location="cpu", weights_only=True)["state"]["epoch"]
-    except BROKEN:  # or not there
+        return int(_read(path_of(key))["state"]["epoch"])
+    except Exception:  # torch, zipfile and pickle raise a dozen classes; or it is not there
         return 0
 
 
@@ -44,9 +54,9 @@ class Kept:
         if not self.path.exists():
             return
         try:
-            found = torch.load(self.path, map_location="cpu", weights_only=True)
+            found = _read(self.path)
             wrong = "of another run or machine" if found["plan"] != self.plan else ""
-        except BROKEN as error:
+        except Exception as error:
             wrong = f"damaged ({type(error).__name__})"
         if wrong:
             warn(f"{self.path}: {wrong}; the run begins anew")
@@ -62,10 +72,12 @@ class Kept:
         contents["plan"] = self.plan
         contents["commits"] = [*self.before["commits"], commit]
         contents["seconds"] = self.before["seconds"] + (self.saved - self.started) / self.count
+        content = io.BytesIO()
+        torch.save(contents, content)
         try:
             with whole_file(self.path) as temporary:
-                torch.save(contents, temporary)
-        except (KdlibError, OSError, RuntimeError) as error:  # torch's own for a full disk
+                temporary.write_bytes(content.getbuffer())
+        except (KdlibError, OSError) as error:
             self.warn(f"{self.path}: not kept ({error}); the run goes on")
 
     def remove(self):

@@ -1,22 +1,23 @@
 """What one run leaves behind: <key>.json and <key>.npz in the records folder.
 
-They are written whole or not at all, and read with checks."""
+They are written whole or not at all, and every fact and array is checked when they are read."""
 
+import contextlib
 import functools
 import hashlib
-import json
+import io
 import os
-import zipfile
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from kdlib.config import RECIPE, Config, KdlibError
-from kdlib.study.files import exists, folder, whole_file
+from kdlib.study.facts import SEAL, SPLITS, check, laid_out, parsed, seal_of, sealed
+from kdlib.study.files import exists, folder, read_file, whole_file
 
-SPLITS = ("val", "test", "left_out")
 ARRAYS = ("y", "group", "predicted", "log_p")
 REMEMBERED = 400  # records, of about 100 kB each and what was computed of them
+LARGEST = {".json": 2**26, ".npz": 2**30}  # bytes that are read, those of arrays as unpacked
 
 
 class RecordError(KdlibError):
@@ -78,19 +79,45 @@ class Record:
 
 
 def write(record, where=None):
-    """Write a record. The JSON file comes last, so that it is there only when all is."""
+    """Write a record. The JSON file comes last, so that it is there only when all is.
+
+    RecordError for what `read` would refuse."""
     path = (where or folder()) / record.config.key()
     arrays = {}
     for name, split in record.splits.items():
         arrays |= {f"{name}_{array}": getattr(split, array) for array in ARRAYS}
-    with whole_file(path.with_suffix(".npz")) as temporary:
-        np.savez_compressed(temporary, **arrays)
-        sha256 = hashlib.sha256(temporary.read_bytes()).hexdigest()
-    facts = {"recipe": RECIPE, "config": record.config.fields(), **record.facts}
-    facts["npz_sha256"] = sha256
-    facts["labels_sha256"] = {name: labels_sha256(split) for name, split in record.splits.items()}
-    with whole_file(path.with_suffix(".json")) as temporary:
-        temporary.write_text(json.dumps(facts, indent=1) + "\n")
+    content = io.BytesIO()
+    np.savez_compressed(content, **arrays)
+    facts = record.facts | {
+        "npz_sha256": hashlib.sha256(content.getbuffer()).hexdigest(),
+        "labels_sha256": {name: labels_sha256(split) for name, split in record.splits.items()},
+    }
+    try:
+        facts = parsed(laid_out(facts).encode())  # as they will be read
+        check(facts, record.config)
+        _check_arrays(record.splits, facts)
+    except (KdlibError, ValueError) as error:
+        raise RecordError(f"{path}: not written: {str(error).rstrip('.')}.") from None
+    facts = sealed({"recipe": RECIPE, "config": record.config.fields(), **facts})
+    for suffix, data in ((".npz", content.getvalue()), (".json", laid_out(facts).encode())):
+        with whole_file(path.with_suffix(suffix)) as temporary:
+            temporary.write_bytes(data)
+
+
+def paths(where=None):
+    """The JSON files of all records in a folder, in order; what begins with a dot is none."""
+    found = sorted((where or folder()).glob("*.json"))
+    return [path for path in found if not path.name.startswith(".")]
+
+
+def taught_by(key):
+    """The keys of the runs on record whose teacher is the run of a key; damaged files are none."""
+    named, found = f'"teacher_key": "{key}"'.encode(), []
+    for path in paths():
+        with contextlib.suppress(OSError, ValueError):
+            if named in read_file(path, LARGEST[".json"]):
+                found.append(path.stem)
+    return found
 
 
 def read(cfg, where=None):
@@ -117,58 +144,102 @@ def _state(path):
 @functools.lru_cache(maxsize=REMEMBERED)
 def _read(cfg, path, *_):
     try:
-        facts = json.loads(path.read_text())
-        stored, recipe = Config.from_dict(facts.pop("config")), facts.pop("recipe")
-        sha256, labels = facts.pop("npz_sha256"), facts.pop("labels_sha256")
-    except KdlibError as e:
-        raise RecordError(f"{path}: {e}") from None
-    except (ValueError, AttributeError, TypeError, KeyError) as e:
-        raise _refused(path, f"not a record ({type(e).__name__}: {e})") from None
-    if recipe != RECIPE:
-        raise _refused(path, f"made with recipe {recipe}, this is recipe {RECIPE}")
-    for name, asked in cfg.fields().items():
-        if asked != (found := getattr(stored, name)):
-            raise _refused(path, f"field {name} is {found!r}, asked for was {asked!r}")
-    splits = _read_arrays(path.with_suffix(".npz"), sha256)
+        facts = parsed(read_file(path, LARGEST[".json"]))
+        recipe, fields = facts.pop("recipe", None), facts.pop("config", None)
+        if recipe != RECIPE:
+            raise ValueError(f"made with recipe {recipe!r:.60}, this is recipe {RECIPE}")
+        if type(fields) is not dict:
+            raise ValueError(f"config is {fields!r:.60}, must be fields and their values")
+        stored, seal = Config.from_dict(fields), facts.pop(SEAL, None)
+        for name, asked in cfg.fields().items():
+            if asked != (found := getattr(stored, name)):
+                raise ValueError(f"field {name} is {found!r}, asked for was {asked!r}")
+        if seal is None:
+            raise RecordError(
+                f"{path}: it has no seal, as in older versions: `python tools/seal_records.py "
+                f"{path.parent}` adds it where a record is sound; else delete it and run again."
+            )
+        check(facts, stored)
+        if seal != seal_of({"recipe": recipe, "config": fields, **facts}):
+            raise ValueError("changed since it was written (its seal is of other facts)")
+    except RecordError:
+        raise
+    except (KdlibError, OSError, ValueError) as error:
+        raise _refused(path, error) from None
+    sha256, labels = facts.pop("npz_sha256"), facts.pop("labels_sha256")
+    splits = _read_arrays(path.with_suffix(".npz"), sha256, facts)
     for name, split in splits.items():
-        if labels_sha256(split) != labels.get(name):
+        if labels_sha256(split) != labels[name]:
             said = f"the labels of {name} are not those the record was written with"
             raise _refused(path, said)
     return Record(stored, facts, splits)
 
 
-def _read_arrays(path, sha256):
+def _read_arrays(path, sha256, facts):
     try:
-        found = hashlib.sha256(path.read_bytes()).hexdigest()
-        if found != sha256:
-            hashes = f"sha256 {found[:12]}..., expected {sha256[:12]}..."
-            raise _refused(path, f"truncated or changed ({hashes})")
-        splits = {}
-        with np.load(path, allow_pickle=False) as arrays:
-            for name in SPLITS:
-                splits[name] = Predictions(*(arrays[f"{name}_{array}"] for array in ARRAYS))
-        return splits
+        content = read_file(path, LARGEST[".npz"])
     except FileNotFoundError:
         raise _refused(path, "missing beside its JSON file") from None
-    except (ValueError, KeyError, OSError, zipfile.BadZipFile) as e:
-        said = f"not the arrays of a record ({type(e).__name__}: {e})"
+    except (OSError, ValueError) as error:
+        raise _refused(path, error) from None
+    found = hashlib.sha256(content).hexdigest()
+    if found != sha256:
+        hashes = f"sha256 {found[:12]}..., expected {sha256[:12]}..."
+        raise _refused(path, f"truncated or changed ({hashes})")
+    try:
+        splits = {}
+        with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
+            unpacked = sum(member.file_size for member in arrays.zip.infolist())
+            if unpacked > LARGEST[".npz"]:
+                raise ValueError(f"{unpacked / 2**30:.1f} GiB unpacked")
+            for name in SPLITS:
+                splits[name] = Predictions(*(arrays[f"{name}_{array}"] for array in ARRAYS))
+        _check_arrays(splits, facts)
+        return splits
+    # zipfile, zlib and numpy raise a dozen classes on damaged bytes
+    except Exception as error:
+        said = f"not the arrays of a record ({type(error).__name__}: {error})"
         raise _refused(path, said) from None
 
 
+def _check_arrays(splits, facts):
+    """ValueError unless these can be the arrays of a record with these facts."""
+    classes, groups = len(facts["class_names"]), len(facts["group_names"])
+    for name, split in splits.items():
+        for array, below in (("y", classes), ("group", groups), ("predicted", classes)):
+            values = getattr(split, array)
+            if values.dtype.kind != "i" or values.shape != (len(split.y),):
+                raise ValueError(f"{name}_{array} is {values.dtype} of shape {values.shape}")
+            if len(values) and not 0 <= values.min() <= values.max() < below:
+                raise ValueError(f"{name}_{array} holds numbers that are not from 0 to {below - 1}")
+        log_p = split.log_p
+        if log_p.dtype != np.float16 or log_p.ndim != 2 or log_p.shape[1] < 2:
+            raise ValueError(f"{name}_log_p is {log_p.dtype} of shape {log_p.shape}")
+        if len(log_p) != len(split.y) or not (np.isfinite(log_p) & (log_p <= 0)).all():
+            raise ValueError(f"{name}_log_p does not hold log-probabilities of its examples")
+
+
 def _refused(path, why):
-    return RecordError(f"{path}: {why}; delete it and run again.")
+    if isinstance(why, OSError):
+        why = f"cannot be read ({why.strerror})"
+    return RecordError(f"{path}: {str(why).rstrip('.')}; delete it and run again.")
 
 
 def check_pair(record, other):
     """RecordError unless two records may be compared.
 
-    That needs the same data, the same labels in the same order, and the same teacher weights."""
+    That needs the same data, names and, where both are of the same training set, counts; the same
+    labels in the same order; and the same teacher weights."""
     a, b = record.config.key(), other.config.key()
-    if record.facts["data_sha256"] != other.facts["data_sha256"]:
-        raise RecordError(
-            f"Records {a} and {b} are of different data; delete the one that is not of yours and "
-            "run again."
-        )
+    shared = {"data_sha256": "data", "class_names": "classes", "group_names": "groups"}
+    if all(getattr(record.config, n) == getattr(other.config, n) for n in ("fold", "with_val")):
+        shared["train_counts"] = "counts of training images"
+    for name, what in shared.items():
+        if record.facts[name] != other.facts[name]:
+            raise RecordError(
+                f"Records {a} and {b} are of different {what}; delete the one that is not of yours "
+                "and run again."
+            )
     for name in SPLITS:
         if labels_sha256(record.splits[name]) != labels_sha256(other.splits[name]):
             raise RecordError(

@@ -3,8 +3,8 @@
 import contextlib
 import hashlib
 import json
+import math
 import os
-import zipfile
 
 import numpy as np
 import torch
@@ -12,6 +12,8 @@ import torch
 from kdlib.config import KdlibError
 from kdlib.study.files import cache_folder, claim, whole_file
 from kdlib.teacher import Table, frozen, planned, view_logits, weights_sha256
+
+MORE = 2**16  # bytes that a file has beside its logits, at most
 
 
 def table_bytes(pairs, n, views, classes):
@@ -64,13 +66,18 @@ def teacher_of(model, data, data_sha256, cfg, say=print, warn=print):
 def _read(path, plan, shape, warn):
     """The logits of a file if it is whole and of just this plan, else None."""
     try:
+        if not path.is_file():
+            raise ValueError("not a file")
         # numpy compares the file's own checksums
         with open(path, "rb") as opened, np.load(opened, allow_pickle=False) as file:
+            declared = sum(member.file_size for member in file.zip.infolist())
+            if declared > math.prod(shape) * 2 + MORE:
+                raise ValueError("larger than what is needed")
             found, logits = json.loads(str(file["plan"])), file["logits"]
         wrong = next((f"of another {part}" for part in plan if found.get(part) != plan[part]), None)
         if wrong is None and (logits.shape != shape or logits.dtype != np.float16):
             wrong = f"{logits.shape} {logits.dtype}, expected {shape} float16"
-    except (OSError, ValueError, KeyError, AttributeError, EOFError, zipfile.BadZipFile) as error:
+    except Exception as error:  # zipfile, zlib, json and numpy raise a dozen classes
         wrong = f"damaged ({type(error).__name__})"
     if wrong:
         warn(f"{path}: {wrong}; filled again")

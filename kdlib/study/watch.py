@@ -1,5 +1,7 @@
 """During a run: its log, its accuracies on val now and then, its state, and its deadline."""
 
+import contextlib
+import math
 import sys
 import time
 
@@ -38,17 +40,22 @@ def watch(cfg, model, data, evaluations, deadline, kept, epoch, curves, state):
 
 
 def _val_accuracy(model, data):
-    """([accuracy of each group], [of each half, mean over its groups]) on val."""
+    """([accuracy of each group], [of each half, mean over its groups]) on val.
+
+    None where there is no example."""
     y, group, half = data.val.y.cpu(), data.val.group.cpu(), data.val_half.cpu()
     right = (predict(model, data.val.x, data).argmax(dim=1) == y).double()
     groups = len(data.group_names)
+
+    def rounded(rate):
+        return None if math.isnan(rate) else round(rate, 4)
 
     def rates(some):
         hits = torch.bincount(group[some], right[some], groups)
         return hits / torch.bincount(group[some], minlength=groups)
 
-    by_group = [round(v, 4) for v in rates(half >= 0).tolist()]
-    return by_group, [round(rates(half == k).mean().item(), 4) for k in (0, 1)]
+    by_group = [rounded(v) for v in rates(half >= 0).tolist()]
+    return by_group, [rounded(rates(half == k).mean().item()) for k in (0, 1)]
 
 
 def warn(line):
@@ -62,5 +69,6 @@ def log_file():
 
 
 def log(line):
-    with open(log_file(), "a") as file:
+    """A line in the log; where none can be written, a run goes on without."""
+    with contextlib.suppress(OSError), open(log_file(), "a") as file:
         file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {line}\n")

@@ -145,7 +145,7 @@ def test_a_part_that_is_on_another_machine_is_named(tmp_path):
 def put(cfg):
     role = cfg.method if cfg.teacher or cfg.seed < 1000 else "teacher"
     records.write(record(cfg, role, cfg.seed, 0.7, margin=[0.5] * 10))
-    (records.folder() / f"{cfg.key()}.pt").write_bytes(b"weights")
+    (records.folder() / f"{cfg.key()}.safetensors").write_bytes(b"weights")
     time.sleep(0.01)  # so that the order in which they were done can be seen
 
 
@@ -153,7 +153,7 @@ def test_pieces_that_are_full_stay_and_a_kill_between_two_loses_only_the_later(
     records_folder, tmp_path, monkeypatch
 ):
     monkeypatch.setitem(STUDIES, "tiny", TINY)  # a teacher and five students
-    monkeypatch.setattr(visit, "PIECE", 7000)
+    monkeypatch.setattr(visit, "PIECE", 6000)
     brought, *others = visit.configs("tiny:1")
     put(brought)
     seen, out = [], tmp_path / "out"
@@ -163,7 +163,7 @@ def test_pieces_that_are_full_stay_and_a_kill_between_two_loses_only_the_later(
         seen.append(pieces(out))
     for earlier, later in zip(seen, seen[1:], strict=False):
         data = [b"".join(parts).rstrip(b"\0") for parts in (earlier, later)]
-        assert data[1].startswith(data[0]) and all(len(piece) == 7000 for piece in later[:-1])
+        assert data[1].startswith(data[0]) and all(len(piece) == 6000 for piece in later[:-1])
     content, whole, cut = b"".join(seen[-1]), tmp_path / "whole", tmp_path / "cut"
     whole.mkdir()
     cut.mkdir()
@@ -171,10 +171,10 @@ def test_pieces_that_are_full_stay_and_a_kill_between_two_loses_only_the_later(
     teachers = {d.key() for cfg in others for d in cfg.dependencies()} - {brought.key()}
     expected = {f"{cfg.key()}{suffix}" for cfg in others for suffix in (".npz", ".json")}
     there, here = contents(whole), contents(records_folder)
-    assert there.keys() == expected | {f"{key}.pt" for key in teachers}
+    assert there.keys() == expected | {f"{key}.safetensors" for key in teachers}
     assert here == here | there
-    last = len(content.rstrip(b"\0")) // 7000  # the last piece that is not only zeros
-    extracted(content[: last * 7000], cut, tmp_path / "results.tar")
+    last = len(content.rstrip(b"\0")) // 6000  # the last piece that is not only zeros
+    extracted(content[: last * 6000], cut, tmp_path / "results.tar")
     with tarfile.open(fileobj=io.BytesIO(content)) as tar:
         names = tar.getnames()
     came = contents(cut)

@@ -109,7 +109,7 @@ def test_a_baseline_beyond_the_seeds_is_checked_like_every_other():
 def test_panel_refuses_another_teacher_by_name():
     write_study(seeds=2)
     kd = TINY.config(PAIR, "kd", 1)
-    rewritten(kd, teacher_sha256="weights of another one")
+    rewritten(kd, teacher_sha256="e" * 64)
     with pytest.raises(KdlibError, match="learned from other weights") as caught:
         panel(TINY, PAIR, 2)
     assert kd.key() in str(caught.value) and kd.teacher_config().key() in str(caught.value)

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy import stats
-from synthetic import PAIR, TINY, but, write_study
+from synthetic import PAIR, TINY, but, facts_of, weights_of, write_study
 
 from kdlib.config import Config
 from kdlib.pages import anchors
@@ -25,6 +25,7 @@ PROTOCOL = (ROOT / "PROTOCOL.md").read_text()
 RIDE = 2
 R56, R20, KD = 3, 4, 5  # rows of RepDistiller
 COUNTS = [101] * 30 + [100] * 20 + [20] * 30 + [19] * 20  # at the edges: 30 many, 50 medium, 20 few
+NAMES = [f"class {k}" for k in range(100)]
 BUCKET = ["many"] * 30 + ["medium"] * 50 + ["few"] * 20
 # by hand, from the sources; what is not named is at its default
 LDAM = dict(student="resnet32", imbalance=100, lr=0.1, weight_decay=0.0002, batch_size=128)
@@ -60,11 +61,8 @@ def write(cfg, accuracy, n=5000, **facts):
     right = round(accuracy * 2 * n / 100)
     splits = {"val": split(min(right, n), n), "test": split(max(right - n, 0), n)}
     splits["left_out"] = split(0, 100)
-    known = {"data_sha256": f"imbalance {cfg.imbalance}", "train_counts": COUNTS}
-    known["weights_sha256"] = f"weights of {cfg.key()}"
-    if cfg.teacher:
-        key = cfg.teacher_config().key()
-        known |= {"teacher_key": key, "teacher_sha256": f"weights of {key}"}
+    known = facts_of(cfg, NAMES, [0.5] * 100, COUNTS)
+    known["data_sha256"] = weights_of(f"imbalance {cfg.imbalance}")  # of each, another
     records.write(Record(cfg, known | facts, splits))
 
 
@@ -203,7 +201,7 @@ def test_records_that_do_not_belong_together_are_refused(records_folder):
     anchors.table()
     other = rows[R20].config(1)
     for wrong, said in (
-        ({"data_sha256": "another"}, "of different data"),
+        ({"data_sha256": "e" * 64}, "of different data"),
         ({"n": 4000}, "different val labels"),
     ):
         write(other, 69.0, **wrong)
@@ -211,7 +209,7 @@ def test_records_that_do_not_belong_together_are_refused(records_folder):
             anchors.table()
     write(other, 69.0)
     kd = rows[KD].config(1)
-    write(kd, 70.0, teacher_sha256="others")
+    write(kd, 70.0, teacher_sha256="e" * 64)
     anchors.table()  # its teacher is not here
     write(kd.teacher_config(), 72.0)
     with pytest.raises(RecordError, match="learned from other weights"):
@@ -248,8 +246,7 @@ def chance(cfg, seed):
         predicted = np.where(right, y, (y + 1) % 100).astype(np.int8)
         splits[name] = Predictions(y, y, predicted, np.zeros((n, 2), np.float16))
         images.append(pd.DataFrame({"y": y, "right": right}))
-    facts = {"data_sha256": "d", "weights_sha256": cfg.key(), "train_counts": COUNTS}
-    records.write(Record(cfg, facts, splits))
+    records.write(Record(cfg, facts_of(cfg, NAMES, train_counts=COUNTS), splits))
     return pd.concat(images[:2])
 
 

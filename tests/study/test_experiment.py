@@ -2,12 +2,15 @@
 
 import json
 import multiprocessing
+import os
+import pickle
 from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from safetensors import torch as safetensors
 from scipy.special import log_softmax
 from sklearn.metrics import balanced_accuracy_score
 
@@ -15,8 +18,10 @@ from kdlib import train
 from kdlib.config import Config, KdlibError
 from kdlib.study import experiment, kept, machine, pace, records, watch
 from kdlib.study.experiment import TeacherError, run, trained
+from kdlib.study.facts import sealed
 from kdlib.study.records import RecordError
 from kdlib.study.watch import OutOfTime
+from kdlib.study.weights import WeightsError
 from kdlib.teacher import weights_sha256
 from kdlib.train import predict
 
@@ -91,16 +96,32 @@ def test_a_second_run_reads_the_record(records_folder, monkeypatch):
 def test_weights_that_are_not_the_teachers_are_refused(records_folder):
     run(KD)
     teacher = KD.teacher_config()
-    weights, text = (records_folder / f"{teacher.key()}.{e}" for e in ("pt", "json"))
-    state = torch.load(weights, weights_only=True)
-    torch.save({k: v + 1 if v.is_floating_point() else v for k, v in state.items()}, weights)
-    with pytest.raises(TeacherError, match="not the weights of its record"):
-        trained(teacher)
-    weights.unlink()
-    trained(teacher)  # trained again, here: the same weights
+    file, text = (records_folder / f"{teacher.key()}.{e}" for e in ("safetensors", "json"))
+    content = file.read_bytes()
+    state = safetensors.load(content)
+    other = {k: v + 1 if v.is_floating_point() else v for k, v in state.items()}
+    wider = {k: torch.cat([v, v]) if v.ndim else v for k, v in state.items()}
+    pickled = pickle.dumps(state)
+    for spoilt, said in (
+        (safetensors.save(other), "not the weights of its record"),
+        (safetensors.save(wider), "of another network"),
+        (safetensors.save({}), "of another network"),
+        (content[:-100], "not weights"),
+        (pickled, "not weights"),
+        (b"", "not weights"),
+    ):
+        file.write_bytes(spoilt)
+        with pytest.raises(
+            WeightsError, match=f"^{file}: {said}[^\n]*put the right file back"
+        ) as e:
+            trained(teacher)
+        assert "\n" not in str(e.value)
+    file.unlink()
+    trained(teacher)  # trained again, here: the same weights, in the same bytes
+    assert file.read_bytes() == content
     facts = json.loads(text.read_text())
-    text.write_text(json.dumps({**facts, "weights_sha256": "of another machine"}))
-    weights.unlink()
+    text.write_text(json.dumps(sealed({**facts, "weights_sha256": "e" * 64})))
+    file.unlink()
     with pytest.raises(TeacherError, match="other weights than the one that 1 recorded students"):
         trained(teacher)
 
@@ -326,7 +347,7 @@ def stopped_after(epoch, cfg, monkeypatch):
 def test_a_run_that_was_killed_goes_on_where_it_was(kept_each_epoch, monkeypatch, cfg):
     whole = run(cfg)
     assert not list(kept_each_epoch.glob(".*.kept"))
-    for suffix in (".json", ".npz", ".pt"):
+    for suffix in (".json", ".npz", ".safetensors"):
         (kept_each_epoch / f"{cfg.key()}{suffix}").unlink()
     stopped_after(3, cfg, monkeypatch)
     assert [file.name for file in kept_each_epoch.glob(".*.kept")] == [f".{cfg.key()}.kept"]
@@ -363,7 +384,9 @@ def test_a_state_that_is_damaged_or_of_another_machine_is_not_taken_up(
     for spoil, said in (
         (lambda: path.write_bytes(path.read_bytes()[:2000]), "damaged"),
         (lambda: path.write_bytes(b"x"), "damaged"),
-        (lambda: torch.save({"plan": "{}"}, path), "of another run or machine"),
+        (lambda: torch.save({"plan": "{}"}, path), "damaged"),
+        (lambda: torch.save(torch.load(path) | {"plan": "{}"}, path), "of another run or machine"),
+        (lambda: (path.unlink(), os.mkfifo(path)), "damaged"),
     ):
         (records.folder() / f"{cfg.key()}.json").unlink()
         stopped_after(2, cfg, monkeypatch)

@@ -5,19 +5,23 @@ import errno
 import hashlib
 import itertools
 import json
+import math
 import os
 import stat
 import threading
+import time
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from synthetic import facts_of
 
 from kdlib.config import Config, KdlibError
 from kdlib.data import Split
-from kdlib.study import records
-from kdlib.study.files import DATA, claim, whole_file
+from kdlib.study import facts, records
+from kdlib.study.facts import SPLITS
+from kdlib.study.files import DATA, claim, sweep_leftovers, whole_file
 from kdlib.study.grids import STUDIES
 from kdlib.study.records import Record, RecordError
 
@@ -33,8 +37,9 @@ def predictions(seed, n=N):
 
 
 def record(cfg=CFG, **facts):
-    splits = {name: predictions(i)[0] for i, name in enumerate(records.SPLITS)}
-    return Record(cfg, {"data_sha256": "d", "weights_sha256": "w", **facts}, splits)
+    splits = {name: predictions(i)[0] for i, name in enumerate(SPLITS)}
+    names = [f"class {k}" for k in range(C)]
+    return Record(cfg, facts_of(cfg, names, [0.5] * C, [9] * C) | facts, splits)
 
 
 def test_predictions_by_hand():
@@ -57,11 +62,11 @@ def test_many_classes_and_hopeless_labels_fit_into_the_small_types():
 
 
 def test_what_is_written_is_read_and_others_may_read_it(records_folder):
-    mine = record(note="kept")
+    mine = record(seconds=7.25, val_accuracy_by_half={"2": [0.5, None]})
     records.write(mine)
     again = records.read(CFG)
     assert again.config == CFG and again.facts == mine.facts
-    for name in records.SPLITS:
+    for name in SPLITS:
         for array in records.ARRAYS:
             a, b = getattr(mine.splits[name], array), getattr(again.splits[name], array)
             assert a.dtype == b.dtype and np.array_equal(a, b)
@@ -107,7 +112,7 @@ def test_a_kill_at_either_step_leaves_no_record_and_a_second_try_works(
     with pytest.raises(RecordError, match="there is no record of this run"):
         records.read(CFG)
     records.write(record())
-    assert records.read(CFG).facts["data_sha256"] == "d"
+    assert records.read(CFG).facts == record().facts
 
 
 def test_a_new_writing_that_fails_leaves_the_old_file_as_it_was(tmp_path):
@@ -131,53 +136,149 @@ def test_a_disk_that_takes_nothing_is_one_sentence(tmp_path, code):
     assert e.value.errno == errno.EIO and not list(tmp_path.iterdir())
 
 
+def refused(records_folder):
+    """What is said of the record of CFG as it now is."""
+    with pytest.raises(RecordError) as error:
+        records.read(CFG)
+    said = str(error.value)
+    assert said.startswith(f"{records_folder / CFG.key()}.") and "\n" not in said
+    return said
+
+
 def test_damaged_and_foreign_records_are_refused_by_name(records_folder):
     records.write(record())
     text, arrays = (records_folder / f"{CFG.key()}.{e}" for e in ("json", "npz"))
     good, whole = json.loads(text.read_text()), arrays.read_bytes()
     other, unknown = good["config"] | {"lr": 0.2}, good["config"] | {"lrr": 1}
     for wrong, said in (
-        ("{", "not a record"),
-        ("[]", "not a record"),
+        ("{", "Expecting property name"),
+        ("[]", "it holds no facts by name"),
+        ("[" * 100_000, "its brackets are nested too deeply"),
+        (text.read_bytes().replace(b"digits", b"\xff"), "it is not text"),
+        (json.dumps(good | {"seconds": math.nan}), "it holds NaN, which is no number"),
         (json.dumps(good | {"recipe": 0}), "made with recipe 0"),
         (json.dumps(good | {"config": other}), "field lr is 0.2, asked for was 0.1"),
         (json.dumps(good | {"config": unknown}), "'lrr' is unknown"),
-        (json.dumps(good | {"labels_sha256": {}}), "labels of val"),
+        (json.dumps(good | {"config": 5}), "config is 5, must be fields"),
+        (json.dumps(good | {"config": good["config"] | {"lr": 10**400}}), "field lr=inf: must lie"),
+        (json.dumps(good | {"seconds": 2.0}), "changed since it was written"),
+        (json.dumps({n: v for n, v in good.items() if n != "sha256"}), "it has no seal"),
     ):
-        text.write_text(wrong)
-        with pytest.raises(RecordError, match=f"{CFG.key()}.json: .*{said}"):
-            records.read(CFG)
+        text.write_bytes(wrong if isinstance(wrong, bytes) else wrong.encode())
+        assert said in refused(records_folder)
     broken = b"not an archive"
-    right = json.dumps(good | {"npz_sha256": hashlib.sha256(broken).hexdigest()})
+    right = facts.sealed(good | {"npz_sha256": hashlib.sha256(broken).hexdigest()})
     for of_json, of_arrays, said in (
-        (json.dumps(good), whole[:-100], "truncated or changed"),
+        (good, whole[:-100], "truncated or changed"),
         (right, broken, "not the arrays of a record"),
         (right, None, "missing beside its JSON file"),
     ):
-        text.write_text(of_json)
+        text.write_text(json.dumps(of_json))
         arrays.unlink()
         if of_arrays:
             arrays.write_bytes(of_arrays)
-        with pytest.raises(RecordError, match=f"{CFG.key()}.npz: {said}"):
-            records.read(CFG)
+        assert f"{CFG.key()}.npz: {said}" in refused(records_folder)
         arrays.touch()
     with pytest.raises(RecordError, match="there is no record of this run"):
         records.read(replace(CFG, seed=5))
 
 
+@pytest.mark.parametrize("name", [name for name in facts.FACTS if name != "npz_sha256"])
+def test_a_fact_that_no_run_leaves_is_refused_by_name_even_where_the_seal_is_right(
+    records_folder, name
+):
+    kd = replace(CFG, method="kd", teacher="cnn")
+    records.write(record(kd))
+    text = records_folder / f"{kd.key()}.json"
+    good = json.loads(text.read_text())
+    right = {"post_hoc_tau": [None], "margins": [None], "kernels": [{}, {"a": None}]}
+    right |= {"processor": [{}, {"a": None}], "device": ["text"], "git": ["text"]}
+    right |= {"versions": [{}], "val_accuracy_by_group": [{}], "val_accuracy_by_half": [{}]}
+    right |= {"fold_teacher_keys": [[]]}
+    for value in (None, [], {}, "text", -1, 10**400, [10**400], True, {"a": None}):
+        text.write_text(json.dumps(facts.sealed(good | {name: value})))
+        if value in right.get(name, []):
+            assert records.read(kd).facts[name] == value
+        else:
+            with pytest.raises(RecordError, match=f"{kd.key()}.json: {name} is "):
+                records.read(kd)
+    if name in good:
+        del good[name]
+        text.write_text(json.dumps(facts.sealed(good)))
+        with pytest.raises(RecordError, match=f"it lacks {name}"):
+            records.read(kd)
+
+
+def test_what_would_be_refused_is_not_written(records_folder):
+    for wrong in ({"seconds": math.inf}, {"train_counts": [1] * 9}, {"note": "of mine"}):
+        with pytest.raises(RecordError, match=f"not written: .*{'|'.join(['no number', *wrong])}"):
+            records.write(record(**wrong))
+    few = record()
+    split = few.splits["val"]
+    for array, wrong in (("y", split.y + C), ("log_p", split.log_p[:, :1]), ("group", split.y[1:])):
+        splits = few.splits | {"val": replace(split, **{array: wrong})}
+        with pytest.raises(RecordError, match=f"not written: val_{array}"):
+            records.write(replace(few, splits=splits))
+    assert not list(records_folder.glob("*"))
+
+
+def test_what_is_no_file_or_far_too_large_is_not_read(records_folder):
+    records.write(record())
+    text, arrays = (records_folder / f"{CFG.key()}.{e}" for e in ("json", "npz"))
+    content, good = text.read_bytes(), arrays.read_bytes()
+    for path, whole in ((arrays, good), (text, content)):
+        path.unlink()
+        path.mkdir()
+        assert f"{path.name}: not a file; delete it" in refused(records_folder)
+        path.rmdir()
+        os.mkfifo(path)
+        assert f"{path.name}: not a file; delete it" in refused(records_folder)
+        path.unlink()
+        with open(path, "wb") as sparse:
+            sparse.truncate(5 * 2**30)
+        assert f"{path.name}: 5,120 MiB, of which no more than" in refused(records_folder)
+        path.write_bytes(whole)
+    assert records.read(CFG).facts == record().facts
+
+
+def test_an_archive_that_unpacks_to_gigabytes_is_not_unpacked(records_folder, monkeypatch):
+    records.write(record())
+    monkeypatch.setitem(records.LARGEST, ".npz", 2000)
+    arrays = records_folder / f"{CFG.key()}.npz"
+    assert arrays.stat().st_size > 2000
+    monkeypatch.setattr(records, "read_file", lambda path, most: path.read_bytes())
+    assert f"{arrays.name}: not the arrays of a record" in refused(records_folder)
+
+
+def test_leftovers_are_no_records_and_old_ones_are_swept(records_folder):
+    records.write(record())
+    new, old = records_folder / ".tmp-new.json", records_folder / ".tmp-old.json"
+    for path in (new, old, records_folder / ".hidden.json"):
+        path.write_text("{}")
+    os.utime(old, (time.time() - 25 * 3600,) * 2)
+    sweep_leftovers(records_folder)
+    assert new.exists() and not old.exists()
+    assert [path.name for path in records.paths()] == [f"{CFG.key()}.json"]
+
+
 def test_a_pair_shares_data_labels_groups_and_the_teachers_weights():
     kd = replace(CFG, method="kd", teacher="cnn")
-    mine, other = record(kd, teacher_key=kd.teacher_config().key(), teacher_sha256="w"), record()
+    mine, other = record(kd), record()
     records.check_pair(mine, other)
-    for name, array in itertools.product(records.SPLITS, ("y", "group")):
+    for name, array in itertools.product(SPLITS, ("y", "group")):
         split = other.splits[name]
         changed = getattr(split, array) + (np.arange(N) == 3)
         wrong = replace(other, splits={**other.splits, name: replace(split, **{array: changed})})
         said = f"{kd.key()} and {CFG.key()} have different {name} labels"
         with pytest.raises(RecordError, match=said):
             records.check_pair(mine, wrong)
-    with pytest.raises(RecordError, match="of different data"):
-        records.check_pair(mine, record(data_sha256="other"))
+    shared = {"data_sha256": "data", "class_names": "classes", "group_names": "groups"}
+    for name, what in (shared | {"train_counts": "counts of training images"}).items():
+        with pytest.raises(RecordError, match=f"are of different {what}; delete"):
+            records.check_pair(mine, record(**{name: "other"}))
+    # which train on more images
+    for more in (replace(CFG, with_val=True), replace(CFG, fold=1)):
+        records.check_pair(mine, record(more, train_counts=[10] * C))
     # the baseline, whose weights are its own
     records.check_pair(mine, record(weights_sha256="other"))
     with pytest.raises(RecordError, match="learned from other weights"):

@@ -1,0 +1,217 @@
+"""The facts in the JSON file of a record: what each must be, their layout, and their seal."""
+
+import hashlib
+import json
+import re
+import sys
+from collections.abc import Callable
+from typing import NamedTuple
+
+from kdlib.config import KdlibError, did_you_mean
+
+SEAL = "sha256"  # the last fact: a hash over all the others
+SPLITS = ("val", "test", "left_out")
+MOST = 2**53  # whole numbers above it are no counts
+LARGEST = sys.float_info.max
+CURVES = ("loss", "cross_entropy")
+
+
+class FactError(KdlibError):
+    """A fact that a record cannot have."""
+
+
+class Fact(NamedTuple):
+    """right(value, config, facts): whether a value can be believed; must: what it has to be.
+
+    asked(config): whether the record of a Config needs the fact; None: any record may have it."""
+
+    right: Callable
+    must: str
+    asked: Callable | None = lambda cfg: True
+
+
+def whole(value, lowest=0):
+    return type(value) is int and lowest <= value <= MOST
+
+
+def finite(value, low=-LARGEST, high=LARGEST):
+    return type(value) in (int, float) and low <= value <= high
+
+
+def text(value):
+    return type(value) is str and value != ""
+
+
+def list_of(right, value, length):
+    """Whether a value is a list of such things, as many as `length`."""
+    return type(value) is list and len(value) == length and all(map(right, value))
+
+
+def table_of(right, value, names=None):
+    """Whether a value is {text: such things}, of just these names if they are known."""
+    named = type(value) is dict and (names is None or set(value) == set(names))
+    return named and all(map(right, value.values()))
+
+
+def share(value):
+    return finite(value, 0, 1)
+
+
+def rate(value):
+    """A share, or None where there was nothing to count."""
+    return value is None or share(value)
+
+
+def is_hash(value):
+    return type(value) is str and re.fullmatch("[0-9a-f]{64}", value) is not None
+
+
+def names(value):
+    return type(value) is list and all(map(text, value)) and len(set(value)) == len(value) > 0
+
+
+def groups(facts):
+    return len(facts["group_names"])
+
+
+def taught(cfg):
+    return cfg.teacher is not None
+
+
+def by_epoch(value, cfg, length):
+    """Whether a value is {epoch: list of `length` rates}, up to the last epoch."""
+    if not table_of(lambda rates: list_of(rate, rates, length), value):
+        return False
+    return all(e.isascii() and e.isdecimal() and 1 <= int(e) <= cfg.epochs for e in value)
+
+
+def of_curves(value, cfg, facts):
+    return table_of(lambda curve: list_of(finite, curve, cfg.epochs), value, CURVES)
+
+
+def of_margins(value, cfg, facts):
+    if value is None:
+        return True
+    trained_on = sum(facts["train_counts"])
+    length = trained_on if cfg.margin_level == "example" else groups(facts)
+    return list_of(share, value, length)
+
+
+def of_fold_teachers(value, cfg, facts):
+    return value == [teacher.key() for teacher in cfg.dependencies()[1:]]
+
+
+def of_teacher(value, cfg, facts):
+    return value == cfg.teacher_config().key()
+
+
+HASH = Fact(lambda value, cfg, facts: is_hash(value), "64 hexadecimal digits")
+NAMES = Fact(lambda value, cfg, facts: names(value), "a list of different names")
+TEXT = Fact(lambda value, cfg, facts: text(value), "text")
+ABOVE_0 = Fact(lambda value, cfg, facts: whole(value, 1), "a whole number, 1 or more")
+MARGINS = Fact(
+    lambda value, cfg, facts: list_of(share, value, groups(facts)),
+    "a number from 0 to 1 for each group",
+    taught,
+)
+HASHES = Fact(
+    lambda value, cfg, facts: table_of(is_hash, value, SPLITS),
+    f"64 hexadecimal digits for each of {', '.join(SPLITS)}",
+)
+
+# in an order in which none needs one that comes later
+FACTS = {
+    "data_sha256": HASH,
+    "class_names": NAMES,
+    "group_names": NAMES,
+    "train_counts": Fact(
+        lambda value, cfg, facts: list_of(whole, value, groups(facts)),
+        "a whole number for each group",
+    ),
+    "weights_sha256": HASH,
+    "curves": Fact(of_curves, f"a finite number for each epoch, of {' and '.join(CURVES)}"),
+    "post_hoc_tau": Fact(
+        lambda value, cfg, facts: value is None or finite(value, 0), "nothing, or a number"
+    ),
+    "val_accuracy_by_group": Fact(
+        lambda value, cfg, facts: by_epoch(value, cfg, groups(facts)),
+        "a number from 0 to 1 for each group, by epoch",
+    ),
+    "val_accuracy_by_half": Fact(
+        lambda value, cfg, facts: by_epoch(value, cfg, 2), "two numbers from 0 to 1, by epoch"
+    ),
+    "seconds": Fact(lambda value, cfg, facts: finite(value, 0), "a number, 0 or more"),
+    "together": ABOVE_0,
+    "device": TEXT,
+    "processor": Fact(
+        lambda value, cfg, facts: table_of(lambda v: v is None or text(v), value), "names", None
+    ),
+    "kernels": Fact(lambda value, cfg, facts: type(value) is dict, "names and values", None),
+    "threads": ABOVE_0,
+    "precision": Fact(lambda value, cfg, facts: value == cfg.precision, "that of its config"),
+    "git": TEXT,
+    "versions": Fact(lambda value, cfg, facts: table_of(text, value), "names and versions"),
+    "teacher_key": Fact(of_teacher, "the run that its config names", taught),
+    "teacher_sha256": HASH._replace(asked=taught),
+    "teacher_logits": Fact(
+        lambda value, cfg, facts: value in ("table", "live"), "'table' or 'live'", taught
+    ),
+    "teacher_margin_val": MARGINS,
+    "teacher_margin_train": MARGINS,
+    "margins": Fact(of_margins, "nothing, or a number from 0 to 1 for each it is of", taught),
+    "fold_teacher_keys": Fact(of_fold_teachers, "the runs that its config names", taught),
+    "npz_sha256": HASH,
+    "labels_sha256": HASHES,
+}
+
+
+def check(facts, cfg):
+    """FactError, a sentence about one fact, unless these can be the facts of the run of a Config.
+
+    facts: {name: value} as JSON gives them, without recipe, config and seal."""
+    for name in facts:
+        if name not in FACTS:
+            raise FactError(f"{name!r} is no fact of a record: {did_you_mean(name, FACTS)}")
+    for name, fact in FACTS.items():
+        if name not in facts:
+            if fact.asked and fact.asked(cfg):
+                raise FactError(f"it lacks {name}")
+        elif fact.asked and not fact.asked(cfg):
+            raise FactError(f"it has {name}, but its config has no teacher")
+        elif not fact.right(facts[name], cfg, facts):
+            raise FactError(f"{name} is {facts[name]!r:.60}, must be {fact.must}")
+
+
+def seal_of(facts):
+    """The hash of all facts but the seal, however they are laid out in a file."""
+    others = {name: value for name, value in facts.items() if name != SEAL}
+    canonical = json.dumps(others, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def sealed(facts):
+    """The facts with their seal, which comes last."""
+    return {name: value for name, value in facts.items() if name != SEAL} | {SEAL: seal_of(facts)}
+
+
+def laid_out(facts):
+    """The text of a JSON file: one line for each fact."""
+    lines = [f"{json.dumps(name)}: {json.dumps(value)}" for name, value in facts.items()]
+    return "{\n" + ",\n".join(lines) + "\n}\n"
+
+
+def parsed(content):
+    """The facts in the bytes of a JSON file. ValueError saying what is wrong with it."""
+
+    def refuse(word):
+        raise ValueError(f"it holds {word}, which is no number")
+
+    try:
+        facts = json.loads(content.decode(), parse_constant=refuse)
+    except UnicodeDecodeError:
+        raise ValueError("it is not text") from None
+    except RecursionError:
+        raise ValueError("its brackets are nested too deeply") from None
+    if type(facts) is not dict:
+        raise ValueError("it holds no facts by name")
+    return facts

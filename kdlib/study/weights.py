@@ -1,0 +1,58 @@
+"""The trained weights of a run, in a file beside its record: equal weights are equal bytes."""
+
+from safetensors import torch as safetensors
+
+from kdlib.config import KdlibError, count_of
+from kdlib.study.files import folder, read_file, whole_file
+from kdlib.teacher import weights_sha256
+
+SUFFIX = ".safetensors"
+LARGEST = 2**32  # bytes that are read
+
+
+class WeightsError(KdlibError):
+    """Weights that are not those of their record."""
+
+
+def path_of(key):
+    """Where the weights of a run are, if they were kept."""
+    return folder() / f"{key}{SUFFIX}"
+
+
+def write(key, model):
+    """Write the weights of a run, whole or not at all."""
+    held = {name: of.detach().cpu().contiguous() for name, of in model.state_dict().items()}
+    content = safetensors.save(held)
+    with whole_file(path_of(key)) as temporary:
+        temporary.write_bytes(content)
+
+
+def read_into(model, key, sha256):
+    """Load the weights of a run into a model. WeightsError unless their hash is `sha256`."""
+    path = path_of(key)
+    try:
+        held = safetensors.load(read_file(path, LARGEST))
+    except OSError as error:
+        raise _refused(path, f"cannot be read ({error.strerror})") from None
+    # safetensors and torch raise many classes on damaged bytes
+    except Exception as error:
+        raise _refused(path, f"not weights ({str(error).partition(chr(10))[0]})") from None
+    own = model.state_dict()
+    differ = [name for name in {**own, **held} if _shape(own, name) != _shape(held, name)]
+    if differ:
+        of = count_of(len(differ), "tensor")
+        raise _refused(path, f"of another network ({of} differ in shape, such as {differ[0]!r})")
+    model.load_state_dict(held)
+    if weights_sha256(model) != sha256:
+        raise _refused(path, "not the weights of its record")
+
+
+def _shape(tensors, name):
+    return tensors[name].shape if name in tensors else None
+
+
+def _refused(path, why):
+    return WeightsError(
+        f"{path}: {why}; put the right file back, or delete it and the run is done again, which "
+        "makes the same weights on the same kind of machine."
+    )
