@@ -6,6 +6,7 @@ import contextlib
 import functools
 import hashlib
 import io
+import math
 import os
 from dataclasses import dataclass, field
 
@@ -193,13 +194,24 @@ def _read_arrays(path, sha256, facts):
             if unpacked > LARGEST[".npz"]:
                 raise ValueError(f"{unpacked / 2**30:.1f} GiB unpacked")
             for name in SPLITS:
-                splits[name] = Predictions(*(arrays[f"{name}_{array}"] for array in ARRAYS))
+                splits[name] = Predictions(*(_array(arrays, f"{name}_{a}") for a in ARRAYS))
         _check_arrays(splits, facts)
         return splits
     # zipfile, zlib and numpy raise a dozen classes on damaged bytes
     except Exception as error:
         said = f"not the arrays of a record ({type(error).__name__}: {error})"
         raise _refused(path, said) from None
+
+
+def _array(arrays, name):
+    """An array of an npz file. numpy would make room for whatever its header declares."""
+    with arrays.zip.open(f"{name}.npy") as member:
+        np.lib.format.read_magic(member)
+        shape, _, dtype = np.lib.format.read_array_header_1_0(member)
+    declared = math.prod(shape) * dtype.itemsize
+    if declared > arrays.zip.getinfo(f"{name}.npy").file_size:
+        raise ValueError(f"{name} declares {declared / 2**20:,.0f} MiB that are not there")
+    return arrays[name]
 
 
 def _check_arrays(splits, facts):
