@@ -194,7 +194,7 @@ class Config:
         """Config from a dictionary; an unknown field is an error with the nearest known one."""
         for name in fields:
             if name not in DEFAULTS:
-                raise _wrong(f"{name!r} is unknown: {did_you_mean(name, DEFAULTS)}")
+                raise _wrong(f"{name!r:.60} is unknown: {did_you_mean(name, DEFAULTS)}")
         return cls(**fields)
 
 
@@ -229,15 +229,15 @@ def checked(name, value):
     if tuple in kinds:
         if isinstance(value, (list, tuple)) and all(type(v) is int for v in value):
             return tuple(value)
-        raise _wrong(f"{field.name}={value!r}: must be a tuple of whole numbers.")
+        raise _wrong(f"{field.name}={value!r:.60}: must be a tuple of whole numbers.")
     if float in kinds and type(value) is int:
         value = float(value) if abs(value) < sys.float_info.max else math.inf
     if type(value) not in kinds:
-        raise _wrong(f"{field.name}={value!r}: must be {' or '.join(map(KINDS.get, kinds))}.")
+        raise _wrong(f"{field.name}={value!r:.60}: must be {' or '.join(map(KINDS.get, kinds))}.")
     words = field.metadata.get("words")
     if words and value not in words:
-        raise _wrong(f"{field.name}={value!r}: {did_you_mean(value, words)}")
+        raise _wrong(f"{field.name}={value!r:.60}: {did_you_mean(value, words)}")
     low, high = field.metadata.get("range", (value, value))
     if not low <= value <= high:
-        raise _wrong(f"{field.name}={value!r}: must lie between {low} and {high}.")
+        raise _wrong(f"{field.name}={value!r:.60}: must lie between {low} and {high}.")
     return value
