@@ -1,7 +1,7 @@
-"""Runs that a signal ends at any moment: what is on disk then, and whether the next one goes on.
+"""Commands that a signal ends at any moment: what is on disk then, and whether the next goes on.
 
 A life is a folder of records and the commands that work on it, one after another. All but the last
-strike themselves: some time after their start, or at an access to a file that is being written."""
+strike themselves: some time after their start, or while a file is being written."""
 
 import json
 import multiprocessing
@@ -20,51 +20,50 @@ from typing import NamedTuple
 from unittest import mock
 
 from kdlib.config import Config, KdlibError
-from kdlib.study import kept, records
+from kdlib.study import experiment, kept, records, weights
+from kdlib.study.files import LEFT
 from kdlib.study.grids import STUDIES
 
-DRAFT = ".tmp-"  # how the name of a file begins that is not yet whole
-ACCESSES = ("open", "os.rename", "os.remove")  # Python tells of each before it happens
-MOST, LAST = 4, 24  # commands of a life that are struck; the last access with a strike
-KILL, TERM, INT = signal.SIGKILL, signal.SIGTERM, signal.SIGINT
-WAYS = [(KILL, "all"), (KILL, "command"), (KILL, "worker"), (TERM, "command"), (TERM, "all")]
-WAYS += [(TERM, "worker"), (INT, "all"), (INT, "command")]
-# torch imports _dynamo for its first optimizer, which takes longer than all four runs
+# torch imports _dynamo for its first optimizer, which takes longer than all runs of a command
 PRELOADED = ["bench.kills", "kdlib.study.sweep", "sklearn.datasets", "torch._dynamo"]
-ENDED = 10.0  # seconds in which the processes of a command must follow it
+TOUCHED = ("open", "os.rename", "os.remove")  # Python tells of each before it is done
+MOST, LAST = 4, 40  # commands of a life that are struck; the last touch at which one is
+FOLLOWED = 10.0  # seconds in which the processes of a command must end after it
+KILL, TERM, INT = signal.SIGKILL, signal.SIGTERM, signal.SIGINT
+WAYS = [(KILL, "all"), (KILL, "command"), (KILL, "worker"), (TERM, "all"), (TERM, "command")]
+WAYS += [(TERM, "worker"), (INT, "all"), (INT, "command")]
 
 
 class Strike(NamedTuple):
     """A signal to "all" processes of a command, to the "command", or to the "worker" that strikes.
 
-    It comes `seconds` after the nth `access` to a file being written; 0: after the start."""
+    It comes `seconds` after the nth touch of a file that is being written; 0: after the start."""
 
     number: signal.Signals
     whom: str
-    access: int
+    touch: int
     seconds: float
     jobs: int
 
     @classmethod
     def drawn(cls, rng):
         number, whom = rng.choice(WAYS)
-        early = rng.random() < 0.3
-        access = 0 if early else rng.randrange(1, LAST)
-        seconds = rng.uniform(0.0, 2.0) if early else rng.choice([0.0, rng.uniform(0.0, 0.005)])
-        return cls(number, whom, access, seconds, rng.choice([1, 2]))
+        touch, seconds = rng.randrange(1, LAST), rng.choice([0.0, rng.uniform(0.0, 0.005)])
+        if rng.random() < 0.3:
+            touch, seconds = 0, rng.uniform(0.0, 2.0)
+        return cls(number, whom, touch, seconds, rng.choice([1, 2]))
 
 
 def study():
     """Four short runs of digits: a teacher, a baseline and two students, one with margins."""
-    shared = {"imbalance": 50.0, "draw_seed": 0, "epochs": 3, "batch_size": 64, "lr": 0.05}
-    pairs = (("cnn_small", "cnn_small"),)
+    shared = {"dataset": "digits", "imbalance": 50.0, "draw_seed": 0, "epochs": 3, "lr": 0.05}
     methods = {name: STUDIES["digits"].methods[name] for name in ("one_hot", "kd", "ada_alpha")}
-    short = {"pairs": pairs, "methods": methods, "shared": {"dataset": "digits", **shared}}
-    return replace(STUDIES["digits"], name="faults", seeds=1, distilled={}, **short)
+    changes = {"pairs": (("cnn_small", "cnn_small"),), "methods": methods, "shared": shared}
+    return replace(STUDIES["digits"], name="faults", seeds=1, distilled={}, **changes)
 
 
-def command(folder, strike, jobs):
-    """`kdlib run` of the study, in a process with a group of its own; it keeps every epoch."""
+def command(folder, strike):
+    """`kdlib run` of the study in a process group of its own; states are kept of every epoch."""
     import torch
 
     from kdlib import __main__ as cli
@@ -74,23 +73,23 @@ def command(folder, strike, jobs):
     os.dup2(said, 1)
     os.dup2(said, 2)
     os.environ |= {"KDLIB_RECORDS": str(folder), "KDLIB_CACHE": str(folder.parent / "cache")}
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(INT, signal.default_int_handler)
     torch.set_num_threads(1)
     kept.EVERY = -1.0
     STUDIES["faults"] = study()
-    # so that its workers strike as it does, and start at once
+    # workers that strike as this process does, and start at once
     fork = multiprocessing.get_context("fork")
     multiprocessing.get_context = lambda method=None: fork
     if strike:
         _arm(folder, strike)
-    how = ["--device", "cpu", "--jobs", str(jobs), "--yes"]
-    sys.argv = ["kdlib", "run", "faults", *how]
+    jobs = strike.jobs if strike else 1
+    sys.argv = ["kdlib", "run", "faults", "--device", "cpu", "--jobs", str(jobs), "--yes"]
     sys.exit(cli.main())
 
 
 def _arm(folder, strike):
-    """Have this process, and its workers each, strike."""
-    group, count = os.getpid(), 0
+    """Have this process, and each of its workers, strike."""
+    group, touches = os.getpid(), 0
 
     def hit():
         if leftovers(folder):
@@ -106,42 +105,42 @@ def _arm(folder, strike):
         thread.start()
 
     def heard(event, arguments):
-        nonlocal count
-        path = str(arguments[0]) if event in ACCESSES else ""
-        if f"/{DRAFT}" in path and os.path.exists(path):
-            count += 1
-            if count == strike.access:
+        nonlocal touches
+        path = str(arguments[0]) if event in TOUCHED else ""
+        if f"/{LEFT}" in path and os.path.exists(path):
+            touches += 1
+            if touches == strike.touch:
                 later() if strike.seconds else hit()
 
-    if strike.access:
+    if strike.touch:
         sys.addaudithook(heard)
     else:
         later()
 
 
 def leftovers(folder):
-    """Files that were being written, records or tables of a teacher."""
-    return list(folder.parent.rglob(f"{DRAFT}*"))
+    """Files that somebody writes, or wrote when he was killed: records, tables of a teacher."""
+    return list(folder.parent.rglob(f"{LEFT}*"))
 
 
-def lived(folder, strike, jobs):
-    """(exit code, what was said, whether a file was being written) of one process of a life."""
+def lived(folder, strike):
+    """(exit code, what was said, whether a file was being written) of one command."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOADED)
-    process = context.Process(target=command, args=(folder, strike, jobs))
+    process = context.Process(target=command, args=(folder, strike))
     process.start()
     process.join()
-    deadline = time.monotonic() + ENDED
-    while (alive := _alive(process.pid)) and time.monotonic() < deadline:
-        time.sleep(0.05)
     said = (folder.parent / "said").read_text(errors="replace")
-    if alive:
-        os.killpg(process.pid, KILL)
-        said += "\nTraceback: processes were left"
+    late = time.monotonic() + FOLLOWED
+    while _alive(process.pid):
+        if time.monotonic() > late:
+            os.killpg(process.pid, KILL)
+            said += "\nkdlib: Traceback: a process was left"
+        time.sleep(0.05)
     inside = folder.parent / "inside"
-    struck_inside = inside.exists()
+    struck = inside.exists()
     inside.unlink(missing_ok=True)
-    return process.exitcode, said, struck_inside
+    return process.exitcode, said, struck
 
 
 def _alive(session):
@@ -151,107 +150,104 @@ def _alive(session):
 
 
 def wrong_files(folder, expected):
-    """Sentences about what is torn or counts as a record and is none; {file: bytes} of records.
+    """(sentences about what is torn or of no run, {name: bytes} of records) of a folder.
 
-    expected: {key: hash of the weights}."""
-    from kdlib.study.experiment import trained
-
+    expected: {key: hash of the weights} of all runs."""
     wrong, found = [], {}
-    for path in sorted(folder.iterdir()):
-        if path.name.startswith("."):
-            continue
+    for path in sorted(folder.glob("[!.]*")):
         if path.suffix == ".json":
             found[path.name] = path.read_bytes()
         if path.stem not in expected and path.name != "runs.log":
             wrong.append(f"{path.name} is of no run")
     with mock.patch.dict(os.environ, KDLIB_RECORDS=str(folder)):
-        for name in found:
+        for name, content in found.items():
             try:
-                cfg = Config.from_dict(json.loads(found[name])["config"])
-                weights = records.read(cfg).facts["weights_sha256"]
-                trained(cfg, device="cpu")
-                if weights != expected[cfg.key()]:
-                    wrong.append(f"{name}: other weights")
+                cfg = Config.from_dict(json.loads(content)["config"])
+                if not weights.path_of(cfg.key()).exists():
+                    wrong.append(f"{name} is without weights")
+                experiment.trained(cfg, device="cpu")  # reads its record too
+                if records.read(cfg).facts["weights_sha256"] != expected[cfg.key()]:
+                    wrong.append(f"{name} is of other weights")
             except (KdlibError, ValueError, KeyError) as error:
-                wrong.append(f"{name}: torn: {error}")
+                wrong.append(f"{name} is torn: {error}")
         for key in expected:
             if kept.path_of(key).exists() and not kept.epochs_done(key):
-                wrong.append(f"the state of {key} is torn")
+                wrong.append(f"{kept.path_of(key).name} is torn")
     return wrong, found
 
 
 def wrong_end(strike, code, said, left):
-    """What is wrong with how a command ended; an empty list if nothing is."""
+    """Sentences about what is wrong with how a command ended."""
     wrong = []
-    last = said.strip().splitlines()[-1:] or [""]
-    killed = strike and strike.number == KILL
-    if "Traceback" in said or (code and code > 0 and not last[0].startswith("kdlib: ")):
+    lines = said.strip().splitlines() or [""]
+    if "Traceback" in said or (code > 0 and not lines[-1].startswith("kdlib: ")):
         wrong.append(f"said {said[-300:]!r}")
     allowed = {0}
     if strike:
-        allowed |= {-KILL} if killed else {128 + strike.number}
-        allowed |= {2} if strike.whom != "command" else set()  # its worker died
+        allowed.add(-KILL if strike.number == KILL else 128 + strike.number)
+        if strike.whom != "command":
+            allowed.add(2)  # a worker died
     if code not in allowed:
         wrong.append(f"exit code {code}")
-    if left and not killed:
+    if left and not (strike and strike.number == KILL):
         wrong.append(f"left {', '.join(path.name for path in left)}")
     return wrong
 
 
-def undisturbed(folder):
-    """{key: hash of the weights} of the study, done in peace by one process."""
-    code, said, _ = lived(folder, None, 1)
-    if code:
-        raise KdlibError(f"bench: the runs that are to be killed do not end by themselves: {said}")
-    configs = study()()
-    return {cfg.key(): records.read(cfg, folder).facts["weights_sha256"] for cfg in configs}
-
-
 def killed(count, seed=0):
-    """({signal and whom: Counter of struck, inside, torn, lost, bad}, [what was wrong])."""
+    """({way: Counter of what came of it}, sentences about what was bad) of so many strikes."""
     rng, ends, wrong = random.Random(f"{seed} kills"), {}, []
     with tempfile.TemporaryDirectory() as place:
-        expected = undisturbed(_new(place, "peace"))
+        expected = in_peace(Path(place, "peace"))
         while sum(of["struck"] for of in ends.values()) < count:
-            folder = _new(place, f"life {rng.random()}")
-            wrong += _life(folder, rng, expected, ends, count)
+            strikes = [Strike.drawn(rng) for _ in range(MOST)]
+            wrong += life(Path(place, f"life {rng.random()}"), strikes, expected, ends)
     return ends, wrong
 
 
-def _new(place, name):
-    folder = Path(place, name, "records")
-    folder.mkdir(parents=True)
-    return folder
+def in_peace(place):
+    """{key: hash of the weights} of the runs, which nothing ends."""
+    code, said, _ = lived(_records(place), None)
+    if code:
+        raise KdlibError(f"The runs that are to be struck do not end in peace: {said}")
+    found = {cfg.key(): records.read(cfg, place / "records") for cfg in study()()}
+    return {key: record.facts["weights_sha256"] for key, record in found.items()}
 
 
-def _life(folder, rng, expected, ends, count):
-    """Sentences about what went wrong in a life; its strikes are counted in `ends`."""
-    wrong, before = [], {}
-    for number in range(MOST + 1):
-        strike = Strike.drawn(rng) if number < MOST else None
-        code, said, inside = lived(folder, strike, strike.jobs if strike else 1)
+def life(place, strikes, expected, ends):
+    """Sentences about what was bad in a life; what came of its strikes is added to `ends`.
+
+    A command that does all there is to do ends it, at the latest the one after the last strike."""
+    folder, wrong, before = _records(place), [], {}
+    for strike in [*strikes, None]:
+        code, said, inside = lived(folder, strike)
         torn, found = wrong_files(folder, expected)
         lost = [f"{name} was lost" for name in before if found.get(name) != before[name]]
-        here = [*wrong_end(strike, code, said, leftovers(folder)), *torn, *lost]
+        bad = [*wrong_end(strike, code, said, leftovers(folder)), *torn, *lost]
+        wrong += [f"{strike}: {line}" for line in bad]
         before = found
         for path in leftovers(folder):
             path.unlink()  # each is counted once
-        if strike and code:
-            way = f"{strike.number.name} to {strike.whom}"
-            of = ends.setdefault(way, Counter())
-            of.update(struck=1, inside=int(inside), torn=len(torn), lost=len(lost), bad=len(here))
-        wrong += [f"{strike}: {line}" for line in here]
         if not code:
             break
-    if len(before) < len(expected):
-        wrong.append(f"{len(before)} of {len(expected)} runs on record at the end: {said[-300:]}")
+        if strike:
+            of = ends.setdefault(f"{strike.number.name} to {strike.whom}", Counter())
+            of.update(struck=1, inside=int(inside), torn=len(torn), lost=len(lost), bad=len(bad))
+    if code or len(found) < len(expected):
+        wrong.append(f"{len(found)} of {len(expected)} runs in the end: {said[-300:]!r}")
     return wrong
+
+
+def _records(place):
+    folder = place / "records"
+    folder.mkdir(parents=True)
+    return folder
 
 
 def table(ends):
     """Markdown: a line for each way of ending a command, and their sum."""
     ends = dict(sorted(ends.items())) | {"all": sum(ends.values(), Counter())}
-    head = "| ended by | commands | inside a write | records torn | records lost | bad |"
+    head = "| ended by | commands | inside a write | files torn | records lost | bad |"
     lines = [head, "|---|---|---|---|---|---|"]
     for way, of in ends.items():
         numbers = [of[name] for name in ("struck", "inside", "torn", "lost", "bad")]
