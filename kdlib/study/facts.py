@@ -14,6 +14,7 @@ SPLITS = ("val", "test", "left_out")
 MOST = 2**53  # whole numbers above it are no counts
 LARGEST = sys.float_info.max
 CURVES = ("loss", "cross_entropy")
+PROCESSOR = ("name", "family", "model", "capability")
 
 
 class FactError(KdlibError):
@@ -39,7 +40,8 @@ def finite(value, low=-LARGEST, high=LARGEST):
 
 
 def text(value):
-    return type(value) is str and value != ""
+    """Whether a value is text that can be shown: no half letters, no commands to a terminal."""
+    return type(value) is str and value != "" and value.isprintable()
 
 
 def list_of(right, value, length):
@@ -144,7 +146,9 @@ FACTS = {
     "together": ABOVE_0,
     "device": TEXT,
     "processor": Fact(
-        lambda value, cfg, facts: table_of(lambda v: v is None or text(v), value), "names", None
+        lambda value, cfg, facts: table_of(lambda v: v is None or text(v), value, PROCESSOR),
+        f"text or nothing for each of {', '.join(PROCESSOR)}",
+        None,
     ),
     "kernels": Fact(lambda value, cfg, facts: type(value) is dict, "names and values", None),
     "threads": ABOVE_0,
