@@ -15,6 +15,7 @@ import numpy as np
 from kdlib.study.facts import laid_out, sealed
 
 HUGE = 5 * 2**30  # bytes
+UNSHOWN = ("\ud800", "\x1b[31m", "a\nb")  # nowhere to be written, or felt by a terminal
 NOT_FINITE = (math.nan, math.inf, -math.inf, 10**400)
 # facts that every reader needs, where a record has them
 LISTS = ("class_names", "group_names", "train_counts", "teacher_margin_val", "teacher_margin_train")
@@ -27,7 +28,7 @@ NEEDED = (*LISTS, *CURVES, *HASHES, *OTHERS)
 def anything(rng):
     """A random JSON value, mostly one that nobody expects."""
     number = rng.choice([0, -1, 7, 2**63, 0.5, -1e308, *NOT_FINITE])
-    text = rng.choice(["", "x", "x" * 100_000, "a\nb\x1b[31m", "\ud800", "1", "0" * 64])
+    text = rng.choice(["", "x", "x" * 100_000, "1", "0" * 64, *UNSHOWN])
     values = rng.choice([[], [[]], [None], [number] * 10, {}, {"a": number}, {"": [text]}])
     return rng.choice([None, True, False, number, number, text, text, values, values])
 
@@ -88,6 +89,10 @@ def jumbled(rng, was):
 def misspelt(rng, was):
     at = rng.randrange(len(was) + 1)
     return was[:at] + rng.choice("0a ") + was[at + rng.randrange(2) :]
+
+
+def fewer(rng, was):
+    return dict(rng.sample(list(was.items()), len(was) - 1))
 
 
 def any_of(values):
@@ -169,25 +174,22 @@ def odd_text(rng, whole):
 
 def odd_file(rng, good, other, kinds=("json", "npz")):
     """Something that is no file of this size in the place of one."""
-    kind, thing = rng.choice(kinds), rng.choice(["a folder", "a FIFO", "a sparse file of 5 GiB"])
+    kind = rng.choice(kinds)
     path = good.files[kind]
+    things = {
+        "a folder": path.mkdir,
+        "a FIFO": lambda: os.mkfifo(path),
+        "a sparse file of 5 GiB": lambda: path.open("wb").truncate(HUGE),
+    }
+    said = rng.choice(list(things))
     path.unlink()
-    if thing == "a folder":
-        path.mkdir()
-    elif thing == "a FIFO":
-        os.mkfifo(path)
-    else:
-        path.touch()
-        os.truncate(path, HUGE)
-    return f"{kind}: {thing}"
+    things[said]()
+    return f"{kind}: {said}"
 
 
-def another_file(kind):
-    def damage(rng, good, other):
-        good.files[kind].write_bytes(other.files[kind].read_bytes())
-        return f"{kind} of {other.cfg.key()}"
-
-    return damage
+def another_file(rng, good, other, kind):
+    good.files[kind].write_bytes(other.files[kind].read_bytes())
+    return f"{kind} of {other.cfg.key()}"
 
 
 def pickled(rng, good, other):
@@ -234,15 +236,9 @@ def declared(rng, name, was):
 
 
 def of_another_shape(rng, name, was):
-    ways = {
-        "float64": was.astype("f8"),
-        "int64": was.astype("i8"),
-        "pickled": was.astype(object),
-        "text": was.astype("U"),
-        "one row less": was[:-1],
-        "one axis more": was[None],
-        "one number": was.flat[0],
-    }
+    kinds = {f"type {kind}": was.astype(kind) for kind in ("f8", "i8", "O", "U")}
+    shapes = {"one row less": was[:-1], "one axis more": was[None], "one number": was.flat[0]}
+    ways = kinds | shapes
     said = rng.choice(list(ways))
     return np.asarray(ways[said]), said
 
@@ -257,7 +253,7 @@ def beyond(rng, name, was):
 OF_WEIGHTS = {
     "weights: a byte changed": of_bytes("weights", flipped),
     "weights: cut short or empty": of_bytes("weights", cut),
-    "weights: of another run": another_file("weights"),
+    "weights: of another run": functools.partial(another_file, kind="weights"),
     "weights: a pickle with code": pickled,
     "weights: a folder, a FIFO, 5 GiB": functools.partial(odd_file, kinds=("weights",)),
 }
@@ -280,6 +276,12 @@ KINDS = {
         changed((list,), lambda rng, was: rng.choice([was[1:], was + was]), (*LISTS, *CURVES)),
         sealed,
     ),
+    "sealed again: an entry of a table removed": of_facts(
+        changed((dict,), fewer, ("curves", "labels_sha256", "processor")), sealed
+    ),
+    "sealed again: letters that cannot be shown": of_facts(
+        changed((str,), any_of(UNSHOWN), NEEDED), sealed
+    ),
     "sealed again: a number that is not finite": of_facts(
         changed((int, float), any_of(NOT_FINITE), (*LISTS, *CURVES, "seconds")), sealed
     ),
@@ -289,7 +291,7 @@ KINDS = {
     "sealed again: any value in place of a field of the config": of_facts(field_replaced, sealed),
     "npz: a byte changed": of_bytes("npz", flipped),
     "npz: cut short or empty": of_bytes("npz", cut),
-    "npz: of another record": another_file("npz"),
+    "npz: of another record": functools.partial(another_file, kind="npz"),
     "npz with its hash: declares 5 GiB": of_arrays(declared),
     "npz with its hash: another type or shape": of_arrays(of_another_shape),
     "npz with its hash: a value out of range": of_arrays(beyond),
