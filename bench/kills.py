@@ -73,7 +73,7 @@ def command(folder, strike):
     os.dup2(said, 1)
     os.dup2(said, 2)
     os.environ |= {"KDLIB_RECORDS": str(folder), "KDLIB_CACHE": str(folder.parent / "cache")}
-    signal.signal(INT, signal.default_int_handler)
+    signal.signal(INT, signal.SIG_DFL)  # until the command listens, as `python -m kdlib` has it
     torch.set_num_threads(1)
     kept.EVERY = -1.0
     STUDIES["faults"] = study()
@@ -184,7 +184,7 @@ def wrong_end(strike, code, said, left):
         wrong.append(f"said {said[-300:]!r}")
     allowed = {0}
     if strike:
-        allowed.add(-KILL if strike.number == KILL else 128 + strike.number)
+        allowed |= {-strike.number, 128 + strike.number}
         if strike.whom != "command":
             allowed.add(2)  # a worker died
     if code not in allowed:
