@@ -13,6 +13,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from synthetic import write_study
 
 from kdlib import __main__ as cli
 from kdlib import __version__
@@ -273,6 +274,23 @@ def test_report_draws_what_is_on_record_with_its_provenance(complete, notebooks,
     ):
         assert known in page, known
     assert "contradicted" in index
+
+
+def test_a_record_that_is_refused_stops_the_pages_of_its_study_alone(
+    complete, notebooks, tmp_path, monkeypatch, capsys
+):
+    longer = {**SMALL.shared, "epochs": 3}
+    other = dataclasses.replace(SMALL, name="other", shared=longer, demonstration=False)
+    monkeypatch.setitem(STUDIES, "other", other)
+    write_study(other, seeds=1)
+    path = complete / f"{SMALL(1)[0].key()}.json"
+    path.write_text(path.read_text().replace('"threads": 1', '"threads": 2'))
+    out = tmp_path / "reports"
+    assert cli.main(["report", "digits", "other", "--out", str(out)]) == 1
+    said, err = capsys.readouterr()
+    assert "other/page: built (" in said and (out / "other" / "page.html").exists()
+    refused = f"{path}: changed since it was written (its seal is of other facts)"
+    assert err == f"kdlib: digits has no pages: {refused}; delete it and run again.\n"
 
 
 def test_report_by_default_is_of_the_studies_with_a_complete_seed(complete, monkeypatch, capsys):
