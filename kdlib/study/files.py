@@ -11,6 +11,7 @@ from kdlib.config import KdlibError
 
 ROOT = Path(__file__).resolve().parents[2]
 DATA = ROOT / "data"
+ROOM = 10**6  # bytes that a folder must take before a run begins
 FULL_OR_CLOSED = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
 
 
@@ -50,6 +51,27 @@ def whole_file(path):
         ) from e
     finally:
         Path(temporary).unlink(missing_ok=True)
+
+
+def check_writable(where):
+    """KdlibError if no file can be made in a folder of records, or not the folder; leaves nothing.
+
+    To be called before work whose result will be written there."""
+    made = [path for path in (where, *where.parents) if not os.path.exists(path)]
+    try:
+        where.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(prefix=".tmp-", dir=where) as file:
+            file.write(bytes(ROOM))
+    except OSError as e:
+        why = "not a folder" if isinstance(e, FileExistsError) else os.strerror(e.errno)
+        raise KdlibError(
+            f"records: {where} cannot be written ({why}): set KDLIB_RECORDS to another folder, or "
+            "see to its space and permissions."
+        ) from e
+    finally:
+        for path in made:
+            with contextlib.suppress(OSError):  # not there, or in use by now
+                path.rmdir()
 
 
 @contextlib.contextmanager
