@@ -55,7 +55,7 @@ def run(args):
     budget = args.budget and args.budget - (time.monotonic() - start)
     sweep.sweep(configs, args.data, device, jobs, budget)
     left = len(sweep.missing(configs))
-    rest = "; there was no time for the rest, with which the same command goes on" if left else ""
+    rest = "; no time was left for the rest, with which the same command goes on" if left else ""
     print(f"{_on_record(configs)}{rest}")
     if part.compared and not left:
         from kdlib.pages.gains import compared
@@ -373,16 +373,18 @@ def main(argv=None):
         install = 'pip install ".[study]" in the clone of kdlib installs all that it needs'
         said = f"this command needs {error.name}, which is not installed; {install}"
     except OSError as error:
-        helps = (FULL | CLOSED | {errno.EPIPE: ""}).get(error.errno)
-        if helps is None:
+        if error.errno not in (errno.EPIPE, *FULL, *CLOSED):
             raise
         # or what is left of the output fails again at the exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         if error.errno == errno.EPIPE:  # the reader has seen enough
             return 141
         cannot = "used" if error.errno in CLOSED else "written"
-        said = f"{error.filename or 'the output'} cannot be {cannot}: {error.strerror}"
-        said += f"; {helps}, then run it again"
+        helps = (FULL | CLOSED)[error.errno]
+        said = (
+            f"{error.filename or 'the output'} cannot be {cannot}: {error.strerror}; "
+            f"{helps}, then run it again"
+        )
     except (KeyboardInterrupt, Exception) as error:
         number = stopping.signal_behind(error)
         if number is None:

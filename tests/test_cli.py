@@ -138,7 +138,7 @@ def test_a_complete_study_starts_nothing_and_refuses_a_damaged_record(
 
 def test_a_budget_stops_in_time(empty, capsys):
     assert cli.main(["run", "digits", "--budget", "0.001"]) == 0
-    rest = "there was no time for the rest, with which the same command goes on"
+    rest = "no time was left for the rest, with which the same command goes on"
     assert capsys.readouterr().out.endswith(f"0 of 12 runs on record; {rest}\n")
     assert not list(empty.glob("*.json"))
 

@@ -23,7 +23,9 @@ def part_of(whole, pairs=(), methods=(), seeds=None):
 
     seeds: "4", the first four; "2-5", both ends included; None: all, or, to compare methods that
     are not planned, those whose one_hot and kd are on record. KdlibError for what is not there."""
-    chosen, some, compared = whole.part(pairs, methods), range(whole.seeds), None
+    chosen = whole.part(pairs, methods)
+    some = range(whole.seeds)
+    compared = None
     if set(chosen.methods) - set(whole.methods):
         base = whole.part(pairs, ["one_hot", "kd"])
         some = range(complete_seeds(base) or whole.seeds)
