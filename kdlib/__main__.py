@@ -4,6 +4,7 @@ Imports torch only if needed.
 """
 
 import argparse
+import contextlib
 import errno
 import functools
 import os
@@ -20,33 +21,23 @@ if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_
 from kdlib import __version__
 from kdlib.config import KdlibError, count_of, did_you_mean
 from kdlib.study import stopping
-from kdlib.study.files import exists
+from kdlib.study.files import check_writable, exists, folder
 from kdlib.study.grids import STUDIES, study
+from kdlib.study.part import lacking, part_of
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = ROOT / "notebooks"
 README = ROOT / "README.md"
 ASK_ABOVE = 600  # seconds of work that are not started without a yes
-NOT_A_BUG = (errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
+FULL = {errno.ENOSPC: "free space", errno.EDQUOT: "free space", errno.EROFS: "choose another place"}
+CLOSED = dict.fromkeys((errno.EACCES, errno.EPERM), "change its permissions")  # also to a reader
 
 
 def run(args):
-    """Run whatever a study is still missing; exit code 1 if you decline."""
+    """Run whatever a study, or a part of it, is still missing; exit code 1 if you decline."""
     start = time.monotonic()
-    chosen, seeds = study(args.study), args.seeds
-    if seeds and seeds > chosen.seeds:
-        planned = count_of(chosen.seeds, "planned seed")
-        raise KdlibError(f"--seeds {seeds}: study {args.study} has {planned}.")
-    if args.method:
-        from kdlib.study.done import complete_seeds
-
-        if not chosen.pairs:
-            raise KdlibError(
-                f"--method {args.method[0]}: study {args.study} has no methods to compare."
-            )
-        chosen = chosen.with_methods(args.method)
-        seeds = seeds or complete_seeds(chosen.name) or chosen.seeds
-    configs = args.configs = chosen(seeds)
+    part = part_of(study(args.study), args.pair, args.method, args.seeds)
+    configs = args.configs = part.configs
     import torch
 
     from kdlib.study import sweep
@@ -65,12 +56,12 @@ def run(args):
     budget = args.budget and args.budget - (time.monotonic() - start)
     sweep.sweep(configs, args.data, device, jobs, budget)
     left = len(sweep.missing(configs))
-    rest = "; time is up, and the same command goes on with the rest" if left else ""
+    rest = "; no time was left for the rest, with which the same command goes on" if left else ""
     print(f"{_on_record(configs)}{rest}")
-    if args.method and not left:
+    if part.compared and not left:
         from kdlib.pages.gains import compared
 
-        print("\n".join(compared(chosen, seeds, ["kd", *args.method])))
+        print(lacking(part) or "\n".join(compared(part.compared, part.seeds)))
 
 
 def _on_record(configs):
@@ -95,6 +86,7 @@ def _agreed(args, todo, device, jobs):
 
 def _say_how_long(todo, data, device, jobs):
     """Measure how long runs take on this machine: the seconds, and the same in words."""
+    check_writable(folder())  # measuring takes a while
     from kdlib.study import pace
 
     seconds = pace.together(todo, data, device, jobs)
@@ -116,6 +108,7 @@ def report(args):
     from kdlib.pages.report import pages_of
     from kdlib.pages.results import publish
     from kdlib.study import sweep
+    from kdlib.study.records import RecordError
 
     if args.readme:
         publish(README)
@@ -128,13 +121,13 @@ def report(args):
         say(f"digits comes first: {of_all} to train")
         device = sweep.default_device()
         _say_how_long(todo, None, device, sweep.default_jobs(device))
-        sweep.sweep(args.configs)
-    pages, said = pages_of(wanted, args.studies, args.out, NOTEBOOKS, say)
+        with contextlib.suppress(RecordError):  # of an old record: what needs it says so below
+            sweep.sweep(args.configs)
+    said, failures = pages_of(wanted, args.studies, args.out, NOTEBOOKS, say)
     print("\n".join([*said, str(Path(args.out).resolve() / "index.html")]))
-    failed = [page for page in pages if page.status == "failed"]
-    for page in failed:
-        print(f"kdlib: {page.html} failed: {page.message}", file=sys.stderr)
-    return min(1, len(failed))
+    for failure in failures:
+        print(f"kdlib: {failure}", file=sys.stderr)
+    return min(1, len(failures))
 
 
 def audit(args):
@@ -265,15 +258,18 @@ AGAIN = {"action": "append", "default": []}
 
 def _run_options(add):
     add("study", metavar="STUDY", help=", ".join(STUDIES))
-    add("--seeds", **COUNT, help="only the first N seeds; default: all planned")
+    pair = "only this pair, with its teachers; may be repeated; default: all"
+    add("--pair", **AGAIN, metavar="TEACHER/STUDENT", help=pair)
+    method = "only this method; one that is not planned is compared with what is on record; "
+    add("--method", **AGAIN, metavar="NAME", help=method + "may be repeated; default: all")
+    seeds = "only the first N seeds, or 2-5: seeds 2 to 5, where the first is 0; default: all"
+    add("--seeds", metavar="N", help=seeds)
     only = "start only runs that will end in time: 90s, 9m, 2h"
     add("--budget", type=_duration, metavar="TIME", help=only)
     add("--device", choices=("cpu", "cuda"), help="default: cuda if torch can use it, else cpu")
     add("--jobs", **COUNT, help="runs at a time; default: one per CPU core, or 9 on a GPU")
     add("--data", metavar="DIR", help="where the data sets are; default: $KDLIB_DATA, else data/")
     add("--yes", action="store_true", help="start without asking, even if it takes hours")
-    also = "also train this method and compare it with what is on record; may be repeated"
-    add("--method", **AGAIN, metavar="NAME", help=also)
 
 
 def _studies(default):
@@ -379,15 +375,17 @@ def main(argv=None):
         install = 'pip install ".[study]" in the clone of kdlib installs all that it needs'
         said = f"this command needs {error.name}, which is not installed; {install}"
     except OSError as error:
-        if error.errno not in NOT_A_BUG:
+        if error.errno not in (errno.EPIPE, *FULL, *CLOSED):
             raise
         # or what is left of the output fails again at the exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         if error.errno == errno.EPIPE:  # the reader has seen enough
             return 141
+        cannot = "used" if error.errno in CLOSED else "written"
+        helps = (FULL | CLOSED)[error.errno]
         said = (
-            f"{error.filename or 'the output'} cannot be written: {error.strerror}; "
-            "free space, then run it again"
+            f"{error.filename or 'the output'} cannot be {cannot}: {error.strerror}; "
+            f"{helps}, then run it again"
         )
     except (KeyboardInterrupt, Exception) as error:
         number = stopping.signal_behind(error)

@@ -5,8 +5,6 @@ import difflib
 import functools
 import hashlib
 import json
-import math
-import sys
 import typing
 from dataclasses import dataclass
 
@@ -94,7 +92,7 @@ class Config:
     epochs: int = number(40, 1, 10_000)
     warmup: int = number(0, 0, 1000)  # epochs of linear warm-up, inside `epochs`
     decay: str = choice("cosine", ("cosine", "step"))
-    milestones: tuple = ()  # epochs at which "step" multiplies the rate by decay_factor
+    milestones: tuple = ()  # epochs, rising, at which "step" multiplies the rate by decay_factor
     decay_factor: float = number(0.1, 0, 1)
     batch_size: int = number(128, 1, 65536)
     lr: float = number(0.1, 0, 100)
@@ -106,15 +104,14 @@ class Config:
         for field in dataclasses.fields(self):
             object.__setattr__(self, field.name, checked(field.name, getattr(self, field.name)))
         if self.teacher is not None and self.teacher_seed is None:
-            object.__setattr__(self, "teacher_seed", 1000 + self.seed)
+            object.__setattr__(self, "teacher_seed", checked("teacher_seed", 1000 + self.seed))
         self._check_combination()
 
     def _check_combination(self):
         knobs = METHODS[self.method].knobs
         for name in sorted(loss_fields() - set(knobs)):
-            value, default = getattr(self, name), DEFAULTS[name]
-            if value != default:
-                unused = f"method {self.method!r} does not use it; leave it at {default!r}"
+            if (value := getattr(self, name)) != DEFAULTS[name]:
+                unused = f"method {self.method!r} does not use it; leave it at {DEFAULTS[name]!r}"
                 raise _wrong(f"{name}={value!r}: {unused}.")
         if "teacher" in knobs and self.teacher is None:
             raise _wrong(f"teacher: method {self.method!r} needs one of {', '.join(MODELS)}.")
@@ -141,8 +138,7 @@ class Config:
             )
         if self.fold is not None and self.method != "one_hot":
             raise _wrong("fold: only teachers of a crossfit (method 'one_hot') leave a fold out.")
-        reads_val = self.teacher is not None or self.method == "post_hoc"
-        if self.with_val and (reads_val or self.fold is not None):
+        if self.with_val and (self.teacher or self.method == "post_hoc" or self.fold is not None):
             raise _wrong(
                 "with_val: only a method without a teacher that chooses nothing on val, and no "
                 "fold of a crossfit, may train on val's labels; leave it at False."
@@ -152,6 +148,10 @@ class Config:
         in_steps = self.milestones or self.decay_factor != DEFAULTS["decay_factor"]
         if self.decay != "step" and in_steps:
             raise _wrong("milestones: only decay='step' uses milestones and decay_factor.")
+        epochs = [0, *self.milestones, self.epochs]
+        if epochs != sorted(set(epochs)):
+            allowed = f"must be in rising order, each above 0 and below epochs={self.epochs}"
+            raise _wrong(f"milestones={_shown(self.milestones)}: {allowed}.")
         if self.warmup >= self.epochs:
             raise _wrong(f"warmup={self.warmup}: must be less than epochs={self.epochs}.")
         if self.imbalance == 1 and self.profile != "exp":
@@ -192,9 +192,8 @@ class Config:
     @classmethod
     def from_dict(cls, fields):
         """Config from a dictionary; an unknown field is an error with the nearest known one."""
-        for name in fields:
-            if name not in DEFAULTS:
-                raise _wrong(f"{name!r:.60} is unknown: {did_you_mean(name, DEFAULTS)}")
+        if unknown := [name for name in fields if name not in DEFAULTS]:
+            raise _wrong(f"{unknown[0]!r:.80} is unknown: {did_you_mean(unknown[0], DEFAULTS)}")
         return cls(**fields)
 
 
@@ -207,17 +206,20 @@ def built(fields):
     return _once(**(DEFAULTS | fields))
 
 
-KINDS = {
-    int: "a whole number",
-    float: "a number",
-    bool: "true or false",
-    str: "text",
-    type(None): "nothing",
-}
+KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+KINDS |= {tuple: "a tuple of whole numbers", type(None): "nothing"}
 
 
 def _wrong(about):
     return KdlibError(f"Config field {about}")
+
+
+def _shown(value):
+    """A value in a sentence: one line of at most 80 characters, whatever it is."""
+    try:
+        return " ".join(repr(value).split())[:80]
+    except Exception:  # of a number with thousands of digits, or of somebody's class
+        return f"a value of type {type(value).__name__}"
 
 
 def checked(name, value):
@@ -226,18 +228,17 @@ def checked(name, value):
     kinds = typing.get_args(field.type) or (field.type,)  # of `int | None`, or of `int`
     if value is None and type(None) in kinds:
         return None
-    if tuple in kinds:
-        if isinstance(value, (list, tuple)) and all(type(v) is int for v in value):
-            return tuple(value)
-        raise _wrong(f"{field.name}={value!r:.60}: must be a tuple of whole numbers.")
-    if float in kinds and type(value) is int:
-        value = float(value) if abs(value) < sys.float_info.max else math.inf
-    if type(value) not in kinds:
-        raise _wrong(f"{field.name}={value!r:.60}: must be {' or '.join(map(KINDS.get, kinds))}.")
+    if type(value) is list and tuple in kinds:  # of JSON, which has no tuples
+        value = tuple(value)
     words = field.metadata.get("words")
-    if words and value not in words:
-        raise _wrong(f"{field.name}={value!r:.60}: {did_you_mean(value, words)}")
     low, high = field.metadata.get("range", (value, value))
-    if not low <= value <= high:
-        raise _wrong(f"{field.name}={value!r:.60}: must lie between {low} and {high}.")
-    return value
+    kind = float if type(value) is int and float in kinds else type(value)
+    if kind not in kinds or (kind is tuple and any(type(v) is not int for v in value)):
+        wrong = f"must be {' or '.join(map(KINDS.get, kinds))}."
+    elif words and value not in words:
+        wrong = did_you_mean(value, words)
+    elif not low <= value <= high:
+        wrong = f"must lie between {low} and {high}."
+    else:
+        return float(value) + 0.0 if kind is float else value  # of -0.0 the key would be another
+    raise _wrong(f"{name}={_shown(value)}: {wrong}")

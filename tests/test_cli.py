@@ -2,6 +2,7 @@
 its own."""
 
 import dataclasses
+import errno
 import json
 import os
 import shutil
@@ -13,11 +14,13 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from synthetic import write_study
 
 from kdlib import __main__ as cli
 from kdlib import __version__
 from kdlib.evidence import findings
 from kdlib.study import cifar, doctor, grids, pace, records, sweep
+from kdlib.study.files import check_writable
 from kdlib.study.grids import STUDIES
 from kdlib.study.provenance import DATA_FROM
 
@@ -136,7 +139,7 @@ def test_a_complete_study_starts_nothing_and_refuses_a_damaged_record(
 
 def test_a_budget_stops_in_time(empty, capsys):
     assert cli.main(["run", "digits", "--budget", "0.001"]) == 0
-    rest = "time is up, and the same command goes on with the rest"
+    rest = "no time was left for the rest, with which the same command goes on"
     assert capsys.readouterr().out.endswith(f"0 of 12 runs on record; {rest}\n")
     assert not list(empty.glob("*.json"))
 
@@ -205,15 +208,63 @@ def test_a_gpu_that_is_not_there_is_refused(empty, monkeypatch, capsys):
 
 def test_a_method_is_compared_with_what_is_on_record(complete, monkeypatch, capsys):
     monkeypatch.setattr(sweep, "_in_processes", sweep._in_lockstep)
-    more = ["--method", "label_smoothing", "--jobs", "1"]
-    assert cli.main(["run", "digits", "--seeds", "2", *more]) == 0
+    command = ["run", "digits", "--method", "label_smoothing", "--jobs", "1"]
+    assert cli.main([*command, "--seeds", "2"]) == 0
     said = capsys.readouterr().out.splitlines()
-    assert "8 of 8 runs on record" in said  # one_hot, kd, label smoothing and a teacher, twice
+    assert "2 of 2 runs on record" in said
     at = said.index("cnn_small → cnn_small: points over 8 one-hot networks, with 95 % intervals")
     rows = [line.strip().partition(": ")[0] for line in said[at + 1 :]]
     assert rows[:2] == ["distillation, average", "label smoothing, average"] and len(rows) == 4
+    (complete / f"{SMALL.config(SMALL.pairs[0], 'kd', 1).key()}.json").unlink()
+    assert cli.main([*command, "--seeds", "2"]) == 0
+    assert capsys.readouterr().out.splitlines()[1:] == [
+        "2 of 2 runs on record",
+        "no comparison yet, for want of 1 run: python -m kdlib run digits --pair "
+        "cnn_small/cnn_small --method one_hot --method kd --method label_smoothing --seeds 2",
+    ]
+    assert cli.main(command) == 0  # of as many seeds as can be compared
+    assert "points over 8 one-hot networks" in capsys.readouterr().out
     assert cli.main(["run", "digits", "--method", "label_smooth"]) == 2
     assert "did you mean 'label_smoothing'" in capsys.readouterr().err
+
+
+def test_a_part_of_a_study_is_run_alone(long):
+    part = ["--pair", "cnn_small/cnn_small", "--method", "one_hot", "--seeds", "1-2", "--yes"]
+    assert cli.main(["run", "digits", *part]) == 0
+    assert long[0][0] == [SMALL.config(SMALL.pairs[0], "one_hot", k) for k in (1, 2)]
+
+
+@pytest.mark.parametrize("command", [["run", "digits"], ["report", "digits"]], ids=" ".join)
+def test_records_that_cannot_be_written_are_said_before_anything_is_measured(
+    command, empty, monkeypatch, capsys
+):
+    def full(**how):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(pace, "together", None)
+    with monkeypatch.context() as m:
+        m.setattr("tempfile.NamedTemporaryFile", full)
+        assert cli.main(command) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"kdlib: {empty}: cannot be written (No space left on device; ")
+    assert "GB free on the disk mounted at /" in said and "KDLIB_RECORDS for records" in said
+    assert not empty.exists()
+    empty.touch()
+    for folder, why in ((empty, "not a folder"), (empty / "below", "Not a directory")):
+        monkeypatch.setenv("KDLIB_RECORDS", str(folder))
+        assert cli.main(command) == 2
+        said = capsys.readouterr().err
+        assert said.startswith(f"kdlib: {folder}: cannot be written ({why}; ")
+        assert said.count("\n") == 1
+
+
+def test_trying_whether_records_can_be_written_leaves_nothing(tmp_path):
+    check_writable(tmp_path / "a" / "b")
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "record").touch()
+    check_writable(tmp_path / "a")
+    assert [p.name for p in tmp_path.rglob("*")] == ["a", "record"]
 
 
 # ---------------------------------------------------------------- report
@@ -273,6 +324,23 @@ def test_report_draws_what_is_on_record_with_its_provenance(complete, notebooks,
     ):
         assert known in page, known
     assert "contradicted" in index
+
+
+def test_a_record_that_is_refused_stops_the_pages_of_its_study_alone(
+    complete, notebooks, tmp_path, monkeypatch, capsys
+):
+    longer = {**SMALL.shared, "epochs": 3}
+    other = dataclasses.replace(SMALL, name="other", shared=longer, demonstration=False)
+    monkeypatch.setitem(STUDIES, "other", other)
+    write_study(other, seeds=1)
+    path = complete / f"{SMALL(1)[0].key()}.json"
+    path.write_text(path.read_text().replace('"threads": 1', '"threads": 2'))
+    out = tmp_path / "reports"
+    assert cli.main(["report", "digits", "other", "--out", str(out)]) == 1
+    said, err = capsys.readouterr()
+    assert "other/page: built (" in said and (out / "other" / "page.html").exists()
+    refused = f"{path}: changed since it was written (its seal is of other facts)"
+    assert err == f"kdlib: digits has no pages: {refused}; delete it and run again.\n"
 
 
 def test_report_by_default_is_of_the_studies_with_a_complete_seed(complete, monkeypatch, capsys):
@@ -401,7 +469,7 @@ def test_doctor_names_what_stops_digits_and_the_fix(tmp_path, monkeypatch, capsy
     begins = (
         f"WRONG: no-such-package is missing: {doctor.INSTALL} installs it",
         "WRONG: torch cannot be imported (",
-        f"WRONG: records: {file} is full or cannot be written: set KDLIB_RECORDS",
+        f"WRONG: {file}: cannot be written (not a folder; ",
     )
     # nor-this-one does not stop digits
     assert all(line.startswith(begin) for line, begin in zip(wrong, begins, strict=True))
@@ -411,7 +479,8 @@ def test_doctor_names_what_stops_digits_and_the_fix(tmp_path, monkeypatch, capsy
 
 NO_COUNT = "must be a whole number, 1 or more; see: python -m kdlib run --help"
 DOWNLOADED = "is not one that kdlib downloads (digits come with scikit-learn)"
-OF_RUN = "--help, --seeds, --budget, --device, --jobs, --data, --yes, --method"
+OF_RUN = "--help, --pair, --method, --seeds, --budget, --device, --jobs, --data, --yes"
+SEEDS = "must be a number from 1 to 8, for the first ones, or a range such as 0-7"
 OF_AUDIT = (
     "--help, --labels, --teacher, --student, --baseline, --groups, --weights, --train-counts, "
     "--edges, --classes, --missing-groups, --kind, --worst, --title, --by, --search, --images, "
@@ -439,14 +508,13 @@ def nearest(wrong, near, allowed):
         ("doctor --now", "'--now' is unknown: Allowed: --help."),
         ("audit --fial-if x", nearest("'--fial-if'", "--fail-if", OF_AUDIT)),
         ("--verbose", nearest("'--verbose'", "--version", "--help, --version")),
-        ("run digits --seeds 9", "--seeds 9: study digits has 8 planned seeds."),
-        ("run digits --seeds 0", f"argument --seeds: '0' {NO_COUNT}"),
+        ("run digits --seeds 9", f"--seeds 9: {SEEDS}, as study digits has 8 planned seeds."),
         ("run digits --jobs 1.5", f"argument --jobs: '1.5' {NO_COUNT}"),
         (
             "run digits-recipe --method kd_tuned",
-            "--method kd_tuned: study digits-recipe has no methods to compare.",
+            "study digits-recipe has no pairs or methods to choose from.",
         ),
-        ("audit --study anchors", "study anchors has no methods to compare."),
+        ("audit --study anchors", "study anchors has no pairs or methods to choose from."),
         (
             "data get cifar11",
             f"data set 'cifar11' {DOWNLOADED}: did you mean 'cifar10'? Allowed: cifar100, cifar10.",
@@ -528,6 +596,26 @@ def test_a_reader_that_stops_early_and_a_full_disk_are_no_tracebacks(tmp_path):
     full = python("-m", "kdlib", "status", folder=tmp_path, shell="> /dev/full")
     said = "the output cannot be written: No space left on device; free space, then run it again"
     assert (full.returncode, full.stderr) == (2, f"kdlib: {said}\n")
+
+
+@pytest.mark.parametrize(
+    "number, said",
+    [
+        (errno.EACCES, "a/file cannot be used: Permission denied; change its permissions"),
+        (errno.EPERM, "a/file cannot be used: Operation not permitted; change its permissions"),
+        (errno.EROFS, "a/file cannot be written: Read-only file system; choose another place"),
+    ],
+)
+def test_what_may_have_been_a_failure_to_read_is_not_called_one_to_write(
+    number, said, monkeypatch, capfd
+):
+    def refused(name):
+        raise OSError(number, os.strerror(number), "a/file")
+
+    monkeypatch.setattr(cli, "study", refused)
+    monkeypatch.setattr(os, "dup2", lambda *files: None)  # the test's own output
+    assert cli.main(["status", "digits"]) == 2
+    assert capfd.readouterr().err == f"kdlib: {said}, then run it again\n"
 
 
 def test_other_errors_of_the_machine_are_not_hidden(monkeypatch):

@@ -7,9 +7,8 @@ import numpy as np
 from kdlib.auditing.audit import audit
 from kdlib.auditing.found import places
 from kdlib.auditing.students import audit_students, named_files
-from kdlib.config import KdlibError, did_you_mean
+from kdlib.config import KdlibError
 from kdlib.evidence.panel import panel
-from kdlib.methods import ARMS, METHODS
 from kdlib.pages.pictures import images_of
 from kdlib.reading.names import REDUCED, ROLES
 from kdlib.reading.read import Source
@@ -27,18 +26,9 @@ def audit_study(name, pair=None, method="kd", seeds=None, images=None, **how):
     does not have.
     """
     methods = [method] if isinstance(method, str) else method
-    chosen = study(name)
-    if not chosen.pairs:
-        raise KdlibError(f"study {name} has no methods to compare.")
-    pair = pair or "/".join(chosen.pairs[0])
-    # also those that were added and run
-    chosen = chosen.with_methods([m for m in methods if m in (*METHODS, *ARMS)])
-    pairs = {"/".join(p): p for p in chosen.pairs}
-    asked_for = [("pair", pair, pairs), *(("method", m, chosen.methods) for m in methods)]
-    for what, value, known in asked_for:
-        if value not in known:
-            raise KdlibError(f"study {name} has no {what} {value!r}: {did_you_mean(value, known)}")
-    p = panel(chosen, pairs[pair], seeds or some_seeds(name))
+    pair = study(name).part([pair] if pair else [], methods).pairs[0]
+    chosen = study(name).with_methods(methods)  # also those that were added and run
+    p = panel(chosen, pair, seeds or some_seeds(name))
 
     group_names, class_names = np.array(p.group_names), tuple(p.teachers[0].facts["class_names"])
     groups = None

@@ -104,14 +104,14 @@ def gain_by_bucket(p, methods, over="one_hot"):
     return estimates(places, methods, lambda place, m: p.gain(m, places[place], over))
 
 
-def compared(chosen, seeds, methods):
-    """Lines: gains of methods over one-hot, on average and by bucket, in each pair and setting."""
+def compared(chosen, seeds):
+    """Lines: gains over one-hot of all methods, on average and by bucket, of pairs and settings."""
     for setting in chosen.settings:
         for pair in chosen.pairs:
             p = panel(chosen, pair, seeds, setting=setting)
             networks = f"{len(p.runs['one_hot'])} one-hot networks"
             yield f"{p.name}: points over {networks}, with 95 % intervals"
-            for row in gain_by_bucket(p, list(dict.fromkeys(methods))).itertuples():
+            for row in gain_by_bucket(p, p.methods).itertuples():
                 yield f"  {row.method}, {row.bucket}: {brief(row)}"
 
 

@@ -23,6 +23,7 @@ from kdlib.study import cifar, grids
 from kdlib.study.done import complete_seeds, some_seeds
 from kdlib.study.files import available_cores
 from kdlib.study.provenance import provenance as provenance_of
+from kdlib.study.records import RecordError
 
 STAMPS = ".stamps.json"
 A_PAGE = 7  # seconds that one takes on one core
@@ -100,21 +101,28 @@ def _folder_of(notebook):
 
 
 def pages_of(wanted, named, out, notebooks, say):
-    """Build the pages of studies: (pages, lines on the verdicts of each study and pair).
+    """Build the pages of studies: (lines on the verdicts of each study and pair, failures).
 
     wanted: {name: seeds}, of which those on record are shown. named: names that must not be left
-    out even if none of their seeds is on record."""
+    out even if none of their seeds is on record. A record that is refused stops its studies alone:
+    a sentence for each among the failures."""
     seeds = {name: min(n, complete_seeds(name)) for name, n in wanted.items()}
     # all that are wanted of anchors: their page says which runs are missing
     seeds |= {name: n for name, n in wanted.items() if grids.study(name).kind == "anchors"}
     seeds = {name: n for name, n in seeds.items() if n or name in named}
+    sources, failures = {}, []
+    for name, n in list(seeds.items()):
+        try:
+            sources[name] = provenance_of(name, n)
+        except RecordError as error:
+            failures.append(f"{name} has no pages: {error}")
+            del seeds[name]
     books = {name: grids.KINDS[grids.study(name).kind] for name in seeds}
 
     @functools.cache
     def cards(name):
         return findings.verdicts(name, seeds[name] or some_seeds(name))
 
-    sources = {name: provenance_of(name, n) for name, n in seeds.items()}
     number = sum(map(len, books.values()))
     minutes = math.ceil(number * A_PAGE / 60 / available_cores())
     say(f"{count_of(number, 'page')}: about {minutes} min on an idle computer")
@@ -129,7 +137,8 @@ def pages_of(wanted, named, out, notebooks, say):
         verdicts=cards,
         say=say,
     )
-    return built, [line for name in seeds for line in _verdicts(name, cards(name))]
+    failures += [f"{page.html} failed: {page.message}" for page in built if page.status == "failed"]
+    return [line for name in seeds for line in _verdicts(name, cards(name))], failures
 
 
 def _verdicts(name, cards):

@@ -7,7 +7,8 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from kdlib import __version__
-from kdlib.study.files import available_cores, folder
+from kdlib.config import KdlibError
+from kdlib.study.files import available_cores, check_writable, folder
 
 BY_AUDITS = ("numpy", "scipy", "pandas", "pyarrow", "matplotlib", "jinja2")
 NEEDED = ("torch", "numpy", "scikit-learn", "tqdm")  # by a run of digits
@@ -29,7 +30,7 @@ def examined():
         lines.append(f"GPU: {_gpu()}")
     except (ImportError, OSError) as error:
         wrong.append(f"torch cannot be imported ({error}): {INSTALL} installs one that works")
-    here = next(p for p in (folder().absolute(), *folder().absolute().parents) if p.exists())
+    here = next(p for p in (folder().absolute(), *folder().absolute().parents) if os.path.exists(p))
     disk = os.statvfs(here)
     free = disk.f_bavail * disk.f_frsize / 1e9
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
@@ -37,10 +38,12 @@ def examined():
         f"{available_cores()} CPU cores, {memory:.1f} GB of memory, {free:.1f} GB of disk free in "
         f"{here}"
     )
-    if free < 0.1 or not here.is_dir() or not os.access(here, os.W_OK):
-        wrong.append(
-            f"records: {here} is full or cannot be written: set KDLIB_RECORDS to another folder"
-        )
+    if free < 0.1:
+        wrong.append(f"records: less than 0.1 GB is free in {here}: set KDLIB_RECORDS elsewhere")
+    try:
+        check_writable(folder())
+    except KdlibError as error:
+        wrong.append(str(error))
     return [*lines, f"records: {folder()}"], wrong
 
 

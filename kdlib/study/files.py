@@ -16,6 +16,7 @@ ROOT = Path(__file__).resolve().parents[2]
 DATA = ROOT / "data"
 LEFT = ".tmp-"  # how the names of files begin that are being written
 A_DAY = 24 * 3600  # seconds, after which nobody writes such a file any more
+ROOM = 10**6  # bytes that a folder must take before a run begins
 FULL_OR_CLOSED = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
 
 
@@ -72,16 +73,17 @@ def whole_file(path):
 def cannot_write(path, error):
     """A sentence about an OSError: which file, why, how full its disk is, what helps."""
     there = path.absolute()
-    while not there.exists():
+    while not os.path.exists(there):
         there = there.parent
     disk = there
-    while not disk.is_mount():
+    while not os.path.ismount(disk):
         disk = disk.parent
+    why = "not a folder" if isinstance(error, FileExistsError) else os.strerror(error.errno)
     free = f"{shutil.disk_usage(there).free / 1e9:.1f} GB free on the disk mounted at {disk}"
     return (
-        f"{path}: cannot be written ({os.strerror(error.errno)}; {free}); free some space there or "
-        "choose another folder (KDLIB_RECORDS for records, KDLIB_CACHE for the cache), then run "
-        "the same command again."
+        f"{path}: cannot be written ({why}; {free}); see to its space and permissions or choose "
+        "another folder (KDLIB_RECORDS for records, KDLIB_CACHE for the cache), then run the same "
+        "command again."
     )
 
 
@@ -91,6 +93,23 @@ def sweep_leftovers(where):
         with contextlib.suppress(OSError):
             if time.time() - path.stat().st_mtime > A_DAY:
                 path.unlink()
+
+
+def check_writable(where):
+    """KdlibError if no file can be made in a folder of records, or not the folder; leaves nothing.
+
+    To be called before work whose result will be written there."""
+    made = [path for path in (where, *where.parents) if not os.path.exists(path)]
+    try:
+        where.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(prefix=LEFT, dir=where) as file:
+            file.write(bytes(ROOM))
+    except OSError as error:
+        raise KdlibError(cannot_write(where, error)) from error
+    finally:
+        for path in made:
+            with contextlib.suppress(OSError):  # not there, or in use by now
+                path.rmdir()
 
 
 @contextlib.contextmanager

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from kdlib.config import Config, KdlibError, built, did_you_mean
-from kdlib.methods import ARMS, METHODS, arms, entry, loss_fields
+from kdlib.methods import ARMS, METHODS, arms, loss_fields
 
 MOST_SEEDS = 64  # of a study
 
@@ -52,9 +52,33 @@ class Study:
         return found
 
     def __call__(self, seeds=None):
-        """The Configs of the first `seeds` seeds, by default of all, each once."""
-        seeds = self.seeds if seeds is None else seeds
-        return list({r.config.key(): r.config for r in self.runs if r.seed < seeds}.values())
+        """The Configs of the first `seeds` seeds, by default of all, or of a range; each once."""
+        some = seeds if isinstance(seeds, range) else range(self.seeds if seeds is None else seeds)
+        return list({r.config.key(): r.config for r in self.runs if r.seed in some}.values())
+
+    def with_methods(self, names):
+        """The study with methods beside those it planned; they take part in no verdict."""
+        known = dict.fromkeys((*self.methods, *METHODS, *ARMS))
+        for name in names:
+            if name not in known:
+                said = f"study {self.name} has no method {name!r}"
+                raise KdlibError(f"{said}: {did_you_mean(name, known)}")
+        return replace(self, methods=self.methods | arms(*names) | self.methods)
+
+    def part(self, pairs=(), methods=()):
+        """The study with these pairs alone, each "teacher/student", and these methods alone, also
+        such as it did not plan; (): with all. Teachers come with their students."""
+        if not self.pairs and (pairs or methods):
+            raise KdlibError(f"study {self.name} has no pairs or methods to choose from.")
+        known = {"/".join(pair): pair for pair in self.pairs}
+        for pair in pairs:
+            if pair not in known:
+                said = f"study {self.name} has no pair {pair!r}"
+                raise KdlibError(f"{said}: {did_you_mean(pair, known)}")
+        some = dict.fromkeys(known[pair] for pair in pairs or known)
+        fields = self.with_methods(methods).methods
+        kept = {name: fields[name] for name in methods or fields}
+        return replace(self, pairs=tuple(some), methods=kept)
 
 
 def told(fields):
@@ -104,14 +128,6 @@ class Grid(Study):
             for setting, pair, method in itertools.product(self.settings, self.pairs, methods):
                 for k in self.seeds_of(method, self.seeds)[seed :: self.seeds]:
                     yield Planned(self.config(pair, method, k, setting), seed, extra)
-
-    def with_methods(self, names):
-        """The study with methods beside those it planned; they take part in no verdict."""
-        for name in names:
-            if not entry(name):
-                known = (*METHODS, *ARMS)
-                raise KdlibError(f"method {name!r} is unknown: {did_you_mean(name, known)}")
-        return replace(self, methods=self.methods | arms(*names))
 
     def pool(self, pair, setting=None):
         """Configs of every network that may be a baseline of a pair: one_hot training of its

@@ -1,10 +1,14 @@
 """Config: what it takes, what it refuses and in which words, and what a key stands for."""
 
 import dataclasses
+import json
 import re
 from dataclasses import replace
 
+import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from synthetic import baseline_of
 
 from kdlib import config
@@ -34,6 +38,8 @@ ELSEWHERE = {  # a value of each loss field that is not its default
     "step_size": 0.1,
 }
 SUPERCLASS = {"dataset": "superclass", "student": "resnet8"}
+HUGE = 10**6000  # more digits than Python writes out
+RISING = "must be in rising order, each above 0 and below epochs=40"
 CROSSFIT = {"method": "ada_alpha", "teacher": "cnn", "margin_source": "crossfit"}
 
 
@@ -83,6 +89,61 @@ def test_the_right_type_of_every_field_is_said(name):
     assert "\n" not in str(e.value)
 
 
+class Text(str):
+    """Text to most of Python, but not JSON's."""
+
+
+class Unspeakable:
+    def __repr__(self):
+        raise RuntimeError("no words for it")
+
+
+WRONG = (  # for any field
+    *(10**400, HUGE, -HUGE, (HUGE,), (True,), ("1",), (None,), float("nan"), float("inf")),
+    *("nonsense", "two\nlines", "\udc80", "x" * 10**5, Text("digits"), b"digits", {}, 1j),
+    *(np.int64(1), np.float64(0.5), np.str_("digits"), np.bool_(True), np.zeros((9, 9))),
+    *(Unspeakable(), object(), Config, range(3), [[]]),
+)
+
+
+@pytest.mark.parametrize("name", FIELDS)
+def test_every_wrong_value_is_one_short_line_that_names_the_field(name):
+    booleans = () if isinstance(DEFAULTS[name], bool) else (True, False)
+    for value in (*WRONG, *booleans):
+        with pytest.raises(KdlibError) as e:
+            Config(**{name: value})
+        said = str(e.value)
+        assert re.match(f"Config field {name}[=:]", said) and said.endswith(".")
+        assert "\n" not in said and len(said) < 600
+
+
+ONE_TYPE = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers() | st.integers(-3, 50),
+    st.floats(),
+    st.sampled_from(sorted({str(w) for n in WORDS for w in FIELDS[n].metadata["words"]})),
+    st.lists(st.integers(-3, 50), max_size=3),
+)
+
+
+@settings(max_examples=300, deadline=None, derandomize=True)
+@given(st.dictionaries(st.sampled_from(sorted(FIELDS)), ONE_TYPE, max_size=5))
+def test_fields_are_refused_by_name_or_make_a_run_that_json_brings_back(fields):
+    try:
+        cfg = Config(**fields)
+    except KdlibError as e:
+        assert re.match(rf"Config field ({'|'.join(FIELDS)})[=:]", str(e)) and "\n" not in str(e)
+        return
+    again = Config.from_dict(json.loads(json.dumps(cfg.fields())))
+    assert again == cfg and again.key() == cfg.key()
+    assert all(of.teacher is None for of in cfg.dependencies())
+
+
+def test_minus_zero_is_zero():
+    assert Config(lr=-0.0).key() == Config(lr=0.0).key() == Config(lr=0).key()
+
+
 def test_a_config_survives_a_dictionary_and_json_lists():
     cfg = Config(method="kd", teacher="cnn", decay="step", milestones=(3, 5), epochs=8)
     again = Config.from_dict({**dataclasses.asdict(cfg), "milestones": [3, 5]})
@@ -126,6 +187,18 @@ def test_the_default_teacher_seed_is_never_the_seed(seed, teacher):
         ({"nesterov": 1}, "nesterov=1: must be true or false"),
         ({"with_val": 1}, "with_val=1: must be true or false"),
         ({"milestones": (1.5,)}, "milestones=(1.5,): must be a tuple of whole numbers"),
+        *(
+            ({"decay": "step", "milestones": wrong}, f"milestones={wrong}: {RISING}")
+            for wrong in ((3, 40), (41,), (0, 3), (-1,), (7, 3), (3, 3))
+        ),
+        (
+            {"decay": "step", "milestones": (HUGE,)},
+            f"milestones=a value of type tuple: {RISING}",
+        ),
+        (
+            {"method": "kd", "teacher": "cnn", "seed": 10**6},
+            "teacher_seed=1001000: must lie between 0 and 1000000",
+        ),
         ({"draw_seed": "0"}, "draw_seed='0': must be a whole number or nothing"),
         ({"dataset": "superclas"}, "did you mean 'superclass'"),
         ({"method": "decoupledkd", "teacher": "cnn"}, "did you mean 'decoupled_kd'"),

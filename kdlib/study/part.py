@@ -1,0 +1,68 @@
+"""A part of a study, as `python -m kdlib run` takes it: some pairs, methods and seeds."""
+
+import re
+import shlex
+from typing import NamedTuple
+
+from kdlib.config import KdlibError, count_of
+from kdlib.study.done import complete_seeds
+from kdlib.study.files import exists
+from kdlib.study.studies import Study
+
+
+class Part(NamedTuple):
+    """Runs, and where some are of methods that the study does not plan, what to compare."""
+
+    configs: list  # teachers among them
+    compared: Study | None  # the part with one_hot and kd beside its methods
+    seeds: int  # first ones, over which it is compared
+
+
+def part_of(whole, pairs=(), methods=(), seeds=None):
+    """The Part of a study with these pairs and methods, see Study.part, and seeds.
+
+    seeds: "4", the first four; "2-5", both ends included; None: all, or, to compare methods that
+    are not planned, those whose one_hot and kd are on record. KdlibError for what is not there."""
+    chosen = whole.part(pairs, methods)
+    some = range(whole.seeds)
+    compared = None
+    if set(chosen.methods) - set(whole.methods):
+        base = whole.part(pairs, ["one_hot", "kd"])
+        some = range(complete_seeds(base) or whole.seeds)
+        compared = base.with_methods(methods)
+    if seeds is not None:
+        some = _range_of(seeds, whole)
+    configs = chosen(some)
+    if not configs:
+        most = count_of(max(whole.fewer[method] for method in methods), "seed")
+        raise KdlibError(
+            f"--seeds {seeds}: study {whole.name} plans {most} of {' and '.join(methods)}."
+        )
+    return Part(configs, compared, some.stop)
+
+
+def _range_of(text, whole):
+    found = re.fullmatch(r"(?:(\d{1,9})-)?(\d{1,9})", text)
+    some = found and range(int(found[1] or 0), int(found[2]) + bool(found[1]))
+    if not some or some.stop > whole.seeds:
+        planned = f"study {whole.name} has {count_of(whole.seeds, 'planned seed')}"
+        raise KdlibError(
+            f"--seeds {text}: must be a number from 1 to {whole.seeds}, for the first ones, or a "
+            f"range such as 0-{whole.seeds - 1}, as {planned}."
+        )
+    return some
+
+
+def lacking(part):
+    """What the comparison waits for, and the command that does it, in words; "" if nothing."""
+    chosen = part.compared
+    missing = [cfg for cfg in chosen(part.seeds) if not exists(cfg)]
+    if not missing:
+        return ""
+    words = ["python", "-m", "kdlib", "run", chosen.name]
+    for pair in chosen.pairs:
+        words += ["--pair", "/".join(pair)]
+    for method in chosen.methods:
+        words += ["--method", method]
+    command = shlex.join([*words, "--seeds", str(part.seeds)])
+    return f"no comparison yet, for want of {count_of(len(missing), 'run')}: {command}"
