@@ -238,12 +238,12 @@ def test_a_part_of_a_study_is_run_alone(long):
 def test_records_that_cannot_be_written_are_said_before_anything_is_measured(
     command, empty, monkeypatch, capsys
 ):
-    def full(**how):
+    def full(path, content):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(pace, "together", None)
     with monkeypatch.context() as m:
-        m.setattr("tempfile.NamedTemporaryFile", full)
+        m.setattr("pathlib.Path.write_bytes", full)
         assert cli.main(command) == 2
     said = capsys.readouterr().err
     assert said.startswith(f"kdlib: {empty}: cannot be written (No space left on device; ")

@@ -6,8 +6,8 @@ import os
 import shutil
 import stat
 import sys
-import tempfile
 import time
+import uuid
 from pathlib import Path
 
 from kdlib.config import KdlibError
@@ -17,6 +17,7 @@ DATA = ROOT / "data"
 LEFT = ".tmp-"  # how the names of files begin that are being written
 A_DAY = 24 * 3600  # seconds, after which nobody writes such a file any more
 ROOM = 10**6  # bytes that a folder must take before a run begins
+_being_written = set()  # temporary paths of this process
 FULL_OR_CLOSED = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
 
 
@@ -49,25 +50,39 @@ def read_file(path, most):
 
 
 @contextlib.contextmanager
+def _temporary(where, suffix=""):
+    """A path in a folder at which nothing is left when the block ends."""
+    path = where / f"{LEFT}{uuid.uuid4().hex}{suffix}"
+    _being_written.add(path)
+    try:
+        yield path
+    finally:
+        with contextlib.suppress(OSError):
+            path.unlink()
+        _being_written.discard(path)
+
+
+def remove_unfinished():
+    """Remove the files that this process is writing: a signal ends it, wherever it is."""
+    for path in list(_being_written):
+        with contextlib.suppress(OSError):
+            path.unlink()
+
+
+@contextlib.contextmanager
 def whole_file(path):
     """A temporary path beside `path` that takes its place when the block ends well.
 
     KdlibError when the disk is full or closed to us."""
-    temporary = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(prefix=LEFT, suffix=path.suffix, dir=path.parent)
-        os.close(handle)
-        yield Path(temporary)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
+        with _temporary(path.parent, path.suffix) as temporary:
+            yield temporary
+            os.replace(temporary, path)
     except OSError as error:
         if error.errno not in FULL_OR_CLOSED:
             raise
         raise KdlibError(cannot_write(path, error)) from error
-    finally:
-        if temporary:
-            Path(temporary).unlink(missing_ok=True)
 
 
 def cannot_write(path, error):
@@ -102,8 +117,8 @@ def check_writable(where):
     made = [path for path in (where, *where.parents) if not os.path.exists(path)]
     try:
         where.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(prefix=LEFT, dir=where) as file:
-            file.write(bytes(ROOM))
+        with _temporary(where) as path:
+            path.write_bytes(bytes(ROOM))
     except OSError as error:
         raise KdlibError(cannot_write(where, error)) from error
     finally:

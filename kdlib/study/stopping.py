@@ -6,6 +6,8 @@ import signal
 import threading
 import time
 
+from kdlib.study.files import remove_unfinished
+
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 CLEANING = 3.0  # seconds in which a second signal does not disturb what the first one began
 
@@ -44,9 +46,10 @@ def signal_behind(error):
 
 
 def ignore():
-    """Have signals do nothing from here on: all is said and done."""
+    """Have signals do nothing from here on: all is said and done, and nothing half-written left."""
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
+    remove_unfinished()
 
 
 @contextlib.contextmanager
@@ -74,9 +77,17 @@ def held():
 
 
 def released():
-    """In a new process: an interrupt ends it at once and quietly, also one that came before."""
-    for number in SIGNALS:
+    """In a new process: a signal ends it at once and quietly, also one that came before.
+
+    What it was writing is removed."""
+
+    def end(number, frame):
+        remove_unfinished()
         signal.signal(number, signal.SIG_DFL)
+        signal.raise_signal(number)
+
+    for number in SIGNALS:
+        signal.signal(number, end)
     _mask("SIG_UNBLOCK")
 
 

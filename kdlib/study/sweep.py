@@ -23,6 +23,8 @@ from kdlib.study.plan import Plan
 from kdlib.study.progress import shown
 from kdlib.study.watch import OutOfTime
 
+GRACE = 1.0  # seconds in which processes that are told to stop remove what they were writing
+
 
 def missing(configs):
     """The Configs without a record."""
@@ -156,7 +158,12 @@ def _pool(jobs):
     try:
         yield pool
     except BaseException:
-        for process in set(multiprocessing.active_children()) - others:
+        ours = set(multiprocessing.active_children()) - others
+        for process in ours:
+            process.terminate()  # see stopping.released
+        late = time.monotonic() + GRACE
+        for process in ours:
+            process.join(max(0.0, late - time.monotonic()))
             process.kill()  # one that only starts hears nothing else
         raise
     finally:
