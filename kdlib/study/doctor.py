@@ -7,10 +7,11 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from kdlib import __version__
+from kdlib.study import locks
 from kdlib.study.files import available_cores, folder
 
 BY_AUDITS = ("numpy", "scipy", "pandas", "pyarrow", "matplotlib", "jinja2")
-NEEDED = ("torch", "numpy", "scikit-learn", "tqdm")  # by a run of digits
+NEEDED = ("torch", "numpy", "scikit-learn", "tqdm", "filelock")  # by a run of digits
 INSTALL = '`make setup` or `pip install ".[study]"`'
 ALSO_USED = ("torchvision", "pandas", "scipy", "matplotlib", "papermill", "nbconvert")
 
@@ -41,6 +42,10 @@ def examined():
         wrong.append(
             f"records: {here} is full or cannot be written: set KDLIB_RECORDS to another folder"
         )
+    elif find_spec("filelock"):
+        told, bad = locks.examined(here)
+        lines += told
+        wrong += bad
     return [*lines, f"records: {folder()}"], wrong
 
 

@@ -47,6 +47,8 @@ def teacher_of(model, data, data_sha256, cfg, say=print, warn=print):
         except OSError as error:
             said = f"{path.parent} cannot be used ({error.strerror})"
             warn(f"teacher table: {said}; filled for this run alone")
+        except KdlibError as error:  # there are no locks
+            warn(f"teacher table: {error} It is filled for this run alone.")
         logits = _read(path, plan, (len(codes), data.classes), warn) if path.exists() else None
         if logits is None:
             logits = view_logits(model, data, codes)
