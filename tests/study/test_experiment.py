@@ -125,7 +125,7 @@ def test_two_processes_share_a_study_and_its_weights_are_those_of_one(
         p.join()
     assert [p.exitcode for p in both] == [0, 0]
     log = (records_folder / "runs.log").read_text()
-    configs.append(KD.teacher_config())
+    configs.append(configs[1].teacher_config())
     for cfg in configs:
         assert log.count(f"{cfg.key()} epoch 2/2") == 1
     shared = [records.read(cfg).facts["weights_sha256"] for cfg in configs]
