@@ -212,13 +212,17 @@ def save_results(plan, out, brought):
 
 def watched(command, seconds, log, save):
     """Exit status of a child; None if it was ended: time was up, or `log` has not grown."""
-    started = saved = time.time()
+    started = saved = heard = time.monotonic()
+    size = None
     child = subprocess.Popen(command, process_group=0)
     try:
         while (status := child.poll()) is None:
             time.sleep(0.2)
-            now, heard = time.time(), log.stat().st_mtime if log.exists() else 0
-            if now - started > seconds or now - max(started, heard) > SILENCE:
+            now, before = time.monotonic(), size
+            size = log.stat().st_size if log.exists() else None
+            if size != before:
+                heard = now
+            if now - started > seconds or now - heard > SILENCE:
                 say(f"The studies were ended after {now - started:.0f} s: out of time, or silent.")
                 return None
             if now - saved > EVERY:

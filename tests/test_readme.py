@@ -27,7 +27,7 @@ from kdlib.study.grids import PRIMARY, STUDIES
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = (
     *("README.md", "RESULTS.md", "PROTOCOL.md", "CONTRIBUTING.md", "CHANGELOG.md"),
-    *("data/README.md", "docs/audit.md"),
+    *("data/README.md", "docs/audit.md", "docs/many_machines.md"),
 )
 PAGES = {name: (ROOT / name).read_text() for name in DOCUMENTS}
 README, PROTOCOL = PAGES["README.md"], PAGES["PROTOCOL.md"]
@@ -137,10 +137,20 @@ def check(words):
             check_kdlib(rest)
         case ["papermill", *rest]:
             check_papermill(rest)
+        case ["sbatch", *_, "--wrap", line]:
+            check(shlex.split(line))
+        case ["ssh", "-n", "$host", line, "&"]:
+            folder, command = line.split("; ")
+            assert folder == "cd $PWD"
+            check(shlex.split(command.partition(".venv/bin/")[2]))
         case _:
             assert words in [
                 ["source", ".venv/bin/activate"],
                 ["export", "KDLIB_DATA=/where/the/data/are"],
+                ["export", "KDLIB_RECORDS=/shared/records"],
+                ["export", "KDLIB_RECORDS=/shared/records", "KDLIB_DATA=/shared/data"],
+                ["for", "host", "in", "a", "b;", "do"],
+                ["done;", "wait"],
             ]
 
 
@@ -163,13 +173,14 @@ NOTEBOOK = "papermill notebooks/01_gains_are_not_uniform.ipynb out.ipynb"
         ("python -m kdlib rnu digits", KdlibError, "rnu"),
         ("python -m kdlib run digits --sedes 3", KdlibError, "sedes"),
         ("python -m kdlib run digit", AssertionError, "digit"),
+        ("sbatch --wrap 'python -m kdlib rnu digits'", KdlibError, "rnu"),
         (f"{NOTEBOOK} -p sedes 8", KdlibError, "'sedes' is unknown"),
         (f"{NOTEBOOK} -p seeds eight", KdlibError, "seeds='eight': must be a whole number"),
     ],
 )
 def test_a_wrong_command_is_noticed(wrong, error, says):
     with pytest.raises(error, match=says):
-        check(wrong.split())
+        check(shlex.split(wrong))
 
 
 def test_the_commands_a_reader_needs_are_there():

@@ -8,10 +8,11 @@ from pathlib import Path
 
 from kdlib import __version__
 from kdlib.config import KdlibError
+from kdlib.study import locks
 from kdlib.study.files import available_cores, check_writable, folder
 
 BY_AUDITS = ("numpy", "scipy", "pandas", "pyarrow", "matplotlib", "jinja2")
-NEEDED = ("torch", "numpy", "scikit-learn", "tqdm")  # by a run of digits
+NEEDED = ("torch", "numpy", "scikit-learn", "tqdm", "filelock")  # by a run of digits
 INSTALL = '`make setup` or `pip install ".[study]"`'
 ALSO_USED = ("torchvision", "pandas", "scipy", "matplotlib", "papermill", "nbconvert")
 
@@ -42,6 +43,10 @@ def examined():
         wrong.append(f"records: less than 0.1 GB is free in {here}: set KDLIB_RECORDS elsewhere")
     try:
         check_writable(folder())
+        if find_spec("filelock"):
+            told, bad = locks.examined(here)
+            lines += told
+            wrong += bad
     except KdlibError as error:
         wrong.append(str(error))
     return [*lines, f"records: {folder()}"], wrong

@@ -18,7 +18,7 @@ from kdlib.models import build
 from kdlib.rivals import post_hoc_tau, prior_of
 from kdlib.step import Run, method_loss
 from kdlib.study import datasets, records, weights
-from kdlib.study.files import claim
+from kdlib.study.files import claim, look_again
 from kdlib.study.kept import Kept
 from kdlib.study.machine import default_device, machine
 from kdlib.study.records import Record
@@ -57,18 +57,33 @@ def run(cfg, folder=None, device=None):
     return records.read(cfg)
 
 
-def together(configs, folder=None, device=None, deadline=None):
+def together(configs, folder=None, device=None, deadline=None, wait=True):
     """Do in lockstep what has no record. None of the Configs may be another's teacher.
 
-    deadline: time.time() at which a run that is not done gives up (OutOfTime). A KdlibError stops
-    its run alone and is raised when the others are on record; several in an ExceptionGroup.
+    What another process has claimed is waited for. With wait=False it is left alone: a list of
+    these Configs comes back, or is the attribute `elsewhere` of what is raised; else it is empty.
+    deadline: time.monotonic() at which a run that is not done gives up (OutOfTime). A KdlibError
+    stops its run alone and is raised when the others are on record; several in an ExceptionGroup.
     torch.OutOfMemoryError: they do not fit into a GPU at once; what was finished is on record."""
     device = device or default_device()
+    todo, elsewhere = {}, []
     with contextlib.ExitStack() as held:
-        for key in sorted({c.key() for c in configs if not records.exists(c)}):
-            held.enter_context(claim(key, records.folder()))
-        todo = [cfg for cfg in dict.fromkeys(configs) if not records.exists(cfg)]
-        _do(todo, folder, device, deadline)
+        # in one order, or two processes could wait for each other
+        for key, cfg in sorted({c.key(): c for c in configs if not records.exists(c)}.items()):
+            if held.enter_context(claim(key, records.folder(), wait)):
+                todo[key] = cfg
+            else:
+                elsewhere.append(cfg)
+        if todo:
+            look_again(records.folder())
+        try:
+            # in the order asked for; another process may have done some before it gave up its claim
+            mine = [c for c in dict.fromkeys(configs) if c.key() in todo and not records.exists(c)]
+            _do(mine, folder, device, deadline)
+        except (KdlibError, ExceptionGroup) as error:
+            error.elsewhere = elsewhere
+            raise
+    return elsewhere
 
 
 def trained(cfg, folder=None, device=None):

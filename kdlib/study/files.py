@@ -19,6 +19,7 @@ A_DAY = 24 * 3600  # seconds, after which nobody writes such a file any more
 ROOM = 10**6  # bytes that a folder must take before a run begins
 _being_written = set()  # temporary paths of this process
 FULL_OR_CLOSED = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
+NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)  # of a file system
 
 
 def folder():
@@ -29,6 +30,15 @@ def folder():
 def exists(cfg, where=None):
     """Whether a record answers to this Config's key; records.read says if it can be believed."""
     return os.path.exists(f"{where or folder()}/{cfg.key()}.json")
+
+
+def on_record(where=None):
+    """The keys of all records, by one look at the folder: for many runs, on a slow disk."""
+    try:
+        names = os.listdir(where or folder())
+    except FileNotFoundError:
+        return set()
+    return {name.removesuffix(".json") for name in names if name.endswith(".json")}
 
 
 def cache_folder():
@@ -128,15 +138,50 @@ def check_writable(where):
 
 
 @contextlib.contextmanager
-def claim(name, where):
+def claim(name, where, wait=True):
     """Hold a run (its key) or another file to be made, so that one process makes it; others wait.
 
-    The operating system releases the claim of a process that dies."""
-    from filelock import FileLock  # here, since an audit needs none
+    The block is told whether it holds the claim, which with wait=False another process may do. The
+    operating system releases the claim of a process that dies. KdlibError where it has no locks: a
+    file in place of a lock would stay when its process is killed, and keep everybody out."""
+    from filelock import FileLock, Timeout  # here, since an audit needs none
 
-    where.mkdir(parents=True, exist_ok=True)
-    with FileLock(where / f".{name}.lock"):
-        yield
+    path = where / f".{name}.lock"
+    lock = FileLock(path, timeout=-1 if wait else 0, fallback_to_soft=False)
+    try:
+        where.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except Timeout:
+        yield False
+        return
+    except OSError as error:
+        if error.errno in FULL_OR_CLOSED:
+            raise KdlibError(cannot_write(path, error)) from error
+        if error.errno not in NO_LOCKS:
+            raise
+        raise KdlibError(
+            f"{where}: files cannot be locked there ({os.strerror(error.errno)}), and without "
+            "locks two processes would do the same run; `python -m kdlib doctor` says what helps."
+        ) from error
+    try:
+        yield True
+    finally:
+        lock.release()
+
+
+def free(name, where):
+    """Whether no process has claimed it, at this moment."""
+    with claim(name, where, wait=False) as held:
+        return held
+
+
+def look_again(where):
+    """Have the system ask a server what is in a folder, not what it remembers of half a minute ago.
+
+    It does so when it has made a file there: of a run that another machine has just done, and for
+    which this one looked before, it would else still say that there is no record."""
+    with contextlib.suppress(OSError), tempfile.TemporaryFile(prefix=".tmp-", dir=where):
+        pass
 
 
 def available_cores():

@@ -1,48 +1,130 @@
-"""Which runs come next, and which go together in lockstep. It starts nothing."""
+"""Which runs come next, and which go together in lockstep. It starts nothing.
 
+Runs are known by their keys, and what became of them is noted when they end, because a question to
+the disk for each of 10,000 runs at each step would be too much for a shared folder."""
+
+import bisect
+import itertools
 import math
 import time
+
+from tqdm import tqdm  # tqdm.auto warns in notebooks without ipywidgets
+
+from kdlib.config import count_of
+
+LOOK = 1.0  # seconds between two looks at runs in work elsewhere; later a tenth of the wait so far
+RARELY = 5.0  # seconds at most
+SOME = 20  # runs in work elsewhere that are looked at at once
 
 
 class Plan:
     """Runs to be done: those whose teachers are on record, in order, and in time."""
 
-    def __init__(self, todo, exists, deadline=None, alone=None, shares=None):
-        """exists(cfg): whether a run is on record. deadline: time.time() at which time is up.
+    def __init__(self, todo, exists, deadline=None, alone=None, shares=None, free=None):
+        """exists(cfg): whether a run is on record. deadline: time.monotonic() at which time is up.
 
-        alone: seconds of each key by itself, for a deadline; shares: beside others."""
-        self.pending, self.running = list(todo), []
+        alone: seconds of each key by itself, for a deadline; shares: beside others; free(cfg):
+        whether no process has claimed a run, by default always."""
+        self.runs = {cfg.key(): cfg for cfg in todo}
         self.exists, self.deadline = exists, deadline
         self.alone, self.shares = alone or {}, shares or {}
+        self.free = free or (lambda cfg: True)
+        self.running = []
+        self.others = {}  # key: run in work elsewhere; the one looked at last comes last
+        self.done = set()  # keys of runs that are on record now
         self.taken = self.expected = 0.0
+        self._failed = set()  # keys of runs that ended without a record
+        self._told = False  # that this process only waits
+        self._began = self._looked = 0.0  # the wait for those elsewhere, and the last look at them
+        self._place = {key: place for place, key in enumerate(self.runs)}
+        self._ready = []  # keys, in order
+        self._teacher = {}  # key: key of its teacher
+        self._awaited = {}  # key of a run that is not on record: (the run, keys that wait for it)
+        self._missing = {}  # key: how many runs it waits for
+        known = {}  # of the runs that are needed beside those of the plan: whether they are there
+        for key, cfg in self.runs.items():
+            self._enter(key, cfg.dependencies(), known)
+
+    def _enter(self, key, dependencies, known):
+        if dependencies:
+            self._teacher[key] = dependencies[0].key()
+        for needed in dependencies:
+            of = needed.key()
+            if of not in self.runs and of not in known:
+                known[of] = self.exists(needed)
+            if not known.get(of):
+                self._awaited.setdefault(of, (needed, []))[1].append(key)
+                self._missing[key] = self._missing.get(key, 0) + 1
+        if key not in self._missing:
+            self._ready.append(key)
+
+    @property
+    def pending(self):
+        """Runs that were not begun, in order, but for those in work elsewhere."""
+        keys = sorted([*self._ready, *self._missing], key=self._place.get)
+        return [self.runs[key] for key in keys]
 
     def next(self, most):
         """At most `most` runs, which are then running. What does not fit into the time stays.
 
-        Students of a teacher whose students are running come last, because one process fills a
-        teacher's table and a second would wait for it."""
-        left = self.deadline - time.time() if self.deadline else math.inf
-        busy = {c.teacher_config() for c in self.running if c.teacher}
-        ready = [c for c in self.pending if all(map(self.exists, c.dependencies()))]
-        ready = [c for c in ready if self.needs([c]) <= left]
-        ready.sort(key=lambda c: c.teacher is not None and c.teacher_config() in busy)  # stable
-        if most > 1 and ready:
-            ready = self._alike(ready, most)
-        chosen = []
-        for cfg in ready[:most]:
-            if self.needs([*chosen, cfg]) <= left:
-                chosen.append(cfg)
-        self.running = [*self.running, *chosen]  # first: another thread looks at both
-        self.pending = [c for c in self.pending if c not in chosen]
+        Students of a teacher whose students are running, here or elsewhere, come last, because one
+        process fills a teacher's table and a second would wait for it. What was done elsewhere
+        meanwhile is not begun."""
+        self._look_elsewhere()
+        while True:
+            chosen = self._choice(most)
+            if not chosen and self._look_for_teachers():
+                continue
+            there = [cfg for cfg in chosen if self.exists(cfg)]
+            for cfg in there:
+                self._leave(cfg.key())
+                self._is_done(cfg.key())
+            if not there:
+                break
+        self.running = [*self.running, *chosen]
+        for cfg in chosen:
+            self._leave(cfg.key())
         return chosen
+
+    def left(self):
+        """Seconds until time is up."""
+        return math.inf if self.deadline is None else self.deadline - time.monotonic()
+
+    def _choice(self, most):
+        """Runs that could begin now."""
+        left = self.left()
+        ready = self._fitting(left)
+        if most > 1:
+            ready = self._alike(list(ready), most)
+        chosen = []
+        for cfg in itertools.islice(ready, most):
+            if left == math.inf or self.needs([*chosen, cfg]) <= left:
+                chosen.append(cfg)
+        return chosen
+
+    def _fitting(self, left):
+        """The runs that are ready and fit into the seconds that are left; busy teachers' last."""
+        keys = [*(cfg.key() for cfg in self.running), *self.others]
+        busy = {self._teacher[key] for key in keys if key in self._teacher}
+        last = []
+        for key in self._ready:
+            cfg = self.runs[key]
+            if left < math.inf and self.needs([cfg]) > left:
+                continue
+            if self._teacher.get(key) in busy:
+                last.append(cfg)
+            else:
+                yield cfg
+        yield from last
 
     def _alike(self, ready, most):
         """A group for a lockstep, of one length and one network.
 
         A longer run would go on alone, a larger network keep others waiting."""
-        awaited = {d for c in self.pending for d in c.dependencies()}
+        if not ready:
+            return []
         # teachers first: then all students of a seed can go together
-        ready = sorted(ready, key=lambda c: c not in awaited)
+        ready = sorted(ready, key=lambda c: c.key() not in self._awaited)
         group = [c for c in ready if (c.epochs, c.student) == (ready[0].epochs, ready[0].student)]
         # ten, where nine may go together: five and five
         groups = math.ceil(len(group) / most)
@@ -50,12 +132,90 @@ class Plan:
 
     def ended(self, configs):
         """These are running no more, whatever came of them."""
-        self.running = [c for c in self.running if c not in configs]
+        for cfg in configs:
+            if self.exists(cfg):
+                self._is_done(cfg.key())
+            else:
+                self._failed.add(cfg.key())
+        self._stop(configs)
+
+    def _stop(self, configs):
+        keys = {cfg.key() for cfg in configs}
+        self.running = [cfg for cfg in self.running if cfg.key() not in keys]
 
     def put_back(self, configs):
-        """These were not done after all, and come first."""
-        self.ended(configs)
-        self.pending[:0] = configs
+        """These were not done after all, and come in their old places."""
+        for cfg in configs:
+            self._comes(cfg.key())
+        self._stop(configs)
+
+    def elsewhere(self, configs):
+        """These turned out to be in work elsewhere: they come again when their claims are free."""
+        if not self.others:
+            self._began = self._looked = time.monotonic()
+        self.others |= {cfg.key(): cfg for cfg in configs}
+        self._stop(configs)
+
+    def waits(self):
+        """Whether there is nothing to do here but to wait for runs in work elsewhere."""
+        return bool(self.others) and not self.running and self.left() > 0
+
+    def pause(self):
+        """Seconds until the next look at what is in work elsewhere; None if nothing is."""
+        if not self.others:
+            return None
+        every = min(RARELY, max(LOOK, (self._looked - self._began) / 10))
+        return max(0.0, min(self._looked + every - time.monotonic(), self.left()))
+
+    def wait(self):
+        """Pass the time until that look. At the first call it is said for what."""
+        if not self._told:
+            self._told = True
+            runs = count_of(len(self.others), "run")
+            tqdm.write(f"waiting for {runs} in work elsewhere (another process has claimed them)")
+        time.sleep(self.pause() or 0.0)
+
+    def _look_elsewhere(self):
+        """If it is time: what became of some runs in work elsewhere, done or free again."""
+        if self.pause() != 0.0:
+            return
+        self._looked = time.monotonic()
+        for key in list(self.others)[:SOME]:
+            cfg = self.others.pop(key)
+            if self.exists(cfg):
+                self._is_done(key)
+            elif self.free(cfg):
+                self._comes(key)
+            else:
+                self.others[key] = cfg
+                continue
+            self._began = self._looked
+
+    def _look_for_teachers(self):
+        """Whether there are now runs that somebody waits for, and that nobody does here."""
+        there = []
+        for key, (cfg, _) in self._awaited.items():
+            if (key not in self.runs or key in self._failed) and self.exists(cfg):
+                there.append(key)
+        for key in there:
+            self._is_done(key)
+        return bool(there)
+
+    def _is_done(self, key):
+        """A run is on record: what waited for it alone is ready."""
+        if key in self.runs:
+            self.done.add(key)
+        for waiting in self._awaited.pop(key, (None, []))[1]:
+            self._missing[waiting] -= 1
+            if not self._missing[waiting]:
+                del self._missing[waiting]
+                self._comes(waiting)
+
+    def _comes(self, key):
+        bisect.insort(self._ready, key, key=self._place.get)
+
+    def _leave(self, key):
+        del self._ready[bisect.bisect_left(self._ready, self._place[key], key=self._place.get)]
 
     def took(self, configs, seconds):
         """What finished runs took corrects the estimates of the others."""

@@ -8,6 +8,7 @@ import time
 
 from tqdm import tqdm  # tqdm.auto warns in notebooks without ipywidgets
 
+from kdlib.config import count_of
 from kdlib.study.files import in_notebook
 from kdlib.study.pace import in_words
 from kdlib.study.watch import log_file
@@ -39,6 +40,7 @@ class Progress:
         self.least = self.expected / workers  # as long as nothing was done
         self.done = 0.0  # of the expected seconds
         self.ended = 0  # runs
+        self.there = set()  # their keys, here or elsewhere
 
     def look(self):
         """Read on in the log; what is left is estimated anew whenever something was done."""
@@ -47,15 +49,21 @@ class Progress:
             for line in log.readlines():
                 self._read(line)
             self.place = log.tell()
-        busy = {cfg.key() for cfg in [*self.plan.running, *self.plan.pending]}
-        # others gave up or failed
-        ended = [k for k in self.todo.keys() - busy if self.plan.exists(self.todo[k])]
-        for key in ended:
+        self._count()
+        for key in self.there:
             self.epochs[key] = self.todo[key].epochs
         done = sum(self.plan.shares[key] * self._share(key) for key in self.todo)
-        self.ended = len(ended)
+        self.ended = len(self.there)
         if done > self.done:
             self._estimate(done)
+
+    def _count(self):
+        """Note what is on record; others gave up or failed."""
+        self.there |= self.plan.done
+        for key, cfg in self.todo.items():
+            elsewhere = key not in self.there and self.epochs[key] == cfg.epochs
+            if elsewhere and self.plan.exists(cfg):
+                self.there.add(key)
 
     def _estimate(self, done):
         """What is left, now that so many of the expected seconds are done.
@@ -88,16 +96,18 @@ class Progress:
         """The runs and epochs done, and the time that is left, in words."""
         left = max(self.least, self.left - (time.monotonic() - self.seen))
         ends = "all done" if self.ended == len(self.todo) else f"about {in_words(left)} left"
-        until = self.plan.deadline and self.plan.deadline - time.time()
-        if until is not None and until < left:
+        until = self.plan.left()
+        if until < left:
             ends = f"{in_words(max(0.0, until))} until time is up"
         epochs = sum(self.epochs.values())
         every = sum(cfg.epochs for cfg in self.todo.values())
         return f"{self.ended}/{len(self.todo)} runs, {epochs:,}/{every:,} epochs, {ends}"
 
     def names(self):
-        """The runs in work: their keys without the data set and the hash."""
-        running = list(self.plan.running)
+        """The runs in work: their keys without the data set and the hash; or for what we wait."""
+        running, others = list(self.plan.running), len(self.plan.others)
+        if others and not running:
+            return f"waiting for {count_of(others, 'run')} elsewhere"
         some = ["_".join(cfg.key().split("_")[1:-1]) for cfg in running[:SHOWN]]
         more = [f"{len(running) - SHOWN} more"] if len(running) > SHOWN else []
         return ", ".join([*some, *more])

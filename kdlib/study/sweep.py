@@ -1,6 +1,7 @@
 """Many runs: sweep(configs) does what is missing, here. plan.py says in which order."""
 
 import contextlib
+import functools
 import gc
 import multiprocessing
 import os
@@ -16,7 +17,7 @@ from kdlib import cuda
 from kdlib.config import KdlibError, count_of
 from kdlib.study import records, stopping
 from kdlib.study.experiment import collected, load, together
-from kdlib.study.files import available_cores
+from kdlib.study.files import available_cores, free, on_record
 from kdlib.study.machine import default_device
 from kdlib.study.pace import falls_back, shares, starting, workers
 from kdlib.study.plan import Plan
@@ -28,7 +29,8 @@ GRACE = 1.0  # seconds in which processes that are told to stop remove what they
 
 def missing(configs):
     """The Configs without a record."""
-    return [cfg for cfg in configs if not records.exists(cfg)]
+    there = on_record()
+    return [cfg for cfg in configs if cfg.key() not in there]
 
 
 def default_jobs(device):
@@ -44,12 +46,14 @@ def sweep(configs, folder=None, device=None, jobs=None, budget=None):
 
     jobs: runs at a time; default: default_jobs. budget: seconds. A run that would not end in time
     is not started, one that does not end in time gives up, and the records are those at hand. A run
-    fails alone: the others go on, and the first failure is raised at the end."""
+    fails alone: the others go on, and the first failure is raised at the end. Several processes may
+    share the work, also on several machines: what one has claimed the others leave to it, and wait
+    for it when nothing else is left."""
     # a teacher is a run like any other
     needed = {c.key(): c for cfg in configs for c in (*cfg.dependencies(), cfg)}
     todo = missing(needed.values())
     if todo:
-        deadline = None if budget is None else time.time() + budget
+        deadline = None if budget is None else time.monotonic() + budget
         _do_all(todo, folder, device or default_device(), jobs, deadline)
     return [records.read(cfg) for cfg in configs if budget is None or records.exists(cfg)]
 
@@ -86,7 +90,11 @@ def _planned(todo, folder, device, jobs, deadline):
     alone = beside
     if deadline is not None and device != "cpu":
         alone = shares(todo, folder, device, 1)
-    return Plan(todo, records.exists, deadline, alone, beside)
+    return Plan(todo, records.exists, deadline, alone, beside, _free)
+
+
+def _free(cfg):
+    return free(cfg.key(), records.folder())
 
 
 def _needs_processes(device):
@@ -94,23 +102,44 @@ def _needs_processes(device):
 
 
 def _timed(configs, folder, device, deadline):
-    """Seconds that `together` takes. Data are loaded before, once in a process."""
+    """(Seconds that `together` takes, what it left to other processes).
+
+    Data are loaded before, once in a process."""
     for cfg in configs:
         load(cfg, folder, device)
     start = time.monotonic()
-    together(configs, folder, device, deadline)
-    return time.monotonic() - start
+    elsewhere = together(configs, folder, device, deadline, wait=False)
+    return time.monotonic() - start, elsewhere
+
+
+def _note(plan, configs, failures, kind, outcome):
+    """Tell the plan what came of runs. outcome(): what _timed returned; or it raises, as it did.
+
+    What is of a kind of exception is appended to `failures`."""
+    elsewhere = []
+    with collected(failures, kind):
+        try:
+            seconds, elsewhere = outcome()
+        except Exception as error:
+            elsewhere = getattr(error, "elsewhere", [])
+            raise
+        if mine := [cfg for cfg in configs if cfg not in elsewhere]:
+            plan.took(mine, seconds)
+    plan.elsewhere(elsewhere)
+    plan.ended([cfg for cfg in configs if cfg not in elsewhere])
 
 
 def _in_lockstep(plan, jobs, how, failures):
     """Do what is planned in this process, up to `jobs` runs at once; a step ends where some end.
 
     how: the further arguments of _timed. What stops a run is appended to `failures`."""
-    while configs := plan.next(jobs):
+    while (configs := plan.next(jobs)) or plan.waits():
+        if not configs:
+            plan.wait()
+            yield
+            continue
         try:
-            with collected(failures):
-                plan.took(configs, _timed(configs, *how))
-            plan.ended(configs)
+            _note(plan, configs, failures, KdlibError, functools.partial(_timed, configs, *how))
         except torch.OutOfMemoryError:
             jobs = len(configs) // 2
             short = f"out of GPU memory with {len(configs)} runs at once"
@@ -128,21 +157,22 @@ def _in_processes(plan, jobs, how, failures):
             while len(running) < jobs and (configs := plan.next(1)):
                 with stopping.held():
                     running[pool.submit(_timed, configs, *how)] = configs
-            if not running:  # what is pending waits for a teacher that failed or found no time
-                return
-            done, _ = futures.wait(running, return_when=futures.FIRST_COMPLETED)
+            if not running:
+                if not plan.waits():  # what is pending waits for a teacher that failed, or for time
+                    return
+                plan.wait()
+            # what is in work elsewhere may come to a process that is free
+            until = plan.pause() if len(running) < jobs else None
+            done, _ = futures.wait(running, until, futures.FIRST_COMPLETED)
             for future in done:
                 configs = running.pop(future)
-                plan.ended(configs)
-                error = future.exception()
-                if isinstance(error, BrokenProcessPool):
+                if isinstance(error := future.exception(), BrokenProcessPool):
                     raise KdlibError(
                         f"A process died in run {configs[0].key()} or beside it (killed, or out of "
                         "memory); finished runs are kept: run it again, with fewer --jobs if "
                         "memory was short."
                     ) from error
-                with collected(failures, Exception):
-                    plan.took(configs, future.result())
+                _note(plan, configs, failures, Exception, future.result)
             yield
 
 

@@ -46,9 +46,8 @@ def teacher_of(model, data, data_sha256, cfg, say=print, warn=print):
         try:
             # two processes that need it fill it once
             held.enter_context(claim(path.stem, path.parent))
-        except OSError as error:
-            said = f"{path.parent} cannot be used ({error.strerror})"
-            warn(f"teacher table: {said}; filled for this run alone")
+        except (KdlibError, OSError) as error:
+            warn(f"teacher table: {str(error).rstrip('.')}; it is filled for this run alone")
         logits = _read(path, plan, (len(codes), data.classes), warn) if path.exists() else None
         if logits is None:
             logits = view_logits(model, data, codes)

@@ -29,7 +29,7 @@ def watch(cfg, model, data, evaluations, deadline, kept, epoch, curves, state):
         by_group, by_half = _val_accuracy(model, data)
         evaluations["val_accuracy_by_group"][done] = by_group
         evaluations["val_accuracy_by_half"][done] = by_half
-    late = deadline and time.time() > deadline and done < cfg.epochs
+    late = deadline is not None and time.monotonic() > deadline and done < cfg.epochs
     if late or kept.due():
         kept.write(git_sha(), state=state(), evaluations=evaluations)
     if late:

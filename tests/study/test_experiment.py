@@ -16,7 +16,7 @@ from sklearn.metrics import balanced_accuracy_score
 
 from kdlib import train
 from kdlib.config import Config, KdlibError
-from kdlib.study import experiment, kept, machine, pace, records, watch
+from kdlib.study import experiment, kept, machine, pace, records, sweep, watch
 from kdlib.study.experiment import TeacherError, run, trained
 from kdlib.study.facts import sealed
 from kdlib.study.records import RecordError
@@ -131,28 +131,34 @@ def test_a_teacher_near_chance_stops_the_run(records_folder):
         run(replace(KD, lr=0.0))
 
 
-def test_two_processes_on_one_study_do_each_run_once(records_folder):
-    configs = [CFG, replace(CFG, seed=1), KD.teacher_config(), KD]
+def test_two_processes_share_a_study_and_its_weights_are_those_of_one(
+    records_folder, tmp_path, monkeypatch
+):
+    """One trains in processes of its own, the other by itself."""
+    configs = [CFG, *(replace(KD, seed=s, teacher_seed=1) for s in (0, 2, 3))]
     spawn = multiprocessing.get_context("spawn")
-    together = spawn.Barrier(
-        2, timeout=60
-    )  # else the one that starts first is done before the other has imported torch
-    both = [spawn.Process(target=_all, args=(configs, together)) for _ in range(2)]
+    # else the one that starts first is done before the other has imported torch
+    start = spawn.Barrier(2, timeout=60)
+    both = [spawn.Process(target=_all, args=(configs, start, own)) for own in (True, False)]
     for p in both:
         p.start()
     for p in both:
         p.join()
     assert [p.exitcode for p in both] == [0, 0]
     log = (records_folder / "runs.log").read_text()
+    configs.append(configs[1].teacher_config())
     for cfg in configs:
         assert log.count(f"{cfg.key()} epoch 2/2") == 1
-        records.read(cfg)
+    shared = [records.read(cfg).facts["weights_sha256"] for cfg in configs]
+    monkeypatch.setenv("KDLIB_RECORDS", str(tmp_path / "alone"))
+    assert [run(cfg).facts["weights_sha256"] for cfg in configs] == shared
 
 
-def _all(configs, together):
-    together.wait()
-    for cfg in configs:
-        run(cfg)
+def _all(configs, start, own):
+    torch.set_num_threads(1)
+    sweep._needs_processes = lambda device: own
+    start.wait()
+    sweep.sweep(configs, device="cpu", jobs=1)
 
 
 def test_methods_of_a_seed_start_from_equal_weights_but_the_teacher_does_not(

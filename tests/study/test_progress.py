@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from kdlib.config import Config
-from kdlib.study import pace, progress, sweep
+from kdlib.study import pace, plan, progress, sweep
 from kdlib.study.files import in_notebook
 from kdlib.study.plan import Plan
 from kdlib.study.watch import log
@@ -24,13 +24,15 @@ def clock(records_folder, monkeypatch):
     """The time of progress, in seconds, to be set."""
     records_folder.mkdir()
     now = SimpleNamespace(seconds=0.0)
-    fake = SimpleNamespace(monotonic=lambda: now.seconds, time=lambda: now.seconds)
-    monkeypatch.setattr(progress, "time", fake)
+    fake = SimpleNamespace(monotonic=lambda: now.seconds)
+    for module in (progress, plan):
+        monkeypatch.setattr(module, "time", fake)
     return now
 
 
-def followed(deadline=None, **more):
-    plan = Plan(RUNS, lambda cfg: True, deadline, SECONDS, SECONDS)
+def followed(deadline=None, there=(), **more):
+    """A Plan of RUNS and its Progress; there: runs on record, which may become more."""
+    plan = Plan(RUNS, there.__contains__, deadline, SECONDS, SECONDS, lambda cfg: False)
     return plan, progress.Progress(plan, **{"workers": 2, "starting": 5.0} | more)
 
 
@@ -49,24 +51,44 @@ def test_the_first_estimate_is_the_one_that_was_told_before(clock, monkeypatch):
 
 
 def test_a_run_that_gave_up_or_failed_is_not_counted_as_done(clock):
-    on_record = []
-    plan, follow = followed()
-    plan.exists = on_record.__contains__
-    plan.pending, plan.running = [], [RUNS[2]]  # two have come to their ends
+    there = []
+    plan, follow = followed(there=there)
+    plan.next(9)
     epoch(RUNS[0], 3)
-    on_record.append(RUNS[1])
+    there.append(RUNS[1])
+    plan.ended(RUNS[:2])
     follow.look()
     assert follow.told().startswith("1/3 runs, 7/12 epochs, ")
-    plan.running = []
+    plan.ended(RUNS[2:])
     follow.look()
     assert follow.ended == 1 and "all done" not in follow.told()
 
 
+def test_what_is_in_work_elsewhere_is_counted_by_the_log_and_awaited_in_words(clock):
+    there = []
+    plan, follow = followed(there=there)
+    plan.elsewhere(plan.next(2))
+    plan.next(1)
+    epoch(RUNS[0], 3)
+    epoch(RUNS[1], 4)  # its record is still to be written
+    follow.look()
+    assert follow.told().startswith("0/3 runs, 7/12 epochs, ")
+    assert follow.names() == "cnn_small_one_hot_s2"
+    there += RUNS[1:]
+    plan.ended(RUNS[2:])
+    follow.look()
+    assert follow.told().startswith("2/3 runs, 11/12 epochs, ")
+    assert follow.names() == "waiting for 2 runs elsewhere"  # as far as the plan has looked
+    clock.seconds = 1.0
+    assert plan.next(1) == []
+    assert follow.names() == "waiting for 1 run elsewhere"
+
+
 def test_epochs_are_counted_from_the_log_and_the_pace_is_learned(clock):
     log(f"{RUNS[2].key()} epoch 3/4 loss 1.0")  # of an earlier sweep
-    plan, follow = followed()
-    plan.running = plan.pending[:2]
-    plan.pending = plan.pending[2:]
+    there = []
+    plan, follow = followed(there=there)
+    plan.next(2)
     clock.seconds = 20.0
     epoch(RUNS[0], 1)
     log("another_run_s0_00 epoch 3/4 loss 1.0")
@@ -81,7 +103,9 @@ def test_epochs_are_counted_from_the_log_and_the_pace_is_learned(clock):
     before = follow.left
     follow.look()
     assert follow.told().endswith(f"about {pace.in_words(before - 10)} left")
-    plan.running, plan.pending = [], []
+    there += RUNS
+    plan.ended(RUNS[:2])
+    assert plan.next(1) == []
     follow.look()
     assert follow.told() == "3/3 runs, 12/12 epochs, all done"
 
@@ -119,11 +143,12 @@ def test_a_notebook_is_told_by_its_kernel_not_by_its_packages(monkeypatch):
 
 
 def test_without_a_terminal_there_is_a_line_now_and_then(clock, monkeypatch, capsys):
-    plan, _ = followed()
+    there = []
+    plan, _ = followed(there=there)
     with progress.shown(plan, 2, 5.0) as ended:
         for seconds in (10.0, 40.0, 41.0):
             clock.seconds = seconds
-            plan.next(1)
+            there += plan.next(1)
             plan.ended(plan.running)
             ended()
     out, err = capsys.readouterr()

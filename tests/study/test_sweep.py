@@ -1,6 +1,8 @@
 """Which runs go when: the plan by itself, a sweep of runs that only pretend, and real ones."""
 
+import contextlib
 import os
+import threading
 import time
 from dataclasses import replace
 from types import SimpleNamespace
@@ -14,6 +16,7 @@ from kdlib.config import Config, KdlibError
 from kdlib.step import Diverged
 from kdlib.study import experiment, pace, records, sweep
 from kdlib.study.experiment import TeacherError, together
+from kdlib.study.files import claim
 from kdlib.study.plan import Plan
 from kdlib.study.watch import OutOfTime
 from kdlib.train import fit
@@ -36,9 +39,9 @@ def seconds(*values):
 
 def planned(todo, *estimates, left=None, there=True):
     """A Plan with `left` seconds; estimates: alone, and shares if they are others; there: runs on
-    record, True for any."""
-    deadline = left and time.time() + left
-    on_record = (lambda cfg: True) if there is True else there.__contains__
+    record, True for any that is not to be done."""
+    deadline = left and time.monotonic() + left
+    on_record = (lambda cfg: cfg not in todo) if there is True else there.__contains__
     return Plan(todo, on_record, deadline, *(2 * estimates)[:2])
 
 
@@ -100,6 +103,115 @@ def test_students_of_a_teacher_whose_table_is_being_filled_wait_for_other_work()
     assert plan.next(1) == students[1:2]  # the table is there
 
 
+# ---------------------------------------------------------------- the plan, with others at work
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """The time of plans, in seconds, which sleeping alone moves."""
+    now = SimpleNamespace(seconds=1000.0, slept=[])
+
+    def sleep(seconds):
+        now.slept.append(seconds)
+        now.seconds += seconds
+
+    fake = SimpleNamespace(monotonic=lambda: now.seconds, sleep=sleep)
+    monkeypatch.setattr("kdlib.study.plan.time", fake)
+    return now
+
+
+def test_what_is_in_work_elsewhere_is_awaited_when_nothing_else_is_left(clock, capsys):
+    there, free = [], []
+    plan = Plan(SEEDS[:3], there.__contains__, free=free.__contains__)
+    plan.elsewhere(plan.next(1))
+    assert plan.next(1) == SEEDS[1:2] and not plan.waits()  # one of ours is running
+    plan.ended(SEEDS[1:2])
+    assert plan.next(1) == SEEDS[2:3]
+    plan.elsewhere(SEEDS[2:3])
+    assert plan.next(1) == [] and plan.waits() and plan.pending == []
+    plan.wait()
+    assert clock.slept == [1.0] and plan.next(1) == []
+    plan.wait()
+    free += SEEDS[2:3]  # its process has died
+    there += SEEDS[:1]
+    assert plan.next(1) == SEEDS[2:3] and not plan.others
+    plan.ended(SEEDS[2:3])  # it fails here too
+    assert plan.next(1) == [] and not plan.waits() and plan.pause() is None
+    said = "waiting for 2 runs in work elsewhere (another process has claimed them)\n"
+    assert capsys.readouterr().out == said
+
+
+def test_what_is_awaited_long_is_looked_at_less_often_and_no_longer_than_there_is_time(clock):
+    plan = Plan(SEEDS[:1], lambda cfg: False, clock.seconds + 100, free=lambda cfg: False)
+    plan.elsewhere(plan.next(1))
+    while plan.waits():
+        plan.wait()
+        assert plan.next(1) == []
+    assert clock.seconds == 1100
+    assert clock.slept[:9] == [1.0] * 9 and max(clock.slept) == 5.0 and clock.slept[-1] < 5.0
+
+
+def test_of_many_runs_in_work_elsewhere_some_are_looked_at_at_once(clock):
+    asked = []
+    many = [replace(CFG, seed=s) for s in range(50)]
+    plan = Plan(many, lambda cfg: bool(asked.append(cfg)), free=lambda cfg: False)
+    plan.elsewhere(plan.next(50))
+    asked.clear()
+    for _ in range(3):
+        plan.wait()
+        plan.next(1)
+    assert asked == [*many, *many[:10]]
+
+
+def test_a_teacher_done_elsewhere_frees_its_students(clock):
+    there = []
+    teacher = KD.teacher_config()
+    plan = Plan([teacher, KD], there.__contains__, free=lambda cfg: False)
+    plan.elsewhere(plan.next(1))
+    assert plan.next(1) == [] and plan.waits()
+    there.append(teacher)
+    plan.wait()
+    assert plan.next(1) == [KD] and plan.done == {teacher.key()}
+
+
+def test_students_whose_teachers_table_is_filled_elsewhere_come_last(clock):
+    students = [KD, replace(KD, alpha=0.5), replace(KD, seed=1, teacher_seed=None)]
+    plan = Plan(students, lambda cfg: not cfg.teacher, free=lambda cfg: False)
+    plan.elsewhere(plan.next(1))
+    assert [plan.next(1) for _ in range(3)] == [students[2:], students[1:2], []]
+
+
+def test_what_was_done_elsewhere_meanwhile_is_not_begun():
+    there = []
+    plan = Plan([*SEEDS[:3], KD.teacher_config(), KD], there.__contains__)
+    there += [*SEEDS[:2], KD.teacher_config()]
+    assert plan.next(1) == SEEDS[2:3] and plan.next(1) == [KD] and plan.next(1) == []
+    assert plan.done == set(keys(there))
+
+
+def test_a_teacher_that_fails_here_and_is_done_elsewhere_teaches():
+    there = []
+    teacher = KD.teacher_config()
+    plan = Plan([teacher, KD], there.__contains__)
+    plan.ended(plan.next(1))
+    assert plan.next(1) == []
+    there.append(teacher)
+    assert plan.next(1) == [KD]
+
+
+@pytest.mark.parametrize("most", [1, 9])
+def test_a_plan_asks_the_disk_twice_for_each_run(most):
+    """Before it is begun, and when it ended."""
+    asked, there = [], set()
+    students = [replace(KD, seed=s, teacher_seed=None) for s in range(100)]
+    todo = [cfg for student in students for cfg in (student.teacher_config(), student)]
+    plan = Plan(todo, lambda cfg: asked.append(cfg) or cfg in there)
+    while configs := plan.next(most):
+        there |= set(configs)
+        plan.ended(configs)
+    assert len(there) == 200 and len(asked) == 400
+
+
 # ---------------------------------------------------------------- runs that only pretend
 
 
@@ -114,7 +226,8 @@ def pretend(records_folder, monkeypatch):
     asked = Asked()
     asked.fails, asked.seconds, asked.deadlines, asked.room = {}, {}, [], 99
 
-    def do(configs, folder, device, deadline):
+    def do(configs, folder, device, deadline, wait):
+        assert not wait
         asked.append(keys(configs))
         asked.deadlines.append(deadline)
         if len(configs) > asked.room:
@@ -125,6 +238,7 @@ def pretend(records_folder, monkeypatch):
                 records.write(record(c, role, c.seed, 0.5, margin=[0.5] * 10))
         if failures := [asked.fails[key] for key in keys(configs) if key in asked.fails]:
             raise ExceptionGroup("several", failures)
+        return []
 
     monkeypatch.setattr(sweep, "together", do)
     monkeypatch.setattr(sweep, "load", lambda *a: None)
@@ -146,7 +260,7 @@ def test_on_a_gpu_runs_whose_teachers_are_there_go_together(pretend):
 
 def test_a_budget_takes_what_fits_and_what_is_there_costs_nothing(pretend):
     pretend.seconds = {SEEDS[1].key(): 600.0}
-    start, others = time.time(), [SEEDS[0], *SEEDS[2:]]
+    start, others = time.monotonic(), [SEEDS[0], *SEEDS[2:]]
     done = sweep.sweep(SEEDS, device="cuda", jobs=1, budget=60.0)
     assert pretend == [[c.key()] for c in others] and [r.config for r in done] == others
     assert pretend.deadlines == [pytest.approx(start + 60, abs=1)] * 4
@@ -175,6 +289,32 @@ def test_runs_that_gave_up_in_time_are_not_failures(pretend):
     assert [r.config for r in done] == SEEDS[1:2]
 
 
+def test_what_a_group_left_to_others_is_not_lost_when_another_of_it_fails(
+    pretend, monkeypatch, capsys
+):
+    """Nor is it counted in how long runs take."""
+    plain, claimed = sweep.together, SEEDS[1:2]
+
+    def together(configs, *more, **wait):
+        elsewhere = [cfg for cfg in configs if cfg in claimed]
+        claimed.clear()
+        try:
+            plain([cfg for cfg in configs if cfg not in elsewhere], *more, **wait)
+        except ExceptionGroup as error:
+            error.elsewhere = elsewhere
+            raise
+        return elsewhere
+
+    took = []
+    monkeypatch.setattr(sweep, "together", together)
+    monkeypatch.setattr(Plan, "took", lambda plan, configs, seconds: took.append(configs))
+    pretend.fails[SEEDS[0].key()] = Diverged("no 0")
+    with pytest.raises(KdlibError, match="^no 0$"):
+        sweep.sweep(SEEDS[:3], device="cuda", jobs=3)
+    assert pretend == [keys([SEEDS[0], SEEDS[2]]), keys(SEEDS[1:2])] and took == [SEEDS[1:2]]
+    assert "waiting for 1 run in work elsewhere" in capsys.readouterr().out
+
+
 # ---------------------------------------------------------------- no graphs
 
 
@@ -191,10 +331,10 @@ def test_where_steps_cannot_be_captured_each_run_goes_on_in_its_own_process(
     said = "A training step cannot be captured here."
     plain, processes, in_lockstep = sweep.together, [], sweep._in_lockstep
 
-    def first_fails(configs, *more):
+    def first_fails(configs, *more, **wait):
         if cuda.Captured.graphs:
             raise cuda.CaptureError(said)
-        return plain(configs, *more)
+        return plain(configs, *more, **wait)
 
     def here(plan, jobs, how, failures):
         processes.append(jobs)
@@ -286,10 +426,10 @@ def test_a_nan_stops_that_run_alone_and_says_where(records_folder):
 
 def test_a_deadline_ends_a_run_between_epochs_but_never_a_finished_one(records_folder):
     with pytest.raises(OutOfTime, match="after epoch 1 of 3: its time is up; it goes on from the"):
-        together([replace(CFG, epochs=3)], deadline=time.time() - 1)
+        together([replace(CFG, epochs=3)], deadline=time.monotonic() - 1)
     assert not list(records_folder.glob("*.json"))
     finished = replace(CFG, epochs=1)
-    together([finished], deadline=time.time() - 1)
+    together([finished], deadline=time.monotonic() - 1)
     assert records.exists(finished)
 
 
@@ -342,3 +482,80 @@ def test_processes_do_what_is_missing_and_fits_and_a_failure_stops_nothing_else(
     assert [r.config for r in sweep.sweep(SEEDS[:3])] == SEEDS[:3]
     left = [p.name for p in records_folder.iterdir() if p.suffix == ".kept" or ".tmp" in p.name]
     assert left == []
+
+
+# ---------------------------------------------------------------- real runs, with others at work
+
+
+@pytest.fixture(params=["in lockstep", "in processes"])
+def jobs(request, records_folder, monkeypatch):
+    """Runs at a time, in each of the two ways of working."""
+    monkeypatch.setattr(sweep, "_needs_processes", lambda device: request.param == "in processes")
+    return {"in lockstep": 3, "in processes": 1}[request.param]
+
+
+@contextlib.contextmanager
+def claimed(cfg, then=None):
+    """Another process, as it seems, holds a run until another is on record, and does `then`."""
+    with contextlib.ExitStack() as held:
+        held.enter_context(claim(cfg.key(), records.folder()))
+
+        def release():
+            while not records.exists(SEEDS[1]) and not over.wait(0.05):
+                pass
+            if then:
+                then()
+            held.close()
+
+        over = threading.Event()
+        thread = threading.Thread(target=release)
+        thread.start()
+        try:
+            yield over
+        finally:
+            over.set()
+            thread.join()
+
+
+def begun(cfg):
+    """How often the first epoch of a run ended."""
+    return (records.folder() / "runs.log").read_text().count(f"{cfg.key()} epoch 1/")
+
+
+def test_a_run_that_is_done_elsewhere_is_awaited_and_not_done_again(jobs, capsys):
+    def done():
+        records.write(record(SEEDS[0], "one_hot", 0, 0.5, margin=[0.5] * 10))
+
+    with claimed(SEEDS[0], done):
+        found = sweep.sweep(SEEDS[:2], device="cpu", jobs=jobs)
+    assert [r.config for r in found] == SEEDS[:2]
+    assert begun(SEEDS[0]) == 0 and begun(SEEDS[1]) == 1
+    assert capsys.readouterr().out.count("waiting for 1 run in work elsewhere") == 1
+
+
+def test_a_run_that_fails_elsewhere_is_tried_here_once_and_says_why(jobs):
+    ill = replace(SEEDS[0], lr=100.0, weight_decay=10.0)
+    with claimed(ill), pytest.raises(Diverged, match=f"Run {ill.key()} stopped.* step "):
+        sweep.sweep([ill, *SEEDS[1:3]], device="cpu", jobs=jobs)
+    assert [records.exists(cfg) for cfg in (ill, *SEEDS[1:3])] == [False, True, True]
+
+
+def test_nobody_is_awaited_longer_than_there_is_time(records_folder, monkeypatch):
+    monkeypatch.setattr(sweep, "_needs_processes", lambda device: False)
+    with claim(SEEDS[0].key(), records.folder()):
+        start = time.monotonic()
+        found = sweep.sweep(SEEDS[:2], device="cpu", jobs=2, budget=5.0)
+        took = time.monotonic() - start
+    assert [r.config for r in found] == SEEDS[1:2] and 4.9 < took < 10
+
+
+def test_without_waiting_what_is_claimed_is_left_alone_and_named(records_folder):
+    ill = replace(SEEDS[2], lr=100.0, weight_decay=10.0)
+    with claim(SEEDS[0].key(), records.folder()):
+        assert together(SEEDS[:2], wait=False) == SEEDS[:1]
+        assert together(SEEDS[:1], wait=False) == SEEDS[:1]
+        with pytest.raises(Diverged) as error:
+            together([SEEDS[0], ill], wait=False)
+    assert error.value.elsewhere == SEEDS[:1]
+    assert not records.exists(SEEDS[0]) and records.exists(SEEDS[1])
+    assert together(SEEDS[:1], wait=False) == [] and records.exists(SEEDS[0])
