@@ -180,8 +180,8 @@ def look_again(where):
 
     It does so when it has made a file there: of a run that another machine has just done, and for
     which this one looked before, it would else still say that there is no record."""
-    with contextlib.suppress(OSError), tempfile.TemporaryFile(prefix=".tmp-", dir=where):
-        pass
+    with contextlib.suppress(OSError), _temporary(where) as path:
+        path.touch()
 
 
 def available_cores():

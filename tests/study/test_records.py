@@ -160,7 +160,7 @@ def test_damaged_and_foreign_records_are_refused_by_name(records_folder):
         (json.dumps(good | {"config": other}), "field lr is 0.2, asked for was 0.1"),
         (json.dumps(good | {"config": unknown}), "'lrr' is unknown"),
         (json.dumps(good | {"config": 5}), "config is 5, must be fields"),
-        (json.dumps(good | {"config": good["config"] | {"lr": 10**400}}), "field lr=inf: must lie"),
+        (json.dumps(good | {"config": good["config"] | {"lr": 10**400}}), "field lr=1000"),
         (json.dumps(good | {"seconds": 2.0}), "changed since it was written"),
         (json.dumps({n: v for n, v in good.items() if n != "sha256"}), "it has no seal"),
     ):
