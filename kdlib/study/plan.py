@@ -12,8 +12,8 @@ from tqdm import tqdm  # tqdm.auto warns in notebooks without ipywidgets
 
 from kdlib.config import count_of
 
-LOOK = 1.0  # seconds between two looks at runs in work elsewhere; later a tenth of the wait so far
-RARELY = 5.0  # seconds at most
+# seconds between two looks at runs in work elsewhere: at first, and when the wait was long; between
+OFTEN, RARELY = 0.3, 5.0  # them a tenth of the wait so far
 SOME = 20  # runs in work elsewhere that are looked at at once
 
 
@@ -164,7 +164,7 @@ class Plan:
         """Seconds until the next look at what is in work elsewhere; None if nothing is."""
         if not self.others:
             return None
-        every = min(RARELY, max(LOOK, (self._looked - self._began) / 10))
+        every = min(RARELY, max(OFTEN, (self._looked - self._began) / 10))
         return max(0.0, min(self._looked + every - time.monotonic(), self.left()))
 
     def wait(self):

@@ -62,12 +62,15 @@ def sweep(configs, folder=None, device=None, jobs=None, budget=None):
 def _do_all(todo, folder, device, jobs, deadline):
     """Do the runs, on a CPU each in the next free process, on a GPU `jobs` at a time in lockstep.
 
+    One at a time needs no other process, which would take seconds to start.
+
     Raises the first failure when all that can be done is done."""
     todo = missing(todo)  # again: it is called once more without graphs
     jobs = min(jobs or default_jobs(device), max(1, len(todo)))
     plan, failures = _planned(todo, folder, device, jobs, deadline), []
-    work = _in_processes if _needs_processes(device) else _in_lockstep
+    work = _in_processes if jobs > 1 and _needs_processes(device) else _in_lockstep
     with (
+        _one_thread(device),
         shown(plan, workers(todo, device, jobs), starting(device)) as ended,
         contextlib.closing(work(plan, jobs, (folder, device, deadline), failures)) as steps,
     ):
@@ -95,6 +98,18 @@ def _planned(todo, folder, device, jobs, deadline):
 
 def _free(cfg):
     return free(cfg.key(), records.folder())
+
+
+@contextlib.contextmanager
+def _one_thread(device):
+    """A block in which runs on a CPU take one thread, wherever they are done."""
+    threads = torch.get_num_threads()
+    if device == "cpu":
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _needs_processes(device):
@@ -133,6 +148,7 @@ def _in_lockstep(plan, jobs, how, failures):
     """Do what is planned in this process, up to `jobs` runs at once; a step ends where some end.
 
     how: the further arguments of _timed. What stops a run is appended to `failures`."""
+    _, device, _ = how
     while (configs := plan.next(jobs)) or plan.waits():
         if not configs:
             plan.wait()
@@ -145,7 +161,8 @@ def _in_lockstep(plan, jobs, how, failures):
             short = f"out of GPU memory with {len(configs)} runs at once"
             tqdm.write(f"{short}; going on with {jobs}")
             plan.put_back(configs)
-        gc.collect()  # graphs and their memory may hang in cycles
+        if device != "cpu":
+            gc.collect()  # graphs and their memory may hang in cycles
         yield
 
 
