@@ -173,7 +173,7 @@ class Cluster:
             while True:
                 if crew.due():
                     left = len(plan.running) + len(plan.pending) + len(plan.others)
-                    crew.hire(min(cap, math.ceil(left / most)))
+                    crew.hire(min(cap, math.ceil(left / most) or 1))
                 while crew.idle and (configs := plan.next(most)):
                     self._give(crew.idle.pop(), configs, plan, failures)
                 if not plan.running and (crew.idle or plan.left() <= 0):

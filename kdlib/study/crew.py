@@ -105,6 +105,7 @@ class Crew:
             if hand.node and isinstance(error, RayTaskError):  # a fault of ours
                 return hand, Outcome(failures=[error.cause])
             self._dismiss(hand)
+            self.looked = 0.0  # another one may take its place
             if hand.node:
                 return hand, None
             self.stillborn += 1
@@ -124,7 +125,7 @@ class Crew:
         if all(hand.node != other.node for other in self.unfit):
             warn(f"{why} The node is left out.")
         self.unfit.append(hand)
-        self.why = why
+        self.why, self.looked = why, 0.0
 
     def close(self):
         """Send all away."""
