@@ -10,6 +10,7 @@ from pathlib import Path
 
 import ray
 from ray.exceptions import RayError, RayTaskError
+from tqdm import tqdm  # tqdm.auto warns in notebooks without ipywidgets
 
 from kdlib.config import KdlibError
 from kdlib.study import records
@@ -47,6 +48,7 @@ class Crew:
         self.unfit = []  # they keep their places, or Ray would start others there
         self.why, self.stillborn = "", 0  # why the last one was of no use; those lost at once
         self.looked, self.hoped = 0.0, time.monotonic()  # last look; last time there was a worker
+        self.waits = False  # it was said that none can be hired yet
         folder = records.folder()
         folder.mkdir(parents=True, exist_ok=True)
         handle, self.token = tempfile.mkstemp(prefix=".tmp-ray-", dir=folder)
@@ -76,14 +78,20 @@ class Crew:
         self.asked[getattr(hand.actor, what).remote(*arguments)] = hand
 
     def hopeful(self):
-        """KdlibError if there is no worker, and none that could be."""
+        """KdlibError if there is no worker and none that could be. A long wait is said once."""
         now = time.monotonic()
-        if self.asked or self.idle:
+        if self.idle or any(hand.node for hand in self.asked.values()):
             self.hoped = now
-        elif self.why and room(self.need) <= len(self.unfit) + self.stillborn // STARTS:
+        elif not self.asked and self.why and self._used_up():
             raise KdlibError(self.why)
-        elif now - self.hoped > PATIENCE:
+        elif now - self.hoped > PATIENCE and not self.asked:
             raise KdlibError("No node of the cluster has room for a run any more; add one to it.")
+        elif now - self.hoped > PATIENCE and not self.waits:
+            self.waits = True
+            tqdm.write("waiting for room on the cluster (others hold its cores or GPUs)")
+
+    def _used_up(self):
+        return room(self.need) <= len(self.unfit) + self.stillborn // STARTS
 
     def answers(self, timeout):
         """[(Hand, Outcome)] of those that answered within a time in seconds; None: it is lost.

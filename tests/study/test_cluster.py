@@ -210,6 +210,26 @@ def test_a_cluster_without_a_core_or_a_gpu_is_one_sentence(fake):
         swept(SEEDS)
 
 
+def test_a_cluster_that_is_taken_is_waited_for_and_one_that_is_gone_is_not(fake, capsys):
+    rays = fake({"a": 1}, None)
+    few = crew.Crew(None, {"CPU": 1})
+    few.hire(1)
+    few.hoped -= 100.0
+    for _ in range(2):
+        few.hopeful()
+    assert capsys.readouterr().out.startswith("waiting for room on the cluster")
+    few.answers(1.0)
+    few.hopeful()  # its worker has come
+    few.close()
+    gone = crew.Crew(None, {"CPU": 1})
+    rays.up.clear()
+    gone.hire(1)
+    gone.hopeful()
+    gone.hoped -= 100.0
+    with pytest.raises(KdlibError, match="^No node of the cluster has room for a run any more"):
+        gone.hopeful()
+
+
 # ---------------------------------------------------------------- files that come and go
 
 

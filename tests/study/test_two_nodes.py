@@ -81,13 +81,18 @@ def weights(cfg):
 
 
 def both_ready(place):
-    """Have a worker on each node before the first run, which is short."""
+    """Have a worker on each node, its data at hand, before the first run, which is short."""
     place._have_crew(None, "cpu", 2)
-    until = time.monotonic() + 120
-    while len(place.crew.idle) < 2:
+    crew, until = place.crew, time.monotonic() + 240
+    while len(crew.idle) < 2:
+        crew.hire(2)
+        crew.answers(1.0)
         assert time.monotonic() < until
-        place.crew.hire(2)
-        place.crew.answers(1.0)
+    for hand in [crew.idle.pop(), crew.idle.pop()]:
+        crew.ask(hand, "shares", RUNS[:1], 2)
+    while len(crew.idle) < 2:
+        crew.idle += [hand for hand, _ in crew.answers(1.0)]
+        assert time.monotonic() < until
 
 
 def lines(folder, what):
