@@ -50,8 +50,6 @@ def _join(address):
             socket.create_connection((host, int(port)), REACHED).close()
         except (OSError, OverflowError) as error:
             raise _no_cluster(address, f"nothing answers there ({error})") from None
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_gcs_server_port_wait_time_s", "1")  # one try, not twenty
     code = {"py_modules": [str(Path(files.__file__).parents[1])], "excludes": ["__pycache__"]}
     code["env_vars"] = {"KDLIB_GIT": git_sha()}
     how = {"log_to_driver": False, "logging_level": "ERROR", "runtime_env": code}
@@ -61,7 +59,10 @@ def _join(address):
     try:
         ray.init(address, **how)
     except Exception as error:  # of many kinds
-        raise _no_cluster(address, str(error).splitlines()[0].rstrip(".")) from error
+        why = str(error).splitlines()[0].rstrip(".")
+        if address == "auto" and isinstance(error, ConnectionError):
+            why = "no Ray node runs here"
+        raise _no_cluster(address, why) from error
     finally:
         with contextlib.suppress(ValueError):  # in another thread Ray has set none
             for number, handler in handlers.items():

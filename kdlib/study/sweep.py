@@ -25,6 +25,10 @@ from kdlib.study.plan import Plan
 from kdlib.study.progress import shown
 from kdlib.study.watch import OutOfTime
 
+# of Ray: no statistics, no warnings; what is no cluster is found out in seconds, not minutes
+QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_BACKEND_LOG_LEVEL": "error"}
+QUIET |= {"RAY_gcs_server_port_wait_time_s": "1", "RAY_py_gcs_connect_timeout_s": "10"}
+
 
 def missing(configs):
     """The Configs without a record."""
@@ -62,7 +66,9 @@ def sweep(configs, folder=None, device=None, jobs=None, budget=None, ray=None):
 def place_of(ray=None):
     """Where runs are done, and how: on this machine, or by a Cluster, which does the same."""
     if ray is not None:
-        from kdlib.study import cluster  # needs Ray
+        for name, value in QUIET.items():
+            os.environ.setdefault(name, value)
+        from kdlib.study import cluster  # needs Ray, which reads these when it is imported
 
         return cluster.connect(ray)
     return SimpleNamespace(

@@ -28,17 +28,8 @@ SMALL = {"num_cpus": 1, "object_store_memory": 100 * 2**20}
 @pytest.fixture(scope="module")
 def nodes():
     """(the Cluster of Ray's, its second node, ours), both nodes with one core."""
-    two = None
-    for last in (False, False, True):
-        try:
-            two = Cluster(initialize_head=True, head_node_args=SMALL | {"include_dashboard": False})
-            second = two.add_node(**SMALL)
-            break
-        except Exception:  # of no other kind: "timed out during startup", on a busy machine
-            if two:
-                two.shutdown()
-            if last:
-                raise
+    two = Cluster(initialize_head=True, head_node_args=SMALL | {"include_dashboard": False})
+    second = two.add_node(**SMALL)
     yield two, second, cluster.connect(two.address)
     ray.shutdown()
     two.shutdown()
