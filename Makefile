@@ -36,7 +36,7 @@ test: $(READY)  ## run the tests, as many files at a time as there are cores
 	$(PY) -m pytest -q -n auto --maxprocesses 8 --dist loadfile
 
 test-cluster: $(READY)  ## run the tests that start a Ray cluster of two nodes here
-	RAY_raylet_start_wait_time_s=200 KDLIB_REQUIRE=$(KDLIB_REQUIRE),ray $(PY) -m pytest -q tests/study/test_two_nodes.py
+	KDLIB_REQUIRE=$(KDLIB_REQUIRE),ray $(PY) -m pytest -q tests/study/test_two_nodes.py
 
 lab: $(READY)  ## open the notebooks in JupyterLab
 	$(PY) -m jupyterlab notebooks

@@ -28,8 +28,16 @@ SMALL = {"num_cpus": 1, "object_store_memory": 100 * 2**20}
 @pytest.fixture(scope="module")
 def nodes():
     """(the Cluster of Ray's, its second node, ours), both nodes with one core."""
-    two = Cluster(initialize_head=True, head_node_args=SMALL | {"include_dashboard": False})
-    second = two.add_node(**SMALL)
+    for _ in range(4):
+        two = Cluster()
+        try:
+            two.add_node(**SMALL, include_dashboard=False)
+            second = two.add_node(**SMALL)
+            break
+        except Exception:  # Ray's own, of no other kind: on a busy machine it gives up too soon
+            two.shutdown()
+    else:
+        pytest.fail("Ray did not start, four times")
     yield two, second, cluster.connect(two.address)
     ray.shutdown()
     two.shutdown()
