@@ -121,11 +121,14 @@ def _free(cfg):
     return free(cfg.key(), records.folder())
 
 
+def _needs_processes(device):
+    return device == "cpu" or not cuda.Captured.graphs
+
+
 def _work(plan, jobs, how, failures):
-    """Do what is planned; a step ends where some runs end. How: see _in_lockstep."""
-    _, device, _ = how
-    alone = device == "cpu" or not cuda.Captured.graphs
-    return (_in_processes if alone else _in_lockstep)(plan, jobs, how, failures)
+    """Do what is planned; a step ends where some runs end. how: see _in_lockstep."""
+    work = _in_processes if _needs_processes(how[1]) else _in_lockstep
+    return work(plan, jobs, how, failures)
 
 
 def _timed(configs, folder, device, deadline):
