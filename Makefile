@@ -27,13 +27,16 @@ PIP = PIP_CONSTRAINT=/dev/null PIP_USER=0 PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VER
   TMPDIR=$(abspath $(VENV))/tmp $(PY) -m pip
 
 .DEFAULT_GOAL := help
-.PHONY: report test lab audit-example bench setup check lock help
+.PHONY: report test test-cluster lab audit-example bench setup check lock help
 
 report: $(READY)  ## train the digits study, then draw every page: reports/index.html
 	$(PY) -m kdlib report
 
 test: $(READY)  ## run the tests, as many files at a time as there are cores
 	$(PY) -m pytest -q -n auto --maxprocesses 8 --dist loadfile
+
+test-cluster: $(READY)  ## run the tests that start a Ray cluster of two nodes here
+	KDLIB_REQUIRE=$(KDLIB_REQUIRE),ray $(PY) -m pytest -q tests/study/test_two_nodes.py
 
 lab: $(READY)  ## open the notebooks in JupyterLab
 	$(PY) -m jupyterlab notebooks

@@ -42,19 +42,20 @@ def run(args):
 
     from kdlib.study import sweep
 
-    if args.device == "cuda" and not torch.cuda.is_available():
+    place = sweep.place_of(args.ray)
+    if args.device == "cuda" and not args.ray and not torch.cuda.is_available():
         raise KdlibError(
             "--device cuda: torch cannot use a GPU here; `python -m kdlib doctor` says why."
         )
-    device = args.device or sweep.default_device()
-    jobs = args.jobs or sweep.default_jobs(device)
+    device = args.device or place.default_device()
+    jobs = args.jobs or place.default_jobs(device)
     todo = sweep.missing(configs)
     done = len(configs) - len(todo)
     print(f"{args.study}: {count_of(len(configs), 'run')}, {done} on record", flush=True)
-    if todo and not _agreed(args, todo, device, jobs):
+    if todo and not _agreed(args, todo, place, device, jobs):
         return 1
     budget = args.budget and args.budget - (time.monotonic() - start)
-    sweep.sweep(configs, args.data, device, jobs, budget)
+    sweep.sweep(configs, args.data, device, jobs, budget, args.ray)
     left = len(sweep.missing(configs))
     rest = "; no time was left for the rest, with which the same command goes on" if left else ""
     print(f"{_on_record(configs)}{rest}")
@@ -70,9 +71,9 @@ def _on_record(configs):
     return f"{done} of {count_of(len(configs), 'run')} on record"
 
 
-def _agreed(args, todo, device, jobs):
+def _agreed(args, todo, place, device, jobs):
     """Say how long the runs take; whether they may start, asked for if it is long."""
-    seconds, about = _say_how_long(todo, args.data, device, jobs)
+    seconds, about = _say_how_long(todo, args.data, place, device, jobs)
     if seconds <= ASK_ABOVE or args.yes or args.budget:
         return True
     if not sys.stdin.isatty():
@@ -84,14 +85,14 @@ def _agreed(args, todo, device, jobs):
     return sys.stdin.readline().strip().lower() in ("y", "yes")
 
 
-def _say_how_long(todo, data, device, jobs):
-    """Measure how long runs take on this machine: the seconds, and the same in words."""
+def _say_how_long(todo, data, place, device, jobs):
+    """Measure how long runs take at a place (sweep.place_of): the seconds, and in words."""
     check_writable(folder())  # measuring takes a while
     from kdlib.study import pace
 
-    seconds = pace.together(todo, data, device, jobs)
+    seconds = place.together(todo, data, device, jobs)
     about = f"about {pace.in_words(seconds)}"
-    print(f"{len(todo)} to do: {about} here ({device}, {jobs} at a time)", flush=True)
+    print(f"{len(todo)} to do: {about} {place.name} ({device}, {jobs} at a time)", flush=True)
     return seconds, about
 
 
@@ -120,7 +121,7 @@ def report(args):
         of_all = f"{len(todo)} of {count_of(len(args.configs), 'run')}"
         say(f"digits comes first: {of_all} to train")
         device = sweep.default_device()
-        _say_how_long(todo, None, device, sweep.default_jobs(device))
+        _say_how_long(todo, None, sweep.place_of(), device, sweep.default_jobs(device))
         with contextlib.suppress(RecordError):  # of an old record: what needs it says so below
             sweep.sweep(args.configs)
     said, failures = pages_of(wanted, args.studies, args.out, NOTEBOOKS, say)
@@ -269,6 +270,8 @@ def _run_options(add):
     add("--device", choices=("cpu", "cuda"), help="default: cuda if torch can use it, else cpu")
     add("--jobs", **COUNT, help="runs at a time; default: one per CPU core, or 9 on a GPU")
     add("--data", metavar="DIR", help="where the data sets are; default: $KDLIB_DATA, else data/")
+    ray = "do the runs on the nodes of a Ray cluster: auto (on one of them), local, or HOST:PORT"
+    add("--ray", metavar="ADDRESS", help=ray)
     add("--yes", action="store_true", help="start without asking, even if it takes hours")
 
 
@@ -372,7 +375,8 @@ def main(argv=None):
     except ModuleNotFoundError as error:
         if not error.name or error.name.startswith("kdlib"):
             raise
-        install = 'pip install ".[study]" in the clone of kdlib installs all that it needs'
+        extra = "ray" if error.name == "ray" else "study"
+        install = f'pip install ".[{extra}]" in the clone of kdlib installs all that it needs'
         said = f"this command needs {error.name}, which is not installed; {install}"
     except OSError as error:
         if error.errno not in (errno.EPIPE, *FULL, *CLOSED):

@@ -172,8 +172,8 @@ def test_a_long_run_is_not_started_without_a_yes(long, capsys):
 def test_a_yes_or_a_budget_starts_a_long_run(long, option):
     more = ["--device", "cpu", "--jobs", "2", "--data", "here"]
     assert cli.main(["run", "digits", *more, *option]) == 0
-    *rest, budget = long[0]
-    assert rest == [SMALL(4), "here", "cpu", 2]
+    *rest, budget, ray = long[0]
+    assert rest == [SMALL(4), "here", "cpu", 2] and ray is None
     # the time since the start is taken off
     assert budget is None if option == ["--yes"] else 400 < budget < 540
 

@@ -9,15 +9,23 @@ import threading
 import time
 from concurrent import futures
 from concurrent.futures.process import BrokenProcessPool
+from types import SimpleNamespace
 
 import torch
 from tqdm import tqdm  # tqdm.auto warns in notebooks without ipywidgets
 
 from kdlib import cuda
 from kdlib.config import KdlibError, count_of
-from kdlib.study import records, stopping
+from kdlib.study import pace, records, stopping
 from kdlib.study.experiment import collected, load, together
-from kdlib.study.files import available_cores, free, on_record
+from kdlib.study.files import (
+    available_cores,
+    cache_folder,
+    check_writable,
+    free,
+    on_record,
+    sweep_leftovers,
+)
 from kdlib.study.machine import default_device
 from kdlib.study.pace import falls_back, shares, starting, workers
 from kdlib.study.plan import Plan
@@ -25,6 +33,9 @@ from kdlib.study.progress import shown
 from kdlib.study.watch import OutOfTime
 
 GRACE = 1.0  # seconds in which processes that are told to stop remove what they were writing
+# of Ray: no statistics, no warnings; what is no cluster is found out in seconds, not minutes
+QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_BACKEND_LOG_LEVEL": "error"}
+QUIET |= {"RAY_gcs_server_port_wait_time_s": "1", "RAY_py_gcs_connect_timeout_s": "10"}
 
 
 def missing(configs):
@@ -41,38 +52,57 @@ def default_jobs(device):
     return 9 if cuda.Captured.graphs else min(9, cores)
 
 
-def sweep(configs, folder=None, device=None, jobs=None, budget=None):
+def sweep(configs, folder=None, device=None, jobs=None, budget=None, ray=None):
     """The records of Configs, in order; what is missing is done first.
 
     jobs: runs at a time; default: default_jobs. budget: seconds. A run that would not end in time
     is not started, one that does not end in time gives up, and the records are those at hand. A run
     fails alone: the others go on, and the first failure is raised at the end. Several processes may
     share the work, also on several machines: what one has claimed the others leave to it, and wait
-    for it when nothing else is left."""
+    for it when nothing else is left. ray: the address of a cluster whose nodes do the runs, see
+    cluster.connect."""
     # a teacher is a run like any other
     needed = {c.key(): c for cfg in configs for c in (*cfg.dependencies(), cfg)}
     todo = missing(needed.values())
     if todo:
+        check_writable(records.folder())
+        sweep_leftovers(records.folder())
+        sweep_leftovers(cache_folder())
         deadline = None if budget is None else time.monotonic() + budget
-        _do_all(todo, folder, device or default_device(), jobs, deadline)
+        place = place_of(ray)
+        _do_all(todo, folder, device or place.default_device(), jobs, deadline, place)
     return [records.read(cfg) for cfg in configs if budget is None or records.exists(cfg)]
 
 
+def place_of(ray=None):
+    """Where runs are done, and how: on this machine, or by a Cluster, which does the same."""
+    if ray is not None:
+        for name, value in QUIET.items():
+            os.environ.setdefault(name, value)
+        from kdlib.study import cluster  # needs Ray, which reads these when it is imported
+
+        return cluster.connect(ray)
+    return SimpleNamespace(
+        name="here",
+        default_device=default_device,
+        default_jobs=default_jobs,
+        shares=shares,
+        together=pace.together,
+        workers=workers,
+        starting=starting,
+        work=_work,
+    )
+
+
 @falls_back
-def _do_all(todo, folder, device, jobs, deadline):
-    """Do the runs, on a CPU each in the next free process, on a GPU `jobs` at a time in lockstep.
-
-    One at a time needs no other process, which would take seconds to start.
-
-    Raises the first failure when all that can be done is done."""
+def _do_all(todo, folder, device, jobs, deadline, place):
+    """Do the runs at a place. Raises the first failure when all that can be done is done."""
     todo = missing(todo)  # again: it is called once more without graphs
-    jobs = min(jobs or default_jobs(device), max(1, len(todo)))
-    plan, failures = _planned(todo, folder, device, jobs, deadline), []
-    work = _in_processes if jobs > 1 and _needs_processes(device) else _in_lockstep
+    jobs = min(jobs or place.default_jobs(device), max(1, len(todo)))
+    plan, failures = _planned(todo, folder, device, jobs, deadline, place), []
     with (
-        _one_thread(device),
-        shown(plan, workers(todo, device, jobs), starting(device)) as ended,
-        contextlib.closing(work(plan, jobs, (folder, device, deadline), failures)) as steps,
+        shown(plan, place.workers(todo, device, jobs), place.starting(device)) as ended,
+        contextlib.closing(place.work(plan, jobs, (folder, device, deadline), failures)) as steps,
     ):
         for _ in steps:
             ended()
@@ -87,12 +117,12 @@ def _do_all(todo, folder, device, jobs, deadline):
         raise failures[0]
 
 
-def _planned(todo, folder, device, jobs, deadline):
+def _planned(todo, folder, device, jobs, deadline, place):
     """The Plan of runs, with how long each takes; alone is of interest where time may be up."""
-    beside = shares(todo, folder, device, jobs)
+    beside = place.shares(todo, folder, device, jobs)
     alone = beside
     if deadline is not None and device != "cpu":
-        alone = shares(todo, folder, device, 1)
+        alone = place.shares(todo, folder, device, 1)
     return Plan(todo, records.exists, deadline, alone, beside, _free)
 
 
@@ -114,6 +144,17 @@ def _one_thread(device):
 
 def _needs_processes(device):
     return device == "cpu" or not cuda.Captured.graphs
+
+
+def _work(plan, jobs, how, failures):
+    """Do what is planned: on a CPU each run in the next free process, on a GPU in lockstep.
+
+    One at a time needs no other process, which would take seconds to start. how: see _in_lockstep.
+    A step ends where some runs end."""
+    _, device, _ = how
+    work = _in_processes if jobs > 1 and _needs_processes(device) else _in_lockstep
+    with _one_thread(device):
+        yield from work(plan, jobs, how, failures)
 
 
 def _timed(configs, folder, device, deadline):

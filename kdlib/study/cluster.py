@@ -1,0 +1,275 @@
+"""A Ray cluster in place of this machine: this process plans, workers on the nodes do.
+
+A worker (node.py) writes into the records folder if its node sees that folder too; else files come
+and go through Ray, and this process writes them. crew.py hires and asks workers."""
+
+import collections
+import contextlib
+import math
+import os
+import signal
+import socket
+from pathlib import Path
+
+import ray
+from tqdm import tqdm  # tqdm.auto warns in notebooks without ipywidgets
+
+from kdlib import cuda
+from kdlib.config import KdlibError
+from kdlib.study import files, records, stopping
+from kdlib.study.crew import LOOK, Crew, room
+from kdlib.study.machine import git_sha
+from kdlib.study.node import RECORD, Told, packed, unpacked, versions
+from kdlib.study.pace import falls_back
+from kdlib.study.watch import log, log_file
+
+TRIES = 3  # times that a run may be lost with its worker
+REACHED = 5.0  # seconds in which an address has to answer
+STARTING = 10.0  # seconds until the first worker trains
+LOCKSTEP = 9  # runs side by side on a GPU, as in sweep.default_jobs
+
+
+def connect(address):
+    """The Cluster at an address, which this process joins: "auto", "local" or HOST:PORT.
+
+    It is joined once; then that one is used, whatever the address. KdlibError if there is none."""
+    if not ray.is_initialized():
+        _join(address)
+        Cluster.only = None
+    Cluster.only = Cluster.only or Cluster()
+    return Cluster.only
+
+
+def _join(address):
+    """ray.init, quietly; nodes get this code, and records its commit."""
+    host, _, port = address.rpartition(":")
+    if address.startswith("ray://"):
+        raise _no_cluster(address, "clients from outside are not served")
+    if port.isdecimal():
+        try:  # Ray would try for minutes
+            socket.create_connection((host, int(port)), REACHED).close()
+        except (OSError, OverflowError) as error:
+            raise _no_cluster(address, f"nothing answers there ({error})") from None
+    code = {"py_modules": [str(Path(files.__file__).parents[1])], "excludes": ["__pycache__"]}
+    code["env_vars"] = {"KDLIB_GIT": git_sha()}
+    how = {"log_to_driver": False, "logging_level": "ERROR", "runtime_env": code}
+    if address == "local":
+        how["include_dashboard"] = False
+    handlers = {number: signal.getsignal(number) for number in stopping.SIGNALS}
+    try:
+        ray.init(address, **how)
+    except Exception as error:  # of many kinds
+        why = str(error).splitlines()[0].rstrip(".")
+        if address == "auto" and isinstance(error, ConnectionError):
+            why = "no Ray node runs here"
+        raise _no_cluster(address, why) from error
+    finally:
+        with contextlib.suppress(ValueError):  # in another thread Ray has set none
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
+
+
+def _no_cluster(address, why):
+    return KdlibError(
+        f"--ray {address}: {why}; `ray start --head` begins a cluster, and on each of its nodes "
+        "--ray auto finds it."
+    )
+
+
+class Cluster:
+    """Does what sweep and pace do on one machine, by methods of the same names."""
+
+    name = "on the cluster"
+    only = None  # of this process
+
+    def __init__(self):
+        self.crew = None
+        self.measured = {}
+        self.lost = collections.Counter()  # key of a run: times
+        self.sent = {}  # key of a teacher: a reference to its files
+
+    def default_device(self):
+        return "cuda" if ray.cluster_resources().get("GPU") else "cpu"
+
+    def default_jobs(self, device):
+        """Runs at a time: one for each core of the cluster, or side by side on each GPU."""
+        return LOCKSTEP if device == "cuda" else max(1, room({"CPU": 1}))
+
+    def starting(self, device):
+        return STARTING
+
+    def workers(self, configs, device, jobs):
+        """How many of the seconds of `shares` pass in one."""
+        if device == "cuda":
+            return max(1, min(room({"CPU": 1, "GPU": 1}), math.ceil(len(configs) / jobs)))
+        return max(1, min(room({"CPU": 1}), jobs, len(configs)))
+
+    def together(self, configs, folder, device, jobs):
+        """Seconds that all Configs take, `jobs` at a time; see pace.together."""
+        expected = self.shares(configs, folder, device, jobs)
+        return STARTING + sum(expected.values()) / self.workers(configs, device, jobs)
+
+    @falls_back
+    def shares(self, configs, folder, device, jobs):
+        """pace.shares, measured once, on the first node that answers."""
+        known = self.measured.setdefault((device, jobs, cuda.Captured.graphs), {})
+        if any(cfg.key() not in known for cfg in configs):
+            self._have_crew(folder, device, jobs)
+            if not room(self.crew.need):
+                kind = "GPU" if device == "cuda" else "CPU"
+                raise KdlibError(f"No node of the cluster has a {kind} for a run; add one to it.")
+            while not (found := self._measured(configs, jobs)):
+                pass
+            known |= found
+        return {cfg.key(): known[cfg.key()] for cfg in configs}
+
+    def _measured(self, configs, jobs):
+        """What a worker measures; None if it has not answered yet, or could not."""
+        crew = self.crew
+        if not any(hand.node for hand in crew.asked.values()):
+            if not crew.idle:
+                crew.hire(1)
+            crew.hopeful()
+            if crew.idle:
+                crew.ask(crew.idle.pop(), "shares", configs, jobs)
+        for hand, outcome in crew.answers(LOOK):
+            if outcome and outcome.unfit:
+                crew.leave_out(hand, outcome.unfit)
+            elif outcome:
+                crew.idle.append(hand)
+                for error in outcome.failures:
+                    raise error
+                return outcome.shares
+        return None
+
+    def _have_crew(self, folder, device, jobs):
+        """Have a Crew for these runs: the one that is there, if it was told the same."""
+        usual = os.environ.get("KDLIB_DATA") or files.DATA
+        places = [folder, usual, records.folder(), files.cache_folder()]
+        places = [place and os.path.abspath(place) for place in places]
+        told = Told(device, cuda.Captured.graphs, versions(), *places)
+        need = {"CPU": 1}
+        if device == "cuda":
+            need["GPU"] = 1 if told.graphs else 1 / jobs  # without graphs a process for each run
+        if self.crew is None or (told, need) != (self.crew.told, self.crew.need):
+            self.close()
+            self.crew = Crew(told, need)
+
+    def close(self):
+        """Send the workers away, and forget what was sent to them."""
+        if self.crew:
+            self.crew.close()
+        self.crew = None
+        self.lost.clear()
+        self.sent.clear()
+
+    def work(self, plan, jobs, how, failures):
+        """A way of working, as sweep._in_processes is."""
+        folder, device, _ = how
+        self._have_crew(folder, device, jobs)
+        crew = self.crew
+        most = jobs if crew.need.get("GPU") == 1 else 1  # runs that a worker does in lockstep
+        cap = jobs if device == "cpu" else math.inf
+        try:
+            while True:
+                if crew.due():
+                    left = len(plan.running) + len(plan.pending) + len(plan.others)
+                    crew.hire(min(cap, math.ceil(left / most) or 1))
+                while crew.idle and (configs := plan.next(most)):
+                    self._give(crew.idle.pop(), configs, plan, failures)
+                if not plan.running and (crew.idle or plan.left() <= 0):
+                    if not plan.waits():  # what is pending waits for a failed teacher, or for time
+                        return
+                    plan.wait()
+                crew.hopeful()
+                pause = plan.pause() if crew.idle else None
+                for hand, outcome in crew.answers(LOOK if pause is None else min(LOOK, pause)):
+                    most = self._note(hand, outcome, plan, failures, most)
+                yield
+        finally:
+            self.close()
+
+    def _give(self, hand, configs, plan, failures):
+        """Have a worker do runs. One whose teachers cannot be sent fails alone."""
+        sent, able = [], configs
+        if not hand.shared:
+            able = []
+            for cfg in configs:
+                try:
+                    sent += [self._sent(teacher.key()) for teacher in cfg.dependencies()]
+                    sent.append(packed(cfg.key(), records.folder()))
+                    able.append(cfg)
+                except KdlibError as error:
+                    failures.append(error)
+                    plan.ended([cfg])
+        if able:
+            hand.configs = able
+            self.crew.ask(hand, "do", able, plan.left(), sent)
+        else:
+            self.crew.idle.append(hand)
+
+    def _sent(self, key):
+        """A reference to the files of a teacher, in Ray's memory once for all."""
+        if key not in self.sent:
+            found = packed(key, records.folder())
+            if absent := [f"{key}{suffix}" for suffix in RECORD if f"{key}{suffix}" not in found]:
+                raise KdlibError(
+                    f"{records.folder()}: {absent[0]} is missing, and without it no teacher can be "
+                    "sent to a node that does not share this folder: share it, or put it back."
+                )
+            self.sent[key] = ray.put(found)
+        return self.sent[key]
+
+    def _note(self, hand, outcome, plan, failures, most):
+        """Tell the plan what came of runs, None if their worker is lost.
+
+        Comes back: how many may go together from here on."""
+        configs, crew = hand.configs, self.crew
+        if outcome is None:
+            self._put_back(hand, plan, failures, "its worker died")
+            return most
+        if outcome.unfit:
+            plan.put_back(configs)
+            crew.leave_out(hand, outcome.unfit)
+            return most
+        crew.idle.append(hand)
+        try:
+            for cfg in configs:
+                unpacked(cfg, outcome.files.get(cfg.key(), {}))
+        except records.RecordError as error:
+            self._put_back(hand, plan, failures, f"what came back is no record: {error}")
+            return most
+        with open(log_file(), "a") as file:
+            file.write(outcome.log)
+        files.look_again(records.folder())
+        failures += outcome.failures
+        if outcome.full:
+            plan.put_back(configs)
+            most = max(1, len(configs) // 2)
+            tqdm.write(f"out of GPU memory on node {hand.node}; going on with {most} runs at once")
+            return most
+        mine = [cfg for cfg in configs if cfg not in outcome.elsewhere]
+        if mine and not outcome.failures:
+            plan.took(mine, outcome.seconds)
+        plan.elsewhere(outcome.elsewhere)
+        plan.ended(mine)
+        return most
+
+    def _put_back(self, hand, plan, failures, why):
+        """Runs that were lost come again, but not for ever."""
+        files.look_again(records.folder())
+        for cfg in hand.configs:
+            key = cfg.key()
+            self.lost[key] += 1
+            log(f"{key} lost on node {hand.node}: {why}")
+            if self.lost[key] < TRIES:
+                plan.put_back([cfg])
+                continue
+            plan.ended([cfg])
+            if not plan.exists(cfg):
+                failures.append(
+                    KdlibError(
+                        f"Run {key} was lost {TRIES} times, last on node {hand.node} ({why}); its "
+                        "memory may be short: run it again, with fewer --jobs or on other nodes."
+                    )
+                )

@@ -1,0 +1,146 @@
+"""Workers on the nodes of a Ray cluster: hired as there is room, asked, and missed when lost."""
+
+import contextlib
+import os
+import tempfile
+import time
+import weakref
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import ray
+from ray.exceptions import RayError, RayTaskError
+from tqdm import tqdm  # tqdm.auto warns in notebooks without ipywidgets
+
+from kdlib.config import KdlibError
+from kdlib.study import records
+from kdlib.study.node import Outcome, Worker
+from kdlib.study.watch import warn
+
+LOOK = 5.0  # seconds between two looks at what the cluster has
+PATIENCE = 60.0  # seconds without any node that could work
+STARTS = 3  # times that as many workers as there is room for may die before they say a word
+
+
+def room(need):
+    """For how many workers the nodes that are up have what each needs, {resource: amount}."""
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    return sum(min(int(has.get(k, 0) / n + 1e-6) for k, n in need.items()) for has in nodes)
+
+
+@dataclass(eq=False)
+class Hand:
+    """A worker as its driver knows it."""
+
+    actor: object
+    node: str = ""  # until it has said hello
+    shared: bool = False  # whether it sees the records folder
+    configs: list = field(default_factory=list)  # in work
+
+
+class Crew:
+    """Those who were told the same. idle: Hands that have nothing to do."""
+
+    def __init__(self, told, need):
+        self.told, self.need = told, need
+        self.asked = {}  # a reference to the answer that a Hand owes: the Hand
+        self.idle = []
+        self.unfit = []  # they keep their places, or Ray would start others there
+        self.why, self.stillborn = "", 0  # why the last one was of no use; those lost at once
+        self.looked, self.hoped = 0.0, time.monotonic()  # last look; last time there was a worker
+        self.waits = False  # it was said that none can be hired yet
+        folder = records.folder()
+        folder.mkdir(parents=True, exist_ok=True)
+        handle, self.token = tempfile.mkstemp(prefix=".tmp-ray-", dir=folder)
+        os.close(handle)
+        self.forget = weakref.finalize(self, Path(self.token).unlink, missing_ok=True)
+
+    def due(self):
+        """Whether it is time to look at what the cluster has."""
+        return time.monotonic() >= self.looked + LOOK
+
+    def hire(self, wanted):
+        """Have so many workers, as far as there is room; those that are idle beyond it go."""
+        self.looked = time.monotonic()
+        free = room(self.need) - len(self.unfit)
+        while (
+            len(self.asked) + len(self.idle) < min(free, wanted) and self.stillborn < STARTS * free
+        ):
+            options = {"num_cpus": self.need["CPU"], "num_gpus": self.need.get("GPU", 0)}
+            options |= {"max_restarts": 0, "scheduling_strategy": "SPREAD"}
+            hand = Hand(ray.remote(Worker).options(**options).remote(self.told))
+            self.ask(hand, "hello", self.token)
+        while self.idle and len(self.asked) + len(self.idle) > wanted:
+            self._dismiss(self.idle.pop())
+
+    def ask(self, hand, what, *arguments):
+        """Have a worker do a method of Worker."""
+        self.asked[getattr(hand.actor, what).remote(*arguments)] = hand
+
+    def hopeful(self):
+        """KdlibError if there is no worker and none that could be. A long wait is said once."""
+        now = time.monotonic()
+        if self.idle or any(hand.node for hand in self.asked.values()):
+            self.hoped = now
+        elif not self.asked and self.why and self._used_up():
+            raise KdlibError(self.why)
+        elif now - self.hoped > PATIENCE and not self.asked:
+            raise KdlibError("No node of the cluster has room for a run any more; add one to it.")
+        elif now - self.hoped > PATIENCE and not self.waits:
+            self.waits = True
+            tqdm.write("waiting for room on the cluster (others hold its cores or GPUs)")
+
+    def _used_up(self):
+        return room(self.need) <= len(self.unfit) + self.stillborn // STARTS
+
+    def answers(self, timeout):
+        """[(Hand, Outcome)] of those that answered within a time in seconds; None: it is lost.
+
+        Those that have said hello are idle from then on."""
+        if not self.asked:
+            time.sleep(min(timeout, 1.0))
+            return []
+        owed = list(self.asked)
+        ray.wait(owed, timeout=timeout)
+        done, _ = ray.wait(owed, num_returns=len(owed), timeout=0)
+        return [answer for ref in done if (answer := self._answer(ref))]
+
+    def _answer(self, ref):
+        hand = self.asked.pop(ref)
+        try:
+            answer = ray.get(ref)
+        except RayError as error:
+            if hand.node and isinstance(error, RayTaskError):  # a fault of ours
+                return hand, Outcome(failures=[error.cause])
+            self._dismiss(hand)
+            self.looked = 0.0  # another one may take its place
+            if hand.node:
+                return hand, None
+            self.stillborn += 1
+            self.why = f"A worker died as it started: {str(error).strip().splitlines()[-1]}"
+            return None
+        if hand.node:
+            return hand, answer
+        hand.node, hand.shared, wrong = answer
+        if wrong:
+            self.leave_out(hand, wrong)
+        else:
+            self.idle.append(hand)
+        return None
+
+    def leave_out(self, hand, why):
+        """Ask this one nothing more; why its node is of no use is said once."""
+        if all(hand.node != other.node for other in self.unfit):
+            warn(f"{why} The node is left out.")
+        self.unfit.append(hand)
+        self.why, self.looked = why, 0.0
+
+    def close(self):
+        """Send all away."""
+        for hand in [*self.asked.values(), *self.idle, *self.unfit]:
+            self._dismiss(hand)
+        self.forget()
+
+    def _dismiss(self, hand):
+        with contextlib.suppress(RayError, ValueError):  # it is gone already
+            ray.kill(hand.actor)

@@ -1,0 +1,166 @@
+"""What runs on a node of a cluster: a worker with a core or a GPU of its own."""
+
+import contextlib
+import math
+import os
+import socket
+import tempfile
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import ray
+import torch
+
+from kdlib import cuda
+from kdlib.config import KdlibError
+from kdlib.study import pace, records
+from kdlib.study.experiment import collected, load, together
+from kdlib.study.files import whole_file
+from kdlib.study.kept import path_of
+
+RECORD = (".pt", ".npz", ".json")  # files of a run, in the order in which they are written
+
+
+@dataclass(frozen=True)
+class Told:
+    """What a driver tells its workers; paths are those of its own machine."""
+
+    device: str
+    graphs: bool
+    versions: dict
+    data: str | None  # --data
+    usual_data: str  # where a node has no KDLIB_DATA of its own
+    records: str
+    cache: str
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of runs, or of the question how long they take."""
+
+    seconds: float = 0.0
+    elsewhere: list = field(default_factory=list)  # Configs that other processes have claimed
+    failures: list = field(default_factory=list)
+    files: dict = field(default_factory=dict)  # key: as packed, where no folder is shared
+    log: str = ""  # the same
+    full: bool = False  # they do not fit into the memory of a GPU at once
+    unfit: str = ""  # why this node can do nothing of the kind
+    shares: dict | None = None  # see pace.shares
+
+
+def versions():
+    """What must be the same on all nodes; a torch for another GPU is the same torch."""
+    return {"torch": torch.__version__.partition("+")[0], "numpy": np.__version__}
+
+
+def packed(key, where):
+    """{name: bytes} of the files of a run: record and weights, or how far it was when stopped."""
+    paths = [where / path_of(key).name, *(where / f"{key}{suffix}" for suffix in RECORD)]
+    return {path.name: path.read_bytes() for path in paths if path.exists()}
+
+
+def unpacked(cfg, found):
+    """Write the files of a run as packed; a record only if it is one (else RecordError), whole."""
+    where, key = records.folder(), cfg.key()
+    whole = f"{key}.json" in found
+    if whole and records.exists(cfg):  # somebody was faster
+        return
+    if whole:
+        with tempfile.TemporaryDirectory(prefix="kdlib-") as own:
+            for name, content in found.items():
+                Path(own, name).write_bytes(content)
+            records.read(cfg, Path(own))
+    for name, content in found.items():
+        with whole_file(where / name) as temporary:
+            temporary.write_bytes(content)
+    if whole:
+        path_of(key).unlink(missing_ok=True)
+
+
+class Worker:
+    """Does runs on its node, one after another or in lockstep."""
+
+    def __init__(self, told):
+        self.told, self.shared = told, False
+        node_id = ray.get_runtime_context().get_node_id()
+        self.node = f"{socket.gethostname()} ({node_id[:6]})"
+        if told.device == "cpu":
+            torch.set_num_threads(1)
+        if not told.graphs:
+            cuda.graphs_off()
+
+    def hello(self, token):
+        """(node, whether it sees the driver's records, why it can do nothing here or "").
+
+        token: path of a file that the driver has just made beside them."""
+        self.shared = os.path.exists(token)
+        os.environ.setdefault("KDLIB_DATA", self.told.usual_data)
+        own = os.path.join(tempfile.gettempdir(), "kdlib-cache")
+        os.environ.setdefault("KDLIB_CACHE", self.told.cache if self.shared else own)
+        wrong = ""
+        for name, here in versions().items():
+            asked = self.told.versions[name]
+            if here != asked:
+                wrong = f"has {name} {here} where this machine has {asked}, and its weights would "
+                wrong = f"Node {self.node} {wrong}be others: install {name} {asked} there."
+        return self.node, self.shared, wrong
+
+    def shares(self, configs, jobs):
+        """An Outcome with pace.shares; CaptureError is a failure."""
+        told = self.told
+        with self._records([]):
+            try:
+                found = pace.shares.__wrapped__(configs, told.data, told.device, jobs)
+            except cuda.CaptureError as error:
+                return Outcome(failures=[error.with_traceback(None)])
+            except KdlibError as error:
+                return Outcome(unfit=self._said(error))
+            return Outcome(shares=found)
+
+    def do(self, configs, left, sent):
+        """The Outcome of runs that have `left` seconds; sent: what an own folder has to hold."""
+        told, start = self.told, time.monotonic()
+        deadline = None if left == math.inf else start + left
+        failures, elsewhere, full = [], [], False
+        with self._records(sent) as own:
+            try:
+                for cfg in configs:
+                    load(cfg, told.data, told.device)
+            except KdlibError as error:
+                return Outcome(unfit=self._said(error))
+            try:
+                with collected(failures):
+                    try:
+                        elsewhere = together(configs, told.data, told.device, deadline, wait=False)
+                    except (KdlibError, ExceptionGroup) as error:
+                        elsewhere = error.elsewhere
+                        raise
+            except torch.OutOfMemoryError:
+                full = True
+            seconds = time.monotonic() - start
+            failures = [type(error)(self._said(error)) for error in failures]
+            files, log = {}, ""
+            if own:
+                files = {cfg.key(): packed(cfg.key(), own) for cfg in configs}
+                log = (own / "runs.log").read_text()
+            return Outcome(seconds, elsewhere, failures, files, log, full)
+
+    def _said(self, error):
+        return f"Node {self.node}: {error}"
+
+    @contextlib.contextmanager
+    def _records(self, sent):
+        """The driver's records folder in use (None), or one with what it sent (its path)."""
+        if self.shared:
+            os.environ["KDLIB_RECORDS"] = self.told.records
+            yield None
+            return
+        with tempfile.TemporaryDirectory(prefix="kdlib-") as own:
+            os.environ["KDLIB_RECORDS"] = own
+            for found in sent:
+                found = ray.get(found) if isinstance(found, ray.ObjectRef) else found
+                for name, content in found.items():
+                    Path(own, name).write_bytes(content)
+            yield Path(own)
