@@ -81,10 +81,11 @@ def taught(cfg):
 
 
 def by_epoch(value, cfg, length):
-    """Whether a value is {epoch: list of `length` rates}, up to the last epoch."""
+    """Whether a value is {epoch: list of `length` rates} of some epochs, the last among them."""
     if not table_of(lambda rates: list_of(rate, rates, length), value):
         return False
-    return all(e.isascii() and e.isdecimal() and 1 <= int(e) <= cfg.epochs for e in value)
+    epochs = [str(epoch) for epoch in range(1, cfg.epochs + 1)]
+    return set(value) <= set(epochs) and epochs[-1] in value
 
 
 def of_curves(value, cfg, facts):
@@ -137,10 +138,13 @@ FACTS = {
     ),
     "val_accuracy_by_group": Fact(
         lambda value, cfg, facts: by_epoch(value, cfg, groups(facts)),
-        "a number from 0 to 1 for each group, by epoch",
+        "a number from 0 to 1 for each group, by epoch, the last one too",
     ),
     "val_accuracy_by_half": Fact(
-        lambda value, cfg, facts: by_epoch(value, cfg, 2), "two numbers from 0 to 1, by epoch"
+        lambda value, cfg, facts: (
+            by_epoch(value, cfg, 2) and list(value) == list(facts["val_accuracy_by_group"])
+        ),
+        "two numbers from 0 to 1, by the same epochs",
     ),
     "seconds": Fact(lambda value, cfg, facts: finite(value, 0), "a number, 0 or more"),
     "together": ABOVE_0,
