@@ -19,8 +19,9 @@ from kdlib.study import pace, records
 from kdlib.study.experiment import collected, load, together
 from kdlib.study.files import whole_file
 from kdlib.study.kept import path_of
+from kdlib.study.weights import SUFFIX
 
-RECORD = (".pt", ".npz", ".json")  # files of a run, in the order in which they are written
+RECORD = (SUFFIX, ".npz", ".json")  # files of a run, in the order in which they are written
 
 
 @dataclass(frozen=True)
