@@ -151,6 +151,8 @@ def check(words):
                 ["export", "KDLIB_RECORDS=/shared/records", "KDLIB_DATA=/shared/data"],
                 ["for", "host", "in", "a", "b;", "do"],
                 ["done;", "wait"],
+                ["ray", "start", "--head"],
+                ["ray", "start", "--address", "HOST:PORT"],
             ]
 
 

@@ -32,16 +32,10 @@ from kdlib.study.plan import Plan
 from kdlib.study.progress import shown
 from kdlib.study.watch import OutOfTime
 
-<<<<<<< HEAD
 GRACE = 1.0  # seconds in which processes that are told to stop remove what they were writing
-# of Ray: no statistics, no warnings; what is no cluster is found out in seconds, not minutes
-QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_BACKEND_LOG_LEVEL": "error"}
-QUIET |= {"RAY_gcs_server_port_wait_time_s": "1", "RAY_py_gcs_connect_timeout_s": "10"}
-=======
 # of Ray: no statistics; what is no cluster is found out in seconds, not minutes
 QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_gcs_server_port_wait_time_s": "1"}
 QUIET["RAY_py_gcs_connect_timeout_s"] = "10"
->>>>>>> h15-ray
 
 
 def missing(configs):

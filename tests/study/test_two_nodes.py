@@ -133,7 +133,11 @@ def test_where_no_folder_is_shared_records_come_back_and_are_the_same(
     assert len(used) == 2 and sum(used.values()) == 20
     assert lines(records_folder, "epoch 2/2") == dict.fromkeys(alone, 1)
     # nobody claimed a run there, because nobody worked there
-    left = {p.name for p in records_folder.iterdir() if p.suffix not in (".json", ".npz", ".safetensors")}
+    left = {
+        p.name
+        for p in records_folder.iterdir()
+        if p.suffix not in (".json", ".npz", ".safetensors")
+    }
     assert {name for name in left if not name.endswith(".safetensors")} == {"runs.log"}
 
 
