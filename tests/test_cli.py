@@ -479,7 +479,7 @@ def test_doctor_names_what_stops_digits_and_the_fix(tmp_path, monkeypatch, capsy
 
 NO_COUNT = "must be a whole number, 1 or more; see: python -m kdlib run --help"
 DOWNLOADED = "is not one that kdlib downloads (digits come with scikit-learn)"
-OF_RUN = "--help, --pair, --method, --seeds, --budget, --device, --jobs, --data, --yes"
+OF_RUN = "--help, --pair, --method, --seeds, --budget, --device, --jobs, --data, --ray, --yes"
 SEEDS = "must be a number from 1 to 8, for the first ones, or a range such as 0-7"
 OF_AUDIT = (
     "--help, --labels, --teacher, --student, --baseline, --groups, --weights, --train-counts, "

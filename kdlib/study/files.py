@@ -36,7 +36,7 @@ def on_record(where=None):
     """The keys of all records, by one look at the folder: for many runs, on a slow disk."""
     try:
         names = os.listdir(where or folder())
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return set()
     return {name.removesuffix(".json") for name in names if name.endswith(".json")}
 

@@ -153,7 +153,7 @@ def test_a_run_that_fails_fails_alone_and_what_another_process_has_claimed_waits
         return node.Outcome()
 
     fake({"a": 1}, do)
-    monkeypatch.setattr("kdlib.study.plan.LOOK", 0.01)
+    monkeypatch.setattr("kdlib.study.plan.OFTEN", 0.01)
     with pytest.raises(KdlibError, match="^Node a: it is ill$"):
         swept(SEEDS)
     assert claimed and [records.exists(cfg) for cfg in SEEDS] == [False, True, True, True, True]
