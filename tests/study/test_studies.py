@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from synthetic import baseline_of
+from synthetic import baseline_of, weights_of
 
 from kdlib import data
 from kdlib.config import DEFAULTS, FOLDS, MODELS, Config, KdlibError
@@ -330,7 +330,7 @@ def dry(tmp_path_factory):
     with pytest.MonkeyPatch.context() as m:
         m.setenv("KDLIB_RECORDS", str(folder / "records"))
         m.setenv("KDLIB_CACHE", str(folder / "cache"))
-        m.setattr(experiment, "load", lambda cfg, *_: (made[cfg.dataset], cfg.dataset))
+        m.setattr(experiment, "load", lambda cfg, *_: (made[cfg.dataset], weights_of(cfg.dataset)))
         # after one epoch a teacher is near chance, which would stop the run
         m.setattr(
             experiment,
