@@ -276,8 +276,10 @@ def _read_cache(file, y, train, sha256):
     size = len(y) * 32 * 32 * 3
     try:
         content = files.read_file(file, size + HEADER)
-    except (OSError, ValueError):
+    except OSError:
         return None
+    except ValueError:  # no file, or far too large
+        content = b""
     x = np.frombuffer(content, np.uint8)[-size:]
     if len(x) == size and _sha256(x, y, train) == sha256:
         return x.reshape(-1, 32, 32, 3)

@@ -475,7 +475,8 @@ def test_baselines_pose_as_methods_and_never_as_the_student_of_themselves():
         assert {r.config.seed for r in fake.runs["ada_alpha"]} <= set(rest)
 
 
-def test_a_false_alarm_is_counted_and_kept(monkeypatch):
+def test_a_false_alarm_is_counted_and_kept(monkeypatch, tmp_path):
+    monkeypatch.setenv("KDLIB_CACHE", str(tmp_path))
     panel = made(ITSELF, shuffled=(*NOISE, "teacher"), teacher=0.7)
     quiet = false_alarms(panel, 20)
     idle = ["idle F4 AdaAlpha", "idle F4 AdaMargin"]
@@ -487,6 +488,10 @@ def test_a_false_alarm_is_counted_and_kept(monkeypatch):
     )
     monkeypatch.setattr(rules, "LEVEL", 1.1)  # everything fires
     assert false_alarms(panel, 20) == quiet  # kept
+    (kept,) = tmp_path.glob("false-alarms-*")
+    for damaged in ("", "{", "[]", '{"any": 2}', '{"F1": 0.1}'):
+        kept.write_text(damaged)
+        assert false_alarms(panel, 20)["any"] == 1  # computed anew
     loud = false_alarms(panel, 10)
     assert loud["any"] == 1 and loud["F3b"] == 1
     assert loud["F2b"] < 1  # where it is contradicted, that is true

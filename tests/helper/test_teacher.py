@@ -2,8 +2,10 @@
 logits."""
 
 import errno
+import io
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from sklearn.metrics import recall_score
@@ -227,7 +229,9 @@ def test_a_table_is_read_again_if_it_is_whole_and_of_the_same_teacher_data_and_s
     assert len(others) == 4
     flipped = bytearray(whole)
     flipped[len(whole) // 2] ^= 1
-    damaged = (whole[:-200], bytes(flipped), b"", b"PK\x05\x06" + bytes(18))
+    large = io.BytesIO()
+    np.savez_compressed(large, logits=np.zeros(10**7, np.float16), plan="{}")
+    damaged = (whole[:-200], bytes(flipped), b"", b"PK\x05\x06" + bytes(18), large.getvalue())
     for wrong in (*damaged, others[0].read_bytes()):
         path.write_bytes(wrong)
         table, _, (warned,) = of(model)

@@ -3,6 +3,7 @@ could mean two things refused in a sentence."""
 
 import bz2
 import gzip
+import io
 import json
 import lzma
 import types
@@ -20,6 +21,7 @@ from scipy.special import log_softmax, softmax
 from sklearn.metrics import accuracy_score
 
 import kdlib
+from kdlib.reading import formats
 
 N, C = 240, 12
 RNG = np.random.default_rng(5)
@@ -224,6 +226,15 @@ def test_files_that_hold_too_much_or_would_run_are_refused(tmp_path):
     assert "s.pt: not a readable pt file (it holds Python objects, which are not read)." in refused(
         Y, models
     )
+    for file in ("large.npz", "large.zip"):
+        content = io.BytesIO()
+        np.save(content, np.zeros((2**17, 16)))
+        with zipfile.ZipFile(tmp_path / file, "w", zipfile.ZIP_DEFLATED) as archive:
+            archive.writestr("s.npy", content.getvalue())
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(formats, "LARGEST", 10**7)
+            models["student"] = tmp_path / file
+            assert "GiB once it is unpacked, of which no more than" in refused(Y, models)
     (tmp_path / "s.csv.gz").write_bytes(b"\x1f\x8bnothing")
     models["student"] = tmp_path / "s.csv.gz"
     assert "not a readable gz file" in refused(Y, models)
