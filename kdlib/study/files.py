@@ -32,15 +32,6 @@ def exists(cfg, where=None):
     return os.path.exists(f"{where or folder()}/{cfg.key()}.json")
 
 
-def on_record(where=None):
-    """The keys of all records, by one look at the folder: for many runs, on a slow disk."""
-    try:
-        names = os.listdir(where or folder())
-    except (FileNotFoundError, NotADirectoryError):
-        return set()
-    return {name.removesuffix(".json") for name in names if name.endswith(".json")}
-
-
 def cache_folder():
     """Where files are that can be made again: $KDLIB_CACHE, else data/cache."""
     return Path(os.environ.get("KDLIB_CACHE") or DATA / "cache")

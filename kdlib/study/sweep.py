@@ -23,7 +23,6 @@ from kdlib.study.files import (
     cache_folder,
     check_writable,
     free,
-    on_record,
     sweep_leftovers,
 )
 from kdlib.study.machine import default_device
@@ -39,8 +38,8 @@ QUIET["RAY_py_gcs_connect_timeout_s"] = "10"
 
 
 def missing(configs):
-    """The Configs without a record."""
-    there = on_record()
+    """The Configs without a record, by one look at the folder, whose disk may be slow."""
+    there = {path.stem for path in records.paths()}
     return [cfg for cfg in configs if cfg.key() not in there]
 
 
@@ -123,11 +122,8 @@ def _planned(todo, folder, device, jobs, deadline, place):
     alone = beside
     if deadline is not None and device != "cpu":
         alone = place.shares(todo, folder, device, 1)
-    return Plan(todo, records.exists, deadline, alone, beside, _free)
-
-
-def _free(cfg):
-    return free(cfg.key(), records.folder())
+    where = records.folder()
+    return Plan(todo, records.exists, deadline, alone, beside, lambda cfg: free(cfg.key(), where))
 
 
 @contextlib.contextmanager
