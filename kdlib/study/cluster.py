@@ -248,11 +248,7 @@ class Cluster:
             most = max(1, len(configs) // 2)
             tqdm.write(f"out of GPU memory on node {hand.node}; going on with {most} runs at once")
             return most
-        mine = [cfg for cfg in configs if cfg not in outcome.elsewhere]
-        if mine and not outcome.failures:
-            plan.took(mine, outcome.seconds)
-        plan.elsewhere(outcome.elsewhere)
-        plan.ended(mine)
+        plan.came(configs, outcome)
         return most
 
     def _put_back(self, hand, plan, failures, why):

@@ -14,7 +14,7 @@ from tqdm import tqdm  # tqdm.auto warns in notebooks without ipywidgets
 
 from kdlib.config import KdlibError
 from kdlib.study import records
-from kdlib.study.node import Outcome, Worker
+from kdlib.study.node import Answer, Worker
 from kdlib.study.watch import warn
 
 LOOK = 5.0  # seconds between two looks at what the cluster has
@@ -94,7 +94,7 @@ class Crew:
         return room(self.need) <= len(self.unfit) + self.stillborn // STARTS
 
     def answers(self, timeout):
-        """[(Hand, Outcome)] of those that answered within a time in seconds; None: it is lost.
+        """[(Hand, Answer)] of those that answered within a time in seconds; None: it is lost.
 
         Those that have said hello are idle from then on."""
         if not self.asked:
@@ -111,7 +111,7 @@ class Crew:
             answer = ray.get(ref)
         except RayError as error:
             if hand.node and isinstance(error, RayTaskError):  # a fault of ours
-                return hand, Outcome(failures=[error.cause])
+                return hand, Answer(failures=[error.cause])
             self._dismiss(hand)
             self.looked = 0.0  # another one may take its place
             if hand.node:

@@ -103,7 +103,7 @@ def trained(cfg, folder=None, device=None):
 
 
 @contextlib.contextmanager
-def collected(failures, kind=KdlibError):
+def collected(failures):
     """What stops runs in this block is appended to `failures`, so that others go on.
 
     It comes without its traceback, which would keep networks and tables in memory."""
@@ -111,7 +111,7 @@ def collected(failures, kind=KdlibError):
         yield
     except ExceptionGroup as several:
         failures += [error.with_traceback(None) for error in several.exceptions]
-    except kind as error:
+    except KdlibError as error:
         failures.append(error.with_traceback(None))
 
 

@@ -6,7 +6,7 @@ import os
 import socket
 import tempfile
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +16,8 @@ import torch
 from kdlib import cuda
 from kdlib.config import KdlibError
 from kdlib.study import pace, records
-from kdlib.study.experiment import collected, load, together
+from kdlib.study.attempt import Outcome, attempt
+from kdlib.study.experiment import load
 from kdlib.study.files import whole_file
 from kdlib.study.kept import path_of
 from kdlib.study.weights import SUFFIX
@@ -38,15 +39,11 @@ class Told:
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """What came of runs, or of the question how long they take."""
+class Answer(Outcome):
+    """What came of runs on a node, or of the question how long they take."""
 
-    seconds: float = 0.0
-    elsewhere: list = field(default_factory=list)  # Configs that other processes have claimed
-    failures: list = field(default_factory=list)
     files: dict = field(default_factory=dict)  # key: as packed, where no folder is shared
     log: str = ""  # the same
-    full: bool = False  # they do not fit into the memory of a GPU at once
     unfit: str = ""  # why this node can do nothing of the kind
     shares: dict | None = None  # see pace.shares
 
@@ -109,44 +106,34 @@ class Worker:
         return self.node, self.shared, wrong
 
     def shares(self, configs, jobs):
-        """An Outcome with pace.shares; CaptureError is a failure."""
+        """An Answer with pace.shares; CaptureError is a failure."""
         told = self.told
         with self._records([]):
             try:
                 found = pace.shares.__wrapped__(configs, told.data, told.device, jobs)
             except cuda.CaptureError as error:
-                return Outcome(failures=[error.with_traceback(None)])
+                return Answer(failures=[error.with_traceback(None)])
             except KdlibError as error:
-                return Outcome(unfit=self._said(error))
-            return Outcome(shares=found)
+                return Answer(unfit=self._said(error))
+            return Answer(shares=found)
 
     def do(self, configs, left, sent):
-        """The Outcome of runs that have `left` seconds; sent: what an own folder has to hold."""
-        told, start = self.told, time.monotonic()
-        deadline = None if left == math.inf else start + left
-        failures, elsewhere, full = [], [], False
+        """The Answer about runs that have `left` seconds; sent: what an own folder has to hold."""
+        told = self.told
+        deadline = None if left == math.inf else time.monotonic() + left
         with self._records(sent) as own:
             try:
                 for cfg in configs:
                     load(cfg, told.data, told.device)
             except KdlibError as error:
-                return Outcome(unfit=self._said(error))
-            try:
-                with collected(failures):
-                    try:
-                        elsewhere = together(configs, told.data, told.device, deadline, wait=False)
-                    except (KdlibError, ExceptionGroup) as error:
-                        elsewhere = error.elsewhere
-                        raise
-            except torch.OutOfMemoryError:
-                full = True
-            seconds = time.monotonic() - start
-            failures = [type(error)(self._said(error)) for error in failures]
-            files, log = {}, ""
-            if own:
-                files = {cfg.key(): packed(cfg.key(), own) for cfg in configs}
-                log = (own / "runs.log").read_text()
-            return Outcome(seconds, elsewhere, failures, files, log, full)
+                return Answer(unfit=self._said(error))
+            outcome = attempt(configs, told.data, told.device, deadline)
+            failures = [type(error)(self._said(error)) for error in outcome.failures]
+            outcome = replace(outcome, failures=failures)
+            if own is None:
+                return Answer(**vars(outcome))
+            files = {cfg.key(): packed(cfg.key(), own) for cfg in configs}
+            return Answer(**vars(outcome), files=files, log=(own / "runs.log").read_text())
 
     def _said(self, error):
         return f"Node {self.node}: {error}"

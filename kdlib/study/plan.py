@@ -139,6 +139,14 @@ class Plan:
                 self._failed.add(cfg.key())
         self._stop(configs)
 
+    def came(self, configs, outcome):
+        """This Outcome (of attempt.py) came of runs that were begun together."""
+        mine = [cfg for cfg in configs if cfg not in outcome.elsewhere]
+        if mine and not outcome.failures:
+            self.took(mine, outcome.seconds)
+        self.elsewhere(outcome.elsewhere)
+        self.ended(mine)
+
     def _stop(self, configs):
         keys = {cfg.key() for cfg in configs}
         self.running = [cfg for cfg in self.running if cfg.key() not in keys]

@@ -1,7 +1,6 @@
 """Many runs: sweep(configs) does what is missing, here. plan.py says in which order."""
 
 import contextlib
-import functools
 import gc
 import multiprocessing
 import os
@@ -17,7 +16,7 @@ from tqdm import tqdm  # tqdm.auto warns in notebooks without ipywidgets
 from kdlib import cuda
 from kdlib.config import KdlibError, count_of
 from kdlib.study import pace, records, stopping
-from kdlib.study.experiment import collected, load, together
+from kdlib.study.attempt import Outcome, attempt
 from kdlib.study.files import (
     available_cores,
     cache_folder,
@@ -153,51 +152,25 @@ def _work(plan, jobs, how, failures):
         yield from work(plan, jobs, how, failures)
 
 
-def _timed(configs, folder, device, deadline):
-    """(Seconds that `together` takes, what it left to other processes).
-
-    Data are loaded before, once in a process."""
-    for cfg in configs:
-        load(cfg, folder, device)
-    start = time.monotonic()
-    elsewhere = together(configs, folder, device, deadline, wait=False)
-    return time.monotonic() - start, elsewhere
-
-
-def _note(plan, configs, failures, kind, outcome):
-    """Tell the plan what came of runs. outcome(): what _timed returned; or it raises, as it did.
-
-    What is of a kind of exception is appended to `failures`."""
-    elsewhere = []
-    with collected(failures, kind):
-        try:
-            seconds, elsewhere = outcome()
-        except Exception as error:
-            elsewhere = getattr(error, "elsewhere", [])
-            raise
-        if mine := [cfg for cfg in configs if cfg not in elsewhere]:
-            plan.took(mine, seconds)
-    plan.elsewhere(elsewhere)
-    plan.ended([cfg for cfg in configs if cfg not in elsewhere])
-
-
 def _in_lockstep(plan, jobs, how, failures):
     """Do what is planned in this process, up to `jobs` runs at once; a step ends where some end.
 
-    how: the further arguments of _timed. What stops a run is appended to `failures`."""
+    how: the further arguments of attempt. What stops a run is appended to `failures`."""
     _, device, _ = how
     while (configs := plan.next(jobs)) or plan.waits():
         if not configs:
             plan.wait()
             yield
             continue
-        try:
-            _note(plan, configs, failures, KdlibError, functools.partial(_timed, configs, *how))
-        except torch.OutOfMemoryError:
+        outcome = attempt(configs, *how)
+        failures += outcome.failures
+        if outcome.full:
             jobs = len(configs) // 2
             short = f"out of GPU memory with {len(configs)} runs at once"
             tqdm.write(f"{short}; going on with {jobs}")
             plan.put_back(configs)
+        else:
+            plan.came(configs, outcome)
         if device != "cpu":
             gc.collect()  # graphs and their memory may hang in cycles
         yield
@@ -210,7 +183,7 @@ def _in_processes(plan, jobs, how, failures):
         while True:
             while len(running) < jobs and (configs := plan.next(1)):
                 with stopping.held():
-                    running[pool.submit(_timed, configs, *how)] = configs
+                    running[pool.submit(attempt, configs, *how)] = configs
             if not running:
                 if not plan.waits():  # what is pending waits for a teacher that failed, or for time
                     return
@@ -220,13 +193,16 @@ def _in_processes(plan, jobs, how, failures):
             done, _ = futures.wait(running, until, futures.FIRST_COMPLETED)
             for future in done:
                 configs = running.pop(future)
-                if isinstance(error := future.exception(), BrokenProcessPool):
+                error = future.exception()
+                if isinstance(error, BrokenProcessPool):
                     raise KdlibError(
                         f"A process died in run {configs[0].key()} or beside it (killed, or out of "
                         "memory); finished runs are kept: run it again, with fewer --jobs if "
                         "memory was short."
                     ) from error
-                _note(plan, configs, failures, Exception, future.result)
+                outcome = Outcome(failures=[error]) if error else future.result()
+                failures += outcome.failures
+                plan.came(configs, outcome)
             yield
 
 

@@ -14,7 +14,7 @@ from synthetic import record
 from kdlib import cuda
 from kdlib.config import Config, KdlibError
 from kdlib.step import Diverged
-from kdlib.study import experiment, pace, records, sweep
+from kdlib.study import attempt, experiment, pace, records, sweep
 from kdlib.study.experiment import TeacherError, together
 from kdlib.study.files import claim
 from kdlib.study.plan import Plan
@@ -242,8 +242,8 @@ def pretend(records_folder, monkeypatch):
             raise ExceptionGroup("several", failures)
         return []
 
-    monkeypatch.setattr(sweep, "together", do)
-    monkeypatch.setattr(sweep, "load", lambda *a: None)
+    monkeypatch.setattr(attempt, "together", do)
+    monkeypatch.setattr(attempt, "load", lambda *a: None)
 
     def shares(configs, *how):
         return {cfg.key(): asked.seconds.get(cfg.key(), 0.01) for cfg in configs}
@@ -293,7 +293,7 @@ def test_runs_that_gave_up_in_time_are_not_failures(pretend):
 
 def test_what_a_group_left_to_others_is_not_lost_when_another_of_it_fails(pretend, monkeypatch):
     """Nor is it counted in how long runs take."""
-    plain, claimed = sweep.together, SEEDS[1:2]
+    plain, claimed = attempt.together, SEEDS[1:2]
 
     def together(configs, *more, **wait):
         elsewhere = [cfg for cfg in configs if cfg in claimed]
@@ -306,7 +306,7 @@ def test_what_a_group_left_to_others_is_not_lost_when_another_of_it_fails(preten
         return elsewhere
 
     took = []
-    monkeypatch.setattr(sweep, "together", together)
+    monkeypatch.setattr(attempt, "together", together)
     monkeypatch.setattr(Plan, "took", lambda plan, configs, seconds: took.append(configs))
     pretend.fails[SEEDS[0].key()] = Diverged("no 0")
     with pytest.raises(KdlibError, match="^no 0$"):
@@ -328,7 +328,7 @@ def test_where_steps_cannot_be_captured_each_run_goes_on_in_its_own_process(
     pretend, graphs, monkeypatch, capsys
 ):
     said = "A training step cannot be captured here."
-    plain, processes, in_lockstep = sweep.together, [], sweep._in_lockstep
+    plain, processes, in_lockstep = attempt.together, [], sweep._in_lockstep
 
     def first_fails(configs, *more, **wait):
         if cuda.Captured.graphs:
@@ -339,7 +339,7 @@ def test_where_steps_cannot_be_captured_each_run_goes_on_in_its_own_process(
         processes.append(jobs)
         return in_lockstep(plan, 1, how, failures)
 
-    monkeypatch.setattr(sweep, "together", first_fails)
+    monkeypatch.setattr(attempt, "together", first_fails)
     monkeypatch.setattr(sweep, "_in_processes", here)
     done = sweep.sweep(SEEDS, device="cuda", jobs=3)
     assert [r.config for r in done] == SEEDS and pretend == [[c.key()] for c in SEEDS]
