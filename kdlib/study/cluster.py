@@ -104,11 +104,6 @@ class Cluster:
             return max(1, min(room({"CPU": 1, "GPU": 1}), math.ceil(len(configs) / jobs)))
         return max(1, min(room({"CPU": 1}), jobs, len(configs)))
 
-    def together(self, configs, folder, device, jobs):
-        """Seconds that all Configs take, `jobs` at a time; see pace.together."""
-        expected = self.shares(configs, folder, device, jobs)
-        return STARTING + sum(expected.values()) / self.workers(configs, device, jobs)
-
     @falls_back
     def shares(self, configs, folder, device, jobs):
         """pace.shares, measured once, on the first node that answers."""

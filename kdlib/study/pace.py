@@ -19,7 +19,6 @@ from kdlib.study.watch import EVALUATIONS
 from kdlib.train import fit, predict
 
 MEASURED = 4  # runs side by side whose pace is measured; each takes seconds to be captured
-
 STARTING = 5.0  # seconds; see `starting`
 
 
@@ -75,12 +74,6 @@ def workers(configs, device, jobs):
 def starting(device):
     """Seconds until the first process trains, which has to import torch and read the data."""
     return STARTING if device == "cpu" else 0.0
-
-
-def together(configs, folder, device, jobs):
-    """Seconds that all Configs take on this machine, `jobs` at a time."""
-    expected = shares(configs, folder, device, jobs)
-    return starting(device) + sum(expected.values()) / workers(configs, device, jobs)
 
 
 _PACES = {}  # what was measured here

@@ -15,7 +15,7 @@ from tqdm import tqdm  # tqdm.auto warns in notebooks without ipywidgets
 
 from kdlib import cuda
 from kdlib.config import KdlibError, count_of
-from kdlib.study import pace, records, stopping
+from kdlib.study import records, stopping
 from kdlib.study.attempt import Outcome, attempt
 from kdlib.study.files import (
     available_cores,
@@ -31,9 +31,12 @@ from kdlib.study.progress import shown
 from kdlib.study.watch import OutOfTime
 
 GRACE = 1.0  # seconds in which processes that are told to stop remove what they were writing
-# of Ray: no statistics; what is no cluster is found out in seconds, not minutes
-QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_gcs_server_port_wait_time_s": "1"}
-QUIET["RAY_py_gcs_connect_timeout_s"] = "10"
+RAY = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    # what is no cluster is found out in seconds, not minutes
+    "RAY_gcs_server_port_wait_time_s": "1",
+    "RAY_py_gcs_connect_timeout_s": "10",
+}
 
 
 def missing(configs):
@@ -73,9 +76,9 @@ def sweep(configs, folder=None, device=None, jobs=None, budget=None, ray=None):
 
 
 def place_of(ray=None):
-    """Where runs are done, and how: on this machine, or by a Cluster, which does the same."""
+    """Where and how runs are done: on this machine, or by a Cluster, which offers the same."""
     if ray is not None:
-        for name, value in QUIET.items():
+        for name, value in RAY.items():
             os.environ.setdefault(name, value)
         from kdlib.study import cluster  # needs Ray, which reads these when it is imported
 
@@ -85,11 +88,16 @@ def place_of(ray=None):
         default_device=default_device,
         default_jobs=default_jobs,
         shares=shares,
-        together=pace.together,
         workers=workers,
         starting=starting,
         work=_work,
     )
+
+
+def seconds_at(place, configs, folder, device, jobs):
+    """Seconds that all Configs take at a place, `jobs` at a time."""
+    expected = place.shares(configs, folder, device, jobs)
+    return place.starting(device) + sum(expected.values()) / place.workers(configs, device, jobs)
 
 
 @falls_back
@@ -116,7 +124,7 @@ def _do_all(todo, folder, device, jobs, deadline, place):
 
 
 def _planned(todo, folder, device, jobs, deadline, place):
-    """The Plan of runs, with how long each takes; alone is of interest where time may be up."""
+    """The Plan of runs, with how long each takes, alone too where a deadline makes it matter."""
     beside = place.shares(todo, folder, device, jobs)
     alone = beside
     if deadline is not None and device != "cpu":
@@ -127,7 +135,7 @@ def _planned(todo, folder, device, jobs, deadline, place):
 
 @contextlib.contextmanager
 def _one_thread(device):
-    """A block in which runs on a CPU take one thread, wherever they are done."""
+    """A block in which a CPU is given one thread, as in every process of a sweep."""
     threads = torch.get_num_threads()
     if device == "cpu":
         torch.set_num_threads(1)
@@ -144,8 +152,8 @@ def _needs_processes(device):
 def _work(plan, jobs, how, failures):
     """Do what is planned: on a CPU each run in the next free process, on a GPU in lockstep.
 
-    One at a time needs no other process, which would take seconds to start. how: see _in_lockstep.
-    A step ends where some runs end."""
+    One run at a time needs no other process, which would take seconds to start. For `how`, and when
+    it yields, see _in_lockstep."""
     _, device, _ = how
     work = _in_processes if jobs > 1 and _needs_processes(device) else _in_lockstep
     with _one_thread(device):
@@ -153,9 +161,9 @@ def _work(plan, jobs, how, failures):
 
 
 def _in_lockstep(plan, jobs, how, failures):
-    """Do what is planned in this process, up to `jobs` runs at once; a step ends where some end.
+    """Do what is planned in this process, up to `jobs` runs at once. Yields whenever some ended.
 
-    how: the further arguments of attempt. What stops a run is appended to `failures`."""
+    how: the other arguments of attempt. What stops a run is appended to `failures`."""
     _, device, _ = how
     while (configs := plan.next(jobs)) or plan.waits():
         if not configs:
@@ -177,7 +185,7 @@ def _in_lockstep(plan, jobs, how, failures):
 
 
 def _in_processes(plan, jobs, how, failures):
-    """As _in_lockstep, each run in the next free of `jobs` processes."""
+    """The same as _in_lockstep, but each run in the next free one of `jobs` processes."""
     with _pool(jobs) as pool:
         running = {}
         while True:
@@ -210,10 +218,11 @@ def _in_processes(plan, jobs, how, failures):
 def _pool(jobs):
     """Processes of one thread each, all stopped when the block is left, also by an interrupt.
 
-    Results do not depend on the number of cores then, and two do more than one with two threads."""
+    With one thread results do not depend on the number of cores, and two processes do more than one
+    with two threads."""
     others = set(multiprocessing.active_children())
     spawn = multiprocessing.get_context("spawn")
-    with stopping.held():  # or its semaphores would be nobody's
+    with stopping.held():  # an interrupt here would leave its semaphores to nobody
         pool = futures.ProcessPoolExecutor(jobs, spawn, initializer=_start_worker)
     try:
         yield pool
