@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import torch
 
 from kdlib.config import KdlibError
-from kdlib.study.experiment import collected, load, together
+from kdlib.study.experiment import collected, load, no_room, together
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,9 @@ def attempt(configs, folder, device, deadline):
             start = time.monotonic()
             elsewhere = together(configs, folder, device, deadline, wait=False)
         except torch.OutOfMemoryError:
-            full = True
+            full = len(configs) > 1
+            if not full:
+                failures.append(no_room(configs[0]))
         except (KdlibError, ExceptionGroup) as error:
             elsewhere = getattr(error, "elsewhere", [])
             raise

@@ -140,16 +140,20 @@ def _do(configs, folder, device, deadline=None):
     except torch.OutOfMemoryError:
         if len(configs) > 1:
             raise
-        said = (
-            f"Run {configs[0].key()} stopped: it does not fit into the memory of the GPU; another "
-            "process may hold it (`nvidia-smi` says), or a smaller batch_size helps."
-        )
         # raised below: without this one, whose traceback would keep the memory
-        failures = [KdlibError(said)]
+        failures = [no_room(configs[0])]
     if len(failures) > 1:
         raise ExceptionGroup("several runs failed", failures)
     if failures:
         raise failures[0]
+
+
+def no_room(cfg):
+    """The KdlibError of a run that does not fit into the memory of a GPU by itself."""
+    return KdlibError(
+        f"Run {cfg.key()} stopped: it does not fit into the memory of the GPU; another "
+        "process may hold it (`nvidia-smi` says), or a smaller batch_size helps."
+    )
 
 
 def _ready(cfg, folder, device, deadline, teachers, count):

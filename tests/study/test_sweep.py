@@ -277,6 +277,12 @@ def test_out_of_memory_means_fewer_at_once_and_loses_nothing(pretend, capsys):
     assert capsys.readouterr().out == said
 
 
+def test_a_run_whose_data_do_not_fit_into_memory_fails_by_name(pretend):
+    pretend.room = 0
+    with pytest.raises(KdlibError, match=f"^Run {SEEDS[0].key()} stopped: it does not fit"):
+        sweep.sweep(SEEDS[:1], device="cuda", jobs=2)
+
+
 @pytest.mark.parametrize("failed, said", [([1], "^no 1$"), ([1, 3], r"no 1 \(1 more run failed")])
 def test_runs_that_fail_stop_nothing_else(pretend, failed, said):
     pretend.fails = {SEEDS[k].key(): Diverged(f"no {k}") for k in failed}
