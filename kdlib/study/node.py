@@ -1,4 +1,4 @@
-"""What runs on a node of a cluster: a worker with a core or a GPU of its own."""
+"""The worker that runs on a node of a cluster, with a core or a GPU of its own."""
 
 import contextlib
 import math
@@ -43,24 +43,24 @@ class Answer(Outcome):
     """What came of runs on a node, or of the question how long they take."""
 
     files: dict = field(default_factory=dict)  # key: as packed, where no folder is shared
-    log: str = ""  # the same
-    unfit: str = ""  # why this node can do nothing of the kind
+    log: str = ""  # lines of runs.log, also where no folder is shared
+    unfit: str = ""  # why this node can do no such runs
     shares: dict | None = None  # see pace.shares
 
 
 def versions():
-    """What must be the same on all nodes; a torch for another GPU is the same torch."""
+    """What must be the same on all nodes; for which GPU torch was built does not matter."""
     return {"torch": torch.__version__.partition("+")[0], "numpy": np.__version__}
 
 
 def packed(key, where):
-    """{name: bytes} of the files of a run: record and weights, or how far it was when stopped."""
+    """{name: bytes} of the files of a run: its record and weights, or its state when it stopped."""
     paths = [where / path_of(key).name, *(where / f"{key}{suffix}" for suffix in RECORD)]
     return {path.name: path.read_bytes() for path in paths if path.exists()}
 
 
 def unpacked(cfg, found):
-    """Write the files of a run as packed; a record only if it is one (else RecordError), whole."""
+    """Write the files of a run as packed; RecordError, and none is written, if it is no record."""
     where, key = records.folder(), cfg.key()
     whole = f"{key}.json" in found
     if whole and records.exists(cfg):  # somebody was faster
@@ -97,13 +97,17 @@ class Worker:
         os.environ.setdefault("KDLIB_DATA", self.told.usual_data)
         own = os.path.join(tempfile.gettempdir(), "kdlib-cache")
         os.environ.setdefault("KDLIB_CACHE", self.told.cache if self.shared else own)
-        wrong = ""
+        return self.node, self.shared, self._other_versions()
+
+    def _other_versions(self):
         for name, here in versions().items():
             asked = self.told.versions[name]
             if here != asked:
-                wrong = f"has {name} {here} where this machine has {asked}, and its weights would "
-                wrong = f"Node {self.node} {wrong}be others: install {name} {asked} there."
-        return self.node, self.shared, wrong
+                return (
+                    f"Node {self.node} has {name} {here} where this machine has {asked}, and its "
+                    f"weights would be others: install {name} {asked} there."
+                )
+        return ""
 
     def shares(self, configs, jobs):
         """An Answer with pace.shares; CaptureError is a failure."""
@@ -140,7 +144,9 @@ class Worker:
 
     @contextlib.contextmanager
     def _records(self, sent):
-        """The driver's records folder in use (None), or one with what it sent (its path)."""
+        """A block in which records go to the driver's folder, or to one with what was sent.
+
+        Yields the path of the latter, else None."""
         if self.shared:
             os.environ["KDLIB_RECORDS"] = self.told.records
             yield None
