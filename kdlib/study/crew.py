@@ -35,7 +35,7 @@ class Hand:
     actor: object
     node: str = ""  # until it has said hello
     shared: bool = False  # whether it sees the records folder
-    configs: list = field(default_factory=list)  # in work
+    configs: list = field(default_factory=list)  # that it is doing
 
 
 class Crew:
