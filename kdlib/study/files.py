@@ -95,10 +95,7 @@ def _written(path, errors=FULL_OR_CLOSED):
 
 def _cannot_write(path, error):
     """A sentence about an OSError: which file, why, how full its disk is, what helps."""
-    there = path.absolute()
-    while not os.path.exists(there):
-        there = there.parent
-    disk = there
+    there = disk = nearest(path)
     while not os.path.ismount(disk):
         disk = disk.parent
     why = "not a folder" if isinstance(error, FileExistsError) else os.strerror(error.errno)
@@ -108,6 +105,14 @@ def _cannot_write(path, error):
         "another folder (KDLIB_RECORDS for records, KDLIB_CACHE for the cache), then run the same "
         "command again."
     )
+
+
+def nearest(path):
+    """A path as far as it exists: the folder above it in which the rest would be made."""
+    there = path.absolute()
+    while not os.path.exists(there):
+        there = there.parent
+    return there
 
 
 def sweep_leftovers(where):
@@ -124,7 +129,7 @@ def check_writable(where):
     Called before work whose results will be written there."""
     made = [path for path in (where, *where.parents) if not os.path.exists(path)]
     try:
-        with _written(where, errno.errorcode):
+        with _written(where, errno.errorcode):  # all errors, as nothing is read here
             where.mkdir(parents=True, exist_ok=True)
             with _temporary(where) as path:
                 path.write_bytes(bytes(ROOM))
@@ -188,6 +193,6 @@ def available_cores():
 
 
 def in_notebook():
-    """Whether a notebook shows what is printed here; a package that came along tells nothing."""
+    """Whether a notebook shows what is printed here. That IPython is installed is no sign of it."""
     python = sys.modules.get("IPython")
     return python is not None and hasattr(python.get_ipython(), "kernel")
