@@ -258,7 +258,7 @@ class Cluster:
             if not plan.exists(cfg):
                 failures.append(
                     KdlibError(
-                        f"Run {key} was lost {TRIES} times, last on node {hand.node} ({why}); its "
-                        "memory may be short: run it again, with fewer --jobs or on other nodes."
+                        f"Run {key} was lost {TRIES} times, last on node {hand.node} ({why}); "
+                        "that node may be short of memory: use fewer --jobs or other nodes."
                     )
                 )

@@ -20,7 +20,7 @@ PROCESSOR = ("name", "family", "model", "capability")
 class Fact(NamedTuple):
     """right(value, config, facts): whether a value can be believed; must: what it has to be.
 
-    needed: a record is refused without it; student: only the record of a student has it."""
+    needed: whether a record is refused without it; student: whether only students have it."""
 
     right: Callable
     must: str
@@ -37,7 +37,7 @@ def finite(value, low=-LARGEST, high=LARGEST):
 
 
 def text(value):
-    """Whether a value is text that can be shown: no half letters, no commands to a terminal."""
+    """Whether a value is text that can be shown: no lone surrogates, no codes for a terminal."""
     return type(value) is str and value != "" and value.isprintable()
 
 
@@ -70,12 +70,12 @@ def names(value):
 
 
 def alone(right):
-    """Of right(value), the same as a Fact asks it."""
+    """right(value) as a Fact asks it, which tells the config and the other facts too."""
     return lambda value, cfg, facts: right(value)
 
 
 def by_group(right):
-    """Whether a value is a list of such things, one for each group, as a Fact asks it."""
+    """The same of a list, which has such a value for each group."""
     return lambda value, cfg, facts: list_of(right, value, len(facts["group_names"]))
 
 
@@ -162,7 +162,9 @@ FACTS = {
     ),
     "teacher_margin_val": MARGINS,
     "teacher_margin_train": MARGINS,
-    "margins": Fact(of_margins, "nothing, or a number from 0 to 1 for each it is of", student=True),
+    "margins": Fact(
+        of_margins, "nothing, or a number from 0 to 1 for each group or image", student=True
+    ),
     "fold_teacher_keys": Fact(of_fold_teachers, "the runs that its config names", student=True),
     "npz_sha256": HASH,
     "labels_sha256": Fact(
@@ -178,7 +180,7 @@ def check(facts, cfg):
     facts: {name: value} as JSON gives them, without recipe, config and seal."""
     for name in facts:
         if name not in FACTS:
-            raise KdlibError(f"{name!r} is no fact of a record: {did_you_mean(name, FACTS)}")
+            raise KdlibError(f"{name!r} is not a fact of a record: {did_you_mean(name, FACTS)}")
     for name, fact in FACTS.items():
         if fact.student and cfg.teacher is None:
             if name in facts:

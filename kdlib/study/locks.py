@@ -26,8 +26,8 @@ def examined(where):
     lines = [f"locks: a second process is kept out of what the first has claimed in {where}"]
     if kind.startswith(NETWORKS):
         lines.append(
-            f"locks: {where} is shared ({kind}); before machines share a study, ask who runs it "
-            "whether flock holds between them"
+            f"locks: {where} is shared ({kind}); before machines share a study, ask its "
+            "administrators whether flock holds between them"
         )
     return lines, []
 

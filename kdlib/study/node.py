@@ -104,8 +104,8 @@ class Worker:
             asked = self.told.versions[name]
             if here != asked:
                 return (
-                    f"Node {self.node} has {name} {here} where this machine has {asked}, and its "
-                    f"weights would be others: install {name} {asked} there."
+                    f"Node {self.node} has {name} {here} where this machine has {asked}, and "
+                    f"would make other weights: install {name} {asked} there."
                 )
         return ""
 

@@ -250,7 +250,7 @@ def check_pair(record, other):
     for name, what in shared.items():
         if record.facts[name] != other.facts[name]:
             raise RecordError(
-                f"Records {a} and {b} are of different {what}; delete the one that is not of yours "
+                f"Records {a} and {b} are of different {what}; delete the one that is not yours "
                 "and run again."
             )
     for name in SPLITS:
