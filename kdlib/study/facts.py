@@ -56,9 +56,8 @@ def share(value):
     return finite(value, 0, 1)
 
 
-def rate(value):
-    """A share, or None where there was nothing to count."""
-    return value is None or share(value)
+def nothing_or(right):
+    return lambda value: value is None or right(value)
 
 
 def is_hash(value):
@@ -81,7 +80,7 @@ def by_group(right):
 
 def by_epoch(value, cfg, length):
     """Whether a value is {epoch: list of `length` rates} of some epochs, the last among them."""
-    if not table_of(lambda rates: list_of(rate, rates, length), value):
+    if not table_of(lambda rates: list_of(nothing_or(share), rates, length), value):
         return False
     epochs = [str(epoch) for epoch in range(1, cfg.epochs + 1)]
     return set(value) <= set(epochs) and epochs[-1] in value
@@ -99,30 +98,6 @@ def of_margins(value, cfg, facts):
     return by_group(share)(value, cfg, facts)
 
 
-def of_accuracy(value, cfg, facts):
-    return by_epoch(value, cfg, len(facts["group_names"]))
-
-
-def of_halves(value, cfg, facts):
-    return by_epoch(value, cfg, 2) and list(value) == list(facts["val_accuracy_by_group"])
-
-
-def of_precision(value, cfg, facts):
-    return value == cfg.precision
-
-
-def of_teacher(value, cfg, facts):
-    return value == cfg.teacher_config().key()
-
-
-def of_fold_teachers(value, cfg, facts):
-    return value == [teacher.key() for teacher in cfg.dependencies()[1:]]
-
-
-def of_processor(value):
-    return table_of(lambda of: of is None or text(of), value, PROCESSOR)
-
-
 HASH = Fact(alone(is_hash), "64 hexadecimal digits")
 NAMES = Fact(alone(names), "a list of different names")
 TEXT = Fact(alone(text), "text")
@@ -137,25 +112,35 @@ FACTS = {
     "train_counts": Fact(by_group(whole), "a whole number for each group"),
     "weights_sha256": HASH,
     "curves": Fact(of_curves, f"a finite number for each epoch, of {' and '.join(CURVES)}"),
-    "post_hoc_tau": Fact(
-        alone(lambda value: value is None or finite(value, 0)), "nothing, or a number"
-    ),
+    "post_hoc_tau": Fact(alone(nothing_or(lambda value: finite(value, 0))), "nothing, or a number"),
     "val_accuracy_by_group": Fact(
-        of_accuracy, "a number from 0 to 1 for each group, by epoch, the last one too"
+        lambda value, cfg, facts: by_epoch(value, cfg, len(facts["group_names"])),
+        "a number from 0 to 1 for each group, by epoch, the last one too",
     ),
-    "val_accuracy_by_half": Fact(of_halves, "two numbers from 0 to 1, by the same epochs"),
+    "val_accuracy_by_half": Fact(
+        lambda value, cfg, facts: (
+            by_epoch(value, cfg, 2) and list(value) == list(facts["val_accuracy_by_group"])
+        ),
+        "two numbers from 0 to 1, by the same epochs",
+    ),
     "seconds": Fact(alone(lambda value: finite(value, 0)), "a number, 0 or more"),
     "together": COUNT,
     "device": TEXT,
     "processor": Fact(
-        alone(of_processor), f"text or nothing for each of {', '.join(PROCESSOR)}", needed=False
+        alone(lambda value: table_of(nothing_or(text), value, PROCESSOR)),
+        f"text or nothing for each of {', '.join(PROCESSOR)}",
+        needed=False,
     ),
     "kernels": Fact(alone(lambda value: type(value) is dict), "names and values", needed=False),
     "threads": COUNT,
-    "precision": Fact(of_precision, "that of its config"),
+    "precision": Fact(lambda value, cfg, facts: value == cfg.precision, "that of its config"),
     "git": TEXT,
     "versions": Fact(alone(lambda value: table_of(text, value)), "names and versions"),
-    "teacher_key": Fact(of_teacher, "the run that its config names", student=True),
+    "teacher_key": Fact(
+        lambda value, cfg, facts: value == cfg.teacher_config().key(),
+        "the run that its config names",
+        student=True,
+    ),
     "teacher_sha256": HASH._replace(student=True),
     "teacher_logits": Fact(
         alone(lambda value: value in ("table", "live")), "'table' or 'live'", student=True
@@ -165,7 +150,11 @@ FACTS = {
     "margins": Fact(
         of_margins, "nothing, or a number from 0 to 1 for each group or image", student=True
     ),
-    "fold_teacher_keys": Fact(of_fold_teachers, "the runs that its config names", student=True),
+    "fold_teacher_keys": Fact(
+        lambda value, cfg, facts: value == [teacher.key() for teacher in cfg.dependencies()[1:]],
+        "the runs that its config names",
+        student=True,
+    ),
     "npz_sha256": HASH,
     "labels_sha256": Fact(
         alone(lambda value: table_of(is_hash, value, SPLITS)),
