@@ -1,5 +1,6 @@
 """How long runs take on this machine, from a few steps of their own."""
 
+import contextlib
 import functools
 import math
 import time
@@ -37,6 +38,18 @@ def falls_back(function):
     return either
 
 
+@contextlib.contextmanager
+def one_thread(device):
+    """A block in which a CPU is given one thread, as in every process of a sweep."""
+    threads = torch.get_num_threads()
+    if device == "cpu":
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
 @falls_back
 def shares(configs, folder, device, jobs):
     """{key: seconds} that each Config takes on this machine beside others, `jobs` at a time.
@@ -45,24 +58,22 @@ def shares(configs, folder, device, jobs):
     Counted are the steps, the evaluations and, for the first student of each teacher, the teacher's
     table."""
     count = 1 if device == "cpu" else min(jobs, len(configs), MEASURED)
-    threads, found, tables = torch.get_num_threads(), {}, set()
-    if device == "cpu":
-        torch.set_num_threads(1)  # as in the processes of a sweep, whose time is to be estimated
-    for cfg in configs:
-        data = load(cfg, folder, device)[0]
-        n, how = len(data.train), (data, cfg.batch_size, cfg.precision, count)
-        images = EVALUATIONS * len(data.val) + sum(map(len, data.splits().values()))
-        step, forward = _pace(cfg.student, *how)
-        left = cfg.epochs - epochs_done(cfg.key())
-        seconds = left * math.ceil(n / cfg.batch_size) * step + images * forward
-        table = (cfg.teacher_config(), cfg.seed, cfg.epochs) if cfg.teacher else None
-        if table and table not in tables:
-            tables.add(table)
-            # part of an image's views, on average
-            seen = 1 - (1 - 1 / data.views) ** cfg.epochs if device == "cpu" else 1
-            seconds += seen * n * data.views * _pace(cfg.teacher, *how)[1]
-        found[cfg.key()] = seconds
-    torch.set_num_threads(threads)
+    found, tables = {}, set()
+    with one_thread(device):
+        for cfg in configs:
+            data = load(cfg, folder, device)[0]
+            n, how = len(data.train), (data, cfg.batch_size, cfg.precision, count)
+            images = EVALUATIONS * len(data.val) + sum(map(len, data.splits().values()))
+            step, forward = _pace(cfg.student, *how)
+            left = cfg.epochs - epochs_done(cfg.key())
+            seconds = left * math.ceil(n / cfg.batch_size) * step + images * forward
+            table = (cfg.teacher_config(), cfg.seed, cfg.epochs) if cfg.teacher else None
+            if table and table not in tables:
+                tables.add(table)
+                # part of an image's views, on average
+                seen = 1 - (1 - 1 / data.views) ** cfg.epochs if device == "cpu" else 1
+                seconds += seen * n * data.views * _pace(cfg.teacher, *how)[1]
+            found[cfg.key()] = seconds
     return found
 
 

@@ -25,7 +25,7 @@ from kdlib.study.files import (
     sweep_leftovers,
 )
 from kdlib.study.machine import default_device
-from kdlib.study.pace import falls_back, shares, starting, workers
+from kdlib.study.pace import falls_back, one_thread, shares, starting, workers
 from kdlib.study.plan import Plan
 from kdlib.study.progress import shown
 from kdlib.study.watch import OutOfTime
@@ -133,18 +133,6 @@ def _planned(todo, folder, device, jobs, deadline, place):
     return Plan(todo, records.exists, deadline, alone, beside, lambda cfg: free(cfg.key(), where))
 
 
-@contextlib.contextmanager
-def _one_thread(device):
-    """A block in which a CPU is given one thread, as in every process of a sweep."""
-    threads = torch.get_num_threads()
-    if device == "cpu":
-        torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
-
-
 def _needs_processes(device):
     return device == "cpu" or not cuda.Captured.graphs
 
@@ -156,7 +144,7 @@ def _work(plan, jobs, how, failures):
     it yields, see _in_lockstep."""
     _, device, _ = how
     work = _in_processes if jobs > 1 and _needs_processes(device) else _in_lockstep
-    with _one_thread(device):
+    with one_thread(device):
         yield from work(plan, jobs, how, failures)
 
 

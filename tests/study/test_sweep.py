@@ -404,6 +404,22 @@ def test_the_pace_is_that_of_warm_steps_and_a_run_has_its_share_of_them(monkeypa
 # ---------------------------------------------------------------- real runs
 
 
+def test_measuring_that_fails_leaves_the_threads_as_they_were(monkeypatch):
+    def fails(name, *how):
+        assert torch.get_num_threads() == 1
+        raise KdlibError("no pace")
+
+    monkeypatch.setattr(pace, "_pace", fails)
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        with pytest.raises(KdlibError, match="no pace"):
+            pace.shares(SEEDS[:1], None, "cpu", 1)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_together_is_alone_on_record(records_folder, monkeypatch, tmp_path):
     group = [CFG, KD, replace(KD, method="ada_alpha")]
     together(group)
