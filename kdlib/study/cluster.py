@@ -115,29 +115,27 @@ class Cluster:
             if not room(self.crew.need):
                 kind = "GPU" if device == "cuda" else "CPU"
                 raise KdlibError(f"No node of the cluster has a {kind} for a run; add one to it.")
-            while not (found := self._measured(configs, jobs)):
-                pass
-            known |= found
+            known |= self._measured(configs, jobs)
         return {cfg.key(): known[cfg.key()] for cfg in configs}
 
     def _measured(self, configs, jobs):
-        """What a worker measured; None as long as none has, after some seconds."""
+        """pace.shares, measured by the first worker that can."""
         crew = self.crew
-        if not any(hand.node for hand in crew.asked.values()):
-            if not crew.idle:
-                crew.hire(1)
-            crew.hopeful()
-            if crew.idle:
-                crew.ask(crew.idle.pop(), "shares", configs, jobs)
-        for hand, answer in crew.answers(LOOK):
-            if answer and answer.unfit:
-                crew.leave_out(hand, answer.unfit)
-            elif answer:
-                crew.idle.append(hand)
-                for error in answer.failures:
-                    raise error
-                return answer.shares
-        return None
+        while True:
+            if not any(hand.node for hand in crew.asked.values()):
+                if not crew.idle:
+                    crew.hire(1)
+                crew.hopeful()
+                if crew.idle:
+                    crew.ask(crew.idle.pop(), "shares", configs, jobs)
+            for hand, answer in crew.answers(LOOK):
+                if answer and answer.unfit:
+                    crew.leave_out(hand, answer.unfit)
+                elif answer:
+                    crew.idle.append(hand)
+                    for error in answer.failures:
+                        raise error
+                    return answer.shares
 
     def _have_crew(self, folder, device, jobs):
         """Make a Crew for such runs, unless the present one was told the same."""
@@ -161,7 +159,7 @@ class Cluster:
         self.sent.clear()
 
     def work(self, plan, jobs, how, failures):
-        """A way of working, as sweep._in_processes is."""
+        """Do what is planned on the workers; arguments and steps as of sweep._in_lockstep."""
         folder, device, _ = how
         self._have_crew(folder, device, jobs)
         crew = self.crew

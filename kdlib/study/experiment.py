@@ -61,14 +61,14 @@ def together(configs, folder=None, device=None, deadline=None, wait=True):
     """Do in lockstep what has no record. None of the Configs may be another's teacher.
 
     What another process has claimed is waited for. With wait=False it is left alone: a list of
-    these Configs comes back, or is the attribute `elsewhere` of what is raised; else it is empty.
+    these Configs is returned, or is the attribute `elsewhere` of what is raised.
     deadline: time.monotonic() at which a run that is not done gives up (OutOfTime). A KdlibError
     stops its run alone and is raised when the others are on record; several in an ExceptionGroup.
     torch.OutOfMemoryError: they do not fit into a GPU at once; what was finished is on record."""
     device = device or default_device()
     todo, elsewhere = {}, []
     with contextlib.ExitStack() as held:
-        # in one order, or two processes could wait for each other
+        # in the same order everywhere, or two processes could wait for each other
         for key, cfg in sorted({c.key(): c for c in configs if not records.exists(c)}.items()):
             if held.enter_context(claim(key, records.folder(), wait)):
                 todo[key] = cfg

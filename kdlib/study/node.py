@@ -27,7 +27,7 @@ RECORD = (SUFFIX, ".npz", ".json")  # files of a run, in the order in which they
 
 @dataclass(frozen=True)
 class Told:
-    """What a driver tells its workers; paths are those of its own machine."""
+    """What a driver tells its workers; paths are those on its own machine."""
 
     device: str
     graphs: bool
@@ -122,7 +122,9 @@ class Worker:
             return Answer(shares=found)
 
     def do(self, configs, left, sent):
-        """The Answer about runs that have `left` seconds; sent: what an own folder has to hold."""
+        """The Answer about runs that have `left` seconds.
+
+        sent: files as packed, or references to them, for a worker that shares no folder."""
         told = self.told
         deadline = None if left == math.inf else time.monotonic() + left
         with self._records(sent) as own:
