@@ -33,7 +33,7 @@ class Hand:
     """A worker as its driver knows it."""
 
     actor: object
-    node: str = ""  # until it has said hello
+    node: str = ""  # its name, with the first 6 letters of Ray's; "" until it has said hello
     shared: bool = False  # whether it sees the records folder
     configs: list = field(default_factory=list)  # that it is doing
 
@@ -74,8 +74,10 @@ class Crew:
             self._dismiss(self.idle.pop())
 
     def _places(self):
-        """For how many workers there is room that do not die as they start."""
-        return room(self.need) - len(self.unfit) - self.stillborn // STARTS
+        """For how many workers there is room that neither are unfit nor die as they start."""
+        up = [node["NodeID"][:6] for node in ray.nodes() if node["Alive"]]
+        unfit = [hand for hand in self.unfit if any(node in hand.node for node in up)]
+        return room(self.need) - len(unfit) - self.stillborn // STARTS
 
     def ask(self, hand, what, *arguments):
         """Call a method of Worker; `answers` has what comes back."""

@@ -45,7 +45,10 @@ class FakeRay:
         self.wrong = {}  # node: what its hello says
 
     def nodes(self):
-        return [{"Alive": True, "Resources": {"CPU": cores}} for cores in self.up.values()]
+        return [
+            {"Alive": True, "NodeID": name, "Resources": {"CPU": cores}}
+            for name, cores in self.up.items()
+        ]
 
     def remote(self, cls):
         def begin(told):
@@ -185,6 +188,23 @@ def test_a_node_with_another_torch_does_nothing(fake, capsys):
     rays.wrong["old"] = "Node old has torch 2.9."
     assert [r.config for r in swept(SEEDS)] == SEEDS
     assert capsys.readouterr().err == "warning: Node old has torch 2.9. The node is left out.\n"
+
+
+def test_a_node_that_was_left_out_and_is_gone_takes_no_place_of_others(fake):
+    asked = []
+
+    def do(name, configs, left, sent):
+        rays.up.pop("old", None)
+        asked.append(name)
+        if len(asked) == 2:
+            raise ray.exceptions.ActorDiedError()
+        write(*configs)
+        return node.Answer()
+
+    rays = fake({"old": 1, "b": 1}, do)
+    rays.wrong["old"] = "Node old has torch 2.9."
+    assert [r.config for r in swept(SEEDS)] == SEEDS
+    assert asked == ["b"] * 6
 
 
 def test_workers_come_with_new_nodes_and_a_budget_is_sent_in_seconds(fake, monkeypatch):
