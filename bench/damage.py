@@ -26,7 +26,7 @@ NEEDED = (*LISTS, *CURVES, *HASHES, *OTHERS)
 
 
 def anything(rng):
-    """A random JSON value, mostly one that nobody expects."""
+    """A random value as JSON has it, and mostly as no fact does."""
     number = rng.choice([0, -1, 7, 2**63, 0.5, -1e308, *NOT_FINITE])
     text = rng.choice(["", "x", "x" * 100_000, "1", "0" * 64, *UNSHOWN])
     values = rng.choice([[], [[]], [None], [number] * 10, {}, {"a": number}, {"": [text]}])
@@ -49,21 +49,26 @@ def of_facts(change, seal=lambda facts: facts):
     return damage
 
 
-def places(container, key):
-    """(container, key) of a value and of all inside it."""
-    yield container, key
+def places(container, key, kinds):
+    """(container, key) of a value and of all inside it that are of some types."""
     value = container[key]
-    inside = range(len(value)) if isinstance(value, list) else ()
-    for inner in list(value) if isinstance(value, dict) else inside:
-        yield from places(value, inner)
+    if type(value) in kinds:
+        yield container, key
+    inside = ()
+    if isinstance(value, list):
+        inside = range(len(value))
+    elif isinstance(value, dict):
+        inside = list(value)
+    for inner in inside:
+        yield from places(value, inner, kinds)
 
 
 def changed(kinds, new, names=None):
-    """Change: new(rng, value) takes the place of a value of some types in one of the facts."""
+    """The change that puts new(rng, value) in the place of a value of some types in a fact."""
 
     def change(rng, facts, other):
-        found = {name: list(places(facts, name)) for name in names or facts if name in facts}
-        found = {name: [(c, k) for c, k in of if type(c[k]) in kinds] for name, of in found.items()}
+        some = [name for name in names or facts if name in facts]
+        found = {name: list(places(facts, name, kinds)) for name in some}
         name = rng.choice([name for name, of in found.items() if of])
         container, key = rng.choice(found[name])
         was = container[key]
@@ -74,7 +79,7 @@ def changed(kinds, new, names=None):
 
 
 def near(rng, was):
-    """A number that is not far from another, or has a wrong digit or sign."""
+    """A number near another, or the same with a wrong digit or sign."""
     text = repr(was)
     at = rng.choice([i for i, letter in enumerate(text) if letter.isdigit()])
     digit = float(f"{text[:at]}{rng.randrange(10)}{text[at + 1 :]}")
@@ -173,7 +178,7 @@ def odd_text(rng, whole):
 
 
 def odd_file(rng, good, other, kinds=("json", "npz")):
-    """Something that is no file of this size in the place of one."""
+    """A folder, a pipe or a huge file in the place of a file."""
     kind = rng.choice(kinds)
     path = good.files[kind]
     things = {

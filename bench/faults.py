@@ -1,6 +1,6 @@
 """python -m bench faults: what damaged files and sudden ends do to records.
 
-Good records are damaged in all ways of damage.KINDS, then read. Each must be refused by a sentence
+Good records are damaged in every way of damage.KINDS, then read. Each must be refused in a sentence
 that names the file, or say what it said before. Then commands are ended by signals, see kills.py.
 Exit code 1 if anything was bad. All that is random has a fixed seed."""
 
@@ -28,7 +28,7 @@ from kdlib.study import experiment, records
 from kdlib.study.files import DATA
 from kdlib.teacher import weights_sha256
 
-SECONDS, BYTES, LETTERS = 2.0, 200e6, 1000  # that a record, or the sentence about it, may take
+SECONDS, BYTES, LETTERS = 2.0, 200e6, 1000  # that reading, or what it says, may take
 GUARD = 2**30  # bytes that reading may take before it is stopped
 HARMLESS, REFUSED = "harmless", "refused"
 CFG = Config(imbalance=50, draw_seed=0, epochs=2, batch_size=32, lr=0.05)
@@ -107,7 +107,7 @@ def guarded():
 
 
 def verdict_on(good, ask, expected):
-    """(HARMLESS, REFUSED or what is bad, what was said) of asking a damaged record."""
+    """(HARMLESS, REFUSED or what is bad; what was said) of asking a damaged record."""
     verdict, said = HARMLESS, ""
     tracemalloc.start()
     try:

@@ -1,7 +1,7 @@
 """Commands that a signal ends at any moment: what is on disk then, and whether the next goes on.
 
 A life is a folder of records and the commands that work on it, one after another. All but the last
-strike themselves: some time after their start, or while a file is being written."""
+send themselves a signal: some time after their start, or while a file is being written."""
 
 import json
 import multiprocessing
@@ -119,7 +119,7 @@ def _arm(folder, strike):
 
 
 def leftovers(folder):
-    """Files that somebody writes, or wrote when he was killed: records, tables of a teacher."""
+    """Files that are being written, or were when their process was killed."""
     return list(folder.parent.rglob(f"{LEFT}*"))
 
 
@@ -144,7 +144,7 @@ def lived(folder, strike):
 
 
 def _alive(session):
-    """Processes of a session, but those that nobody has waited for yet."""
+    """Processes of a session, without those that have ended and await their parents."""
     listed = subprocess.run(["ps", "-o", "stat=", "-s", str(session)], capture_output=True)
     return [line for line in listed.stdout.split() if not line.startswith(b"Z")]
 
@@ -206,7 +206,7 @@ def killed(count, seed=0):
 
 
 def in_peace(place):
-    """{key: hash of the weights} of the runs, which nothing ends."""
+    """{key: hash of the weights} of the runs when nothing interrupts them."""
     code, said, _ = lived(_records(place), None)
     if code:
         raise KdlibError(f"The runs that are to be struck do not end in peace: {said}")
@@ -217,7 +217,7 @@ def in_peace(place):
 def life(place, strikes, expected, ends):
     """Sentences about what was bad in a life; what came of its strikes is added to `ends`.
 
-    A command that does all there is to do ends it, at the latest the one after the last strike."""
+    It ends with a command that completes the study, at the latest the one after the last strike."""
     folder, wrong, before = _records(place), [], {}
     for strike in [*strikes, None]:
         code, said, inside = lived(folder, strike)

@@ -88,9 +88,9 @@ def _agreed(args, todo, place, device, jobs):
 def _say_how_long(todo, data, place, device, jobs):
     """Measure how long runs take at a place (sweep.place_of): the seconds, and in words."""
     check_writable(folder())  # measuring takes a while
-    from kdlib.study import pace
+    from kdlib.study import pace, sweep
 
-    seconds = place.together(todo, data, device, jobs)
+    seconds = sweep.seconds_at(place, todo, data, device, jobs)
     about = f"about {pace.in_words(seconds)}"
     print(f"{len(todo)} to do: {about} {place.name} ({device}, {jobs} at a time)", flush=True)
     return seconds, about

@@ -151,7 +151,7 @@ def long(empty, monkeypatch):
     def an_hour_each(configs, *how):
         return {cfg.key(): 3600.0 for cfg in configs}
 
-    monkeypatch.setattr(pace, "shares", an_hour_each)
+    monkeypatch.setattr(sweep, "shares", an_hour_each)
     sweeps = []
     monkeypatch.setattr(sweep, "sweep", lambda *arguments: sweeps.append(arguments))
     return sweeps
@@ -241,7 +241,7 @@ def test_records_that_cannot_be_written_are_said_before_anything_is_measured(
     def full(path, content):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(pace, "together", None)
+    monkeypatch.setattr(sweep, "seconds_at", None)
     with monkeypatch.context() as m:
         m.setattr("pathlib.Path.write_bytes", full)
         assert cli.main(command) == 2

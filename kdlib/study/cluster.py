@@ -1,7 +1,7 @@
-"""A Ray cluster in place of this machine: this process plans, workers on the nodes do.
+"""Runs on a Ray cluster: this process plans, and workers on the nodes train.
 
 A worker (node.py) writes into the records folder if its node sees that folder too; else files come
-and go through Ray, and this process writes them. crew.py hires and asks workers."""
+and go through Ray, and this process writes them. crew.py hires workers and asks them."""
 
 import collections
 import contextlib
@@ -23,7 +23,7 @@ from kdlib.study.node import RECORD, Told, packed, unpacked, versions
 from kdlib.study.pace import falls_back
 from kdlib.study.watch import log, log_file
 
-TRIES = 3  # times that a run may be lost with its worker
+TRIES = 3  # times that a run may be lost before it is given up
 REACHED = 5.0  # seconds in which an address has to answer
 STARTING = 10.0  # seconds until the first worker trains
 LOCKSTEP = 9  # runs side by side on a GPU, as in sweep.default_jobs
@@ -32,7 +32,8 @@ LOCKSTEP = 9  # runs side by side on a GPU, as in sweep.default_jobs
 def connect(address):
     """The Cluster at an address, which this process joins: "auto", "local" or HOST:PORT.
 
-    It is joined once; then that one is used, whatever the address. KdlibError if there is none."""
+    A process joins one cluster: later calls return it whatever the address. KdlibError if there is
+    none."""
     if not ray.is_initialized():
         _join(address)
         Cluster.only = None
@@ -41,7 +42,7 @@ def connect(address):
 
 
 def _join(address):
-    """ray.init, quietly; nodes get this code, and records its commit."""
+    """Call ray.init, quietly. Nodes are sent this code, and its commit for their records."""
     host, _, port = address.rpartition(":")
     if address.startswith("ray://"):
         raise _no_cluster(address, "clients from outside are not served")
@@ -77,16 +78,17 @@ def _no_cluster(address, why):
 
 
 class Cluster:
-    """Does what sweep and pace do on one machine, by methods of the same names."""
+    """Where and how runs are done, as sweep.place_of has it for this machine."""
 
     name = "on the cluster"
     only = None  # of this process
 
     def __init__(self):
         self.crew = None
-        self.measured = {}
-        self.lost = collections.Counter()  # key of a run: times
-        self.sent = {}  # key of a teacher: a reference to its files
+        self.most = 1  # runs that a worker does in lockstep
+        self.measured = {}  # {(device, jobs, graphs): {key: seconds}}
+        self.lost = collections.Counter()  # {key of a run: times}
+        self.sent = {}  # {key of a teacher: reference to its files}
 
     def default_device(self):
         return "cuda" if ray.cluster_resources().get("GPU") else "cpu"
@@ -104,11 +106,6 @@ class Cluster:
             return max(1, min(room({"CPU": 1, "GPU": 1}), math.ceil(len(configs) / jobs)))
         return max(1, min(room({"CPU": 1}), jobs, len(configs)))
 
-    def together(self, configs, folder, device, jobs):
-        """Seconds that all Configs take, `jobs` at a time; see pace.together."""
-        expected = self.shares(configs, folder, device, jobs)
-        return STARTING + sum(expected.values()) / self.workers(configs, device, jobs)
-
     @falls_back
     def shares(self, configs, folder, device, jobs):
         """pace.shares, measured once, on the first node that answers."""
@@ -118,32 +115,30 @@ class Cluster:
             if not room(self.crew.need):
                 kind = "GPU" if device == "cuda" else "CPU"
                 raise KdlibError(f"No node of the cluster has a {kind} for a run; add one to it.")
-            while not (found := self._measured(configs, jobs)):
-                pass
-            known |= found
+            known |= self._measured(configs, jobs)
         return {cfg.key(): known[cfg.key()] for cfg in configs}
 
     def _measured(self, configs, jobs):
-        """What a worker measures; None if it has not answered yet, or could not."""
+        """pace.shares, measured by the first worker that can."""
         crew = self.crew
-        if not any(hand.node for hand in crew.asked.values()):
-            if not crew.idle:
-                crew.hire(1)
-            crew.hopeful()
-            if crew.idle:
-                crew.ask(crew.idle.pop(), "shares", configs, jobs)
-        for hand, outcome in crew.answers(LOOK):
-            if outcome and outcome.unfit:
-                crew.leave_out(hand, outcome.unfit)
-            elif outcome:
-                crew.idle.append(hand)
-                for error in outcome.failures:
-                    raise error
-                return outcome.shares
-        return None
+        while True:
+            if not any(hand.node for hand in crew.asked.values()):
+                if not crew.idle:
+                    crew.hire(1)
+                crew.hopeful()
+                if crew.idle:
+                    crew.ask(crew.idle.pop(), "shares", configs, jobs)
+            for hand, answer in crew.answers(LOOK):
+                if answer and answer.unfit:
+                    crew.leave_out(hand, answer.unfit)
+                elif answer:
+                    crew.idle.append(hand)
+                    for error in answer.failures:
+                        raise error
+                    return answer.shares
 
     def _have_crew(self, folder, device, jobs):
-        """Have a Crew for these runs: the one that is there, if it was told the same."""
+        """Make a Crew for such runs, unless the present one was told the same."""
         usual = os.environ.get("KDLIB_DATA") or files.DATA
         places = [folder, usual, records.folder(), files.cache_folder()]
         places = [place and os.path.abspath(place) for place in places]
@@ -164,18 +159,18 @@ class Cluster:
         self.sent.clear()
 
     def work(self, plan, jobs, how, failures):
-        """A way of working, as sweep._in_processes is."""
+        """Do what is planned on the workers; arguments and steps as of sweep._in_lockstep."""
         folder, device, _ = how
         self._have_crew(folder, device, jobs)
         crew = self.crew
-        most = jobs if crew.need.get("GPU") == 1 else 1  # runs that a worker does in lockstep
+        self.most = jobs if crew.need.get("GPU") == 1 else 1
         cap = jobs if device == "cpu" else math.inf
         try:
             while True:
                 if crew.due():
                     left = len(plan.running) + len(plan.pending) + len(plan.others)
-                    crew.hire(min(cap, math.ceil(left / most) or 1))
-                while crew.idle and (configs := plan.next(most)):
+                    crew.hire(min(cap, math.ceil(left / self.most) or 1))
+                while crew.idle and (configs := plan.next(self.most)):
                     self._give(crew.idle.pop(), configs, plan, failures)
                 if not plan.running and (crew.idle or plan.left() <= 0):
                     if not plan.waits():  # what is pending waits for a failed teacher, or for time
@@ -183,33 +178,31 @@ class Cluster:
                     plan.wait()
                 crew.hopeful()
                 pause = plan.pause() if crew.idle else None
-                for hand, outcome in crew.answers(LOOK if pause is None else min(LOOK, pause)):
-                    most = self._note(hand, outcome, plan, failures, most)
+                for hand, answer in crew.answers(LOOK if pause is None else min(LOOK, pause)):
+                    self._note(hand, answer, plan, failures)
                 yield
         finally:
             self.close()
 
     def _give(self, hand, configs, plan, failures):
         """Have a worker do runs. One whose teachers cannot be sent fails alone."""
-        sent, able = [], configs
-        if not hand.shared:
-            able = []
-            for cfg in configs:
-                try:
+        sent, hand.configs = [], []
+        for cfg in configs:
+            try:
+                if not hand.shared:
                     sent += [self._sent(teacher.key()) for teacher in cfg.dependencies()]
                     sent.append(packed(cfg.key(), records.folder()))
-                    able.append(cfg)
-                except KdlibError as error:
-                    failures.append(error)
-                    plan.ended([cfg])
-        if able:
-            hand.configs = able
-            self.crew.ask(hand, "do", able, plan.left(), sent)
+                hand.configs.append(cfg)
+            except KdlibError as error:
+                failures.append(error)
+                plan.ended([cfg])
+        if hand.configs:
+            self.crew.ask(hand, "do", hand.configs, plan.left(), sent)
         else:
             self.crew.idle.append(hand)
 
     def _sent(self, key):
-        """A reference to the files of a teacher, in Ray's memory once for all."""
+        """A reference to the files of a teacher, which Ray keeps until the work ends."""
         if key not in self.sent:
             found = packed(key, records.folder())
             if absent := [f"{key}{suffix}" for suffix in RECORD if f"{key}{suffix}" not in found]:
@@ -220,43 +213,37 @@ class Cluster:
             self.sent[key] = ray.put(found)
         return self.sent[key]
 
-    def _note(self, hand, outcome, plan, failures, most):
-        """Tell the plan what came of runs, None if their worker is lost.
-
-        Comes back: how many may go together from here on."""
-        configs, crew = hand.configs, self.crew
-        if outcome is None:
+    def _note(self, hand, answer, plan, failures):
+        """Tell the plan what came of a worker's runs; answer: None if the worker is lost."""
+        configs = hand.configs
+        if answer is None:
             self._put_back(hand, plan, failures, "its worker died")
-            return most
-        if outcome.unfit:
+            return
+        if answer.unfit:
             plan.put_back(configs)
-            crew.leave_out(hand, outcome.unfit)
-            return most
-        crew.idle.append(hand)
+            self.crew.leave_out(hand, answer.unfit)
+            return
+        self.crew.idle.append(hand)
         try:
             for cfg in configs:
-                unpacked(cfg, outcome.files.get(cfg.key(), {}))
+                unpacked(cfg, answer.files.get(cfg.key(), {}))
         except records.RecordError as error:
             self._put_back(hand, plan, failures, f"what came back is no record: {error}")
-            return most
-        with open(log_file(), "a") as file:
-            file.write(outcome.log)
+            return
+        with contextlib.suppress(OSError), open(log_file(), "a") as file:
+            file.write(answer.log)
         files.look_again(records.folder())
-        failures += outcome.failures
-        if outcome.full:
+        failures += answer.failures
+        if answer.full:
             plan.put_back(configs)
-            most = max(1, len(configs) // 2)
-            tqdm.write(f"out of GPU memory on node {hand.node}; going on with {most} runs at once")
-            return most
-        mine = [cfg for cfg in configs if cfg not in outcome.elsewhere]
-        if mine and not outcome.failures:
-            plan.took(mine, outcome.seconds)
-        plan.elsewhere(outcome.elsewhere)
-        plan.ended(mine)
-        return most
+            self.most = len(configs) // 2
+            short = f"out of GPU memory on node {hand.node}"
+            tqdm.write(f"{short}; going on with {self.most} runs at once")
+        else:
+            plan.came(configs, answer)
 
     def _put_back(self, hand, plan, failures, why):
-        """Runs that were lost come again, but not for ever."""
+        """Put runs that were lost back into the plan; one that was lost TRIES times has failed."""
         files.look_again(records.folder())
         for cfg in hand.configs:
             key = cfg.key()
@@ -269,7 +256,7 @@ class Cluster:
             if not plan.exists(cfg):
                 failures.append(
                     KdlibError(
-                        f"Run {key} was lost {TRIES} times, last on node {hand.node} ({why}); its "
-                        "memory may be short: run it again, with fewer --jobs or on other nodes."
+                        f"Run {key} was lost {TRIES} times, last on node {hand.node} ({why}); "
+                        "that node may be short of memory: use fewer --jobs or other nodes."
                     )
                 )

@@ -1,6 +1,7 @@
 """What this machine has, and what keeps audits and studies from running here."""
 
 import os
+import shutil
 import sys
 from importlib import metadata
 from importlib.util import find_spec
@@ -9,7 +10,7 @@ from pathlib import Path
 from kdlib import __version__
 from kdlib.config import KdlibError
 from kdlib.study import locks
-from kdlib.study.files import available_cores, check_writable, folder
+from kdlib.study.files import available_cores, check_writable, folder, nearest
 
 BY_AUDITS = ("numpy", "scipy", "pandas", "pyarrow", "matplotlib", "jinja2")
 NEEDED = ("torch", "numpy", "scikit-learn", "tqdm", "filelock")  # by a run of digits
@@ -31,9 +32,8 @@ def examined():
         lines.append(f"GPU: {_gpu()}")
     except (ImportError, OSError) as error:
         wrong.append(f"torch cannot be imported ({error}): {INSTALL} installs one that works")
-    here = next(p for p in (folder().absolute(), *folder().absolute().parents) if os.path.exists(p))
-    disk = os.statvfs(here)
-    free = disk.f_bavail * disk.f_frsize / 1e9
+    here = nearest(folder())
+    free = shutil.disk_usage(here).free / 1e9
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
     lines.append(
         f"{available_cores()} CPU cores, {memory:.1f} GB of memory, {free:.1f} GB of disk free in "

@@ -61,14 +61,14 @@ def together(configs, folder=None, device=None, deadline=None, wait=True):
     """Do in lockstep what has no record. None of the Configs may be another's teacher.
 
     What another process has claimed is waited for. With wait=False it is left alone: a list of
-    these Configs comes back, or is the attribute `elsewhere` of what is raised; else it is empty.
+    these Configs is returned, or is the attribute `elsewhere` of what is raised.
     deadline: time.monotonic() at which a run that is not done gives up (OutOfTime). A KdlibError
     stops its run alone and is raised when the others are on record; several in an ExceptionGroup.
     torch.OutOfMemoryError: they do not fit into a GPU at once; what was finished is on record."""
     device = device or default_device()
     todo, elsewhere = {}, []
     with contextlib.ExitStack() as held:
-        # in one order, or two processes could wait for each other
+        # in the same order everywhere, or two processes could wait for each other
         for key, cfg in sorted({c.key(): c for c in configs if not records.exists(c)}.items()):
             if held.enter_context(claim(key, records.folder(), wait)):
                 todo[key] = cfg
@@ -103,7 +103,7 @@ def trained(cfg, folder=None, device=None):
 
 
 @contextlib.contextmanager
-def collected(failures, kind=KdlibError):
+def collected(failures):
     """What stops runs in this block is appended to `failures`, so that others go on.
 
     It comes without its traceback, which would keep networks and tables in memory."""
@@ -111,7 +111,7 @@ def collected(failures, kind=KdlibError):
         yield
     except ExceptionGroup as several:
         failures += [error.with_traceback(None) for error in several.exceptions]
-    except kind as error:
+    except KdlibError as error:
         failures.append(error.with_traceback(None))
 
 
@@ -140,16 +140,20 @@ def _do(configs, folder, device, deadline=None):
     except torch.OutOfMemoryError:
         if len(configs) > 1:
             raise
-        said = (
-            f"Run {configs[0].key()} stopped: it does not fit into the memory of the GPU; another "
-            "process may hold it (`nvidia-smi` says), or a smaller batch_size helps."
-        )
         # raised below: without this one, whose traceback would keep the memory
-        failures = [KdlibError(said)]
+        failures = [no_room(configs[0])]
     if len(failures) > 1:
         raise ExceptionGroup("several runs failed", failures)
     if failures:
         raise failures[0]
+
+
+def no_room(cfg):
+    """The KdlibError of a run that does not fit into the memory of a GPU by itself."""
+    return KdlibError(
+        f"Run {cfg.key()} stopped: it does not fit into the memory of the GPU; another "
+        "process may hold it (`nvidia-smi` says), or a smaller batch_size helps."
+    )
 
 
 def _ready(cfg, folder, device, deadline, teachers, count):

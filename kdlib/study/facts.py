@@ -11,24 +11,21 @@ from kdlib.config import KdlibError, did_you_mean
 
 SEAL = "sha256"  # the last fact: a hash over all the others
 SPLITS = ("val", "test", "left_out")
-MOST = 2**53  # whole numbers above it are no counts
+MOST = 2**53  # no count is larger
 LARGEST = sys.float_info.max
 CURVES = ("loss", "cross_entropy")
 PROCESSOR = ("name", "family", "model", "capability")
 
 
-class FactError(KdlibError):
-    """A fact that a record cannot have."""
-
-
 class Fact(NamedTuple):
     """right(value, config, facts): whether a value can be believed; must: what it has to be.
 
-    asked(config): whether the record of a Config needs the fact; None: any record may have it."""
+    needed: whether a record is refused without it; student: whether only students have it."""
 
     right: Callable
     must: str
-    asked: Callable | None = lambda cfg: True
+    needed: bool = True
+    student: bool = False
 
 
 def whole(value, lowest=0):
@@ -40,7 +37,7 @@ def finite(value, low=-LARGEST, high=LARGEST):
 
 
 def text(value):
-    """Whether a value is text that can be shown: no half letters, no commands to a terminal."""
+    """Whether a value is text that can be shown: no lone surrogates, no codes for a terminal."""
     return type(value) is str and value != "" and value.isprintable()
 
 
@@ -59,9 +56,8 @@ def share(value):
     return finite(value, 0, 1)
 
 
-def rate(value):
-    """A share, or None where there was nothing to count."""
-    return value is None or share(value)
+def nothing_or(right):
+    return lambda value: value is None or right(value)
 
 
 def is_hash(value):
@@ -72,17 +68,19 @@ def names(value):
     return type(value) is list and all(map(text, value)) and len(set(value)) == len(value) > 0
 
 
-def groups(facts):
-    return len(facts["group_names"])
+def alone(right):
+    """right(value) as a Fact asks it, which tells the config and the other facts too."""
+    return lambda value, cfg, facts: right(value)
 
 
-def taught(cfg):
-    return cfg.teacher is not None
+def by_group(right):
+    """The same of a list, which has such a value for each group."""
+    return lambda value, cfg, facts: list_of(right, value, len(facts["group_names"]))
 
 
 def by_epoch(value, cfg, length):
     """Whether a value is {epoch: list of `length` rates} of some epochs, the last among them."""
-    if not table_of(lambda rates: list_of(rate, rates, length), value):
+    if not table_of(lambda rates: list_of(nothing_or(share), rates, length), value):
         return False
     epochs = [str(epoch) for epoch in range(1, cfg.epochs + 1)]
     return set(value) <= set(epochs) and epochs[-1] in value
@@ -95,49 +93,28 @@ def of_curves(value, cfg, facts):
 def of_margins(value, cfg, facts):
     if value is None:
         return True
-    trained_on = sum(facts["train_counts"])
-    length = trained_on if cfg.margin_level == "example" else groups(facts)
-    return list_of(share, value, length)
+    if cfg.margin_level == "example":
+        return list_of(share, value, sum(facts["train_counts"]))
+    return by_group(share)(value, cfg, facts)
 
 
-def of_fold_teachers(value, cfg, facts):
-    return value == [teacher.key() for teacher in cfg.dependencies()[1:]]
-
-
-def of_teacher(value, cfg, facts):
-    return value == cfg.teacher_config().key()
-
-
-HASH = Fact(lambda value, cfg, facts: is_hash(value), "64 hexadecimal digits")
-NAMES = Fact(lambda value, cfg, facts: names(value), "a list of different names")
-TEXT = Fact(lambda value, cfg, facts: text(value), "text")
-ABOVE_0 = Fact(lambda value, cfg, facts: whole(value, 1), "a whole number, 1 or more")
-MARGINS = Fact(
-    lambda value, cfg, facts: list_of(share, value, groups(facts)),
-    "a number from 0 to 1 for each group",
-    taught,
-)
-HASHES = Fact(
-    lambda value, cfg, facts: table_of(is_hash, value, SPLITS),
-    f"64 hexadecimal digits for each of {', '.join(SPLITS)}",
-)
+HASH = Fact(alone(is_hash), "64 hexadecimal digits")
+NAMES = Fact(alone(names), "a list of different names")
+TEXT = Fact(alone(text), "text")
+COUNT = Fact(alone(lambda value: whole(value, 1)), "a whole number, 1 or more")
+MARGINS = Fact(by_group(share), "a number from 0 to 1 for each group", student=True)
 
 # in an order in which none needs one that comes later
 FACTS = {
     "data_sha256": HASH,
     "class_names": NAMES,
     "group_names": NAMES,
-    "train_counts": Fact(
-        lambda value, cfg, facts: list_of(whole, value, groups(facts)),
-        "a whole number for each group",
-    ),
+    "train_counts": Fact(by_group(whole), "a whole number for each group"),
     "weights_sha256": HASH,
     "curves": Fact(of_curves, f"a finite number for each epoch, of {' and '.join(CURVES)}"),
-    "post_hoc_tau": Fact(
-        lambda value, cfg, facts: value is None or finite(value, 0), "nothing, or a number"
-    ),
+    "post_hoc_tau": Fact(alone(nothing_or(lambda value: finite(value, 0))), "nothing, or a number"),
     "val_accuracy_by_group": Fact(
-        lambda value, cfg, facts: by_epoch(value, cfg, groups(facts)),
+        lambda value, cfg, facts: by_epoch(value, cfg, len(facts["group_names"])),
         "a number from 0 to 1 for each group, by epoch, the last one too",
     ),
     "val_accuracy_by_half": Fact(
@@ -146,60 +123,71 @@ FACTS = {
         ),
         "two numbers from 0 to 1, by the same epochs",
     ),
-    "seconds": Fact(lambda value, cfg, facts: finite(value, 0), "a number, 0 or more"),
-    "together": ABOVE_0,
+    "seconds": Fact(alone(lambda value: finite(value, 0)), "a number, 0 or more"),
+    "together": COUNT,
     "device": TEXT,
     "processor": Fact(
-        lambda value, cfg, facts: table_of(lambda v: v is None or text(v), value, PROCESSOR),
+        alone(lambda value: table_of(nothing_or(text), value, PROCESSOR)),
         f"text or nothing for each of {', '.join(PROCESSOR)}",
-        None,
+        needed=False,
     ),
-    "kernels": Fact(lambda value, cfg, facts: type(value) is dict, "names and values", None),
-    "threads": ABOVE_0,
+    "kernels": Fact(alone(lambda value: type(value) is dict), "names and values", needed=False),
+    "threads": COUNT,
     "precision": Fact(lambda value, cfg, facts: value == cfg.precision, "that of its config"),
     "git": TEXT,
-    "versions": Fact(lambda value, cfg, facts: table_of(text, value), "names and versions"),
-    "teacher_key": Fact(of_teacher, "the run that its config names", taught),
-    "teacher_sha256": HASH._replace(asked=taught),
+    "versions": Fact(alone(lambda value: table_of(text, value)), "names and versions"),
+    "teacher_key": Fact(
+        lambda value, cfg, facts: value == cfg.teacher_config().key(),
+        "the run that its config names",
+        student=True,
+    ),
+    "teacher_sha256": HASH._replace(student=True),
     "teacher_logits": Fact(
-        lambda value, cfg, facts: value in ("table", "live"), "'table' or 'live'", taught
+        alone(lambda value: value in ("table", "live")), "'table' or 'live'", student=True
     ),
     "teacher_margin_val": MARGINS,
     "teacher_margin_train": MARGINS,
-    "margins": Fact(of_margins, "nothing, or a number from 0 to 1 for each it is of", taught),
-    "fold_teacher_keys": Fact(of_fold_teachers, "the runs that its config names", taught),
+    "margins": Fact(
+        of_margins, "nothing, or a number from 0 to 1 for each group or image", student=True
+    ),
+    "fold_teacher_keys": Fact(
+        lambda value, cfg, facts: value == [teacher.key() for teacher in cfg.dependencies()[1:]],
+        "the runs that its config names",
+        student=True,
+    ),
     "npz_sha256": HASH,
-    "labels_sha256": HASHES,
+    "labels_sha256": Fact(
+        alone(lambda value: table_of(is_hash, value, SPLITS)),
+        f"64 hexadecimal digits for each of {', '.join(SPLITS)}",
+    ),
 }
 
 
 def check(facts, cfg):
-    """FactError, a sentence about one fact, unless these can be the facts of the run of a Config.
+    """KdlibError, a sentence about one fact, unless these can be the facts of the run of a Config.
 
     facts: {name: value} as JSON gives them, without recipe, config and seal."""
     for name in facts:
         if name not in FACTS:
-            raise FactError(f"{name!r} is no fact of a record: {did_you_mean(name, FACTS)}")
+            raise KdlibError(f"{name!r} is not a fact of a record: {did_you_mean(name, FACTS)}")
     for name, fact in FACTS.items():
-        if name not in facts:
-            if fact.asked and fact.asked(cfg):
-                raise FactError(f"it lacks {name}")
-        elif fact.asked and not fact.asked(cfg):
-            raise FactError(f"it has {name}, but its config has no teacher")
-        elif not fact.right(facts[name], cfg, facts):
-            raise FactError(f"{name} is {facts[name]!r:.60}, must be {fact.must}")
-
-
-def seal_of(facts):
-    """The hash of all facts but the seal, however they are laid out in a file."""
-    others = {name: value for name, value in facts.items() if name != SEAL}
-    canonical = json.dumps(others, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(canonical.encode()).hexdigest()
+        if fact.student and cfg.teacher is None:
+            if name in facts:
+                raise KdlibError(f"it has {name}, but its config has no teacher")
+        elif name in facts:
+            if not fact.right(facts[name], cfg, facts):
+                raise KdlibError(f"{name} is {facts[name]!r:.60}, must be {fact.must}")
+        elif fact.needed:
+            raise KdlibError(f"it lacks {name}")
 
 
 def sealed(facts):
-    """The facts with their seal, which comes last."""
-    return {name: value for name, value in facts.items() if name != SEAL} | {SEAL: seal_of(facts)}
+    """The facts with their seal, which comes last, whether or not they had one.
+
+    It is a hash of all the others, however they are laid out in a file."""
+    others = {name: value for name, value in facts.items() if name != SEAL}
+    canonical = json.dumps(others, sort_keys=True, separators=(",", ":"))
+    return others | {SEAL: hashlib.sha256(canonical.encode()).hexdigest()}
 
 
 def laid_out(facts):

@@ -14,8 +14,8 @@ from kdlib.config import KdlibError
 
 ROOT = Path(__file__).resolve().parents[2]
 DATA = ROOT / "data"
-LEFT = ".tmp-"  # how the names of files begin that are being written
-A_DAY = 24 * 3600  # seconds, after which nobody writes such a file any more
+LEFT = ".tmp-"  # with which the names of files that are being written begin
+A_DAY = 24 * 3600  # seconds after which nobody can still be writing such a file
 ROOM = 10**6  # bytes that a folder must take before a run begins
 _being_written = set()  # temporary paths of this process
 FULL_OR_CLOSED = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
@@ -32,24 +32,15 @@ def exists(cfg, where=None):
     return os.path.exists(f"{where or folder()}/{cfg.key()}.json")
 
 
-def on_record(where=None):
-    """The keys of all records, by one look at the folder: for many runs, on a slow disk."""
-    try:
-        names = os.listdir(where or folder())
-    except (FileNotFoundError, NotADirectoryError):
-        return set()
-    return {name.removesuffix(".json") for name in names if name.endswith(".json")}
-
-
 def cache_folder():
     """Where files are that can be made again: $KDLIB_CACHE, else data/cache."""
     return Path(os.environ.get("KDLIB_CACHE") or DATA / "cache")
 
 
 def read_file(path, most):
-    """The bytes of a regular file of at most `most` bytes.
+    """The bytes of a regular file of at most `most` bytes; ValueError for anything else.
 
-    Nothing is read of anything else, which may be without end: ValueError. OSError as of open."""
+    OSError as of open. A device or a pipe might have no end."""
     found = os.stat(path)
     if not stat.S_ISREG(found.st_mode):
         raise ValueError("not a file")
@@ -73,7 +64,7 @@ def _temporary(where, suffix=""):
 
 
 def remove_unfinished():
-    """Remove the files that this process is writing: a signal ends it, wherever it is."""
+    """Remove the files that this process is writing, as a signal is about to end it."""
     for path in list(_being_written):
         with contextlib.suppress(OSError):
             path.unlink()
@@ -84,23 +75,27 @@ def whole_file(path):
     """A temporary path beside `path` that takes its place when the block ends well.
 
     KdlibError when the disk is full or closed to us."""
-    try:
+    with _written(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         with _temporary(path.parent, path.suffix) as temporary:
             yield temporary
             os.replace(temporary, path)
+
+
+@contextlib.contextmanager
+def _written(path, errors=FULL_OR_CLOSED):
+    """A block that writes a path. Such errors become a KdlibError, as others may be of reading."""
+    try:
+        yield
     except OSError as error:
-        if error.errno not in FULL_OR_CLOSED:
+        if error.errno not in errors:
             raise
-        raise KdlibError(cannot_write(path, error)) from error
+        raise KdlibError(_cannot_write(path, error)) from error
 
 
-def cannot_write(path, error):
+def _cannot_write(path, error):
     """A sentence about an OSError: which file, why, how full its disk is, what helps."""
-    there = path.absolute()
-    while not os.path.exists(there):
-        there = there.parent
-    disk = there
+    there = disk = nearest(path)
     while not os.path.ismount(disk):
         disk = disk.parent
     why = "not a folder" if isinstance(error, FileExistsError) else os.strerror(error.errno)
@@ -112,8 +107,16 @@ def cannot_write(path, error):
     )
 
 
+def nearest(path):
+    """A path as far as it exists: the folder above it in which the rest would be made."""
+    there = path.absolute()
+    while not os.path.exists(there):
+        there = there.parent
+    return there
+
+
 def sweep_leftovers(where):
-    """Remove what processes that were killed in the middle of a write left in a folder."""
+    """Remove from a folder what processes left that were killed while they wrote."""
     for path in Path(where).glob(f"{LEFT}*"):
         with contextlib.suppress(OSError):
             if time.time() - path.stat().st_mtime > A_DAY:
@@ -121,16 +124,15 @@ def sweep_leftovers(where):
 
 
 def check_writable(where):
-    """KdlibError if no file can be made in a folder of records, or not the folder; leaves nothing.
+    """KdlibError unless files can be made in a folder, or the folder itself; leaves nothing there.
 
-    To be called before work whose result will be written there."""
+    Called before work whose results will be written there."""
     made = [path for path in (where, *where.parents) if not os.path.exists(path)]
     try:
-        where.mkdir(parents=True, exist_ok=True)
-        with _temporary(where) as path:
-            path.write_bytes(bytes(ROOM))
-    except OSError as error:
-        raise KdlibError(cannot_write(where, error)) from error
+        with _written(where, errno.errorcode):  # all errors, as nothing is read here
+            where.mkdir(parents=True, exist_ok=True)
+            with _temporary(where) as path:
+                path.write_bytes(bytes(ROOM))
     finally:
         for path in made:
             with contextlib.suppress(OSError):  # not there, or in use by now
@@ -139,24 +141,23 @@ def check_writable(where):
 
 @contextlib.contextmanager
 def claim(name, where, wait=True):
-    """Hold a run (its key) or another file to be made, so that one process makes it; others wait.
+    """Claim a run (its key) or another file, so that only one process makes it; others wait.
 
-    The block is told whether it holds the claim, which with wait=False another process may do. The
-    operating system releases the claim of a process that dies. KdlibError where it has no locks: a
-    file in place of a lock would stay when its process is killed, and keep everybody out."""
+    Yields True, or with wait=False False if another process holds the claim. The operating system
+    releases the claims of a process that dies. KdlibError where a folder has no locks: a file in
+    place of a lock would outlive a process that is killed, and keep everybody out."""
     from filelock import FileLock, Timeout  # here, since an audit needs none
 
     path = where / f".{name}.lock"
     lock = FileLock(path, timeout=-1 if wait else 0, fallback_to_soft=False)
     try:
-        where.mkdir(parents=True, exist_ok=True)
-        lock.acquire()
+        with _written(path):
+            where.mkdir(parents=True, exist_ok=True)
+            lock.acquire()
     except Timeout:
         yield False
         return
     except OSError as error:
-        if error.errno in FULL_OR_CLOSED:
-            raise KdlibError(cannot_write(path, error)) from error
         if error.errno not in NO_LOCKS:
             raise
         raise KdlibError(
@@ -170,16 +171,16 @@ def claim(name, where, wait=True):
 
 
 def free(name, where):
-    """Whether no process has claimed it, at this moment."""
+    """Whether nobody holds this claim at the moment."""
     with claim(name, where, wait=False) as held:
         return held
 
 
 def look_again(where):
-    """Have the system ask a server what is in a folder, not what it remembers of half a minute ago.
+    """Make the system ask a file server what is in a folder, by making a file there.
 
-    It does so when it has made a file there: of a run that another machine has just done, and for
-    which this one looked before, it would else still say that there is no record."""
+    Else it may answer from memory, for half a minute, that a record which another machine has just
+    written is not there."""
     with contextlib.suppress(OSError), _temporary(where) as path:
         path.touch()
 
@@ -192,6 +193,6 @@ def available_cores():
 
 
 def in_notebook():
-    """Whether a notebook shows what is printed here; a package that came along tells nothing."""
+    """Whether a notebook shows what is printed here. That IPython is installed is no sign of it."""
     python = sys.modules.get("IPython")
     return python is not None and hasattr(python.get_ipython(), "kernel")

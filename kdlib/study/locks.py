@@ -1,4 +1,4 @@
-"""Whether a lock in a folder keeps other processes out, also those on other machines."""
+"""Whether locks in a folder keep other processes out, also those on other machines."""
 
 import os
 import re
@@ -14,7 +14,7 @@ from kdlib.study.files import free
 print(free(sys.argv[1], pathlib.Path(sys.argv[2])))"""
 ANOTHER = "or set KDLIB_RECORDS to a folder on another disk"
 REMOUNT = "have it mounted with locks"
-# of a network, beside NFS and Lustre; what their locks are worth no option says
+# network file systems beside NFS and Lustre; no option tells what their locks are worth
 NETWORKS = ("cifs", "smb3", "fuse.", "9p", "virtiofs", "afs", "beegfs", "ceph", "gpfs", "glusterfs")
 
 
@@ -26,16 +26,16 @@ def examined(where):
     lines = [f"locks: a second process is kept out of what the first has claimed in {where}"]
     if kind.startswith(NETWORKS):
         lines.append(
-            f"locks: {where} is shared ({kind}); before machines share a study, ask who runs it "
-            "whether flock holds between them"
+            f"locks: {where} is shared ({kind}); before machines share a study, ask its "
+            "administrators whether flock holds between them"
         )
     return lines, []
 
 
 def _tried(where, kind):
-    """What is wrong with a claim of this process, as a second one finds it; "" if nothing.
+    """What is wrong, as a second process finds it, with a claim of this one; "" if nothing.
 
-    Two claims of one process would prove nothing: on NFS the system answers for the process."""
+    Two claims of one process would prove nothing, because on NFS they are taken for one."""
     name = f"doctor-{os.getpid()}"
     command = [sys.executable, "-c", SECOND, name, str(where)]
     try:
@@ -47,7 +47,8 @@ def _tried(where, kind):
     finally:
         (where / f".{name}.lock").unlink(missing_ok=True)
     if done.returncode:
-        return f"a second process failed that was to try a lock ({done.stderr.splitlines()[-1]})"
+        why = done.stderr.strip() or f"exit code {done.returncode}"
+        return f"locks could not be tried, as a second process failed ({why.splitlines()[-1]})"
     if done.stdout.strip() == "True":
         return (
             "a second process got a lock that the first one held, so that both would do the same "

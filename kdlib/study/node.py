@@ -1,4 +1,4 @@
-"""What runs on a node of a cluster: a worker with a core or a GPU of its own."""
+"""The worker that runs on a node of a cluster, with a core or a GPU of its own."""
 
 import contextlib
 import math
@@ -6,7 +6,7 @@ import os
 import socket
 import tempfile
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +16,8 @@ import torch
 from kdlib import cuda
 from kdlib.config import KdlibError
 from kdlib.study import pace, records
-from kdlib.study.experiment import collected, load, together
+from kdlib.study.attempt import Outcome, attempt
+from kdlib.study.experiment import load
 from kdlib.study.files import whole_file
 from kdlib.study.kept import path_of
 from kdlib.study.weights import SUFFIX
@@ -26,7 +27,7 @@ RECORD = (SUFFIX, ".npz", ".json")  # files of a run, in the order in which they
 
 @dataclass(frozen=True)
 class Told:
-    """What a driver tells its workers; paths are those of its own machine."""
+    """What a driver tells its workers; paths are those on its own machine."""
 
     device: str
     graphs: bool
@@ -38,32 +39,28 @@ class Told:
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """What came of runs, or of the question how long they take."""
+class Answer(Outcome):
+    """What came of runs on a node, or of the question how long they take."""
 
-    seconds: float = 0.0
-    elsewhere: list = field(default_factory=list)  # Configs that other processes have claimed
-    failures: list = field(default_factory=list)
     files: dict = field(default_factory=dict)  # key: as packed, where no folder is shared
-    log: str = ""  # the same
-    full: bool = False  # they do not fit into the memory of a GPU at once
-    unfit: str = ""  # why this node can do nothing of the kind
+    log: str = ""  # lines of runs.log, also where no folder is shared
+    unfit: str = ""  # why this node can do no such runs
     shares: dict | None = None  # see pace.shares
 
 
 def versions():
-    """What must be the same on all nodes; a torch for another GPU is the same torch."""
+    """What must be the same on all nodes; for which GPU torch was built does not matter."""
     return {"torch": torch.__version__.partition("+")[0], "numpy": np.__version__}
 
 
 def packed(key, where):
-    """{name: bytes} of the files of a run: record and weights, or how far it was when stopped."""
+    """{name: bytes} of the files of a run: its record and weights, or its state when it stopped."""
     paths = [where / path_of(key).name, *(where / f"{key}{suffix}" for suffix in RECORD)]
     return {path.name: path.read_bytes() for path in paths if path.exists()}
 
 
 def unpacked(cfg, found):
-    """Write the files of a run as packed; a record only if it is one (else RecordError), whole."""
+    """Write the files of a run as packed; RecordError, and none is written, if it is no record."""
     where, key = records.folder(), cfg.key()
     whole = f"{key}.json" in found
     if whole and records.exists(cfg):  # somebody was faster
@@ -100,60 +97,58 @@ class Worker:
         os.environ.setdefault("KDLIB_DATA", self.told.usual_data)
         own = os.path.join(tempfile.gettempdir(), "kdlib-cache")
         os.environ.setdefault("KDLIB_CACHE", self.told.cache if self.shared else own)
-        wrong = ""
+        return self.node, self.shared, self._other_versions()
+
+    def _other_versions(self):
         for name, here in versions().items():
             asked = self.told.versions[name]
             if here != asked:
-                wrong = f"has {name} {here} where this machine has {asked}, and its weights would "
-                wrong = f"Node {self.node} {wrong}be others: install {name} {asked} there."
-        return self.node, self.shared, wrong
+                return (
+                    f"Node {self.node} has {name} {here} where this machine has {asked}, and "
+                    f"would make other weights: install {name} {asked} there."
+                )
+        return ""
 
     def shares(self, configs, jobs):
-        """An Outcome with pace.shares; CaptureError is a failure."""
+        """An Answer with pace.shares; CaptureError is a failure."""
         told = self.told
         with self._records([]):
             try:
                 found = pace.shares.__wrapped__(configs, told.data, told.device, jobs)
             except cuda.CaptureError as error:
-                return Outcome(failures=[error.with_traceback(None)])
+                return Answer(failures=[error.with_traceback(None)])
             except KdlibError as error:
-                return Outcome(unfit=self._said(error))
-            return Outcome(shares=found)
+                return Answer(unfit=self._said(error))
+            return Answer(shares=found)
 
     def do(self, configs, left, sent):
-        """The Outcome of runs that have `left` seconds; sent: what an own folder has to hold."""
-        told, start = self.told, time.monotonic()
-        deadline = None if left == math.inf else start + left
-        failures, elsewhere, full = [], [], False
+        """The Answer about runs that have `left` seconds.
+
+        sent: files as packed, or references to them, for a worker that shares no folder."""
+        told = self.told
+        deadline = None if left == math.inf else time.monotonic() + left
         with self._records(sent) as own:
             try:
                 for cfg in configs:
                     load(cfg, told.data, told.device)
             except KdlibError as error:
-                return Outcome(unfit=self._said(error))
-            try:
-                with collected(failures):
-                    try:
-                        elsewhere = together(configs, told.data, told.device, deadline, wait=False)
-                    except (KdlibError, ExceptionGroup) as error:
-                        elsewhere = error.elsewhere
-                        raise
-            except torch.OutOfMemoryError:
-                full = True
-            seconds = time.monotonic() - start
-            failures = [type(error)(self._said(error)) for error in failures]
-            files, log = {}, ""
-            if own:
-                files = {cfg.key(): packed(cfg.key(), own) for cfg in configs}
-                log = (own / "runs.log").read_text()
-            return Outcome(seconds, elsewhere, failures, files, log, full)
+                return Answer(unfit=self._said(error))
+            outcome = attempt(configs, told.data, told.device, deadline)
+            failures = [type(error)(self._said(error)) for error in outcome.failures]
+            outcome = replace(outcome, failures=failures)
+            if own is None:
+                return Answer(**vars(outcome))
+            files = {cfg.key(): packed(cfg.key(), own) for cfg in configs}
+            return Answer(**vars(outcome), files=files, log=(own / "runs.log").read_text())
 
     def _said(self, error):
         return f"Node {self.node}: {error}"
 
     @contextlib.contextmanager
     def _records(self, sent):
-        """The driver's records folder in use (None), or one with what it sent (its path)."""
+        """A block in which records go to the driver's folder, or to one with what was sent.
+
+        Yields the path of the latter, else None."""
         if self.shared:
             os.environ["KDLIB_RECORDS"] = self.told.records
             yield None

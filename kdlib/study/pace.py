@@ -1,5 +1,6 @@
 """How long runs take on this machine, from a few steps of their own."""
 
+import contextlib
 import functools
 import math
 import time
@@ -19,7 +20,6 @@ from kdlib.study.watch import EVALUATIONS
 from kdlib.train import fit, predict
 
 MEASURED = 4  # runs side by side whose pace is measured; each takes seconds to be captured
-
 STARTING = 5.0  # seconds; see `starting`
 
 
@@ -38,6 +38,18 @@ def falls_back(function):
     return either
 
 
+@contextlib.contextmanager
+def one_thread(device):
+    """A block in which a CPU is given one thread, as in every process of a sweep."""
+    threads = torch.get_num_threads()
+    if device == "cpu":
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
 @falls_back
 def shares(configs, folder, device, jobs):
     """{key: seconds} that each Config takes on this machine beside others, `jobs` at a time.
@@ -46,24 +58,22 @@ def shares(configs, folder, device, jobs):
     Counted are the steps, the evaluations and, for the first student of each teacher, the teacher's
     table."""
     count = 1 if device == "cpu" else min(jobs, len(configs), MEASURED)
-    threads, found, tables = torch.get_num_threads(), {}, set()
-    if device == "cpu":
-        torch.set_num_threads(1)  # as in the processes of a sweep, whose time is to be estimated
-    for cfg in configs:
-        data = load(cfg, folder, device)[0]
-        n, how = len(data.train), (data, cfg.batch_size, cfg.precision, count)
-        images = EVALUATIONS * len(data.val) + sum(map(len, data.splits().values()))
-        step, forward = _pace(cfg.student, *how)
-        left = cfg.epochs - epochs_done(cfg.key())
-        seconds = left * math.ceil(n / cfg.batch_size) * step + images * forward
-        table = (cfg.teacher_config(), cfg.seed, cfg.epochs) if cfg.teacher else None
-        if table and table not in tables:
-            tables.add(table)
-            # part of an image's views, on average
-            seen = 1 - (1 - 1 / data.views) ** cfg.epochs if device == "cpu" else 1
-            seconds += seen * n * data.views * _pace(cfg.teacher, *how)[1]
-        found[cfg.key()] = seconds
-    torch.set_num_threads(threads)
+    found, tables = {}, set()
+    with one_thread(device):
+        for cfg in configs:
+            data = load(cfg, folder, device)[0]
+            n, how = len(data.train), (data, cfg.batch_size, cfg.precision, count)
+            images = EVALUATIONS * len(data.val) + sum(map(len, data.splits().values()))
+            step, forward = _pace(cfg.student, *how)
+            left = cfg.epochs - epochs_done(cfg.key())
+            seconds = left * math.ceil(n / cfg.batch_size) * step + images * forward
+            table = (cfg.teacher_config(), cfg.seed, cfg.epochs) if cfg.teacher else None
+            if table and table not in tables:
+                tables.add(table)
+                # part of an image's views, on average
+                seen = 1 - (1 - 1 / data.views) ** cfg.epochs if device == "cpu" else 1
+                seconds += seen * n * data.views * _pace(cfg.teacher, *how)[1]
+            found[cfg.key()] = seconds
     return found
 
 
@@ -75,12 +85,6 @@ def workers(configs, device, jobs):
 def starting(device):
     """Seconds until the first process trains, which has to import torch and read the data."""
     return STARTING if device == "cpu" else 0.0
-
-
-def together(configs, folder, device, jobs):
-    """Seconds that all Configs take on this machine, `jobs` at a time."""
-    expected = shares(configs, folder, device, jobs)
-    return starting(device) + sum(expected.values()) / workers(configs, device, jobs)
 
 
 _PACES = {}  # what was measured here

@@ -11,18 +11,18 @@ from kdlib.study.studies import Study
 
 
 class Part(NamedTuple):
-    """Runs, and where some are of methods that the study does not plan, what to compare."""
+    """Some runs of a study, and what to compare if they are of methods that it does not plan."""
 
-    configs: list  # teachers among them
-    compared: Study | None  # the part with one_hot and kd beside its methods
-    seeds: int  # first ones, over which it is compared
+    configs: list  # with their teachers
+    compared: Study | None  # the pairs and methods of the part, with one_hot and kd
+    seeds: int  # how many first ones it is compared over
 
 
 def part_of(whole, pairs=(), methods=(), seeds=None):
     """The Part of a study with these pairs and methods, see Study.part, and seeds.
 
-    seeds: "4", the first four; "2-5", both ends included; None: all, or, to compare methods that
-    are not planned, those whose one_hot and kd are on record. KdlibError for what is not there."""
+    seeds: "4", the first four; "2-5", both ends included; None: all, or for unplanned methods
+    those whose one_hot and kd are on record. KdlibError for what the study does not have."""
     chosen = whole.part(pairs, methods)
     some = range(whole.seeds)
     compared = None
@@ -43,7 +43,11 @@ def part_of(whole, pairs=(), methods=(), seeds=None):
 
 def _range_of(text, whole):
     found = re.fullmatch(r"(?:(\d{1,9})-)?(\d{1,9})", text)
-    some = found and range(int(found[1] or 0), int(found[2]) + bool(found[1]))
+    some = range(0)
+    if found and found[1]:
+        some = range(int(found[1]), int(found[2]) + 1)
+    elif found:
+        some = range(int(found[2]))
     if not some or some.stop > whole.seeds:
         planned = f"study {whole.name} has {count_of(whole.seeds, 'planned seed')}"
         raise KdlibError(
@@ -54,7 +58,7 @@ def _range_of(text, whole):
 
 
 def lacking(part):
-    """What the comparison waits for, and the command that does it, in words; "" if nothing."""
+    """How many runs the comparison lacks, and the command that does them; "" if it lacks none."""
     chosen = part.compared
     missing = [cfg for cfg in chosen(part.seeds) if not exists(cfg)]
     if not missing:

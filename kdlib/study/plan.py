@@ -1,7 +1,7 @@
 """Which runs come next, and which go together in lockstep. It starts nothing.
 
-Runs are known by their keys, and what became of them is noted when they end, because a question to
-the disk for each of 10,000 runs at each step would be too much for a shared folder."""
+What became of a run is noted when it ends: to ask the disk about each of 10,000 runs at each step
+would be too much for a shared folder."""
 
 import bisect
 import itertools
@@ -12,36 +12,37 @@ from tqdm import tqdm  # tqdm.auto warns in notebooks without ipywidgets
 
 from kdlib.config import count_of
 
-# seconds between two looks at runs in work elsewhere: at first, and when the wait was long; between
-OFTEN, RARELY = 0.3, 5.0  # them a tenth of the wait so far
-SOME = 20  # runs in work elsewhere that are looked at at once
+# Seconds between two looks at runs in progress elsewhere: a tenth of the wait so far, but no fewer
+# than OFTEN and no more than RARELY.
+OFTEN, RARELY = 0.3, 5.0
+SOME = 20  # how many of them one look is at
 
 
 class Plan:
     """Runs to be done: those whose teachers are on record, in order, and in time."""
 
-    def __init__(self, todo, exists, deadline=None, alone=None, shares=None, free=None):
+    def __init__(self, todo, exists, deadline=None, alone=None, shares=None, free=lambda cfg: True):
         """exists(cfg): whether a run is on record. deadline: time.monotonic() at which time is up.
 
         alone: seconds of each key by itself, for a deadline; shares: beside others; free(cfg):
-        whether no process has claimed a run, by default always."""
+        whether no process has claimed a run."""
         self.runs = {cfg.key(): cfg for cfg in todo}
         self.exists, self.deadline = exists, deadline
         self.alone, self.shares = alone or {}, shares or {}
-        self.free = free or (lambda cfg: True)
+        self.free = free
         self.running = []
-        self.others = {}  # key: run in work elsewhere; the one looked at last comes last
+        self.others = {}  # key: run in progress elsewhere; the one looked at last comes last
         self.done = set()  # keys of runs that are on record now
         self.taken = self.expected = 0.0
         self._failed = set()  # keys of runs that ended without a record
-        self._told = False  # that this process only waits
-        self._began = self._looked = 0.0  # the wait for those elsewhere, and the last look at them
+        self._told = False  # whether it was said that this process waits
+        self._began = self._looked = 0.0  # when the wait for others began; the last look at them
         self._place = {key: place for place, key in enumerate(self.runs)}
         self._ready = []  # keys, in order
         self._teacher = {}  # key: key of its teacher
         self._awaited = {}  # key of a run that is not on record: (the run, keys that wait for it)
         self._missing = {}  # key: how many runs it waits for
-        known = {}  # of the runs that are needed beside those of the plan: whether they are there
+        known = {}  # key of a run that is needed but not planned: whether it is on record
         for key, cfg in self.runs.items():
             self._enter(key, cfg.dependencies(), known)
 
@@ -60,16 +61,16 @@ class Plan:
 
     @property
     def pending(self):
-        """Runs that were not begun, in order, but for those in work elsewhere."""
+        """Runs that were not begun, here or elsewhere, in order."""
         keys = sorted([*self._ready, *self._missing], key=self._place.get)
         return [self.runs[key] for key in keys]
 
     def next(self, most):
-        """At most `most` runs, which are then running. What does not fit into the time stays.
+        """At most `most` runs, which count as running from then on.
 
-        Students of a teacher whose students are running, here or elsewhere, come last, because one
-        process fills a teacher's table and a second would wait for it. What was done elsewhere
-        meanwhile is not begun."""
+        Those that do not fit into the time that is left are passed over, and those that another
+        process has done meanwhile are not begun. Students of a teacher whose students are running,
+        here or elsewhere, come last: they would wait until its table is filled."""
         self._look_elsewhere()
         while True:
             chosen = self._choice(most)
@@ -103,7 +104,7 @@ class Plan:
         return chosen
 
     def _fitting(self, left):
-        """The runs that are ready and fit into the seconds that are left; busy teachers' last."""
+        """The runs that are ready and fit into the seconds left; those of busy teachers last."""
         keys = [*(cfg.key() for cfg in self.running), *self.others]
         busy = {self._teacher[key] for key in keys if key in self._teacher}
         last = []
@@ -131,7 +132,7 @@ class Plan:
         return group[: math.ceil(len(group) / groups)]
 
     def ended(self, configs):
-        """These are running no more, whatever came of them."""
+        """These no longer run: they are done, or else they failed."""
         for cfg in configs:
             if self.exists(cfg):
                 self._is_done(cfg.key())
@@ -139,44 +140,52 @@ class Plan:
                 self._failed.add(cfg.key())
         self._stop(configs)
 
+    def came(self, configs, outcome):
+        """This Outcome (of attempt.py) came of runs that were begun together."""
+        mine = [cfg for cfg in configs if cfg not in outcome.elsewhere]
+        if mine and not outcome.failures:
+            self.took(mine, outcome.seconds)
+        self.elsewhere(outcome.elsewhere)
+        self.ended(mine)
+
     def _stop(self, configs):
         keys = {cfg.key() for cfg in configs}
         self.running = [cfg for cfg in self.running if cfg.key() not in keys]
 
     def put_back(self, configs):
-        """These were not done after all, and come in their old places."""
+        """These were not done after all, and return to their old places."""
         for cfg in configs:
             self._comes(cfg.key())
         self._stop(configs)
 
     def elsewhere(self, configs):
-        """These turned out to be in work elsewhere: they come again when their claims are free."""
+        """Another process is doing these: they come again if its claims end without a record."""
         if not self.others:
             self._began = self._looked = time.monotonic()
         self.others |= {cfg.key(): cfg for cfg in configs}
         self._stop(configs)
 
     def waits(self):
-        """Whether there is nothing to do here but to wait for runs in work elsewhere."""
+        """Whether all that is left to do here is to wait for runs in progress elsewhere."""
         return bool(self.others) and not self.running and self.left() > 0
 
     def pause(self):
-        """Seconds until the next look at what is in work elsewhere; None if nothing is."""
+        """Seconds until the next look at runs in progress elsewhere; None if there are none."""
         if not self.others:
             return None
         every = min(RARELY, max(OFTEN, (self._looked - self._began) / 10))
         return max(0.0, min(self._looked + every - time.monotonic(), self.left()))
 
     def wait(self):
-        """Pass the time until that look. At the first call it is said for what."""
+        """Sleep until that look. The first time, say what is waited for."""
         if not self._told:
             self._told = True
             runs = count_of(len(self.others), "run")
-            tqdm.write(f"waiting for {runs} in work elsewhere (another process has claimed them)")
+            tqdm.write(f"waiting for {runs} in progress elsewhere (claimed by other processes)")
         time.sleep(self.pause() or 0.0)
 
     def _look_elsewhere(self):
-        """If it is time: what became of some runs in work elsewhere, done or free again."""
+        """If it is time, see which of some runs in progress elsewhere are done or free again."""
         if self.pause() != 0.0:
             return
         self._looked = time.monotonic()
@@ -192,7 +201,7 @@ class Plan:
             self._began = self._looked
 
     def _look_for_teachers(self):
-        """Whether there are now runs that somebody waits for, and that nobody does here."""
+        """Note awaited runs that are not done here and are on record now; whether there are any."""
         there = []
         for key, (cfg, _) in self._awaited.items():
             if (key not in self.runs or key in self._failed) and self.exists(cfg):

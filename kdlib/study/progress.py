@@ -104,7 +104,7 @@ class Progress:
         return f"{self.ended}/{len(self.todo)} runs, {epochs:,}/{every:,} epochs, {ends}"
 
     def names(self):
-        """The runs in work: their keys without the data set and the hash; or for what we wait."""
+        """The runs in progress, by key without data set and hash; or what is waited for."""
         running, others = list(self.plan.running), len(self.plan.others)
         if others and not running:
             return f"waiting for {count_of(others, 'run')} elsewhere"

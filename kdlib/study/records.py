@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from kdlib.config import RECIPE, Config, KdlibError
-from kdlib.study.facts import SEAL, SPLITS, check, laid_out, parsed, seal_of, sealed
+from kdlib.study.facts import SEAL, SPLITS, check, laid_out, parsed, sealed
 from kdlib.study.files import exists, folder, read_file, whole_file
 
 ARRAYS = ("y", "group", "predicted", "log_p")
@@ -106,13 +106,13 @@ def write(record, where=None):
 
 
 def paths(where=None):
-    """The JSON files of all records in a folder, in order; what begins with a dot is none."""
+    """The JSON files of all records in a folder, in order. Files that are hidden are no records."""
     found = sorted((where or folder()).glob("*.json"))
     return [path for path in found if not path.name.startswith(".")]
 
 
 def taught_by(key):
-    """The keys of the runs on record whose teacher is the run of a key; damaged files are none."""
+    """The keys of the runs on record that the run of a key taught. Damaged files do not count."""
     named, found = f'"teacher_key": "{key}"'.encode(), []
     for path in paths():
         with contextlib.suppress(OSError, ValueError):
@@ -122,7 +122,7 @@ def taught_by(key):
 
 
 def read(cfg, where=None):
-    """The record of a Config, in memory once it was read, as long as its files are the same.
+    """The record of a Config, kept in memory for as long as its files stay the same.
 
     RecordError naming the file if it is missing, corrupt, or of another run."""
     path = (where or folder()) / f"{cfg.key()}.json"
@@ -134,7 +134,7 @@ def read(cfg, where=None):
 
 
 def _state(path):
-    """What differs after a file was written again; None where there is none."""
+    """What differs once a file was written again; None where there is no file."""
     try:
         stat = os.stat(path)
     except OSError:
@@ -145,23 +145,24 @@ def _state(path):
 @functools.lru_cache(maxsize=REMEMBERED)
 def _read(cfg, path, *_):
     try:
-        facts = parsed(read_file(path, LARGEST[".json"]))
+        written = parsed(read_file(path, LARGEST[".json"]))
+        facts = dict(written)
         recipe, fields = facts.pop("recipe", None), facts.pop("config", None)
         if recipe != RECIPE:
             raise ValueError(f"made with recipe {recipe!r:.60}, this is recipe {RECIPE}")
         if type(fields) is not dict:
             raise ValueError(f"config is {fields!r:.60}, must be fields and their values")
-        stored, seal = Config.from_dict(fields), facts.pop(SEAL, None)
+        stored = Config.from_dict(fields)
         for name, asked in cfg.fields().items():
             if asked != (found := getattr(stored, name)):
                 raise ValueError(f"field {name} is {found!r}, asked for was {asked!r}")
-        if seal is None:
+        if facts.pop(SEAL, None) is None:
             raise RecordError(
                 f"{path}: it has no seal, as in older versions: `python tools/seal_records.py "
                 f"{path.parent}` adds it where a record is sound; else delete it and run again."
             )
         check(facts, stored)
-        if seal != seal_of({"recipe": recipe, "config": fields, **facts}):
+        if written != sealed(written):
             raise ValueError("changed since it was written (its seal is of other facts)")
     except RecordError:
         raise
@@ -249,7 +250,7 @@ def check_pair(record, other):
     for name, what in shared.items():
         if record.facts[name] != other.facts[name]:
             raise RecordError(
-                f"Records {a} and {b} are of different {what}; delete the one that is not of yours "
+                f"Records {a} and {b} are of different {what}; delete the one that is not yours "
                 "and run again."
             )
     for name in SPLITS:

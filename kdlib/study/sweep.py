@@ -1,7 +1,6 @@
 """Many runs: sweep(configs) does what is missing, here. plan.py says in which order."""
 
 import contextlib
-import functools
 import gc
 import multiprocessing
 import os
@@ -16,31 +15,33 @@ from tqdm import tqdm  # tqdm.auto warns in notebooks without ipywidgets
 
 from kdlib import cuda
 from kdlib.config import KdlibError, count_of
-from kdlib.study import pace, records, stopping
-from kdlib.study.experiment import collected, load, together
+from kdlib.study import records, stopping
+from kdlib.study.attempt import Outcome, attempt
 from kdlib.study.files import (
     available_cores,
     cache_folder,
     check_writable,
     free,
-    on_record,
     sweep_leftovers,
 )
 from kdlib.study.machine import default_device
-from kdlib.study.pace import falls_back, shares, starting, workers
+from kdlib.study.pace import falls_back, one_thread, shares, starting, workers
 from kdlib.study.plan import Plan
 from kdlib.study.progress import shown
 from kdlib.study.watch import OutOfTime
 
 GRACE = 1.0  # seconds in which processes that are told to stop remove what they were writing
-# of Ray: no statistics; what is no cluster is found out in seconds, not minutes
-QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_gcs_server_port_wait_time_s": "1"}
-QUIET["RAY_py_gcs_connect_timeout_s"] = "10"
+RAY = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    # what is no cluster is found out in seconds, not minutes
+    "RAY_gcs_server_port_wait_time_s": "1",
+    "RAY_py_gcs_connect_timeout_s": "10",
+}
 
 
 def missing(configs):
-    """The Configs without a record."""
-    there = on_record()
+    """The Configs without a record, by one look at the folder, whose disk may be slow."""
+    there = {path.stem for path in records.paths()}
     return [cfg for cfg in configs if cfg.key() not in there]
 
 
@@ -75,9 +76,9 @@ def sweep(configs, folder=None, device=None, jobs=None, budget=None, ray=None):
 
 
 def place_of(ray=None):
-    """Where runs are done, and how: on this machine, or by a Cluster, which does the same."""
+    """Where and how runs are done: on this machine, or by a Cluster, which offers the same."""
     if ray is not None:
-        for name, value in QUIET.items():
+        for name, value in RAY.items():
             os.environ.setdefault(name, value)
         from kdlib.study import cluster  # needs Ray, which reads these when it is imported
 
@@ -87,11 +88,16 @@ def place_of(ray=None):
         default_device=default_device,
         default_jobs=default_jobs,
         shares=shares,
-        together=pace.together,
         workers=workers,
         starting=starting,
         work=_work,
     )
+
+
+def seconds_at(place, configs, folder, device, jobs):
+    """Seconds that all Configs take at a place, `jobs` at a time."""
+    expected = place.shares(configs, folder, device, jobs)
+    return place.starting(device) + sum(expected.values()) / place.workers(configs, device, jobs)
 
 
 @falls_back
@@ -118,28 +124,13 @@ def _do_all(todo, folder, device, jobs, deadline, place):
 
 
 def _planned(todo, folder, device, jobs, deadline, place):
-    """The Plan of runs, with how long each takes; alone is of interest where time may be up."""
+    """The Plan of runs, with how long each takes, alone too where a deadline makes it matter."""
     beside = place.shares(todo, folder, device, jobs)
     alone = beside
     if deadline is not None and device != "cpu":
         alone = place.shares(todo, folder, device, 1)
-    return Plan(todo, records.exists, deadline, alone, beside, _free)
-
-
-def _free(cfg):
-    return free(cfg.key(), records.folder())
-
-
-@contextlib.contextmanager
-def _one_thread(device):
-    """A block in which runs on a CPU take one thread, wherever they are done."""
-    threads = torch.get_num_threads()
-    if device == "cpu":
-        torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
+    where = records.folder()
+    return Plan(todo, records.exists, deadline, alone, beside, lambda cfg: free(cfg.key(), where))
 
 
 def _needs_processes(device):
@@ -149,88 +140,65 @@ def _needs_processes(device):
 def _work(plan, jobs, how, failures):
     """Do what is planned: on a CPU each run in the next free process, on a GPU in lockstep.
 
-    One at a time needs no other process, which would take seconds to start. how: see _in_lockstep.
-    A step ends where some runs end."""
+    One run at a time needs no other process, which would take seconds to start. For `how`, and when
+    it yields, see _in_lockstep."""
     _, device, _ = how
     work = _in_processes if jobs > 1 and _needs_processes(device) else _in_lockstep
-    with _one_thread(device):
+    with one_thread(device):
         yield from work(plan, jobs, how, failures)
 
 
-def _timed(configs, folder, device, deadline):
-    """(Seconds that `together` takes, what it left to other processes).
-
-    Data are loaded before, once in a process."""
-    for cfg in configs:
-        load(cfg, folder, device)
-    start = time.monotonic()
-    elsewhere = together(configs, folder, device, deadline, wait=False)
-    return time.monotonic() - start, elsewhere
-
-
-def _note(plan, configs, failures, kind, outcome):
-    """Tell the plan what came of runs. outcome(): what _timed returned; or it raises, as it did.
-
-    What is of a kind of exception is appended to `failures`."""
-    elsewhere = []
-    with collected(failures, kind):
-        try:
-            seconds, elsewhere = outcome()
-        except Exception as error:
-            elsewhere = getattr(error, "elsewhere", [])
-            raise
-        if mine := [cfg for cfg in configs if cfg not in elsewhere]:
-            plan.took(mine, seconds)
-    plan.elsewhere(elsewhere)
-    plan.ended([cfg for cfg in configs if cfg not in elsewhere])
-
-
 def _in_lockstep(plan, jobs, how, failures):
-    """Do what is planned in this process, up to `jobs` runs at once; a step ends where some end.
+    """Do what is planned in this process, up to `jobs` runs at once. Yields whenever some ended.
 
-    how: the further arguments of _timed. What stops a run is appended to `failures`."""
+    how: the other arguments of attempt. What stops a run is appended to `failures`."""
     _, device, _ = how
     while (configs := plan.next(jobs)) or plan.waits():
         if not configs:
             plan.wait()
             yield
             continue
-        try:
-            _note(plan, configs, failures, KdlibError, functools.partial(_timed, configs, *how))
-        except torch.OutOfMemoryError:
+        outcome = attempt(configs, *how)
+        failures += outcome.failures
+        if outcome.full:
             jobs = len(configs) // 2
             short = f"out of GPU memory with {len(configs)} runs at once"
             tqdm.write(f"{short}; going on with {jobs}")
             plan.put_back(configs)
+        else:
+            plan.came(configs, outcome)
         if device != "cpu":
             gc.collect()  # graphs and their memory may hang in cycles
         yield
 
 
 def _in_processes(plan, jobs, how, failures):
-    """As _in_lockstep, each run in the next free of `jobs` processes."""
+    """The same as _in_lockstep, but each run in the next free one of `jobs` processes."""
     with _pool(jobs) as pool:
         running = {}
         while True:
             while len(running) < jobs and (configs := plan.next(1)):
                 with stopping.held():
-                    running[pool.submit(_timed, configs, *how)] = configs
+                    running[pool.submit(attempt, configs, *how)] = configs
             if not running:
                 if not plan.waits():  # what is pending waits for a teacher that failed, or for time
                     return
                 plan.wait()
-            # what is in work elsewhere may come to a process that is free
+            # a process that is free may take over what was in progress elsewhere
             until = plan.pause() if len(running) < jobs else None
             done, _ = futures.wait(running, until, futures.FIRST_COMPLETED)
             for future in done:
                 configs = running.pop(future)
-                if isinstance(error := future.exception(), BrokenProcessPool):
+                error = future.exception()
+                if isinstance(error, BrokenProcessPool):
                     raise KdlibError(
                         f"A process died in run {configs[0].key()} or beside it (killed, or out of "
                         "memory); finished runs are kept: run it again, with fewer --jobs if "
                         "memory was short."
                     ) from error
-                _note(plan, configs, failures, Exception, future.result)
+                outcome = Outcome(failures=[error]) if error else future.result()
+                failures += outcome.failures
+                plan.came(configs, outcome)
             yield
 
 
@@ -238,10 +206,11 @@ def _in_processes(plan, jobs, how, failures):
 def _pool(jobs):
     """Processes of one thread each, all stopped when the block is left, also by an interrupt.
 
-    Results do not depend on the number of cores then, and two do more than one with two threads."""
+    With one thread results do not depend on the number of cores, and two processes do more than one
+    with two threads."""
     others = set(multiprocessing.active_children())
     spawn = multiprocessing.get_context("spawn")
-    with stopping.held():  # or its semaphores would be nobody's
+    with stopping.held():  # an interrupt here would leave its semaphores to nobody
         pool = futures.ProcessPoolExecutor(jobs, spawn, initializer=_start_worker)
     try:
         yield pool

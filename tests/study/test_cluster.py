@@ -45,7 +45,10 @@ class FakeRay:
         self.wrong = {}  # node: what its hello says
 
     def nodes(self):
-        return [{"Alive": True, "Resources": {"CPU": cores}} for cores in self.up.values()]
+        return [
+            {"Alive": True, "NodeID": name, "Resources": {"CPU": cores}}
+            for name, cores in self.up.items()
+        ]
 
     def remote(self, cls):
         def begin(told):
@@ -74,7 +77,7 @@ class FakeActor:
         self.of, self.name = of, name
         self.hello = self._method(lambda token: (name, True, of.wrong.get(name, "")))
         self.shares = self._method(
-            lambda configs, jobs: node.Outcome(shares={c.key(): 1.0 for c in configs})
+            lambda configs, jobs: node.Answer(shares={c.key(): 1.0 for c in configs})
         )
         self.do = self._method(lambda *asked: of.do(name, *asked))
 
@@ -113,7 +116,7 @@ def test_lost_runs_are_done_again_and_one_that_is_lost_three_times_is_one_senten
         if first or configs == [SEEDS[1]]:
             raise ray.exceptions.ActorDiedError()
         write(*configs)
-        return node.Outcome()
+        return node.Answer()
 
     rays = fake({"a": 1, "b": 1}, do)
     with pytest.raises(
@@ -133,7 +136,7 @@ def test_a_run_that_was_on_record_when_its_worker_died_is_not_done_again(fake):
         write(*configs)
         if len(asked) == 2:
             raise ray.exceptions.ActorUnavailableError("gone", None)
-        return node.Outcome()
+        return node.Answer()
 
     fake({"a": 1}, do)
     assert [r.config for r in swept(SEEDS)] == SEEDS
@@ -145,12 +148,12 @@ def test_a_run_that_fails_fails_alone_and_what_another_process_has_claimed_waits
 
     def do(name, configs, left, sent):
         if configs == [SEEDS[0]]:
-            return node.Outcome(failures=[KdlibError("Node a: it is ill")])
+            return node.Answer(failures=[KdlibError("Node a: it is ill")])
         if configs == [SEEDS[2]] and not claimed:
             claimed.append(1)
-            return node.Outcome(elsewhere=configs)
+            return node.Answer(elsewhere=configs)
         write(*configs)
-        return node.Outcome()
+        return node.Answer()
 
     fake({"a": 1}, do)
     monkeypatch.setattr("kdlib.study.plan.OFTEN", 0.01)
@@ -162,9 +165,9 @@ def test_a_run_that_fails_fails_alone_and_what_another_process_has_claimed_waits
 def test_a_node_without_the_data_is_left_out_and_named_once(fake, capsys):
     def do(name, configs, left, sent):
         if name == "bare":
-            return node.Outcome(unfit="Node bare: cifar100 was not found.")
+            return node.Answer(unfit="Node bare: cifar100 was not found.")
         write(*configs)
-        return node.Outcome()
+        return node.Answer()
 
     fake({"bare": 2, "b": 1}, do)
     assert [r.config for r in swept(SEEDS)] == SEEDS
@@ -179,12 +182,29 @@ def test_a_node_with_another_torch_does_nothing(fake, capsys):
     def do(name, configs, left, sent):
         assert name == "b"
         write(*configs)
-        return node.Outcome()
+        return node.Answer()
 
     rays = fake({"old": 1, "b": 1}, do)
     rays.wrong["old"] = "Node old has torch 2.9."
     assert [r.config for r in swept(SEEDS)] == SEEDS
     assert capsys.readouterr().err == "warning: Node old has torch 2.9. The node is left out.\n"
+
+
+def test_a_node_that_was_left_out_and_is_gone_takes_no_place_of_others(fake):
+    asked = []
+
+    def do(name, configs, left, sent):
+        rays.up.pop("old", None)
+        asked.append(name)
+        if len(asked) == 2:
+            raise ray.exceptions.ActorDiedError()
+        write(*configs)
+        return node.Answer()
+
+    rays = fake({"old": 1, "b": 1}, do)
+    rays.wrong["old"] = "Node old has torch 2.9."
+    assert [r.config for r in swept(SEEDS)] == SEEDS
+    assert asked == ["b"] * 6
 
 
 def test_workers_come_with_new_nodes_and_a_budget_is_sent_in_seconds(fake, monkeypatch):
@@ -196,7 +216,7 @@ def test_workers_come_with_new_nodes_and_a_budget_is_sent_in_seconds(fake, monke
         lefts.append(left)
         rays.up["late"] = 1
         write(*configs)
-        return node.Outcome()
+        return node.Answer()
 
     rays = fake({"a": 1}, do)
     swept(SEEDS, budget=60.0, jobs=2)
@@ -272,7 +292,7 @@ def test_what_is_no_record_is_asked_for_again_until_it_was_thrice(fake, sent_bac
 
     def do(name, configs, left, sent):
         asked.append(configs)
-        return node.Outcome(files={CFG.key(): sent_back | {f"{CFG.key()}.json": b"{}"}})
+        return node.Answer(files={CFG.key(): sent_back | {f"{CFG.key()}.json": b"{}"}})
 
     fake({"a": 1}, do)
     with pytest.raises(

@@ -127,3 +127,9 @@ def test_a_claim_is_free_when_its_process_was_killed(tmp_path):
         assert not files.free("run", tmp_path) and files.free("another", tmp_path)
         process.kill()
     assert files.free("run", tmp_path)
+
+
+def test_a_second_process_that_is_killed_is_one_sentence(tmp_path, monkeypatch):
+    monkeypatch.setattr(locks, "SECOND", "import os; os.kill(os.getpid(), 9)")
+    lines, [wrong] = locks.examined(tmp_path)
+    assert lines == [] and wrong.endswith("as a second process failed (exit code -9)")

@@ -43,8 +43,8 @@ def epoch(cfg, number):
 def test_the_first_estimate_is_the_one_that_was_told_before(clock, monkeypatch):
     _, follow = followed()
     assert follow.told() == "0/3 runs, 0/12 epochs, about 3 min left"
-    monkeypatch.setattr(pace, "shares", lambda *some: SECONDS)
-    assert follow.left == pace.together(RUNS, None, "cpu", 2) == 155.0
+    monkeypatch.setattr(sweep, "shares", lambda *some: SECONDS)
+    assert follow.left == sweep.seconds_at(sweep.place_of(), RUNS, None, "cpu", 2) == 155.0
     clock.seconds = 60.0  # still starting: it cannot be less than the work
     follow.look()
     assert follow.told().endswith("about 2 min left") and follow.least == 150.0

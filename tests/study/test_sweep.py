@@ -14,7 +14,7 @@ from synthetic import record
 from kdlib import cuda
 from kdlib.config import Config, KdlibError
 from kdlib.step import Diverged
-from kdlib.study import experiment, pace, records, sweep
+from kdlib.study import attempt, experiment, pace, records, sweep
 from kdlib.study.experiment import TeacherError, together
 from kdlib.study.files import claim
 from kdlib.study.plan import Plan
@@ -137,7 +137,7 @@ def test_what_is_in_work_elsewhere_is_awaited_when_nothing_else_is_left(clock, c
     assert plan.next(1) == SEEDS[2:3] and not plan.others
     plan.ended(SEEDS[2:3])  # it fails here too
     assert plan.next(1) == [] and not plan.waits() and plan.pause() is None
-    said = "waiting for 2 runs in work elsewhere (another process has claimed them)\n"
+    said = "waiting for 2 runs in progress elsewhere (claimed by other processes)\n"
     assert capsys.readouterr().out == said
 
 
@@ -242,8 +242,8 @@ def pretend(records_folder, monkeypatch):
             raise ExceptionGroup("several", failures)
         return []
 
-    monkeypatch.setattr(sweep, "together", do)
-    monkeypatch.setattr(sweep, "load", lambda *a: None)
+    monkeypatch.setattr(attempt, "together", do)
+    monkeypatch.setattr(attempt, "load", lambda *a: None)
 
     def shares(configs, *how):
         return {cfg.key(): asked.seconds.get(cfg.key(), 0.01) for cfg in configs}
@@ -277,6 +277,12 @@ def test_out_of_memory_means_fewer_at_once_and_loses_nothing(pretend, capsys):
     assert capsys.readouterr().out == said
 
 
+def test_a_run_whose_data_do_not_fit_into_memory_fails_by_name(pretend):
+    pretend.room = 0
+    with pytest.raises(KdlibError, match=f"^Run {SEEDS[0].key()} stopped: it does not fit"):
+        sweep.sweep(SEEDS[:1], device="cuda", jobs=2)
+
+
 @pytest.mark.parametrize("failed, said", [([1], "^no 1$"), ([1, 3], r"no 1 \(1 more run failed")])
 def test_runs_that_fail_stop_nothing_else(pretend, failed, said):
     pretend.fails = {SEEDS[k].key(): Diverged(f"no {k}") for k in failed}
@@ -293,7 +299,7 @@ def test_runs_that_gave_up_in_time_are_not_failures(pretend):
 
 def test_what_a_group_left_to_others_is_not_lost_when_another_of_it_fails(pretend, monkeypatch):
     """Nor is it counted in how long runs take."""
-    plain, claimed = sweep.together, SEEDS[1:2]
+    plain, claimed = attempt.together, SEEDS[1:2]
 
     def together(configs, *more, **wait):
         elsewhere = [cfg for cfg in configs if cfg in claimed]
@@ -306,7 +312,7 @@ def test_what_a_group_left_to_others_is_not_lost_when_another_of_it_fails(preten
         return elsewhere
 
     took = []
-    monkeypatch.setattr(sweep, "together", together)
+    monkeypatch.setattr(attempt, "together", together)
     monkeypatch.setattr(Plan, "took", lambda plan, configs, seconds: took.append(configs))
     pretend.fails[SEEDS[0].key()] = Diverged("no 0")
     with pytest.raises(KdlibError, match="^no 0$"):
@@ -328,7 +334,7 @@ def test_where_steps_cannot_be_captured_each_run_goes_on_in_its_own_process(
     pretend, graphs, monkeypatch, capsys
 ):
     said = "A training step cannot be captured here."
-    plain, processes, in_lockstep = sweep.together, [], sweep._in_lockstep
+    plain, processes, in_lockstep = attempt.together, [], sweep._in_lockstep
 
     def first_fails(configs, *more, **wait):
         if cuda.Captured.graphs:
@@ -339,7 +345,7 @@ def test_where_steps_cannot_be_captured_each_run_goes_on_in_its_own_process(
         processes.append(jobs)
         return in_lockstep(plan, 1, how, failures)
 
-    monkeypatch.setattr(sweep, "together", first_fails)
+    monkeypatch.setattr(attempt, "together", first_fails)
     monkeypatch.setattr(sweep, "_in_processes", here)
     done = sweep.sweep(SEEDS, device="cuda", jobs=3)
     assert [r.config for r in done] == SEEDS and pretend == [[c.key()] for c in SEEDS]
@@ -396,6 +402,22 @@ def test_the_pace_is_that_of_warm_steps_and_a_run_has_its_share_of_them(monkeypa
 
 
 # ---------------------------------------------------------------- real runs
+
+
+def test_measuring_that_fails_leaves_the_threads_as_they_were(monkeypatch):
+    def fails(name, *how):
+        assert torch.get_num_threads() == 1
+        raise KdlibError("no pace")
+
+    monkeypatch.setattr(pace, "_pace", fails)
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        with pytest.raises(KdlibError, match="no pace"):
+            pace.shares(SEEDS[:1], None, "cpu", 1)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_together_is_alone_on_record(records_folder, monkeypatch, tmp_path):
@@ -530,7 +552,7 @@ def test_a_run_that_is_done_elsewhere_is_awaited_and_not_done_again(jobs, capsys
     assert [r.config for r in found] == SEEDS[:2]
     assert begun(SEEDS[0]) == 0 and begun(SEEDS[1]) == 1
     # on a busy machine it may be done before anybody waits
-    assert capsys.readouterr().out.count("waiting for 1 run in work elsewhere") <= 1
+    assert capsys.readouterr().out.count("waiting for 1 run in progress elsewhere") <= 1
 
 
 def test_a_run_that_fails_elsewhere_is_tried_here_once_and_says_why(jobs):
