@@ -125,7 +125,8 @@ def pages_of(wanted, named, out, notebooks, say):
 
     number = sum(map(len, books.values()))
     minutes = math.ceil(number * A_PAGE / 60 / available_cores())
-    say(f"{count_of(number, 'page')}: about {minutes} min on an idle computer")
+    if number:
+        say(f"{count_of(number, 'page')}: about {minutes} min on an idle computer")
     built = build(
         {name: {"seeds": n} for name, n in seeds.items()},
         out,

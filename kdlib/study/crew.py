@@ -64,6 +64,8 @@ class Crew:
     def hire(self, wanted):
         """Have this many workers, as far as there is room; idle ones beyond it are dismissed."""
         self.looked = time.monotonic()
+        with contextlib.suppress(OSError):
+            os.utime(self.token)  # lest it be swept away as a leftover
         most = min(self._places(), wanted)
         options = {"num_cpus": self.need["CPU"], "num_gpus": self.need.get("GPU", 0)}
         options |= {"max_restarts": 0, "scheduling_strategy": "SPREAD"}

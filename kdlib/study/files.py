@@ -100,6 +100,8 @@ def _cannot_write(path, error):
         disk = disk.parent
     why = "not a folder" if isinstance(error, FileExistsError) else os.strerror(error.errno)
     free = f"{shutil.disk_usage(there).free / 1e9:.1f} GB free on the disk mounted at {disk}"
+    if error.errno == errno.ENOSPC and hasattr(os, "statvfs") and not os.statvfs(there).f_favail:
+        free += ", which has no room for the names of further files (inodes)"
     return (
         f"{path}: cannot be written ({why}; {free}); see to its space and permissions or choose "
         "another folder (KDLIB_RECORDS for records, KDLIB_CACHE for the cache), then run the same "
@@ -159,7 +161,10 @@ def claim(name, where, wait=True):
         return
     except OSError as error:
         if error.errno not in NO_LOCKS:
-            raise
+            raise KdlibError(
+                f"{path}: cannot be locked ({os.strerror(error.errno)}); remove it, or choose "
+                "another folder."
+            ) from error
         raise KdlibError(
             f"{where}: files cannot be locked there ({os.strerror(error.errno)}), and without "
             "locks two processes would do the same run; `python -m kdlib doctor` says what helps."

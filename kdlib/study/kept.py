@@ -3,6 +3,7 @@
 Its state after some epoch is kept beside the records until the run is one of them."""
 
 import contextlib
+import hashlib
 import io
 import json
 import time
@@ -14,7 +15,7 @@ from kdlib.study.files import folder, read_file, whole_file
 
 EVERY = 120.0  # seconds between two savings; a shorter run is never kept
 LARGEST = 2**33  # bytes that are read
-CONTENTS = {"plan": str, "commits": list, "seconds": float, "state": dict, "evaluations": dict}
+HASH = 64  # bytes in front: the hash of all that follows, since torch checks none
 
 
 def path_of(key):
@@ -22,14 +23,21 @@ def path_of(key):
     return folder() / f".{key}.kept"
 
 
+def packed(contents):
+    """The bytes of a file that keeps contents."""
+    written = io.BytesIO()
+    torch.save(contents, written)
+    content = written.getvalue()
+    return hashlib.sha256(content).hexdigest().encode() + content
+
+
 def _read(path):
     """What was kept; an exception of any kind for a file that is not whole, or not ours."""
-    content = io.BytesIO(read_file(path, LARGEST))
-    found = torch.load(content, map_location="cpu", weights_only=True)
-    for name, kind in CONTENTS.items():
-        if type(found[name]) is not kind:
-            raise TypeError(f"{name} is of another kind")
-    return found
+    held = read_file(path, LARGEST)
+    content = held[HASH:]
+    if hashlib.sha256(content).hexdigest().encode() != held[:HASH]:
+        raise ValueError("changed since it was written")
+    return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
 
 
 def epochs_done(key):
@@ -47,7 +55,7 @@ class Kept:
     one; warn(line) hears what is wrong with the file."""
 
     def __init__(self, key, plan, count, warn):
-        self.path, self.plan = path_of(key), json.dumps(plan, sort_keys=True)
+        self.path, self.plan = path_of(key), json.dumps({"run": key, **plan}, sort_keys=True)
         self.count, self.warn = count, warn
         self.started = self.saved = time.monotonic()
         self.before = {"seconds": 0.0, "commits": []}
@@ -72,11 +80,10 @@ class Kept:
         contents["plan"] = self.plan
         contents["commits"] = [*self.before["commits"], commit]
         contents["seconds"] = self.before["seconds"] + (self.saved - self.started) / self.count
-        content = io.BytesIO()
-        torch.save(contents, content)
+        content = packed(contents)
         try:
             with whole_file(self.path) as temporary:
-                temporary.write_bytes(content.getbuffer())
+                temporary.write_bytes(content)
         except (KdlibError, OSError) as error:
             self.warn(f"{self.path}: not kept ({error}); the run goes on")
 

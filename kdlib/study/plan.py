@@ -12,7 +12,7 @@ from tqdm import tqdm  # tqdm.auto warns in notebooks without ipywidgets
 
 from kdlib.config import count_of
 
-# Seconds between two looks at runs in progress elsewhere: a tenth of the wait so far, but no fewer
+# Seconds between two looks at runs that others are doing: a tenth of the wait so far, but no fewer
 # than OFTEN and no more than RARELY.
 OFTEN, RARELY = 0.3, 5.0
 SOME = 20  # how many of them one look is at
@@ -31,7 +31,7 @@ class Plan:
         self.alone, self.shares = alone or {}, shares or {}
         self.free = free
         self.running = []
-        self.others = {}  # key: run in progress elsewhere; the one looked at last comes last
+        self.others = {}  # key: run that others are doing; the one looked at last comes last
         self.done = set()  # keys of runs that are on record now
         self.taken = self.expected = 0.0
         self._failed = set()  # keys of runs that ended without a record
@@ -166,11 +166,11 @@ class Plan:
         self._stop(configs)
 
     def waits(self):
-        """Whether all that is left to do here is to wait for runs in progress elsewhere."""
+        """Whether all that is left to do here is to wait for runs that others are doing."""
         return bool(self.others) and not self.running and self.left() > 0
 
     def pause(self):
-        """Seconds until the next look at runs in progress elsewhere; None if there are none."""
+        """Seconds until the next look at runs that others are doing; None if there are none."""
         if not self.others:
             return None
         every = min(RARELY, max(OFTEN, (self._looked - self._began) / 10))
@@ -181,11 +181,11 @@ class Plan:
         if not self._told:
             self._told = True
             runs = count_of(len(self.others), "run")
-            tqdm.write(f"waiting for {runs} in progress elsewhere (claimed by other processes)")
+            tqdm.write(f"waiting for {runs} being done by other processes")
         time.sleep(self.pause() or 0.0)
 
     def _look_elsewhere(self):
-        """If it is time, see which of some runs in progress elsewhere are done or free again."""
+        """If it is time, see which of some runs that others are doing are done or free again."""
         if self.pause() != 0.0:
             return
         self._looked = time.monotonic()

@@ -8,6 +8,7 @@ import hashlib
 import io
 import math
 import os
+import shlex
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -106,9 +107,11 @@ def write(record, where=None):
 
 
 def paths(where=None):
-    """The JSON files of all records in a folder, in order. Files that are hidden are no records."""
-    found = sorted((where or folder()).glob("*.json"))
-    return [path for path in found if not path.name.startswith(".")]
+    """The JSON files of all records in a folder, in order.
+
+    Files that are hidden are no records, nor are links to nothing."""
+    found = sorted((where or folder()).glob("[!.]*.json"))
+    return [path for path in found if not path.is_symlink() or os.path.exists(path)]
 
 
 def taught_by(key):
@@ -159,7 +162,8 @@ def _read(cfg, path, *_):
         if facts.pop(SEAL, None) is None:
             raise RecordError(
                 f"{path}: it has no seal, as in older versions: `python tools/seal_records.py "
-                f"{path.parent}` adds it where a record is sound; else delete it and run again."
+                f"{shlex.quote(str(path.parent))}` adds it where a record is sound; else delete it "
+                "and run again."
             )
         check(facts, stored)
         if written != sealed(written):

@@ -184,7 +184,7 @@ def _in_processes(plan, jobs, how, failures):
                 if not plan.waits():  # what is pending waits for a teacher that failed, or for time
                     return
                 plan.wait()
-            # a process that is free may take over what was in progress elsewhere
+            # a process that is free may take over what others were doing
             until = plan.pause() if len(running) < jobs else None
             done, _ = futures.wait(running, until, futures.FIRST_COMPLETED)
             for future in done:

@@ -55,8 +55,10 @@ def teacher_of(model, data, data_sha256, cfg, say=print, warn=print):
                 warn("teacher table: logits beyond the range of fp16; the teacher is asked live")
                 return frozen(model)
             try:
+                values = logits.cpu().numpy()
+                held = plan | {"logits": _sha256(values)}
                 with whole_file(path) as temporary:
-                    np.savez(temporary, logits=logits.cpu().numpy(), plan=json.dumps(plan))
+                    np.savez(temporary, logits=values, plan=json.dumps(held))
             except (KdlibError, OSError) as error:
                 warn(f"teacher table: not kept on disk ({error})")
     return Table(logits.to(device), codes, n, data.views)
@@ -67,7 +69,6 @@ def _read(path, plan, shape, warn):
     try:
         if not path.is_file():
             raise ValueError("not a file")
-        # numpy compares the file's own checksums
         with open(path, "rb") as opened, np.load(opened, allow_pickle=False) as file:
             declared = sum(member.file_size for member in file.zip.infolist())
             if declared > math.prod(shape) * 2 + MORE:
@@ -76,12 +77,18 @@ def _read(path, plan, shape, warn):
         wrong = next((f"of another {part}" for part in plan if found.get(part) != plan[part]), None)
         if wrong is None and (logits.shape != shape or logits.dtype != np.float16):
             wrong = f"{logits.shape} {logits.dtype}, expected {shape} float16"
+        if wrong is None and found["logits"] != _sha256(logits):
+            wrong = "changed since it was written"
     except Exception as error:  # zipfile, zlib, json and numpy raise a dozen classes
         wrong = f"damaged ({type(error).__name__})"
     if wrong:
         warn(f"{path}: {wrong}; filled again")
         return None
     return torch.from_numpy(logits)
+
+
+def _sha256(logits):
+    return hashlib.sha256(np.ascontiguousarray(logits)).hexdigest()
 
 
 def free_memory(device):

@@ -137,7 +137,7 @@ def test_what_is_in_work_elsewhere_is_awaited_when_nothing_else_is_left(clock, c
     assert plan.next(1) == SEEDS[2:3] and not plan.others
     plan.ended(SEEDS[2:3])  # it fails here too
     assert plan.next(1) == [] and not plan.waits() and plan.pause() is None
-    said = "waiting for 2 runs in progress elsewhere (claimed by other processes)\n"
+    said = "waiting for 2 runs being done by other processes\n"
     assert capsys.readouterr().out == said
 
 
@@ -552,7 +552,7 @@ def test_a_run_that_is_done_elsewhere_is_awaited_and_not_done_again(jobs, capsys
     assert [r.config for r in found] == SEEDS[:2]
     assert begun(SEEDS[0]) == 0 and begun(SEEDS[1]) == 1
     # on a busy machine it may be done before anybody waits
-    assert capsys.readouterr().out.count("waiting for 1 run in progress elsewhere") <= 1
+    assert capsys.readouterr().out.count("waiting for 1 run being done by other processes") <= 1
 
 
 def test_a_run_that_fails_elsewhere_is_tried_here_once_and_says_why(jobs):
