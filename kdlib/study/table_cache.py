@@ -29,7 +29,7 @@ def teacher_of(model, data, data_sha256, cfg, say=print, warn=print):
     cfg.seed shows, and serves all methods of that seed. say(line) hears what memory it takes before
     it is taken; warn(line) why a cached file was refused, or why the teacher is live after all."""
     n, device = len(data.train), data.train.x.device
-    plan = {"teacher": weights_sha256(model), "data": data_sha256, "pairs": "all"}
+    plan = {"teacher": weights_sha256(model), "data": data_sha256, "pairs": "all", "layout": 2}
     codes = torch.arange(n * data.views)
     if device.type == "cpu":
         codes = planned(cfg.seed, cfg.epochs, n, data.views)

@@ -334,7 +334,9 @@ def test_the_steps_of_a_search_are_drawn_one_below_the_other_with_a_star_at_what
 
 def test_optimism_is_the_gain_of_the_chosen_epoch_on_either_half():
     def halves(method, seed):
-        return {"val_accuracy_by_half": {"5": [0.5, 0.4], "10": [0.6, 0.2], "40": [0.55, 0.5]}}
+        by_half = {"5": [0.5, 0.4], "10": [0.6, 0.2], "40": [0.55, 0.5]}
+        by_group = dict.fromkeys(by_half, [0.5] * GROUPS)
+        return {"val_accuracy_by_group": by_group, "val_accuracy_by_half": by_half}
 
     table = trust.optimism(made(BEYOND, facts=halves), ["kd"]).set_index("where").estimate
     # half 0 chooses 10, half 1 the last

@@ -68,7 +68,11 @@ def test_many_classes_and_hopeless_labels_fit_into_the_small_types():
 
 
 def test_what_is_written_is_read_and_others_may_read_it(records_folder):
-    mine = record(seconds=7.25, val_accuracy_by_half={"40": [0.5, None]})
+    rates = {
+        "val_accuracy_by_group": {"40": [0.5] * C},
+        "val_accuracy_by_half": {"40": [1.0, None]},
+    }
+    mine = record(seconds=7.25, **rates)
     records.write(mine)
     again = records.read(CFG)
     assert again.config == CFG and again.facts == mine.facts
@@ -199,7 +203,8 @@ def test_a_fact_that_no_run_leaves_is_refused_by_name_even_where_the_seal_is_rig
     good = json.loads(text.read_text())
     right = {"post_hoc_tau": [None], "margins": [None], "kernels": [{}, {"a": None}]}
     right |= {"device": ["text"], "git": ["text"]}
-    right |= {"versions": [{}], "fold_teacher_keys": [[]]}
+    right |= {"versions": [{}], "val_accuracy_by_group": [{}], "val_accuracy_by_half": [{}]}
+    right |= {"fold_teacher_keys": [[]]}
     for value in (None, [], {}, "text", "\ud800", -1, 10**400, [10**400], True, {"a": None}):
         text.write_text(json.dumps(facts.sealed(good | {name: value})))
         if value in right.get(name, []):
