@@ -4,7 +4,6 @@ Imports torch only if needed.
 """
 
 import argparse
-import contextlib
 import errno
 import functools
 import os
@@ -117,15 +116,19 @@ def report(args):
     wanted = {s.name: min(args.seeds or s.seeds, s.seeds) for s in chosen}
     configs = [cfg for s in chosen if s.demonstration for cfg in s(wanted[s.name])]
     args.configs = list(dict.fromkeys(configs))  # studies share runs
+    refused = []  # a record without which others could not be trained
     if todo := sweep.missing(args.configs):
         of_all = f"{len(todo)} of {count_of(len(args.configs), 'run')}"
         say(f"digits comes first: {of_all} to train")
         device = sweep.default_device()
         _say_how_long(todo, None, sweep.place_of(), device, sweep.default_jobs(device))
-        with contextlib.suppress(RecordError):  # of an old record: what needs it says so below
+        try:
             sweep.sweep(args.configs)
+        except RecordError as error:  # the pages of other studies need none of it
+            refused.append(str(error))
     said, failures = pages_of(wanted, args.studies, args.out, NOTEBOOKS, say)
     print("\n".join([*said, str(Path(args.out).resolve() / "index.html")]))
+    failures += [error for error in refused if not any(error in failure for failure in failures)]
     for failure in failures:
         print(f"kdlib: {failure}", file=sys.stderr)
     return min(1, len(failures))

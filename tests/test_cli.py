@@ -343,6 +343,21 @@ def test_a_record_that_is_refused_stops_the_pages_of_its_study_alone(
     assert err == f"kdlib: digits has no pages: {refused}; delete it and run again.\n"
 
 
+def test_a_run_that_a_refused_record_keeps_from_training_is_a_failure_of_the_report(
+    complete, notebooks, tmp_path, monkeypatch, capsys
+):
+    def refused(configs):
+        raise records.RecordError("the teacher's record: changed")
+
+    monkeypatch.setattr(sweep, "missing", lambda configs: configs[:1])
+    monkeypatch.setattr(cli, "_say_how_long", lambda *what: None)
+    monkeypatch.setattr(sweep, "sweep", refused)
+    assert cli.main(["report", "digits", "--seeds", "2", "--out", str(tmp_path / "out")]) == 1
+    said, err = capsys.readouterr()
+    assert "digits/page: built (" in said  # of what there is
+    assert err == "kdlib: the teacher's record: changed\n"
+
+
 def test_report_by_default_is_of_the_studies_with_a_complete_seed(complete, monkeypatch, capsys):
     built = {}
 
