@@ -84,10 +84,12 @@ def execute(notebook, output, parameters, kernel=None):
     except PapermillExecutionError as error:
         said = " ".join(f"{error.ename}: {error.evalue}".split())
         raise NotebookFailed(f"{notebook.name}: {said}") from error
-    except DeadKernelError as error:
-        raise NotebookFailed(
-            f"{notebook.name}: the kernel died, most likely because memory ran out."
-        ) from error
+    except (
+        RuntimeError
+    ) as error:  # jupyter_client's, before the first cell, has no class of its own
+        dead = "the kernel died, most likely because memory ran out."
+        said = dead if isinstance(error, DeadKernelError) else f"{error}."
+        raise NotebookFailed(f"{notebook.name}: {said}") from error
     finally:
         if partial.exists():
             os.replace(partial, output)

@@ -94,6 +94,25 @@ def test_a_kernel_that_a_notebook_ended_as_its_last_act_hurts_no_other(
     assert pages[2].status == "built" and said(pages[2]) == "1\n"
 
 
+def test_a_kernel_that_ends_before_the_first_cell_fails_its_page_alone(
+    tmp_path, one_core, monkeypatch
+):
+    ready = warm.Kernel.ready
+
+    def ended(kernel, folder):
+        again = kernel._manager is not None
+        manager = ready(kernel, folder)
+        if again:
+            manager.provisioner.process.kill()
+            manager.provisioner.process.wait()
+        return manager
+
+    monkeypatch.setattr(warm.Kernel, "ready", ended)
+    pages = build(tmp_path, {"a": "print(1)", "b": "print(2)", "c": "print(3)"})
+    assert [page.status for page in pages] == ["built", "failed", "built"]
+    assert pages[1].message == "b.ipynb: Kernel died before replying to kernel_info."
+
+
 def test_folder_environment_and_style_are_as_in_a_fresh_kernel(tmp_path, one_core):
     shown = (
         "import os, sys, matplotlib.pyplot as plt\n"
