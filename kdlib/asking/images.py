@@ -18,7 +18,7 @@ from kdlib.asking.networks import named, network, timm_of
 from kdlib.config import count_of
 from kdlib.reading.inputs import titles
 from kdlib.reading.read import Source, source
-from kdlib.reading.rows import aligned
+from kdlib.reading.rows import aligned, paths_below
 from kdlib.reading.sentences import AuditError, reason
 from kdlib.study.files import available_cores
 
@@ -181,9 +181,6 @@ class Images(ImageFolder):
         """A Source with a row for each image, joined by the paths of the images."""
         if found.ids is None:
             raise found.error("must name the image of each row, in a column called path.")
-        start = f"{self.folder.as_posix()}/".removeprefix("./")
-        paths = [str(value).replace("\\", "/").removeprefix("./") for value in found.ids.tolist()]
-        ids = np.array([path.removeprefix(start) for path in paths], dtype=object)
         own = Source(str(self.folder), {"": np.zeros(len(self))}, np.array(self.paths, object))
-        [joined], _ = aligned(own, [dataclasses.replace(found, ids=ids)])
+        [joined], _ = aligned(own, [paths_below(found, self.folder)])
         return joined
