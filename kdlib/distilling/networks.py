@@ -188,7 +188,8 @@ def given(asked, class_names, names_file=None, mean=None, std=None):
     if differ := fill(module, asked, weights, len(class_names)):
         _check_count(asked, len(weights[differ[0]]), class_names)
     module.eval().requires_grad_(False).to(memory_format=torch.channels_last)
-    mean, std, colours = _colours(asked, module, mean, std, held, config, library)
+    mean, std, said = _colours(asked, module, mean, std, held, config, library)
+    colours = f"The teacher sees images {said}"
     sha256 = weights_sha256(module)
     source = f", fetched from {library.source}" if pretrained else ""
     read = f"The teacher is {asked.text}{source}; its weights are {sha256[:12]}."
@@ -204,8 +205,19 @@ def _check_count(asked, own, class_names):
         )
 
 
+def colours(asked, module, mean=None, std=None):
+    """(mean, std) of the images that a student is shown: as asked, or as its network takes them."""
+    check_colours(mean, std)
+    held, library = {}, None
+    if asked.file == PRETRAINED:
+        library = offered(asked)
+    elif asked.file is not None:
+        held = metadata_of(asked.file)
+    return _colours(asked, module, mean, std, held, {}, library)[:2]
+
+
 def _colours(asked, module, mean, std, held, config, library):
-    """(mean, std, a sentence) of the colours that a teacher takes."""
+    """(mean, std, how in words) of the colours that a network takes."""
     known = [("as asked", mean, std), ("as its file says", held.get("mean"), held.get("std"))]
     beside = config.get("pretrained_cfg") or {}
     check_colours(beside.get("mean"), beside.get("std"), ("config.json: mean", "config.json: std"))
@@ -219,7 +231,7 @@ def _colours(asked, module, mean, std, held, config, library):
     why, mean = next((why, tuple(values)) for why, values, _ in known if values is not None)
     why_std, std = next((why, tuple(values)) for why, _, values in known if values is not None)
     source = why if why == why_std else f"{why}; the deviation {why_std}"
-    return mean, std, f"The teacher sees images less the mean {mean}, over {std}: {source}."
+    return mean, std, f"less the mean {mean}, over {std}: {source}."
 
 
 class Renormalised(nn.Module):
