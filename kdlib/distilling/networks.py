@@ -37,6 +37,7 @@ GUESSED = (
 # ---------------------------------------------------------------- students
 
 
+@torch.random.fork_rng(devices=[])
 def fresh(asked, classes, seed, say=None):
     """The module of a Named in channels_last, its weights drawn from the seed.
 
@@ -44,9 +45,8 @@ def fresh(asked, classes, seed, say=None):
     classes is drawn anew. The process's own random state is untouched. say: is given a sentence on
     the weights that were read. KdlibError for what cannot be had.
     """
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed GPUs too
-        module = untrained(asked, classes)
+    torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed GPUs too
+    module = untrained(asked, classes)
     if asked.file is not None:
         held = fetched(asked) if asked.file == PRETRAINED else weights_of(asked.file)
         differ = fill(module, asked, held, classes)
@@ -159,6 +159,7 @@ class Given:
     said: tuple  # sentences on its weights, the order of its classes, its colours
 
 
+@torch.random.fork_rng(devices=[])  # modules are drawn before they are given weights
 def given(asked, class_names, names_file=None, mean=None, std=None):
     """The Given of a Named, whose classes are class_names in their order.
 
