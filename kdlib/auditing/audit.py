@@ -68,6 +68,7 @@ class Audit(Found):
     lost: tuple = ()  # of pages.pictures.Row: pictures of what the student lost
     student: str = ""  # its name, where several are compared
     compared: int = 1  # students; q is corrected for their number and that of the groups
+    choice: object = None  # distilling.choice.Choice: which student to ship, if that was asked
 
     heading = headline.title
     answer = headline.answer

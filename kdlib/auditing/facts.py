@@ -58,6 +58,7 @@ def facts(audited, judged=None):
             "lost": told_lost(a.lost),
             "limits": [*a.cautions(), *a.limits],
         }
+        | _choice(a)
         | _gate(judged)
     )
 
@@ -75,8 +76,14 @@ def facts_of_students(found, judged):
             "differences": found.pairs,
             "students": each,
         }
+        | _choice(found)
         | _gate(judged)
     )
+
+
+def _choice(found):
+    """Which student to ship, where that was asked."""
+    return {"choice": vars(found.choice)} if found.choice else {}
 
 
 def _gate(judged):

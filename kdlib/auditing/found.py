@@ -12,7 +12,8 @@ from kdlib.study.files import whole_file
 
 
 class Found:
-    """Has title, read, warnings, inputs, and is told by heading, answer, cautions, about and judge.
+    """Has title, read, warnings, inputs, choice (distilling.choice.Choice, or None), and is told by
+    heading, answer, cautions, about and judge.
 
     look: the module that shows it, with overview (a Table) and files ({suffix: text})."""
 

@@ -33,6 +33,11 @@ def title(a):
 
 
 def answer(a):
+    """List of sentences: which student to ship, if that was asked, and what was found."""
+    return [*map(unbroken, a.choice.said if a.choice else ()), *_found(a)]
+
+
+def _found(a):
     """List of sentences: which groups lost, the average, the bucket that gains least."""
     if np.allclose(a.groups.gain, 0, rtol=0, atol=1e-9):
         return [
@@ -44,10 +49,10 @@ def answer(a):
         said.append(_by_bucket(a))
     if a.subgroups is not None:
         said.append(told_subgroups(a.subgroups, a.reference))
-    return [_unbroken(sentence) for sentence in said]
+    return [unbroken(sentence) for sentence in said]
 
 
-def _unbroken(sentence):
+def unbroken(sentence):
     """The sentence with its numbers on the line of their units."""
     for unit in ("%", "points"):
         sentence = sentence.replace(f" {unit}", f"\N{NO-BREAK SPACE}{unit}")

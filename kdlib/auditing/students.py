@@ -52,6 +52,8 @@ class Students(Found):
     groups: object  # DataFrame, one row per student and group
     pairs: object  # DataFrame, one row per two students: the first's average gain less the other's
     title: str = ""  # of the page, if you gave one
+    shared: tuple = ()  # sentences on what was read, the first of every Audit, said once
+    choice: object = None  # distilling.choice.Choice: which student to ship, if that was asked
 
     heading = standing.title
     answer = standing.answer
@@ -80,8 +82,10 @@ class Students(Found):
         if len(self.audits) == 1:
             return self.first.read
         said = set()
+        for sentence in self.shared:  # which stand with each student too
+            of_student("", sentence, said)
         of = [(name, sentence) for name, a in self.audits.items() for sentence in a.read]
-        return tuple(filter(None, (of_student(*named, said) for named in of)))
+        return (*self.shared, *filter(None, (of_student(*named, said) for named in of)))
 
     @property
     def warnings(self):

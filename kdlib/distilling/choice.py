@@ -1,0 +1,194 @@
+"""Which student to ship: chosen on validation images by one rule, told with what test images say.
+
+S training runs of a method, G groups. Accuracies are in per cent.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from kdlib.auditing.headline import in_a_row, or_none, within_text
+from kdlib.config import KdlibError, count_of
+from kdlib.evidence.counts import by_group
+from kdlib.evidence.stats import worst
+from kdlib.evidence.words import number, told
+from kdlib.methods import ARMS, METHODS
+
+BASELINE = "one_hot"
+NAMED = 3  # harmed groups in a sentence
+DIGITS = 9  # of a percentage; what differs by less was summed in another order
+RULE = (
+    "The rule: of all methods, the baseline among them, whose accuracy on validation images, "
+    "averaged over the groups, is not below the baseline's, ship the one that is most accurate in "
+    "its own worst tenth of the groups. Test images choose nothing."
+)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Which student to ship."""
+
+    method: str  # BASELINE, or one that distils
+    seed: int  # of the training run that is most accurate on average on validation images
+    file: str  # of its weights, below the folder of the run
+    said: tuple  # sentences: which, and what test images say of it; which file; who reads labels
+    rule: str
+    table: pd.DataFrame  # see scores
+
+
+def stem(method, seed):
+    """What the files of a training run begin with."""
+    return f"{method}-s{seed}"
+
+
+def by_method(students):
+    """{method: [results.Trained]} in their order."""
+    methods = {}
+    for one in students:
+        methods.setdefault(one.method, []).append(one)
+    return methods
+
+
+def on_val(trained, listing):
+    """(G,) accuracy on validation images; NaN of a group without one."""
+    table = by_group(trained.val, len(listing.group_names), len(listing.class_names))
+    return 100 * table["correct"] / np.where(table["n"], table["n"], np.nan)
+
+
+def scores(methods, listing):
+    """DataFrame, one row per method: what the choice is made by.
+
+    Of each group the mean over training runs; groups without a validation image do not count.
+    average: over groups. worst groups: the mean over the tenth of the groups, one at least, in
+    which this method is least accurate. allowed: whether the average is not below the baseline's.
+    """
+    rows = []
+    for method, runs in methods.items():
+        accuracy = np.mean([on_val(one, listing) for one in runs], axis=0)
+        accuracy = accuracy[~np.isnan(accuracy)]
+        if not len(accuracy):
+            raise KdlibError("val: holds no image, so no method can be chosen to ship.")
+        rows.append((method, accuracy.mean(), worst(accuracy, tenth(len(accuracy)))))
+    table = pd.DataFrame(rows, columns=["method", "average", "worst groups"]).round(DIGITS)
+    least = table.average[table.method == BASELINE].item()
+    return table.assign(allowed=np.where(table.average >= least, "yes", "no"))
+
+
+def tenth(groups):
+    """How many groups are the worst tenth, as in an audit."""
+    return max(1, round(groups / 10))
+
+
+def best(table):
+    """The method to ship, of the DataFrame that scores makes.
+
+    Of those allowed the one with the most accurate worst groups; where these are equal, with the
+    higher average; where that is, too, the first.
+    """
+    allowed = table[table.allowed == "yes"]
+    order = allowed.sort_values(["worst groups", "average"], ascending=False, kind="stable")
+    return order.method.iloc[0]
+
+
+def choose(students, listing, audits, margin_source="val"):
+    """The Choice among students, [results.Trained], of which audits {method: Audit} are known.
+
+    margin_source: where the weights of the teacher by group come from; see Config.
+    """
+    methods = by_method(students)
+    table = scores(methods, listing)
+    method = best(table)
+    runs = methods[method]
+    average = [np.nanmean(on_val(one, listing)).round(DIGITS) for one in runs]
+    ship = runs[int(np.argmax(average))]
+    file = f"students/{stem(method, ship.seed)}.safetensors"
+    of_runs = f", of its {len(runs)} training runs the one most accurate there on average"
+    said = (
+        f"{_ship(method, table, len(listing.val))} {_on_test(method, audits)}",
+        f"The file to ship is {file}{of_runs if len(runs) > 1 else ''}.",
+        labels_read(methods, margin_source),
+    )
+    return Choice(method, ship.seed, file, said, RULE, table)
+
+
+# ---------------------------------------------------------------- in words
+
+
+def _ship(method, table, images):
+    """The method, and why."""
+    row = table.set_index("method").loc[method]
+    on = f"on {count_of(images, 'held-out validation image')}"
+    share = number(row["worst groups"], "%", signed=False)
+    if method != BASELINE:
+        return (
+            f"Ship {method}: {on} its worst groups are the most accurate ({share}), and it is not "
+            "below the baseline on average."
+        )
+    if (table.allowed == "yes").sum() == 1:
+        return (
+            f"Ship the baseline: {on} no distilled student is as accurate on average as training "
+            "without a teacher."
+        )
+    return (
+        f"Ship the baseline: {on} no student that is as accurate on average is more accurate in "
+        f"its worst groups ({share})."
+    )
+
+
+def _on_test(method, audits):
+    """What test images say of the method that was chosen."""
+    if method == BASELINE:
+        accuracy = next(iter(audits.values())).metrics["baseline_average"]
+        share = told(accuracy, "%").replace("+", "")
+        return f"On test images it is right in {share} on average over the groups."
+    a = audits[method]
+    gain = a.metrics["average_gain"]
+    said = (
+        f"On test images its gain is {told(gain)} on average over the groups, and it {_harms(a)}."
+    )
+    if gain.high < 0:
+        said += (
+            " There it is clearly less accurate than the baseline, which validation images did not "
+            "show: with more of them, choose again."
+        )
+    return said
+
+
+def _harms(a):
+    """How many groups are harmed, and the first of them by name."""
+    lost = a.groups[a.groups.finding == "harmed"].sort_values("gain", kind="stable")
+    said = f"harms {or_none(len(lost))} of {count_of(len(a.groups), 'group')}"
+    if not len(lost):
+        return f"{said} as far as can be seen"
+    named = [f"{within_text(r.group)} ({number(r.gain)})" for r in lost.head(NAMED).itertuples()]
+    more = len(lost) - NAMED
+    return f"{said}: {in_a_row([*named, *([f'{more:,} more'] if more > 0 else [])])}"
+
+
+def labels_read(methods, margin_source="val"):
+    """Which labels are read by which step, in a sentence."""
+    some = [method for method in methods if reads_val(method, margin_source)]
+    also = "those of the validation images are read by this choice alone"
+    if some:
+        verb = "reads" if len(some) == 1 else "read"
+        also = (
+            f"{in_a_row(some)} also {verb} those of the validation images, for the weight of the "
+            "teacher in each group, and so does this choice"
+        )
+    return (
+        f"Labels: every student learns from those of the training images; {also}; those of the "
+        "test images are read by this audit alone."
+    )
+
+
+def reads_val(method, margin_source="val"):
+    """Whether a method, or arm, reads labels of validation images while it trains."""
+    fields = {"method": method, "margin_source": margin_source}
+    if method in ARMS:
+        fields |= ARMS[method].fields
+    known = METHODS.get(fields["method"])
+    if known is None or "margin_source" not in known.knobs or fields["margin_source"] != "val":
+        return False
+    # ada_margin takes its margin from each training image, unless it is read otherwise
+    return "margin_reading" not in known.knobs or fields.get("margin_reading", "B") != "B"
