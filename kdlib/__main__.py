@@ -175,7 +175,9 @@ def distill(args):
 
     options = {name: value for name, value in vars(args).items() if name not in NO_OPTIONS}
     methods = [name for word in options.pop("methods") for name in word.split(",") if name]
-    distil(methods=methods, say=functools.partial(print, flush=True), **options)
+    found = distil(methods=methods, say=functools.partial(print, flush=True), **options)
+    if found is not None:  # the first process of torchrun, or the only one
+        print("\n".join([*found.headline(), str(Path(args.out).resolve() / "report.html")]))
 
 
 def status(args):

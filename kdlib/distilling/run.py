@@ -28,6 +28,8 @@ from kdlib.teacher import frozen, weights_sha256
 from kdlib.train import fit
 
 METHODS = ("one_hot", "kd", "ada_alpha")  # by default
+NETWORKS = ("teacher", "student")
+IN_WORDS = (*NETWORKS, "augment")
 TEACHER = "teacher"  # name of what is trained on labels alone before the students
 
 
@@ -46,12 +48,10 @@ class Setting:
     @property
     def about(self):
         """The recipe, as results tell it."""
-        shown = {name: value for name, value in self.fields.items() if name != "augment"}
-        return shown | {
-            "views in training": AUGMENTATIONS[self.fields["augment"]],
-            "mean": self.data.mean,
-            "std": self.data.std,
-        }
+        shown = {name: value for name, value in self.fields.items() if name not in IN_WORDS}
+        looks = {"mean": self.data.mean, "std": self.data.std}
+        views = {"views in training": AUGMENTATIONS[self.fields["augment"]]}
+        return {name: self.fields[name] for name in NETWORKS} | shown | looks | views
 
 
 def distil(

@@ -24,7 +24,7 @@ def trained(folder, student="kdlib:resnet8", augment="padded", workers=0, epochs
     """(Runs of one_hot and kd, trained in lockstep; their curves; images that were seen)."""
     data = data_of(listing(folder), 20, augment, *COLOURS, "cpu", workers)
     teacher = Once(frozen(fresh(named("kdlib:resnet8"), 3, 7)))
-    fields = recipe(epochs=epochs, size=20, batch_size=16, lr=0.01)
+    fields = recipe(epochs=epochs, size=20, batch_size=16, lr=0.003)
     fields |= {"student": student, "teacher": "kdlib:resnet8", "augment": augment}
     runs = []
     for name in ("one_hot", "kd"):
