@@ -157,14 +157,17 @@ def _students(setting, teacher, asked_teacher, methods, seeds):
 
 def _teacher(setting, network, names_file, mean, std):
     """The Teacher; one without weights is trained first."""
+    helps = "its classes may come in another order (--teacher-classes), or its images in other "
+    helps += "colours (--teacher-mean, --teacher-std)"
     if network.file is None:
         network = _trained_here(setting, network)
+        helps = "train longer, or with another learning rate"
     one = given(network, setting.listing.class_names, names_file, mean, std)
     for sentence in one.said:
         setting.say(sentence)
     check_output(one.module, len(setting.listing.class_names), setting.fields["size"], network.text)
     module = prepared.in_frame(one.module, setting.data, one.mean, one.std)
-    found = prepared.asked(module, one.sha256, setting.data)
+    found = prepared.asked(module, one.sha256, setting.data, helps)
     setting.say(prepared.accuracies(found, setting.data))
     return found
 
