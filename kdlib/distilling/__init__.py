@@ -1,0 +1,1 @@
+"""Students of one's own images and teacher, and whom their distillation hurt."""
