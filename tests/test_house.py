@@ -16,6 +16,7 @@ FLOORS = [
     "reading",
     "auditing",
     "asking",
+    "distilling",
     "__main__",
 ]  # each may know those before it
 LIGHT = {"numpy", "torch"}  # what the helper module may import beside the standard library

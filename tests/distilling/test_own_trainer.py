@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 from timm.data import Mixup
+from timm.data.distributed_sampler import OrderedDistributedSampler
 from timm.loss import SoftTargetCrossEntropy
 from timm.task import LogitDistillationTask, resume_task_checkpoint
 from timm.utils import CheckpointSaver
@@ -139,6 +140,40 @@ def test_a_soft_target_gives_the_mean_of_the_losses_of_its_labels(pair, batch):
     assert ours(x, soft)["loss"].item() == pytest.approx(timms(x, soft)["loss"].item(), abs=1e-6)
 
 
+def test_in_half_precision_the_loss_is_that_of_the_rounded_logits(pair, batch):
+    x, y = batch
+    task = task_of(pair, MARGINS)
+    soft = 0.9 * nn.functional.one_hot(y, C) + 0.1 / C
+    with torch.autocast("cpu", torch.bfloat16):
+        found = [task(x, y), task(x, soft)]
+        t = task.teacher_logits(x).double().numpy()
+    f = found[0]["output"]
+    assert f.dtype == torch.bfloat16
+    f = f.detach().double().numpy()
+    assert found[0]["loss"].item() == pytest.approx(
+        loss_by_hand(f, t, y.numpy(), MARGINS.numpy()[y]), abs=1e-5
+    )
+    of_label = [loss_by_hand(f, t, np.full(N, c), np.float64(MARGINS[c])) for c in range(C)]
+    by_hand = 0.9 * loss_by_hand(f, t, y.numpy(), MARGINS.numpy()[y]) + 0.1 * np.mean(of_label)
+    assert found[1]["loss"].item() == pytest.approx(by_hand, abs=1e-5)
+
+
+def test_compiled_and_with_averaged_weights_it_is_the_same(pair, batch):
+    alone = task_of(pair, MARGINS)(*batch)["loss"].item()
+    task = task_of(pair, MARGINS)
+    task.compile(backend="eager")
+    task.setup_ema(decay=0.5)
+    assert task(*batch)["loss"].item() == pytest.approx(alone, abs=1e-6)
+    weight = pair[0].get_classifier().weight
+    before = weight.detach().clone()
+    with torch.no_grad():
+        weight += 1
+    task.update_ema()
+    mean = task.get_trainable_module(ema=True).module.get_classifier().weight
+    torch.testing.assert_close(mean, before + 0.5)
+    assert torch.equal(task.get_checkpoint_state(ema=True)["task_state_ema"]["margin"], MARGINS)
+
+
 def test_gradients_reach_the_student_alone_and_its_training_leaves_the_teacher_as_it_was(
     pair, batch
 ):
@@ -187,6 +222,17 @@ def test_it_is_measured_in_the_teachers_normalisation(pair, batch):
     assert task.measure(DataLoader(other, batch_size=5)).tolist() == pytest.approx(
         by_hand, abs=1e-5
     )
+
+
+def test_what_fills_the_last_batch_of_a_process_does_not_count(pair, batch):
+    x, y = batch[0][:9], torch.arange(9) // 2 % C
+    examples = TensorDataset(x, y)
+    sampler = OrderedDistributedSampler(examples, num_replicas=2, rank=1)
+    assert len(list(sampler)) == 5  # 1, 3, 5, 7 and one that the other process has
+    _, t = asked(pair, x[1::2])
+    by_hand = margins_by_hand(t, y[1::2].numpy(), y[1::2].numpy(), C)
+    found = task_of(pair).measure(DataLoader(examples, batch_size=2, sampler=sampler))
+    assert found.tolist() == pytest.approx(by_hand, abs=1e-5)
 
 
 def test_classes_of_a_group_share_its_margin(pair, batch):
@@ -269,7 +315,7 @@ def test_each_of_two_processes_gets_the_margins_of_all_examples(tmp_path):
 
 
 class Words(nn.Module):
-    """A network of Hugging Face, as far as kdlib is concerned."""
+    """A network as those of Hugging Face, whose Trainer keeps the columns that forward names."""
 
     def __init__(self, seed=0):
         super().__init__()
@@ -277,7 +323,7 @@ class Words(nn.Module):
         self.drop = nn.Dropout(0.5)
         self.layer = nn.Linear(6, C)
 
-    def forward(self, pixel_values):
+    def forward(self, pixel_values, labels=None):
         return SimpleNamespace(logits=self.layer(self.drop(pixel_values)))
 
 
