@@ -1,5 +1,6 @@
 """AdaAlpha in people's own trainers: timm's task, margins on any loader, and docs/own_trainer.md."""
 
+import copy
 import re
 import sys
 from pathlib import Path
@@ -473,17 +474,23 @@ def check_step(student, teacher, x, y, margin, loss):
 
 
 def test_the_ten_lines_train_the_student():
-    student, teacher = Plain(0), Plain(1)
-    before = weights_of(student), weights_of(teacher)
-    optimizer = torch.optim.SGD(student.parameters(), lr=0.1)
-    loaders = plain_loaders()
-    held_out = loaders["held_out"].dataset.tensors
-    names = ran("A plain loop", student=student, teacher=teacher, optimizer=optimizer, **loaders)
-    assert not torch.equal(weights_of(student), before[0])
-    assert torch.equal(weights_of(teacher), before[1])
-    t = teacher(held_out[0]).double().detach().numpy()
-    y = held_out[1].numpy()
-    assert names["margin"].tolist() == pytest.approx(margins_by_hand(t, y, y, C), abs=1e-5)
+    student, teacher = Plain(0).eval(), Plain(1)
+    untrained, before = copy.deepcopy(student), weights_of(teacher)
+    x, y = Rows(32).x, Rows(32).y
+    names = ran(
+        "A plain loop",
+        student=student,
+        teacher=teacher,
+        optimizer=torch.optim.SGD(student.parameters(), lr=0.1),
+        train=[(x, y)],
+        held_out=plain_loaders()["held_out"],
+    )
+    check_step(untrained, teacher, x, y, names["margin"], names["loss"])
+    assert not torch.equal(weights_of(student), weights_of(untrained))
+    assert torch.equal(weights_of(teacher), before)
+    t = teacher(x).double().detach().numpy()
+    by_hand = margins_by_hand(t, y.numpy(), y.numpy(), C)
+    assert names["margin"].tolist() == pytest.approx(by_hand, abs=1e-5) and max(by_hand) > 0.05
 
 
 def test_the_block_of_timm_trains_a_student_on_a_folder(tmp_path):
@@ -548,7 +555,8 @@ def test_the_module_of_lightning_has_the_loss(libraries):
     assert not torch.equal(weights_of(student), before[0])
     assert torch.equal(weights_of(teacher), before[1])
     x, y = loaders["train"].dataset.tensors
-    module = names["Distilled"](student.eval(), teacher, names["margin"])
+    module = names["Distilled"](student, teacher, names["margin"]).train()
+    student.eval()
     check_step(student, teacher, x, y, names["margin"], module.training_step((x, y), 0))
 
 
