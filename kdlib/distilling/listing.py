@@ -14,7 +14,7 @@ from kdlib.asking.models import with_progress
 from kdlib.config import count_of
 from kdlib.distilling.examples import Examples
 from kdlib.distilling.shards import files_in, image_column, of_shards
-from kdlib.distilling.sources import GROUPS, of_folders, of_table
+from kdlib.distilling.sources import GROUPS, by_path, of_folders, of_table
 from kdlib.distilling.splits import PARTS, TRAIN, counted, dealt, lacking
 from kdlib.reading.formats import is_known
 from kdlib.reading.read import source
@@ -111,8 +111,8 @@ def finished(found, groups=None, seed=0, skip_corrupt=False, say=None):
     for name, split in splits.items():
         if not len(split):
             raise AuditError(
-                f"{found.home.folder}: no image is left for {name}, as no class has enough; "
-                "each part needs some."
+                f"{found.home.folder}: {name} has no image ({how}); each of train, val and test "
+                "needs some."
             )
     for sentence in read if say else ():
         say(sentence)
@@ -136,7 +136,7 @@ def _check_classes(found, y):
 
 def _given_groups(groups, names, folder):
     """((N,) names or numbers of the groups of images by a table, how in words)."""
-    found = source(groups, "groups")
+    found = by_path(source(groups, "groups"))
     if found.ids is None:
         raise found.error("must name the image of each row, in a column called path.")
     column = found.one(GROUPS, "the groups")
@@ -154,7 +154,7 @@ def _given_groups(groups, names, folder):
         wrong.append(f"lacks {images}, the first {quoted(str(names[without[0]]))}")
     if wrong:
         raise found.error(
-            f"{' and '.join(wrong)}; it must have one row for each of the "
+            f"{', and '.join(wrong)}; it must have one row for each of the "
             f"{count_of(len(names), 'image')} of {folder}."
         )
     said = f"{found.name}: {count_of(len(set(values.tolist())), 'group')}, joined by path."
