@@ -111,7 +111,7 @@ def finished(found, groups=None, seed=0, skip_corrupt=False, say=None):
     for name, split in splits.items():
         if not len(split):
             raise AuditError(
-                f"{found.home.folder}: {name} has no image ({how}); each of train, val and test "
+                f"{found.data}: {name} has no image ({how}); each of train, val and test "
                 "needs some."
             )
     for sentence in read if say else ():
@@ -124,12 +124,12 @@ def _check_classes(found, y):
     """AuditError unless there are two classes, and each is among the labels y of train."""
     classes = count_of(len(found.class_names), "class", "classes")
     if len(found.class_names) < 2:
-        raise AuditError(f"{found.home.folder}: has {classes}; a network needs two to tell apart.")
+        raise AuditError(f"{found.data}: has {classes}; a network needs two to tell apart.")
     held = np.bincount(y, minlength=len(found.class_names))
     without = [found.class_names[c] for c in np.flatnonzero(held == 0)]
     if without:
         raise AuditError(
-            f"{found.home.folder}: train has no image of {len(without):,} of {classes}: "
+            f"{found.data}: train has no image of {len(without):,} of {classes}: "
             f"{listed(without)}; add some, or remove the class everywhere."
         )
 

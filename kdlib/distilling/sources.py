@@ -27,6 +27,7 @@ IN_TRAIN = "each class needs a folder in train, called alike"
 class Found:
     """All images of a data set in one list, before it is split where it does not say how."""
 
+    data: Path  # what was read: a folder or a file
     names: np.ndarray  # (N,) of str, as in Examples
     y: np.ndarray  # (N,) int64
     part: np.ndarray  # (N,) int8, place in PARTS; all TRAIN where the data say nothing
@@ -48,6 +49,7 @@ def of_folders(folder):
         passed = [folder / name for name in _inside(folder)[0]]
         passed = [path for path in passed if path not in roots.values()]
     for k, root in roots.items():
+        above = tuple(map(os.path.realpath, (folder, root)))
         inside, beside, _ = _inside(root)
         if not inside and beside and beside[0].startswith(UNLABELLED):
             passed.append(root)
@@ -63,7 +65,7 @@ def of_folders(folder):
             )
         start = "" if root == folder else f"{root.name}/"
         for name in inside:
-            images = [f"{start}{name}/{path}" for path in _images(root / name, passed)]
+            images = [f"{start}{name}/{path}" for path in _images(root / name, passed, above)]
             names += images
             y += [class_names.index(name)] * len(images)
             part += [k] * len(images)
@@ -75,7 +77,7 @@ def of_folders(folder):
         several = count_of(len(passed), "file or folder", "files or folders")
         said += f" Passed over, as no image or in no class: {several}, first {passed[0]}."
     numbers = np.array(y, dtype=np.int64), np.array(part, dtype=np.int8)
-    return Found(np.array(names, dtype=str), *numbers, class_names, Files(folder), said)
+    return Found(folder, np.array(names, dtype=str), *numbers, class_names, Files(folder), said)
 
 
 def _roots(folder):
@@ -136,10 +138,10 @@ def _inside(folder):
     return sorted(folders), sorted(images), sorted(others)
 
 
-def _images(folder, passed, above=()):
+def _images(folder, passed, above):
     """Paths of the images in a folder and in those below it, as ImageFolder finds them.
 
-    passed: a list that other files are added to."""
+    passed: a list that other files are added to. above: real paths of the folders above it."""
     here = os.path.realpath(folder)
     if here in above:
         raise AuditError(f"{folder}: is a link to a folder above it; remove it.")
@@ -179,7 +181,7 @@ def of_table(file):
     if groups is not None:
         groups = names_or_numbers(found, found.columns[groups], "group")
     part = _parts_in(found, len(names))
-    return Found(names.astype(str), y, part, class_names, home, said, groups)
+    return Found(Path(file), names.astype(str), y, part, class_names, home, said, groups)
 
 
 def by_path(found):
