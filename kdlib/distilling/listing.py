@@ -5,7 +5,7 @@ N images. Whatever cannot be used raises a KdlibError that names it.
 
 import hashlib
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -89,18 +89,19 @@ def finished(found, groups=None, seed=0, skip_corrupt=False, say=None):
     if groups is not None:
         values, sentence = _given_groups(groups, found.names, found.home.folder)
         read.append(sentence)
-    group = found.y
-    group_names = found.class_names
-    if values is not None:
-        held, group = np.unique(values, return_inverse=True)
-        group_names = tuple(map(str, held.tolist()))
-    pool = Examples(found.names, found.y, group.astype(np.int64), found.home)
     part = found.part
+    pool = Examples(found.names, found.y, found.y, found.home)
     if skip_corrupt:
         whole, sentence = _readable(pool)
+        read.append(sentence)
         pool = pool[whole]
         part = part[whole]
-        read.append(sentence)
+        values = None if values is None else values[whole]
+    group_names = found.class_names
+    if values is not None:  # of the images that are left
+        held, group = np.unique(values, return_inverse=True)
+        group_names = tuple(map(str, held.tolist()))
+        pool = replace(pool, group=group.astype(np.int64))
     _check_classes(found, pool.y[part == TRAIN])
     part, how = dealt(pool.y, part, seed)
     read.append(f"Split: {counted(part)} images; {how}.")

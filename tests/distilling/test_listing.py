@@ -477,6 +477,10 @@ def test_groups_of_images_that_are_left_out_are_no_error(tmp_path):
     table.to_csv(tmp_path / "groups.csv", index=False)
     found = listing(folder, tmp_path / "groups.csv", skip_corrupt=True)
     assert len(found.train) == 8 and found.train.group.tolist() == found.train.y.tolist()
+    table["group"] = ["cut" if "cut" in name else "whole" for name in names]
+    table.to_csv(tmp_path / "groups.csv", index=False)
+    found = listing(folder, tmp_path / "groups.csv", skip_corrupt=True)
+    assert found.group_names == ("whole",)  # of what is left
 
 
 # ---------------------------------------------------------------- tables
