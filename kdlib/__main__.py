@@ -1,4 +1,4 @@
-"""The command line: python -m kdlib run | report | audit | status | data | doctor.
+"""The command line: python -m kdlib run | report | audit | distill | status | data | doctor.
 
 Imports torch only if needed.
 """
@@ -166,6 +166,20 @@ def audit(args):
     return judged.code
 
 
+def distill(args):
+    """Train students of your own teacher on your own images, and audit them; see docs/distil.md.
+
+    torchrun --nproc-per-node N -m kdlib distill does the same in N processes.
+    """
+    from kdlib.distilling.run import distil
+
+    options = {name: value for name, value in vars(args).items() if name not in NO_OPTIONS}
+    methods = [name for word in options.pop("methods") for name in word.split(",") if name]
+    found = distil(methods=methods, say=functools.partial(print, flush=True), **options)
+    if found is not None:  # the first process of torchrun, or the only one
+        print("\n".join([*found.headline(), str(Path(args.out).resolve() / "report.html")]))
+
+
 def status(args):
     """Show how many runs of each study are on record."""
     from kdlib.study.done import complete_seeds
@@ -238,7 +252,12 @@ def _parse(argv):
     commands = {}
     subs = parser.add_subparsers(metavar="COMMAND")
     options = {run: _run_options, report: _report_options, audit: _audit_options}
-    options |= {status: _studies("all"), data: _data_options, doctor: lambda add: None}
+    options |= {
+        distill: _distill_options,
+        status: _studies("all"),
+        data: _data_options,
+        doctor: lambda add: None,
+    }
     for command, add_options in options.items():
         said = command.__doc__
         commands[command] = subs.add_parser(command.__name__, help=said, description=said)
@@ -255,6 +274,7 @@ def _parse(argv):
     return args
 
 
+NO_OPTIONS = ("command", "configs")
 COUNT = {"type": _count, "metavar": "N"}
 FILE = {"type": Path, "metavar": "FILE"}
 AGAIN = {"action": "append", "default": []}
@@ -355,6 +375,48 @@ def _audit_options(add):
     add("--batch", **COUNT, help="with --image-folder: images at a time; default: 64")
 
 
+def _distill_options(add):
+    data = (
+        "a folder of images with a folder per class, in train/, val/, test/ or alone; or a table "
+    )
+    data += "with the columns path and label, also group and split; or Parquet shards"
+    add("--data", required=True, metavar="PATH", help=data)
+    weights = "LIBRARY:NAME@FILE, as in timm:resnet50@my.safetensors; LIBRARY is torchvision, timm "
+    weights += "or kdlib; FILE may be pretrained; without @FILE it is trained here first"
+    add("--teacher", required=True, metavar="NETWORK", help=weights)
+    add("--student", required=True, metavar="NETWORK", help="the same; begins with @FILE, if any")
+    usual = ["one_hot", "kd", "ada_alpha"]
+    names = "one_hot, the baseline, and others; default: " + ",".join(usual)
+    add("--methods", nargs="+", default=usual, metavar="NAME", help=names)
+    add("--out", default="distilled", metavar="DIR", help="default: distilled; it is gone on with")
+    groups = "the group of each image: columns path and group; default: the classes"
+    add("--groups", **FILE, help=groups)
+    add("--seeds", **COUNT, default=1, help="students of each method; default: 1")
+    preset = "recipe, and with imagenet-lt the published lists: imagenet, imagenet-lt"
+    add("--preset", metavar="NAME", help=preset)
+    add("--epochs", **COUNT, help="default: 90")
+    add("--size", **COUNT, help="pixels of an image's side; default: 224")
+    add("--batch-size", **COUNT, help="images in all processes; default: 256")
+    add("--lr", type=float, metavar="RATE", help="peak learning rate; default: 0.1 x batch / 256")
+    add("--weight-decay", type=float, metavar="W", help="default: 0.0001")
+    add("--warmup", type=int, metavar="N", help="epochs; default: 5, at most a tenth of all")
+    add("--temperature", type=float, metavar="T", help="of teacher and student; default: 1")
+    add("--alpha", type=float, metavar="A", help="kd's weight of the teacher; default: 1")
+    add("--precision", choices=("fp32", "bf16"), help="of the student in training; default: fp32")
+    looks = "padded (moved by 4 pixels), resized (cut at random) or none; default: by size"
+    add("--augment", metavar="HOW", help=looks)
+    for whose in ("", "teacher-"):
+        for name, what in (("mean", "mean"), ("std", "standard deviation")):
+            said = f"{what} of the colours that the {whose.strip('-') or 'student'} is shown"
+            add(f"--{whose}{name}", nargs=3, type=float, metavar=("R", "G", "B"), help=said)
+    order = "names of the teacher's classes in its order, one a line or JSON with id2label"
+    add("--teacher-classes", **FILE, help=order)
+    skip = "leave out images that cannot be read, which are looked for before training"
+    add("--skip-corrupt", action="store_true", help=skip)
+    add("--workers", type=int, metavar="N", help="processes that read images; default: by cores")
+    add("--device", choices=("cpu", "cuda"), help="default: cuda if torch can use it, else cpu")
+
+
 def main(argv=None):
     """Run one command and return its exit code.
 
@@ -399,7 +461,8 @@ def main(argv=None):
         if number is None:
             raise
         word = "interrupted" if number == signal.SIGINT else "told to stop"
-        said = f"{word}; the same command starts again"
+        again = "goes on" if getattr(args, "command", None) is distill else "starts again"
+        said = f"{word}; the same command {again}"
         if args.configs:
             kept = f"finished runs are kept ({_on_record(args.configs)})"
             said = f"{word}; {kept}, and the same command goes on with the rest"

@@ -102,7 +102,8 @@ class Config:
 
     def __post_init__(self):
         for field in dataclasses.fields(self):
-            object.__setattr__(self, field.name, checked(field.name, getattr(self, field.name)))
+            value = checked(field.name, getattr(self, field.name), type(self))
+            object.__setattr__(self, field.name, value)
         if self.teacher is not None and self.teacher_seed is None:
             object.__setattr__(self, "teacher_seed", checked("teacher_seed", 1000 + self.seed))
         self._check_combination()
@@ -222,9 +223,9 @@ def _shown(value):
         return f"a value of type {type(value).__name__}"
 
 
-def checked(name, value):
+def checked(name, value, of=Config):
     """The value of a field in its canonical type, or KdlibError naming the field."""
-    field = Config.__dataclass_fields__[name]
+    field = of.__dataclass_fields__[name]
     kinds = typing.get_args(field.type) or (field.type,)  # of `int | None`, or of `int`
     if value is None and type(None) in kinds:
         return None

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from kdlib import losses, rivals
 from kdlib.arguments import trusted
 from kdlib.config import Config, KdlibError
-from kdlib.data import Data, crop_and_flip, normalise, schedule
+from kdlib.data import Data, crop_and_flip, normalise, padded, schedule
 from kdlib.losses import Batch, needs_margins
 from kdlib.methods import METHODS
 
@@ -72,13 +72,19 @@ class Stepper:
     """Takes one run through its schedule, step by step; cuda.Captured does so from a graph."""
 
     def __init__(self, run, x):
-        """x: the run's training images, padded."""
+        """x: of `held`."""
         self.run, self.x, self.device = run, x, x.device
+        self.net = run.model  # what is called in a step
         self.steps_per_epoch = math.ceil(len(run.data.train) / run.cfg.batch_size)
         self.sums = torch.zeros(self.steps_per_epoch, 2, device=x.device)  # see train_on
         self.curves = {"loss": [], "cross_entropy": []}
         self.epoch = 0  # that comes next
         self.optimizer = self.sgd()
+
+    @staticmethod
+    def held(data):
+        """The training images, as the steps of all runs on these Data want them."""
+        return padded(data.train.x, data.pad)
 
     def sgd(self, **more):
         cfg = self.run.cfg
@@ -107,21 +113,30 @@ class Stepper:
         self.optimizer.param_groups[0]["lr"] = rate
         self.sums[number] = self.train_on(*self.batches[number])
 
+    def images(self, index, view):
+        """(B, channels, H, W) float32: views of the training images, normalised."""
+        data = self.run.data
+        return normalise(crop_and_flip(self.x, index, view, data.pad), data)
+
+    def mean(self, values):
+        """The loss of a step, of its values (B,) for each example."""
+        return values.mean()
+
     def train_on(self, index, view):
         """Forward, loss, backward, SGD on a batch of views; its summed loss and cross-entropy."""
-        run, data, train = self.run, self.run.data, self.run.data.train
-        images = normalise(crop_and_flip(self.x, index, view, data.pad), data)
+        run, train = self.run, self.run.data.train
+        images = self.images(index, view)
         teacher_logits = run.teacher(images, index, view) if run.teacher else None
         batch = Batch(train.y[index], train.group[index], index, view, teacher_logits)
         half = run.cfg.precision == "bf16"
         # no cache: a captured step would keep the cast weights of its first replay
         with torch.autocast(self.device.type, torch.bfloat16, half, cache_enabled=False):
-            logits = run.model(images)
+            logits = self.net(images)
         logits = logits.float()
         with trusted():
             values = run.loss(logits, batch)
         self.optimizer.zero_grad()
-        values.mean().backward()
+        self.mean(values).backward()
         self.optimizer.step()
         with torch.no_grad():
             cross_entropy = F.cross_entropy(logits, batch.y, reduction="sum")

@@ -10,7 +10,7 @@ import torch
 
 from kdlib.config import KdlibError
 from kdlib.cuda import Captured
-from kdlib.data import normalise, padded
+from kdlib.data import normalise
 from kdlib.models import folded
 from kdlib.step import Run, Stepper
 
@@ -27,7 +27,7 @@ def fit(runs: list[Run], stepper: type[Stepper] | None = None):
     if stepper is None:
         stepper = Captured if runs[0].data.train.x.is_cuda else Stepper
     data = {id(run.data): run.data for run in runs}  # runs of the same data share its images
-    images = {key: padded(of.train.x, of.pad) for key, of in data.items()}
+    images = {key: stepper.held(of) for key, of in data.items()}
     steppers = [stepper(run, images[id(run.data)]) for run in runs]
     for s in steppers:
         if s.run.resume:
@@ -67,7 +67,8 @@ def keep_memory():
 @torch.no_grad()
 def predict(model, x, data):
     """Logits (N, C) float32, on the CPU, of images x (N, H, W, C) uint8 in order, in eval mode.
-    The model stays as it is. data: where mean and std are from."""
+    The model stays as it is. data: where mean and std are from. x: a tensor, or what has its
+    `device`, and `split` into batches of at most so many images."""
     keep_memory()
     net, size = folded(model), EVALUATION_BATCH[x.device.type]
     return torch.cat([net(normalise(images, data)).float() for images in x.split(size)]).cpu()

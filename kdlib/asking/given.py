@@ -1,5 +1,6 @@
 """Audits of what is at hand: runs on record, and what the parameters of the notebook name."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -125,7 +126,7 @@ def _check(options):
     folder = options["image_folder"]
     for role in ROLES:
         for one in options[role] or ():
-            if not folder and str(one).startswith(("torchvision:", "timm:")):
+            if not folder and str(one).startswith(("torchvision:", "timm:", "kdlib:")):
                 raise KdlibError(f"--{role} {one}: a network needs --image-folder DIR.")
     wrong = dict.fromkeys(OF_FOLDER, "goes with --image-folder only")
     needed = ("labels", "teacher", "student")
@@ -157,8 +158,9 @@ def read_by(options):
     for name, value in options.items():
         several = value if isinstance(value, list) else [value]
         files = [one for one in several if isinstance(one, Path)]
-        if options["image_folder"] and name in ROLES:  # LIBRARY:NAME:FILE
-            files = [Path(str(one).split(":", 2)[-1]).expanduser() for one in files]
+        if options["image_folder"] and name in ROLES:  # LIBRARY:NAME@FILE, or with a colon
+            files = [Path(re.split("[:@]", str(one), maxsplit=2)[-1]) for one in files]
+            files = [file.expanduser() for file in files]
         read += files
     return read
 

@@ -14,33 +14,43 @@ from torchvision import transforms
 from torchvision.datasets import ImageFolder
 
 from kdlib.asking.models import audit_models
-from kdlib.asking.networks import named, network, timm_of
+from kdlib.asking.networks import (
+    IMAGENET,
+    check_colours,
+    metadata_of,
+    named,
+    network,
+    timm_of,
+)
 from kdlib.config import count_of
 from kdlib.reading.inputs import titles
 from kdlib.reading.read import Source, source
-from kdlib.reading.rows import aligned
+from kdlib.reading.rows import aligned, paths_below
 from kdlib.reading.sentences import AuditError, reason
 from kdlib.study.files import available_cores
 
-IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # mean and deviation of its colours
+CIFAR = 32  # pixels of the images that kdlib's own networks are made for
+SMALL = 64  # pixels up to which images are shown whole
 MOST_WORKERS = 8  # processes that read images
 
 
 def audit_folder(folder, models, *, batch=64, image_size=None, mean=None, std=None, **options):
     """The Audit of networks on the images of a folder, with a folder for each class.
 
-    models: {role: list of LIBRARY:NAME:FILE}.
+    models: {role: list of LIBRARY:NAME@FILE}.
     batch: images at a time.
-    image_size: the shorter side is resized to it and the square in the middle taken; by default 256
-        and 224 for torchvision, for timm what it says of the network.
-    mean, std: of red, green and blue, from 0 to 1; by default ImageNet's, or what timm says.
+    image_size: the shorter side is resized to it and the square in the middle taken; by default
+        what the file of weights says, else 256 and 224 for torchvision, 32 for kdlib, for timm what
+        it says of the network.
+    mean, std: of red, green and blue, from 0 to 1; by default those that the file of weights says,
+        else ImageNet's, or what timm says.
     options: of kdlib.audit; groups, weights and search have a column that names the image, classes
         are names for those of the folders, in their order. The page shows images that the student
         lost.
 
     KdlibError, in one sentence, for anything that cannot be used.
     """
-    _check_colours(mean, std)
+    check_colours(mean, std)
     images = Images(folder)
     for what in ("groups", "weights", "search"):
         if options.get(what) is not None:
@@ -95,26 +105,20 @@ def _loader(images, batch):
     )
 
 
-def _check_colours(mean, std):
-    """AuditError for colours that no image has."""
-    for option, values in (("--mean", mean), ("--std", std)):
-        if values is None:
-            continue
-        numbers = np.asarray(values, dtype=float)
-        if numbers.shape != (3,) or not ((numbers >= 0) & (numbers <= 1)).all():
-            raise AuditError(f"{option}: must be three numbers from 0 to 1, red, green and blue.")
-        if option == "--std" and not numbers.all():
-            raise AuditError("--std: images are divided by it, so it must be above 0.")
-
-
 def _seeing(module, place):
     """A model of a tuple of tensors, which are one image prepared in several ways."""
     return lambda prepared: module(prepared[place])
 
 
 def preparation(asked, module, size=None, mean=None, std=None):
-    """(transform from an image to a tensor, the same in words) for a network, a Named."""
-    if asked.library == "timm":
+    """(transform from an image to a tensor, the same in words) for a network, a Named.
+
+    A student of kdlib distill says in its file how it is to be shown images, whatever library it
+    is of.
+    """
+    held = metadata_of(asked.file)
+    mean, std = mean or held.get("mean"), std or held.get("std")
+    if asked.library == "timm" and "size" not in held:
         data = timm_of(asked).data
         config = data.resolve_model_data_config(module)
         config |= {"mean": tuple(mean or config["mean"]), "std": tuple(std or config["std"])}
@@ -123,7 +127,8 @@ def preparation(asked, module, size=None, mean=None, std=None):
         said = ", ".join(f"{name} {value}" for name, value in config.items())
         transform = data.create_transform(**config, is_training=False)
         return transform, f"Images are prepared for {asked.name} as timm does, with {said}."
-    resized, kept = (size, size) if size else (256, 224)
+    kept = size or held.get("size", CIFAR if asked.library == "kdlib" else 224)
+    resized = kept if size or kept <= SMALL else round(kept * 256 / 224)
     colours = {"mean": tuple(mean or IMAGENET[0]), "std": tuple(std or IMAGENET[1])}
     steps = [transforms.Resize(resized), transforms.CenterCrop(kept), transforms.ToTensor()]
     said = (
@@ -181,9 +186,6 @@ class Images(ImageFolder):
         """A Source with a row for each image, joined by the paths of the images."""
         if found.ids is None:
             raise found.error("must name the image of each row, in a column called path.")
-        start = f"{self.folder.as_posix()}/".removeprefix("./")
-        paths = [str(value).replace("\\", "/").removeprefix("./") for value in found.ids.tolist()]
-        ids = np.array([path.removeprefix(start) for path in paths], dtype=object)
         own = Source(str(self.folder), {"": np.zeros(len(self))}, np.array(self.paths, object))
-        [joined], _ = aligned(own, [dataclasses.replace(found, ids=ids)])
+        [joined], _ = aligned(own, [paths_below(found, self.folder)])
         return joined

@@ -103,7 +103,7 @@ def _models(given, kinds):
 
 def _ask(models, loader, examples, names, progress):
     """Show every batch of a loader to every model, which keeps what it says; examples the rest."""
-    for batch in _with_progress(loader, progress):
+    for batch in with_progress(loader, desc="models", unit="batch") if progress else loader:
         if isinstance(batch, AuditError):  # raised in a worker it would carry a traceback
             raise batch
         args, named, labels, more = parts_of(batch)
@@ -134,16 +134,14 @@ def _check_width(model, first, names):
     return model.classes
 
 
-def _with_progress(loader, progress):
-    """The loader, with a bar on a terminal or in a notebook if tqdm is there."""
-    if not progress:
-        return loader
+def with_progress(items, **shown):
+    """The items, with a bar on a terminal or in a notebook if tqdm is there; shown: its options."""
     try:
         from tqdm import tqdm  # tqdm.auto warns in notebooks without ipywidgets
     except ModuleNotFoundError:
-        return loader
+        return items
     quiet = False if in_notebook() else None  # None: where there is no terminal
-    return tqdm(loader, desc="models", unit="batch", disable=quiet)
+    return tqdm(items, disable=quiet, **shown)
 
 
 # ---------------------------------------------------------------- modules, as they were before

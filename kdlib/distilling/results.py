@@ -129,10 +129,10 @@ def read_predictions(path, examples):
 # ---------------------------------------------------------------- weights
 
 
-def save_student(out, model, trained, about, listing):
-    """Write the weights of a student as safetensors, and what is needed to use them.
+def save_weights(path, model, about, listing):
+    """Write the weights of a network as safetensors, and what is needed to use them.
 
-    Equal weights are equal bytes. Returns the path."""
+    Equal weights are equal bytes."""
     whole = {"memory_format": torch.contiguous_format}
     held = {name: of.detach().cpu().clone(**whole) for name, of in model.state_dict().items()}
     facts = {
@@ -143,10 +143,8 @@ def save_student(out, model, trained, about, listing):
         "size": str(about["size"]),
         "std": json.dumps(list(about["std"])),
     }
-    path = Path(out) / "students" / f"{stem(trained.method, trained.seed)}.safetensors"
     with whole_file(path) as temporary:
         temporary.write_bytes(_in_order(safetensors.save(held, facts)))
-    return path
 
 
 def _in_order(content):
@@ -171,13 +169,13 @@ def finished(out, listing, teacher, students, about, say=None):
     Writes the page, its JSON and CSV, labels beside the predictions, and a card for each student.
     listing: its train, val and test. teacher: its Predictions of val and test. students: [Trained],
     of which BASELINE is one method; see above for about. say: called with each sentence on what
-    was read. KdlibError for what cannot be audited."""
+    was read, but for those of the listing. KdlibError for what cannot be audited."""
     methods = by_method(students)
     distilled = [method for method in methods if method != BASELINE]
     if BASELINE not in methods or not distilled:
         raise KdlibError(f"students: needs {BASELINE} and a method that distils.")
     own = (_recipe(about), *listing.read, *unseen(listing))
-    for sentence in own if say else ():
+    for sentence in (own[0], *unseen(listing)) if say else ():
         say(sentence)
     found = audited(listing, teacher[1], methods, about["teacher"], say)
     audits = found.audits if len(distilled) > 1 else {distilled[0]: found}

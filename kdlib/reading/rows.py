@@ -98,21 +98,41 @@ def unique_ids(found):
     return ids
 
 
-def _places(found, ids, wanted, by):
-    """(N,) int64: where each wanted id stands in a Source."""
+def places_of(ids, wanted):
+    """(M,) int64: where each of M wanted ids stands among ids (N,), -1 of one that does not.
+
+    Both are objects of str, each there once. They are compared by the first of KEYS by which all
+    are found, else by that by which most are.
+    """
+    best = np.full(len(wanted), -1)
     for key in KEYS:
         own, asked = (pd.Index(list(map(key, some)), dtype=object) for some in (ids, wanted))
         if own.is_unique and asked.is_unique:
             places = own.get_indexer(asked)
-            if (places >= 0).all():
+            if (places >= 0).sum() > (best >= 0).sum():
+                best = places
+            if (best >= 0).all():
                 break
-    else:
-        places = pd.Index(ids, dtype=object).get_indexer(wanted)
+    return best
+
+
+def _places(found, ids, wanted, by):
+    """(N,) int64: where each wanted id stands in a Source."""
+    places = places_of(ids, wanted)
+    if (places < 0).any():
         missing = quoted(wanted[np.argmin(places)])
         raise found.error(f"has no row with the id {missing}, which stands in {by.name}.")
     if more := len(ids) - len(wanted):
         found.note(f"Left out: {count_of(more, 'row')} with ids that {by.name} lacks.")
     return places
+
+
+def paths_below(found, folder):
+    """The Source, its ids as paths below a folder, with / between their parts."""
+    start = f"{folder.as_posix()}/".removeprefix("./")
+    paths = [str(value).replace("\\", "/").removeprefix("./") for value in found.ids.tolist()]
+    ids = np.array([path.removeprefix(start) for path in paths], dtype=object)
+    return replace(found, ids=ids)
 
 
 def by_example(found, n):

@@ -18,9 +18,9 @@ LARGEST = 2**33  # bytes that are read
 HASH = 64  # bytes in front: the hash of all that follows, since torch checks none
 
 
-def path_of(key):
-    """Where the state of a run is, if there is one."""
-    return folder() / f".{key}.kept"
+def path_of(key, where=None):
+    """Where the state of a run is, if there is one: by default beside the records."""
+    return (where or folder()) / f".{key}.kept"
 
 
 def packed(contents):
@@ -52,10 +52,11 @@ class Kept:
     """The state of one run on disk, taken up only by the same run on the same kind of machine.
 
     plan: what must be the same, as JSON can say it; count: how many runs share the time of this
-    one; warn(line) hears what is wrong with the file."""
+    one; warn(line) hears what is wrong with the file; where: its folder."""
 
-    def __init__(self, key, plan, count, warn):
-        self.path, self.plan = path_of(key), json.dumps({"run": key, **plan}, sort_keys=True)
+    def __init__(self, key, plan, count, warn, where=None):
+        self.path = path_of(key, where)
+        self.plan = json.dumps({"run": key, **plan}, sort_keys=True)
         self.count, self.warn = count, warn
         self.started = self.saved = time.monotonic()
         self.before = {"seconds": 0.0, "commits": []}

@@ -539,9 +539,10 @@ def test_weights_say_what_they_need_and_equal_weights_are_equal_bytes(run, tmp_p
     contents = set()
     for folder in ("a", "b", "c"):
         model = build("resnet8", 6, seed=4)  # in channels_last
-        path = results.save_student(tmp_path / folder, model, students[2], about, listing)
+        path = tmp_path / folder / "kd-s0.safetensors"
+        results.save_weights(path, model, about, listing)
         contents.add(path.read_bytes())
-    assert len(contents) == 1 and path.name == "kd-s0.safetensors"
+    assert len(contents) == 1
     with safe_open(path, "pt") as file:
         facts = file.metadata()
         held = {name: file.get_tensor(name) for name in file.offset_keys()}
@@ -565,8 +566,8 @@ def test_weights_that_two_names_share_are_written(tmp_path):
             self.b.weight = self.a.weight
 
     listing = listing_of()
-    one = some_students(listing, ("one_hot",), 1)[0]
-    path = results.save_student(tmp_path, Tied(), one, ABOUT, listing)
+    path = tmp_path / "tied.safetensors"
+    results.save_weights(path, Tied(), ABOUT, listing)
     with safe_open(path, "pt") as file:
         assert {"a.weight", "b.weight"} <= set(file.offset_keys())
 
@@ -634,7 +635,8 @@ def test_the_five_lines_of_a_card_load_the_network(tmp_path, monkeypatch, no_pag
     students = some_students(listing, ("one_hot", "kd"), 1)
     model = torchvision.models.get_model("resnet18", num_classes=6).eval()
     for one in students:
-        results.save_student(tmp_path, model, one, ABOUT, listing)
+        path = tmp_path / "students" / f"{one.method}-s{one.seed}.safetensors"
+        results.save_weights(path, model, ABOUT, listing)
     results.finished(tmp_path, listing, network(7, listing, 3.0), students, ABOUT)
     card = (tmp_path / "students" / "kd-s0.md").read_text()
     code = card.split("```python\n")[1].split("```")[0]

@@ -1,0 +1,107 @@
+"""What a teacher's classes are called, in the order of its outputs, against those of the images."""
+
+import json
+import re
+from pathlib import Path
+
+import torchvision
+
+from kdlib.config import KdlibError, count_of
+from kdlib.reading.classes import given_names
+from kdlib.reading.sentences import quoted
+
+WNID = re.compile(r"n\d{8}")  # what ImageNet calls a class: a noun of WordNet
+PLACEHOLDER = re.compile(r"LABEL_\d+")  # what Hugging Face calls classes without names
+SPACES = re.compile(r"[\s_-]+")
+UNKNOWN = "the accuracy of the teacher on held-out images will tell"
+HELP = "--teacher-classes FILE gives their names in the order of its outputs"
+
+
+def config_beside(file):
+    """What the config.json beside a file of weights says, as timm and Hugging Face write it."""
+    try:
+        said = json.loads((file.parent / "config.json").read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError):  # of something else
+        return {}
+    return said if isinstance(said, dict) else {}
+
+
+def names_of(asked, class_names, names_file, held, config, library):
+    """(names of the teacher's classes in order, or (); what says so)."""
+    if names_file is not None:
+        return _names_in(Path(names_file)), f"{names_file}"
+    if "class_names" in held:
+        return given_names(held["class_names"]), f"{asked.file}"
+    found = config.get("label_names") or config.get("id2label")
+    if found:
+        return given_names(found), f"{asked.file.parent / 'config.json'}"
+    if library is None:
+        return (), ""
+    if library.classes == 1000:  # ImageNet's, in one order everywhere; some names are there twice
+        return _imagenet(class_names), asked.library
+    return library.names, asked.library
+
+
+def _names_in(path):
+    """Names of the classes in a file: lines, or JSON, also the config.json of timm."""
+    try:
+        said = json.loads(path.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError):
+        said = None
+    if isinstance(said, dict) and said.get("label_names"):
+        return given_names(said["label_names"])
+    return given_names(path)
+
+
+def _imagenet(class_names):
+    """The 1,000 classes of ImageNet: in words, or as its folders are called where these are so."""
+    if all(map(WNID.fullmatch, class_names)):
+        try:
+            from timm.data import ImageNetInfo
+        except ModuleNotFoundError:
+            return ()
+        return tuple(ImageNetInfo("imagenet-1k").label_names())
+    return tuple(torchvision.models.ResNet18_Weights.DEFAULT.meta["categories"])
+
+
+def compared(names, source, class_names):
+    """A sentence: that a teacher's names, from a source, are class_names, or cannot be compared.
+
+    KdlibError where they are others or in another order; case, spaces and _ do not matter.
+    """
+    if not names or all(map(PLACEHOLDER.fullmatch, names)):
+        return (
+            "Nothing says what the teacher's classes are called, so their order could not be "
+            f"compared with that of the folders; {UNKNOWN} ({HELP})."
+        )
+    if len(names) != len(class_names):
+        raise KdlibError(
+            f"{source}: names {count_of(len(names), 'class', 'classes')} of the teacher, but the "
+            f"images have {len(class_names)}; {HELP}."
+        )
+    if _in_words(names) != _in_words(class_names):
+        return (
+            f"{source} calls the teacher's classes {quoted(names[0])} and so on, the folders are "
+            f"called {quoted(class_names[0])}, so their order could not be compared; {UNKNOWN} "
+            f"({HELP})."
+        )
+    ours, theirs = (list(map(_plain, several)) for several in (class_names, names))
+    for k, (our, their) in enumerate(zip(ours, theirs, strict=True)):
+        if our != their:
+            same = sorted(ours) == sorted(theirs)
+            what = "the same classes in another order" if same else "other classes"
+            raise KdlibError(
+                f"{source}: the teacher has {what}: its class {k} is {quoted(names[k])}, that of "
+                f"the images {quoted(class_names[k])}; rename the folders so that they sort in its "
+                f"order, or if it is not as {source} says, {HELP}."
+            )
+    return f"The teacher's classes are those of the images, in the same order (by {source})."
+
+
+def _in_words(names):
+    """Whether names are words, or else the codes of ImageNet's folders."""
+    return not all(map(WNID.fullmatch, names))
+
+
+def _plain(name):
+    return SPACES.sub(" ", name).strip().casefold()

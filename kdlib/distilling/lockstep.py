@@ -1,0 +1,65 @@
+"""Networks that are trained side by side on the same views, and go on together after a stop."""
+
+import contextlib
+import time
+
+from tqdm import tqdm  # tqdm.auto warns in notebooks without ipywidgets
+
+from kdlib.distilling import processes
+from kdlib.study.files import in_notebook
+from kdlib.study.machine import git_sha
+from kdlib.study.pace import in_words
+
+PAUSE = 60.0  # seconds between two lines where there is no bar
+
+
+class Lockstep:
+    """Keeps the states of runs after an epoch, of all or of none: they share what is read.
+
+    A run that diverged is left behind by the others."""
+
+    def __init__(self, kept, keys):
+        """kept: their Kept; keys: of the runs that go on."""
+        self.kept, self.expected = kept, set(keys)
+        self.epoch, self.states = None, {}
+
+    def after_epoch(self, key, epoch, state):
+        """One of them has ended an epoch; state(): what its next one depends on."""
+        if epoch != self.epoch:
+            if self.epoch is not None:
+                self.expected = set(self.states)
+            self.epoch, self.states = epoch, {}
+        self.states[key] = state
+        if self.states.keys() >= self.expected and self.kept.due() and not processes.rank():
+            states = {key: state() for key, state in self.states.items()}
+            self.kept.write(git_sha(), states=states)
+
+
+@contextlib.contextmanager
+def progress(name, total, done, say):
+    """A function told(images), beside it a bar with images a second and the time left.
+
+    Where nobody can see a bar, say(line) hears it now and then."""
+    if processes.rank():
+        yield lambda images: None
+        return
+    seen = not in_notebook()
+    how = {"unit": " images", "unit_scale": True, "dynamic_ncols": seen}
+    with tqdm(total=total, initial=done, desc=name, disable=None if seen else False, **how) as bar:
+        if not bar.disable:
+            yield bar.update
+            return
+        began = said = time.monotonic()
+        there = done
+
+        def told(images):
+            nonlocal said, there
+            there += images
+            now = time.monotonic()
+            if now - said > PAUSE:
+                said = now
+                pace = (there - done) / (now - began)
+                left = in_words((total - there) / pace)
+                say(f"{name}: {there:,} of {total:,} images, {pace:,.0f} a second, {left} left")
+
+        yield told

@@ -1,0 +1,139 @@
+"""What is there before training begins: the images as batches, and the teacher with its margins."""
+
+import hashlib
+from dataclasses import replace
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import nn
+
+from kdlib.config import FOLDS, KdlibError, count_of
+from kdlib.data import Split, fold_of
+from kdlib.distilling import processes
+from kdlib.distilling.networks import Renormalised
+from kdlib.distilling.views import PAD, OwnData, Pictures, in_memory
+from kdlib.losses import label_margin
+from kdlib.study.files import available_cores
+from kdlib.study.table_cache import free_memory
+
+HELD = 2**31  # bytes of images that are held in memory at most, where their views are few
+MOST_WORKERS = 8  # processes that read images, of each process that trains
+SPLITS = ("train", "val", "test")
+
+
+class Teacher(NamedTuple):
+    """A trained network, and what it says of held-out images."""
+
+    module: nn.Module  # takes images as students do
+    sha256: str  # of its weights
+    val: torch.Tensor  # (N_val, C) logits
+    test: torch.Tensor
+
+
+def default_workers():
+    """Processes that read images for this one."""
+    return min(MOST_WORKERS, available_cores() // processes.local_count())
+
+
+def data_of(listing, size, augment, mean, std, device, workers):
+    """The OwnData of a Listing: in memory where views are few and the images fit, else Pictures."""
+    splits = {}
+    for name in SPLITS:
+        examples = getattr(listing, name)
+        x = Pictures(examples, size, augment, workers)
+        splits[name] = Split(x, *map(torch.from_numpy, (examples.y, examples.group)))
+    images = sum(len(split) for split in splits.values())
+    room = min(HELD, free_memory("cpu") // (4 * processes.local_count()))
+    if augment != "resized" and images * size * size * 3 <= room:
+        splits = {name: in_memory(split) for name, split in splits.items()}
+    looks = {"mean": tuple(mean), "std": tuple(std), "pad": PAD if augment == "padded" else 0}
+    names = {"class_names": listing.class_names, "group_names": listing.group_names}
+    data = OwnData(**splits, left_out=some(splits["test"], []), **names, **looks, augment=augment)
+    return data.to(device)
+
+
+def some(split, rows):
+    """The Split of some rows: a list, or a tensor of bool."""
+    rows = torch.as_tensor(rows, dtype=torch.int64 if isinstance(rows, list) else torch.bool)
+    there = rows.to(split.y.device)
+    x = split.x[rows.numpy()] if isinstance(split.x, Pictures) else split.x[there]
+    return Split(x, split.y[there], split.group[there])
+
+
+def in_frame(module, data, mean, std):
+    """A network whose images are normalised by (mean, std), as one that takes those of `data`."""
+    return Renormalised(module, data.mean, data.std, mean, std).to(data.train.y.device).eval()
+
+
+def asked(module, sha256, data):
+    """The Teacher of a network in the frame of `data`. KdlibError if it is near chance on val."""
+    val, test = (processes.predicted(module, split.x, data) for split in (data.val, data.test))
+    y = data.val.y.cpu()
+    right = (val.argmax(dim=1) == y).double()
+    accuracy = np.mean([right[y == k].mean().item() for k in y.unique()])
+    chance = 1 / data.classes
+    if accuracy < min(2 * chance, chance + 0.1 * (1 - chance)):
+        raise KdlibError(
+            f"--teacher: is right in {100 * accuracy:.1f} % of the held-out images, mean over "
+            f"{data.classes} classes, which is near chance ({100 * chance:.1f} %); are its classes "
+            "in the order of the folders' names, and its images prepared as it was trained?"
+        )
+    return Teacher(module, sha256, val, test)
+
+
+def accuracies(teacher, data):
+    """A sentence: how often a Teacher is right in held-out images."""
+    y = data.val.y.cpu()
+    right = 100 * (teacher.val.argmax(dim=1) == y).double().mean().item()
+    return (
+        f"The teacher is right in {right:.1f} % of {count_of(len(y), 'held-out image')}; "
+        f"{data.classes} classes, so that chance is {100 / data.classes:.1f} %."
+    )
+
+
+def margins_by_group(margins, group, names):
+    """((G,) mean margin of each group in [0, 1], sentences); margins (N,), group (N,).
+
+    A group without an example is given the mean of the others."""
+    n = torch.bincount(group, minlength=len(names))
+    total = torch.bincount(group, weights=margins.double(), minlength=len(names))
+    mean = (total / n).clamp(0, 1)
+    empty = n == 0
+    mean[empty] = mean[~empty].mean()
+    said = []
+    if empty.any():
+        first = names[int(empty.nonzero()[0])]
+        said = [
+            f"{count_of(int(empty.sum()), 'group')} without a held-out image (the first is "
+            f"{first!r}): the teacher's margin there is taken to be the mean of the others."
+        ]
+    return mean.float(), said
+
+
+def held_out_margins(teacher, data, cfg):
+    """(N_val,) margins of the teacher on val."""
+    how = (cfg.margin_temperature, cfg.margin_kind)
+    return label_margin(teacher.val, data.val.y.cpu(), *how), data.val.group.cpu()
+
+
+def crossfit_margins(models, data, cfg):
+    """((N_train,) margins, their groups) on train: models[k] scores the fold it was not shown."""
+    y, how = data.train.y.cpu(), (cfg.margin_temperature, cfg.margin_kind)
+    fold, margins = fold_of(y), torch.zeros(len(y))
+    for k in range(FOLDS):
+        own = fold == k
+        logits = processes.predicted(models[k], some(data.train, own).x, data)
+        margins[own] = label_margin(logits, y[own], *how)
+    return margins, data.train.group.cpu()
+
+
+def without_fold(data, k):
+    """The Data whose training images lack fold k."""
+    return replace(data, train=some(data.train, fold_of(data.train.y.cpu()) != k))
+
+
+def fingerprint(listing, data):
+    """Hash of all that own students depend on besides their Config and their teacher."""
+    told = (listing.sha256(), data.mean, data.std)
+    return hashlib.sha256(repr(told).encode()).hexdigest()

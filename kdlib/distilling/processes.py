@@ -1,0 +1,159 @@
+"""One process of several that train together, as torchrun starts them; or the only one.
+
+Every process has the same data, and takes its part of each batch."""
+
+import contextlib
+import datetime
+import os
+import warnings
+
+import numpy as np
+import torch
+from torch import distributed, nn
+from torch.distributed.nn import functional as collective
+from torch.nn.parallel import DistributedDataParallel
+
+from kdlib.train import predict
+
+PATIENCE = datetime.timedelta(
+    hours=2
+)  # others wait so long while the first one writes or evaluates
+
+
+def count():
+    """Processes that train together."""
+    return distributed.get_world_size() if distributed.is_initialized() else 1
+
+
+def rank():
+    """Which of them this one is; the first one, 0, is the one that writes and prints."""
+    return distributed.get_rank() if distributed.is_initialized() else 0
+
+
+def local_count():
+    """Those of them that share this machine."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", 1)) if distributed.is_initialized() else 1
+
+
+@contextlib.contextmanager
+def joined(device):
+    """A block in which the processes of torchrun, if any, work together; yields the device."""
+    if int(os.environ.get("WORLD_SIZE", 1)) == 1:
+        yield device
+        return
+    if device == "cuda":
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    distributed.init_process_group("nccl" if device == "cuda" else "gloo", timeout=PATIENCE)
+    try:
+        yield device
+    finally:
+        distributed.destroy_process_group()
+
+
+@contextlib.contextmanager
+def first_alone():
+    """A block that the first process runs before all others, which then find what it has made."""
+    if rank():
+        wait()
+    yield
+    if not rank():
+        wait()
+
+
+def wait():
+    """Go on when all processes are here."""
+    if count() > 1:
+        distributed.barrier()
+
+
+def part_of(rows):
+    """This process's part of the rows of a batch, in order."""
+    return rows.tensor_split(count())[rank()]
+
+
+def summed(values):
+    """The sum of a tensor over all processes."""
+    if count() > 1:
+        values = values.clone()
+        distributed.all_reduce(values)
+    return values
+
+
+def predicted(model, x, data):
+    """train.predict, of which each process does a part; all are given the whole of it."""
+    if count() == 1:
+        return predict(model, x, data)
+    rows = np.arange(len(x))
+    own = predict(model, x[rows[rank() :: count()]], data)
+    home = torch.device(x.device)
+    most = -(-len(x) // count())
+    filled = torch.zeros(most, data.classes, device=home)
+    filled[: len(own)] = own.to(home)
+    parts = [torch.empty_like(filled) for _ in range(count())]
+    distributed.all_gather(parts, filled)
+    # row i is row i // count() of part i % count()
+    return torch.stack(parts, dim=1).flatten(0, 1)[: len(x)].cpu()
+
+
+# ---------------------------------------------------------------- a network that all have
+
+
+def parallel(model):
+    """The model as it is called in a training step: all processes average their gradients, and a
+    batch norm is one over the whole batch. Its parameters are those of the model."""
+    if count() == 1:
+        return model
+    on_gpu = next(model.parameters()).is_cuda
+    if not on_gpu:
+        _synchronised(model)
+    elif any(isinstance(part, nn.modules.batchnorm._BatchNorm) for part in model.modules()):
+        model = _converted(model)
+    # of 1 x 1 convolutions the layout of the memory has two names
+    warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
+    return DistributedDataParallel(model, broadcast_buffers=False)
+
+
+def _converted(model):
+    """The model with the batch norms of torch, or of timm, that several GPUs share."""
+    if type(model).__module__.startswith("timm."):
+        from timm.layers import convert_sync_batchnorm
+
+        return convert_sync_batchnorm(model)
+    return nn.SyncBatchNorm.convert_sync_batchnorm(model)
+
+
+def _synchronised(model):
+    """Give the batch norms of a model the same on CPUs, for which torch has none."""
+    for part in model.modules():
+        if isinstance(part, nn.modules.batchnorm._BatchNorm) and not isinstance(part, Synced):
+            part.__class__ = type("Synced", (Synced, type(part)), {})
+
+
+class Synced:
+    """A batch norm that in training counts with the examples of all processes."""
+
+    def forward(self, x):
+        if not self.training:
+            return super().forward(x)
+        across = [0, *range(2, x.ndim)]
+        n = x.new_tensor([x.numel() / x.shape[1]], dtype=torch.float64)
+        wide = x.double()
+        sums = torch.cat([wide.sum(across), (wide * wide).sum(across), n])
+        sums = collective.all_reduce(sums)
+        total = sums[-1].detach()
+        mean, square = (sums[:-1] / total).split(x.shape[1])
+        variance = (square - mean**2).clamp(min=0)
+        self._remember(mean.detach(), variance.detach() * total / (total - 1))
+        shape = [1, -1] + [1] * (x.ndim - 2)
+        scale = (self.weight / (variance + self.eps).sqrt()).view(shape)
+        out = ((wide - mean.view(shape)) * scale + self.bias.view(shape)).to(x.dtype)
+        return (
+            self.act(self.drop(out)) if hasattr(self, "act") else out
+        )  # timm's have an activation
+
+    @torch.no_grad()
+    def _remember(self, mean, variance):
+        self.num_batches_tracked += 1
+        share = self.momentum or 1 / self.num_batches_tracked.item()
+        self.running_mean.lerp_(mean.to(self.running_mean.dtype), share)
+        self.running_var.lerp_(variance.to(self.running_var.dtype), share)

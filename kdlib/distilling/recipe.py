@@ -1,0 +1,112 @@
+"""How own students are trained: the Config of each, and the recipes that have a name."""
+
+import dataclasses
+from dataclasses import dataclass
+
+from kdlib.config import Config, KdlibError, choice, count_of, did_you_mean, number
+from kdlib.distilling.views import AUGMENTATIONS
+from kdlib.methods import ARMS, METHODS, loss_fields
+
+SMALL = 64  # pixels; images up to this size are moved in training, larger ones cut
+TEACHER_SEED = 1000  # of the teacher that is trained here
+# these need what own images do not bring: val as training images, another teacher, a choice after
+# training
+NOT_HERE = ("one_hot_with_val", "kd_adjusted_teacher", "post_hoc")
+WHOLE_BATCH = ("group_dro", "robust_kd", "long_tailed_kd")  # look at all examples of a batch
+LEAST_IN_BATCH = 2  # images that a process needs for the statistics of a batch norm
+
+USUAL = {"epochs": 90, "batch_size": 256, "warmup": 5, "weight_decay": 1e-4}
+PRESETS = {
+    "imagenet": USUAL | {"batch_size": 512, "decay": "step", "milestones": (30, 60, 80)},
+}
+PRESETS["imagenet-lt"] = PRESETS["imagenet"]
+RATE = 0.1 / 256  # peak learning rate for each image of a batch (Goyal et al. 2017)
+
+
+@dataclass(frozen=True)
+class Own(Config):
+    """A network that is trained on own images; see Config. Networks are called LIBRARY:NAME."""
+
+    dataset: str = "own"
+    student: str = ""
+    teacher: str | None = None
+    name: str = ""  # the method, or arm, as a user calls it
+    size: int = number(224, 8, 1024)  # pixels of an image's side
+    augment: str = choice("resized", AUGMENTATIONS)
+
+    def fields(self):
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+
+    def key(self):
+        """The name of its files."""
+        fold = "" if self.fold is None else f"-fold{self.fold}"
+        return f"{self.name}{fold}-s{self.seed}"
+
+
+def own(name, **fields):
+    """The Own of a method or arm, without the loss fields that it does not read.
+
+    A name that is neither is that of a teacher, which is trained on labels alone."""
+    method = {"method": name if name in METHODS else "one_hot"}
+    fields = {"name": name} | fields | (ARMS[name].fields if name in ARMS else method)
+    idle = loss_fields() - set(METHODS[fields["method"]].knobs)
+    return Own(**{field: value for field, value in fields.items() if field not in idle})
+
+
+def check_methods(names, processes=1):
+    """KdlibError for methods that own images cannot be trained with, or that leave no question."""
+    known = [name for name in (*METHODS, *ARMS) if name not in NOT_HERE]
+    for name in names:
+        if name not in known:
+            raise KdlibError(f"method {name!r}: {did_you_mean(name, known)}")
+        if processes > 1 and name in WHOLE_BATCH:
+            raise KdlibError(
+                f"method {name!r}: it looks at all images of a batch, of which each of the "
+                f"{processes} processes has a part; run it in one process."
+            )
+    if len(set(names)) < len(names):
+        raise KdlibError(f"methods {', '.join(names)}: a method is named twice.")
+    if "one_hot" not in names or len(names) < 2:
+        raise KdlibError(
+            "methods: must be one_hot, the baseline without which nobody can say whom distillation "
+            "hurt, and at least one more, such as kd or ada_alpha."
+        )
+
+
+def recipe(preset=None, **given):
+    """Fields of Own that all networks of a distillation share; those given as None are usual.
+
+    The learning rate grows with the batch unless it is given; the warm-up fits into few epochs."""
+    if preset is not None and preset not in PRESETS:
+        raise KdlibError(f"preset {preset!r}: {did_you_mean(preset, PRESETS)}")
+    given = {name: value for name, value in given.items() if value is not None}
+    fields = (PRESETS[preset] if preset else USUAL) | given
+    if "lr" not in fields:
+        fields["lr"] = RATE * fields["batch_size"]
+    if "warmup" not in given:
+        fields["warmup"] = min(fields["warmup"], fields["epochs"] // 10)
+    if "epochs" in given and "milestones" in fields and "milestones" not in given:
+        usual = (PRESETS[preset] if preset else USUAL)["epochs"]
+        scaled = (round(m * fields["epochs"] / usual) for m in fields["milestones"])
+        fields["milestones"] = tuple(sorted({m for m in scaled if 0 < m < fields["epochs"]}))
+    small = fields.get("size", 224) <= SMALL
+    return {"augment": "padded" if small else "resized"} | fields
+
+
+def check_batches(images, batch_size, processes):
+    """KdlibError if the last batch of an epoch has too few images for its processes."""
+    least = LEAST_IN_BATCH * processes
+    if images < least or batch_size < least:
+        raise KdlibError(
+            f"--batch-size {batch_size}: {count_of(images, 'training image')} and "
+            f"{count_of(processes, 'process', 'processes')}; each needs {LEAST_IN_BATCH} images of "
+            "every batch."
+        )
+    if 0 < images % batch_size < least:
+        sizes = range(batch_size - 1, least - 1, -1)
+        works = next(size for size in sizes if not 0 < images % size < least)
+        raise KdlibError(
+            f"--batch-size {batch_size}: of {images:,} training images it leaves "
+            f"{images % batch_size} for the last batch, and {least} are needed; --batch-size "
+            f"{works} works."
+        )

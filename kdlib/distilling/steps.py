@@ -1,0 +1,97 @@
+"""The training step on images that may lie on disk, in one process or several."""
+
+import numpy as np
+import torch
+
+from kdlib.data import crop_and_flip, normalise
+from kdlib.distilling import processes
+from kdlib.distilling.views import Pictures
+from kdlib.step import Stepper
+
+
+class Source:
+    """The training images of runs in lockstep, which are read, cut and normalised once for all."""
+
+    def __init__(self, data, told):
+        """told(images): hears of each batch how many images it has, in all processes."""
+        self.data, self.told, self.device = data, told, data.train.x.device
+        self.read = isinstance(data.train.x, Pictures)
+        self.x = data.train.x if self.read else Stepper.held(data)
+        self.at = self.images = None
+
+    def begin(self, epoch, batches):
+        """Begin an epoch: batches (index (B,), view (B,)) that will be asked for in order."""
+        if self.read:
+            self.x.begin(epoch, batches)
+
+    def normalised(self, at, index, view, size):
+        """(B, channels, H, W) float32 of the batch at (epoch, number): `size` in all processes."""
+        if at != self.at:
+            self.told(size)
+            if self.read:
+                cut = self.x.batch(at[1])
+            else:
+                cut = crop_and_flip(self.x, index, view, self.data.pad)
+            self.at, self.images = at, normalise(cut, self.data)
+        return self.images
+
+
+class Once:
+    """A teacher that is asked once about images which several students are shown."""
+
+    def __init__(self, teacher):
+        self.teacher, self.images, self.logits = teacher, None, None
+
+    def __call__(self, images, index, view):
+        if images is not self.images:
+            self.images, self.logits = images, self.teacher(images, index, view)
+        return self.logits
+
+
+class Shared(Stepper):
+    """A Stepper whose batch is dealt out among processes, and its images shared by all runs."""
+
+    def __init__(self, run, x):
+        super().__init__(run, x)
+        self.net = processes.parallel(run.model)
+
+    def begin(self, epoch):
+        self.run.model.train()
+        whole = [t.split(self.run.cfg.batch_size) for t in self.schedule(epoch)]
+        self.sizes = [len(index) for index in whole[0]]
+        parts = ([processes.part_of(rows) for rows in of] for of in whole)
+        own = list(zip(*parts, strict=True))
+        self.x.begin(epoch, own)
+        self.batches = [(index.to(self.device), view.to(self.device)) for index, view in own]
+        self.first = epoch * self.steps_per_epoch
+
+    def step(self, number):
+        # dropout and the like: the same for all runs, and after a stop the same again
+        place = (self.run.cfg.seed, self.first + number, processes.rank())
+        torch.manual_seed(int(np.random.SeedSequence(place).generate_state(1)[0]))
+        self.number = number
+        super().step(number)
+
+    def images(self, index, view):
+        return self.x.normalised((self.epoch, self.number), index, view, self.sizes[self.number])
+
+    def mean(self, values):
+        if processes.count() == 1:
+            return values.mean()
+        # gradients are averaged over processes, whose parts of the batch may differ in size
+        return values.sum() * processes.count() / self.sizes[self.number]
+
+    def end(self, epoch):
+        self.sums.copy_(processes.summed(self.sums))
+        super().end(epoch)
+
+
+def shared(told):
+    """The class Shared whose Source tells of its batches; see there."""
+
+    class Told(Shared):
+        @staticmethod
+        def held(data):
+            return Source(data, told)
+
+    return Told

@@ -1,0 +1,157 @@
+"""The images of a split, read and cut by worker processes: what training and prediction look at.
+
+What an image looks like in training is decided by the number of its view alone, which the schedule
+draws: the same for every method of a seed, and however many processes there are. N examples, B of
+them in a batch, images of S x S pixels."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+from torchvision import transforms
+from torchvision.transforms import functional
+
+from kdlib.config import KdlibError
+from kdlib.data import Data, Split, crop_and_flip, padded, view_count
+
+MIDDLE = -1  # in place of the number of a view: the image as it is shown to a trained network
+PAD = 4  # pixels, of "padded" views
+RANDOM_VIEWS = 2**31  # numbers of "resized" views; each seeds a crop of its own
+AUGMENTATIONS = {
+    "resized": "a random part of at least 8 % of the image, resized, and its mirror image",
+    "padded": f"the image moved by at most {PAD} pixels, and its mirror image",
+    "none": "the image as it is",
+}
+EVALUATED = 256  # images in a batch at most, in prediction
+VIEWS = {"resized": RANDOM_VIEWS, "padded": view_count(PAD), "none": 1}
+
+
+@dataclass(frozen=True)
+class OwnData(Data):
+    """The Data of own images; the x of its splits are Pictures, or tensors where all fit."""
+
+    augment: str = "none"
+
+    @property
+    def views(self):
+        return VIEWS[self.augment]
+
+
+class Views(Dataset):
+    """(S, S, 3) uint8 of an image and the number of a view; or the KdlibError of one that cannot be
+    read, since a worker would wrap it into a traceback."""
+
+    def __init__(self, examples, size, augment):
+        self.examples, self.size, self.augment = examples, size, augment
+
+    def __getitem__(self, at):
+        index, view = at
+        try:
+            image = self.examples.open(index)
+        except KdlibError as error:
+            return error
+        if view == MIDDLE or self.augment != "resized":
+            image = middle(image, self.size, whole=self.augment != "resized")
+        else:
+            image = random_part(image, self.size, view)
+        pixels = torch.from_numpy(np.array(image))  # (S, S, 3)
+        if view == MIDDLE or self.augment != "padded":
+            return pixels
+        at = torch.zeros(1, dtype=torch.int64), torch.tensor([view])
+        return crop_and_flip(padded(pixels[None], PAD), *at, PAD)[0]
+
+
+def middle(image, size, whole=False):
+    """The square in the middle of an image, its shorter side resized to size, or to 8/7 of it as is
+    usual unless the `whole` of it is wanted."""
+    shorter = size if whole else round(size * 256 / 224)
+    if min(image.size) != shorter:
+        image = functional.resize(image, shorter)
+    return functional.center_crop(image, size)
+
+
+def random_part(image, size, view):
+    """What torchvision's RandomResizedCrop and a flip make of an image, by the number of a view."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(view)
+        part = transforms.RandomResizedCrop.get_params(image, (0.08, 1), (3 / 4, 4 / 3))
+        mirrored = torch.rand(()) < 0.5
+    image = functional.resized_crop(image, *part, (size, size))
+    return functional.hflip(image) if mirrored else image
+
+
+def collated(items):
+    """(B, S, S, 3) uint8; or the error of an image that cannot be read."""
+    broken = [item for item in items if isinstance(item, KdlibError)]
+    return broken[0] if broken else torch.stack(items)
+
+
+class Pictures:
+    """The x of a Split: images that are read when they are wanted, by `workers` processes.
+
+    In training, every step asks for batch `number` of an epoch; whoever asks again for the last one
+    is given the same tensor."""
+
+    def __init__(self, examples, size, augment, workers, device="cpu"):
+        self.examples, self.size, self.augment, self.workers = examples, size, augment, workers
+        self.device = torch.device(device)
+        self.batches = []  # of (index, view), which the loader goes through
+        self.loader = None  # of training, kept over the epochs
+        self.epoch = self.number = self.current = None
+
+    def __len__(self):
+        return len(self.examples)
+
+    def __getitem__(self, rows):
+        """Pictures of some rows."""
+        some = self.examples[np.asarray(rows)]
+        return Pictures(some, self.size, self.augment, self.workers, self.device)
+
+    def to(self, device):
+        return Pictures(self.examples, self.size, self.augment, self.workers, device)
+
+    def split(self, size):
+        """Yield batches (B, S, S, 3) uint8 on the device, in order: the middles of all images."""
+        rows = np.array_split(np.arange(len(self)), -(-len(self) // min(size, EVALUATED)) or 1)
+        batches = [[(int(row), MIDDLE) for row in some] for some in rows if len(some)]
+        yield from map(self._here, self._loader(batches, keep=False))
+
+    def begin(self, epoch, batches):
+        """Start to read the batches of an epoch: a list of (index (B,), view (B,))."""
+        if epoch == self.epoch:
+            return
+        pairs = (zip(index.tolist(), view.tolist(), strict=True) for index, view in batches)
+        self.batches[:] = map(list, pairs)
+        if self.loader is None:
+            self.loader = self._loader(self.batches, keep=True)
+        self.epoch, self.number, self.coming = epoch, -1, iter(self.loader)
+
+    def batch(self, number):
+        """(B, S, S, 3) uint8 on the device: batch `number` of the epoch, or the last one again."""
+        if number != self.number:
+            self.number, self.current = number, self._here(next(self.coming))
+        return self.current
+
+    def _here(self, images):
+        if isinstance(images, KdlibError):
+            raise images
+        return images.to(self.device, non_blocking=True)
+
+    def _loader(self, batches, keep):
+        workers = self.workers if len(self) > EVALUATED or keep else 0
+        return DataLoader(
+            Views(self.examples, self.size, self.augment),
+            batch_sampler=batches,
+            num_workers=workers,
+            collate_fn=collated,
+            pin_memory=self.device.type == "cuda",
+            persistent_workers=keep and workers > 0,
+        )
+
+
+def in_memory(split):
+    """The Split with all its Pictures read: a tensor (N, S, S, 3) uint8."""
+    batches = [batch.cpu() for batch in split.x.split(EVALUATED)]
+    empty = torch.zeros(0, split.x.size, split.x.size, 3, dtype=torch.uint8)
+    return Split(torch.cat([empty, *batches]), split.y, split.group)
