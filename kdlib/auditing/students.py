@@ -73,8 +73,7 @@ class Students(Found):
     @property
     def inputs(self):
         """(role, name, sha256) of what was read for any of them."""
-        each = (a.inputs for a in self.audits.values())
-        return tuple(dict.fromkeys(itertools.chain(*each)))
+        return tuple(dict.fromkeys(i for a in self.audits.values() for i in a.inputs))
 
     @property
     def read(self):
@@ -82,10 +81,9 @@ class Students(Found):
         if len(self.audits) == 1:
             return self.first.read
         said = set()
-        for sentence in self.shared:  # which stand with each student too
-            of_student("", sentence, said)
-        of = [(name, sentence) for name, a in self.audits.items() for sentence in a.read]
-        return (*self.shared, *filter(None, (of_student(*named, said) for named in of)))
+        of = [("", sentence) for sentence in self.shared]
+        of += [(name, sentence) for name, a in self.audits.items() for sentence in a.read]
+        return tuple(filter(None, (of_student(*named, said) for named in of)))
 
     @property
     def warnings(self):

@@ -4,14 +4,13 @@ Names from data are escaped. Accuracies are in per cent, gains in points over th
 """
 
 import re
-import textwrap
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from kdlib import __version__
-from kdlib.auditing.ci import cell, prose, table
+from kdlib.auditing.ci import cell, code, prose, table
 from kdlib.config import KdlibError, count_of
 from kdlib.distilling.audited import group_names
 from kdlib.distilling.choice import BASELINE, labels_read, stem
@@ -65,7 +64,7 @@ def card(one, listing, methods, about, audits, chosen):
     file = f"{stem(one.method, one.seed)}.safetensors"
     distils = one.method != BASELINE
     classes = count_of(len(listing.class_names), "class", "classes")
-    taught = f"with a teacher, {prose(about['teacher'])}" if distils else "without a teacher"
+    taught = f"with a teacher, {code(about['teacher'], None)}" if distils else "without a teacher"
     shipped = "It is the student that this run chose to ship."
     if chosen.file != f"students/{file}":
         shipped = f"It is **not** the student that this run chose to ship: that is `{chosen.file}`."
@@ -134,7 +133,8 @@ def _training(one, listing, methods, about):
     for what, words in about.items():
         no_teacher = what == "teacher" and one.method == BASELINE
         if what not in told_already and not no_teacher:
-            lines.append(f"{prose(what.replace('_', ' ').capitalize())}: {prose(str(words))}")
+            words = code(words, None) if what in ("teacher", "student") else prose(str(words))
+            lines.append(f"{prose(what.replace('_', ' ').capitalize())}: {words}")
     lines.append(f"kdlib {__version__}")
     return "\n".join(f"- {line}" for line in lines)
 
@@ -252,22 +252,23 @@ def _limits(one, listing):
 
 def index(methods, audits, chosen):
     """What lies in the folder of a run, and how to audit it again, as Markdown."""
-    wanted = {
-        method: [f"{stem(method, one.seed)}" for one in runs] for method, runs in methods.items()
-    }
-    files = {m: " ".join(f"predictions/{s}-test.npz" for s in of) for m, of in wanted.items()}
-    baseline = files.pop(BASELINE)
-    students = " ".join(f"{method}={of}" for method, of in files.items())
+    files = {}
+    for method, runs in methods.items():
+        stems = [stem(method, one.seed) for one in runs]
+        files[method] = " ".join(f"predictions/{name}-test.npz" for name in stems)
     labels = "predictions/labels-test.npz"
-    command = (
-        f"python -m kdlib audit --labels {labels} --groups {labels}:group "
-        f"--teacher predictions/teacher-test.npz --student {students} --baseline {baseline}"
-    )
-    wrapped = textwrap.wrap(command, 88, break_on_hyphens=False, break_long_words=False)
+    command = [
+        "python -m kdlib audit",
+        f"--labels {labels}",
+        f"--groups {labels}:group",
+        "--teacher predictions/teacher-test.npz",
+        f"--baseline {files.pop(BASELINE)}",
+        f"--student {' '.join(f'{method}={of}' for method, of in files.items())}",
+    ]
     lines = [
         "# A distillation and its audit",
         "",
-        *(f"{prose(sentence)}\n" for sentence in chosen.said),
+        *(f"{prose(sentence)}\n" for sentence in (*chosen.said, chosen.labels)),
         "- `report.html`: whom distillation hurt, with `report.json` and `report.csv`"
         + (", and a page for each method" if len(audits) > 1 else ""),
         "- `students/`: the weights of each student (safetensors), and a card beside them that "
@@ -277,8 +278,7 @@ def index(methods, audits, chosen):
         "To audit the same predictions again, by other groups or with more options:",
         "",
         "```sh",
-        *[f"{line} \\" for line in wrapped[:-1]],
-        wrapped[-1],
+        " \\\n  ".join(command),
         "```",
     ]
     return "\n".join(lines) + "\n"

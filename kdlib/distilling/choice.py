@@ -11,12 +11,12 @@ import pandas as pd
 from kdlib.auditing.headline import in_a_row, or_none, within_text
 from kdlib.config import KdlibError, count_of
 from kdlib.evidence.counts import by_group
-from kdlib.evidence.stats import worst
 from kdlib.evidence.words import number, told
 from kdlib.methods import ARMS, METHODS
 
 BASELINE = "one_hot"
 NAMED = 3  # harmed groups in a sentence
+Z = 1.96  # standard errors in half of a 95 % interval
 DIGITS = 9  # of a percentage; what differs by less was summed in another order
 RULE = (
     "The rule: of all methods, the baseline among them, whose accuracy on validation images, "
@@ -32,8 +32,9 @@ class Choice:
     method: str  # BASELINE, or one that distils
     seed: int  # of the training run that is most accurate on average on validation images
     file: str  # of its weights, below the folder of the run
-    said: tuple  # sentences: which, and what test images say of it; which file; who reads labels
+    said: tuple  # sentences: which, and what test images say of it; which file; how close it was
     rule: str
+    labels: str  # which labels are read by which step
     table: pd.DataFrame  # see scores
 
 
@@ -61,16 +62,21 @@ def scores(methods, listing):
 
     Of each group the mean over training runs; groups without a validation image do not count.
     average: over groups. worst groups: the mean over the tenth of the groups, one at least, in
-    which this method is least accurate. allowed: whether the average is not below the baseline's.
+    which this method is least accurate; groups: how many these are; images: how many of them there
+    are for validation. allowed: whether the average is not below the baseline's.
     """
     rows = []
     for method, runs in methods.items():
         accuracy = np.mean([on_val(one, listing) for one in runs], axis=0)
-        accuracy = accuracy[~np.isnan(accuracy)]
-        if not len(accuracy):
+        filled = np.flatnonzero(~np.isnan(accuracy))
+        if not len(filled):
             raise KdlibError("val: holds no image, so no method can be chosen to ship.")
-        rows.append((method, accuracy.mean(), worst(accuracy, tenth(len(accuracy)))))
-    table = pd.DataFrame(rows, columns=["method", "average", "worst groups"]).round(DIGITS)
+        k = tenth(len(filled))
+        order = filled[np.argsort(accuracy[filled], kind="stable")]
+        images = np.isin(listing.val.group, order[:k]).sum()
+        rows.append((method, accuracy[filled].mean(), accuracy[order[:k]].mean(), k, images))
+    columns = ["method", "average", "worst groups", "groups", "images"]
+    table = pd.DataFrame(rows, columns=columns).round(DIGITS)
     least = table.average[table.method == BASELINE].item()
     return table.assign(allowed=np.where(table.average >= least, "yes", "no"))
 
@@ -86,9 +92,13 @@ def best(table):
     Of those allowed the one with the most accurate worst groups; where these are equal, with the
     higher average; where that is, too, the first.
     """
+    return _in_order(table).method.iloc[0]
+
+
+def _in_order(table):
+    """The methods that are allowed, the best first."""
     allowed = table[table.allowed == "yes"]
-    order = allowed.sort_values(["worst groups", "average"], ascending=False, kind="stable")
-    return order.method.iloc[0]
+    return allowed.sort_values(["worst groups", "average"], ascending=False, kind="stable")
 
 
 def choose(students, listing, audits, margin_source="val"):
@@ -107,9 +117,10 @@ def choose(students, listing, audits, margin_source="val"):
     said = (
         f"{_ship(method, table, len(listing.val))} {_on_test(method, audits)}",
         f"The file to ship is {file}{of_runs if len(runs) > 1 else ''}.",
-        labels_read(methods, margin_source),
+        *_how_close(table),
     )
-    return Choice(method, ship.seed, file, said, RULE, table)
+    labels = labels_read(methods, margin_source)
+    return Choice(method, ship.seed, file, said, RULE, labels, table)
 
 
 # ---------------------------------------------------------------- in words
@@ -133,6 +144,25 @@ def _ship(method, table, images):
     return (
         f"Ship the baseline: {on} no student that is as accurate on average is more accurate in "
         f"its worst groups ({share})."
+    )
+
+
+def _how_close(table):
+    """A sentence where luck of the validation images may have chosen, in a tuple."""
+    two = _in_order(table).head(2)
+    if len(two) < 2:
+        return ()
+    p = two["worst groups"].to_numpy() / 100
+    luck = 100 * Z * np.sqrt((p * (1 - p) / two.images).sum())  # every image counted alike
+    if p[0] - p[1] >= luck / 100:
+        return ()
+    other = two.method.iloc[1]
+    name = "the baseline" if other == BASELINE else other
+    share = number(100 * p[1], "%", signed=False)
+    on = count_of(int(two.images.min()), "validation image")
+    return (
+        f"It was close: {name} is next with {share}, and on the {on} of a method's worst groups "
+        f"a difference of up to {luck:.1f} points may be luck.",
     )
 
 
@@ -169,16 +199,16 @@ def _harms(a):
 def labels_read(methods, margin_source="val"):
     """Which labels are read by which step, in a sentence."""
     some = [method for method in methods if reads_val(method, margin_source)]
-    also = "those of the validation images are read by this choice alone"
+    also = "those of the validation images are read by the choice of which to ship alone"
     if some:
         verb = "reads" if len(some) == 1 else "read"
         also = (
             f"{in_a_row(some)} also {verb} those of the validation images, for the weight of the "
-            "teacher in each group, and so does this choice"
+            "teacher in each group, and so does the choice of which to ship"
         )
     return (
         f"Labels: every student learns from those of the training images; {also}; those of the "
-        "test images are read by this audit alone."
+        "test images are read by the audit alone."
     )
 
 

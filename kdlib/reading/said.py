@@ -32,13 +32,14 @@ def read(y, names, found, how):
 
 
 def of_student(name, sentence, said):
-    """A sentence on what was read of a student, less the parts that were `said` of another.
+    """A sentence on what was read of a student ("": of all), less what was `said` of another.
 
     "" if nothing is left; adds its parts to `said`.
     """
     parts = [part for part in sentence.removesuffix(".").split("; ") if part not in said]
     said.update(parts)
-    return f"{name}: {'; '.join(parts)}." if parts else ""
+    whose = f"{name}: " if name else ""
+    return f"{whose}{'; '.join(parts)}." if parts else ""
 
 
 def warnings(y, names, found, sources):

@@ -301,6 +301,37 @@ def test_of_twenty_groups_the_two_worst_count_and_seeds_are_averaged_first():
     assert table.allowed.to_dict() == {"one_hot": "yes", "kd": "no"}
 
 
+def test_what_luck_may_have_chosen_is_said_with_its_size():
+    listing = listing_of(("a", "b", "c"), train=(9, 9, 9), each=100)
+    for worst, close in ((64, False), (63, True)):  # 1.96 sqrt(0.25 / 100 + p (1 - p) / 100): 13.6
+        students = exactly(listing, {"one_hot": [[50, 90, 90]], "kd": [[worst, 90, 90]]})
+        table = choice.scores(choice.by_method(students), listing)
+        assert table.images.tolist() == [100, 100] and table.groups.tolist() == [1, 1]
+        said = " ".join(choice._how_close(table))
+        assert bool(said) == close
+    assert said == (
+        "It was close: the baseline is next with 50.0 %, and on the 100 validation images of a "
+        "method's worst groups a difference of up to 13.6 points may be luck."
+    )
+
+
+def test_what_was_chosen_on_val_and_fails_on_test_is_shipped_with_a_warning(tmp_path, no_pages):
+    listing = listing_of()
+    of_val = exactly(listing, {"one_hot": [[50] * 6] * 2, "kd": [[60] * 6] * 2})
+    of_test = some_students(listing, ("one_hot", "kd"))
+    students = [dataclasses.replace(b, val=a.val) for a, b in zip(of_val, of_test, strict=True)]
+    found = results.finished(tmp_path, listing, network(7, listing, 3.0), students, ABOUT)
+    first = found.answer()[0]
+    gain = found.groups.set_index("group").gain["date"]
+    assert first.startswith("Ship kd: ") and found.groups.finding.tolist().count("harmed") == 1
+    assert f"harms 1 of 6 groups: date (−{-gain:.1f}" in first
+    bad = [dataclasses.replace(one, test=network(99, listing, 0.5)[1]) for one in students[2:]]
+    found = results.finished(
+        tmp_path, listing, network(7, listing, 3.0), [*students[:2], *bad], ABOUT
+    )
+    assert "clearly less accurate than the baseline, which validation" in found.answer()[0]
+
+
 def test_a_group_without_a_validation_image_does_not_count():
     listing = listing_of(("a", "b", "c"), train=(9, 9, 9), each=10)
     some = listing.val.y != 2
@@ -372,13 +403,14 @@ def test_which_methods_read_labels_of_val_as_their_configs_say(method, source, r
 
 def test_the_page_begins_with_what_to_ship_and_says_what_was_read(run):
     out, listing, students, found, said = run
-    first, file, labels, *rest = found.answer()
+    first, file, close, *rest = found.answer()
     assert first.startswith("Ship ada_alpha: on 240 held-out validation images its worst groups")
     gain = found.audits["ada_alpha"].metrics["average_gain"]
     assert f"its gain is +{gain.estimate:.1f}\u00a0points (95\u00a0% interval" in first
     harmed = found.audits["ada_alpha"].metrics["groups_harmed"]
     assert harmed == 0 and "harms none of 6 groups as far as can be seen" in first
-    assert "ada_alpha also reads those of the validation images" in labels
+    assert "ada_alpha also reads those of the validation images" in found.choice.labels
+    assert close.startswith("It was close: the baseline is next with ")
     assert found.choice.file in file and "of its 2 training runs" in file
     html = (out / "report.html").read_text()
     assert html.index("Ship ada_alpha") < html.index("groups, kd harmed 1")
@@ -387,7 +419,11 @@ def test_the_page_begins_with_what_to_ship_and_says_what_was_read(run):
         "FOLDER: 6 folders, split by seed 0.",
         "Trained with teacher torchvision:resnet50@",
     ):
-        assert text in html and text in (out / "report-kd.html").read_text() or text == choice.RULE
+        assert (
+            text in html
+            and text in (out / "report-kd.html").read_text()
+            or text in (choice.RULE, found.choice.labels)
+        )
     assert html.count("FOLDER: 6 folders, split by seed 0.") == 1
     assert said[0].startswith("Trained with") and said[1] == listing.read[0]
     names = {path.name for path in out.iterdir()}
