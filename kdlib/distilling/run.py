@@ -1,57 +1,30 @@
 """A distillation of one's own: a baseline and students side by side, and whom they hurt."""
 
-import json
+import functools
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from kdlib.asking.networks import named
 from kdlib.config import FOLDS, KdlibError
-from kdlib.distilling import prepared, processes, results
+from kdlib.distilling import prepared, processes, results, written
 from kdlib.distilling.imagenet import imagenet_lt
-from kdlib.distilling.listing import Listing, listing
+from kdlib.distilling.listing import listing
 from kdlib.distilling.lockstep import Lockstep, progress
 from kdlib.distilling.networks import check_output, colours, fresh, given
 from kdlib.distilling.recipe import TEACHER_SEED, check_batches, check_methods, own, recipe
 from kdlib.distilling.steps import Once, shared
-from kdlib.distilling.views import AUGMENTATIONS, OwnData
 from kdlib.losses import needs_margins
 from kdlib.step import Run, method_loss
-from kdlib.study.files import check_writable, whole_file
+from kdlib.study.files import check_writable
 from kdlib.study.kept import Kept
 from kdlib.study.machine import default_device, machine
 from kdlib.study.table_cache import teacher_of
-from kdlib.teacher import frozen, weights_sha256
+from kdlib.teacher import frozen
 from kdlib.train import fit
 
 METHODS = ("one_hot", "kd", "ada_alpha")  # by default
-NETWORKS = ("teacher", "student")
-IN_WORDS = (*NETWORKS, "augment")
-TEACHER = "teacher"  # name of what is trained on labels alone before the students
-
-
-@dataclass(frozen=True)
-class Setting:
-    """What all networks of a distillation share."""
-
-    out: Path
-    listing: Listing
-    data: OwnData
-    data_sha256: str
-    fields: dict  # of Own
-    device: str
-    say: Callable  # of a sentence; does nothing but in the first process
-
-    @property
-    def about(self):
-        """The recipe, as results tell it."""
-        shown = {name: value for name, value in self.fields.items() if name not in IN_WORDS}
-        looks = {"mean": self.data.mean, "std": self.data.std}
-        views = {"views in training": AUGMENTATIONS[self.fields["augment"]]}
-        return {name: self.fields[name] for name in NETWORKS} | shown | looks | views
 
 
 def distil(
@@ -107,7 +80,7 @@ def distil(
         how = (fields["size"], fields["augment"], *looks, device, workers)
         images = prepared.data_of(found, *how)
         sha256 = prepared.fingerprint(found, images)
-        setting = Setting(Path(out), found, images, sha256, fields, device, say)
+        setting = written.Setting(Path(out), found, images, sha256, fields, device, say)
         try:
             one = _teacher(setting, asked_teacher, teacher_classes, teacher_mean, teacher_std)
             return _students(setting, one, asked_teacher, methods, seeds)
@@ -140,14 +113,8 @@ def _students(setting, teacher, asked_teacher, methods, seeds):
         train(setting, of_seed, teacher, margins)
     if processes.rank():
         return None
-    students = [_trained(setting, cfg) for of_seed in configs for cfg in of_seed]
-    said = [
-        results.predictions(logits, getattr(setting.listing, name))
-        for name, logits in (("val", teacher.val), ("test", teacher.test))
-    ]
-    for name, x in zip(("val", "test"), said, strict=True):
-        file = results.place(setting.out, TEACHER, name)
-        results.write_predictions(file, getattr(setting.listing, name), x)
+    students = [written.trained(setting, cfg) for of_seed in configs for cfg in of_seed]
+    said = written.write_teacher(setting, teacher)
     about = setting.about | {"teacher_sha256": teacher.sha256}
     return results.finished(setting.out, setting.listing, said, students, about, setting.say)
 
@@ -177,10 +144,10 @@ def _trained_here(setting, network, fold=None):
 
     fold: of the training images, which it is not shown."""
     fields = setting.fields | {"student": network.network, "seed": TEACHER_SEED, "fold": fold}
-    cfg = own(TEACHER, **fields)
+    cfg = own(written.TEACHER, **fields)
     data = setting.data if fold is None else prepared.without_fold(setting.data, fold)
     train(setting, [cfg], data=data)
-    return named(f"{network.network}@{_weights(setting, cfg)}")
+    return named(f"{network.network}@{written.weights_of(setting, cfg)}")
 
 
 def _margins(setting, configs, teacher, network):
@@ -215,7 +182,7 @@ def _of_fold(setting, network, fold):
 
 def train(setting, configs, teacher=None, margins=None, data=None):
     """Train in lockstep those that are not there yet, and write them."""
-    todo = [cfg for cfg in configs if not _there(setting, cfg, teacher)]
+    todo = [cfg for cfg in configs if not written.is_there(setting, cfg, teacher)]
     if not todo:
         return
     data = data or setting.data
@@ -230,18 +197,29 @@ def train(setting, configs, teacher=None, margins=None, data=None):
     ask = _live(setting, teacher, going[0]) if teacher else None
     runs = [_run(setting, cfg, data, ask, margins, lockstep, before) for cfg in going]
     with progress(name, images * going[0].epochs, images * done, setting.say) as told:
-        outcomes = fit(runs, shared(told))
+        outcomes = fit(runs, _stepper(setting, going[0], lockstep, told))
     seconds = kept.before["seconds"] + time.monotonic() - start
     failures = [f"{cfg.key()} diverged before a stop" for cfg in todo if cfg not in going]
     for run, outcome in zip(runs, outcomes, strict=True):
         if isinstance(outcome, KdlibError):
             failures.append(str(outcome).rstrip("."))
         else:
-            _write(setting, run, outcome, teacher, seconds)
+            written.write(setting, run, outcome, teacher, seconds)
     processes.wait()
     if failures:
         raise KdlibError(f"{'; '.join(failures)}; what did not fail is kept in {setting.out}.")
     kept.remove()
+
+
+def _stepper(setting, cfg, lockstep, told):
+    """What takes the steps: of kdlib's own networks and images on one GPU the study's graphs, where
+    progress is told of epochs."""
+    x = setting.data.train.x
+    if isinstance(x, torch.Tensor) and x.is_cuda and processes.count() == 1:
+        if named(cfg.student).library == "kdlib":
+            lockstep.told = functools.partial(told, len(x))
+            return None
+    return shared(told)
 
 
 def _kept(setting, todo, teacher):
@@ -272,80 +250,3 @@ def _run(setting, cfg, data, ask, margins, lockstep, before):
 
     teacher = ask if cfg.teacher else None
     return Run(cfg, network, loss, data, teacher, after_epoch, before.get(cfg.key()))
-
-
-# ---------------------------------------------------------------- what is written
-
-
-def _weights(setting, cfg):
-    """The file of a network's weights."""
-    folder = "teachers" if cfg.name == TEACHER else "students"
-    return setting.out / folder / f"{cfg.key()}.safetensors"
-
-
-def _facts(setting, cfg, teacher):
-    """What must be the same for a network on disk to be the one that is asked for."""
-    sha256 = teacher.sha256 if teacher and cfg.teacher else None
-    same = {"config": cfg.fields(), "data": setting.data_sha256, "teacher_sha256": sha256}
-    return json.loads(json.dumps(same))  # as it will be read
-
-
-def _there(setting, cfg, teacher):
-    """Whether a network is on disk. KdlibError if another one is, in its place."""
-    path = _weights(setting, cfg).with_suffix(".json")
-    if not path.exists():
-        return False
-    held = _read_facts(path)
-    for name, value in _facts(setting, cfg, teacher).items():
-        if held.get(name) == value:
-            continue
-        what = {"data": "other images", "teacher_sha256": "another teacher"}.get(name)
-        if what is None:
-            before = dict(held.get(name) or {})
-            field = next(field for field in value if before.get(field) != value[field])
-            what = f"{field}={before.get(field)!r}, and {value[field]!r} is asked for"
-        raise KdlibError(f"{path}: is of {what}; choose another --out, or delete that folder.")
-    return True
-
-
-def _read_facts(path):
-    try:
-        held = json.loads(path.read_text())
-        return dict(held) | {"weights_sha256": held["weights_sha256"]}
-    except (ValueError, TypeError, KeyError) as error:
-        raise KdlibError(f"{path}: is damaged ({error}); delete it and run again.") from None
-
-
-def _trained(setting, cfg):
-    """The results.Trained of a student on disk."""
-    held = _read_facts(_weights(setting, cfg).with_suffix(".json"))
-    said = {}
-    for name in ("val", "test"):
-        file = results.place(setting.out, cfg.key(), name)
-        said[name] = results.read_predictions(file, getattr(setting.listing, name))
-    return results.Trained(cfg.name, cfg.seed, **said, sha256=held["weights_sha256"])
-
-
-def _write(setting, run, curves, teacher, seconds):
-    """Write what a network predicts, its weights and, when all is there, its facts."""
-    cfg, data = run.cfg, setting.data
-    names = () if cfg.name == TEACHER else ("val", "test")
-    logits = {}
-    for name in names:
-        logits[name] = processes.predicted(run.model, getattr(data, name).x, data)
-    if processes.rank():
-        return
-    for name in names:
-        examples = getattr(setting.listing, name)
-        file = results.place(setting.out, cfg.key(), name)
-        results.write_predictions(file, examples, results.predictions(logits[name], examples))
-    about = setting.about | {"student": cfg.student}
-    results.save_weights(_weights(setting, cfg), run.model, about, setting.listing)
-    facts = _facts(setting, cfg, teacher) | {
-        "weights_sha256": weights_sha256(run.model),
-        "curves": curves,
-        "seconds": round(seconds, 1),
-        **machine(setting.device, cfg.precision),
-    }
-    with whole_file(_weights(setting, cfg).with_suffix(".json")) as temporary:
-        temporary.write_text(json.dumps(facts, indent=1))
