@@ -72,8 +72,8 @@ def distil(
         with processes.first_alone():
             check_writable(Path(out))
             found = _listed(data, groups, preset, skip_corrupt, say)
+            network = fresh(asked_student, len(found.class_names), 0, say)  # which may be fetched
         check_batches(len(found.train), fields["batch_size"], processes.count())
-        network = fresh(asked_student, len(found.class_names), 0, say)
         check_output(network, len(found.class_names), fields["size"], student)
         looks = colours(asked_student, network, mean, std)
         workers = prepared.default_workers() if workers is None else workers
@@ -97,9 +97,9 @@ def _silent(line):
 
 
 def _listed(data, groups, preset, skip_corrupt, say):
-    if preset == "imagenet-lt":
-        return imagenet_lt(data)
-    return listing(data, groups, skip_corrupt=skip_corrupt, say=say)
+    """The Listing of own images, or of ImageNet-LT."""
+    read = imagenet_lt if preset == "imagenet-lt" else listing
+    return read(data, groups=groups, skip_corrupt=skip_corrupt, say=say)
 
 
 def _students(setting, teacher, asked_teacher, methods, seeds):
@@ -215,10 +215,10 @@ def _stepper(setting, cfg, lockstep, told):
     """What takes the steps: of kdlib's own networks and images on one GPU the study's graphs, where
     progress is told of epochs."""
     x = setting.data.train.x
-    if isinstance(x, torch.Tensor) and x.is_cuda and processes.count() == 1:
-        if named(cfg.student).library == "kdlib":
-            lockstep.told = functools.partial(told, len(x))
-            return None
+    on_one_gpu = isinstance(x, torch.Tensor) and x.is_cuda and processes.count() == 1
+    if on_one_gpu and named(cfg.student).library == "kdlib":
+        lockstep.told = functools.partial(told, len(x))
+        return None
     return shared(told)
 
 
