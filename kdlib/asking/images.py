@@ -7,25 +7,17 @@ import dataclasses
 import hashlib
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch.utils.data import DataLoader, default_collate
 from torchvision import transforms
 from torchvision.datasets import ImageFolder
 
 from kdlib.asking.models import audit_models
-from kdlib.asking.networks import (
-    IMAGENET,
-    check_colours,
-    metadata_of,
-    named,
-    network,
-    timm_of,
-)
+from kdlib.asking.networks import IMAGENET, check_colours, metadata_of, named, network, timm_of
 from kdlib.config import count_of
 from kdlib.reading.inputs import titles
-from kdlib.reading.read import Source, source
-from kdlib.reading.rows import aligned, paths_below
+from kdlib.reading.read import source
+from kdlib.reading.rows import joined_by_path
 from kdlib.reading.sentences import AuditError, reason
 from kdlib.study.files import available_cores
 
@@ -54,7 +46,8 @@ def audit_folder(folder, models, *, batch=64, image_size=None, mean=None, std=No
     images = Images(folder)
     for what in ("groups", "weights", "search"):
         if options.get(what) is not None:
-            options[what] = images.in_order(source(options[what], what))
+            found = source(options[what], what)
+            options[what] = joined_by_path(found, images.folder, images.paths)
     models, seen = _networks(images, models, image_size, mean, std)
     networks = [f"{title}: {one.text}." for title, one in seen.items()]
     read = (images.sentence(), *networks, *images.preparations)
@@ -181,11 +174,3 @@ class Images(ImageFolder):
             f"{self.folder}: {count_of(len(self), 'image')} in {folders}, which are the "
             f"classes, in the order of their names: {self.classes[0]} to {self.classes[-1]}."
         )
-
-    def in_order(self, found):
-        """A Source with a row for each image, joined by the paths of the images."""
-        if found.ids is None:
-            raise found.error("must name the image of each row, in a column called path.")
-        own = Source(str(self.folder), {"": np.zeros(len(self))}, np.array(self.paths, object))
-        [joined], _ = aligned(own, [paths_below(found, self.folder)])
-        return joined

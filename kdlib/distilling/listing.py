@@ -14,12 +14,12 @@ from kdlib.asking.models import with_progress
 from kdlib.config import count_of
 from kdlib.distilling.examples import Examples
 from kdlib.distilling.shards import files_in, image_column, of_shards
-from kdlib.distilling.sources import GROUPS, by_path, of_folders, of_table
+from kdlib.distilling.sources import GROUPS, by_path, numbered, of_folders, of_table
 from kdlib.distilling.splits import PARTS, TRAIN, counted, dealt, lacking
 from kdlib.reading.formats import is_known
 from kdlib.reading.read import source
-from kdlib.reading.rows import paths_below, places_of, unique_ids
-from kdlib.reading.sentences import AuditError, listed, quoted
+from kdlib.reading.rows import joined_by_path
+from kdlib.reading.sentences import AuditError, listed
 from kdlib.reading.values import names_or_numbers
 from kdlib.study.files import available_cores
 
@@ -99,9 +99,8 @@ def finished(found, groups=None, seed=0, skip_corrupt=False, say=None):
         values = None if values is None else values[whole]
     group_names = found.class_names
     if values is not None:  # of the images that are left
-        held, group = np.unique(values, return_inverse=True)
-        group_names = tuple(map(str, held.tolist()))
-        pool = replace(pool, group=group.astype(np.int64))
+        group, group_names = numbered(values)
+        pool = replace(pool, group=group)
     _check_classes(found, pool.y[part == TRAIN])
     part, how = dealt(pool.y, part, seed)
     read.append(f"Split: {counted(part)} images; {how}.")
@@ -138,28 +137,12 @@ def _check_classes(found, y):
 def _given_groups(groups, names, folder):
     """((N,) names or numbers of the groups of images by a table, how in words)."""
     found = by_path(source(groups, "groups"))
-    if found.ids is None:
-        raise found.error("must name the image of each row, in a column called path.")
     column = found.one(GROUPS, "the groups")
     values = names_or_numbers(found, found.columns[column], "group")
-    ids = unique_ids(paths_below(found, folder))
-    places = places_of(ids, names.astype(object))
-    unknown = np.setdiff1d(np.arange(len(ids)), places)
-    without = np.flatnonzero(places < 0)
-    wrong = []
-    if len(unknown):
-        rows = count_of(len(unknown), "row")
-        wrong.append(f"has {rows} of no image there, the first {quoted(ids[unknown[0]])}")
-    if len(without):
-        images = count_of(len(without), "image")
-        wrong.append(f"lacks {images}, the first {quoted(str(names[without[0]]))}")
-    if wrong:
-        raise found.error(
-            f"{', and '.join(wrong)}; it must have one row for each of the "
-            f"{count_of(len(names), 'image')} of {folder}."
-        )
+    found = joined_by_path(replace(found, columns={"": values}), folder, names)
+    [values] = found.columns.values()
     said = f"{found.name}: {count_of(len(set(values.tolist())), 'group')}, joined by path."
-    return values[places], said
+    return values, " ".join([said, *found.notes])
 
 
 def _readable(pool):

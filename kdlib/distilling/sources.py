@@ -46,16 +46,15 @@ def of_folders(folder):
     roots = _roots(folder)
     passed = []
     if roots[TRAIN] != folder:
-        passed = [folder / name for name in _inside(folder)[0]]
-        passed = [path for path in passed if path not in roots.values()]
+        _, inside, _ = next(_walked(folder))
+        passed = [folder / name for name in inside if folder / name not in roots.values()]
     for k, root in roots.items():
-        above = tuple(map(os.path.realpath, (folder, root)))
-        inside, beside, _ = _inside(root)
+        _, inside, beside = next(_walked(root))
         if not inside and beside and beside[0].startswith(UNLABELLED):
             passed.append(root)
             continue
         if not inside:
-            raise AuditError(_without_folders(root, beside))
+            raise AuditError(_without_folders(root, list(filter(_is_image, beside))))
         passed += [root / name for name in beside]
         class_names = class_names or tuple(inside)  # those of train, which comes first
         if unknown := [name for name in inside if name not in class_names]:
@@ -65,7 +64,7 @@ def of_folders(folder):
             )
         start = "" if root == folder else f"{root.name}/"
         for name in inside:
-            images = [f"{start}{name}/{path}" for path in _images(root / name, passed, above)]
+            images = [f"{start}{name}/{path}" for path in _images(root / name, passed)]
             names += images
             y += [class_names.index(name)] * len(images)
             part += [k] * len(images)
@@ -82,7 +81,7 @@ def of_folders(folder):
 
 def _roots(folder):
     """{place in PARTS: folder of class folders}, train first."""
-    inside, *_ = _inside(folder)
+    _, inside, _ = next(_walked(folder))
     roots = {}
     for name in inside:
         part = PART_OF.get(name.lower())
@@ -92,14 +91,13 @@ def _roots(folder):
             )
         if part is not None:
             roots[part] = folder / name
-    others = [name for name in inside if name.lower() not in PART_OF]
-    if not roots or others and not (TRAIN in roots and _inside(roots[TRAIN])[0]):
+    others = len(inside) - len(roots)
+    if not roots or others and not (TRAIN in roots and next(_walked(roots[TRAIN]))[1]):
         return {TRAIN: folder}  # also where a class is called train
-    roots = dict(sorted(roots.items()))
     if TRAIN not in roots:
-        has = " and ".join(root.name for root in roots.values())
+        has = " and ".join(roots[part].name for part in sorted(roots))
         raise AuditError(f"{folder}: has {has}, but no train; {IN_TRAIN}.")
-    return roots
+    return dict(sorted(roots.items()))
 
 
 def _without_folders(root, images):
@@ -118,39 +116,35 @@ def _without_folders(root, images):
     return f"{said}."
 
 
-def _inside(folder):
-    """Names of folders, of images, and of other files in a folder, in order, but not the hidden.
+def _walked(folder):
+    """(folder, names of folders in it, of files) of a folder, then of each below it, in order.
 
-    Hidden are .DS_Store, .ipynb_checkpoints, and the ._cat.jpg that macOS leaves on other disks."""
-    folders, images, others = [], [], []
-    try:
-        for entry in os.scandir(folder):
-            if entry.name.startswith("."):
-                continue
-            if entry.is_dir():
-                folders.append(entry.name)
-            elif entry.name.lower().endswith(IMG_EXTENSIONS):
-                images.append(entry.name)
-            else:
-                others.append(entry.name)
-    except OSError as error:
-        raise AuditError(f"{folder}: cannot be read ({reason(error)}).") from None
-    return sorted(folders), sorted(images), sorted(others)
+    Links are followed. Passed over is what is hidden: .DS_Store, .ipynb_checkpoints, and the
+    ._cat.jpg that macOS leaves on other disks."""
+
+    def refused(error):
+        raise AuditError(f"{error.filename}: cannot be read ({reason(error)}).") from None
+
+    seen = set()
+    for here, folders, files in os.walk(folder, followlinks=True, onerror=refused):
+        real = os.path.realpath(here)
+        if real in seen:
+            raise AuditError(f"{here}: is a link to a folder that is read already; remove it.")
+        seen.add(real)
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        yield here, folders, sorted(name for name in files if not name.startswith("."))
 
 
-def _images(folder, passed, above):
-    """Paths of the images in a folder and in those below it, as ImageFolder finds them.
+def _is_image(name):
+    return name.lower().endswith(IMG_EXTENSIONS)
 
-    passed: a list that other files are added to. above: real paths of the folders above it."""
-    here = os.path.realpath(folder)
-    if here in above:
-        raise AuditError(f"{folder}: is a link to a folder above it; remove it.")
-    folders, images, others = _inside(folder)
-    passed += [folder / name for name in others]
-    yield from images
-    for name in folders:
-        for path in _images(folder / name, passed, (*above, here)):
-            yield f"{name}/{path}"
+
+def _images(folder, passed):
+    """Paths of the images below the folder of a class; passed: a list that others are added to."""
+    for here, _, files in _walked(folder):
+        above = "" if here == str(folder) else f"{Path(here).relative_to(folder).as_posix()}/"
+        yield from (f"{above}{name}" for name in files if _is_image(name))
+        passed += [Path(here, name) for name in files if not _is_image(name)]
 
 
 # ---------------------------------------------------------------- tables
@@ -166,13 +160,9 @@ def of_table(file):
             "column path."
         )
     names = unique_ids(paths_below(found, home.folder))
-    gone = [name for name in names if not os.path.isfile(os.path.join(home.folder, name))]
-    if gone:
-        raise found.error(
-            f"{count_of(len(gone), 'path')} of {len(names):,} {'are' if gone[1:] else 'is'} no "
-            f"file, the first {quoted(gone[0])}; paths start from the folder of the table."
-        )
-    y, class_names = numbered(found, label_column(found, found.columns), "label")
+    check_files(found.name, home.folder, names)
+    labels = found.columns[label_column(found, found.columns)]
+    y, class_names = numbered(names_or_numbers(found, labels, "label"))
     said = (
         f"{file}: {count_of(len(names), 'image')} of "
         f"{count_of(len(class_names), 'class', 'classes')}: {ends(class_names)}."
@@ -182,6 +172,16 @@ def of_table(file):
         groups = names_or_numbers(found, found.columns[groups], "group")
     part = _parts_in(found, len(names))
     return Found(Path(file), names.astype(str), y, part, class_names, home, said, groups)
+
+
+def check_files(source, folder, names):
+    """AuditError unless all that a source names are files below a folder."""
+    gone = [name for name in names if not os.path.isfile(os.path.join(folder, name))]
+    if gone:
+        raise AuditError(
+            f"{source}: {count_of(len(gone), 'path')} of {len(names):,} "
+            f"{'are' if gone[1:] else 'is'} no file below {folder}, the first {quoted(gone[0])}."
+        )
 
 
 def by_path(found):
@@ -199,9 +199,8 @@ def label_column(found, names):
     return column
 
 
-def numbered(found, column, what):
-    """((N,) int64, names): the values of a column; names by alphabet, whole numbers by size."""
-    values = names_or_numbers(found, found.columns[column], what)
+def numbered(values):
+    """((N,) int64, names) of names or numbers (N,): names by alphabet, numbers by size."""
     names, index = np.unique(values, return_inverse=True)
     return index.astype(np.int64), tuple(map(str, names.tolist()))
 

@@ -98,28 +98,16 @@ def unique_ids(found):
     return ids
 
 
-def places_of(ids, wanted):
-    """(M,) int64: where each of M wanted ids stands among ids (N,), -1 of one that does not.
-
-    Both are objects of str, each there once. They are compared by the first of KEYS by which all
-    are found, else by that by which most are.
-    """
-    best = np.full(len(wanted), -1)
+def _places(found, ids, wanted, by):
+    """(N,) int64: where each wanted id stands in a Source."""
     for key in KEYS:
         own, asked = (pd.Index(list(map(key, some)), dtype=object) for some in (ids, wanted))
         if own.is_unique and asked.is_unique:
             places = own.get_indexer(asked)
-            if (places >= 0).sum() > (best >= 0).sum():
-                best = places
-            if (best >= 0).all():
+            if (places >= 0).all():
                 break
-    return best
-
-
-def _places(found, ids, wanted, by):
-    """(N,) int64: where each wanted id stands in a Source."""
-    places = places_of(ids, wanted)
-    if (places < 0).any():
+    else:
+        places = pd.Index(ids, dtype=object).get_indexer(wanted)
         missing = quoted(wanted[np.argmin(places)])
         raise found.error(f"has no row with the id {missing}, which stands in {by.name}.")
     if more := len(ids) - len(wanted):
@@ -129,10 +117,19 @@ def _places(found, ids, wanted, by):
 
 def paths_below(found, folder):
     """The Source, its ids as paths below a folder, with / between their parts."""
+    if found.ids is None:
+        raise found.error("must name the image of each row, in a column called path.")
     start = f"{folder.as_posix()}/".removeprefix("./")
     paths = [str(value).replace("\\", "/").removeprefix("./") for value in found.ids.tolist()]
     ids = np.array([path.removeprefix(start) for path in paths], dtype=object)
     return replace(found, ids=ids)
+
+
+def joined_by_path(found, folder, paths):
+    """The Source with a row for each image of a folder: paths (N,) of str, below it."""
+    own = Source(str(folder), {"": np.zeros(len(paths))}, np.array(paths, dtype=object))
+    [joined], _ = aligned(own, [paths_below(found, folder)])
+    return joined
 
 
 def by_example(found, n):

@@ -228,7 +228,8 @@ def test_groups_are_joined_by_the_path_of_the_image(folder, audited, tmp_path, s
     frame.path = [SPELLINGS[spelling](folder, path) for path in frame.path]
     frame.rename(columns={"path": column}).to_csv(tmp_path / "groups.csv", index=False)
     held = images.Images(folder / "images")
-    found = held.in_order(images.source(tmp_path / "groups.csv", "groups"))
+    found = images.source(tmp_path / "groups.csv", "groups")
+    found = images.joined_by_path(found, held.folder, held.paths)
     assert list(found.columns) == ["age"]
     assert found.columns["age"].tolist() == ["young" if i % 2 else "old" for i in range(20)]
 

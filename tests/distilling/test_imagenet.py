@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 
-from kdlib.distilling.imagenet import FEW, MANY, PUBLISHED, imagenet_lt
+from kdlib.distilling.audited import EDGES
+from kdlib.distilling.imagenet import imagenet_lt
 from kdlib.distilling.listing import listing
+from kdlib.evidence.counts import buckets
 from tests.distilling.generated import generated, published_counts, write
 from tests.refusals import refused
-
-SHOTS = (385, 479, 136)  # classes with many, a medium number of, and few training images
 
 
 @pytest.fixture(scope="module")
@@ -25,8 +25,7 @@ def test_the_published_counts_are_found_and_the_images_opened(shape):
     assert found.class_names == found.group_names == tuple(f"n{c:08}" for c in range(1000))
     counts = np.bincount(found.train.y)
     assert (counts.max(), counts.min(), counts.sum()) == (1280, 5, 115_846)
-    shots = (counts > MANY).sum(), ((counts <= MANY) & (counts >= FEW)).sum(), (counts < FEW).sum()
-    assert shots == SHOTS
+    assert np.bincount(buckets(counts, EDGES)).tolist() == [385, 479, 136]  # as published
     assert (np.bincount(found.val.y) == 20).all() and (np.bincount(found.test.y) == 50).all()
     assert found.val.names[20] == "train/n00000001/1280.JPEG"
     assert found.train.open(115_845).getpixel((0, 0)) == (9, 9, 9)
@@ -41,61 +40,37 @@ def test_the_published_counts_are_found_and_the_images_opened(shape):
         ("train", lambda held: held[:-1], "115,845 training images, but 115,846"),
         ("val", lambda held: held[1:], "19,999 val images, but 20,000"),
         ("test", lambda held: [*held, "val/n00000000/51.JPEG 0"], "50,001 test images"),
-        (
-            "train",
-            lambda held: [*held[1:], held[-1][:-3] + "998"],
-            "1,279 training images of the l",
-        ),
+        ("train", lambda held: [*held[1:], held[-1]], "1,279 training images of the largest"),
         ("train", lambda held: [*held[:-1], held[1280]], "4 training images of the smallest"),
         ("test", lambda held: [*held[:-1], held[-1] + "9"], "1,001 classes, but 1,000"),
     ],
 )
 def test_a_count_that_differs_is_named(shape, tmp_path, part, change, what):
-    folder, lines = shape
+    _, lines = shape
     write(tmp_path, lines | {part: change(lines[part])})
-    said = refused(imagenet_lt, folder, tmp_path)
+    said = refused(imagenet_lt, tmp_path)
     assert said.startswith(f"{tmp_path}: the lists of ImageNet-LT have {what}"), said
 
 
-def test_shots_are_checked_where_all_sums_are_right(shape, tmp_path):
-    folder, lines = shape
-    held = lines["train"]
-    rare = [i for i, line in enumerate(held) if line.endswith(" 864")]  # the largest of few
-    [last] = [i for i, line in enumerate(held) if line.startswith("train/n00000001/101.")]
-    assert len(rare) == 19
-    held = [*held[:last], *held[last + 1 :], "train/n00000864/1279.JPEG 864"]
-    write(tmp_path, lines | {"train": held})
-    said = refused(imagenet_lt, folder, tmp_path)
-    assert "480 classes with a medium number" in said and "479 were published" in said
-    assert sum(PUBLISHED[what] for what in PUBLISHED if what.startswith("classes with")) == 1000
-
-
-def test_lines_that_cannot_be_right_are_named(shape, tmp_path):
-    folder, lines = shape
-    write(tmp_path, lines | {"val": ["train/n00000000/1280.JPEG", *lines["val"][1:]]})
-    said = refused(imagenet_lt, folder, tmp_path)
-    assert "ImageNet_LT_val.txt: line 1 is 'train/n00000000/1280.JPEG', not a path and a" in said
-    write(tmp_path, lines | {"val": [lines["train"][0], *lines["val"][1:]]})
-    assert "'train/n00000000/0.JPEG' is in the lists of ImageNet-LT twice" in refused(
-        imagenet_lt, folder, tmp_path
-    )
-    moved = lines["test"][-1].replace("n00000999", "n00000998")
-    write(tmp_path, lines | {"test": [*lines["test"][:-1], moved]})
-    said = refused(imagenet_lt, folder, tmp_path)
-    assert "has label 999 in a list of ImageNet-LT, which is that of n00000999 elsewhere" in said
-    (tmp_path / "ImageNet_LT_test.txt").unlink()
-    said = refused(imagenet_lt, folder, tmp_path)
-    assert said.startswith(f"{tmp_path / 'ImageNet_LT_test.txt'}: cannot be read (No such file")
-
-
-def test_images_that_are_not_there_are_counted_and_the_first_named(shape, tmp_path):
+def test_lists_that_cannot_be_right_are_named(shape, tmp_path):
     _, lines = shape
-    write(tmp_path, lines)
+    where = f"{tmp_path}: the lists of ImageNet-LT"
+    write(tmp_path, lines | {"val": ["train/n00000000/1280.JPEG", *lines["val"][1:]]})
+    assert refused(imagenet_lt, tmp_path).startswith(f"{tmp_path}/ImageNet_LT_val.txt: cannot be")
+    write(tmp_path, lines | {"val": [lines["train"][0], *lines["val"][1:]]})
+    assert refused(imagenet_lt, tmp_path) == f"{where} hold 'train/n00000000/0.JPEG' twice."
+    moved = lines["test"][-1].replace("n00000999", "n00000998")
+    write(tmp_path, lines | {"test": [*lines["test"][:-1], moved.replace("49.", "99.")]})
     said = refused(imagenet_lt, tmp_path)
-    assert said == (
-        f"{tmp_path}: lacks 185,846 images of 185,846 that ImageNet-LT lists, the first "
+    assert said == f"{where} give 'val/n00000998/99.JPEG' the label 999, unlike others there."
+    write(tmp_path, lines)
+    assert refused(imagenet_lt, tmp_path) == (
+        f"{where}: 185,846 paths of 185,846 are no file below {tmp_path}, the first "
         "'train/n00000000/0.JPEG'."
     )
+    (tmp_path / "ImageNet_LT_test.txt").unlink()
+    said = refused(imagenet_lt, tmp_path)
+    assert said.startswith(f"{tmp_path / 'ImageNet_LT_test.txt'}: cannot be read (No such file")
 
 
 def test_imagenet_itself_is_a_folder_with_train_and_val(tmp_path):
