@@ -12,7 +12,7 @@ from kdlib.distilling.choice import BASELINE, stem
 from kdlib.evidence.counts import buckets
 from kdlib.reading.names import REDUCED
 from kdlib.reading.read import Source
-from kdlib.reading.sentences import AuditError, encodable, listed
+from kdlib.reading.sentences import AuditError, encodable
 from kdlib.reading.values import WHOLE
 
 EDGES = (100, 20)  # training images: many above the first, few below the second
@@ -64,16 +64,19 @@ def called(listing):
     return f"test images of {listing.folder}"
 
 
+def _groups_are_classes(listing):
+    return tuple(listing.group_names) == tuple(listing.class_names)
+
+
 def group_names(listing):
     """The names of the groups as an audit has them."""
-    same = tuple(listing.group_names) == tuple(listing.class_names)
-    return told_apart(listing.group_names, "class" if same else "group")
+    what = "class" if _groups_are_classes(listing) else "group"
+    return told_apart(listing.group_names, what)
 
 
 def _groups(listing):
     """The Source of the groups of test images, or None: the classes."""
-    named_alike = tuple(listing.group_names) == tuple(listing.class_names)
-    if named_alike and (listing.test.group == listing.test.y).all():
+    if _groups_are_classes(listing) and (listing.test.group == listing.test.y).all():
         return None
     names = np.array(group_names(listing), dtype=object)
     return Source("given by --groups", {"": names[listing.test.group]})
@@ -89,22 +92,8 @@ def _counts_for_buckets(listing):
     """What train_counts returns, or None: where all groups are in one bucket of EDGES, as in
     balanced data, thirds by the teacher's margin say more."""
     counts = train_counts(listing)
-    tested = [counts[name] for name in np.array(group_names(listing), object)[_tested(listing)]]
+    tested = np.array([*counts.values()])[np.unique(listing.test.group)]
     return counts if len(np.unique(buckets(tested, EDGES))) > 1 else None
-
-
-def _tested(listing):
-    """Indices of the groups with a test image."""
-    return np.unique(listing.test.group)
-
-
-def unseen(listing):
-    """Sentences on groups that no test image is of."""
-    tested = set(_tested(listing).tolist())
-    without = [name for g, name in enumerate(listing.group_names) if g not in tested]
-    if not without:
-        return ()
-    return (f"Without a test image, so that nothing is known of them: {listed(without)}.",)
 
 
 def _paths(examples):

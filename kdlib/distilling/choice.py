@@ -9,10 +9,11 @@ import numpy as np
 import pandas as pd
 
 from kdlib.auditing.headline import in_a_row, or_none, within_text
-from kdlib.config import KdlibError, count_of
+from kdlib.config import count_of
+from kdlib.distilling.recipe import own
 from kdlib.evidence.counts import by_group
+from kdlib.evidence.rules import labels_of
 from kdlib.evidence.words import number, told
-from kdlib.methods import ARMS, METHODS
 
 BASELINE = "one_hot"
 NAMED = 3  # harmed groups in a sentence
@@ -69,9 +70,7 @@ def scores(methods, listing):
     for method, runs in methods.items():
         accuracy = np.mean([on_val(one, listing) for one in runs], axis=0)
         filled = np.flatnonzero(~np.isnan(accuracy))
-        if not len(filled):
-            raise KdlibError("val: holds no image, so no method can be chosen to ship.")
-        k = tenth(len(filled))
+        k = max(1, round(len(filled) / 10))  # as in an audit
         order = filled[np.argsort(accuracy[filled], kind="stable")]
         images = np.isin(listing.val.group, order[:k]).sum()
         rows.append((method, accuracy[filled].mean(), accuracy[order[:k]].mean(), k, images))
@@ -81,22 +80,9 @@ def scores(methods, listing):
     return table.assign(allowed=np.where(table.average >= least, "yes", "no"))
 
 
-def tenth(groups):
-    """How many groups are the worst tenth, as in an audit."""
-    return max(1, round(groups / 10))
-
-
-def best(table):
-    """The method to ship, of the DataFrame that scores makes.
-
-    Of those allowed the one with the most accurate worst groups; where these are equal, with the
-    higher average; where that is, too, the first.
-    """
-    return _in_order(table).method.iloc[0]
-
-
-def _in_order(table):
-    """The methods that are allowed, the best first."""
+def in_order(table):
+    """The rows of the DataFrame that scores makes that are allowed, that of the method to ship
+    first: its worst groups are the most accurate; where these are equal, its average is higher."""
     allowed = table[table.allowed == "yes"]
     return allowed.sort_values(["worst groups", "average"], ascending=False, kind="stable")
 
@@ -108,7 +94,7 @@ def choose(students, listing, audits, margin_source="val"):
     """
     methods = by_method(students)
     table = scores(methods, listing)
-    method = best(table)
+    method = in_order(table).method.iloc[0]
     runs = methods[method]
     average = [np.nanmean(on_val(one, listing)).round(DIGITS) for one in runs]
     ship = runs[int(np.argmax(average))]
@@ -149,7 +135,7 @@ def _ship(method, table, images):
 
 def _how_close(table):
     """A sentence where luck of the validation images may have chosen, in a tuple."""
-    two = _in_order(table).head(2)
+    two = in_order(table).head(2)
     if len(two) < 2:
         return ()
     p = two["worst groups"].to_numpy() / 100
@@ -174,9 +160,7 @@ def _on_test(method, audits):
         return f"On test images it is right in {share} on average over the groups."
     a = audits[method]
     gain = a.metrics["average_gain"]
-    said = (
-        f"On test images its gain is {told(gain)} on average over the groups, and it {_harms(a)}."
-    )
+    said = f"On test images its gain is {told(gain)} on average over the groups, and it {harms(a)}."
     if gain.high < 0:
         said += (
             " There it is clearly less accurate than the baseline, which validation images did not "
@@ -185,15 +169,16 @@ def _on_test(method, audits):
     return said
 
 
-def _harms(a):
-    """How many groups are harmed, and the first of them by name."""
+def harms(a, most=NAMED):
+    """How many groups are harmed by an Audit, and the first of them by name."""
     lost = a.groups[a.groups.finding == "harmed"].sort_values("gain", kind="stable")
     said = f"harms {or_none(len(lost))} of {count_of(len(a.groups), 'group')}"
     if not len(lost):
         return f"{said} as far as can be seen"
-    named = [f"{within_text(r.group)} ({number(r.gain)})" for r in lost.head(NAMED).itertuples()]
-    more = len(lost) - NAMED
-    return f"{said}: {in_a_row([*named, *([f'{more:,} more'] if more > 0 else [])])}"
+    named = [f"{within_text(r.group)} ({number(r.gain)})" for r in lost.head(most).itertuples()]
+    if len(lost) > most:
+        named.append(f"{len(lost) - most:,} more")
+    return f"{said}: {in_a_row(named)}"
 
 
 def labels_read(methods, margin_source="val"):
@@ -214,11 +199,4 @@ def labels_read(methods, margin_source="val"):
 
 def reads_val(method, margin_source="val"):
     """Whether a method, or arm, reads labels of validation images while it trains."""
-    fields = {"method": method, "margin_source": margin_source}
-    if method in ARMS:
-        fields |= ARMS[method].fields
-    known = METHODS.get(fields["method"])
-    if known is None or "margin_source" not in known.knobs or fields["margin_source"] != "val":
-        return False
-    # ada_margin takes its margin from each training image, unless it is read otherwise
-    return "margin_reading" not in known.knobs or fields.get("margin_reading", "B") != "B"
+    return labels_of(own(method, teacher="any", margin_source=margin_source)) != ""

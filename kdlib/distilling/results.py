@@ -16,21 +16,19 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import torch as safetensors
 
 from kdlib import __version__
-from kdlib.config import KdlibError, count_of
-from kdlib.distilling.audited import audited, called, group_names, train_counts, unseen
-from kdlib.distilling.cards import network_of, write_cards
+from kdlib.asking.networks import METADATA, named
+from kdlib.config import KdlibError
+from kdlib.distilling.audited import audited, called, group_names, train_counts
+from kdlib.distilling.cards import write_cards
 from kdlib.distilling.choice import BASELINE, by_method, choose, stem
 from kdlib.reading.names import REDUCED
 from kdlib.reading.read import source
-from kdlib.reading.sentences import encodable, listed
+from kdlib.reading.sentences import encodable
 from kdlib.study.files import whole_file
-from kdlib.study.records import Predictions
-
-LOWEST = float(np.finfo(np.float16).min)  # a log-probability that is written, as in records
-HIDDEN = ("teacher_sha256",)  # of about: stands with the files
+from kdlib.study.records import Predictions, reduced
+from kdlib.study.weights import write_to
 
 
 @dataclass(frozen=True)
@@ -47,22 +45,12 @@ class Trained:
 # ---------------------------------------------------------------- predictions
 
 
-def reduced(logits, y):
-    """(predicted (B,) int64, log_p (B, 2) float32) of logits (B, C) and labels y (B,), tensors.
-
-    log_p: of the label, of the predicted class. Of any number of classes, whereas the records of a
-    study hold int16 and float16."""
-    log_p = logits.double().log_softmax(dim=1)
-    largest, predicted = log_p.max(dim=1)
-    label = log_p.gather(1, y.to(log_p.device)[:, None])[:, 0]
-    both = np.column_stack([label.cpu().numpy(), largest.cpu().numpy()])
-    return predicted.cpu().numpy(), both.clip(min=LOWEST).astype(np.float32)
-
-
 def predictions(logits, examples):
-    """Predictions of Examples, from logits (N, C) in their order."""
-    predicted, log_p = reduced(logits, torch.from_numpy(np.asarray(examples.y, np.int64)))
-    return Predictions(examples.y, examples.group, predicted, log_p)
+    """Predictions of Examples, from logits (N, C) in their order, a CPU tensor.
+
+    Of any number of classes, whereas the records of a study hold int16 and float16."""
+    predicted, log_p = reduced(logits, torch.from_numpy(examples.y))
+    return Predictions(examples.y, examples.group, predicted, log_p.astype(np.float32))
 
 
 def place(out, network, split):
@@ -72,35 +60,31 @@ def place(out, network, split):
 
 def write_predictions(path, examples, x):
     """Write Predictions of Examples, whole or not at all. KdlibError where a score is no number."""
-    log_p = np.asarray(x.log_p[:, :2], dtype=np.float32)
-    bad = ~np.isfinite(log_p).all(axis=1)
+    bad = ~np.isfinite(x.log_p).all(axis=1)
     if bad.any():
-        row = int(np.argmax(bad))
         raise KdlibError(
             f"{path}: not written, as the network gives no finite score for "
-            f"{examples.names[row]} and {int(bad.sum()) - 1:,} more; its training diverged, and a "
-            "lower learning rate helps."
+            f"{examples.names[np.argmax(bad)]} and {int(bad.sum()) - 1:,} more; its training "
+            "diverged, and a lower learning rate helps."
         )
-    columns = (np.asarray(x.predicted, dtype=np.int64), log_p[:, 0], log_p[:, 1])
-    _write(path, {"id": _ids(examples)} | dict(zip(REDUCED, columns, strict=True)))
+    columns = (x.predicted, x.log_p[:, 0], x.log_p[:, 1])
+    _write(path, examples, dict(zip(REDUCED, columns, strict=True)))
 
 
 def write_labels(path, examples, names):
     """Write what `kdlib audit` needs beside predictions: labels, and the group of each image.
 
     names: of the groups."""
-    groups = np.array(names)[examples.group]
-    label = np.asarray(examples.y, dtype=np.int64)
-    _write(path, {"id": _ids(examples), "label": label, "group": groups})
+    _write(path, examples, {"label": examples.y, "group": np.array(names)[examples.group]})
 
 
 def _ids(examples):
     return np.array([encodable(name) for name in examples.names], dtype=str)
 
 
-def _write(path, columns):
+def _write(path, examples, columns):
     with whole_file(Path(path)) as temporary, open(temporary, "wb") as file:
-        np.savez_compressed(file, **columns)
+        np.savez_compressed(file, id=_ids(examples), **columns)
 
 
 def read_predictions(path, examples):
@@ -108,22 +92,15 @@ def read_predictions(path, examples):
 
     KdlibError, in one sentence, for a file that is damaged or of other images."""
     found = source(Path(path), "predictions")
-    if found.ids is None or list(found.columns) != list(REDUCED):
-        own = listed([*found.columns])
-        raise found.error(f"holds {own}, which are no predictions of a distillation.")
-    n = len(examples)
-    if len(found.ids) != n or (found.ids != _ids(examples)).any():
-        of = count_of(len(found.ids), "image")
-        raise found.error(
-            f"is of {of} that are not those of this split, or come in another order; delete it "
-            "and run again."
-        )
+    ids = np.array([]) if found.ids is None else found.ids
+    alike = all(np.shape(of) == ids.shape for of in found.columns.values())
+    if [*found.columns] != [*REDUCED] or not alike or not np.array_equal(ids, _ids(examples)):
+        raise found.error("is not of the images of this split; delete it and run again.")
     predicted, *log_p = found.columns.values()
-    log_p = np.column_stack(log_p) if all(np.shape(of) == (n,) for of in log_p) else np.zeros(0)
-    sound = predicted.shape == (n,) and predicted.dtype.kind == "i" and (predicted >= 0).all()
-    if not sound or log_p.shape != (n, 2) or not (np.isfinite(log_p) & (log_p <= 0)).all():
+    log_p = np.column_stack(log_p)
+    if predicted.dtype.kind != "i" or not np.isfinite(log_p).all():
         raise found.error("does not hold log-probabilities of its images; delete it and run again.")
-    return Predictions(examples.y, examples.group, predicted, log_p.astype(np.float32))
+    return Predictions(examples.y, examples.group, predicted, log_p)
 
 
 # ---------------------------------------------------------------- weights
@@ -133,31 +110,15 @@ def save_weights(path, model, about, listing):
     """Write the weights of a network as safetensors, and what is needed to use them.
 
     Equal weights are equal bytes."""
-    whole = {"memory_format": torch.contiguous_format}
-    held = {name: of.detach().cpu().clone(**whole) for name, of in model.state_dict().items()}
     facts = {
-        "class_names": json.dumps(list(map(encodable, listing.class_names)), ensure_ascii=False),
+        "class_names": list(map(encodable, listing.class_names)),
         "kdlib": __version__,
-        "mean": json.dumps(list(about["mean"])),
-        "network": network_of(about),
-        "size": str(about["size"]),
-        "std": json.dumps(list(about["std"])),
+        "mean": list(about["mean"]),
+        "network": named(about["student"]).network,
+        "size": about["size"],
+        "std": list(about["std"]),
     }
-    with whole_file(path) as temporary:
-        temporary.write_bytes(_in_order(safetensors.save(held, facts)))
-
-
-def _in_order(content):
-    """The bytes of a safetensors file, with its metadata in the order of their names.
-
-    The library writes them in another order each time. A file is the length of its header (8 bytes,
-    little-endian), the header, JSON that is filled with blanks to a multiple of 8, the tensors."""
-    end = 8 + int.from_bytes(content[:8], "little")
-    header = json.loads(content[8:end])
-    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
-    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
-    text += b" " * (-len(text) % 8)
-    return len(text).to_bytes(8, "little") + text + content[end:]
+    write_to(path, model, {METADATA: json.dumps(facts, ensure_ascii=False)})
 
 
 # ---------------------------------------------------------------- the audit
@@ -174,9 +135,10 @@ def finished(out, listing, teacher, students, about, say=None):
     distilled = [method for method in methods if method != BASELINE]
     if BASELINE not in methods or not distilled:
         raise KdlibError(f"students: needs {BASELINE} and a method that distils.")
-    own = (_recipe(about), *listing.read, *unseen(listing))
-    for sentence in (own[0], *unseen(listing)) if say else ():
-        say(sentence)
+    shown = {what: of for what, of in about.items() if what != "teacher_sha256"}
+    own = (_recipe(shown), *listing.read)
+    if say:
+        say(own[0])
     found = audited(listing, teacher[1], methods, about["teacher"], say)
     audits = found.audits if len(distilled) > 1 else {distilled[0]: found}
     sha256 = {stem(one.method, one.seed): one.sha256 for one in students}
@@ -191,8 +153,7 @@ def finished(out, listing, teacher, students, about, say=None):
     if len(distilled) > 1:
         found = replace(found, audits=audits, shared=own, choice=chosen)
     else:
-        [found] = audits.values()
-        found = replace(found, choice=chosen)
+        found = replace(audits[distilled[0]], choice=chosen)
     for split in ("val", "test"):
         examples = getattr(listing, split)
         write_labels(place(out, "labels", split), examples, group_names(listing))
@@ -203,10 +164,8 @@ def finished(out, listing, teacher, students, about, say=None):
 
 def _recipe(about):
     """The recipe in a sentence."""
-    words = [f"{what.replace('_', ' ')} {_shown(of)}" for what, of in about.items()]
-    shown = [said for what, said in zip(about, words, strict=True) if what not in HIDDEN]
-    return f"Trained with {'; '.join(shown)}."
-
-
-def _shown(value):
-    return ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
+    words = []
+    for what, of in about.items():
+        shown = ", ".join(map(str, of)) if isinstance(of, (list, tuple)) else of
+        words.append(f"{what.replace('_', ' ')} {shown}")
+    return f"Trained with {'; '.join(words)}."

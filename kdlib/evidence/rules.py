@@ -56,7 +56,11 @@ def names_of(p):
 
 def labels_read(p, method):
     """Which labels a method reads beyond those of its training images, in words, or ""."""
-    cfg = p.runs[method][0].config
+    return labels_of(p.runs[method][0].config)
+
+
+def labels_of(cfg):
+    """Which labels a run of a Config reads beyond those of its training images, or ""."""
     if cfg.with_val:
         return "labels of val, to train on"
     if cfg.method == "post_hoc":

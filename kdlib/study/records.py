@@ -42,17 +42,23 @@ class Predictions:
 
 def predictions(logits, split):
     """Predictions of a split from its logits (N, C), a CPU tensor."""
-    log_p = logits.double().log_softmax(dim=1)
-    largest, predicted = log_p.max(dim=1)
     y = split.y.cpu()
-    values = np.column_stack([log_p.gather(1, y[:, None]).numpy(), largest.numpy()])
+    predicted, log_p = reduced(logits, y)
     small = np.int16 if logits.shape[1] > 127 else np.int8
     return Predictions(
         y.numpy().astype(np.int16),
         split.group.cpu().numpy().astype(np.int16),
-        predicted.numpy().astype(small),
-        values.clip(min=np.finfo(np.float16).min).astype(np.float16),
+        predicted.astype(small),
+        log_p.astype(np.float16),
     )
+
+
+def reduced(logits, y):
+    """(predicted (N,) int64, log_p (N, 2) float64) of logits (N, C), labels (N,), CPU tensors."""
+    log_p = logits.double().log_softmax(dim=1)
+    largest, predicted = log_p.max(dim=1)
+    both = np.column_stack([log_p.gather(1, y[:, None]).numpy(), largest.numpy()])
+    return predicted.numpy(), both.clip(min=np.finfo(np.float16).min)
 
 
 def labels_sha256(split):

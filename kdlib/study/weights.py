@@ -1,5 +1,6 @@
 """The trained weights of a run, in a file beside its record: equal weights are equal bytes."""
 
+import torch
 from safetensors import torch as safetensors
 
 from kdlib.config import KdlibError, count_of
@@ -21,9 +22,16 @@ def path_of(key):
 
 def write(key, model):
     """Write the weights of a run, whole or not at all."""
-    held = {name: of.detach().cpu().contiguous() for name, of in model.state_dict().items()}
-    content = safetensors.save(held)
-    with whole_file(path_of(key)) as temporary:
+    write_to(path_of(key), model)
+
+
+def write_to(path, model, metadata=None):
+    """Write weights, whole or not at all. metadata: {name: text}, of one name at most, since their
+    order would differ from file to file."""
+    whole = {"memory_format": torch.contiguous_format}
+    held = {name: of.detach().cpu().clone(**whole) for name, of in model.state_dict().items()}
+    content = safetensors.save(held, metadata)
+    with whole_file(path) as temporary:
         temporary.write_bytes(content)
 
 

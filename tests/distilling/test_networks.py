@@ -51,8 +51,7 @@ def saved(path, network, /, classes=4, seed=7, **metadata):
     module = fresh(named(network), classes, seed)
     state = {name: of.contiguous() for name, of in module.state_dict().items()}
     if path.suffix == ".safetensors":
-        said = {name: v if isinstance(v, str) else json.dumps(v) for name, v in metadata.items()}
-        save_file(state, path, metadata=said)
+        save_file(state, path, metadata={"kdlib": json.dumps(metadata)})
     else:
         torch.save(state, path)
     return f"{network}@{path}"
@@ -516,20 +515,10 @@ def test_metadata_of_own_students_is_read(tmp_path):
     saved(tmp_path / "w.safetensors", "kdlib:resnet8", **METADATA)
     expected = METADATA | {"class_names": list(CLASSES)}
     assert metadata_of(tmp_path / "w.safetensors") == expected
-    save_file({"w": torch.zeros(1)}, tmp_path / "none.safetensors")
+    save_file({"w": torch.zeros(1)}, tmp_path / "none.safetensors", {"mean": "of another tool"})
     for file in ("none.safetensors", "w.pt"):
         assert metadata_of(tmp_path / file) == {}
     assert metadata_of(None) == metadata_of("pretrained") == {}
-    for wrong, says in (
-        ({"mean": "red"}, "mean in its metadata is not JSON"),
-        ({"mean": [1, 2]}, "mean in its metadata: must be three numbers from 0 to 1"),
-        ({"mean": ["a", "b", "c"]}, "mean in its metadata: must be three numbers"),
-        ({"std": [0, 0, 0]}, "std in its metadata: images are divided by it"),
-        ({"size": "0"}, "size in its metadata is not a number of pixels"),
-        ({"size": [3]}, "size in its metadata is not a number of pixels"),
-    ):
-        saved(tmp_path / "w.safetensors", "kdlib:resnet8", **wrong)
-        refused(f"{tmp_path / 'w.safetensors'}: {says}", metadata_of, tmp_path / "w.safetensors")
     (tmp_path / "w.safetensors").write_bytes(b"damaged")
     refused("w.safetensors: cannot be read (", metadata_of, tmp_path / "w.safetensors")
 

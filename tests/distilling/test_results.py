@@ -23,11 +23,9 @@ from torch.nn import functional
 import kdlib
 from kdlib.__main__ import main
 from kdlib.auditing.found import Found
-from kdlib.config import Config, KdlibError
+from kdlib.config import KdlibError
 from kdlib.distilling import cards, choice, results
 from kdlib.distilling.audited import told_apart
-from kdlib.evidence.rules import labels_read
-from kdlib.methods import ARMS, METHODS
 from kdlib.models import build
 from kdlib.study import records
 from kdlib.study.records import Predictions
@@ -177,18 +175,13 @@ def test_predictions_come_back_as_they_were_written(run):
     "spoil, why",
     [
         (lambda path: path.write_bytes(path.read_bytes()[:-50]), "not a readable npz file"),
-        (lambda path: path.write_bytes(b""), "not a readable npz file"),
-        (lambda path: np.savez(path, y=np.arange(3)), "holds y, which are no predictions"),
+        (lambda path: np.savez(path, y=np.arange(3)), "not of the images of this split"),
         (lambda path: np.savez(path, id=np.array([{}], object)), "Python objects"),
         (lambda path: path.unlink(), "No such file"),
-        (lambda path: respelt(path, id=lambda a: a[::-1]), "not those of this split"),
-        (lambda path: respelt(path, id=lambda a: a[1:]), "not those of this split"),
-        (
-            lambda path: respelt(path, predicted=lambda a: a + 0.5),
-            "does not hold log-probabilities",
-        ),
-        (lambda path: respelt(path, log_p_label=lambda a: a * np.nan), "does not hold"),
-        (lambda path: respelt(path, log_p_label=lambda a: a[1:]), "does not hold"),
+        (lambda path: respelt(path, id=lambda a: a[::-1]), "not of the images of this split"),
+        (lambda path: respelt(path, log_p_label=lambda a: a[1:]), "not of the images of this"),
+        (lambda path: respelt(path, predicted=lambda a: a + 0.5), "does not hold log-prob"),
+        (lambda path: respelt(path, log_p_label=lambda a: a * np.nan), "does not hold log-prob"),
     ],
 )
 def test_a_damaged_or_foreign_file_is_one_sentence(spoil, why, tmp_path):
@@ -282,7 +275,7 @@ def test_the_rule_by_a_hand_count(case):
     rates, wanted = RATES[case]
     students = exactly(listing, {m: [shares] for m, shares in rates.items()})
     table = choice.scores(choice.by_method(students), listing)
-    assert choice.best(table) == wanted
+    assert choice.in_order(table).method.iloc[0] == wanted
     for row in table.itertuples(index=False):
         assert row.average == pytest.approx(np.mean(rates[row.method]))
         assert row[2] == pytest.approx(min(rates[row.method]))
@@ -340,7 +333,7 @@ def test_a_group_without_a_validation_image_does_not_count():
     students = exactly(listing, {"one_hot": [[50, 70]], "kd": [[60, 70]]})
     table = choice.scores(choice.by_method(students), listing)
     assert table.average.tolist() == [60, 65] and table["worst groups"].tolist() == [50, 60]
-    assert choice.best(table) == "kd"
+    assert choice.in_order(table).method.iloc[0] == "kd"
 
 
 def test_the_seed_to_ship_is_the_best_on_average_on_val_and_test_is_never_asked():
@@ -383,19 +376,9 @@ def audit_of(listing, students):
         ("balanced_kd", "val", False),
     ],
 )
-def test_which_methods_read_labels_of_val_as_their_configs_say(method, source, reads):
-    fields = ARMS[method].fields if method in ARMS else {"method": method}
-    knobs = METHODS[fields["method"]].knobs
-    if "margin_source" in knobs and method == "ada_alpha":
-        fields = {"margin_source": source} | fields
-    if "teacher" in knobs:
-        fields = {"teacher": "cnn"} | fields
-    cfg = Config(dataset="digits", student="cnn_small", **fields)
-
-    class Panel:
-        runs = {method: [dataclasses.make_dataclass("Run", ["config"])(cfg)]}
-
-    assert (labels_read(Panel, method) != "") == reads == choice.reads_val(method, source)
+def test_which_methods_read_labels_of_val(method, source, reads):
+    assert choice.reads_val(method, source) == reads
+    assert ("also reads those of the validation" in choice.labels_read([method], source)) == reads
 
 
 # ---------------------------------------------------------------- the page
@@ -425,7 +408,7 @@ def test_the_page_begins_with_what_to_ship_and_says_what_was_read(run):
             or text in (choice.RULE, found.choice.labels)
         )
     assert html.count("FOLDER: 6 folders, split by seed 0.") == 1
-    assert said[0].startswith("Trained with") and said[1] == listing.read[0]
+    assert said[0].startswith("Trained with") and listing.read[0] not in said
     names = {path.name for path in out.iterdir()}
     assert {"report.html", "report.json", "report.csv", "report-kd.html", "README.md"} <= names
 
@@ -487,7 +470,6 @@ def test_subgroups_across_classes_and_those_without_a_test_image(tmp_path, no_pa
     assert found.groups.group.tolist() == ["group 01", "group 1"]  # "01" and "1" are two
     n_train = np.bincount(train.group)[:2].tolist()
     assert found.groups.n_train.tolist() == n_train and found.groups.n.tolist() == [120, 120]
-    assert "nothing is known of them: never seen." in " ".join(found.read)
 
 
 @pytest.mark.parametrize(
@@ -544,17 +526,14 @@ def test_weights_say_what_they_need_and_equal_weights_are_equal_bytes(run, tmp_p
         contents.add(path.read_bytes())
     assert len(contents) == 1
     with safe_open(path, "pt") as file:
-        facts = file.metadata()
+        facts = json.loads(file.metadata()["kdlib"])
         held = {name: file.get_tensor(name) for name in file.offset_keys()}
-    assert json.loads(facts["class_names"]) == list(CLASSES) and facts["size"] == "32"
-    assert json.loads(facts["mean"]) == [0.5, 1 / 3, 0.25] and facts["network"] == "kdlib:resnet8"
-    assert facts["kdlib"] == kdlib.__version__ and list(facts) != []
+    assert facts["class_names"] == list(CLASSES) and facts["size"] == 32
+    assert facts["mean"] == [0.5, 1 / 3, 0.25] and facts["network"] == "kdlib:resnet8"
+    assert facts["kdlib"] == kdlib.__version__
     again = build("resnet8", 6, seed=5)
     again.load_state_dict(held)
     assert weights_sha256(again) == weights_sha256(build("resnet8", 6, seed=4))
-    # the library itself would write such bytes, but for the order of the metadata
-    size = int.from_bytes(path.read_bytes()[:8], "little")
-    assert size % 8 == 0 and all(of.is_contiguous() for of in held.values())
 
 
 def test_weights_that_two_names_share_are_written(tmp_path):
@@ -570,13 +549,6 @@ def test_weights_that_two_names_share_are_written(tmp_path):
     results.save_weights(path, Tied(), ABOUT, listing)
     with safe_open(path, "pt") as file:
         assert {"a.weight", "b.weight"} <= set(file.offset_keys())
-
-
-def test_an_unknown_library_is_refused_before_a_card_is_written():
-    with pytest.raises(KdlibError, match="student own:net: must be LIBRARY:NAME"):
-        cards.network_of({"student": "own:net"})
-    for text in ("timm:vit_tiny.a@pretrained", "timm:vit_tiny.a:w.pt", "timm:vit_tiny.a"):
-        assert cards.network_of({"student": text}) == "timm:vit_tiny.a"
 
 
 def rows_of(card, heading):
@@ -598,7 +570,7 @@ def test_the_card_names_the_worst_groups_of_this_network(run):
     assert rows[0][0] == "`date`" and rows[0][4] == "harmed"
     gain = found.audits["kd"].groups.set_index("group").gain["date"]
     assert rows[0][3].replace("−", "-").startswith(f"{gain:+.1f}")
-    assert "1 of 6 groups is harmed" in card and f"that is `{found.choice.file}`" in card
+    assert "It harms 1 of 6 groups: date (" in card and f"that is `{found.choice.file}`" in card
     assert (
         "**not**" in card
         and "**not**" not in (out / found.choice.file).with_suffix(".md").read_text()
