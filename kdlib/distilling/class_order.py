@@ -27,30 +27,21 @@ def config_beside(file):
 
 
 def names_of(asked, class_names, names_file, held, config, library):
-    """(names of the teacher's classes in order, or (); what says so)."""
+    """(names of the teacher's classes in order, or (); what says so).
+
+    names_file: that was given. held: what the file of weights says. config: of config_beside.
+    library: networks.Offered, of weights that it fetches, or None."""
     if names_file is not None:
-        return _names_in(Path(names_file)), f"{names_file}"
+        return given_names(Path(names_file)), f"{names_file}"
     if "class_names" in held:
         return given_names(held["class_names"]), f"{asked.file}"
-    found = config.get("label_names") or config.get("id2label")
-    if found:
-        return given_names(found), f"{asked.file.parent / 'config.json'}"
+    if config.get("label_names") or config.get("id2label"):
+        return given_names(config), f"{asked.file.parent / 'config.json'}"
     if library is None:
         return (), ""
     if library.classes == 1000:  # ImageNet's, in one order everywhere; some names are there twice
         return _imagenet(class_names), asked.library
     return library.names, asked.library
-
-
-def _names_in(path):
-    """Names of the classes in a file: lines, or JSON, also the config.json of timm."""
-    try:
-        said = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError):
-        said = None
-    if isinstance(said, dict) and said.get("label_names"):
-        return given_names(said["label_names"])
-    return given_names(path)
 
 
 def _imagenet(class_names):
@@ -69,38 +60,31 @@ def compared(names, source, class_names):
 
     KdlibError where they are others or in another order; case, spaces and _ do not matter.
     """
+    unknown = f"their order could not be compared with that of the folders; {UNKNOWN} ({HELP})."
     if not names or all(map(PLACEHOLDER.fullmatch, names)):
-        return (
-            "Nothing says what the teacher's classes are called, so their order could not be "
-            f"compared with that of the folders; {UNKNOWN} ({HELP})."
-        )
+        return f"Nothing says what the teacher's classes are called, so {unknown}"
     if len(names) != len(class_names):
         raise KdlibError(
             f"{source}: names {count_of(len(names), 'class', 'classes')} of the teacher, but the "
             f"images have {len(class_names)}; {HELP}."
         )
-    if _in_words(names) != _in_words(class_names):
+    if all(map(WNID.fullmatch, names)) != all(map(WNID.fullmatch, class_names)):
         return (
             f"{source} calls the teacher's classes {quoted(names[0])} and so on, the folders are "
-            f"called {quoted(class_names[0])}, so their order could not be compared; {UNKNOWN} "
-            f"({HELP})."
+            f"called {quoted(class_names[0])}, so {unknown}"
         )
     ours, theirs = (list(map(_plain, several)) for several in (class_names, names))
-    for k, (our, their) in enumerate(zip(ours, theirs, strict=True)):
-        if our != their:
-            same = sorted(ours) == sorted(theirs)
-            what = "the same classes in another order" if same else "other classes"
-            raise KdlibError(
-                f"{source}: the teacher has {what}: its class {k} is {quoted(names[k])}, that of "
-                f"the images {quoted(class_names[k])}; rename the folders so that they sort in its "
-                f"order, or if it is not as {source} says, {HELP}."
-            )
+    differ = [k for k, our in enumerate(ours) if our != theirs[k]]
+    if differ:
+        same = sorted(ours) == sorted(theirs)
+        what = "the same classes in another order" if same else "other classes"
+        k = differ[0]
+        raise KdlibError(
+            f"{source}: the teacher has {what}: its class {k} is {quoted(names[k])}, that of the "
+            f"images {quoted(class_names[k])}; rename the folders so that they sort in its order, "
+            f"or if it is not as {source} says, {HELP}."
+        )
     return f"The teacher's classes are those of the images, in the same order (by {source})."
-
-
-def _in_words(names):
-    """Whether names are words, or else the codes of ImageNet's folders."""
-    return not all(map(WNID.fullmatch, names))
 
 
 def _plain(name):

@@ -23,7 +23,8 @@ GIVE_NAMES = "give the names of the classes in the order that the numbers mean (
 def given_names(given):
     """Names of the classes: of a list, the lines of a file, or a JSON file; () of None.
 
-    JSON: a list, {number: name}, {name: number}, or a configuration that holds such an id2label.
+    JSON: a list, {number: name}, {name: number}, or a configuration that holds such an id2label, or
+    a list as label_names, as those of timm do.
     """
     if given is None:
         return ()
@@ -35,7 +36,7 @@ def given_names(given):
             is_json = Path(given).suffix.lower() == ".json"
             given = json.loads(text) if is_json else text.rstrip("\n").split("\n")
         if isinstance(given, dict):
-            given = _by_number(given)
+            given = given.get("label_names") or _by_number(given)
         names = np.array([*given], dtype=object)
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise found.error(
