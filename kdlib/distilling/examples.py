@@ -92,13 +92,13 @@ class Examples:
                 "such images out."
             ) from None
 
-    def fault(self, i):
-        """What is wrong with image i, or None. It is decoded."""
+    def can_be_read(self, i):
+        """Whether image i can be opened. It is decoded."""
         try:
             self.open(i)
-        except AuditError as error:
-            return str(error)
-        return None
+        except AuditError:
+            return False
+        return True
 
     def sizes(self):
         """(N,) int64, bytes of each image as it is encoded."""

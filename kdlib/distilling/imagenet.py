@@ -51,7 +51,7 @@ def imagenet_lt(folder, groups=None, skip_corrupt=False, say=None):
         raise AuditError(f"{where} give {quoted(path)} the label {label}, unlike others there.")
     check_files(where, folder, lists.path.tolist())
     class_names = tuple(classes.sort_values("label").folder)
-    said = f"{folder}: ImageNet-LT by the lists in it, whose counts are the published ones."
+    said = ", by the lists of ImageNet-LT, whose counts are the published ones"
     names, y = lists.path.to_numpy(str), lists.label.to_numpy()
     found = Found(folder, names, y, part, class_names, Files(folder), said)
     return finished(found, groups, skip_corrupt=skip_corrupt, say=say)

@@ -19,11 +19,11 @@ from kdlib.distilling.splits import PARTS, TRAIN, counted, dealt, lacking
 from kdlib.reading.formats import is_known
 from kdlib.reading.read import source
 from kdlib.reading.rows import joined_by_path
-from kdlib.reading.sentences import AuditError, listed
+from kdlib.reading.sentences import AuditError, ends, listed
 from kdlib.reading.values import names_or_numbers
 from kdlib.study.files import available_cores
 
-BLOCK = 1024  # images that wait to be decoded, at most
+BLOCK = 64  # images that a thread decodes at a time
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,9 @@ def _found(data):
 
 def finished(found, groups=None, seed=0, skip_corrupt=False, say=None):
     """The Listing of a Found; the other arguments are those of listing."""
-    read = [found.said]
+    images = count_of(len(found.names), "image")
+    classes = f"{count_of(len(found.class_names), 'class', 'classes')} ({ends(found.class_names)})"
+    read = [f"{found.data}: {images} of {classes}{found.said}."]
     values = found.groups
     if groups is not None:
         values, sentence = _given_groups(groups, found.names, found.home.folder)
@@ -101,7 +103,10 @@ def finished(found, groups=None, seed=0, skip_corrupt=False, say=None):
     if values is not None:  # of the images that are left
         group, group_names = numbered(values)
         pool = replace(pool, group=group)
-    _check_classes(found, pool.y[part == TRAIN])
+    if len(found.class_names) < 2:
+        raise AuditError(f"{found.data}: has 1 class; a network needs two to tell apart.")
+    for said in lacking(pool.y, part, found.class_names, "class", "classes", [TRAIN]):
+        raise AuditError(f"{found.data}: {said[:-1]}; add some, or remove the class everywhere.")
     part, how = dealt(pool.y, part, seed)
     read.append(f"Split: {counted(part)} images; {how}.")
     read += lacking(pool.y, part, found.class_names, "class", "classes")
@@ -120,20 +125,6 @@ def finished(found, groups=None, seed=0, skip_corrupt=False, say=None):
     return Listing(*splits.values(), *names, tuple(read), found.home.folder)
 
 
-def _check_classes(found, y):
-    """AuditError unless there are two classes, and each is among the labels y of train."""
-    classes = count_of(len(found.class_names), "class", "classes")
-    if len(found.class_names) < 2:
-        raise AuditError(f"{found.data}: has {classes}; a network needs two to tell apart.")
-    held = np.bincount(y, minlength=len(found.class_names))
-    without = [found.class_names[c] for c in np.flatnonzero(held == 0)]
-    if without:
-        raise AuditError(
-            f"{found.data}: train has no image of {len(without):,} of {classes}: "
-            f"{listed(without)}; add some, or remove the class everywhere."
-        )
-
-
 def _given_groups(groups, names, folder):
     """((N,) names or numbers of the groups of images by a table, how in words)."""
     found = by_path(source(groups, "groups"))
@@ -148,13 +139,13 @@ def _given_groups(groups, names, folder):
 def _readable(pool):
     """((N,) bool, which images can be decoded; how many cannot, in words). Decodes every image."""
 
-    def faults():
-        with ThreadPoolExecutor(available_cores()) as threads:
-            for start in range(0, len(pool), BLOCK):
-                yield from threads.map(pool.fault, range(start, min(start + BLOCK, len(pool))))
+    def of_block(start):
+        return [pool.can_be_read(i) for i in range(start, min(start + BLOCK, len(pool)))]
 
-    shown = {"desc": "images checked", "unit": "image", "total": len(pool)}
-    whole = np.array([fault is None for fault in with_progress(faults(), **shown)], dtype=bool)
+    starts = range(0, len(pool), BLOCK)
+    shown = {"desc": "images checked", "unit": f" x {BLOCK}", "total": len(starts)}
+    with ThreadPoolExecutor(available_cores()) as threads:
+        whole = np.concatenate([*with_progress(threads.map(of_block, starts), **shown)])
     broken = pool.names[~whole].tolist()
     if not broken:
         return whole, f"All {len(pool):,} images can be read."

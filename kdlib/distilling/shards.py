@@ -14,7 +14,7 @@ from kdlib.distilling.sources import GROUPS, Found, label_column, numbered
 from kdlib.distilling.splits import PART_OF, PARTS, TRAIN
 from kdlib.reading.names import called
 from kdlib.reading.read import Source
-from kdlib.reading.sentences import AuditError, ends, reason
+from kdlib.reading.sentences import AuditError, reason
 from kdlib.reading.values import names_or_numbers
 from kdlib.study.table_cache import free_memory
 
@@ -72,11 +72,7 @@ def of_shards(folder, files):
         raise AuditError(f"{folder / name}: holds no bytes of an image.")
     y, class_names = _classes(found, table[label].to_numpy(), _given_names(folder, schema, label))
     groups = group and names_or_numbers(found, table[group].to_numpy(), "group")
-    said = (
-        f"{folder}: {count_of(len(names), 'image')} of "
-        f"{count_of(len(class_names), 'class', 'classes')} ({ends(class_names)}) in "
-        f"{count_of(len(files), 'Parquet file')}."
-    )
+    said = f" in {count_of(len(files), 'Parquet file')}"
     part = np.repeat(_parts(folder, files), rows)
     home = Shards(folder, content, first)
     return Found(folder, np.array(names, dtype=str), y, part, class_names, home, said, groups)

@@ -13,7 +13,7 @@ from kdlib.distilling.splits import PART_OF, PARTS, TRAIN
 from kdlib.reading.names import LABELS, called
 from kdlib.reading.read import source
 from kdlib.reading.rows import paths_below, rows_of, unique_ids
-from kdlib.reading.sentences import AuditError, ends, listed, quoted, reason
+from kdlib.reading.sentences import AuditError, listed, quoted, reason
 from kdlib.reading.values import names_or_numbers, texts
 
 PATHS = ("path", "filepath", "imagepath", "file", "filename", "image")  # an id may be beside it
@@ -33,7 +33,7 @@ class Found:
     part: np.ndarray  # (N,) int8, place in PARTS; all TRAIN where the data say nothing
     class_names: tuple
     home: Files | Shards
-    said: str  # what was read
+    said: str = ""  # how they lie there
     groups: np.ndarray | None = None  # (N,) names or numbers
 
 
@@ -68,13 +68,10 @@ def of_folders(folder):
             names += images
             y += [class_names.index(name)] * len(images)
             part += [k] * len(images)
-    said = (
-        f"{folder}: {count_of(len(names), 'image')} in {count_of(len(class_names), 'class folder')}"
-        f", in the order of their names: {ends(class_names)}."
-    )
+    said = " in folders, in the order of their names"
     if passed:
         several = count_of(len(passed), "file or folder", "files or folders")
-        said += f" Passed over, as no image or in no class: {several}, first {passed[0]}."
+        said += f". Passed over, as no image or in no class: {several}, first {passed[0]}"
     numbers = np.array(y, dtype=np.int64), np.array(part, dtype=np.int8)
     return Found(folder, np.array(names, dtype=str), *numbers, class_names, Files(folder), said)
 
@@ -163,15 +160,11 @@ def of_table(file):
     check_files(found.name, home.folder, names)
     labels = found.columns[label_column(found, found.columns)]
     y, class_names = numbered(names_or_numbers(found, labels, "label"))
-    said = (
-        f"{file}: {count_of(len(names), 'image')} of "
-        f"{count_of(len(class_names), 'class', 'classes')}: {ends(class_names)}."
-    )
     groups = called(found.columns, GROUPS)
     if groups is not None:
         groups = names_or_numbers(found, found.columns[groups], "group")
     part = _parts_in(found, len(names))
-    return Found(Path(file), names.astype(str), y, part, class_names, home, said, groups)
+    return Found(Path(file), names.astype(str), y, part, class_names, home, groups=groups)
 
 
 def check_files(source, folder, names):

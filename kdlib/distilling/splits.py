@@ -61,9 +61,9 @@ def counted(part):
     return ", ".join(f"{n:,} {name}" for n, name in zip(numbers, PARTS, strict=True))
 
 
-def lacking(index, part, names, noun, several):
-    """Sentences on what val and test have no image of: classes or groups, index (N,) into names."""
-    for k in (VAL, TEST):
+def lacking(index, part, names, noun, several, parts=(VAL, TEST)):
+    """Sentences on what some parts have no image of: classes or groups, index (N,) into names."""
+    for k in parts:
         held = np.bincount(index[part == k], minlength=len(names))
         without = [names[c] for c in np.flatnonzero(held == 0)]
         if without:

@@ -74,7 +74,7 @@ def test_three_parts_are_read_as_image_folder_reads_each(tmp_path):
         assert held.y.tolist() == held.group.tolist() == other.targets
     assert found.train.names[3] == "train/cat/more/00.png" and found.train.y.dtype == np.int64
     assert found.group_names == found.class_names == ("cat", "dog") and found.folder == tmp_path
-    assert heard == [*found.read] and "18 images in 2 class folders" in heard[0]
+    assert heard == [*found.read] and "18 images of 2 classes (cat … dog) in folders" in heard[0]
     assert "9 train, 3 val, 6 test" in heard[1]
 
 
@@ -353,7 +353,7 @@ def test_corrupt_images_are_left_out_if_asked_and_said(tmp_path):
     said = "train/cat/cut.jpg, train/dog/empty.png, val/dog/text.jpg"
     assert f"Left out: 3 images that cannot be read: {said}." in heard
     for part in PARTS:
-        assert all(getattr(found, part).fault(i) is None for i in range(8))
+        assert all(getattr(found, part).can_be_read(i) for i in range(8))
     assert (
         "All 24 images can be read."
         in listing(in_three(tmp_path / "more", {"a": 4, "b": 4}), skip_corrupt=True).read
@@ -519,7 +519,7 @@ def test_a_table_says_paths_labels_groups_and_parts(tmp_path, suffix):
     assert found.val.names[0] == "pictures/02.png" and found.val.group.tolist() == [2, 1, 0, 4, 3]
     assert sizes(found) == {"train": [5, 5], "val": [5, 0], "test": [0, 5]}
     assert found.test.open(0).getpixel((0, 0)) == (3, 10, 20)
-    assert f"{file}: 20 images of 2 classes: cat … dog." in found.read
+    assert f"{file}: 20 images of 2 classes (cat … dog)." in found.read
 
 
 def test_a_table_without_parts_is_split_as_one_folder(tmp_path):
