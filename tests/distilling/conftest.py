@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from kdlib.auditing.found import Found
+
 CLASSES = ("ant", "bee", "cat")
 
 
@@ -31,3 +33,9 @@ def pictures(tmp_path_factory):
     """A folder of 54 + 30 + 30 images in three classes, unequal in train."""
     counts = {"train": (30, 16, 8), "val": (10, 10, 10), "test": (10, 10, 10)}
     return write_folder(tmp_path_factory.mktemp("pictures"), counts)
+
+
+@pytest.fixture
+def no_pages(monkeypatch):
+    """What is drawn takes longer than what is found."""
+    monkeypatch.setattr(Found, "save", lambda *_: ())

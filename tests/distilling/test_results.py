@@ -133,12 +133,6 @@ def run(tmp_path_factory):
     return out, listing, students, found, said
 
 
-@pytest.fixture
-def no_pages(monkeypatch):
-    """What is drawn takes longer than what is found."""
-    monkeypatch.setattr(Found, "save", lambda *_: ())
-
-
 # ---------------------------------------------------------------- predictions
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import CLASSES, write_folder
+from conftest import CLASSES
 from safetensors.torch import load_file
 
 from kdlib.__main__ import main
@@ -29,8 +29,8 @@ from kdlib.study import kept
 ROOT = Path(__file__).parents[2]
 NETWORKS = {"teacher": "kdlib:resnet8", "student": "kdlib:resnet8"}
 RECIPE = {"epochs": 3, "size": 20, "batch_size": 16, "lr": 0.05}
-ARGUMENTS = ["--teacher", "kdlib:resnet8", "--student", "kdlib:resnet8", "--size", "20"]
-ARGUMENTS += ["--device", "cpu", "--workers", "0"]
+ARGUMENTS = ["--student", "kdlib:resnet8", "--size", "20", "--device", "cpu", "--workers", "0"]
+ARGUMENTS += ["--epochs", "1", "--batch-size", "16", "--lr", "0.003"]
 
 
 def distilled(data, out, methods=("one_hot", "kd", "ada_alpha"), **more):
@@ -139,7 +139,7 @@ def test_a_group_without_a_held_out_image_is_given_the_mean_of_the_others():
 
 
 def test_the_same_command_again_trains_nothing_and_other_methods_only_themselves(
-    pictures, tmp_path, monkeypatch
+    pictures, tmp_path, monkeypatch, no_pages
 ):
     distilled(pictures, tmp_path, ("one_hot", "kd"))
     first = weights(tmp_path)
@@ -154,7 +154,9 @@ def test_the_same_command_again_trains_nothing_and_other_methods_only_themselves
     assert {name: later[name] for name in first} == first
 
 
-def test_a_method_alone_is_the_one_that_was_trained_beside_others(run, pictures, tmp_path):
+def test_a_method_alone_is_the_one_that_was_trained_beside_others(
+    run, pictures, tmp_path, no_pages
+):
     out, *_ = run
     distilled(pictures, tmp_path, ("one_hot", "ada_alpha"))
     both = weights(tmp_path)
@@ -163,7 +165,7 @@ def test_a_method_alone_is_the_one_that_was_trained_beside_others(run, pictures,
 
 @pytest.mark.parametrize("at", [(1, "kd-s0"), (2, "one_hot-s0")])
 def test_a_distillation_that_was_stopped_goes_on_to_the_same_bytes(
-    run, pictures, tmp_path, monkeypatch, at
+    run, pictures, tmp_path, monkeypatch, no_pages, at
 ):
     out, *_ = run
     monkeypatch.setattr(kept, "EVERY", -1.0)
@@ -271,49 +273,37 @@ def test_recipes_are_those_that_are_published():
 # ---------------------------------------------------------------- the command line
 
 
-def test_the_command_says_which_student_to_ship_and_where_the_report_is(pictures, tmp_path, capsys):
-    out = tmp_path / "out"
-    command = [
-        "distill",
-        "--data",
-        str(pictures),
-        *ARGUMENTS,
-        "--epochs",
-        "3",
-        "--batch-size",
-        "16",
-        "--lr",
-        "0.05",
-    ]
-    assert main([*command, "--methods", "one_hot,kd", "--out", str(out)]) == 0
-    said = capsys.readouterr().out
-    assert "Ship " in said and said.splitlines()[-1] == str(out.resolve() / "report.html")
-    assert main([*command, "--methods", "kd", "--out", str(out)]) == 2
-    assert capsys.readouterr().err.startswith("kdlib: methods: must be one_hot")
-
-
-def test_two_processes_leave_what_one_does(tmp_path):
-    data = write_folder(
-        tmp_path / "data", {"train": (20, 16, 8), "val": (6,) * 3, "test": (6,) * 3}
-    )
-    few = ["--epochs", "1", "--batch-size", "16", "--lr", "0.003", "--methods", "one_hot,kd"]
-    given = tmp_path / "teacher.pt"
-    distilled(data, tmp_path / "first", ("one_hot", "kd"), epochs=8)
-    [teacher] = (tmp_path / "first" / "teachers").glob("*.safetensors")
-    torch.save(load_file(teacher), given)
-    options = [*ARGUMENTS, *few, "--teacher", f"kdlib:resnet8@{given}", "--data", str(data)]
-    assert main(["distill", *options, "--out", str(tmp_path / "one")]) == 0
+def test_two_processes_leave_what_one_does_and_say_which_student_to_ship(
+    run, pictures, tmp_path, capsys
+):
+    teacher = f"kdlib:resnet8@{run[0] / 'teachers' / 'teacher-s1000.safetensors'}"
+    options = ["distill", "--data", str(pictures), "--teacher", teacher, *ARGUMENTS]
+    options += ["--methods", "one_hot,kd"]
+    assert main([*options, "--out", str(tmp_path / "one")]) == 0
+    first = capsys.readouterr().out
+    assert first.splitlines()[-1] == str((tmp_path / "one").resolve() / "report.html")
     start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    command = [*start, "-m", "kdlib", "distill", *options, "--out", str(tmp_path / "two")]
+    command = [*start, "-m", "kdlib", *options, "--out", str(tmp_path / "two")]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("Ship ") == 1
+    for said in (first, done.stdout):
+        assert said.count("Ship ") == 1
     for name in ("one_hot-s0", "kd-s0"):
-        one, two = (
-            load_file(tmp_path / n / "students" / f"{name}.safetensors") for n in ("one", "two")
-        )
+        files = [tmp_path / n / "students" / name for n in ("one", "two")]
+        one, two = (load_file(file.with_suffix(".safetensors")) for file in files)
         for tensor, values in one.items():
             torch.testing.assert_close(two[tensor], values, rtol=1e-5, atol=1e-5)
+        one, two = (json.loads(file.with_suffix(".json").read_text())["curves"] for file in files)
+        for of, values in one.items():
+            assert two[of] == pytest.approx(values, rel=1e-4)
+        one, two = (np.load(file.parents[1] / "predictions" / f"{name}-test.npz") for file in files)
+        np.testing.assert_allclose(two["log_p_label"], one["log_p_label"], rtol=1e-4, atol=1e-4)
     assert (tmp_path / "two" / "report.html").exists()
     assert CLASSES[0] in (tmp_path / "two" / "students" / "kd-s0.md").read_text()
+
+
+def test_the_command_refuses_in_one_sentence(pictures, tmp_path, capsys):
+    options = ["--teacher", "kdlib:resnet8", "--methods", "kd", "--out", str(tmp_path / "out")]
+    assert main(["distill", "--data", str(pictures), *ARGUMENTS, *options]) == 2
+    assert capsys.readouterr().err.startswith("kdlib: methods: must be one_hot")

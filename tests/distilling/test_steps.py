@@ -1,25 +1,46 @@
-"""Training on images that may lie on disk: the study's own loop, in one process or in two."""
+"""Training on images that may lie on disk: the study's own loop; and a batch norm of two processes.
 
-import os
-import subprocess
-import sys
-from pathlib import Path
+What two processes leave of a whole distillation is tested in test_run."""
 
-import pytest
 import torch
-from together import normed, said, trained
+from torch import distributed, nn
 
 from kdlib.asking.networks import named
 from kdlib.data import Data
-from kdlib.distilling import prepared
+from kdlib.distilling import prepared, processes
+from kdlib.distilling.listing import listing
 from kdlib.distilling.networks import fresh
-from kdlib.distilling.steps import shared
+from kdlib.distilling.prepared import data_of
+from kdlib.distilling.recipe import own, recipe
+from kdlib.distilling.steps import Once, shared
 from kdlib.distilling.views import Pictures
 from kdlib.step import Run, Stepper, method_loss
 from kdlib.teacher import frozen, weights_sha256
 from kdlib.train import fit, predict
 
-HERE = Path(__file__).parent
+COLOURS = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
+
+
+def trained(folder, student="kdlib:resnet8", workers=0, epochs=3):
+    """(Runs of one_hot and kd, trained in lockstep; their curves; images that were seen)."""
+    data = data_of(listing(folder), 20, "padded", *COLOURS, "cpu", workers)
+    teacher = Once(frozen(fresh(named("kdlib:resnet8"), 3, 7)))
+    fields = recipe(epochs=epochs, size=20, batch_size=16, lr=0.003)
+    fields |= {"student": student, "teacher": "kdlib:resnet8", "augment": "padded"}
+    runs = []
+    for name in ("one_hot", "kd"):
+        cfg = own(name, **fields)
+        model = fresh(named(student), 3, cfg.seed)
+        loss = method_loss(cfg, None, data.train)
+        runs.append(Run(cfg, model, loss, data, teacher if cfg.teacher else None))
+    seen = []
+    curves = fit(runs, shared(seen.append))
+    return runs, curves, sum(seen)
+
+
+def said(run):
+    """Logits of test."""
+    return processes.predicted(run.model, run.data.test.x, run.data)
 
 
 def weights(runs):
@@ -62,43 +83,34 @@ def test_a_network_that_draws_numbers_is_the_same_alone_and_beside_others(pictur
     assert weights([alone]) == weights([first])
 
 
-@pytest.fixture(scope="module")
-def in_two(pictures, tmp_path_factory):
-    """What `together` wrote in each of two processes."""
-    out = tmp_path_factory.mktemp("two") / "process"
-    command = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc-per-node",
-        "2",
-    ]
-    command += [HERE / "together.py", pictures, out]
-    path = os.pathsep.join([str(HERE.parents[1]), os.environ.get("PYTHONPATH", "")])
-    environment = os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(list(map(str, command)), env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return [torch.load(f"{out}.{rank}", weights_only=True) for rank in (0, 1)]
+def normed():
+    """The output of a batch norm over a batch dealt out among processes, its gradient, its mean and
+    variance."""
+    torch.manual_seed(0)
+    x = torch.randn(7, 3, 4, 4, dtype=torch.float64)
+    norm = nn.BatchNorm2d(3).double()
+    nn.init.normal_(norm.weight)
+    scale = torch.randn(7, 3, 4, 4, dtype=torch.float64)
+    if processes.count() > 1:
+        processes._synchronised(norm)
+    own = processes.part_of(x).clone().requires_grad_()
+    out = norm(own)
+    (out * processes.part_of(scale)).sum().backward()
+    return out.detach(), own.grad, norm.running_mean, norm.running_var
 
 
-def test_two_processes_train_the_networks_of_one(pictures, in_two):
-    runs, curves, seen = trained(pictures, epochs=1)
-    for held, found, logits, images, _ in in_two:
-        assert images == seen
-        for run, state, curve, own in zip(runs, held, found, curves, strict=True):
-            for name, values in run.model.state_dict().items():
-                torch.testing.assert_close(state[name], values, rtol=1e-5, atol=1e-5)
-            for name in own:
-                assert curve[name] == pytest.approx(own[name], rel=1e-5)
-        torch.testing.assert_close(logits, said(runs[1]), rtol=1e-4, atol=1e-4)
-    assert all(torch.equal(a, b) for a, b in zip(*(p[0][1].values() for p in in_two), strict=True))
-    assert torch.equal(in_two[0][2], in_two[1][2])
+def normed_in(rank, folder):
+    """The same in one of two processes, in a file."""
+    store = f"file://{folder}/store"
+    distributed.init_process_group("gloo", init_method=store, rank=rank, world_size=2)
+    torch.save(normed(), f"{folder}/{rank}.pt")
+    distributed.destroy_process_group()
 
 
-def test_a_batch_norm_of_two_processes_is_one_over_the_whole_batch(in_two):
+def test_a_batch_norm_of_two_processes_is_one_over_the_whole_batch(tmp_path):
+    torch.multiprocessing.start_processes(normed_in, (tmp_path,), 2, start_method="fork")
     out, gradient, mean, variance = normed()
-    parts = [part[-1] for part in in_two]
+    parts = [torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1)]
     torch.testing.assert_close(torch.cat([part[0] for part in parts]), out)
     torch.testing.assert_close(torch.cat([part[1] for part in parts]), gradient)
     for part in parts:

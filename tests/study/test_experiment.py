@@ -419,7 +419,7 @@ def test_a_short_run_is_not_kept_and_a_folder_that_cannot_be_written_stops_nothi
     run(CFG)
     monkeypatch.setattr(kept.Kept, "write", plain)
     (tmp_path / "file").write_text("")
-    monkeypatch.setattr(kept, "path_of", lambda key: tmp_path / "file" / key)
+    monkeypatch.setattr(kept, "path_of", lambda key, _: tmp_path / "file" / key)
     monkeypatch.setattr(kept, "EVERY", -1.0)
     assert run(replace(CFG, seed=1)).config.seed == 1
     assert "not kept" in capsys.readouterr().err
