@@ -102,27 +102,15 @@ def test_equal_margins_are_timms_task_with_complementary_weights(pair, batch, al
     torch.testing.assert_close(gradients(ours, x, y), gradients(timms, x, y), atol=1e-6, rtol=1e-5)
 
 
-def test_margins_of_0_are_one_hot(pair, batch):
+@pytest.mark.parametrize("form", ["classes", "columns", "pair"])
+def test_each_class_or_group_has_its_weight(pair, batch, form):
     x, y = batch
-    loss = task_of(pair, torch.zeros(C))(x, y)["loss"]
-    assert loss.item() == pytest.approx(nn.CrossEntropyLoss()(pair[0](x), y).item(), abs=1e-6)
-
-
-def test_each_class_has_its_weight(pair, batch):
-    x, y = batch
+    group = y if form == "classes" else torch.arange(N) // 4
     f, t = asked(pair, x)
-    by_hand = loss_by_hand(f, t, y.numpy(), MARGINS.numpy()[y])
-    assert task_of(pair, MARGINS)(x, y)["loss"].item() == pytest.approx(by_hand, abs=1e-5)
-
-
-@pytest.mark.parametrize("form", ["columns", "pair"])
-def test_groups_beside_the_classes_have_theirs(pair, batch, form):
-    x, y = batch
-    margin, group = torch.tensor([0.8, 0.2, 0.5]), torch.arange(N) // 4
-    f, t = asked(pair, x)
-    target = torch.stack((y, group), dim=1) if form == "columns" else [y, group]
-    by_hand = loss_by_hand(f, t, y.numpy(), margin.numpy()[group])
-    assert task_of(pair, margin)(x, target)["loss"].item() == pytest.approx(by_hand, abs=1e-5)
+    target = {"classes": y, "columns": torch.stack((y, group), dim=1), "pair": [y, group]}
+    by_hand = loss_by_hand(f, t, y.numpy(), MARGINS.numpy()[group])
+    loss = task_of(pair, MARGINS)(x, target[form])["loss"]
+    assert loss.item() == pytest.approx(by_hand, abs=1e-5)
 
 
 def test_a_soft_target_gives_the_mean_of_the_losses_of_its_labels(pair, batch):

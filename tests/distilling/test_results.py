@@ -4,7 +4,6 @@ import dataclasses
 import hashlib
 import json
 import re
-from dataclasses import dataclass
 from pathlib import Path
 
 import jsonschema
@@ -26,6 +25,8 @@ from kdlib.auditing.found import Found
 from kdlib.config import KdlibError
 from kdlib.distilling import cards, choice, results
 from kdlib.distilling.audited import told_apart
+from kdlib.distilling.examples import Examples, Files
+from kdlib.distilling.listing import PARTS, Listing
 from kdlib.models import build
 from kdlib.study import records
 from kdlib.study.records import Predictions
@@ -44,46 +45,19 @@ ABOUT = {
 }
 
 
-@dataclass(frozen=True)
-class Examples:
-    """As kdlib.distilling.listing has them."""
-
-    names: np.ndarray
-    y: np.ndarray
-    group: np.ndarray
-    folder: Path | None = None
-
-    def __len__(self):
-        return len(self.y)
-
-    def path(self, i):
-        return None if self.folder is None else self.folder / self.names[i]
-
-
-@dataclass(frozen=True)
-class Listing:
-    train: Examples
-    val: Examples
-    test: Examples
-    class_names: tuple
-    group_names: tuple
-    folder: Path
-    read: tuple = ("FOLDER: 6 folders, split by seed 0.",)
-
-    def sha256(self):
-        return hashlib.sha256(self.test.names.tobytes()).hexdigest()
-
-
-def examples(split, each, classes=6, folder=None):
+def examples(split, each, classes=6, folder=Path("FOLDER")):
     y = np.repeat(np.arange(classes), each)
     names = np.array([f"{split}/{k}/é {i}.png" for i, k in enumerate(y)])
-    return Examples(names, y, y, folder)
+    return Examples(names, y, y, Files(folder))
 
 
 def listing_of(names=CLASSES, folder=Path("FOLDER"), train=(150, 120, 60, 50, 10, 5), each=40):
-    y = np.repeat(np.arange(len(names)), train)
-    splits = [examples(split, each, len(names), None) for split in ("val", "test")]
-    return Listing(Examples(y.astype(str), y, y), *splits, tuple(names), tuple(names), folder)
+    splits = [
+        examples(part, n, len(names), folder)
+        for part, n in zip(PARTS, (train, each, each), strict=True)
+    ]
+    read = ("FOLDER: 6 folders, split by seed 0.",)
+    return Listing(*splits, tuple(names), tuple(names), read, folder)
 
 
 def logits_of(seed, y, strength, lost=0.0, classes=6):
@@ -138,7 +112,7 @@ def run(tmp_path_factory):
 
 def test_predictions_are_those_of_a_softmax_also_of_forty_thousand_classes():
     y = np.array([0, 39_999, 33_000])
-    split = Examples(np.array(["a", "b", "c"]), y, y)
+    split = Examples(np.array(["a", "b", "c"]), y, y, None)
     logits = torch.zeros(3, 40_000)
     logits[[0, 1, 2], [5, 39_999, 35_000]] = 20.0
     x = results.predictions(logits, split)
@@ -147,7 +121,7 @@ def test_predictions_are_those_of_a_softmax_also_of_forty_thousand_classes():
     expected = np.column_stack([by_hand[range(3), y], by_hand.max(axis=1)])
     np.testing.assert_allclose(x.log_p, expected, rtol=1e-6, atol=1e-9)
     # as records have them, up to their precision
-    few = Examples(np.array(["a"]), np.array([1]), np.array([0]))
+    few = Examples(np.array(["a"]), np.array([1]), np.array([0]), None)
     scores = torch.tensor([[1.0, 3.0, -2.0]])
     tensors = dataclasses.replace(few, y=torch.tensor([1]), group=torch.tensor([0]))
     ours, theirs = results.predictions(scores, few), records.predictions(scores, tensors)
@@ -321,9 +295,7 @@ def test_what_was_chosen_on_val_and_fails_on_test_is_shipped_with_a_warning(tmp_
 
 def test_a_group_without_a_validation_image_does_not_count():
     listing = listing_of(("a", "b", "c"), train=(9, 9, 9), each=10)
-    some = listing.val.y != 2
-    val = Examples(*(of[some] for of in (listing.val.names, listing.val.y, listing.val.group)))
-    listing = dataclasses.replace(listing, val=val)
+    listing = dataclasses.replace(listing, val=listing.val[listing.val.y != 2])
     students = exactly(listing, {"one_hot": [[50, 70]], "kd": [[60, 70]]})
     table = choice.scores(choice.by_method(students), listing)
     assert table.average.tolist() == [60, 65] and table["worst groups"].tolist() == [50, 60]
@@ -483,12 +455,11 @@ def test_classes_that_are_called_by_numbers_keep_their_gains(names, tmp_path, no
 
 
 def test_pictures_are_shown_where_images_are_files(tmp_path, no_pages):
-    listing = listing_of(each=20)
-    test = dataclasses.replace(listing.test, folder=tmp_path)
+    listing = listing_of(each=20, folder=tmp_path)
+    test = listing.test
     for i in range(len(test)):
         test.path(i).parent.mkdir(parents=True, exist_ok=True)
         PIL.Image.new("RGB", (8, 8), (i, 0, 0)).save(test.path(i))
-    listing = dataclasses.replace(listing, test=test)
     some = some_students(listing, ("one_hot", "kd"), 1)
     teacher = network(7, listing, 1.5)
     some[1] = dataclasses.replace(some[1], test=teacher[1])  # takes over all its mistakes
