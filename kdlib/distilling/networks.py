@@ -22,7 +22,6 @@ from kdlib.asking.networks import (
     untrained,
     weights_of,
 )
-from kdlib.asking.reduced import home_of
 from kdlib.config import KdlibError, count_of
 from kdlib.distilling.class_order import compared, config_beside, names_of
 from kdlib.reading.sentences import reason
@@ -62,30 +61,28 @@ def fresh(asked, classes, seed, say=None):
     return module.to(memory_format=torch.channels_last)
 
 
+@torch.random.fork_rng(devices=[])
+@torch.no_grad()
 def check_output(module, classes, size, name="the network"):
-    """KdlibError unless images (2, 3, size, size) give logits (2, classes).
+    """KdlibError unless images (2, 3, size, size), on the CPU, give logits (2, classes).
 
     Of a module with parameters that can be trained, in training mode too. It is left as it is, and
     so is the process's random state. name: what it is called in the sentence.
     """
     probe = copy.deepcopy(module)
-    home = home_of([probe]) or torch.device("cpu")
-    images = torch.zeros(2, 3, size, size, device=home)
     trains = any(parameter.requires_grad for parameter in probe.parameters())
     for mode in (False, True) if trains else (False,):
-        probe.train(mode)
         try:
-            with torch.random.fork_rng([home] if home.type == "cuda" else []), torch.no_grad():
-                logits = probe(images)
+            logits = probe.train(mode)(torch.zeros(2, 3, size, size))
         # whatever networks raise where images are too small, or not of the size they are made for
         except Exception as error:
             raise KdlibError(
                 f"{name}: takes no images of {size} x {size} ({reason(error)}); choose another "
                 "--size, or another network."
             ) from None
-        is_tensor = isinstance(logits, torch.Tensor)
-        found = f"shape {tuple(logits.shape)}" if is_tensor else f"a {type(logits).__name__}"
-        if not is_tensor or logits.shape != (2, classes):
+        shape = getattr(logits, "shape", None)
+        if shape != (2, classes):
+            found = f"a {type(logits).__name__}" if shape is None else f"shape {tuple(shape)}"
             raise KdlibError(
                 f"{name}: gives {found} for 2 images{' in training' if mode else ''}; a network "
                 f"that gives logits of shape (2, {classes}) is needed."

@@ -251,11 +251,6 @@ def test_what_it_cannot_use_it_refuses(pair, batch, margin, target, said):
     assert said in refused(task_of(pair, margin), batch[0], target)
 
 
-def test_it_refuses_what_the_margins_replace(pair):
-    said = refused(AdaAlphaTask, *pair, MARGINS, criterion=nn.CrossEntropyLoss())
-    assert "takes no criterion" in said
-
-
 # ---------------------------------------------------------------- several processes
 
 
