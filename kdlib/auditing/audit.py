@@ -71,7 +71,7 @@ class Audit(Found):
     choice: object = None  # distilling.choice.Choice: which student to ship, if that was asked
 
     heading = headline.title
-    answer = headline.answer
+    findings = headline.answer
     cautions = headline.cautions
     about = headline.about
     judge = verdicts.judge

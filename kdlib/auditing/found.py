@@ -4,6 +4,7 @@ import html
 import os
 from pathlib import Path
 
+from kdlib.auditing.headline import unbroken
 from kdlib.auditing.verdicts import Judgement
 from kdlib.config import KdlibError
 from kdlib.reading.read import file_and_columns
@@ -13,9 +14,13 @@ from kdlib.study.files import whole_file
 
 class Found:
     """Has title, read, warnings, inputs, choice (distilling.choice.Choice, or None), and is told by
-    heading, answer, cautions, about and judge.
+    heading, findings, cautions, about and judge.
 
     look: the module that shows it, with overview (a Table) and files ({suffix: text})."""
+
+    def answer(self):
+        """List of sentences: which student to ship, if that was asked, and what was found."""
+        return [*map(unbroken, self.choice.said if self.choice else ()), *self.findings()]
 
     def headline(self):
         """List of sentences: the answer, and what it cannot be taken for."""

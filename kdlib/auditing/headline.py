@@ -33,11 +33,6 @@ def title(a):
 
 
 def answer(a):
-    """List of sentences: which student to ship, if that was asked, and what was found."""
-    return [*map(unbroken, a.choice.said if a.choice else ()), *_found(a)]
-
-
-def _found(a):
     """List of sentences: which groups lost, the average, the bucket that gains least."""
     if np.allclose(a.groups.gain, 0, rtol=0, atol=1e-9):
         return [

@@ -3,7 +3,7 @@
 import itertools
 from dataclasses import replace
 
-from kdlib.auditing.headline import in_a_row, or_none, unbroken
+from kdlib.auditing.headline import in_a_row, or_none
 from kdlib.auditing.tables import CHANGED
 from kdlib.config import count_of
 from kdlib.evidence.words import told
@@ -34,12 +34,10 @@ def about(found, today):
 
 
 def answer(found):
-    """List of sentences: which student to ship, if that was asked; who harmed whom, who gains most
-    on average and in the worst groups."""
-    chosen = [*map(unbroken, found.choice.said if found.choice else ())]
+    """List of sentences: who harmed whom, who gains most on average and in the worst groups."""
     if len(found.audits) == 1:
-        return [*chosen, *found.first.answer()]
-    said = [*chosen, _whom(found), _on_average(found)]
+        return found.first.findings()
+    said = [_whom(found), _on_average(found)]
     if found.table.worst_k_gain.notna().all():
         said.append(_in_the_worst(found))
     return [sentence for sentence in said if sentence]

@@ -56,7 +56,7 @@ class Students(Found):
     choice: object = None  # distilling.choice.Choice: which student to ship, if that was asked
 
     heading = standing.title
-    answer = standing.answer
+    findings = standing.answer
     cautions = standing.cautions
     about = standing.about
     judge = verdicts.judge_students
