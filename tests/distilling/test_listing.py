@@ -346,7 +346,8 @@ def test_a_corrupt_image_is_named_when_it_is_opened(tmp_path):
     assert "No such file" in refused(found.train.open, 1) and found.train.sizes()[1] == -1
 
 
-def test_corrupt_images_are_left_out_if_asked_and_said(tmp_path):
+def test_corrupt_images_are_left_out_if_asked_and_said(tmp_path, monkeypatch):
+    monkeypatch.setattr("kdlib.distilling.listing.BLOCK", 5)
     heard = []
     found = listing(broken(tmp_path), skip_corrupt=True, say=heard.append)
     assert sizes(found) == {"train": [4, 4], "val": [4, 4], "test": [4, 4]}
