@@ -274,7 +274,7 @@ def test_recipes_are_those_that_are_published():
 
 
 def test_two_processes_leave_what_one_does_and_say_which_student_to_ship(
-    run, pictures, tmp_path, capsys
+    run, pictures, tmp_path, capsys, no_pages
 ):
     teacher = f"kdlib:resnet8@{run[0] / 'teachers' / 'teacher-s1000.safetensors'}"
     options = ["distill", "--data", str(pictures), "--teacher", teacher, *ARGUMENTS]
