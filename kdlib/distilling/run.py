@@ -8,12 +8,19 @@ import torch
 
 from kdlib.asking.networks import named
 from kdlib.config import FOLDS, KdlibError
-from kdlib.distilling import prepared, processes, results, written
+from kdlib.distilling import prepared, processes, rehearsal, results, written
 from kdlib.distilling.imagenet import imagenet_lt
 from kdlib.distilling.listing import listing
 from kdlib.distilling.lockstep import Lockstep, progress
 from kdlib.distilling.networks import check_output, colours, fresh, given
-from kdlib.distilling.recipe import TEACHER_SEED, check_batches, check_methods, own, recipe
+from kdlib.distilling.recipe import (
+    TEACHER_SEED,
+    check_batches,
+    check_methods,
+    networks,
+    own,
+    recipe,
+)
 from kdlib.distilling.steps import Once, shared
 from kdlib.losses import needs_margins
 from kdlib.step import Run, method_loss
@@ -29,8 +36,8 @@ METHODS = ("one_hot", "kd", "ada_alpha")  # by default
 
 def distil(
     data,
-    teacher,
-    student,
+    teacher=None,
+    student=None,
     methods=METHODS,
     out="distilled",
     *,
@@ -45,6 +52,7 @@ def distil(
     skip_corrupt=False,
     workers=None,
     device=None,
+    dry_run=False,
     say=print,
     **fields,
 ):
@@ -52,16 +60,18 @@ def distil(
 
     data: a folder, or a table of paths and labels; see listing.listing.
     teacher, student: LIBRARY:NAME, with @FILE or @pretrained for weights; a teacher without any is
-        trained here, on labels alone.
+        trained here, on labels alone. Only a preset has networks of its own.
     methods: of methods.METHODS and ARMS, one_hot among them.
     out: the folder of what is made. What is there already of the same distillation is kept.
     groups: a table of the group of each image, by its path; by default the classes.
     mean, std: of the colours that the student is shown; teacher_mean, teacher_std: the teacher.
+    dry_run: read everything, say how long the training would take here, and stop.
     fields: of recipe.Own, such as epochs, size, batch_size, lr, temperature, alpha.
 
     Returns the Audit, or Students, of the test images; None in all processes of torchrun but the
     first. KdlibError, in one sentence, for anything that cannot be used."""
     check_methods(methods)
+    teacher, student = networks(preset, teacher, student)
     asked_student, asked_teacher = named(student), named(teacher)
     fields = recipe(preset, **fields) | {"student": student, "teacher": asked_teacher.network}
     for name in methods:
@@ -82,6 +92,9 @@ def distil(
         sha256 = prepared.fingerprint(found, images)
         setting = written.Setting(Path(out), found, images, sha256, fields, device, say)
         try:
+            if dry_run:
+                say(rehearsal.told(setting, _parts(setting, asked_teacher, methods, seeds)))
+                return None
             one = _teacher(setting, asked_teacher, teacher_classes, teacher_mean, teacher_std)
             return _students(setting, one, asked_teacher, methods, seeds)
         except torch.OutOfMemoryError:
@@ -102,12 +115,27 @@ def _listed(data, groups, preset, skip_corrupt, say):
     return read(data, groups=groups, skip_corrupt=skip_corrupt, say=say)
 
 
+def _configs(setting, methods, seed):
+    """The Own of each method."""
+    fields = setting.fields | {"seed": seed, "teacher_seed": TEACHER_SEED}
+    return [own(name, **fields) for name in methods]
+
+
+def _parts(setting, asked_teacher, methods, seeds):
+    """[(Own of what is trained side by side, how often)] of a whole distillation."""
+    students = _configs(setting, methods, 0)
+    parts = [(students, seeds)]
+    crossfit = any(cfg.margin_source == "crossfit" for cfg in students)
+    times = (asked_teacher.file is None) + (FOLDS - 1) * crossfit  # each lacks a fold
+    if times:
+        fields = setting.fields | {"student": asked_teacher.network}
+        parts.append(([own(written.TEACHER, **fields)], times))
+    return parts
+
+
 def _students(setting, teacher, asked_teacher, methods, seeds):
     """The Audit, or Students, of what a Teacher teaches here."""
-    configs = []
-    for seed in range(seeds):
-        fields = setting.fields | {"seed": seed, "teacher_seed": TEACHER_SEED}
-        configs.append([own(name, **fields) for name in methods])
+    configs = [_configs(setting, methods, seed) for seed in range(seeds)]
     margins = _margins(setting, configs[0], teacher, asked_teacher)
     for of_seed in configs:
         train(setting, of_seed, teacher, margins)
