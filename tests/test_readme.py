@@ -28,6 +28,7 @@ ROOT = Path(__file__).parents[1]
 DOCUMENTS = (
     *("README.md", "RESULTS.md", "PROTOCOL.md", "CONTRIBUTING.md", "CHANGELOG.md"),
     *("data/README.md", "docs/audit.md", "docs/many_machines.md"),
+    *("docs/distil.md", "docs/own_trainer.md"),
 )
 PAGES = {name: (ROOT / name).read_text() for name in DOCUMENTS}
 README, PROTOCOL = PAGES["README.md"], PAGES["PROTOCOL.md"]

@@ -29,12 +29,13 @@ class Source:
         """(B, channels, H, W) float32 of the batch at (epoch, number): `size` in all processes."""
         if at != self.at:
             self.told(size)
-            if self.read:
-                cut = self.x.batch()
-            else:
-                cut = crop_and_flip(self.x, index, view, self.data.pad)
-            self.at, self.images = at, normalise(cut, self.data)
+            self.at, self.images = at, normalise(self._cut(index, view), self.data)
         return self.images
+
+    def _cut(self, index, view):
+        if self.read:
+            return self.x.batch()
+        return crop_and_flip(self.x, index, view, self.data.pad)
 
 
 class Once:
