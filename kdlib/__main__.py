@@ -173,6 +173,8 @@ def distill(args):
     """
     from kdlib.distilling.run import distil
 
+    if args.data is None:
+        raise KdlibError("distill needs --data PATH, a folder of images.")
     options = {name: value for name, value in vars(args).items() if name not in NO_OPTIONS}
     methods = [name for word in options.pop("methods") for name in word.split(",") if name]
     found = distil(methods=methods, say=functools.partial(print, flush=True), **options)
@@ -380,7 +382,7 @@ def _distill_options(add):
         "a folder of images with a folder per class, in train/, val/, test/ or alone; or a table "
     )
     data += "with the columns path and label, also group and split; or Parquet shards"
-    add("--data", required=True, metavar="PATH", help=data)
+    add("--data", metavar="PATH", help=data)
     weights = "LIBRARY:NAME@FILE, as in timm:resnet50@my.safetensors; LIBRARY is torchvision, timm "
     weights += "or kdlib; FILE may be pretrained; without @FILE it is trained here first"
     add("--teacher", metavar="NETWORK", help=weights)

@@ -136,6 +136,8 @@ def check(words):
             check_make(rest)
         case ["python", "-m", "kdlib", *rest]:
             check_kdlib(rest)
+        case ["torchrun", "--nproc-per-node", _, "-m", "kdlib", *rest]:
+            check_kdlib(rest)
         case ["papermill", *rest]:
             check_papermill(rest)
         case ["sbatch", *_, "--wrap", line]:
