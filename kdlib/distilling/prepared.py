@@ -129,6 +129,14 @@ def crossfit_margins(models, data, cfg):
     return margins, data.train.group.cpu()
 
 
+def counts(examples, configs):
+    """Numbers of images that networks are trained on: of all, and of all without each fold."""
+    y = torch.from_numpy(examples.y)
+    crossfit = any(cfg.margin_source == "crossfit" for cfg in configs)
+    folds = range(FOLDS) if crossfit else ()
+    return [len(y), *(int((fold_of(y) != k).sum()) for k in folds)]
+
+
 def without_fold(data, k):
     """The Data whose training images lack fold k."""
     return replace(data, train=some(data.train, fold_of(data.train.y.cpu()) != k))

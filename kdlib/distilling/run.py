@@ -1,5 +1,6 @@
 """A distillation of one's own: a baseline and students side by side, and whom they hurt."""
 
+import contextlib
 import functools
 import time
 from pathlib import Path
@@ -9,15 +10,17 @@ import torch
 from kdlib.asking.networks import named
 from kdlib.config import FOLDS, KdlibError
 from kdlib.distilling import prepared, processes, rehearsal, results, written
+from kdlib.distilling.checks import check_command
 from kdlib.distilling.imagenet import imagenet_lt
 from kdlib.distilling.listing import listing
-from kdlib.distilling.lockstep import Lockstep, progress
+from kdlib.distilling.lockstep import Lockstep, begins, progress
 from kdlib.distilling.networks import check_output, colours, fresh, given
 from kdlib.distilling.recipe import (
     TEACHER_SEED,
     check_batches,
     check_methods,
-    networks,
+    check_read,
+    networks_of,
     own,
     recipe,
 )
@@ -71,38 +74,50 @@ def distil(
     Returns the Audit, or Students, of the test images; None in all processes of torchrun but the
     first. KdlibError, in one sentence, for anything that cannot be used."""
     check_methods(methods)
-    teacher, student = networks(preset, teacher, student)
+    check_read(methods, fields)
+    teacher, student = networks_of(preset, teacher, student)
     asked_student, asked_teacher = named(student), named(teacher)
+    out, looks, teacher_looks = Path(out).expanduser(), (mean, std), (teacher_mean, teacher_std)
     fields = recipe(preset, **fields) | {"student": student, "teacher": asked_teacher.network}
-    for name in methods:
-        own(name, **fields)  # what is wrong is said before anything is read
+    # what is wrong is said before anything is read
+    configs = [own(name, **fields) for name in methods]
+    networks = asked_student, asked_teacher
+    check_command(data, out, networks, seeds, workers, looks, teacher_looks, teacher_classes)
     with processes.joined(device or default_device()) as device:
         say = _silent if processes.rank() else say
         check_methods(methods, processes.count())
         with processes.first_alone():
-            check_writable(Path(out))
+            check_writable(out)
             found = _listed(data, groups, preset, skip_corrupt, say)
             network = fresh(asked_student, len(found.class_names), 0, say)  # which may be fetched
-        check_batches(len(found.train), fields["batch_size"], processes.count())
+        check_batches(
+            prepared.counts(found.train, configs), fields["batch_size"], processes.count()
+        )
         check_output(network, len(found.class_names), fields["size"], student)
-        looks = colours(asked_student, network, mean, std)
+        looks = colours(asked_student, network, *looks)
         workers = prepared.default_workers() if workers is None else workers
         how = (fields["size"], fields["augment"], *looks, device, workers)
         images = prepared.data_of(found, *how)
         sha256 = prepared.fingerprint(found, images)
-        setting = written.Setting(Path(out), found, images, sha256, fields, device, say)
-        try:
-            if dry_run:
-                say(rehearsal.told(setting, _parts(setting, asked_teacher, methods, seeds)))
-                return None
-            one = _teacher(setting, asked_teacher, teacher_classes, teacher_mean, teacher_std)
+        setting = written.Setting(out, found, images, sha256, fields, device, say)
+        if dry_run:
+            say(rehearsal.told(setting, _parts(setting, asked_teacher, methods, seeds)))
+            return None
+        with written.alone(out), _in_memory_of_gpu(fields["batch_size"]):
+            one = _teacher(setting, asked_teacher, teacher_classes, *teacher_looks)
             return _students(setting, one, asked_teacher, methods, seeds)
-        except torch.OutOfMemoryError:
-            raise KdlibError(
-                f"--batch-size {fields['batch_size']}: does not fit into the memory of the GPU, in "
-                "which all methods are trained side by side; a smaller one, or fewer --methods at "
-                "a time, do."
-            ) from None
+
+
+@contextlib.contextmanager
+def _in_memory_of_gpu(batch_size):
+    """A block of work for which the memory of a GPU may be too small."""
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise KdlibError(
+            f"--batch-size {batch_size}: does not fit into the memory of the GPU, in which all "
+            "methods are trained side by side; a smaller one, or fewer --methods at a time, do."
+        ) from None
 
 
 def _silent(line):
@@ -211,6 +226,8 @@ def _of_fold(setting, network, fold):
 def train(setting, configs, teacher=None, margins=None, data=None):
     """Train in lockstep those that are not there yet, and write them."""
     todo = [cfg for cfg in configs if not written.is_there(setting, cfg, teacher)]
+    if there := [cfg.key() for cfg in configs if cfg not in todo]:
+        setting.say(f"Trained before, and kept: {', '.join(there)}.")
     if not todo:
         return
     data = data or setting.data
@@ -221,6 +238,7 @@ def train(setting, configs, teacher=None, margins=None, data=None):
     done = max((state["epoch"] for state in before.values()), default=0)
     name = ", ".join(cfg.key() for cfg in going)
     images = len(data.train)
+    setting.say(begins(going, images, done))
     start = time.monotonic()
     ask = _live(setting, teacher, going[0]) if teacher else None
     runs = [_run(setting, cfg, data, ask, margins, lockstep, before) for cfg in going]
@@ -239,13 +257,17 @@ def train(setting, configs, teacher=None, margins=None, data=None):
     kept.remove()
 
 
-def _stepper(setting, cfg, lockstep, told):
-    """What takes the steps: of kdlib's own networks and images on one GPU the study's graphs, where
-    progress is told of epochs."""
+def _on_graphs(setting, cfg):
+    """Whether steps are the study's captured ones: of kdlib's networks and images on one GPU."""
     x = setting.data.train.x
     on_one_gpu = isinstance(x, torch.Tensor) and x.is_cuda and processes.count() == 1
-    if on_one_gpu and named(cfg.student).library == "kdlib":
-        lockstep.told = functools.partial(told, len(x))
+    return on_one_gpu and named(cfg.student).library == "kdlib"
+
+
+def _stepper(setting, cfg, lockstep, told):
+    """What takes the steps; of captured ones progress is told by the epoch."""
+    if _on_graphs(setting, cfg):
+        lockstep.told = functools.partial(told, len(setting.data.train))
         return None
     return shared(told)
 
@@ -255,15 +277,15 @@ def _kept(setting, todo, teacher):
     same = machine(setting.device, todo[0].precision)
     del same["git"]  # they may go on with later code
     same |= {"data": setting.data_sha256, "teacher": teacher and teacher.sha256}
-    same["configs"] = [cfg.fields() for cfg in todo]
+    same["configs"] = [written.recipe_of(cfg) for cfg in todo]
     name = "-and-".join(cfg.key() for cfg in todo[:2])
     return Kept(name, same, 1, setting.say, setting.out)
 
 
 def _live(setting, teacher, cfg):
-    """The teacher as it is asked in a step: of images in memory its table, where there is room."""
+    """The teacher as it is asked in a step: once for all students; by captured ones its table."""
     data = setting.data
-    if isinstance(data.train.x, torch.Tensor) and processes.count() == 1:
+    if _on_graphs(setting, cfg):
         return teacher_of(teacher.module, data, setting.data_sha256, cfg, _silent, setting.say)
     return Once(frozen(teacher.module))
 

@@ -12,8 +12,12 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 from torchvision.transforms import functional
 
+from kdlib.asking.models import with_progress
 from kdlib.config import KdlibError
 from kdlib.data import Data, Split, crop_and_flip, padded, view_count
+from kdlib.distilling import processes
+from kdlib.reading.sentences import reason
+from kdlib.study import stopping
 
 MIDDLE = -1  # in place of the number of a view: the image as it is shown to a trained network
 PAD = 4  # pixels, of "padded" views
@@ -24,6 +28,7 @@ AUGMENTATIONS = {
     "none": "the image as it is",
 }
 EVALUATED = 256  # images in a batch at most, in prediction
+SLOW = 5.0  # seconds after which a bar shows how far reading is
 VIEWS = {"resized": RANDOM_VIEWS, "padded": view_count(PAD), "none": 1}
 
 
@@ -111,7 +116,11 @@ class Pictures:
         """Yield batches (B, S, S, 3) uint8 on the device, in order: the middles of all images."""
         rows = np.array_split(np.arange(len(self)), -(-len(self) // min(size, EVALUATED)) or 1)
         batches = [[(int(row), MIDDLE) for row in some] for some in rows if len(some)]
-        yield from map(self._here, self._loader(batches, keep=False))
+        read = self._read(self._loader(batches, keep=False))
+        if not processes.rank():
+            shown = {"desc": "images read", "unit": "batch", "total": len(batches)}
+            read = with_progress(read, **shown, delay=SLOW, leave=False)
+        yield from map(self._here, read)
 
     def begin(self, batches):
         """Start to read the batches of an epoch: a list of (index (B,), view (B,))."""
@@ -119,11 +128,26 @@ class Pictures:
         self.batches[:] = map(list, pairs)
         if self.loader is None:
             self.loader = self._loader(self.batches, keep=True)
-        self.coming = iter(self.loader)
+        self.coming = self._read(self.loader)
 
     def batch(self):
         """(B, S, S, 3) uint8 on the device: the next batch of the epoch."""
         return self._here(next(self.coming))
+
+    def _read(self, loader):
+        """Yield the batches of a loader. KdlibError if one of its workers dies."""
+        with stopping.held():  # what ends this process is not heard by workers, which it ends
+            batches = iter(loader)
+        try:
+            yield from batches
+        except RuntimeError as error:
+            if "DataLoader worker" not in str(error):
+                raise
+            raise KdlibError(
+                f"--workers {self.workers}: a process that reads images has died ({reason(error)});"
+                " memory may be short, or shared memory (/dev/shm): fewer workers need less, and "
+                "--workers 0 needs none. The same command goes on."
+            ) from None
 
     def _here(self, images):
         if isinstance(images, KdlibError):
