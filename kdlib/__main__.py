@@ -383,8 +383,8 @@ def _distill_options(add):
     add("--data", required=True, metavar="PATH", help=data)
     weights = "LIBRARY:NAME@FILE, as in timm:resnet50@my.safetensors; LIBRARY is torchvision, timm "
     weights += "or kdlib; FILE may be pretrained; without @FILE it is trained here first"
-    add("--teacher", required=True, metavar="NETWORK", help=weights)
-    add("--student", required=True, metavar="NETWORK", help="the same; begins with @FILE, if any")
+    add("--teacher", metavar="NETWORK", help=weights)
+    add("--student", metavar="NETWORK", help="the same; begins with @FILE, if any")
     usual = ["one_hot", "kd", "ada_alpha"]
     names = "one_hot, the baseline, and others; default: " + ",".join(usual)
     add("--methods", nargs="+", default=usual, metavar="NAME", help=names)
@@ -392,7 +392,7 @@ def _distill_options(add):
     groups = "the group of each image: columns path and group; default: the classes"
     add("--groups", **FILE, help=groups)
     add("--seeds", **COUNT, default=1, help="students of each method; default: 1")
-    preset = "recipe, and with imagenet-lt the published lists: imagenet, imagenet-lt"
+    preset = "imagenet or imagenet-lt: recipe, networks, and the published lists of the long tail"
     add("--preset", metavar="NAME", help=preset)
     add("--epochs", **COUNT, help="default: 90")
     add("--size", **COUNT, help="pixels of an image's side; default: 224")
@@ -415,6 +415,8 @@ def _distill_options(add):
     add("--skip-corrupt", action="store_true", help=skip)
     add("--workers", type=int, metavar="N", help="processes that read images; default: by cores")
     add("--device", choices=("cpu", "cuda"), help="default: cuda if torch can use it, else cpu")
+    dry = "read everything, say how long the training would take here, and stop"
+    add("--dry-run", action="store_true", help=dry)
 
 
 def main(argv=None):

@@ -30,7 +30,7 @@ class Files:
     def size(self, name):
         """Bytes of an image, -1 where it is gone."""
         try:
-            return os.stat(self.path(name)).st_size
+            return os.stat(os.path.join(self.folder, name)).st_size
         except OSError:
             return -1
 

@@ -57,7 +57,8 @@ def imagenet_lt(folder, lists=None, groups=None, skip_corrupt=False, say=None):
             f"lists, the first {quoted(gone[0])}."
         )
     said = f"{folder}: ImageNet-LT by the lists in {where}, whose counts are the published ones."
-    found = Found(np.array(names, dtype=str), y, part, class_names, Files(folder), said)
+    names = np.array(names, dtype=str)
+    found = Found(folder, names, y, part, class_names, Files(folder), said)
     return finished(found, groups, skip_corrupt=skip_corrupt, say=say)
 
 

@@ -5,7 +5,7 @@ N images. Whatever cannot be used raises a KdlibError that names it.
 
 import hashlib
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +14,7 @@ from kdlib.asking.models import with_progress
 from kdlib.config import count_of
 from kdlib.distilling.examples import Examples
 from kdlib.distilling.shards import files_in, image_column, of_shards
-from kdlib.distilling.sources import GROUPS, of_folders, of_table
+from kdlib.distilling.sources import GROUPS, by_path, of_folders, of_table
 from kdlib.distilling.splits import PARTS, TRAIN, counted, dealt, lacking
 from kdlib.reading.formats import is_known
 from kdlib.reading.read import source
@@ -89,18 +89,19 @@ def finished(found, groups=None, seed=0, skip_corrupt=False, say=None):
     if groups is not None:
         values, sentence = _given_groups(groups, found.names, found.home.folder)
         read.append(sentence)
-    group = found.y
-    group_names = found.class_names
-    if values is not None:
-        held, group = np.unique(values, return_inverse=True)
-        group_names = tuple(map(str, held.tolist()))
-    pool = Examples(found.names, found.y, group.astype(np.int64), found.home)
     part = found.part
+    pool = Examples(found.names, found.y, found.y, found.home)
     if skip_corrupt:
         whole, sentence = _readable(pool)
+        read.append(sentence)
         pool = pool[whole]
         part = part[whole]
-        read.append(sentence)
+        values = None if values is None else values[whole]
+    group_names = found.class_names
+    if values is not None:  # of the images that are left
+        held, group = np.unique(values, return_inverse=True)
+        group_names = tuple(map(str, held.tolist()))
+        pool = replace(pool, group=group.astype(np.int64))
     _check_classes(found, pool.y[part == TRAIN])
     part, how = dealt(pool.y, part, seed)
     read.append(f"Split: {counted(part)} images; {how}.")
@@ -111,8 +112,8 @@ def finished(found, groups=None, seed=0, skip_corrupt=False, say=None):
     for name, split in splits.items():
         if not len(split):
             raise AuditError(
-                f"{found.home.folder}: no image is left for {name}, as no class has enough; "
-                "each part needs some."
+                f"{found.data}: {name} has no image ({how}); each of train, val and test "
+                "needs some."
             )
     for sentence in read if say else ():
         say(sentence)
@@ -124,19 +125,19 @@ def _check_classes(found, y):
     """AuditError unless there are two classes, and each is among the labels y of train."""
     classes = count_of(len(found.class_names), "class", "classes")
     if len(found.class_names) < 2:
-        raise AuditError(f"{found.home.folder}: has {classes}; a network needs two to tell apart.")
+        raise AuditError(f"{found.data}: has {classes}; a network needs two to tell apart.")
     held = np.bincount(y, minlength=len(found.class_names))
     without = [found.class_names[c] for c in np.flatnonzero(held == 0)]
     if without:
         raise AuditError(
-            f"{found.home.folder}: train has no image of {len(without):,} of {classes}: "
+            f"{found.data}: train has no image of {len(without):,} of {classes}: "
             f"{listed(without)}; add some, or remove the class everywhere."
         )
 
 
 def _given_groups(groups, names, folder):
     """((N,) names or numbers of the groups of images by a table, how in words)."""
-    found = source(groups, "groups")
+    found = by_path(source(groups, "groups"))
     if found.ids is None:
         raise found.error("must name the image of each row, in a column called path.")
     column = found.one(GROUPS, "the groups")
@@ -154,7 +155,7 @@ def _given_groups(groups, names, folder):
         wrong.append(f"lacks {images}, the first {quoted(str(names[without[0]]))}")
     if wrong:
         raise found.error(
-            f"{' and '.join(wrong)}; it must have one row for each of the "
+            f"{', and '.join(wrong)}; it must have one row for each of the "
             f"{count_of(len(names), 'image')} of {folder}."
         )
     said = f"{found.name}: {count_of(len(set(values.tolist())), 'group')}, joined by path."

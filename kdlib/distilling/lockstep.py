@@ -22,6 +22,7 @@ class Lockstep:
         """kept: their Kept; keys: of the runs that go on."""
         self.kept, self.expected = kept, set(keys)
         self.epoch, self.states = None, {}
+        self.told = lambda: None  # hears that an epoch began to end
 
     def after_epoch(self, key, epoch, state):
         """One of them has ended an epoch; state(): what its next one depends on."""
@@ -29,6 +30,7 @@ class Lockstep:
             if self.epoch is not None:
                 self.expected = set(self.states)
             self.epoch, self.states = epoch, {}
+            self.told()
         self.states[key] = state
         if self.states.keys() >= self.expected and self.kept.due() and not processes.rank():
             states = {key: state() for key, state in self.states.items()}

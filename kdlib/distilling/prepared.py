@@ -66,8 +66,10 @@ def in_frame(module, data, mean, std):
     return Renormalised(module, data.mean, data.std, mean, std).to(data.train.y.device).eval()
 
 
-def asked(module, sha256, data):
-    """The Teacher of a network in the frame of `data`. KdlibError if it is near chance on val."""
+def asked(module, sha256, data, helps):
+    """The Teacher of a network in the frame of `data`. KdlibError if it is near chance on val.
+
+    helps: what may help then."""
     val, test = (processes.predicted(module, split.x, data) for split in (data.val, data.test))
     y = data.val.y.cpu()
     right = (val.argmax(dim=1) == y).double()
@@ -76,8 +78,7 @@ def asked(module, sha256, data):
     if accuracy < min(2 * chance, chance + 0.1 * (1 - chance)):
         raise KdlibError(
             f"--teacher: is right in {100 * accuracy:.1f} % of the held-out images, mean over "
-            f"{data.classes} classes, which is near chance ({100 * chance:.1f} %); are its classes "
-            "in the order of the folders' names, and its images prepared as it was trained?"
+            f"{data.classes} classes, which is near chance ({100 * chance:.1f} %); {helps}."
         )
     return Teacher(module, sha256, val, test)
 

@@ -20,6 +20,9 @@ PRESETS = {
     "imagenet": USUAL | {"batch_size": 512, "decay": "step", "milestones": (30, 60, 80)},
 }
 PRESETS["imagenet-lt"] = PRESETS["imagenet"]
+# of these presets: a teacher that is larger than the student, and one like it
+PRESET_TEACHERS = ("torchvision:resnet50", "torchvision:resnet18")
+PRESET_STUDENT = "torchvision:resnet18"
 RATE = 0.1 / 256  # peak learning rate for each image of a batch (Goyal et al. 2017)
 
 
@@ -51,6 +54,16 @@ def own(name, **fields):
     fields = {"name": name} | fields | (ARMS[name].fields if name in ARMS else method)
     idle = loss_fields() - set(METHODS[fields["method"]].knobs)
     return Own(**{field: value for field, value in fields.items() if field not in idle})
+
+
+def networks(preset, teacher, student):
+    """(teacher, student) as they are called; those of a preset where they are not given."""
+    if preset in PRESETS:
+        return teacher or PRESET_TEACHERS[0], student or PRESET_STUDENT
+    for role, text in (("teacher", teacher), ("student", student)):
+        if text is None:
+            raise KdlibError(f"--{role}: name a network, as in --{role} torchvision:resnet18.")
+    return teacher, student
 
 
 def check_methods(names, processes=1):

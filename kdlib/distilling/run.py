@@ -1,63 +1,43 @@
 """A distillation of one's own: a baseline and students side by side, and whom they hurt."""
 
-import json
+import functools
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from kdlib.asking.networks import named
 from kdlib.config import FOLDS, KdlibError
-from kdlib.distilling import prepared, processes, results
+from kdlib.distilling import prepared, processes, rehearsal, results, written
 from kdlib.distilling.imagenet import imagenet_lt
-from kdlib.distilling.listing import Listing, listing
+from kdlib.distilling.listing import listing
 from kdlib.distilling.lockstep import Lockstep, progress
 from kdlib.distilling.networks import check_output, colours, fresh, given
-from kdlib.distilling.recipe import TEACHER_SEED, check_batches, check_methods, own, recipe
+from kdlib.distilling.recipe import (
+    TEACHER_SEED,
+    check_batches,
+    check_methods,
+    networks,
+    own,
+    recipe,
+)
 from kdlib.distilling.steps import Once, shared
-from kdlib.distilling.views import AUGMENTATIONS, OwnData
 from kdlib.losses import needs_margins
 from kdlib.step import Run, method_loss
-from kdlib.study.files import check_writable, whole_file
+from kdlib.study.files import check_writable
 from kdlib.study.kept import Kept
 from kdlib.study.machine import default_device, machine
 from kdlib.study.table_cache import teacher_of
-from kdlib.teacher import frozen, weights_sha256
+from kdlib.teacher import frozen
 from kdlib.train import fit
 
 METHODS = ("one_hot", "kd", "ada_alpha")  # by default
-NETWORKS = ("teacher", "student")
-IN_WORDS = (*NETWORKS, "augment")
-TEACHER = "teacher"  # name of what is trained on labels alone before the students
-
-
-@dataclass(frozen=True)
-class Setting:
-    """What all networks of a distillation share."""
-
-    out: Path
-    listing: Listing
-    data: OwnData
-    data_sha256: str
-    fields: dict  # of Own
-    device: str
-    say: Callable  # of a sentence; does nothing but in the first process
-
-    @property
-    def about(self):
-        """The recipe, as results tell it."""
-        shown = {name: value for name, value in self.fields.items() if name not in IN_WORDS}
-        looks = {"mean": self.data.mean, "std": self.data.std}
-        views = {"views in training": AUGMENTATIONS[self.fields["augment"]]}
-        return {name: self.fields[name] for name in NETWORKS} | shown | looks | views
 
 
 def distil(
     data,
-    teacher,
-    student,
+    teacher=None,
+    student=None,
     methods=METHODS,
     out="distilled",
     *,
@@ -72,6 +52,7 @@ def distil(
     skip_corrupt=False,
     workers=None,
     device=None,
+    dry_run=False,
     say=print,
     **fields,
 ):
@@ -79,16 +60,18 @@ def distil(
 
     data: a folder, or a table of paths and labels; see listing.listing.
     teacher, student: LIBRARY:NAME, with @FILE or @pretrained for weights; a teacher without any is
-        trained here, on labels alone.
+        trained here, on labels alone. Only a preset has networks of its own.
     methods: of methods.METHODS and ARMS, one_hot among them.
     out: the folder of what is made. What is there already of the same distillation is kept.
     groups: a table of the group of each image, by its path; by default the classes.
     mean, std: of the colours that the student is shown; teacher_mean, teacher_std: the teacher.
+    dry_run: read everything, say how long the training would take here, and stop.
     fields: of recipe.Own, such as epochs, size, batch_size, lr, temperature, alpha.
 
     Returns the Audit, or Students, of the test images; None in all processes of torchrun but the
     first. KdlibError, in one sentence, for anything that cannot be used."""
     check_methods(methods)
+    teacher, student = networks(preset, teacher, student)
     asked_student, asked_teacher = named(student), named(teacher)
     fields = recipe(preset, **fields) | {"student": student, "teacher": asked_teacher.network}
     for name in methods:
@@ -99,16 +82,19 @@ def distil(
         with processes.first_alone():
             check_writable(Path(out))
             found = _listed(data, groups, preset, skip_corrupt, say)
+            network = fresh(asked_student, len(found.class_names), 0, say)  # which may be fetched
         check_batches(len(found.train), fields["batch_size"], processes.count())
-        network = fresh(asked_student, len(found.class_names), 0, say)
         check_output(network, len(found.class_names), fields["size"], student)
         looks = colours(asked_student, network, mean, std)
         workers = prepared.default_workers() if workers is None else workers
         how = (fields["size"], fields["augment"], *looks, device, workers)
         images = prepared.data_of(found, *how)
         sha256 = prepared.fingerprint(found, images)
-        setting = Setting(Path(out), found, images, sha256, fields, device, say)
+        setting = written.Setting(Path(out), found, images, sha256, fields, device, say)
         try:
+            if dry_run:
+                say(rehearsal.told(setting, _parts(setting, asked_teacher, methods, seeds)))
+                return None
             one = _teacher(setting, asked_teacher, teacher_classes, teacher_mean, teacher_std)
             return _students(setting, one, asked_teacher, methods, seeds)
         except torch.OutOfMemoryError:
@@ -124,30 +110,39 @@ def _silent(line):
 
 
 def _listed(data, groups, preset, skip_corrupt, say):
-    if preset == "imagenet-lt":
-        return imagenet_lt(data)
-    return listing(data, groups, skip_corrupt=skip_corrupt, say=say)
+    """The Listing of own images, or of ImageNet-LT."""
+    read = imagenet_lt if preset == "imagenet-lt" else listing
+    return read(data, groups=groups, skip_corrupt=skip_corrupt, say=say)
+
+
+def _configs(setting, methods, seed):
+    """The Own of each method."""
+    fields = setting.fields | {"seed": seed, "teacher_seed": TEACHER_SEED}
+    return [own(name, **fields) for name in methods]
+
+
+def _parts(setting, asked_teacher, methods, seeds):
+    """[(Own of what is trained side by side, how often)] of a whole distillation."""
+    students = _configs(setting, methods, 0)
+    parts = [(students, seeds)]
+    crossfit = any(cfg.margin_source == "crossfit" for cfg in students)
+    times = (asked_teacher.file is None) + (FOLDS - 1) * crossfit  # each lacks a fold
+    if times:
+        fields = setting.fields | {"student": asked_teacher.network}
+        parts.append(([own(written.TEACHER, **fields)], times))
+    return parts
 
 
 def _students(setting, teacher, asked_teacher, methods, seeds):
     """The Audit, or Students, of what a Teacher teaches here."""
-    configs = []
-    for seed in range(seeds):
-        fields = setting.fields | {"seed": seed, "teacher_seed": TEACHER_SEED}
-        configs.append([own(name, **fields) for name in methods])
+    configs = [_configs(setting, methods, seed) for seed in range(seeds)]
     margins = _margins(setting, configs[0], teacher, asked_teacher)
     for of_seed in configs:
         train(setting, of_seed, teacher, margins)
     if processes.rank():
         return None
-    students = [_trained(setting, cfg) for of_seed in configs for cfg in of_seed]
-    said = [
-        results.predictions(logits, getattr(setting.listing, name))
-        for name, logits in (("val", teacher.val), ("test", teacher.test))
-    ]
-    for name, x in zip(("val", "test"), said, strict=True):
-        file = results.place(setting.out, TEACHER, name)
-        results.write_predictions(file, getattr(setting.listing, name), x)
+    students = [written.trained(setting, cfg) for of_seed in configs for cfg in of_seed]
+    said = written.write_teacher(setting, teacher)
     about = setting.about | {"teacher_sha256": teacher.sha256}
     return results.finished(setting.out, setting.listing, said, students, about, setting.say)
 
@@ -157,14 +152,17 @@ def _students(setting, teacher, asked_teacher, methods, seeds):
 
 def _teacher(setting, network, names_file, mean, std):
     """The Teacher; one without weights is trained first."""
+    helps = "its classes may come in another order (--teacher-classes), or its images in other "
+    helps += "colours (--teacher-mean, --teacher-std)"
     if network.file is None:
         network = _trained_here(setting, network)
+        helps = "train longer, or with another learning rate"
     one = given(network, setting.listing.class_names, names_file, mean, std)
     for sentence in one.said:
         setting.say(sentence)
     check_output(one.module, len(setting.listing.class_names), setting.fields["size"], network.text)
     module = prepared.in_frame(one.module, setting.data, one.mean, one.std)
-    found = prepared.asked(module, one.sha256, setting.data)
+    found = prepared.asked(module, one.sha256, setting.data, helps)
     setting.say(prepared.accuracies(found, setting.data))
     return found
 
@@ -174,10 +172,10 @@ def _trained_here(setting, network, fold=None):
 
     fold: of the training images, which it is not shown."""
     fields = setting.fields | {"student": network.network, "seed": TEACHER_SEED, "fold": fold}
-    cfg = own(TEACHER, **fields)
+    cfg = own(written.TEACHER, **fields)
     data = setting.data if fold is None else prepared.without_fold(setting.data, fold)
     train(setting, [cfg], data=data)
-    return named(f"{network.network}@{_weights(setting, cfg)}")
+    return named(f"{network.network}@{written.weights_of(setting, cfg)}")
 
 
 def _margins(setting, configs, teacher, network):
@@ -212,7 +210,7 @@ def _of_fold(setting, network, fold):
 
 def train(setting, configs, teacher=None, margins=None, data=None):
     """Train in lockstep those that are not there yet, and write them."""
-    todo = [cfg for cfg in configs if not _there(setting, cfg, teacher)]
+    todo = [cfg for cfg in configs if not written.is_there(setting, cfg, teacher)]
     if not todo:
         return
     data = data or setting.data
@@ -227,18 +225,29 @@ def train(setting, configs, teacher=None, margins=None, data=None):
     ask = _live(setting, teacher, going[0]) if teacher else None
     runs = [_run(setting, cfg, data, ask, margins, lockstep, before) for cfg in going]
     with progress(name, images * going[0].epochs, images * done, setting.say) as told:
-        outcomes = fit(runs, shared(told))
+        outcomes = fit(runs, _stepper(setting, going[0], lockstep, told))
     seconds = kept.before["seconds"] + time.monotonic() - start
     failures = [f"{cfg.key()} diverged before a stop" for cfg in todo if cfg not in going]
     for run, outcome in zip(runs, outcomes, strict=True):
         if isinstance(outcome, KdlibError):
             failures.append(str(outcome).rstrip("."))
         else:
-            _write(setting, run, outcome, teacher, seconds)
+            written.write(setting, run, outcome, teacher, seconds)
     processes.wait()
     if failures:
         raise KdlibError(f"{'; '.join(failures)}; what did not fail is kept in {setting.out}.")
     kept.remove()
+
+
+def _stepper(setting, cfg, lockstep, told):
+    """What takes the steps: of kdlib's own networks and images on one GPU the study's graphs, where
+    progress is told of epochs."""
+    x = setting.data.train.x
+    on_one_gpu = isinstance(x, torch.Tensor) and x.is_cuda and processes.count() == 1
+    if on_one_gpu and named(cfg.student).library == "kdlib":
+        lockstep.told = functools.partial(told, len(x))
+        return None
+    return shared(told)
 
 
 def _kept(setting, todo, teacher):
@@ -269,80 +278,3 @@ def _run(setting, cfg, data, ask, margins, lockstep, before):
 
     teacher = ask if cfg.teacher else None
     return Run(cfg, network, loss, data, teacher, after_epoch, before.get(cfg.key()))
-
-
-# ---------------------------------------------------------------- what is written
-
-
-def _weights(setting, cfg):
-    """The file of a network's weights."""
-    folder = "teachers" if cfg.name == TEACHER else "students"
-    return setting.out / folder / f"{cfg.key()}.safetensors"
-
-
-def _facts(setting, cfg, teacher):
-    """What must be the same for a network on disk to be the one that is asked for."""
-    sha256 = teacher.sha256 if teacher and cfg.teacher else None
-    same = {"config": cfg.fields(), "data": setting.data_sha256, "teacher_sha256": sha256}
-    return json.loads(json.dumps(same))  # as it will be read
-
-
-def _there(setting, cfg, teacher):
-    """Whether a network is on disk. KdlibError if another one is, in its place."""
-    path = _weights(setting, cfg).with_suffix(".json")
-    if not path.exists():
-        return False
-    held = _read_facts(path)
-    for name, value in _facts(setting, cfg, teacher).items():
-        if held.get(name) == value:
-            continue
-        what = {"data": "other images", "teacher_sha256": "another teacher"}.get(name)
-        if what is None:
-            before = dict(held.get(name) or {})
-            field = next(field for field in value if before.get(field) != value[field])
-            what = f"{field}={before.get(field)!r}, and {value[field]!r} is asked for"
-        raise KdlibError(f"{path}: is of {what}; choose another --out, or delete that folder.")
-    return True
-
-
-def _read_facts(path):
-    try:
-        held = json.loads(path.read_text())
-        return dict(held) | {"weights_sha256": held["weights_sha256"]}
-    except (ValueError, TypeError, KeyError) as error:
-        raise KdlibError(f"{path}: is damaged ({error}); delete it and run again.") from None
-
-
-def _trained(setting, cfg):
-    """The results.Trained of a student on disk."""
-    held = _read_facts(_weights(setting, cfg).with_suffix(".json"))
-    said = {}
-    for name in ("val", "test"):
-        file = results.place(setting.out, cfg.key(), name)
-        said[name] = results.read_predictions(file, getattr(setting.listing, name))
-    return results.Trained(cfg.name, cfg.seed, **said, sha256=held["weights_sha256"])
-
-
-def _write(setting, run, curves, teacher, seconds):
-    """Write what a network predicts, its weights and, when all is there, its facts."""
-    cfg, data = run.cfg, setting.data
-    names = () if cfg.name == TEACHER else ("val", "test")
-    logits = {}
-    for name in names:
-        logits[name] = processes.predicted(run.model, getattr(data, name).x, data)
-    if processes.rank():
-        return
-    for name in names:
-        examples = getattr(setting.listing, name)
-        file = results.place(setting.out, cfg.key(), name)
-        results.write_predictions(file, examples, results.predictions(logits[name], examples))
-    about = setting.about | {"student": cfg.student}
-    results.save_weights(_weights(setting, cfg), run.model, about, setting.listing)
-    facts = _facts(setting, cfg, teacher) | {
-        "weights_sha256": weights_sha256(run.model),
-        "curves": curves,
-        "seconds": round(seconds, 1),
-        **machine(setting.device, cfg.precision),
-    }
-    with whole_file(_weights(setting, cfg).with_suffix(".json")) as temporary:
-        temporary.write_text(json.dumps(facts, indent=1))

@@ -81,7 +81,7 @@ def of_shards(folder, files):
     part = np.maximum(part, TRAIN)
     groups = None if any(g is None for g in groups) else np.concatenate(groups)
     home = Shards(folder, content, first)
-    return Found(np.array(names, dtype=str), y, part, class_names, home, said, groups)
+    return Found(folder, np.array(names, dtype=str), y, part, class_names, home, said, groups)
 
 
 def part_of(file, folder):

@@ -27,6 +27,7 @@ IN_TRAIN = "each class needs a folder in train, called alike"
 class Found:
     """All images of a data set in one list, before it is split where it does not say how."""
 
+    data: Path  # what was read: a folder or a file
     names: np.ndarray  # (N,) of str, as in Examples
     y: np.ndarray  # (N,) int64
     part: np.ndarray  # (N,) int8, place in PARTS; all TRAIN where the data say nothing
@@ -48,7 +49,8 @@ def of_folders(folder):
         passed = [folder / name for name in _inside(folder)[0]]
         passed = [path for path in passed if path not in roots.values()]
     for k, root in roots.items():
-        inside, beside = _inside(root)
+        above = tuple(map(os.path.realpath, (folder, root)))
+        inside, beside, _ = _inside(root)
         if not inside and beside and beside[0].startswith(UNLABELLED):
             passed.append(root)
             continue
@@ -63,7 +65,7 @@ def of_folders(folder):
             )
         start = "" if root == folder else f"{root.name}/"
         for name in inside:
-            images = [f"{start}{name}/{path}" for path in _images(root / name)]
+            images = [f"{start}{name}/{path}" for path in _images(root / name, passed, above)]
             names += images
             y += [class_names.index(name)] * len(images)
             part += [k] * len(images)
@@ -72,15 +74,15 @@ def of_folders(folder):
         f", in the order of their names: {ends(class_names)}."
     )
     if passed:
-        several = count_of(len(passed), "folder or image", "folders or images")
-        said += f" Passed over, as they are of no class: {several}, first {passed[0]}."
+        several = count_of(len(passed), "file or folder", "files or folders")
+        said += f" Passed over, as no image or in no class: {several}, first {passed[0]}."
     numbers = np.array(y, dtype=np.int64), np.array(part, dtype=np.int8)
-    return Found(np.array(names, dtype=str), *numbers, class_names, Files(folder), said)
+    return Found(folder, np.array(names, dtype=str), *numbers, class_names, Files(folder), said)
 
 
 def _roots(folder):
     """{place in PARTS: folder of class folders}, train first."""
-    inside, _ = _inside(folder)
+    inside, *_ = _inside(folder)
     roots = {}
     for name in inside:
         part = PART_OF.get(name.lower())
@@ -93,10 +95,11 @@ def _roots(folder):
     others = [name for name in inside if name.lower() not in PART_OF]
     if not roots or others and not (TRAIN in roots and _inside(roots[TRAIN])[0]):
         return {TRAIN: folder}  # also where a class is called train
+    roots = dict(sorted(roots.items()))
     if TRAIN not in roots:
         has = " and ".join(root.name for root in roots.values())
         raise AuditError(f"{folder}: has {has}, but no train; {IN_TRAIN}.")
-    return dict(sorted(roots.items()))
+    return roots
 
 
 def _without_folders(root, images):
@@ -116,10 +119,10 @@ def _without_folders(root, images):
 
 
 def _inside(folder):
-    """(names of folders, names of images) in a folder, in order; what is hidden is neither.
+    """Names of folders, of images, and of other files in a folder, in order, but not the hidden.
 
     Hidden are .DS_Store, .ipynb_checkpoints, and the ._cat.jpg that macOS leaves on other disks."""
-    folders, images = [], []
+    folders, images, others = [], [], []
     try:
         for entry in os.scandir(folder):
             if entry.name.startswith("."):
@@ -128,20 +131,25 @@ def _inside(folder):
                 folders.append(entry.name)
             elif entry.name.lower().endswith(IMG_EXTENSIONS):
                 images.append(entry.name)
+            else:
+                others.append(entry.name)
     except OSError as error:
         raise AuditError(f"{folder}: cannot be read ({reason(error)}).") from None
-    return sorted(folders), sorted(images)
+    return sorted(folders), sorted(images), sorted(others)
 
 
-def _images(folder, above=()):
-    """Paths of the images in a folder and in those below it, as ImageFolder finds them."""
+def _images(folder, passed, above):
+    """Paths of the images in a folder and in those below it, as ImageFolder finds them.
+
+    passed: a list that other files are added to. above: real paths of the folders above it."""
     here = os.path.realpath(folder)
     if here in above:
         raise AuditError(f"{folder}: is a link to a folder above it; remove it.")
-    folders, images = _inside(folder)
+    folders, images, others = _inside(folder)
+    passed += [folder / name for name in others]
     yield from images
     for name in folders:
-        for path in _images(folder / name, (*above, here)):
+        for path in _images(folder / name, passed, (*above, here)):
             yield f"{name}/{path}"
 
 
@@ -150,18 +158,15 @@ def _images(folder, above=()):
 
 def of_table(file):
     """The Found of a table with the columns path, label and perhaps group and split."""
-    found = source(file, "data")
+    found = by_path(source(file, "data"))
     home = Files(Path(file).parent)
-    column = called(found.columns, PATHS)
-    if column is not None:
-        found = replace(found, ids=found.columns[column])
     if found.ids is None or not rows_of(found):
         raise found.error(
             f"holds {listed(found.columns)}; one row for each image is needed, with its path in a "
             "column path."
         )
     names = unique_ids(paths_below(found, home.folder))
-    gone = [name for name in names if not os.path.isfile(home.path(name))]
+    gone = [name for name in names if not os.path.isfile(os.path.join(home.folder, name))]
     if gone:
         raise found.error(
             f"{count_of(len(gone), 'path')} of {len(names):,} {'are' if gone[1:] else 'is'} no "
@@ -176,7 +181,14 @@ def of_table(file):
     if groups is not None:
         groups = names_or_numbers(found, found.columns[groups], "group")
     part = _parts_in(found, len(names))
-    return Found(names.astype(str), y, part, class_names, home, said, groups)
+    return Found(Path(file), names.astype(str), y, part, class_names, home, said, groups)
+
+
+def by_path(found):
+    """The Source, its ids the column of paths if there is one, also beside a column of ids."""
+    columns = dict(found.columns)
+    column = called(columns, PATHS)
+    return found if column is None else replace(found, ids=columns.pop(column), columns=columns)
 
 
 def label_column(found, names):

@@ -382,8 +382,9 @@ def hub(tmp_path, monkeypatch):
 @pytest.mark.parametrize("network", ["torchvision:mobilenet_v3_small", "timm:test_resnet"])
 def test_pretrained_weights_are_the_library_s(hub, network):
     asked = named(f"{network}@pretrained")
+    state = torch.get_rng_state()
     teacher = given(asked, WNIDS)
-    assert equal(teacher.module, hub[network])
+    assert torch.equal(torch.get_rng_state(), state) and equal(teacher.module, hub[network])
     assert "same order" in teacher.said[1]
     timm_s = network.startswith("timm")
     assert (teacher.mean, teacher.std) == (((0.5,) * 3,) * 2 if timm_s else IMAGENET)
@@ -407,27 +408,25 @@ def test_torchvision_s_words_come_in_the_order_of_wordnet_s_codes():
     assert sum(word.lower() in called for word, called in pairs) > 900
 
 
-def test_inception_turns_imagenet_s_colours_itself(monkeypatch):
-    """Its weights are fetched with a first step that our modules, a mere state dict, have not."""
-    torch.manual_seed(0)
-    loaded = torchvision.models.get_model(
-        "inception_v3", weights=None, transform_input=True, init_weights=False
-    )
-    monkeypatch.setattr(torchvision.models, "get_model", lambda *_, **how: loaded)
-    loaded.eval()
-    monkeypatch.setattr("kdlib.distilling.networks.untrained", lambda *_: bare(loaded))
-    teacher = given(named("torchvision:inception_v3@pretrained"), WNIDS)
+@pytest.mark.parametrize("name, first", [("inception_v3", "Conv2d_1a_3x3"), ("googlenet", "conv1")])
+def test_networks_that_turn_imagenet_s_colours_themselves_are_shown_them_turned(
+    monkeypatch, name, first
+):
+    """torchvision's pretrained ones begin with a step that is no part of a state dict."""
+    quick = {"init_weights": False, "num_classes": 1000}
+    with_step = torchvision.models.get_model(name, weights=None, transform_input=True, **quick)
+    bare = torchvision.models.get_model(name, weights=None, aux_logits=False, **quick)
+    assert bare.transform_input is False
+    monkeypatch.setattr(torchvision.models, "get_model", lambda *_, **how: with_step)
+    monkeypatch.setattr("kdlib.distilling.networks.untrained", lambda *_: bare)
+    teacher = given(named(f"torchvision:{name}@pretrained"), WNIDS)
     raw = torch.rand(2, 3, 96, 96)
-    with torch.no_grad():
-        expected = loaded(F.normalize(raw, *IMAGENET))
-        found = teacher.module(F.normalize(raw, teacher.mean, teacher.std))
-    assert torch.allclose(found, expected, atol=1e-4)
-
-
-def bare(of):
-    own = torchvision.models.Inception3(aux_logits=False, init_weights=False)
-    assert own.transform_input is False
-    return own
+    seen = []
+    for module, colours in ((with_step, IMAGENET), (teacher.module, (teacher.mean, teacher.std))):
+        getattr(module, first).register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+        with torch.no_grad():
+            module.eval()(F.normalize(raw, *colours))
+    assert torch.allclose(*seen, atol=1e-5)
 
 
 def test_weights_that_cannot_be_fetched_are_one_sentence(tmp_path, monkeypatch):

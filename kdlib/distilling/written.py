@@ -1,0 +1,125 @@
+"""What a distillation leaves in its folder: weights, predictions, and the facts of each network.
+
+A network is there when its facts are, which are written last."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from kdlib.config import KdlibError
+from kdlib.distilling import processes, results
+from kdlib.distilling.listing import Listing
+from kdlib.distilling.views import AUGMENTATIONS, OwnData
+from kdlib.study.files import whole_file
+from kdlib.study.machine import machine
+from kdlib.teacher import weights_sha256
+
+TEACHER = "teacher"  # name of what is trained on labels alone before the students
+NETWORKS = ("teacher", "student")
+IN_WORDS = (*NETWORKS, "augment")
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What all networks of a distillation share."""
+
+    out: Path
+    listing: Listing
+    data: OwnData
+    data_sha256: str
+    fields: dict  # of Own
+    device: str
+    say: Callable  # of a sentence; does nothing but in the first process
+
+    @property
+    def about(self):
+        """The recipe, as results tell it."""
+        shown = {name: value for name, value in self.fields.items() if name not in IN_WORDS}
+        looks = {"mean": self.data.mean, "std": self.data.std}
+        views = {"views in training": AUGMENTATIONS[self.fields["augment"]]}
+        return {name: self.fields[name] for name in NETWORKS} | shown | looks | views
+
+
+def weights_of(setting, cfg):
+    """The file of a network's weights."""
+    folder = "teachers" if cfg.name == TEACHER else "students"
+    return setting.out / folder / f"{cfg.key()}.safetensors"
+
+
+def _facts(setting, cfg, teacher):
+    """What must be the same for a network on disk to be the one that is asked for."""
+    sha256 = teacher.sha256 if teacher and cfg.teacher else None
+    same = {"config": cfg.fields(), "data": setting.data_sha256, "teacher_sha256": sha256}
+    return json.loads(json.dumps(same))  # as it will be read
+
+
+def is_there(setting, cfg, teacher):
+    """Whether a network is on disk. KdlibError if another one is, in its place."""
+    path = weights_of(setting, cfg).with_suffix(".json")
+    if not path.exists():
+        return False
+    held = _read_facts(path)
+    for name, value in _facts(setting, cfg, teacher).items():
+        if held.get(name) == value:
+            continue
+        what = {"data": "other images", "teacher_sha256": "another teacher"}.get(name)
+        if what is None:
+            before = dict(held.get(name) or {})
+            field = next(field for field in value if before.get(field) != value[field])
+            what = f"{field}={before.get(field)!r}, and {value[field]!r} is asked for"
+        raise KdlibError(f"{path}: is of {what}; choose another --out, or delete that folder.")
+    return True
+
+
+def _read_facts(path):
+    try:
+        held = json.loads(path.read_text())
+        return dict(held) | {"weights_sha256": held["weights_sha256"]}
+    except (ValueError, TypeError, KeyError) as error:
+        raise KdlibError(f"{path}: is damaged ({error}); delete it and run again.") from None
+
+
+def trained(setting, cfg):
+    """The results.Trained of a student on disk."""
+    held = _read_facts(weights_of(setting, cfg).with_suffix(".json"))
+    said = {}
+    for name in ("val", "test"):
+        file = results.place(setting.out, cfg.key(), name)
+        said[name] = results.read_predictions(file, getattr(setting.listing, name))
+    return results.Trained(cfg.name, cfg.seed, **said, sha256=held["weights_sha256"])
+
+
+def write_teacher(setting, teacher):
+    """Write what a prepared.Teacher predicts; its Predictions of val and test."""
+    said = []
+    for name, logits in (("val", teacher.val), ("test", teacher.test)):
+        examples = getattr(setting.listing, name)
+        said.append(results.predictions(logits, examples))
+        results.write_predictions(results.place(setting.out, TEACHER, name), examples, said[-1])
+    return said
+
+
+def write(setting, run, curves, teacher, seconds):
+    """Write what a network predicts, its weights and, when all is there, its facts."""
+    cfg, data = run.cfg, setting.data
+    names = () if cfg.name == TEACHER else ("val", "test")
+    logits = {}
+    for name in names:
+        logits[name] = processes.predicted(run.model, getattr(data, name).x, data)
+    if processes.rank():
+        return
+    for name in names:
+        examples = getattr(setting.listing, name)
+        file = results.place(setting.out, cfg.key(), name)
+        results.write_predictions(file, examples, results.predictions(logits[name], examples))
+    about = setting.about | {"student": cfg.student}
+    results.save_weights(weights_of(setting, cfg), run.model, about, setting.listing)
+    facts = _facts(setting, cfg, teacher) | {
+        "weights_sha256": weights_sha256(run.model),
+        "curves": curves,
+        "seconds": round(seconds, 1),
+        **machine(setting.device, cfg.precision),
+    }
+    with whole_file(weights_of(setting, cfg).with_suffix(".json")) as temporary:
+        temporary.write_text(json.dumps(facts, indent=1))

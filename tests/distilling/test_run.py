@@ -1,0 +1,328 @@
+"""A distillation from a folder of images to its report: what is trained, kept, gone on with, told."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import CLASSES, write_folder
+from safetensors.torch import load_file
+
+from kdlib.__main__ import main
+from kdlib.asking.networks import named
+from kdlib.config import KdlibError
+from kdlib.data import fold_of
+from kdlib.distilling import run as runs
+from kdlib.distilling.listing import listing
+from kdlib.distilling.lockstep import Lockstep
+from kdlib.distilling.networks import fresh
+from kdlib.distilling.prepared import margins_by_group
+from kdlib.distilling.recipe import check_batches, check_methods, recipe
+from kdlib.distilling.run import distil
+from kdlib.models import build
+from kdlib.study import kept
+
+ROOT = Path(__file__).parents[2]
+NETWORKS = {"teacher": "kdlib:resnet8", "student": "kdlib:resnet8"}
+RECIPE = {"epochs": 3, "size": 20, "batch_size": 16, "lr": 0.05}
+ARGUMENTS = ["--teacher", "kdlib:resnet8", "--student", "kdlib:resnet8", "--size", "20"]
+ARGUMENTS += ["--device", "cpu", "--workers", "0"]
+
+
+def distilled(data, out, methods=("one_hot", "kd", "ada_alpha"), **more):
+    """(found, sentences that were said)."""
+    said = []
+    how = NETWORKS | RECIPE | {"device": "cpu", "workers": 0, "say": said.append} | more
+    return distil(data, methods=methods, out=out, **how), said
+
+
+def weights(out):
+    """{name: bytes} of all networks on disk."""
+    return {path.name: path.read_bytes() for path in sorted(out.glob("*/*.safetensors"))}
+
+
+@pytest.fixture(scope="module")
+def run(pictures, tmp_path_factory):
+    """(folder of a distillation, what was found, what was said, margins of each method)."""
+    out, margins = tmp_path_factory.mktemp("distilled") / "run", {}
+    make = runs.method_loss
+
+    def method_loss(cfg, margin, train):
+        margins[cfg.name] = margin
+        return make(cfg, margin, train)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(runs, "method_loss", method_loss)
+        methods = ("one_hot", "kd", "ada_alpha", "ada_alpha_crossfit")
+        return out, *distilled(pictures, out, methods), margins
+
+
+def test_every_student_is_kept_with_its_card_its_predictions_and_the_report(run):
+    out, found, said, _ = run
+    methods = ("ada_alpha", "ada_alpha_crossfit", "kd", "one_hot")
+    kinds = (".json", ".md", ".safetensors")
+    names = sorted(path.name for path in (out / "students").iterdir())
+    assert names == sorted(f"{name}-s0{kind}" for name in methods for kind in kinds)
+    folds = [f"teacher-fold{k}-s1000.safetensors" for k in range(5)]
+    teachers = sorted(path.name for path in (out / "teachers").glob("*.safetensors"))
+    assert teachers == [*folds, "teacher-s1000.safetensors"]
+    assert set(found.audits) == {"kd", "ada_alpha", "ada_alpha_crossfit"}
+    assert (out / "report.html").exists() and (out / "report-kd.html").exists()
+    assert not list(out.glob(".*.kept"))
+    assert any(sentence.startswith("The teacher is right in") for sentence in said)
+
+
+def test_the_baseline_has_learned_and_the_report_counts_what_is_on_disk(run, pictures):
+    out, found, *_ = run
+    test = listing(pictures).test
+    for name, role in (("one_hot-s0", "baseline"), ("teacher", "teacher")):
+        with np.load(out / "predictions" / f"{name}-test.npz") as held:
+            right = 100 * (held["predicted"] == test.y).mean()
+        assert found.first.metrics[f"{role}_accuracy"].estimate == pytest.approx(right)
+    assert right > 60
+
+
+def by_hand(file, examples):
+    """(N,) margin of a network on disk in float64: p of the label less the mean of the others."""
+    model = build("resnet8", 3, 0)
+    model.load_state_dict(load_file(file))
+    model.eval()
+    images = np.stack([np.asarray(examples.open(i))[:, 2:22] for i in range(len(examples))])
+    mean, std = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
+    x = torch.tensor((images / 255 - mean) / std).permute(0, 3, 1, 2).float()
+    with torch.no_grad():
+        p = model(x).double().softmax(dim=1).numpy()
+    own = p[np.arange(len(p)), examples.y]
+    return own - (1 - own) / 2
+
+
+def means(values, group):
+    return [values[group == g].mean().clip(0, 1) for g in range(3)]
+
+
+def test_the_margins_of_ada_alpha_are_the_teacher_s_on_held_out_images(run, pictures):
+    out, _, _, margins = run
+    val = listing(pictures).val
+    expected = means(by_hand(out / "teachers" / "teacher-s1000.safetensors", val), val.group)
+    assert margins["ada_alpha"].tolist() == pytest.approx(expected, abs=1e-5)
+    assert margins["kd"] is None
+
+
+def test_the_margins_of_a_crossfit_are_of_teachers_that_never_saw_the_image(run, pictures):
+    out, _, _, margins = run
+    train = listing(pictures).train
+    fold, values = fold_of(torch.from_numpy(train.y)).numpy(), np.zeros(len(train))
+    for k in range(5):
+        file = out / "teachers" / f"teacher-fold{k}-s1000.safetensors"
+        values[fold == k] = by_hand(file, train[fold == k])
+        facts = json.loads(file.with_suffix(".json").read_text())
+        assert facts["config"]["fold"] == k
+    expected = means(values, train.group)
+    assert margins["ada_alpha_crossfit"].tolist() == pytest.approx(expected, abs=1e-5)
+
+
+def test_a_group_without_a_held_out_image_is_given_the_mean_of_the_others():
+    values, group = torch.tensor([0.2, 0.4, 0.9, -0.5]), torch.tensor([0, 0, 2, 3])
+    margins, said = margins_by_group(values, group, ("a", "b", "c", "d"))
+    assert margins.tolist() == pytest.approx([0.3, 0.4, 0.9, 0.0])
+    assert said == [
+        "1 group without a held-out image (the first is 'b'): the teacher's margin there is taken "
+        "to be the mean of the others."
+    ]
+
+
+# ---------------------------------------------------------------- again, and gone on with
+
+
+def test_the_same_command_again_trains_nothing_and_other_methods_only_themselves(
+    pictures, tmp_path, monkeypatch
+):
+    distilled(pictures, tmp_path, ("one_hot", "kd"))
+    first = weights(tmp_path)
+    trained = []
+    fit = runs.fit
+    monkeypatch.setattr(runs, "fit", lambda of, how: trained.append(len(of)) or fit(of, how))
+    distilled(pictures, tmp_path, ("one_hot", "kd"))
+    assert trained == []
+    found, _ = distilled(pictures, tmp_path, ("one_hot", "kd", "decoupled_kd"))
+    assert trained == [1] and set(found.audits) == {"kd", "decoupled_kd"}
+    later = weights(tmp_path)
+    assert {name: later[name] for name in first} == first
+
+
+def test_a_method_alone_is_the_one_that_was_trained_beside_others(run, pictures, tmp_path):
+    out, *_ = run
+    distilled(pictures, tmp_path, ("one_hot", "ada_alpha"))
+    both = weights(tmp_path)
+    assert both.items() <= weights(out).items() and "ada_alpha-s0.safetensors" in both
+
+
+@pytest.mark.parametrize("at", [(1, "kd-s0"), (2, "one_hot-s0")])
+def test_a_distillation_that_was_stopped_goes_on_to_the_same_bytes(
+    run, pictures, tmp_path, monkeypatch, at
+):
+    out, *_ = run
+    monkeypatch.setattr(kept, "EVERY", -1.0)
+    after = Lockstep.after_epoch
+
+    def stopped(lockstep, key, epoch, state):
+        after(lockstep, key, epoch, state)
+        if (epoch, key) == at:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Lockstep, "after_epoch", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            distilled(pictures, tmp_path, ("one_hot", "kd"))
+    assert list(tmp_path.glob(".*.kept"))
+    epochs = []
+    begin = runs.fit
+    monkeypatch.setattr(
+        runs, "fit", lambda of, how: epochs.append(of[0].resume["epoch"]) or begin(of, how)
+    )
+    distilled(pictures, tmp_path, ("one_hot", "kd"))
+    assert epochs == [at[0] + 1 if at[1] == "kd-s0" else at[0]]
+    assert weights(tmp_path).items() <= weights(out).items()
+    assert not list(tmp_path.glob(".*.kept"))
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"lr": 0.04}, "is of lr=0.05, and 0.04 is asked for; choose another --out"),
+        ({"mean": (0.5, 0.5, 0.5)}, "is of other images"),
+    ],
+)
+def test_another_distillation_in_the_same_folder_is_refused(run, pictures, change, sentence):
+    out, *_ = run
+    before = weights(out)
+    with pytest.raises(KdlibError, match=sentence):
+        distilled(pictures, out, **change)
+    assert weights(out) == before
+
+
+def test_facts_that_are_damaged_are_named(pictures, tmp_path):
+    folder = tmp_path / "teachers"
+    folder.mkdir()
+    (folder / "teacher-s1000.json").write_text("{}")
+    with pytest.raises(KdlibError, match=r"teacher-s1000\.json: is damaged"):
+        distilled(pictures, tmp_path)
+
+
+def test_a_dry_run_says_how_long_it_would_take_and_trains_nothing(pictures, tmp_path):
+    methods = ("one_hot", "kd", "ada_alpha_crossfit")
+    found, said = distilled(pictures, tmp_path / "out", methods, seeds=2, dry_run=True)
+    assert found is None and not list(tmp_path.glob("out/*"))
+    assert said[-1].startswith("Training would take about ")
+    assert "one_hot, kd, ada_alpha_crossfit at " in said[-1] and "2 times; teacher at" in said[-1]
+    assert said[-1].endswith("images a second, 5 times. Nothing was trained.")
+
+
+# ---------------------------------------------------------------- what is refused
+
+
+def test_a_teacher_near_chance_stops_before_anything_is_trained(pictures, tmp_path):
+    file = tmp_path / "random.pt"
+    torch.save(fresh(named("kdlib:resnet8"), 3, 5).state_dict(), file)
+    with pytest.raises(KdlibError, match="near chance"):
+        distilled(pictures, tmp_path / "out", teacher=f"kdlib:resnet8@{file}")
+    assert not weights(tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("methods", "sentence"),
+    [
+        (("kd", "ada_alpha"), "must be one_hot"),
+        (("one_hot",), "at least one more"),
+        (("one_hot", "kd", "kd"), "named twice"),
+        (("one_hot", "kdd"), "did you mean 'kd'"),
+        (("one_hot", "post_hoc"), "Allowed"),
+    ],
+)
+def test_methods_that_answer_no_question_are_refused(methods, sentence):
+    with pytest.raises(KdlibError, match=sentence):
+        check_methods(methods)
+
+
+def test_methods_that_look_at_a_whole_batch_are_refused_in_several_processes():
+    check_methods(("one_hot", "group_dro"))
+    with pytest.raises(KdlibError, match="run it in one process"):
+        check_methods(("one_hot", "group_dro"), 2)
+
+
+@pytest.mark.parametrize(
+    ("images", "batch", "processes", "works"), [(65, 16, 1, 15), (54, 16, 4, 15), (100, 16, 4, 15)]
+)
+def test_a_last_batch_that_is_too_small_is_refused_with_one_that_works(
+    images, batch, processes, works
+):
+    with pytest.raises(KdlibError, match=f"--batch-size {works} works"):
+        check_batches(images, batch, processes)
+    check_batches(images, works, processes)
+
+
+def test_recipes_are_those_that_are_published():
+    usual = recipe()
+    assert (usual["epochs"], usual["batch_size"], usual["lr"]) == (90, 256, 0.1)
+    w = recipe("imagenet")  # Wang et al. 2023
+    assert (w["epochs"], w["batch_size"], w["milestones"]) == (90, 512, (30, 60, 80))
+    assert w["decay"] == "step" and w["warmup"] == 5
+    short = recipe("imagenet", epochs=9, batch_size=256)
+    assert short["milestones"] == (3, 6, 8) and short["lr"] == 0.1 and short["warmup"] == 0
+    with pytest.raises(KdlibError, match="did you mean 'imagenet'"):
+        recipe("imagent")
+
+
+# ---------------------------------------------------------------- the command line
+
+
+def test_the_command_says_which_student_to_ship_and_where_the_report_is(pictures, tmp_path, capsys):
+    out = tmp_path / "out"
+    command = [
+        "distill",
+        "--data",
+        str(pictures),
+        *ARGUMENTS,
+        "--epochs",
+        "3",
+        "--batch-size",
+        "16",
+        "--lr",
+        "0.05",
+    ]
+    assert main([*command, "--methods", "one_hot,kd", "--out", str(out)]) == 0
+    said = capsys.readouterr().out
+    assert "Ship " in said and said.splitlines()[-1] == str(out.resolve() / "report.html")
+    assert main([*command, "--methods", "kd", "--out", str(out)]) == 2
+    assert capsys.readouterr().err.startswith("kdlib: methods: must be one_hot")
+
+
+def test_two_processes_leave_what_one_does(tmp_path):
+    data = write_folder(
+        tmp_path / "data", {"train": (20, 16, 8), "val": (6,) * 3, "test": (6,) * 3}
+    )
+    few = ["--epochs", "1", "--batch-size", "16", "--lr", "0.003", "--methods", "one_hot,kd"]
+    given = tmp_path / "teacher.pt"
+    distilled(data, tmp_path / "first", ("one_hot", "kd"), epochs=8)
+    [teacher] = (tmp_path / "first" / "teachers").glob("*.safetensors")
+    torch.save(load_file(teacher), given)
+    options = [*ARGUMENTS, *few, "--teacher", f"kdlib:resnet8@{given}", "--data", str(data)]
+    assert main(["distill", *options, "--out", str(tmp_path / "one")]) == 0
+    start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command = [*start, "-m", "kdlib", "distill", *options, "--out", str(tmp_path / "two")]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("Ship ") == 1
+    for name in ("one_hot-s0", "kd-s0"):
+        one, two = (
+            load_file(tmp_path / n / "students" / f"{name}.safetensors") for n in ("one", "two")
+        )
+        for tensor, values in one.items():
+            torch.testing.assert_close(two[tensor], values, rtol=1e-5, atol=1e-5)
+    assert (tmp_path / "two" / "report.html").exists()
+    assert CLASSES[0] in (tmp_path / "two" / "students" / "kd-s0.md").read_text()
