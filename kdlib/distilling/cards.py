@@ -23,6 +23,7 @@ from kdlib.study.files import whole_file
 WORST = 10  # groups in the table
 NAMED = 20  # harmed groups by name
 SMALL = 10  # test images, below which a group says little
+NETWORKS = ("teacher", "student")
 NETWORK = re.compile(r"(\w+):([^:@]+)")  # LIBRARY:NAME, before the file of its weights
 LOADS = {  # library: (what is imported, the network without its weights)
     "torchvision": ("import torchvision", 'torchvision.models.get_model("{}", num_classes={})'),
@@ -89,10 +90,19 @@ def card(one, listing, methods, about, audits, chosen):
         "## What it must not be taken for",
         _limits(one, listing),
         "## Licence",
-        "This card grants none. The weights were learned from your images, and your teacher's "
-        "answers to them: whether they may be passed on depends on the licences of both.",
+        _licence(distils),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _licence(distils):
+    learned, of = "the images", "that of the images"
+    if distils:
+        learned, of = "the images, and the teacher's answers to them", "those of both"
+    return (
+        f"This card grants none. The weights were learned from {learned}; whether they may be "
+        f"passed on depends on {of}, which you know."
+    )
 
 
 def _front_matter(library, distils):
@@ -123,18 +133,21 @@ def _training(one, listing, methods, about):
         f"{len(getattr(listing, split)):,} {what}"
         for split, what in (("train", "to train on"), ("val", "held out"), ("test", "to test on"))
     )
-    groups = f"{len(listing.group_names):,} groups"
+    kinds = count_of(len(listing.class_names), "class", "classes")
+    if tuple(listing.group_names) != tuple(listing.class_names):
+        kinds += f" and {count_of(len(listing.group_names), 'group')}"
     lines = [
         f"Method: {of}, seed {one.seed}",
-        f"Images: {prose(Path(listing.folder).name)}; {counts}; {groups}",
+        f"Images: {prose(Path(listing.folder).name)}; {counts}; {kinds}",
         prose(labels_read({one.method: methods[one.method]}, about.get("margin_source", "val"))),
     ]
     told_already = ("mean", "std", "size", "teacher_sha256", "margin_source")
     for what, words in about.items():
         no_teacher = what == "teacher" and one.method == BASELINE
         if what not in told_already and not no_teacher:
-            words = code(words, None) if what in ("teacher", "student") else prose(str(words))
-            lines.append(f"{prose(what.replace('_', ' ').capitalize())}: {words}")
+            name = what.replace("_", " ").capitalize()
+            asked = what in NETWORKS  # to be copied as they are
+            lines.append(f"{name}: {code(words, None)}" if asked else prose(f"{name}: {words}"))
     lines.append(f"kdlib {__version__}")
     return "\n".join(f"- {line}" for line in lines)
 
@@ -200,11 +213,13 @@ def _worst(one, listing, audits):
             of = by_name.loc[r.group]
             row += [brief(of), of.finding]
         rows.append(row)
-    said = (
-        f"The {len(rows)} of {count_of(len(groups), 'group')} in which this network is least "
-        "accurate. They were chosen on the images that score them, so on new images they are "
-        "probably somewhat better, and others may be worse."
-    )
+    said = f"All {count_of(len(groups), 'group')}, the least accurate first."
+    if len(rows) < len(groups):
+        said = (
+            f"The {len(rows)} of {count_of(len(groups), 'group')} in which this network is least "
+            "accurate. They were chosen on the images that score them, so on new images they are "
+            "probably somewhat better, and others may be worse."
+        )
     lines = [*table(header, rows), "", said]
     return "\n".join([*lines, *(["", _harmed(one, a)] if a is not None else [])])
 
@@ -271,8 +286,8 @@ def index(methods, audits, chosen):
         *(f"{prose(sentence)}\n" for sentence in (*chosen.said, chosen.labels)),
         "- `report.html`: whom distillation hurt, with `report.json` and `report.csv`"
         + (", and a page for each method" if len(audits) > 1 else ""),
-        "- `students/`: the weights of each student (safetensors), and a card beside them that "
-        "names its worst groups",
+        "- `students/`: the weights of each student (safetensors), a card that names its worst "
+        "groups, and its recipe and curves (JSON)",
         "- `predictions/`: what each network says of each image",
         "",
         "To audit the same predictions again, by other groups or with more options:",

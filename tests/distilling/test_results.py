@@ -525,6 +525,20 @@ def test_pictures_are_shown_where_images_are_files(tmp_path, no_pages):
         assert test.names[p.row].endswith(p.name) and CLASSES[test.y[p.row]] == p.label
 
 
+def test_a_student_near_chance_is_not_said_to_be_in_another_order(tmp_path, no_pages):
+    listing = listing_of()
+    some = some_students(listing, ("one_hot", "kd", "ada_alpha"), 1)
+    chance = results.predictions(logits_of(5, listing.test.y, 0), listing.test)
+    some[1] = dataclasses.replace(some[1], test=chance)
+    said = []
+    found = results.finished(tmp_path, listing, network(7, listing, 3.0), some, ABOUT, said.append)
+    for sentence in (*found.warnings, *said[-3:]):
+        assert "rows" not in sentence or "in the order of the rows" in sentence
+    [warning] = found.warnings
+    assert warning.endswith(": it has hardly learned anything.") and "kd-s0" in warning
+    assert sum(line.endswith(warning.removeprefix("kd: ")) for line in said) == 1
+
+
 def test_without_a_student_that_distils_there_is_nothing_to_audit(tmp_path):
     listing = listing_of()
     some = some_students(listing, ("one_hot",), 1)
