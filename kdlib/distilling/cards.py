@@ -96,12 +96,12 @@ def card(one, listing, methods, about, audits, chosen):
 
 
 def _licence(distils):
-    learned, of = "the images", "that of the images"
+    learned, of = "the images", "the licence of these"
     if distils:
-        learned, of = "the images, and the teacher's answers to them", "those of both"
+        learned, of = "the images, and the teacher's answers to them", "the licences of both"
     return (
         f"This card grants none. The weights were learned from {learned}; whether they may be "
-        f"passed on depends on {of}, which you know."
+        f"passed on depends on {of}, which only you know."
     )
 
 
@@ -204,7 +204,7 @@ def _worst(one, listing, audits):
     header = ["group", "test images", "accuracy, %"]
     a = audits.get(one.method)
     if a is not None:
-        header += ["gain, points", ""]
+        header += ["gain, points", "finding"]
         by_name = a.groups.assign(estimate=a.groups.gain).set_index("group")
     rows = []
     for r in worst.itertuples():
@@ -250,7 +250,7 @@ def _limits(one, listing):
         "A judge of images from elsewhere: it was tested on images of the data set it was trained "
         "on; other cameras, places or times may give another accuracy.",
         "A judge of what is none of its classes: it always names one of them.",
-        "Fair to groups that were not looked at: accuracy is known of the groups named here only.",
+        "Fair to groups that were not looked at: accuracy is known of the groups of this run only.",
         "Sure where it sounds sure: its scores were not calibrated; the report says how far off "
         "they are.",
     ]

@@ -62,8 +62,8 @@ def scores(methods, listing):
 
     Of each group the mean over training runs; groups without a validation image do not count.
     average: over groups. worst groups: the mean over the tenth of the groups, one at least, in
-    which this method is least accurate; groups: how many these are; images: how many of them there
-    are for validation. allowed: whether the average is not below the baseline's.
+    which this method is least accurate; images: how many of these there are for validation.
+    allowed: whether the average is not below the baseline's.
     """
     rows = []
     for method, runs in methods.items():
@@ -74,8 +74,8 @@ def scores(methods, listing):
         k = tenth(len(filled))
         order = filled[np.argsort(accuracy[filled], kind="stable")]
         images = np.isin(listing.val.group, order[:k]).sum()
-        rows.append((method, accuracy[filled].mean(), accuracy[order[:k]].mean(), k, images))
-    columns = ["method", "average", "worst groups", "groups", "images"]
+        rows.append((method, accuracy[filled].mean(), accuracy[order[:k]].mean(), images))
+    columns = ["method", "average", "worst groups", "images"]
     table = pd.DataFrame(rows, columns=columns).round(DIGITS)
     least = table.average[table.method == BASELINE].item()
     return table.assign(allowed=np.where(table.average >= least, "yes", "no"))
