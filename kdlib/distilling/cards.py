@@ -47,7 +47,7 @@ def write_cards(out, listing, methods, about, audits, chosen):
     for runs in methods.values():
         for one in runs:
             path = out / "students" / f"{stem(one.method, one.seed)}.md"
-            _write(path, card(one, listing, methods, about, audits, chosen))
+            _write(path, card(one, listing, about, audits, chosen))
     _write(out / "README.md", index(methods, audits, chosen))
 
 
@@ -59,7 +59,7 @@ def _write(path, text):
 # ---------------------------------------------------------------- the card of a student
 
 
-def card(one, listing, methods, about, audits, chosen):
+def card(one, listing, about, audits, chosen):
     """The card of a student, results.Trained, as Markdown; see write_cards."""
     library, name = network_of(about).split(":")
     file = f"{stem(one.method, one.seed)}.safetensors"
@@ -82,7 +82,7 @@ def card(one, listing, methods, about, audits, chosen):
         '`network` and `size`: `safetensors.safe_open(FILE, "pt").metadata()`.',
         _snippet(library, name, len(listing.class_names), file),
         "## How it was trained",
-        _training(one, listing, methods, about),
+        _training(one, listing, about),
         "## How accurate it is on test images",
         _accuracy(one, listing, audits),
         "## Its worst groups",
@@ -126,7 +126,7 @@ def _snippet(library, name, classes, file):
     return "\n".join(["```python", *lines, "```"])
 
 
-def _training(one, listing, methods, about):
+def _training(one, listing, about):
     known = entry(one.method)
     of = f"{name_of(one.method)} (`{one.method}`{', ' + prose(known.about) if known else ''})"
     counts = ", ".join(
@@ -139,9 +139,9 @@ def _training(one, listing, methods, about):
     lines = [
         f"Method: {of}, seed {one.seed}",
         f"Images: {prose(Path(listing.folder).name)}; {counts}; {kinds}",
-        prose(labels_read({one.method: methods[one.method]}, about.get("margin_source", "val"))),
+        prose(labels_read([one.method], about)),
     ]
-    told_already = ("mean", "std", "size", "teacher_sha256", "margin_source")
+    told_already = ("mean", "std", "size", "teacher_sha256")
     for what, words in about.items():
         no_teacher = what == "teacher" and one.method == BASELINE
         if what not in told_already and not no_teacher:

@@ -6,8 +6,8 @@
 
 `about` is the recipe in words, {what: words}. Used by name are teacher and student (as they were
 asked for, such as torchvision:resnet18), epochs, size (pixels), mean and std (three numbers each);
-and, if they are there, teacher_sha256 and margin_source. The rest is shown as it stands. N
-examples, C classes.
+and, if they are there, teacher_sha256, margin_source and margin_reading. The rest is shown as it
+stands. N examples, C classes.
 """
 
 import json
@@ -189,7 +189,7 @@ def finished(out, listing, teacher, students, about, say=None):
         warnings = tuple(map(apt, a.warnings))
         more = {"inputs": inputs, "groups": groups, "warnings": warnings}
         audits[method] = replace(a, **more, read=(*own, *a.read))
-    chosen = choose(students, listing, audits, about.get("margin_source", "val"))
+    chosen = choose(students, listing, audits, about)
     if len(distilled) > 1:
         found = replace(found, audits=audits, shared=own, choice=chosen)
     else:

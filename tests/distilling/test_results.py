@@ -370,24 +370,27 @@ def audit_of(listing, students):
 
 
 @pytest.mark.parametrize(
-    "method, source, reads",
+    "method, source, reading, reads",
     [
-        ("one_hot", "val", False),
-        ("kd", "val", False),
-        ("ada_alpha", "val", True),
-        ("ada_alpha", "crossfit", False),
-        ("ada_alpha_crossfit", "val", False),
-        ("kd_mean_alpha", "val", True),
-        ("ada_alpha_01", "val", False),
-        ("ada_margin", "val", False),
-        ("balanced_kd", "val", False),
+        ("one_hot", "val", "B", False),
+        ("kd", "val", "B", False),
+        ("ada_alpha", "val", "B", True),
+        ("ada_alpha", "crossfit", "B", False),
+        ("ada_alpha_crossfit", "val", "B", False),
+        ("kd_mean_alpha", "val", "B", True),
+        ("ada_alpha_01", "val", "B", False),
+        ("ada_margin", "val", "B", False),
+        ("ada_margin", "val", "A", True),
+        ("ada_margin", "crossfit", "A", False),
+        ("balanced_kd", "val", "B", False),
     ],
 )
-def test_which_methods_read_labels_of_val_as_their_configs_say(method, source, reads):
+def test_which_methods_read_labels_of_val_as_their_configs_say(method, source, reading, reads):
     fields = ARMS[method].fields if method in ARMS else {"method": method}
     knobs = METHODS[fields["method"]].knobs
-    if "margin_source" in knobs and method == "ada_alpha":
-        fields = {"margin_source": source} | fields
+    about = {"epochs": 3, "margin_source": source, "margin_reading": reading}
+    if method in ("ada_alpha", "ada_margin"):
+        fields = {name: about[name] for name in about if name in knobs} | fields
     if "teacher" in knobs:
         fields = {"teacher": "cnn"} | fields
     cfg = Config(dataset="digits", student="cnn_small", **fields)
@@ -395,7 +398,7 @@ def test_which_methods_read_labels_of_val_as_their_configs_say(method, source, r
     class Panel:
         runs = {method: [dataclasses.make_dataclass("Run", ["config"])(cfg)]}
 
-    assert (labels_read(Panel, method) != "") == reads == choice.reads_val(method, source)
+    assert (labels_read(Panel, method) != "") == reads == choice.reads_val(method, about)
 
 
 # ---------------------------------------------------------------- the page
