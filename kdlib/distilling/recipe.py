@@ -15,7 +15,7 @@ NOT_HERE = ("one_hot_with_val", "kd_adjusted_teacher", "post_hoc")
 WHOLE_BATCH = ("group_dro", "robust_kd", "long_tailed_kd")  # look at all examples of a batch
 LEAST_IN_BATCH = 2  # images that a process needs for the statistics of a batch norm
 
-USUAL = {"epochs": 90, "batch_size": 256, "warmup": 5, "weight_decay": 1e-4}
+USUAL = {"epochs": 90, "batch_size": 256, "warmup": 5, "weight_decay": 1e-4, "size": 224}
 PRESETS = {
     "imagenet": USUAL | {"batch_size": 512, "decay": "step", "milestones": (30, 60, 80)},
 }
@@ -102,8 +102,7 @@ def recipe(preset=None, **given):
         usual = (PRESETS[preset] if preset else USUAL)["epochs"]
         scaled = (round(m * fields["epochs"] / usual) for m in fields["milestones"])
         fields["milestones"] = tuple(sorted({m for m in scaled if 0 < m < fields["epochs"]}))
-    small = fields.get("size", 224) <= SMALL
-    return {"augment": "padded" if small else "resized"} | fields
+    return {"augment": "padded" if fields["size"] <= SMALL else "resized"} | fields
 
 
 def check_batches(images, batch_size, processes):

@@ -88,17 +88,13 @@ def collated(items):
 
 
 class Pictures:
-    """The x of a Split: images that are read when they are wanted, by `workers` processes.
-
-    In training, every step asks for batch `number` of an epoch; whoever asks again for the last one
-    is given the same tensor."""
+    """The x of a Split: images that are read when they are wanted, by `workers` processes."""
 
     def __init__(self, examples, size, augment, workers, device="cpu"):
         self.examples, self.size, self.augment, self.workers = examples, size, augment, workers
         self.device = torch.device(device)
         self.batches = []  # of (index, view), which the loader goes through
         self.loader = None  # of training, kept over the epochs
-        self.epoch = self.number = self.current = None
 
     def __len__(self):
         return len(self.examples)
@@ -117,21 +113,17 @@ class Pictures:
         batches = [[(int(row), MIDDLE) for row in some] for some in rows if len(some)]
         yield from map(self._here, self._loader(batches, keep=False))
 
-    def begin(self, epoch, batches):
+    def begin(self, batches):
         """Start to read the batches of an epoch: a list of (index (B,), view (B,))."""
-        if epoch == self.epoch:
-            return
         pairs = (zip(index.tolist(), view.tolist(), strict=True) for index, view in batches)
         self.batches[:] = map(list, pairs)
         if self.loader is None:
             self.loader = self._loader(self.batches, keep=True)
-        self.epoch, self.number, self.coming = epoch, -1, iter(self.loader)
+        self.coming = iter(self.loader)
 
-    def batch(self, number):
-        """(B, S, S, 3) uint8 on the device: batch `number` of the epoch, or the last one again."""
-        if number != self.number:
-            self.number, self.current = number, self._here(next(self.coming))
-        return self.current
+    def batch(self):
+        """(B, S, S, 3) uint8 on the device: the next batch of the epoch."""
+        return self._here(next(self.coming))
 
     def _here(self, images):
         if isinstance(images, KdlibError):

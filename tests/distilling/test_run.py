@@ -268,6 +268,11 @@ def test_a_last_batch_that_is_too_small_is_refused_with_one_that_works(
 def test_recipes_are_those_that_are_published():
     usual = recipe()
     assert (usual["epochs"], usual["batch_size"], usual["lr"]) == (90, 256, 0.1)
+    assert (usual["size"], usual["augment"], recipe(size=32)["augment"]) == (
+        224,
+        "resized",
+        "padded",
+    )
     w = recipe("imagenet")  # Wang et al. 2023
     assert (w["epochs"], w["batch_size"], w["milestones"]) == (90, 512, (30, 60, 80))
     assert w["decay"] == "step" and w["warmup"] == 5
