@@ -142,7 +142,7 @@ def without_fold(data, k):
     return replace(data, train=some(data.train, fold_of(data.train.y.cpu()) != k))
 
 
-def fingerprint(listing, data):
-    """Hash of all that own students depend on besides their Config and their teacher."""
-    told = (listing.sha256(), data.mean, data.std)
+def fingerprint(listing, data, size):
+    """Hash of all that networks are shown: images, labels, groups, and how they are cut."""
+    told = (listing.sha256(), data.mean, data.std, size, data.augment)
     return hashlib.sha256(repr(told).encode()).hexdigest()

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from kdlib import cuda
 from kdlib.asking.networks import named
 from kdlib.config import FOLDS, KdlibError
 from kdlib.distilling import prepared, processes, rehearsal, results, written
@@ -85,6 +86,8 @@ def distil(
     check_command(data, out, networks, seeds, workers, looks, teacher_looks, teacher_classes)
     with processes.joined(device or default_device()) as device:
         say = _silent if processes.rank() else say
+        if device == "cuda":
+            cuda.settings()
         check_methods(methods, processes.count())
         with processes.first_alone():
             check_writable(out)
@@ -98,7 +101,7 @@ def distil(
         workers = prepared.default_workers() if workers is None else workers
         how = (fields["size"], fields["augment"], *looks, device, workers)
         images = prepared.data_of(found, *how)
-        sha256 = prepared.fingerprint(found, images)
+        sha256 = prepared.fingerprint(found, images, fields["size"])
         setting = written.Setting(out, found, images, sha256, fields, device, say)
         if dry_run:
             say(rehearsal.told(setting, _parts(setting, asked_teacher, methods, seeds)))
@@ -287,7 +290,10 @@ def _live(setting, teacher, cfg):
     data = setting.data
     if _on_graphs(setting, cfg):
         return teacher_of(teacher.module, data, setting.data_sha256, cfg, _silent, setting.say)
-    return Once(frozen(teacher.module))
+    ask = frozen(teacher.module)
+    if cfg.precision == "bf16":  # as the students
+        ask = torch.autocast(setting.device, torch.bfloat16)(ask)
+    return Once(ask)
 
 
 def _run(setting, cfg, data, ask, margins, lockstep, before):
