@@ -14,6 +14,7 @@ from kdlib.study.pace import in_words
 
 PAUSE = 60.0  # seconds between two lines where there is no bar
 SOON = 10.0  # seconds before the first one
+BEAT = 10.0  # seconds between two states of a bar in a notebook: papermill keeps every one
 
 
 class Lockstep:
@@ -63,6 +64,7 @@ def progress(name, total, done, say):
         return
     seen = not in_notebook()
     how = {"unit": " images", "unit_scale": True, "dynamic_ncols": seen}
+    how["mininterval"] = 0.1 if seen else BEAT
     with tqdm(total=total, initial=done, desc=name, disable=None if seen else False, **how) as bar:
         if not bar.disable:
             yield bar.update
