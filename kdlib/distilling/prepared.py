@@ -71,6 +71,12 @@ def asked(module, sha256, data, helps):
 
     helps: what may help then."""
     val, test = (processes.predicted(module, split.x, data) for split in (data.val, data.test))
+    for logits in (val, test):
+        if not logits.isfinite().all():
+            raise KdlibError(
+                "--teacher: its scores for held-out images are not finite numbers, so its weights "
+                "are damaged, or it diverged in training."
+            )
     y = data.val.y.cpu()
     right = (val.argmax(dim=1) == y).double()
     accuracy = np.mean([right[y == k].mean().item() for k in y.unique()])

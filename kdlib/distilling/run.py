@@ -26,6 +26,7 @@ from kdlib.distilling.recipe import (
     recipe,
 )
 from kdlib.distilling.steps import Once, shared
+from kdlib.distilling.views import reading
 from kdlib.losses import needs_margins
 from kdlib.step import Run, method_loss
 from kdlib.study.files import check_writable
@@ -245,7 +246,8 @@ def train(setting, configs, teacher=None, margins=None, data=None):
     start = time.monotonic()
     ask = _live(setting, teacher, going[0]) if teacher else None
     runs = [_run(setting, cfg, data, ask, margins, lockstep, before) for cfg in going]
-    with progress(name, images * going[0].epochs, images * done, setting.say) as told:
+    total = images * going[0].epochs
+    with reading(data.train.x), progress(name, total, images * done, setting.say) as told:
         outcomes = fit(runs, _stepper(setting, going[0], lockstep, told))
     seconds = kept.before["seconds"] + time.monotonic() - start
     failures = [f"{cfg.key()} diverged before a stop" for cfg in todo if cfg not in going]

@@ -4,6 +4,7 @@ What an image looks like in training is decided by the number of its view alone,
 draws: the same for every method of a seed, and however many processes there are. N examples, B of
 them in a batch, images of S x S pixels."""
 
+import contextlib
 from dataclasses import dataclass
 
 import numpy as np
@@ -100,6 +101,7 @@ class Pictures:
         self.device = torch.device(device)
         self.batches = []  # of (index, view), which the loader goes through
         self.loader = None  # of training, kept over the epochs
+        self.coming = None
 
     def __len__(self):
         return len(self.examples)
@@ -136,7 +138,7 @@ class Pictures:
 
     def _read(self, loader):
         """Yield the batches of a loader. KdlibError if one of its workers dies."""
-        with stopping.held():  # what ends this process is not heard by workers, which it ends
+        with stopping.held():  # else a worker might begin with a signal that is for this process
             batches = iter(loader)
         try:
             yield from batches
@@ -162,8 +164,20 @@ class Pictures:
             num_workers=workers,
             collate_fn=collated,
             pin_memory=self.device.type == "cuda",
+            worker_init_fn=stopping.led,
             persistent_workers=keep and workers > 0,
         )
+
+
+@contextlib.contextmanager
+def reading(x):
+    """A block in which batches of Pictures, or of a tensor, are read; then no worker is left."""
+    try:
+        yield
+    finally:
+        if isinstance(x, Pictures):
+            with stopping.held():  # what is raised while a loader is deleted would be lost
+                x.coming = x.loader = x.epoch = x.current = None
 
 
 def in_memory(split):

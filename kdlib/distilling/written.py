@@ -19,6 +19,7 @@ from kdlib.study.files import claim, whole_file
 from kdlib.study.machine import machine
 from kdlib.teacher import weights_sha256
 
+BEGINS = "student_begins_with"
 NETWORKS = ("teacher", "student")
 IN_WORDS = (*NETWORKS, "augment")
 
@@ -71,7 +72,7 @@ def recipe_of(cfg):
     begins = asked.file
     if isinstance(begins, Path):
         begins = hashlib.sha256(begins.read_bytes()).hexdigest()
-    return cfg.fields() | {"student": asked.network, "student_begins_with": begins}
+    return cfg.fields() | {"student": asked.network, BEGINS: begins}
 
 
 def _facts(setting, cfg, teacher):
@@ -97,6 +98,8 @@ def is_there(setting, cfg, teacher):
             fields = [*value, *before]  # those of another version may be others
             field = next(field for field in fields if before.get(field) != value.get(field))
             what = f"{field}={before.get(field)!r}, and {value.get(field)!r} is asked for"
+            if field == BEGINS:
+                what = "a student that began with other weights"
         raise KdlibError(f"{path}: is of {what}; choose another --out, or delete that folder.")
     return all(file.exists() for file in (weights, *(of for of, _ in _predictions(setting, cfg))))
 
