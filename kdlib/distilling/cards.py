@@ -31,7 +31,7 @@ LOADS = {  # library: (what is imported, the network without its weights)
     "kdlib": ("from kdlib.models import MODELS", 'MODELS["{}"]({})'),
 }
 ISOLATES = re.compile("[\N{FIRST STRONG ISOLATE}\N{POP DIRECTIONAL ISOLATE}]")  # of within_text
-SAID = ("mean", "std", "size", "teacher_sha256", "margin_source")  # of about, not in its list
+SAID = ("mean", "std", "size", "teacher_sha256")  # of about, not in its list
 TEMPLATES = Environment(
     loader=FileSystemLoader(Path(__file__).parent),
     undefined=StrictUndefined,
@@ -72,6 +72,7 @@ def card(one, listing, about, audits, chosen):
     own = audits.get(one.method)
     a = own or next(iter(audits.values()))
     counts = by_group(one.test, len(listing.group_names), len(listing.class_names))
+    tested = int((counts["n"] > 0).sum())
     baselines = sum(role == "baseline" for role, _, _ in a.inputs)
     lost = f"It {harms(own, NAMED)}, at a false discovery rate of 5 %." if own else ""
     return TEMPLATES.get_template("card.md.j2").render(
@@ -87,7 +88,7 @@ def card(one, listing, about, audits, chosen):
         chosen=chosen,
         ships=(one.method, one.seed) == (chosen.method, chosen.seed),
         entry=entry(one.method),
-        labels=labels_read([one.method], about.get("margin_source", "val")),
+        labels=labels_read([one.method], about),
         recipe=_recipe(about, own is not None),
         version=__version__,
         accuracy=_accuracy(one, a),
@@ -95,7 +96,8 @@ def card(one, listing, about, audits, chosen):
         runs=count_of(a.seeds, "training run"),
         gain=told(a.metrics["average_gain"]),
         worst=_worst(counts, group_names(listing), own),
-        tested=count_of(int((counts["n"] > 0).sum()), "group"),
+        tested=count_of(tested, "group"),
+        all_shown=tested <= WORST,
         harmed=lost,
         small=int((counts["n"] < SMALL).sum()),
         groups=count_of(len(listing.group_names), "group"),
@@ -104,14 +106,15 @@ def card(one, listing, about, audits, chosen):
 
 
 def _recipe(about, distils):
-    """{what: Markdown} of the recipe, but for what stands elsewhere on the card."""
-    recipe = {}
+    """Lines of the recipe, but for what stands elsewhere on the card."""
+    lines = []
     for what, words in about.items():
-        if what not in SAID and (distils or what != "teacher"):
-            is_network = what in ("teacher", "student")
-            name = what.replace("_", " ").capitalize()
-            recipe[name] = code(words, None) if is_network else prose(str(words))
-    return recipe
+        name = what.replace("_", " ").capitalize()
+        if what in ("teacher", "student"):  # to be copied as they are
+            lines += [f"{name}: {code(words, None)}"] if distils or what == "student" else []
+        elif what not in SAID:
+            lines.append(prose(f"{name}: {words}"))
+    return lines
 
 
 def accuracies(x):
@@ -142,7 +145,7 @@ def _worst(counts, names, a):
     counts: by_group of its test images. a: the Audit of its method, None of the baseline."""
     header = ["group", "test images", "accuracy, %"]
     if a is not None:
-        header += ["gain, points", ""]
+        header += ["gain, points", "finding"]
         gains = a.groups.assign(estimate=a.groups.gain).set_index("group")
     tested = np.flatnonzero(counts["n"])
     accuracy = 100 * counts["correct"] / np.maximum(counts["n"], 1)

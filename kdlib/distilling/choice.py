@@ -19,6 +19,7 @@ BASELINE = "one_hot"
 NAMED = 3  # harmed groups in a sentence
 Z = 1.96  # standard errors in half of a 95 % interval
 DIGITS = 9  # of a percentage; what differs by less was summed in another order
+MARGINS = ("margin_source", "margin_reading")  # of the recipe: where margins come from
 RULE = (
     "The rule: of all methods, the baseline among them, whose accuracy on validation images, "
     "averaged over the groups, is not below the baseline's, ship the one that is most accurate in "
@@ -63,8 +64,8 @@ def scores(methods, listing):
 
     Of each group the mean over training runs; groups without a validation image do not count.
     average: over groups. worst groups: the mean over the tenth of the groups, one at least, in
-    which this method is least accurate; groups: how many these are; images: how many of them there
-    are for validation. allowed: whether the average is not below the baseline's.
+    which this method is least accurate; images: how many of these there are for validation.
+    allowed: whether the average is not below the baseline's.
     """
     rows = []
     for method, runs in methods.items():
@@ -73,8 +74,8 @@ def scores(methods, listing):
         k = max(1, round(len(filled) / 10))  # as in an audit
         order = filled[np.argsort(accuracy[filled], kind="stable")]
         images = np.isin(listing.val.group, order[:k]).sum()
-        rows.append((method, accuracy[filled].mean(), accuracy[order[:k]].mean(), k, images))
-    columns = ["method", "average", "worst groups", "groups", "images"]
+        rows.append((method, accuracy[filled].mean(), accuracy[order[:k]].mean(), images))
+    columns = ["method", "average", "worst groups", "images"]
     table = pd.DataFrame(rows, columns=columns).round(DIGITS)
     least = table.average[table.method == BASELINE].item()
     return table.assign(allowed=np.where(table.average >= least, "yes", "no"))
@@ -87,10 +88,10 @@ def in_order(table):
     return allowed.sort_values(["worst groups", "average"], ascending=False, kind="stable")
 
 
-def choose(students, listing, audits, margin_source="val"):
+def choose(students, listing, audits, about=None):
     """The Choice among students, [results.Trained], of which audits {method: Audit} are known.
 
-    margin_source: where the weights of the teacher by group come from; see Config.
+    about: the recipe; of it margin_source and margin_reading, see Config, say who reads labels.
     """
     methods = by_method(students)
     table = scores(methods, listing)
@@ -105,7 +106,7 @@ def choose(students, listing, audits, margin_source="val"):
         f"The file to ship is {file}{of_runs if len(runs) > 1 else ''}.",
         *_how_close(table),
     )
-    labels = labels_read(methods, margin_source)
+    labels = labels_read(methods, about)
     return Choice(method, ship.seed, file, said, RULE, labels, table)
 
 
@@ -181,9 +182,9 @@ def harms(a, most=NAMED):
     return f"{said}: {in_a_row(named)}"
 
 
-def labels_read(methods, margin_source="val"):
+def labels_read(methods, about=None):
     """Which labels are read by which step, in a sentence."""
-    some = [method for method in methods if reads_val(method, margin_source)]
+    some = [method for method in methods if reads_val(method, about)]
     also = "those of the validation images are read by the choice of which to ship alone"
     if some:
         verb = "reads" if len(some) == 1 else "read"
@@ -197,6 +198,7 @@ def labels_read(methods, margin_source="val"):
     )
 
 
-def reads_val(method, margin_source="val"):
+def reads_val(method, about=None):
     """Whether a method, or arm, reads labels of validation images while it trains."""
-    return labels_of(own(method, teacher="any", margin_source=margin_source)) != ""
+    margins = {name: of for name, of in (about or {}).items() if name in MARGINS}
+    return labels_of(own(method, teacher="any", **margins)) != ""

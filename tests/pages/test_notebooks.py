@@ -15,6 +15,7 @@ from synthetic import COUNTS, GROUPS, write_study
 
 from kdlib.asking import given
 from kdlib.config import KdlibError
+from kdlib.distilling import notebook as distilling
 from kdlib.pages import explore, render, report
 from kdlib.pages.warm import Kernel
 from kdlib.study.grids import KINDS, STUDIES, check_parameters
@@ -23,7 +24,9 @@ from kdlib.study.sweep import sweep
 ROOT = Path(__file__).resolve().parents[2]
 AUDIT = ROOT / "notebooks" / "audit_your_model.ipynb"  # of no study: its parameters are files
 EXPLORE = ROOT / "notebooks" / "explore.ipynb"  # of every study: test_explore.py
-NOTEBOOKS = sorted(set((ROOT / "notebooks").glob("*.ipynb")) - {AUDIT, EXPLORE})
+DISTIL = ROOT / "notebooks" / "10_distil_your_own.ipynb"  # of own images: distilling/test_notebook
+OWN = [AUDIT, EXPLORE, DISTIL]
+NOTEBOOKS = sorted(set((ROOT / "notebooks").glob("*.ipynb")) - set(OWN))
 # title, parameters, imports, runs, main figure, how to read it, the rest, set-up, what deviates
 ORDER = ["markdown", *["code"] * 4, "markdown", "code", "markdown", "code"]
 ORDERS = {
@@ -62,7 +65,7 @@ KIND = {book: kind for kind, books in KINDS.items() for book in books}
 DEMO = {s.kind: s.name for s in STUDIES.values() if s.demonstration} | {"anchors": "anchors"}
 WORDS = {"holds", "contradicted", "not under this reading", "not decided", "not tested"}
 each = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
-every = pytest.mark.parametrize("path", [*NOTEBOOKS, AUDIT, EXPLORE], ids=lambda p: p.stem)
+every = pytest.mark.parametrize("path", [*NOTEBOOKS, *OWN], ids=lambda p: p.stem)
 
 
 def read(path):
@@ -336,6 +339,7 @@ def test_a_notebook_of_sensitivity_runs_from_records(executed, request):
     [
         (AUDIT, given.PARAMETERS, "given = check_parameters(globals())"),
         (EXPLORE, explore.Choice._fields, "choice = explore.check_parameters(globals())"),
+        (DISTIL, distilling.PARAMETERS, "given = notebook.check_parameters(globals())"),
     ],
     ids=lambda value: getattr(value, "stem", ""),
 )
