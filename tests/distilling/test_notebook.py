@@ -127,7 +127,7 @@ def test_the_notebook_distils_own_images_and_begins_with_the_answer(pictures, tm
     links = re.findall('<a href="([^"]+)">', shown[5])
     assert len(links) == 5 and links[0].endswith("out%20%26%20more/report.html")
     read = shown[-1]
-    assert "114 images in 3 class folders" in read and "The teacher is right in" in read
+    assert "114 images of 3 classes" in read and "The teacher is right in" in read
 
     page = render.render(tmp_path / "a.ipynb", tmp_path / "a.html").read_text()
     assert page.count('<figure class="kd-figure">') == 3 and "Messages" not in page

@@ -320,4 +320,4 @@ def test_two_processes_leave_what_one_does_and_say_which_student_to_ship(
 def test_the_command_refuses_in_one_sentence(pictures, tmp_path, capsys):
     options = ["--teacher", "kdlib:resnet8", "--methods", "kd", "--out", str(tmp_path / "out")]
     assert main(["distill", "--data", str(pictures), *ARGUMENTS, *options]) == 2
-    assert capsys.readouterr().err.startswith("kdlib: methods: must be one_hot")
+    assert capsys.readouterr().err.startswith("kdlib: --methods: must name one_hot")
