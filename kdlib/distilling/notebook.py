@@ -129,8 +129,8 @@ def figures(found):
 
 def tables(found):
     """What the choice was made by; the methods side by side; every group of each method."""
-    about = "Accuracy on validation images in per cent; how many groups are the worst, of how many "
-    choice = Table(found.choice.table, f"{about}images, and whether the average allows a choice")
+    about = "Accuracy on validation images in per cent, a mean over training runs; the number of a "
+    choice = Table(found.choice.table, f"{about}method's worst groups, and of their images")
     every = []
     for method, a in audits_of(found).items():
         groups = appendix(a, f"report-{method}")
