@@ -4,6 +4,7 @@ The time is that of the two machines whose speed was measured. Nothing is loaded
 
 import argparse
 import functools
+import itertools
 import json
 import math
 from collections import Counter
@@ -14,8 +15,10 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from bench.inputs import markdown, put
+from kdlib.asking.networks import named, untrained
 from kdlib.config import FOLDS
 from kdlib.data import long_tail_counts
+from kdlib.distilling.recipe import PRESET_STUDENT, PRESET_TEACHERS, PRESETS
 from kdlib.models import build
 from kdlib.study.grids import STUDIES
 
@@ -102,6 +105,41 @@ def table(measured):
     return "\n".join(lines)
 
 
+# ---------------------------------------------------------------- ImageNet, which nobody ran yet
+
+SHOWN = {"imagenet": 1_281_167, "imagenet-lt": 115_846}  # training images
+METHODS = 3  # one_hot, kd and ada_alpha, side by side
+GPUS = 8
+PACE = 6e13  # operations a second of a GPU in training: 2,400 images of ResNet-50
+DECODED = 150  # images a second that a core reads, cuts and resizes
+CORES = 64
+
+
+def forward(network):
+    """Operations of torchvision's network for an image of 224 x 224 pixels."""
+    with torch.device("meta"), FlopCounterMode(display=False) as counter:
+        untrained(named(network), 1000).eval()(torch.zeros(1, 3, 224, 224))
+    return counter.get_total_flops()
+
+
+def imagenet():
+    """Markdown: what a seed of kdlib distill --preset costs on GPUS, by arithmetic alone."""
+    rows = []
+    for (name, n), teacher in itertools.product(SHOWN.items(), PRESET_TEACHERS):
+        images = n * PRESETS[name]["epochs"]
+        student = forward(PRESET_STUDENT)
+        # backward costs twice the forward pass; the teacher has none
+        steps = METHODS * 3 * student + forward(teacher)
+        teaching = 3 * forward(teacher)  # it is trained first, by the same recipe
+        hours = [images * work / (GPUS * PACE) / 3600 for work in (steps, teaching)]
+        read = 2 * images / (CORES * DECODED) / 3600
+        pair = f"{teacher} → {PRESET_STUDENT}"
+        shown = [f"{value:.1f} h" for value in (*hours, read)]
+        rows.append([f"`{name}`", pair, f"{images / 1e6:.3g}", *shown])
+    titles = ["preset", "pair", "million images", "students", "teacher", "reading, of both"]
+    return markdown(titles, rows)
+
+
 def main(arguments=None):
     parser = argparse.ArgumentParser(prog="python -m bench cost", description=__doc__)
     parser.add_argument("--write", action="store_true", help="also write it into COST.md")
@@ -109,3 +147,4 @@ def main(arguments=None):
     print(found)
     if given.write:
         put(HERE / "COST.md", "cost", found)
+        put(HERE / "COST.md", "imagenet", imagenet())

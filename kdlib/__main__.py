@@ -173,8 +173,11 @@ def distill(args):
     """
     from kdlib.distilling.run import distil
 
+    if args.data is None:
+        raise KdlibError("distill needs --data PATH, a folder of images.")
     options = {name: value for name, value in vars(args).items() if name not in NO_OPTIONS}
-    methods = [name for word in options.pop("methods") for name in word.split(",") if name]
+    methods = [name.strip() for word in options.pop("methods") for name in word.split(",")]
+    methods = [name for name in methods if name]
     found = distil(methods=methods, say=functools.partial(print, flush=True), **options)
     if found is not None:  # the first process of torchrun, or the only one
         print("\n".join([*found.headline(), str(Path(args.out).resolve() / "report.html")]))
@@ -236,6 +239,12 @@ def _duration(text):
             f"{text!r} must be a duration such as 90s, 9m, 2h, or 540 (seconds)"
         )
     return float(found[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[found[2]]
+
+
+def _whole(text):
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} must be a whole number, 0 or more")
+    return int(text)
 
 
 def _count(text):
@@ -380,11 +389,11 @@ def _distill_options(add):
         "a folder of images with a folder per class, in train/, val/, test/ or alone; or a table "
     )
     data += "with the columns path and label, also group and split; or Parquet shards"
-    add("--data", required=True, metavar="PATH", help=data)
+    add("--data", metavar="PATH", help=data)
     weights = "LIBRARY:NAME@FILE, as in timm:resnet50@my.safetensors; LIBRARY is torchvision, timm "
     weights += "or kdlib; FILE may be pretrained; without @FILE it is trained here first"
-    add("--teacher", required=True, metavar="NETWORK", help=weights)
-    add("--student", required=True, metavar="NETWORK", help="the same; begins with @FILE, if any")
+    add("--teacher", metavar="NETWORK", help=weights)
+    add("--student", metavar="NETWORK", help="the same; begins with @FILE, if any")
     usual = ["one_hot", "kd", "ada_alpha"]
     names = "one_hot, the baseline, and others; default: " + ",".join(usual)
     add("--methods", nargs="+", default=usual, metavar="NAME", help=names)
@@ -392,14 +401,14 @@ def _distill_options(add):
     groups = "the group of each image: columns path and group; default: the classes"
     add("--groups", **FILE, help=groups)
     add("--seeds", **COUNT, default=1, help="students of each method; default: 1")
-    preset = "recipe, and with imagenet-lt the published lists: imagenet, imagenet-lt"
+    preset = "imagenet or imagenet-lt: recipe, networks, and the published lists of the long tail"
     add("--preset", metavar="NAME", help=preset)
     add("--epochs", **COUNT, help="default: 90")
     add("--size", **COUNT, help="pixels of an image's side; default: 224")
     add("--batch-size", **COUNT, help="images in all processes; default: 256")
     add("--lr", type=float, metavar="RATE", help="peak learning rate; default: 0.1 x batch / 256")
     add("--weight-decay", type=float, metavar="W", help="default: 0.0001")
-    add("--warmup", type=int, metavar="N", help="epochs; default: 5, at most a tenth of all")
+    add("--warmup", type=_whole, metavar="N", help="epochs; default: 5, at most a tenth of all")
     add("--temperature", type=float, metavar="T", help="of teacher and student; default: 1")
     add("--alpha", type=float, metavar="A", help="kd's weight of the teacher; default: 1")
     add("--precision", choices=("fp32", "bf16"), help="of the student in training; default: fp32")
@@ -413,8 +422,10 @@ def _distill_options(add):
     add("--teacher-classes", **FILE, help=order)
     skip = "leave out images that cannot be read, which are looked for before training"
     add("--skip-corrupt", action="store_true", help=skip)
-    add("--workers", type=int, metavar="N", help="processes that read images; default: by cores")
+    add("--workers", type=_whole, metavar="N", help="processes that read images; default: by cores")
     add("--device", choices=("cpu", "cuda"), help="default: cuda if torch can use it, else cpu")
+    dry = "read everything, say how long the training would take here, and stop"
+    add("--dry-run", action="store_true", help=dry)
 
 
 def main(argv=None):
@@ -467,8 +478,18 @@ def main(argv=None):
             kept = f"finished runs are kept ({_on_record(args.configs)})"
             said = f"{word}; {kept}, and the same command goes on with the rest"
         code = 128 + number
-    print(f"kdlib: {said}", file=sys.stderr)
+    if _speaks():
+        print(f"kdlib: {said}", file=sys.stderr, flush=True)
     return code
+
+
+def _speaks():
+    """Whether this process says why it ends: of those of torchrun, one does."""
+    if int(os.environ.get("WORLD_SIZE", 1)) == 1:
+        return True
+    from kdlib.distilling import processes
+
+    return processes.speaks()
 
 
 if __name__ == "__main__":

@@ -28,6 +28,7 @@ ROOT = Path(__file__).parents[1]
 DOCUMENTS = (
     *("README.md", "RESULTS.md", "PROTOCOL.md", "CONTRIBUTING.md", "CHANGELOG.md"),
     *("data/README.md", "docs/audit.md", "docs/many_machines.md"),
+    *("docs/distil.md", "docs/own_trainer.md"),
 )
 PAGES = {name: (ROOT / name).read_text() for name in DOCUMENTS}
 README, PROTOCOL = PAGES["README.md"], PAGES["PROTOCOL.md"]
@@ -134,6 +135,8 @@ def check(words):
         case ["make", *rest]:
             check_make(rest)
         case ["python", "-m", "kdlib", *rest]:
+            check_kdlib(rest)
+        case ["torchrun", "--nproc-per-node", _, "-m", "kdlib", *rest]:
             check_kdlib(rest)
         case ["papermill", *rest]:
             check_papermill(rest)

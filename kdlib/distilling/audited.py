@@ -12,6 +12,7 @@ from kdlib.distilling.choice import BASELINE, stem
 from kdlib.evidence.counts import buckets
 from kdlib.reading.names import REDUCED
 from kdlib.reading.read import Source
+from kdlib.reading.said import ROWS
 from kdlib.reading.sentences import AuditError, encodable, listed
 from kdlib.reading.values import WHOLE
 
@@ -46,7 +47,7 @@ def audited(listing, teacher, methods, called_teacher, say):
             train_counts=_counts_for_buckets(listing),
             edges=EDGES,
             images=_paths(test),
-            say=say,
+            say=say and (lambda sentence: say(apt(sentence))),
         )
     except AuditError as error:
         raise KdlibError(f"The students are trained, but not audited: {error}") from None
@@ -57,6 +58,11 @@ def _source(name, x, class_names):
     weights, an audit would take their files for a mistake."""
     columns = (class_names[x.predicted], x.log_p[:, 0], x.log_p[:, 1])
     return Source(name, dict(zip(REDUCED, columns, strict=True)))
+
+
+def apt(sentence):
+    """A sentence on what was read; the rows of networks that were asked here are in order."""
+    return sentence.replace(ROWS, "it has hardly learned anything.")
 
 
 def called(listing):

@@ -23,6 +23,7 @@ from kdlib.study.files import whole_file
 WORST = 10  # groups in the table
 NAMED = 20  # harmed groups by name
 SMALL = 10  # test images, below which a group says little
+NETWORKS = ("teacher", "student")
 NETWORK = re.compile(r"(\w+):([^:@]+)")  # LIBRARY:NAME, before the file of its weights
 LOADS = {  # library: (what is imported, the network without its weights)
     "torchvision": ("import torchvision", 'torchvision.models.get_model("{}", num_classes={})'),
@@ -46,7 +47,7 @@ def write_cards(out, listing, methods, about, audits, chosen):
     for runs in methods.values():
         for one in runs:
             path = out / "students" / f"{stem(one.method, one.seed)}.md"
-            _write(path, card(one, listing, methods, about, audits, chosen))
+            _write(path, card(one, listing, about, audits, chosen))
     _write(out / "README.md", index(methods, audits, chosen))
 
 
@@ -58,7 +59,7 @@ def _write(path, text):
 # ---------------------------------------------------------------- the card of a student
 
 
-def card(one, listing, methods, about, audits, chosen):
+def card(one, listing, about, audits, chosen):
     """The card of a student, results.Trained, as Markdown; see write_cards."""
     library, name = network_of(about).split(":")
     file = f"{stem(one.method, one.seed)}.safetensors"
@@ -81,7 +82,7 @@ def card(one, listing, methods, about, audits, chosen):
         '`network` and `size`: `safetensors.safe_open(FILE, "pt").metadata()`.',
         _snippet(library, name, len(listing.class_names), file),
         "## How it was trained",
-        _training(one, listing, methods, about),
+        _training(one, listing, about),
         "## How accurate it is on test images",
         _accuracy(one, listing, audits),
         "## Its worst groups",
@@ -89,10 +90,19 @@ def card(one, listing, methods, about, audits, chosen):
         "## What it must not be taken for",
         _limits(one, listing),
         "## Licence",
-        "This card grants none. The weights were learned from your images, and your teacher's "
-        "answers to them: whether they may be passed on depends on the licences of both.",
+        _licence(distils),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _licence(distils):
+    learned, of = "the images", "the licence of these"
+    if distils:
+        learned, of = "the images, and the teacher's answers to them", "the licences of both"
+    return (
+        f"This card grants none. The weights were learned from {learned}; whether they may be "
+        f"passed on depends on {of}, which only you know."
+    )
 
 
 def _front_matter(library, distils):
@@ -116,25 +126,28 @@ def _snippet(library, name, classes, file):
     return "\n".join(["```python", *lines, "```"])
 
 
-def _training(one, listing, methods, about):
+def _training(one, listing, about):
     known = entry(one.method)
     of = f"{name_of(one.method)} (`{one.method}`{', ' + prose(known.about) if known else ''})"
     counts = ", ".join(
         f"{len(getattr(listing, split)):,} {what}"
         for split, what in (("train", "to train on"), ("val", "held out"), ("test", "to test on"))
     )
-    groups = f"{len(listing.group_names):,} groups"
+    kinds = count_of(len(listing.class_names), "class", "classes")
+    if tuple(listing.group_names) != tuple(listing.class_names):
+        kinds += f" and {count_of(len(listing.group_names), 'group')}"
     lines = [
         f"Method: {of}, seed {one.seed}",
-        f"Images: {prose(Path(listing.folder).name)}; {counts}; {groups}",
-        prose(labels_read({one.method: methods[one.method]}, about.get("margin_source", "val"))),
+        f"Images: {prose(Path(listing.folder).name)}; {counts}; {kinds}",
+        prose(labels_read([one.method], about)),
     ]
-    told_already = ("mean", "std", "size", "teacher_sha256", "margin_source")
+    told_already = ("mean", "std", "size", "teacher_sha256")
     for what, words in about.items():
         no_teacher = what == "teacher" and one.method == BASELINE
         if what not in told_already and not no_teacher:
-            words = code(words, None) if what in ("teacher", "student") else prose(str(words))
-            lines.append(f"{prose(what.replace('_', ' ').capitalize())}: {words}")
+            name = what.replace("_", " ").capitalize()
+            asked = what in NETWORKS  # to be copied as they are
+            lines.append(f"{name}: {code(words, None)}" if asked else prose(f"{name}: {words}"))
     lines.append(f"kdlib {__version__}")
     return "\n".join(f"- {line}" for line in lines)
 
@@ -191,7 +204,7 @@ def _worst(one, listing, audits):
     header = ["group", "test images", "accuracy, %"]
     a = audits.get(one.method)
     if a is not None:
-        header += ["gain, points", ""]
+        header += ["gain, points", "finding"]
         by_name = a.groups.assign(estimate=a.groups.gain).set_index("group")
     rows = []
     for r in worst.itertuples():
@@ -200,11 +213,13 @@ def _worst(one, listing, audits):
             of = by_name.loc[r.group]
             row += [brief(of), of.finding]
         rows.append(row)
-    said = (
-        f"The {len(rows)} of {count_of(len(groups), 'group')} in which this network is least "
-        "accurate. They were chosen on the images that score them, so on new images they are "
-        "probably somewhat better, and others may be worse."
-    )
+    said = f"All {count_of(len(groups), 'group')}, the least accurate first."
+    if len(rows) < len(groups):
+        said = (
+            f"The {len(rows)} of {count_of(len(groups), 'group')} in which this network is least "
+            "accurate. They were chosen on the images that score them, so on new images they are "
+            "probably somewhat better, and others may be worse."
+        )
     lines = [*table(header, rows), "", said]
     return "\n".join([*lines, *(["", _harmed(one, a)] if a is not None else [])])
 
@@ -235,7 +250,7 @@ def _limits(one, listing):
         "A judge of images from elsewhere: it was tested on images of the data set it was trained "
         "on; other cameras, places or times may give another accuracy.",
         "A judge of what is none of its classes: it always names one of them.",
-        "Fair to groups that were not looked at: accuracy is known of the groups named here only.",
+        "Fair to groups that were not looked at: accuracy is known of the groups of this run only.",
         "Sure where it sounds sure: its scores were not calibrated; the report says how far off "
         "they are.",
     ]
@@ -271,8 +286,8 @@ def index(methods, audits, chosen):
         *(f"{prose(sentence)}\n" for sentence in (*chosen.said, chosen.labels)),
         "- `report.html`: whom distillation hurt, with `report.json` and `report.csv`"
         + (", and a page for each method" if len(audits) > 1 else ""),
-        "- `students/`: the weights of each student (safetensors), and a card beside them that "
-        "names its worst groups",
+        "- `students/`: the weights of each student (safetensors), a card that names its worst "
+        "groups, and its recipe and curves (JSON)",
         "- `predictions/`: what each network says of each image",
         "",
         "To audit the same predictions again, by other groups or with more options:",

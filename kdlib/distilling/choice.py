@@ -62,8 +62,8 @@ def scores(methods, listing):
 
     Of each group the mean over training runs; groups without a validation image do not count.
     average: over groups. worst groups: the mean over the tenth of the groups, one at least, in
-    which this method is least accurate; groups: how many these are; images: how many of them there
-    are for validation. allowed: whether the average is not below the baseline's.
+    which this method is least accurate; images: how many of these there are for validation.
+    allowed: whether the average is not below the baseline's.
     """
     rows = []
     for method, runs in methods.items():
@@ -74,8 +74,8 @@ def scores(methods, listing):
         k = tenth(len(filled))
         order = filled[np.argsort(accuracy[filled], kind="stable")]
         images = np.isin(listing.val.group, order[:k]).sum()
-        rows.append((method, accuracy[filled].mean(), accuracy[order[:k]].mean(), k, images))
-    columns = ["method", "average", "worst groups", "groups", "images"]
+        rows.append((method, accuracy[filled].mean(), accuracy[order[:k]].mean(), images))
+    columns = ["method", "average", "worst groups", "images"]
     table = pd.DataFrame(rows, columns=columns).round(DIGITS)
     least = table.average[table.method == BASELINE].item()
     return table.assign(allowed=np.where(table.average >= least, "yes", "no"))
@@ -101,10 +101,10 @@ def _in_order(table):
     return allowed.sort_values(["worst groups", "average"], ascending=False, kind="stable")
 
 
-def choose(students, listing, audits, margin_source="val"):
+def choose(students, listing, audits, about=None):
     """The Choice among students, [results.Trained], of which audits {method: Audit} are known.
 
-    margin_source: where the weights of the teacher by group come from; see Config.
+    about: the recipe; of it margin_source and margin_reading, see Config, say who reads labels.
     """
     methods = by_method(students)
     table = scores(methods, listing)
@@ -119,7 +119,7 @@ def choose(students, listing, audits, margin_source="val"):
         f"The file to ship is {file}{of_runs if len(runs) > 1 else ''}.",
         *_how_close(table),
     )
-    labels = labels_read(methods, margin_source)
+    labels = labels_read(methods, about)
     return Choice(method, ship.seed, file, said, RULE, labels, table)
 
 
@@ -196,9 +196,9 @@ def _harms(a):
     return f"{said}: {in_a_row([*named, *([f'{more:,} more'] if more > 0 else [])])}"
 
 
-def labels_read(methods, margin_source="val"):
+def labels_read(methods, about=None):
     """Which labels are read by which step, in a sentence."""
-    some = [method for method in methods if reads_val(method, margin_source)]
+    some = [method for method in methods if reads_val(method, about)]
     also = "those of the validation images are read by the choice of which to ship alone"
     if some:
         verb = "reads" if len(some) == 1 else "read"
@@ -212,13 +212,13 @@ def labels_read(methods, margin_source="val"):
     )
 
 
-def reads_val(method, margin_source="val"):
+def reads_val(method, about=None):
     """Whether a method, or arm, reads labels of validation images while it trains."""
-    fields = {"method": method, "margin_source": margin_source}
-    if method in ARMS:
-        fields |= ARMS[method].fields
+    usual = {"margin_source": "val", "margin_reading": "B"}
+    own = ARMS[method].fields if method in ARMS else {"method": method}
+    fields = usual | (about or {}) | own
     known = METHODS.get(fields["method"])
     if known is None or "margin_source" not in known.knobs or fields["margin_source"] != "val":
         return False
     # ada_margin takes its margin from each training image, unless it is read otherwise
-    return "margin_reading" not in known.knobs or fields.get("margin_reading", "B") != "B"
+    return "margin_reading" not in known.knobs or fields["margin_reading"] != "B"

@@ -5,12 +5,15 @@ import time
 
 from tqdm import tqdm  # tqdm.auto warns in notebooks without ipywidgets
 
+from kdlib.config import FOLDS, count_of
 from kdlib.distilling import processes
+from kdlib.distilling.recipe import TEACHER
 from kdlib.study.files import in_notebook
 from kdlib.study.machine import git_sha
 from kdlib.study.pace import in_words
 
 PAUSE = 60.0  # seconds between two lines where there is no bar
+SOON = 10.0  # seconds before the first one
 BEAT = 10.0  # seconds between two states of a bar in a notebook: papermill keeps every one
 
 
@@ -38,6 +41,19 @@ class Lockstep:
             self.kept.write(git_sha(), states=states)
 
 
+def begins(configs, images, done):
+    """A sentence: what is trained now, and how long."""
+    cfg = configs[0]
+    epochs = f"{count_of(cfg.epochs, 'epoch')} of {count_of(images, 'image')}"
+    if done:
+        epochs += f", of which {done} were done before"
+    if cfg.name == TEACHER:
+        fold = "" if cfg.fold is None else f", without part {cfg.fold + 1} of {FOLDS} of the images"
+        return f"Training the teacher, {cfg.student}, on labels alone{fold}: {epochs}."
+    names = ", ".join(cfg.name for cfg in configs)
+    return f"Training {names} side by side, seed {cfg.seed}: {epochs}."
+
+
 @contextlib.contextmanager
 def progress(name, total, done, say):
     """A function told(images), beside it a bar with images a second and the time left.
@@ -53,7 +69,8 @@ def progress(name, total, done, say):
         if not bar.disable:
             yield bar.update
             return
-        began = said = time.monotonic()
+        began = time.monotonic()
+        said = began - PAUSE + SOON
         there = done
 
         def told(images):

@@ -71,6 +71,12 @@ def asked(module, sha256, data, helps):
 
     helps: what may help then."""
     val, test = (processes.predicted(module, split.x, data) for split in (data.val, data.test))
+    for logits in (val, test):
+        if not logits.isfinite().all():
+            raise KdlibError(
+                "--teacher: its scores for held-out images are not finite numbers, so its weights "
+                "are damaged, or it diverged in training."
+            )
     y = data.val.y.cpu()
     right = (val.argmax(dim=1) == y).double()
     accuracy = np.mean([right[y == k].mean().item() for k in y.unique()])
@@ -129,12 +135,20 @@ def crossfit_margins(models, data, cfg):
     return margins, data.train.group.cpu()
 
 
+def counts(examples, configs):
+    """Numbers of images that networks are trained on: of all, and of all without each fold."""
+    y = torch.from_numpy(examples.y)
+    crossfit = any(cfg.margin_source == "crossfit" for cfg in configs)
+    folds = range(FOLDS) if crossfit else ()
+    return [len(y), *(int((fold_of(y) != k).sum()) for k in folds)]
+
+
 def without_fold(data, k):
     """The Data whose training images lack fold k."""
     return replace(data, train=some(data.train, fold_of(data.train.y.cpu()) != k))
 
 
-def fingerprint(listing, data):
-    """Hash of all that own students depend on besides their Config and their teacher."""
-    told = (listing.sha256(), data.mean, data.std)
+def fingerprint(listing, data, size):
+    """Hash of all that networks are shown: images, labels, groups, and how they are cut."""
+    told = (listing.sha256(), data.mean, data.std, size, data.augment)
     return hashlib.sha256(repr(told).encode()).hexdigest()

@@ -4,6 +4,7 @@ Every process has the same data, and takes its part of each batch."""
 
 import contextlib
 import datetime
+import functools
 import os
 import warnings
 
@@ -13,11 +14,13 @@ from torch import distributed, nn
 from torch.distributed.nn import functional as collective
 from torch.nn.parallel import DistributedDataParallel
 
+from kdlib.config import KdlibError, count_of
+from kdlib.reading.sentences import reason
 from kdlib.train import predict
 
-PATIENCE = datetime.timedelta(
-    hours=2
-)  # others wait so long while the first one writes or evaluates
+# others wait so long while the first one writes or evaluates
+PATIENCE = datetime.timedelta(hours=2)
+AT_ONCE = datetime.timedelta(seconds=5)  # in which torchrun says whether another one has spoken
 
 
 def count():
@@ -35,19 +38,77 @@ def local_count():
     return int(os.environ.get("LOCAL_WORLD_SIZE", 1)) if distributed.is_initialized() else 1
 
 
+def _several():
+    """Whether torchrun, or who sets the same variables, has started this process with others."""
+    return int(os.environ.get("WORLD_SIZE", 1)) > 1
+
+
+@functools.cache
+def speaks():
+    """Whether this process says why all of them end: the first one that asks."""
+    if not _several():
+        return True
+    try:
+        where = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+        store = distributed.TCPStore(*where, is_master=False, timeout=AT_ONCE)
+        return store.add(f"kdlib ends {os.environ.get('TORCHELASTIC_RESTART_COUNT')}", 1) == 1
+    except Exception:  # without torchrun, or it has ended: said twice is better than never
+        return True
+
+
 @contextlib.contextmanager
 def joined(device):
-    """A block in which the processes of torchrun, if any, work together; yields the device."""
-    if int(os.environ.get("WORLD_SIZE", 1)) == 1:
+    """A block in which the processes of torchrun, if any, work together; yields the device.
+
+    KdlibError where they cannot, or where another one has ended before its time."""
+    check_device(device)
+    if not _several():
         yield device
         return
-    if device == "cuda":
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    distributed.init_process_group("nccl" if device == "cuda" else "gloo", timeout=PATIENCE)
+    try:
+        distributed.init_process_group("nccl" if device == "cuda" else "gloo", timeout=PATIENCE)
+    except (RuntimeError, ValueError) as error:
+        raise KdlibError(
+            f"WORLD_SIZE={os.environ['WORLD_SIZE']}: the processes do not find each other "
+            f"({reason(error)}); start them by torchrun, or unset WORLD_SIZE for one alone."
+        ) from None
     try:
         yield device
+    except BaseException as error:
+        speaks()  # before the others miss this one
+        if isinstance(error, RuntimeError) and _is_of_another(error):
+            raise KdlibError(
+                f"Another of the {count()} processes has ended, and none can go on without it "
+                f"({reason(error)}); the same command goes on from what is kept."
+            ) from None
+        raise
     finally:
         distributed.destroy_process_group()
+
+
+def _is_of_another(error):
+    """Whether a RuntimeError tells of a process that is no longer there."""
+    lost = isinstance(error, distributed.DistError)
+    return lost or "gloo" in str(error) or "Connection" in str(error)
+
+
+def check_device(device):
+    """KdlibError for a GPU that is not there; else this process works on its own from here on."""
+    if device != "cuda":
+        return
+    there = torch.cuda.device_count()
+    if not there:
+        raise KdlibError(
+            "--device cuda: torch cannot use a GPU here; `python -m kdlib doctor` says why."
+        )
+    if _several():
+        own = int(os.environ.get("LOCAL_RANK", 0))
+        if own >= there:
+            raise KdlibError(
+                f"--nproc-per-node {os.environ.get('LOCAL_WORLD_SIZE', own + 1)}: this machine has "
+                f"{count_of(there, 'GPU')}, one for each process; start no more than that."
+            )
+        torch.cuda.set_device(own)
 
 
 @contextlib.contextmanager
@@ -145,15 +206,20 @@ class Synced:
         variance = (square - mean**2).clamp(min=0)
         self._remember(mean.detach(), variance.detach() * total / (total - 1))
         shape = [1, -1] + [1] * (x.ndim - 2)
-        scale = (self.weight / (variance + self.eps).sqrt()).view(shape)
-        out = ((wide - mean.view(shape)) * scale + self.bias.view(shape)).to(x.dtype)
-        return (
-            self.act(self.drop(out)) if hasattr(self, "act") else out
-        )  # timm's have an activation
+        out = (wide - mean.view(shape)) / (variance + self.eps).sqrt().view(shape)
+        if self.affine:
+            out = out * self.weight.view(shape) + self.bias.view(shape)
+        out = out.to(x.dtype)
+        # timm's have an activation
+        return self.act(self.drop(out)) if hasattr(self, "act") else out
 
     @torch.no_grad()
     def _remember(self, mean, variance):
+        if not self.track_running_stats:
+            return
         self.num_batches_tracked += 1
-        share = self.momentum or 1 / self.num_batches_tracked.item()
+        share = self.momentum
+        if share is None:
+            share = 1 / self.num_batches_tracked.item()
         self.running_mean.lerp_(mean.to(self.running_mean.dtype), share)
         self.running_var.lerp_(variance.to(self.running_var.dtype), share)

@@ -1,6 +1,7 @@
 """How own students are trained: the Config of each, and the recipes that have a name."""
 
 import dataclasses
+import re
 from dataclasses import dataclass
 
 from kdlib.config import Config, KdlibError, choice, count_of, did_you_mean, number
@@ -8,6 +9,7 @@ from kdlib.distilling.views import AUGMENTATIONS
 from kdlib.methods import ARMS, METHODS, loss_fields
 
 SMALL = 64  # pixels; images up to this size are moved in training, larger ones cut
+TEACHER = "teacher"  # name of what is trained on labels alone before the students
 TEACHER_SEED = 1000  # of the teacher that is trained here
 # these need what own images do not bring: val as training images, another teacher, a choice after
 # training
@@ -15,11 +17,16 @@ NOT_HERE = ("one_hot_with_val", "kd_adjusted_teacher", "post_hoc")
 WHOLE_BATCH = ("group_dro", "robust_kd", "long_tailed_kd")  # look at all examples of a batch
 LEAST_IN_BATCH = 2  # images that a process needs for the statistics of a batch norm
 
-USUAL = {"epochs": 90, "batch_size": 256, "warmup": 5, "weight_decay": 1e-4}
+USUAL = {"epochs": 90, "batch_size": 256, "warmup": 5, "weight_decay": 1e-4, "size": 224}
 PRESETS = {
     "imagenet": USUAL | {"batch_size": 512, "decay": "step", "milestones": (30, 60, 80)},
 }
 PRESETS["imagenet-lt"] = PRESETS["imagenet"]
+# of these presets: a teacher that is larger than the student, and one like it
+PRESET_TEACHERS = ("torchvision:resnet50", "torchvision:resnet18")
+PRESET_STUDENT = "torchvision:resnet18"
+MOST_SEEDS = TEACHER_SEED  # from 0 on, so that no student has the seed of the teacher
+FIELD = re.compile(r"\b([a-z]+(?:_[a-z]+)*)=(?=\S)")  # as a Config calls what a user typed
 RATE = 0.1 / 256  # peak learning rate for each image of a batch (Goyal et al. 2017)
 
 
@@ -34,6 +41,12 @@ class Own(Config):
     size: int = number(224, 8, 1024)  # pixels of an image's side
     augment: str = choice("resized", AUGMENTATIONS)
 
+    def __post_init__(self):
+        try:
+            super().__post_init__()
+        except KdlibError as error:
+            raise KdlibError(_as_typed(str(error))) from None
+
     def fields(self):
         return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
 
@@ -41,6 +54,13 @@ class Own(Config):
         """The name of its files."""
         fold = "" if self.fold is None else f"-fold{self.fold}"
         return f"{self.name}{fold}-s{self.seed}"
+
+
+def _as_typed(said):
+    """A sentence of Config in which fields are called like the options of the command."""
+    return FIELD.sub(
+        lambda found: f"--{found[1].replace('_', '-')} ", said.removeprefix("Config field ")
+    )
 
 
 def own(name, **fields):
@@ -53,24 +73,48 @@ def own(name, **fields):
     return Own(**{field: value for field, value in fields.items() if field not in idle})
 
 
+def networks_of(preset, teacher, student):
+    """(teacher, student) as they are called; those of a preset where they are not given."""
+    if preset in PRESETS:
+        return teacher or PRESET_TEACHERS[0], student or PRESET_STUDENT
+    for role, text in (("teacher", teacher), ("student", student)):
+        if text is None:
+            raise KdlibError(f"--{role}: name a network, as in --{role} torchvision:resnet18.")
+    return teacher, student
+
+
 def check_methods(names, processes=1):
     """KdlibError for methods that own images cannot be trained with, or that leave no question."""
     known = [name for name in (*METHODS, *ARMS) if name not in NOT_HERE]
     for name in names:
         if name not in known:
-            raise KdlibError(f"method {name!r}: {did_you_mean(name, known)}")
+            raise KdlibError(f"--methods {name!r}: {did_you_mean(name, known)}")
         if processes > 1 and name in WHOLE_BATCH:
             raise KdlibError(
-                f"method {name!r}: it looks at all images of a batch, of which each of the "
+                f"--methods {name}: it looks at all images of a batch, of which each of the "
                 f"{processes} processes has a part; run it in one process."
             )
     if len(set(names)) < len(names):
-        raise KdlibError(f"methods {', '.join(names)}: a method is named twice.")
+        raise KdlibError(f"--methods {','.join(names)}: a method is named twice.")
     if "one_hot" not in names or len(names) < 2:
         raise KdlibError(
-            "methods: must be one_hot, the baseline without which nobody can say whom distillation "
-            "hurt, and at least one more, such as kd or ada_alpha."
+            "--methods: must name one_hot, the baseline without which nobody can say whom "
+            "distillation hurt, and at least one more, such as kd or ada_alpha."
         )
+
+
+def check_read(names, fields):
+    """KdlibError for a field of a loss, other than None, that none of the methods reads."""
+    read = set()
+    for name in names:
+        arm = ARMS[name].fields if name in ARMS else {"method": name}
+        read |= set(METHODS[arm["method"]].knobs) - set(arm)
+    for field in sorted(loss_fields() & set(fields) - read):
+        if fields[field] is not None:
+            raise KdlibError(
+                f"--{field.replace('_', '-')} {fields[field]}: none of the methods "
+                f"{', '.join(names)} reads it; leave it out."
+            )
 
 
 def recipe(preset=None, **given):
@@ -78,7 +122,7 @@ def recipe(preset=None, **given):
 
     The learning rate grows with the batch unless it is given; the warm-up fits into few epochs."""
     if preset is not None and preset not in PRESETS:
-        raise KdlibError(f"preset {preset!r}: {did_you_mean(preset, PRESETS)}")
+        raise KdlibError(f"--preset {preset!r}: {did_you_mean(preset, PRESETS)}")
     given = {name: value for name, value in given.items() if value is not None}
     fields = (PRESETS[preset] if preset else USUAL) | given
     if "lr" not in fields:
@@ -89,22 +133,28 @@ def recipe(preset=None, **given):
         usual = (PRESETS[preset] if preset else USUAL)["epochs"]
         scaled = (round(m * fields["epochs"] / usual) for m in fields["milestones"])
         fields["milestones"] = tuple(sorted({m for m in scaled if 0 < m < fields["epochs"]}))
-    small = fields.get("size", 224) <= SMALL
-    return {"augment": "padded" if small else "resized"} | fields
+    return {"augment": "padded" if fields["size"] <= SMALL else "resized"} | fields
 
 
-def check_batches(images, batch_size, processes):
-    """KdlibError if the last batch of an epoch has too few images for its processes."""
+def check_batches(counts, batch_size, processes):
+    """KdlibError if the last batch of an epoch has too few images for its processes.
+
+    counts: of the training images; several where folds of them are left out, too."""
     least = LEAST_IN_BATCH * processes
-    if images < least or batch_size < least:
+
+    def left_alone(size):
+        return next((n for n in counts if n < least or 0 < n % size < least), None)
+
+    if min(counts) < least or batch_size < least:
         raise KdlibError(
-            f"--batch-size {batch_size}: {count_of(images, 'training image')} and "
+            f"--batch-size {batch_size}: {count_of(min(counts), 'training image')} and "
             f"{count_of(processes, 'process', 'processes')}; each needs {LEAST_IN_BATCH} images of "
             "every batch."
         )
-    if 0 < images % batch_size < least:
-        sizes = range(batch_size - 1, least - 1, -1)
-        works = next(size for size in sizes if not 0 < images % size < least)
+    if (images := left_alone(batch_size)) is not None:
+        smaller = range(batch_size - 1, least - 1, -1)
+        larger = range(batch_size + 1, max(counts) + 1)
+        works = next(size for size in (*smaller, *larger) if left_alone(size) is None)
         raise KdlibError(
             f"--batch-size {batch_size}: of {images:,} training images it leaves "
             f"{images % batch_size} for the last batch, and {least} are needed; --batch-size "

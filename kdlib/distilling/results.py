@@ -6,8 +6,8 @@
 
 `about` is the recipe in words, {what: words}. Used by name are teacher and student (as they were
 asked for, such as torchvision:resnet18), epochs, size (pixels), mean and std (three numbers each);
-and, if they are there, teacher_sha256 and margin_source. The rest is shown as it stands. N
-examples, C classes.
+and, if they are there, teacher_sha256, margin_source and margin_reading. The rest is shown as it
+stands. N examples, C classes.
 """
 
 import json
@@ -20,7 +20,7 @@ from safetensors import torch as safetensors
 
 from kdlib import __version__
 from kdlib.config import KdlibError, count_of
-from kdlib.distilling.audited import audited, called, group_names, train_counts, unseen
+from kdlib.distilling.audited import apt, audited, called, group_names, train_counts, unseen
 from kdlib.distilling.cards import network_of, write_cards
 from kdlib.distilling.choice import BASELINE, by_method, choose, stem
 from kdlib.reading.names import REDUCED
@@ -186,8 +186,10 @@ def finished(out, listing, teacher, students, about, say=None):
     for method, a in audits.items():
         inputs = tuple((role, name, sha256.get(name, sha)) for role, name, sha in a.inputs)
         groups = a.groups.assign(n_train=[counts[name] for name in a.groups.group])
-        audits[method] = replace(a, inputs=inputs, groups=groups, read=(*own, *a.read))
-    chosen = choose(students, listing, audits, about.get("margin_source", "val"))
+        warnings = tuple(map(apt, a.warnings))
+        more = {"inputs": inputs, "groups": groups, "warnings": warnings}
+        audits[method] = replace(a, **more, read=(*own, *a.read))
+    chosen = choose(students, listing, audits, about)
     if len(distilled) > 1:
         found = replace(found, audits=audits, shared=own, choice=chosen)
     else:

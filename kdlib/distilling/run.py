@@ -1,20 +1,32 @@
 """A distillation of one's own: a baseline and students side by side, and whom they hurt."""
 
+import contextlib
 import functools
 import time
 from pathlib import Path
 
 import torch
 
+from kdlib import cuda
 from kdlib.asking.networks import named
 from kdlib.config import FOLDS, KdlibError
-from kdlib.distilling import prepared, processes, results, written
+from kdlib.distilling import prepared, processes, rehearsal, results, written
+from kdlib.distilling.checks import check_command
 from kdlib.distilling.imagenet import imagenet_lt
 from kdlib.distilling.listing import listing
-from kdlib.distilling.lockstep import Lockstep, progress
+from kdlib.distilling.lockstep import Lockstep, begins, progress
 from kdlib.distilling.networks import check_output, colours, fresh, given
-from kdlib.distilling.recipe import TEACHER_SEED, check_batches, check_methods, own, recipe
+from kdlib.distilling.recipe import (
+    TEACHER_SEED,
+    check_batches,
+    check_methods,
+    check_read,
+    networks_of,
+    own,
+    recipe,
+)
 from kdlib.distilling.steps import Once, shared
+from kdlib.distilling.views import reading
 from kdlib.losses import needs_margins
 from kdlib.step import Run, method_loss
 from kdlib.study.files import check_writable
@@ -29,8 +41,8 @@ METHODS = ("one_hot", "kd", "ada_alpha")  # by default
 
 def distil(
     data,
-    teacher,
-    student,
+    teacher=None,
+    student=None,
     methods=METHODS,
     out="distilled",
     *,
@@ -45,6 +57,7 @@ def distil(
     skip_corrupt=False,
     workers=None,
     device=None,
+    dry_run=False,
     say=print,
     **fields,
 ):
@@ -52,44 +65,63 @@ def distil(
 
     data: a folder, or a table of paths and labels; see listing.listing.
     teacher, student: LIBRARY:NAME, with @FILE or @pretrained for weights; a teacher without any is
-        trained here, on labels alone.
+        trained here, on labels alone. Only a preset has networks of its own.
     methods: of methods.METHODS and ARMS, one_hot among them.
     out: the folder of what is made. What is there already of the same distillation is kept.
     groups: a table of the group of each image, by its path; by default the classes.
     mean, std: of the colours that the student is shown; teacher_mean, teacher_std: the teacher.
+    dry_run: read everything, say how long the training would take here, and stop.
     fields: of recipe.Own, such as epochs, size, batch_size, lr, temperature, alpha.
 
     Returns the Audit, or Students, of the test images; None in all processes of torchrun but the
     first. KdlibError, in one sentence, for anything that cannot be used."""
     check_methods(methods)
+    check_read(methods, fields)
+    teacher, student = networks_of(preset, teacher, student)
     asked_student, asked_teacher = named(student), named(teacher)
+    out, looks, teacher_looks = Path(out).expanduser(), (mean, std), (teacher_mean, teacher_std)
     fields = recipe(preset, **fields) | {"student": student, "teacher": asked_teacher.network}
-    for name in methods:
-        own(name, **fields)  # what is wrong is said before anything is read
+    # what is wrong is said before anything is read
+    configs = [own(name, **fields) for name in methods]
+    networks = asked_student, asked_teacher
+    check_command(data, out, networks, seeds, workers, looks, teacher_looks, teacher_classes)
     with processes.joined(device or default_device()) as device:
         say = _silent if processes.rank() else say
+        if device == "cuda":
+            cuda.settings()
         check_methods(methods, processes.count())
         with processes.first_alone():
-            check_writable(Path(out))
+            check_writable(out)
             found = _listed(data, groups, preset, skip_corrupt, say)
             network = fresh(asked_student, len(found.class_names), 0, say)  # which may be fetched
-        check_batches(len(found.train), fields["batch_size"], processes.count())
+        check_batches(
+            prepared.counts(found.train, configs), fields["batch_size"], processes.count()
+        )
         check_output(network, len(found.class_names), fields["size"], student)
-        looks = colours(asked_student, network, mean, std)
+        looks = colours(asked_student, network, *looks)
         workers = prepared.default_workers() if workers is None else workers
         how = (fields["size"], fields["augment"], *looks, device, workers)
         images = prepared.data_of(found, *how)
-        sha256 = prepared.fingerprint(found, images)
-        setting = written.Setting(Path(out), found, images, sha256, fields, device, say)
-        try:
-            one = _teacher(setting, asked_teacher, teacher_classes, teacher_mean, teacher_std)
+        sha256 = prepared.fingerprint(found, images, fields["size"])
+        setting = written.Setting(out, found, images, sha256, fields, device, say)
+        if dry_run:
+            say(rehearsal.told(setting, _parts(setting, asked_teacher, methods, seeds)))
+            return None
+        with written.alone(out), _in_memory_of_gpu(fields["batch_size"]):
+            one = _teacher(setting, asked_teacher, teacher_classes, *teacher_looks)
             return _students(setting, one, asked_teacher, methods, seeds)
-        except torch.OutOfMemoryError:
-            raise KdlibError(
-                f"--batch-size {fields['batch_size']}: does not fit into the memory of the GPU, in "
-                "which all methods are trained side by side; a smaller one, or fewer --methods at "
-                "a time, do."
-            ) from None
+
+
+@contextlib.contextmanager
+def _in_memory_of_gpu(batch_size):
+    """A block of work for which the memory of a GPU may be too small."""
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise KdlibError(
+            f"--batch-size {batch_size}: does not fit into the memory of the GPU, in which all "
+            "methods are trained side by side; a smaller one, or fewer --methods at a time, do."
+        ) from None
 
 
 def _silent(line):
@@ -102,12 +134,27 @@ def _listed(data, groups, preset, skip_corrupt, say):
     return read(data, groups=groups, skip_corrupt=skip_corrupt, say=say)
 
 
+def _configs(setting, methods, seed):
+    """The Own of each method."""
+    fields = setting.fields | {"seed": seed, "teacher_seed": TEACHER_SEED}
+    return [own(name, **fields) for name in methods]
+
+
+def _parts(setting, asked_teacher, methods, seeds):
+    """[(Own of what is trained side by side, how often)] of a whole distillation."""
+    students = _configs(setting, methods, 0)
+    parts = [(students, seeds)]
+    crossfit = any(cfg.margin_source == "crossfit" for cfg in students)
+    times = (asked_teacher.file is None) + (FOLDS - 1) * crossfit  # each lacks a fold
+    if times:
+        fields = setting.fields | {"student": asked_teacher.network}
+        parts.append(([own(written.TEACHER, **fields)], times))
+    return parts
+
+
 def _students(setting, teacher, asked_teacher, methods, seeds):
     """The Audit, or Students, of what a Teacher teaches here."""
-    configs = []
-    for seed in range(seeds):
-        fields = setting.fields | {"seed": seed, "teacher_seed": TEACHER_SEED}
-        configs.append([own(name, **fields) for name in methods])
+    configs = [_configs(setting, methods, seed) for seed in range(seeds)]
     margins = _margins(setting, configs[0], teacher, asked_teacher)
     for of_seed in configs:
         train(setting, of_seed, teacher, margins)
@@ -183,6 +230,8 @@ def _of_fold(setting, network, fold):
 def train(setting, configs, teacher=None, margins=None, data=None):
     """Train in lockstep those that are not there yet, and write them."""
     todo = [cfg for cfg in configs if not written.is_there(setting, cfg, teacher)]
+    if there := [cfg.key() for cfg in configs if cfg not in todo]:
+        setting.say(f"Trained before, and kept: {', '.join(there)}.")
     if not todo:
         return
     data = data or setting.data
@@ -193,10 +242,12 @@ def train(setting, configs, teacher=None, margins=None, data=None):
     done = max((state["epoch"] for state in before.values()), default=0)
     name = ", ".join(cfg.key() for cfg in going)
     images = len(data.train)
+    setting.say(begins(going, images, done))
     start = time.monotonic()
     ask = _live(setting, teacher, going[0]) if teacher else None
     runs = [_run(setting, cfg, data, ask, margins, lockstep, before) for cfg in going]
-    with progress(name, images * going[0].epochs, images * done, setting.say) as told:
+    total = images * going[0].epochs
+    with reading(data.train.x), progress(name, total, images * done, setting.say) as told:
         outcomes = fit(runs, _stepper(setting, going[0], lockstep, told))
     seconds = kept.before["seconds"] + time.monotonic() - start
     failures = [f"{cfg.key()} diverged before a stop" for cfg in todo if cfg not in going]
@@ -211,13 +262,17 @@ def train(setting, configs, teacher=None, margins=None, data=None):
     kept.remove()
 
 
-def _stepper(setting, cfg, lockstep, told):
-    """What takes the steps: of kdlib's own networks and images on one GPU the study's graphs, where
-    progress is told of epochs."""
+def _on_graphs(setting, cfg):
+    """Whether steps are the study's captured ones: of kdlib's networks and images on one GPU."""
     x = setting.data.train.x
     on_one_gpu = isinstance(x, torch.Tensor) and x.is_cuda and processes.count() == 1
-    if on_one_gpu and named(cfg.student).library == "kdlib":
-        lockstep.told = functools.partial(told, len(x))
+    return on_one_gpu and named(cfg.student).library == "kdlib"
+
+
+def _stepper(setting, cfg, lockstep, told):
+    """What takes the steps; of captured ones progress is told by the epoch."""
+    if _on_graphs(setting, cfg):
+        lockstep.told = functools.partial(told, len(setting.data.train))
         return None
     return shared(told)
 
@@ -227,17 +282,20 @@ def _kept(setting, todo, teacher):
     same = machine(setting.device, todo[0].precision)
     del same["git"]  # they may go on with later code
     same |= {"data": setting.data_sha256, "teacher": teacher and teacher.sha256}
-    same["configs"] = [cfg.fields() for cfg in todo]
+    same["configs"] = [written.recipe_of(cfg) for cfg in todo]
     name = "-and-".join(cfg.key() for cfg in todo[:2])
     return Kept(name, same, 1, setting.say, setting.out)
 
 
 def _live(setting, teacher, cfg):
-    """The teacher as it is asked in a step: of images in memory its table, where there is room."""
+    """The teacher as it is asked in a step: once for all students; by captured ones its table."""
     data = setting.data
-    if isinstance(data.train.x, torch.Tensor) and processes.count() == 1:
+    if _on_graphs(setting, cfg):
         return teacher_of(teacher.module, data, setting.data_sha256, cfg, _silent, setting.say)
-    return Once(frozen(teacher.module))
+    ask = frozen(teacher.module)
+    if cfg.precision == "bf16":  # as the students
+        ask = torch.autocast(setting.device, torch.bfloat16)(ask)
+    return Once(ask)
 
 
 def _run(setting, cfg, data, ask, margins, lockstep, before):

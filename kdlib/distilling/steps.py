@@ -17,23 +17,25 @@ class Source:
         self.data, self.told, self.device = data, told, data.train.x.device
         self.read = isinstance(data.train.x, Pictures)
         self.x = data.train.x if self.read else Stepper.held(data)
-        self.at = self.images = None
+        self.epoch = self.at = self.images = None
 
     def begin(self, epoch, batches):
         """Begin an epoch: batches (index (B,), view (B,)) that will be asked for in order."""
-        if self.read:
-            self.x.begin(epoch, batches)
+        if self.read and epoch != self.epoch:  # the first of several runs begins it for all
+            self.x.begin(batches)
+        self.epoch = epoch
 
     def normalised(self, at, index, view, size):
         """(B, channels, H, W) float32 of the batch at (epoch, number): `size` in all processes."""
         if at != self.at:
             self.told(size)
-            if self.read:
-                cut = self.x.batch(at[1])
-            else:
-                cut = crop_and_flip(self.x, index, view, self.data.pad)
-            self.at, self.images = at, normalise(cut, self.data)
+            self.at, self.images = at, normalise(self._cut(index, view), self.data)
         return self.images
+
+    def _cut(self, index, view):
+        if self.read:
+            return self.x.batch()
+        return crop_and_flip(self.x, index, view, self.data.pad)
 
 
 class Once:

@@ -4,6 +4,7 @@ What an image looks like in training is decided by the number of its view alone,
 draws: the same for every method of a seed, and however many processes there are. N examples, B of
 them in a batch, images of S x S pixels."""
 
+import contextlib
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,8 +13,12 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 from torchvision.transforms import functional
 
+from kdlib.asking.models import with_progress
 from kdlib.config import KdlibError
 from kdlib.data import Data, Split, crop_and_flip, padded, view_count
+from kdlib.distilling import processes
+from kdlib.reading.sentences import reason
+from kdlib.study import stopping
 
 MIDDLE = -1  # in place of the number of a view: the image as it is shown to a trained network
 PAD = 4  # pixels, of "padded" views
@@ -24,6 +29,7 @@ AUGMENTATIONS = {
     "none": "the image as it is",
 }
 EVALUATED = 256  # images in a batch at most, in prediction
+SLOW = 5.0  # seconds after which a bar shows how far reading is
 VIEWS = {"resized": RANDOM_VIEWS, "padded": view_count(PAD), "none": 1}
 
 
@@ -88,17 +94,14 @@ def collated(items):
 
 
 class Pictures:
-    """The x of a Split: images that are read when they are wanted, by `workers` processes.
-
-    In training, every step asks for batch `number` of an epoch; whoever asks again for the last one
-    is given the same tensor."""
+    """The x of a Split: images that are read when they are wanted, by `workers` processes."""
 
     def __init__(self, examples, size, augment, workers, device="cpu"):
         self.examples, self.size, self.augment, self.workers = examples, size, augment, workers
         self.device = torch.device(device)
         self.batches = []  # of (index, view), which the loader goes through
         self.loader = None  # of training, kept over the epochs
-        self.epoch = self.number = self.current = None
+        self.coming = None
 
     def __len__(self):
         return len(self.examples)
@@ -115,23 +118,38 @@ class Pictures:
         """Yield batches (B, S, S, 3) uint8 on the device, in order: the middles of all images."""
         rows = np.array_split(np.arange(len(self)), -(-len(self) // min(size, EVALUATED)) or 1)
         batches = [[(int(row), MIDDLE) for row in some] for some in rows if len(some)]
-        yield from map(self._here, self._loader(batches, keep=False))
+        read = self._read(self._loader(batches, keep=False))
+        if not processes.rank():
+            shown = {"desc": "images read", "unit": "batch", "total": len(batches)}
+            read = with_progress(read, **shown, delay=SLOW, leave=False)
+        yield from map(self._here, read)
 
-    def begin(self, epoch, batches):
+    def begin(self, batches):
         """Start to read the batches of an epoch: a list of (index (B,), view (B,))."""
-        if epoch == self.epoch:
-            return
         pairs = (zip(index.tolist(), view.tolist(), strict=True) for index, view in batches)
         self.batches[:] = map(list, pairs)
         if self.loader is None:
             self.loader = self._loader(self.batches, keep=True)
-        self.epoch, self.number, self.coming = epoch, -1, iter(self.loader)
+        self.coming = self._read(self.loader)
 
-    def batch(self, number):
-        """(B, S, S, 3) uint8 on the device: batch `number` of the epoch, or the last one again."""
-        if number != self.number:
-            self.number, self.current = number, self._here(next(self.coming))
-        return self.current
+    def batch(self):
+        """(B, S, S, 3) uint8 on the device: the next batch of the epoch."""
+        return self._here(next(self.coming))
+
+    def _read(self, loader):
+        """Yield the batches of a loader. KdlibError if one of its workers dies."""
+        with stopping.held():  # else a worker might begin with a signal that is for this process
+            batches = iter(loader)
+        try:
+            yield from batches
+        except RuntimeError as error:
+            if "DataLoader worker" not in str(error):
+                raise
+            raise KdlibError(
+                f"--workers {self.workers}: a process that reads images has died ({reason(error)});"
+                " memory may be short, or shared memory (/dev/shm): fewer workers need less, and "
+                "--workers 0 needs none. The same command goes on."
+            ) from None
 
     def _here(self, images):
         if isinstance(images, KdlibError):
@@ -146,8 +164,20 @@ class Pictures:
             num_workers=workers,
             collate_fn=collated,
             pin_memory=self.device.type == "cuda",
+            worker_init_fn=stopping.led,
             persistent_workers=keep and workers > 0,
         )
+
+
+@contextlib.contextmanager
+def reading(x):
+    """A block in which batches of Pictures, or of a tensor, are read; then no worker is left."""
+    try:
+        yield
+    finally:
+        if isinstance(x, Pictures):
+            with stopping.held():  # what is raised while a loader is deleted would be lost
+                x.coming = x.loader = x.epoch = x.current = None
 
 
 def in_memory(split):

@@ -2,20 +2,24 @@
 
 A network is there when its facts are, which are written last."""
 
+import contextlib
+import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from kdlib.asking.networks import named
 from kdlib.config import KdlibError
 from kdlib.distilling import processes, results
 from kdlib.distilling.listing import Listing
+from kdlib.distilling.recipe import TEACHER
 from kdlib.distilling.views import AUGMENTATIONS, OwnData
-from kdlib.study.files import whole_file
+from kdlib.study.files import claim, whole_file
 from kdlib.study.machine import machine
 from kdlib.teacher import weights_sha256
 
-TEACHER = "teacher"  # name of what is trained on labels alone before the students
+BEGINS = "student_begins_with"
 NETWORKS = ("teacher", "student")
 IN_WORDS = (*NETWORKS, "augment")
 
@@ -41,22 +45,47 @@ class Setting:
         return {name: self.fields[name] for name in NETWORKS} | shown | looks | views
 
 
+@contextlib.contextmanager
+def alone(out):
+    """A block in which no other command writes into the folder. KdlibError if one does already."""
+    if processes.rank():
+        yield
+        return
+    with claim("distill", out, wait=False) as held:
+        if not held:
+            raise KdlibError(
+                f"--out {out}: another command is at work there; wait until it has ended, or "
+                "choose another folder."
+            )
+        yield
+
+
 def weights_of(setting, cfg):
     """The file of a network's weights."""
     folder = "teachers" if cfg.name == TEACHER else "students"
     return setting.out / folder / f"{cfg.key()}.safetensors"
 
 
+def recipe_of(cfg):
+    """The fields of an Own, where weights that a student begins with count by their content."""
+    asked = named(cfg.student)
+    begins = asked.file
+    if isinstance(begins, Path):
+        begins = hashlib.sha256(begins.read_bytes()).hexdigest()
+    return cfg.fields() | {"student": asked.network, BEGINS: begins}
+
+
 def _facts(setting, cfg, teacher):
     """What must be the same for a network on disk to be the one that is asked for."""
     sha256 = teacher.sha256 if teacher and cfg.teacher else None
-    same = {"config": cfg.fields(), "data": setting.data_sha256, "teacher_sha256": sha256}
+    same = {"config": recipe_of(cfg), "data": setting.data_sha256, "teacher_sha256": sha256}
     return json.loads(json.dumps(same))  # as it will be read
 
 
 def is_there(setting, cfg, teacher):
     """Whether a network is on disk. KdlibError if another one is, in its place."""
-    path = weights_of(setting, cfg).with_suffix(".json")
+    weights = weights_of(setting, cfg)
+    path = weights.with_suffix(".json")
     if not path.exists():
         return False
     held = _read_facts(path)
@@ -66,10 +95,13 @@ def is_there(setting, cfg, teacher):
         what = {"data": "other images", "teacher_sha256": "another teacher"}.get(name)
         if what is None:
             before = dict(held.get(name) or {})
-            field = next(field for field in value if before.get(field) != value[field])
-            what = f"{field}={before.get(field)!r}, and {value[field]!r} is asked for"
+            fields = [*value, *before]  # those of another version may be others
+            field = next(field for field in fields if before.get(field) != value.get(field))
+            what = f"{field}={before.get(field)!r}, and {value.get(field)!r} is asked for"
+            if field == BEGINS:
+                what = "a student that began with other weights"
         raise KdlibError(f"{path}: is of {what}; choose another --out, or delete that folder.")
-    return True
+    return all(file.exists() for file in (weights, *(of for of, _ in _predictions(setting, cfg))))
 
 
 def _read_facts(path):
@@ -80,12 +112,17 @@ def _read_facts(path):
         raise KdlibError(f"{path}: is damaged ({error}); delete it and run again.") from None
 
 
+def _predictions(setting, cfg):
+    """[(file, "val" or "test")] of what a network predicts; a teacher's are written later."""
+    names = () if cfg.name == TEACHER else ("val", "test")
+    return [(results.place(setting.out, cfg.key(), name), name) for name in names]
+
+
 def trained(setting, cfg):
     """The results.Trained of a student on disk."""
     held = _read_facts(weights_of(setting, cfg).with_suffix(".json"))
     said = {}
-    for name in ("val", "test"):
-        file = results.place(setting.out, cfg.key(), name)
+    for file, name in _predictions(setting, cfg):
         said[name] = results.read_predictions(file, getattr(setting.listing, name))
     return results.Trained(cfg.name, cfg.seed, **said, sha256=held["weights_sha256"])
 
@@ -103,15 +140,13 @@ def write_teacher(setting, teacher):
 def write(setting, run, curves, teacher, seconds):
     """Write what a network predicts, its weights and, when all is there, its facts."""
     cfg, data = run.cfg, setting.data
-    names = () if cfg.name == TEACHER else ("val", "test")
-    logits = {}
-    for name in names:
+    files, logits = _predictions(setting, cfg), {}
+    for _, name in files:
         logits[name] = processes.predicted(run.model, getattr(data, name).x, data)
     if processes.rank():
         return
-    for name in names:
+    for file, name in files:
         examples = getattr(setting.listing, name)
-        file = results.place(setting.out, cfg.key(), name)
         results.write_predictions(file, examples, results.predictions(logits[name], examples))
     about = setting.about | {"student": cfg.student}
     results.save_weights(weights_of(setting, cfg), run.model, about, setting.listing)

@@ -10,6 +10,7 @@ MANY = 20  # examples that nobody gets right by chance
 SIGMAS = 3  # by which a model must beat chance
 MOST_ORDERED = 1000  # classes whose order is checked
 OFTEN = 0.05  # share of examples that are predicted to be of a class that none is of
+ROWS = "are its rows in the same order as the labels?"
 GAINED = 10  # points that another order of the classes must add
 
 
@@ -39,7 +40,8 @@ def of_student(name, sentence, said):
     parts = [part for part in sentence.removesuffix(".").split("; ") if part not in said]
     said.update(parts)
     whose = f"{name}: " if name else ""
-    return f"{whose}{'; '.join(parts)}." if parts else ""
+    end = "" if sentence.endswith("?") else "."
+    return f"{whose}{'; '.join(parts)}{end}" if parts else ""
 
 
 def warnings(y, names, found, sources):
@@ -74,7 +76,7 @@ def warnings(y, names, found, sources):
             elif right < chance + SIGMAS * np.sqrt(chance * (1 - chance) / n):
                 out.append(
                     f"The {called} is right in {100 * right:.1f} %, where chance gives "
-                    f"{100 * chance:.3g} %: are its rows in the same order as the labels?"
+                    f"{100 * chance:.3g} %: {ROWS}"
                 )
     return out
 

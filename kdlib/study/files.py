@@ -102,10 +102,11 @@ def _cannot_write(path, error):
     free = f"{shutil.disk_usage(there).free / 1e9:.1f} GB free on the disk mounted at {disk}"
     if error.errno == errno.ENOSPC and hasattr(os, "statvfs") and not os.statvfs(there).f_favail:
         free += ", which has no room for the names of further files (inodes)"
+    places = {"KDLIB_RECORDS for records": folder(), "KDLIB_CACHE for the cache": cache_folder()}
+    option = next((name for name, of in places.items() if path.is_relative_to(of)), "")
     return (
         f"{path}: cannot be written ({why}; {free}); see to its space and permissions or choose "
-        "another folder (KDLIB_RECORDS for records, KDLIB_CACHE for the cache), then run the same "
-        "command again."
+        f"another folder{option and f' ({option})'}, then run the same command again."
     )
 
 

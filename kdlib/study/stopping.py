@@ -91,6 +91,15 @@ def released():
     _mask("SIG_UNBLOCK")
 
 
+def led(number=None):
+    """In a new process that another one ends: Ctrl-C is for that one, SIGTERM ends it at once.
+
+    number: of a worker of torch, which counts for nothing."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    _mask("SIG_UNBLOCK")
+
+
 def _mask(how):
     if hasattr(signal, "pthread_sigmask"):  # not on Windows
         signal.pthread_sigmask(getattr(signal, how), SIGNALS)

@@ -382,9 +382,17 @@ def test_rows_of_examples_are_examples(tmp_path):
 def test_the_hash_is_of_names_labels_groups_and_sizes_not_of_the_place(tmp_path):
     one, two = in_three(tmp_path / "one"), in_three(tmp_path / "two")
     assert listing(one).sha256() == listing(two).sha256()
-    table = pd.DataFrame({"path": everything(listing(one)), "group": 0})
-    table.to_csv(tmp_path / "g.csv")
-    assert listing(one, tmp_path / "g.csv").sha256() != listing(one).sha256()
+    table = pd.DataFrame({"path": everything(listing(one)), "group": [0, 1, 1] * 5})
+    hashes = {listing(one).sha256()}
+    for column in ("group", "label"):  # of the same names, of other images
+        table[column] = [0, 1, 1] * 5
+        table["split"] = [path.split("/")[0] for path in table["path"]]
+        for _ in range(3):
+            table[column] = np.roll(table[column], 1)
+            table.to_csv(one / "images.csv")
+            data = one if column == "group" else one / "images.csv"
+            hashes.add(listing(data, one / "images.csv").sha256())
+    assert len(hashes) == 7
     image(two / "train" / "cat" / "00.png", size=(40, 40))
     assert listing(one).sha256() != listing(two).sha256()
     (one / "test" / "dog" / "01.png").rename(one / "test" / "dog" / "02.png")

@@ -213,6 +213,15 @@ def test_facts_that_are_damaged_are_named(pictures, tmp_path):
         distilled(pictures, tmp_path)
 
 
+def test_a_dry_run_says_how_long_it_would_take_and_trains_nothing(pictures, tmp_path):
+    methods = ("one_hot", "kd", "ada_alpha_crossfit")
+    found, said = distilled(pictures, tmp_path / "out", methods, seeds=2, dry_run=True)
+    assert found is None and not list(tmp_path.glob("out/*"))
+    assert said[-1].startswith("Training would take about ")
+    assert "one_hot, kd, ada_alpha_crossfit at " in said[-1] and "2 times; teacher at" in said[-1]
+    assert said[-1].endswith("images a second, 5 times. Nothing was trained.")
+
+
 # ---------------------------------------------------------------- what is refused
 
 
@@ -259,6 +268,11 @@ def test_a_last_batch_that_is_too_small_is_refused_with_one_that_works(
 def test_recipes_are_those_that_are_published():
     usual = recipe()
     assert (usual["epochs"], usual["batch_size"], usual["lr"]) == (90, 256, 0.1)
+    assert (usual["size"], usual["augment"], recipe(size=32)["augment"]) == (
+        224,
+        "resized",
+        "padded",
+    )
     w = recipe("imagenet")  # Wang et al. 2023
     assert (w["epochs"], w["batch_size"], w["milestones"]) == (90, 512, (30, 60, 80))
     assert w["decay"] == "step" and w["warmup"] == 5

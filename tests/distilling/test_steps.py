@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -49,6 +50,9 @@ def test_images_on_disk_give_the_very_weights_of_images_in_memory(pictures, monk
     read, again, _ = trained(pictures, workers=1)
     assert isinstance(read[0].data.train.x, Pictures)
     assert again == curves and weights(read) == weights(held)
+    more = [replace(run, model=fresh(named("kdlib:resnet8"), 3, 0)) for run in read]
+    fit(more, shared(lambda images: None))  # of the same images, as another seed does
+    assert weights(more) == weights(held)
     assert torch.equal(said(read[1]), said(held[1]))
 
 

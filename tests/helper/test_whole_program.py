@@ -1,4 +1,4 @@
-"""The training loop that README.md shows, run as it stands."""
+"""The whole program that docs/own_trainer.md shows, run as it stands."""
 
 import copy
 import re
@@ -8,8 +8,8 @@ import pytest
 import torch
 from sklearn.metrics import accuracy_score, recall_score
 
-README = (Path(__file__).parents[2] / "README.md").read_text()
-SECTION = README.split("## In your own training loop\n")[1].split("\n## ")[0]
+PAGE = (Path(__file__).parents[2] / "docs" / "own_trainer.md").read_text()
+SECTION = PAGE.split("## A whole program\n")[1]
 
 
 @pytest.fixture(scope="module")
@@ -19,7 +19,7 @@ def ran():
     printed = []
     names = {"print": printed.append}
     with torch.random.fork_rng():
-        exec(compile(block, "README.md", "exec"), names)
+        exec(compile(block, "own_trainer.md", "exec"), names)
     return names, printed
 
 
