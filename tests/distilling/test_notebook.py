@@ -46,7 +46,7 @@ def test_without_parameters_networks_and_recipe_are_those_of_the_example(usual):
 
 
 def test_own_images_are_never_trained_on_by_the_recipe_of_the_example(usual):
-    networks = {"teacher": "torchvision:resnet50@a.pt", "student": "torchvision:resnet18"}
+    networks = {"teacher": "torchvision:resnet50", "student": "torchvision:resnet18"}
     found = check_parameters(usual | networks | {"data": "my/images", "methods": ["one_hot", "kd"]})
     assert found == networks | {"methods": ["one_hot", "kd"], "out": "distilled"}
 
@@ -62,8 +62,8 @@ def test_own_images_are_never_trained_on_by_the_recipe_of_the_example(usual):
         ({"methods": 3}, "notebook parameter methods=3: must be text, or a list of texts."),
         ({"methods": ["one_hot", 1]}, "must be text, or a list of texts."),
         ({"methods": ""}, "methods='': must name one_hot, the baseline, and others."),
-        ({"methods": "one_hot, kdd"}, "notebook parameters: method 'kdd': did you mean 'kd'?"),
-        ({"methods": "kd"}, "notebook parameters: methods: must be one_hot, the baseline"),
+        ({"methods": "one_hot, kdd"}, "notebook parameter methods 'kdd': did you mean 'kd'?"),
+        ({"methods": "kd"}, "notebook parameter methods: must name one_hot, the baseline"),
         ({"seeds": 0}, "notebook parameter seeds=0: must be a whole number, at least 1."),
         ({"seeds": True}, "notebook parameter seeds=True: must be a whole number"),
         ({"seeds": "2"}, "notebook parameter seeds='2': must be a whole number"),
@@ -71,6 +71,12 @@ def test_own_images_are_never_trained_on_by_the_recipe_of_the_example(usual):
         ({"epochs": 3.0}, "notebook parameter epochs=3.0: must be a whole number."),
         ({"size": 4}, "notebook parameter size=4: must lie between 8 and 1024."),
         ({"lr": "1e-3"}, "notebook parameter lr='1e-3': must be a number."),
+        (
+            {"methods": "one_hot,label_smoothing", "temperature": 2},
+            "notebook parameter temperature 2",
+        ),
+        ({"teacher_classes": "no.txt"}, "parameter teacher_classes: there is no file no.txt."),
+        ({"student": "torchvision:resnet18@no.pt"}, "there is no file no.pt."),
         ({"augment": "pad"}, "notebook parameter augment='pad': did you mean 'padded'?"),
         ({"student": "resnet18"}, "notebook parameters: resnet18: "),
         ({"student": "torchvision:resnet81"}, "has no 'resnet81'; the nearest are resnet18"),
