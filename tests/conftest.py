@@ -43,6 +43,15 @@ def data_root():
     return folder
 
 
+@pytest.fixture(scope="session")
+def pictures(tmp_path_factory):
+    """A folder of 54 + 30 + 30 images in three classes, unequal in train."""
+    from folders import write_folder
+
+    counts = {"train": (30, 16, 8), "val": (10, 10, 10), "test": (10, 10, 10)}
+    return write_folder(tmp_path_factory.mktemp("pictures"), counts)
+
+
 @pytest.fixture
 def records_folder(tmp_path, monkeypatch):
     """An empty records folder, in use."""
@@ -94,3 +103,11 @@ def command(files, request, tmp_path, monkeypatch, capsys):
         return code, *capsys.readouterr()
 
     return run
+
+
+@pytest.fixture
+def no_pages(monkeypatch):
+    """What an audit draws takes longer than what it finds."""
+    from kdlib.auditing.found import Found
+
+    monkeypatch.setattr(Found, "save", lambda *_: ())

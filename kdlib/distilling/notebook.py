@@ -7,14 +7,15 @@ from urllib.parse import quote
 
 from markupsafe import Markup, escape
 
-from kdlib.asking.networks import check_name, named
+from kdlib.asking.networks import named
 from kdlib.auditing import comparison
 from kdlib.auditing.figures import gain_by_group
 from kdlib.auditing.page import appendix
 from kdlib.config import KdlibError, checked
 from kdlib.distilling import example
+from kdlib.distilling.checks import check_command
 from kdlib.distilling.choice import BASELINE
-from kdlib.distilling.recipe import Own, check_methods, own, recipe
+from kdlib.distilling.recipe import Own, check_methods, check_read, own, recipe
 from kdlib.pages.shown import Headline, Table
 from kdlib.study.parameters import check_names
 
@@ -45,15 +46,32 @@ def check_parameters(namespace):
         if name not in given:
             raise KdlibError(f"{PARAMETER} {name}={namespace[name]!r}: must name {_what(name)}.")
     try:
-        check_methods(given["methods"])
-        for name in NETWORKS:
-            check_name(named(given[name]))
-        fields = recipe(**{name: given.get(name) for name in FIELDS})
-        for method in given["methods"]:
-            own(method, **fields, **{name: given[name] for name in NETWORKS})
+        _check(namespace["data"] or f"{given['out']}/images", given)
     except KdlibError as error:
-        raise KdlibError(f"{PARAMETER}s: {error}") from None
+        raise KdlibError(f"{PARAMETER}{_as_parameter(str(error))}") from None
     return given
+
+
+def _check(data, given):
+    """KdlibError for what run.distil refuses before it reads anything."""
+    fields = {name: given.get(name) for name in FIELDS}
+    check_methods(given["methods"])
+    check_read(given["methods"], fields)
+    networks = [named(given[name]) for name in NETWORKS]
+    fields = recipe(**fields) | {name: given[name] for name in NETWORKS}
+    for method in given["methods"]:
+        own(method, **fields)
+    as_usual = None, (None, None), (None, None)  # workers, and the colours
+    rest = given.get("teacher_classes")
+    check_command(data, given["out"], networks, given.get("seeds", 1), *as_usual, rest)
+
+
+def _as_parameter(said):
+    """A sentence that begins with an option of the command, with a parameter in its place."""
+    option, _, rest = said.partition(" ")
+    if not option.startswith("--"):
+        return f"s: {said}"
+    return f" {option.removeprefix('--').replace('-', '_')} {rest}"
 
 
 def _what(name):
@@ -129,8 +147,11 @@ def figures(found):
 
 def tables(found):
     """What the choice was made by; the methods side by side; every group of each method."""
-    about = "Accuracy on validation images in per cent; how many groups are the worst, of how many "
-    choice = Table(found.choice.table, f"{about}images, and whether the average allows a choice")
+    about = (
+        "Accuracy on validation images in per cent, a mean over training runs; images: how many "
+        "there are of a method's worst groups; allowed: the average is not below the baseline's"
+    )
+    choice = Table(found.choice.table, about)
     every = []
     for method, a in audits_of(found).items():
         groups = appendix(a, f"report-{method}")

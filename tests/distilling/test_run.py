@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import CLASSES
+from folders import CLASSES
 from safetensors.torch import load_file
 
 from kdlib.__main__ import main

@@ -11,6 +11,7 @@ import time
 import urllib.error
 import urllib.request
 
+import nbformat
 import pytest
 from conftest import ROOT
 from synthetic import write_study
@@ -18,13 +19,15 @@ from synthetic import write_study
 from kdlib.study.grids import STUDIES
 
 BOOK, EXPLORER = "01_gains_are_not_uniform.ipynb", "explore.ipynb"
+OWN = "10_distil_your_own.ipynb"
+FEWER = {"seeds": "1", "epochs": "8", "methods": '"one_hot,kd"'}  # of its parameters
 TOKEN = "for-this-test-only"
 PICTURES = "return [...document.querySelectorAll('.jp-OutputArea-output img')].filter(e => e.naturalWidth > 0).map(e => e.alt)"
 
 
 @pytest.fixture(scope="module")
 def lab(browser, tmp_path_factory):
-    """(address, process, log) of JupyterLab on loopback, on a folder with two notebooks and their
+    """(address, process, log) of JupyterLab on loopback, on a folder with three notebooks and their
     records, with settings of its own."""
     tmp_path = tmp_path_factory.mktemp("lab")
     source = (ROOT / "notebooks" / BOOK).read_text(encoding="utf-8")
@@ -34,6 +37,9 @@ def lab(browser, tmp_path_factory):
         source.replace("seeds = 8 ", "seeds = 2 "), encoding="utf-8"
     )
     shutil.copy(ROOT / "notebooks" / EXPLORER, tmp_path / "notebooks")
+    book = nbformat.read(ROOT / "notebooks" / OWN, as_version=4)
+    book.cells[1].source += "".join(f"\n{name} = {value}" for name, value in FEWER.items())
+    nbformat.write(book, tmp_path / "notebooks" / OWN)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("KDLIB_RECORDS", str(tmp_path / "records"))
         of = {"git": "abc", "versions": {}, "device": "cpu", "seconds": 1.0}
@@ -167,6 +173,24 @@ def test_the_explorer_shows_what_is_on_record_and_follows_its_menus(browser, lab
     print(f"new figure {time.monotonic() - began:.1f} s after a choice")
     by_bucket, by_class = pictures_of(browser, lab, 2)
     assert "AdaAlpha changes accuracy" in by_bucket
+    browser.get("about:blank")
+
+
+def test_own_images_are_distilled_and_the_answer_comes_first(browser, lab):
+    _, process, log = lab
+    run_all_cells(browser, lab, f"workspaces/own/tree/{OWN}")
+    wrong = "[data-mime-type*=error], [data-mime-type*=stderr]"
+    waited(lambda: "[*]:" in prompts(browser), process, log)
+    waited(lambda: "[*]:" not in prompts(browser), process, log, 240)
+    assert prompts(browser) == [f"[{i}]:" for i in range(1, 7)]
+    first, *_ = browser.find_elements("css selector", ".jp-OutputArea-output")
+    assert first.text.startswith("Ship ")
+    assert not browser.find_elements("css selector", wrong)  # nor the bar, once it has ended
+    [picture] = browser.execute_script(PICTURES)
+    assert picture.startswith("kd: gains range from")
+    link = one(browser, '.jp-OutputArea-output a[href*="report.html"]')
+    assert link.text == "distilled/report.html"
+    assert "/files/distilled/report.html" in link.get_attribute("href")
     browser.get("about:blank")
 
 

@@ -1,10 +1,7 @@
 """Small folders of images, of which a network can learn something."""
 
 import numpy as np
-import pytest
 from PIL import Image
-
-from kdlib.auditing.found import Found
 
 CLASSES = ("ant", "bee", "cat")
 
@@ -26,16 +23,3 @@ def write_folder(root, counts, side=20, seed=0):
             for i in range(n):
                 image(rng, k, side).save(folder / f"{i:03d}.png")
     return root
-
-
-@pytest.fixture(scope="session")
-def pictures(tmp_path_factory):
-    """A folder of 54 + 30 + 30 images in three classes, unequal in train."""
-    counts = {"train": (30, 16, 8), "val": (10, 10, 10), "test": (10, 10, 10)}
-    return write_folder(tmp_path_factory.mktemp("pictures"), counts)
-
-
-@pytest.fixture
-def no_pages(monkeypatch):
-    """What is drawn takes longer than what is found."""
-    monkeypatch.setattr(Found, "save", lambda *_: ())
