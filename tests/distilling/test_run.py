@@ -227,7 +227,7 @@ def test_a_teacher_near_chance_stops_before_anything_is_trained(pictures, tmp_pa
 @pytest.mark.parametrize(
     ("methods", "sentence"),
     [
-        (("kd", "ada_alpha"), "must be one_hot"),
+        (("kd", "ada_alpha"), "must name one_hot"),
         (("one_hot",), "at least one more"),
         (("one_hot", "kd", "kd"), "named twice"),
         (("one_hot", "kdd"), "did you mean 'kd'"),
@@ -252,8 +252,8 @@ def test_a_last_batch_that_is_too_small_is_refused_with_one_that_works(
     images, batch, processes, works
 ):
     with pytest.raises(KdlibError, match=f"--batch-size {works} works"):
-        check_batches(images, batch, processes)
-    check_batches(images, works, processes)
+        check_batches([images], batch, processes)
+    check_batches([images], works, processes)
 
 
 def test_recipes_are_those_that_are_published():
@@ -289,7 +289,7 @@ def test_the_command_says_which_student_to_ship_and_where_the_report_is(pictures
     said = capsys.readouterr().out
     assert "Ship " in said and said.splitlines()[-1] == str(out.resolve() / "report.html")
     assert main([*command, "--methods", "kd", "--out", str(out)]) == 2
-    assert capsys.readouterr().err.startswith("kdlib: methods: must be one_hot")
+    assert capsys.readouterr().err.startswith("kdlib: --methods: must name one_hot")
 
 
 def test_two_processes_leave_what_one_does(tmp_path):
