@@ -11,7 +11,6 @@ import warnings
 import numpy as np
 import torch
 from torch import distributed, nn
-from torch.distributed.nn import functional as collective
 from torch.nn.parallel import DistributedDataParallel
 
 from kdlib.config import KdlibError, count_of
@@ -171,6 +170,8 @@ def parallel(model):
         model = _converted(model)
     # of 1 x 1 convolutions the layout of the memory has two names
     warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
+    # its new name, of torch 2.15, is unknown to older ones
+    warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated")
     return DistributedDataParallel(model, broadcast_buffers=False)
 
 
@@ -190,6 +191,18 @@ def _synchronised(model):
             part.__class__ = type("Synced", (Synced, type(part)), {})
 
 
+class _Sum(torch.autograd.Function):
+    """`summed`, through which gradients go."""
+
+    @staticmethod
+    def forward(ctx, values):
+        return summed(values)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return summed(gradient)
+
+
 class Synced:
     """A batch norm that in training counts with the examples of all processes."""
 
@@ -200,7 +213,7 @@ class Synced:
         n = x.new_tensor([x.numel() / x.shape[1]], dtype=torch.float64)
         wide = x.double()
         sums = torch.cat([wide.sum(across), (wide * wide).sum(across), n])
-        sums = collective.all_reduce(sums)
+        sums = _Sum.apply(sums)
         total = sums[-1].detach()
         mean, square = (sums[:-1] / total).split(x.shape[1])
         variance = (square - mean**2).clamp(min=0)

@@ -29,6 +29,7 @@ AUGMENTATIONS = {
     "none": "the image as it is",
 }
 EVALUATED = 256  # images in a batch at most, in prediction
+NO_WORKER = "DataLoader worker"  # how torch begins to tell of one that died
 SLOW = 5.0  # seconds after which a bar shows how far reading is
 VIEWS = {"resized": RANDOM_VIEWS, "padded": view_count(PAD), "none": 1}
 
@@ -142,8 +143,12 @@ class Pictures:
             batches = iter(loader)
         try:
             yield from batches
-        except RuntimeError as error:
-            if "DataLoader worker" not in str(error):
+        except (RuntimeError, OSError, EOFError) as error:  # images that are no images are returned
+            if (
+                not loader.num_workers
+                or type(error) is RuntimeError
+                and NO_WORKER not in str(error)
+            ):
                 raise
             raise KdlibError(
                 f"--workers {self.workers}: a process that reads images has died ({reason(error)});"

@@ -19,6 +19,7 @@ from kdlib.study.files import claim, whole_file
 from kdlib.study.machine import machine
 from kdlib.teacher import weights_sha256
 
+CHANGED = "other images, or of the same before they, or their colours, were changed"
 BEGINS = "student_begins_with"
 NETWORKS = ("teacher", "student")
 IN_WORDS = (*NETWORKS, "augment")
@@ -92,7 +93,7 @@ def is_there(setting, cfg, teacher):
     for name, value in _facts(setting, cfg, teacher).items():
         if held.get(name) == value:
             continue
-        what = {"data": "other images", "teacher_sha256": "another teacher"}.get(name)
+        what = {"data": CHANGED, "teacher_sha256": "another teacher"}.get(name)
         if what is None:
             before = dict(held.get(name) or {})
             fields = [*value, *before]  # those of another version may be others

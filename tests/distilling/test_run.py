@@ -238,7 +238,7 @@ def test_a_teacher_near_chance_stops_before_anything_is_trained(pictures, tmp_pa
 @pytest.mark.parametrize(
     ("methods", "sentence"),
     [
-        (("kd", "ada_alpha"), "must be one_hot"),
+        (("kd", "ada_alpha"), "must name one_hot"),
         (("one_hot",), "at least one more"),
         (("one_hot", "kd", "kd"), "named twice"),
         (("one_hot", "kdd"), "did you mean 'kd'"),
@@ -263,8 +263,8 @@ def test_a_last_batch_that_is_too_small_is_refused_with_one_that_works(
     images, batch, processes, works
 ):
     with pytest.raises(KdlibError, match=f"--batch-size {works} works"):
-        check_batches(images, batch, processes)
-    check_batches(images, works, processes)
+        check_batches([images], batch, processes)
+    check_batches([images], works, processes)
 
 
 def test_recipes_are_those_that_are_published():
@@ -296,6 +296,8 @@ def test_two_processes_leave_what_one_does_and_say_which_student_to_ship(
     assert main([*options, "--out", str(tmp_path / "one")]) == 0
     first = capsys.readouterr().out
     assert first.splitlines()[-1] == str((tmp_path / "one").resolve() / "report.html")
+    assert main([*options[:-1], "kd", "--out", str(tmp_path / "one")]) == 2
+    assert capsys.readouterr().err.startswith("kdlib: --methods: must name one_hot")
     start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     command = [*start, "-m", "kdlib", *options, "--out", str(tmp_path / "two")]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
