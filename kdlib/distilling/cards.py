@@ -14,7 +14,7 @@ from kdlib.asking.networks import named
 from kdlib.auditing.ci import cell, code, prose, table
 from kdlib.config import count_of
 from kdlib.distilling.audited import group_names
-from kdlib.distilling.choice import BASELINE, harms, labels_read, stem
+from kdlib.distilling.choice import BASELINE, harms, labels_told, stem
 from kdlib.evidence.counts import by_group
 from kdlib.evidence.resample import Groups, average_means, degrees_of_examples
 from kdlib.evidence.stats import interval
@@ -88,7 +88,7 @@ def card(one, listing, about, audits, chosen):
         chosen=chosen,
         ships=(one.method, one.seed) == (chosen.method, chosen.seed),
         entry=entry(one.method),
-        labels=labels_read([one.method], about),
+        labels=labels_told([one.method], about),
         recipe=_recipe(about, own is not None),
         version=__version__,
         accuracy=_accuracy(one, a),

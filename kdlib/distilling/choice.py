@@ -12,7 +12,7 @@ from kdlib.auditing.headline import in_a_row, or_none, within_text
 from kdlib.config import count_of
 from kdlib.distilling.recipe import own
 from kdlib.evidence.counts import by_group
-from kdlib.evidence.rules import labels_of
+from kdlib.evidence.rules import labels_read
 from kdlib.evidence.words import number, told
 
 BASELINE = "one_hot"
@@ -106,7 +106,7 @@ def choose(students, listing, audits, about=None):
         f"The file to ship is {file}{of_runs if len(runs) > 1 else ''}.",
         *_how_close(table),
     )
-    labels = labels_read(methods, about)
+    labels = labels_told(methods, about)
     return Choice(method, ship.seed, file, said, RULE, labels, table)
 
 
@@ -182,7 +182,7 @@ def harms(a, most=NAMED):
     return f"{said}: {in_a_row(named)}"
 
 
-def labels_read(methods, about=None):
+def labels_told(methods, about=None):
     """Which labels are read by which step, in a sentence."""
     some = [method for method in methods if reads_val(method, about)]
     also = "those of the validation images are read by the choice of which to ship alone"
@@ -201,4 +201,4 @@ def labels_read(methods, about=None):
 def reads_val(method, about=None):
     """Whether a method, or arm, reads labels of validation images while it trains."""
     margins = {name: of for name, of in (about or {}).items() if name in MARGINS}
-    return labels_of(own(method, teacher="any", **margins)) != ""
+    return labels_read(own(method, teacher="any", **margins)) != ""

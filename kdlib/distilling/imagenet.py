@@ -23,6 +23,9 @@ PUBLISHED = {
     "classes": 1000,
     "training images of the largest class": 1280,
     "training images of the smallest class": 5,
+    "classes of more than 100 training images": 385,
+    "classes of 20 to 100 training images": 479,
+    "classes of fewer than 20 training images": 136,
 }
 
 
@@ -73,7 +76,9 @@ def _check_counts(where, held):
     """AuditError unless the counts of the lists, of train, val and test, are the published ones."""
     by_class = held[0].label.value_counts()
     classes = pd.concat(held).label.nunique()
-    counts = (*map(len, held), classes, int(by_class.max()), int(by_class.min()))
+    many, few = int((by_class > 100).sum()), int((by_class < 20).sum())
+    shots = (many, len(by_class) - many - few, few)
+    counts = (*map(len, held), classes, int(by_class.max()), int(by_class.min()), *shots)
     for (what, published), found in zip(PUBLISHED.items(), counts, strict=True):
         if found != published:
             raise AuditError(f"{where} have {found:,} {what}, but {published:,} were published.")

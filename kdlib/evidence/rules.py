@@ -54,12 +54,7 @@ def names_of(p):
     return ["F1", *tuned, *list(CLAIMS)[2:7], *(f"F4 {name_of(m)}" for m in remedies(p))]
 
 
-def labels_read(p, method):
-    """Which labels a method reads beyond those of its training images, in words, or ""."""
-    return labels_of(p.runs[method][0].config)
-
-
-def labels_of(cfg):
+def labels_read(cfg):
     """Which labels a run of a Config reads beyond those of its training images, or ""."""
     if cfg.with_val:
         return "labels of val, to train on"
@@ -256,7 +251,7 @@ def mitigated(p, method):
     average, rare = (p.gain(method, weights, "kd") for weights in (p.average, p.in_bucket(bucket)))
 
     def say():
-        read = labels_read(p, method) or "no labels beyond those it trains on"
+        read = labels_read(p.runs[method][0].config) or "no labels beyond those it trains on"
         return (
             f"compared with distillation, {name_of(method)} changes average accuracy by "
             f"{told(average)} and that of the {classes(p, bucket)} by {told(rare)}; it reads {read}"

@@ -64,7 +64,7 @@ def accuracies(p, methods=None):
     for method in methods or ("teacher", *p.runs):
         labels = "–"
         if method != "teacher":
-            labels = labels_read(p, method).removeprefix("labels of val, ") or "no"
+            labels = labels_read(p.runs[method][0].config).removeprefix("labels of val, ") or "no"
         networks = len(p.records(method))
         row = {"method": name_of(method), "networks": networks, "labels of val": labels}
         for place, statistic in places.items():

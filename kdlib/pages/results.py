@@ -139,7 +139,7 @@ def headline(p, cards):
         said.append((f"In {rarest}", f"{explained}, it {_moves(rare)}. {_verdict(rare)}"))
     if remedy and remedy["result"]:  # where F2b is untested, so is F4
         average = told(p.gain("ada_alpha", p.average, "kd"))
-        reads = ", whose labels it reads" if labels_read(p, "ada_alpha") else ""
+        reads = ", whose labels it reads" if labels_read(p.runs["ada_alpha"][0].config) else ""
         sentence = (
             " the remedy of the paper that is reproduced here, trusts the teacher less in classes "
             f"where it is often wrong on held-out images{reads}. Compared with distillation, it "

@@ -45,14 +45,14 @@ def ahead_of_ada_alpha(p, most=None):
     ahead = [method for method in gains if gains[method].low > 0]
     said = []
     for method in sorted(ahead, key=lambda m: -gains[m].estimate):
-        read = labels_read(p, method)
+        read = labels_read(p.runs[method][0].config)
         reads = f" (reads {read})" if read else ""
         said.append(f"{name_of(method)} by {number(gains[method].estimate)}{reads}")
     if most and len(said) > most:
         said = [*said[:most], f"and {count_of(len(said) - most, 'other')}"]
     number_ahead = f"{len(ahead) or 'none'} of {count_of(len(p.methods) - 1, 'method')}"
     beat = f"{p.name}: {number_ahead} clearly beat AdaAlpha in {rarest_classes(p)}"
-    mine = labels_read(p, "ada_alpha") or "no labels beyond those it trains on"
+    mine = labels_read(p.runs["ada_alpha"][0].config) or "no labels beyond those it trains on"
     return f"{beat}{': ' if said else ''}{', '.join(said)}. AdaAlpha reads {mine}."
 
 
@@ -81,7 +81,7 @@ def mitigations(p, methods=None):
                 f"{name}, over distillation": brief(over_kd),
                 f"p, {name}": p_value(p_of_signs),
                 f"{name}, over one-hot": brief(p.gain(method, rare)),
-                "labels beyond training": labels_read(p, method) or "none",
+                "labels beyond training": labels_read(p.runs[method][0].config) or "none",
             }
         )
     caption = (

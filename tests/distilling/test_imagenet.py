@@ -43,6 +43,7 @@ def test_the_published_counts_are_found_and_the_images_opened(shape):
         ("train", lambda held: [*held[1:], held[-1]], "1,279 training images of the largest"),
         ("train", lambda held: [*held[:-1], held[1280]], "4 training images of the smallest"),
         ("test", lambda held: [*held[:-1], held[-1] + "9"], "1,001 classes, but 1,000"),
+        ("train", lambda held: one_more(held, 385), "386 classes of more than 100 training"),
     ],
 )
 def test_a_count_that_differs_is_named(shape, tmp_path, part, change, what):
@@ -50,6 +51,12 @@ def test_a_count_that_differs_is_named(shape, tmp_path, part, change, what):
     write(tmp_path, lines | {part: change(lines[part])})
     said = refused(imagenet_lt, tmp_path)
     assert said.startswith(f"{tmp_path}: the lists of ImageNet-LT have {what}"), said
+
+
+def one_more(lines, c):
+    """The lines of train, of which a class has another image instead of the second class."""
+    place = next(i for i, line in enumerate(lines) if line.startswith("train/n00000001/"))
+    return [*lines[:place], f"train/n{c:08}/9999.JPEG {c}", *lines[place + 1 :]]
 
 
 def test_lists_that_cannot_be_right_are_named(shape, tmp_path):
