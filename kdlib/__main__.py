@@ -472,7 +472,11 @@ def main(argv=None):
         if number is None:
             raise
         word = "interrupted" if number == signal.SIGINT else "told to stop"
-        again = "goes on" if getattr(args, "command", None) is distill else "starts again"
+        again = (
+            "goes on from what is kept"
+            if getattr(args, "command", None) is distill
+            else "starts again"
+        )
         said = f"{word}; the same command {again}"
         if args.configs:
             kept = f"finished runs are kept ({_on_record(args.configs)})"

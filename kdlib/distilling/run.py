@@ -26,7 +26,7 @@ from kdlib.distilling.recipe import (
     recipe,
 )
 from kdlib.distilling.steps import Once, shared
-from kdlib.distilling.views import reading
+from kdlib.distilling.views import NO_WORKER, died, reading
 from kdlib.losses import needs_margins
 from kdlib.step import Run, method_loss
 from kdlib.study.files import check_writable
@@ -85,7 +85,8 @@ def distil(
     configs = [own(name, **fields) for name in methods]
     networks = asked_student, asked_teacher
     check_command(data, out, networks, seeds, workers, looks, teacher_looks, teacher_classes)
-    with processes.joined(device or default_device()) as device:
+    together = processes.joined(device or default_device())
+    with together as device, _within_memory(fields["batch_size"]):
         say = _silent if processes.rank() else say
         if device == "cuda":
             cuda.settings()
@@ -94,9 +95,8 @@ def distil(
             check_writable(out)
             found = _listed(data, groups, preset, skip_corrupt, say)
             network = fresh(asked_student, len(found.class_names), 0, say)  # which may be fetched
-        check_batches(
-            prepared.counts(found.train, configs), fields["batch_size"], processes.count()
-        )
+        counts = prepared.counts(found.train, configs)
+        check_batches(counts, fields["batch_size"], processes.count())
         check_output(network, len(found.class_names), fields["size"], student)
         looks = colours(asked_student, network, *looks)
         workers = prepared.default_workers() if workers is None else workers
@@ -107,14 +107,14 @@ def distil(
         if dry_run:
             say(rehearsal.told(setting, _parts(setting, asked_teacher, methods, seeds)))
             return None
-        with written.alone(out), _in_memory_of_gpu(fields["batch_size"]):
+        with written.alone(out):
             one = _teacher(setting, asked_teacher, teacher_classes, *teacher_looks)
             return _students(setting, one, asked_teacher, methods, seeds)
 
 
 @contextlib.contextmanager
-def _in_memory_of_gpu(batch_size):
-    """A block of work for which the memory of a GPU may be too small."""
+def _within_memory(batch_size):
+    """A block of work for which memory may be too small."""
     try:
         yield
     except torch.OutOfMemoryError:
@@ -122,6 +122,10 @@ def _in_memory_of_gpu(batch_size):
             f"--batch-size {batch_size}: does not fit into the memory of the GPU, in which all "
             "methods are trained side by side; a smaller one, or fewer --methods at a time, do."
         ) from None
+    except RuntimeError as error:
+        if NO_WORKER not in str(error):
+            raise
+        raise died(error) from None
 
 
 def _silent(line):

@@ -29,7 +29,7 @@ AUGMENTATIONS = {
     "none": "the image as it is",
 }
 EVALUATED = 256  # images in a batch at most, in prediction
-NO_WORKER = "DataLoader worker"  # how torch begins to tell of one that died
+NO_WORKER = "DataLoader worker"  # how torch begins to tell, wherever we are, of one that died
 SLOW = 5.0  # seconds after which a bar shows how far reading is
 VIEWS = {"resized": RANDOM_VIEWS, "padded": view_count(PAD), "none": 1}
 
@@ -81,7 +81,7 @@ def middle(image, size, whole=False):
 def random_part(image, size, view):
     """What torchvision's RandomResizedCrop and a flip make of an image, by the number of a view."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(view)
+        torch.default_generator.manual_seed(view)  # torch.manual_seed takes ten times as long
         part = transforms.RandomResizedCrop.get_params(image, (0.08, 1), (3 / 4, 4 / 3))
         mirrored = torch.rand(()) < 0.5
     image = functional.resized_crop(image, *part, (size, size))
@@ -138,23 +138,13 @@ class Pictures:
         return self._here(next(self.coming))
 
     def _read(self, loader):
-        """Yield the batches of a loader. KdlibError if one of its workers dies."""
+        """Yield the batches of a loader."""
         with stopping.held():  # else a worker might begin with a signal that is for this process
             batches = iter(loader)
         try:
             yield from batches
-        except (RuntimeError, OSError, EOFError) as error:  # images that are no images are returned
-            if (
-                not loader.num_workers
-                or type(error) is RuntimeError
-                and NO_WORKER not in str(error)
-            ):
-                raise
-            raise KdlibError(
-                f"--workers {self.workers}: a process that reads images has died ({reason(error)});"
-                " memory may be short, or shared memory (/dev/shm): fewer workers need less, and "
-                "--workers 0 needs none. The same command goes on."
-            ) from None
+        except (OSError, EOFError) as error:  # of the pipe: images that are none are returned
+            raise (died(error) if loader.num_workers else error) from None
 
     def _here(self, images):
         if isinstance(images, KdlibError):
@@ -185,8 +175,20 @@ def reading(x):
                 x.coming = x.loader = x.epoch = x.current = None
 
 
+def died(error):
+    """The KdlibError of a worker that died, of which torch or a pipe tells."""
+    return KdlibError(
+        f"--workers: a process that reads images has died ({reason(error)}); memory may be short, "
+        "or shared memory (/dev/shm): fewer workers need less, and --workers 0 needs none. The "
+        "same command goes on."
+    )
+
+
 def in_memory(split):
     """The Split with all its Pictures read: a tensor (N, S, S, 3) uint8."""
-    batches = [batch.cpu() for batch in split.x.split(EVALUATED)]
-    empty = torch.zeros(0, split.x.size, split.x.size, 3, dtype=torch.uint8)
-    return Split(torch.cat([empty, *batches]), split.y, split.group)
+    images = torch.empty(len(split), split.x.size, split.x.size, 3, dtype=torch.uint8)
+    at = 0
+    for batch in split.x.split(EVALUATED):
+        images[at : at + len(batch)] = batch
+        at += len(batch)
+    return Split(images, split.y, split.group)

@@ -347,7 +347,7 @@ def audit_of(listing, students):
 def test_which_methods_read_labels_of_val(method, source, reading, reads):
     about = {"epochs": 3, "margin_source": source, "margin_reading": reading}
     assert choice.reads_val(method, about) == reads
-    assert ("also reads those of the validation" in choice.labels_read([method], about)) == reads
+    assert ("also reads those of the validation" in choice.labels_told([method], about)) == reads
 
 
 # ---------------------------------------------------------------- the page
