@@ -511,7 +511,10 @@ def nearest(wrong, near, allowed):
 @pytest.mark.parametrize(
     "line, sentence",
     [
-        ("rnu", nearest("command 'rnu'", "run", "run, report, audit, status, data, doctor")),
+        (
+            "rnu",
+            nearest("command 'rnu'", "run", "run, report, audit, distill, status, data, doctor"),
+        ),
         ("run digit", nearest("study 'digit'", "digits", ", ".join(STUDIES))),
         ("status cifar", nearest("study 'cifar'", "cifar20-lt", ", ".join(STUDIES))),
         ("report digist", nearest("study 'digist'", "digits", ", ".join(STUDIES))),

@@ -239,8 +239,9 @@ def train(setting, configs, teacher=None, margins=None, data=None):
     if not todo:
         return
     data = data or setting.data
-    kept = _kept(setting, todo, teacher)
-    before = kept.before.get("states", {})
+    kept = _kept(setting, configs, teacher)
+    states, keys = kept.before.get("states", {}), [cfg.key() for cfg in todo]
+    before = {key: state for key, state in states.items() if key in keys}
     going = [cfg for cfg in todo if cfg.key() in before or not before]
     lockstep = Lockstep(kept, [cfg.key() for cfg in going])
     done = max((state["epoch"] for state in before.values()), default=0)
@@ -261,9 +262,9 @@ def train(setting, configs, teacher=None, margins=None, data=None):
         else:
             written.write(setting, run, outcome, teacher, seconds)
     processes.wait()
+    kept.remove()
     if failures:
         raise KdlibError(f"{'; '.join(failures)}; what did not fail is kept in {setting.out}.")
-    kept.remove()
 
 
 def _on_graphs(setting, cfg):
@@ -281,13 +282,13 @@ def _stepper(setting, cfg, lockstep, told):
     return shared(told)
 
 
-def _kept(setting, todo, teacher):
-    """The Kept of runs in lockstep."""
-    same = machine(setting.device, todo[0].precision)
+def _kept(setting, configs, teacher):
+    """The Kept of runs in lockstep, also of those that were written before a stop."""
+    same = machine(setting.device, configs[0].precision)
     del same["git"]  # they may go on with later code
     same |= {"data": setting.data_sha256, "teacher": teacher and teacher.sha256}
-    same["configs"] = [written.recipe_of(cfg) for cfg in todo]
-    name = "-and-".join(cfg.key() for cfg in todo[:2])
+    same["configs"] = [written.recipe_of(cfg) for cfg in configs]
+    name = "-and-".join(cfg.key() for cfg in configs[:2])
     return Kept(name, same, 1, setting.say, setting.out)
 
 

@@ -5,6 +5,7 @@ draws: the same for every method of a seed, and however many processes there are
 them in a batch, images of S x S pixels."""
 
 import contextlib
+import time
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,6 +31,7 @@ AUGMENTATIONS = {
 }
 EVALUATED = 256  # images in a batch at most, in prediction
 NO_WORKER = "DataLoader worker"  # how torch begins to tell, wherever we are, of one that died
+HEARD = 1.0  # seconds after which torch has heard of it
 SLOW = 5.0  # seconds after which a bar shows how far reading is
 VIEWS = {"resized": RANDOM_VIEWS, "padded": view_count(PAD), "none": 1}
 
@@ -144,7 +146,10 @@ class Pictures:
         try:
             yield from batches
         except (OSError, EOFError) as error:  # of the pipe: images that are none are returned
-            raise (died(error) if loader.num_workers else error) from None
+            if not loader.num_workers:
+                raise
+            time.sleep(HEARD)  # torch raises an error of its own when it hears of it
+            raise died(error) from None
 
     def _here(self, images):
         if isinstance(images, KdlibError):

@@ -14,11 +14,13 @@ from safetensors.torch import load_file, save_file
 from test_run import ARGUMENTS, distilled, weights
 
 from kdlib.config import KdlibError
+from kdlib.distilling import run as runs
+from kdlib.distilling import written
 from kdlib.distilling.listing import listing
 from kdlib.distilling.processes import Synced
 from kdlib.distilling.run import _within_memory
 from kdlib.distilling.views import Pictures, reading
-from kdlib.study import stopping
+from kdlib.study import kept, stopping
 from kdlib.study.files import claim
 
 ROOT = Path(__file__).parents[2]
@@ -82,6 +84,32 @@ def test_two_commands_do_not_write_into_one_folder(pictures, tmp_path):
     with claim("distill", tmp_path), pytest.raises(KdlibError, match="another command is at work"):
         distilled(pictures, tmp_path)
     assert not weights(tmp_path)
+
+
+def test_a_stop_between_two_students_that_are_written_leaves_nothing_and_trains_nothing_again(
+    pictures, tmp_path, monkeypatch
+):
+    distilled(pictures, tmp_path / "whole", ("one_hot", "kd"))
+    monkeypatch.setattr(kept, "EVERY", -1.0)
+    write = written.write
+
+    def stopped(setting, run, *more):
+        if run.cfg.name == "kd":
+            raise KeyboardInterrupt
+        write(setting, run, *more)
+
+    out = tmp_path / "out"
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(written, "write", stopped)
+        distilled(pictures, out, ("one_hot", "kd"))
+    assert list(out.glob(".*.kept"))
+    done, fit = [], runs.fit
+    monkeypatch.setattr(
+        runs, "fit", lambda of, how: done.append(of[0].resume["epoch"]) or fit(of, how)
+    )
+    distilled(pictures, out, ("one_hot", "kd"))
+    assert done == [3] and not list(out.glob(".*.kept"))
+    assert weights(out) == weights(tmp_path / "whole")
 
 
 def test_what_is_lost_of_a_run_is_made_again_the_same(pictures, tmp_path):
