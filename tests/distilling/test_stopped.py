@@ -33,8 +33,8 @@ def begun(pictures):
     batches = [(torch.arange(k, k + 2), torch.zeros(2, dtype=torch.int64)) for k in range(0, 40, 2)]
     before = multiprocessing.active_children()
     with reading(x):
-        x.begin(0, batches)
-        x.batch(0)
+        x.begin(batches)
+        x.batch()
         [worker] = [one for one in multiprocessing.active_children() if one not in before]
         yield x, worker
     worker.join(10)
@@ -47,7 +47,7 @@ def test_a_worker_that_dies_is_told_in_one_sentence(begun):
     said = "--workers: a process that reads images has died"
     with pytest.raises(KdlibError, match=said), _within_memory(16):
         for number in range(1, 20):
-            x.batch(number)
+            x.batch()
         time.sleep(10)  # torch tells of it wherever we are
 
 
@@ -55,7 +55,7 @@ def test_ctrl_c_is_not_for_workers_which_sigterm_ends(begun):
     x, worker = begun
     os.kill(worker.pid, signal.SIGINT)
     for number in range(1, 20):
-        assert x.batch(number).shape == (2, 20, 20, 3)
+        assert x.batch().shape == (2, 20, 20, 3)
     worker.terminate()
     worker.join(10)
     assert worker.exitcode == -signal.SIGTERM
