@@ -16,7 +16,7 @@ from kdlib.__main__ import main
 from kdlib.asking.networks import named
 from kdlib.config import KdlibError
 from kdlib.data import fold_of
-from kdlib.distilling import run as runs
+from kdlib.distilling import training
 from kdlib.distilling.listing import listing
 from kdlib.distilling.lockstep import Lockstep
 from kdlib.distilling.networks import fresh
@@ -49,14 +49,14 @@ def weights(out):
 def run(pictures, tmp_path_factory):
     """(folder of a distillation, what was found, what was said, margins of each method)."""
     out, margins = tmp_path_factory.mktemp("distilled") / "run", {}
-    make = runs.method_loss
+    make = training.method_loss
 
     def method_loss(cfg, margin, train):
         margins[cfg.name] = margin
         return make(cfg, margin, train)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(runs, "method_loss", method_loss)
+        patch.setattr(training, "method_loss", method_loss)
         methods = ("one_hot", "kd", "ada_alpha", "ada_alpha_crossfit")
         return out, *distilled(pictures, out, methods), margins
 
@@ -144,8 +144,8 @@ def test_the_same_command_again_trains_nothing_and_other_methods_only_themselves
     distilled(pictures, tmp_path, ("one_hot", "kd"))
     first = weights(tmp_path)
     trained = []
-    fit = runs.fit
-    monkeypatch.setattr(runs, "fit", lambda of, how: trained.append(len(of)) or fit(of, how))
+    fit = training.fit
+    monkeypatch.setattr(training, "fit", lambda of, how: trained.append(len(of)) or fit(of, how))
     distilled(pictures, tmp_path, ("one_hot", "kd"))
     assert trained == []
     found, _ = distilled(pictures, tmp_path, ("one_hot", "kd", "decoupled_kd"))
@@ -182,9 +182,9 @@ def test_a_distillation_that_was_stopped_goes_on_to_the_same_bytes(
             distilled(pictures, tmp_path, ("one_hot", "kd"))
     assert list(tmp_path.glob(".*.kept"))
     epochs = []
-    begin = runs.fit
+    begin = training.fit
     monkeypatch.setattr(
-        runs, "fit", lambda of, how: epochs.append(of[0].resume["epoch"]) or begin(of, how)
+        training, "fit", lambda of, how: epochs.append(of[0].resume["epoch"]) or begin(of, how)
     )
     distilled(pictures, tmp_path, ("one_hot", "kd"))
     assert epochs == [at[0] + 1 if at[1] == "kd-s0" else at[0]]

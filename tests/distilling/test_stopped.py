@@ -1,5 +1,6 @@
 """Whatever ends a distillation, or its processes: nothing hangs, is lost, or is said twice."""
 
+import contextlib
 import multiprocessing
 import os
 import signal
@@ -14,8 +15,7 @@ from safetensors.torch import load_file, save_file
 from test_run import ARGUMENTS, distilled, weights
 
 from kdlib.config import KdlibError
-from kdlib.distilling import run as runs
-from kdlib.distilling import written
+from kdlib.distilling import training, written
 from kdlib.distilling.listing import listing
 from kdlib.distilling.processes import Synced
 from kdlib.distilling.run import _within_memory
@@ -46,7 +46,7 @@ def test_a_worker_that_dies_is_told_in_one_sentence(begun):
     os.kill(worker.pid, signal.SIGKILL)
     said = "--workers: a process that reads images has died"
     with pytest.raises(KdlibError, match=said), _within_memory(16):
-        for number in range(1, 20):
+        for _ in range(19):
             x.batch()
         time.sleep(10)  # torch tells of it wherever we are
 
@@ -54,9 +54,11 @@ def test_a_worker_that_dies_is_told_in_one_sentence(begun):
 def test_ctrl_c_is_not_for_workers_which_sigterm_ends(begun):
     x, worker = begun
     os.kill(worker.pid, signal.SIGINT)
-    for number in range(1, 20):
+    for _ in range(19):
         assert x.batch().shape == (2, 20, 20, 3)
     worker.terminate()
+    with contextlib.suppress(RuntimeError):  # torch tells of it at once
+        worker.join(10)
     worker.join(10)
     assert worker.exitcode == -signal.SIGTERM
 
@@ -103,9 +105,9 @@ def test_a_stop_between_two_students_that_are_written_leaves_nothing_and_trains_
         patch.setattr(written, "write", stopped)
         distilled(pictures, out, ("one_hot", "kd"))
     assert list(out.glob(".*.kept"))
-    done, fit = [], runs.fit
+    done, fit = [], training.fit
     monkeypatch.setattr(
-        runs, "fit", lambda of, how: done.append(of[0].resume["epoch"]) or fit(of, how)
+        training, "fit", lambda of, how: done.append(of[0].resume["epoch"]) or fit(of, how)
     )
     distilled(pictures, out, ("one_hot", "kd"))
     assert done == [3] and not list(out.glob(".*.kept"))
