@@ -59,8 +59,8 @@ def named(text):
     found = FORM.fullmatch(str(text))
     if not found or found[1] not in LIBRARIES:
         raise AuditError(
-            f"{text}: with a folder of images a model is LIBRARY:NAME:FILE or LIBRARY:NAME@FILE, "
-            f"{EXAMPLE}, and a new student LIBRARY:NAME; LIBRARY is torchvision, timm or kdlib."
+            f"{text}: a network is LIBRARY:NAME@FILE, {EXAMPLE}, or where it is trained here "
+            "LIBRARY:NAME; LIBRARY is torchvision, timm or kdlib."
         )
     library, name, mark, file = found.groups()
     if file is not None and (mark, file) != ("@", PRETRAINED):

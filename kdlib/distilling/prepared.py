@@ -29,6 +29,7 @@ class Teacher(NamedTuple):
     sha256: str  # of its weights
     val: torch.Tensor  # (N_val, C) logits
     test: torch.Tensor
+    said: tuple  # sentences on it
 
 
 def default_workers():
@@ -66,10 +67,10 @@ def in_frame(module, data, mean, std):
     return Renormalised(module, data.mean, data.std, mean, std).to(data.train.y.device).eval()
 
 
-def asked(module, sha256, data, helps):
-    """The Teacher of a network in the frame of `data`. KdlibError if it is near chance on val.
+def asked(module, given, data, helps):
+    """The Teacher of a Given whose module, in the frame of `data`, this is.
 
-    helps: what may help then."""
+    KdlibError if it is near chance on val; helps: what may help then."""
     val, test = (processes.predicted(module, split.x, data) for split in (data.val, data.test))
     for logits in (val, test):
         if not logits.isfinite().all():
@@ -86,17 +87,12 @@ def asked(module, sha256, data, helps):
             f"--teacher: is right in {100 * accuracy:.1f} % of the held-out images, mean over "
             f"{data.classes} classes, which is near chance ({100 * chance:.1f} %); {helps}."
         )
-    return Teacher(module, sha256, val, test)
-
-
-def accuracies(teacher, data):
-    """A sentence: how often a Teacher is right in held-out images."""
-    y = data.val.y.cpu()
-    right = 100 * (teacher.val.argmax(dim=1) == y).double().mean().item()
-    return (
-        f"The teacher is right in {right:.1f} % of {count_of(len(y), 'held-out image')}; "
-        f"{data.classes} classes, so that chance is {100 / data.classes:.1f} %."
+    how_often = (
+        f"The teacher is right in {100 * right.mean().item():.1f} % of "
+        f"{count_of(len(y), 'held-out image')}; {data.classes} classes, so that chance is "
+        f"{100 * chance:.1f} %."
     )
+    return Teacher(module, given.sha256, val, test, (*given.said, how_often))
 
 
 def margins_by_group(margins, group, names):

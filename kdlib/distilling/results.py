@@ -25,7 +25,7 @@ from kdlib.distilling.cards import write_cards
 from kdlib.distilling.choice import BASELINE, by_method, choose, stem
 from kdlib.reading.names import REDUCED
 from kdlib.reading.read import source
-from kdlib.reading.sentences import encodable
+from kdlib.reading.sentences import AuditError, encodable
 from kdlib.study.files import whole_file
 from kdlib.study.records import Predictions, reduced
 from kdlib.study.weights import write_to
@@ -91,7 +91,10 @@ def read_predictions(path, examples):
     """Predictions of Examples that write_predictions wrote.
 
     KdlibError, in one sentence, for a file that is damaged or of other images."""
-    found = source(Path(path), "predictions")
+    try:
+        found = source(Path(path), "predictions")
+    except AuditError as error:
+        raise KdlibError(f"{str(error).rstrip('.')}; delete it and run again.") from None
     ids = np.array([]) if found.ids is None else found.ids
     alike = all(np.shape(of) == ids.shape for of in found.columns.values())
     if [*found.columns] != [*REDUCED] or not alike or not np.array_equal(ids, _ids(examples)):
@@ -130,15 +133,12 @@ def finished(out, listing, teacher, students, about, say=None):
     Writes the page, its JSON and CSV, labels beside the predictions, and a card for each student.
     listing: its train, val and test. teacher: its Predictions of val and test. students: [Trained],
     of which BASELINE is one method; see above for about. say: called with each sentence on what
-    was read, but for those of the listing. KdlibError for what cannot be audited."""
+    was read, but for the recipe and those of the listing. KdlibError for what cannot be audited."""
     methods = by_method(students)
     distilled = [method for method in methods if method != BASELINE]
     if BASELINE not in methods or not distilled:
         raise KdlibError(f"students: needs {BASELINE} and a method that distils.")
-    shown = {what: of for what, of in about.items() if what != "teacher_sha256"}
-    own = (_recipe(shown), *listing.read)
-    if say:
-        say(own[0])
+    own = (recipe_of(about), *listing.read)
     found = audited(listing, teacher[1], methods, about["teacher"], say)
     audits = found.audits if len(distilled) > 1 else {distilled[0]: found}
     sha256 = {stem(one.method, one.seed): one.sha256 for one in students}
@@ -164,10 +164,12 @@ def finished(out, listing, teacher, students, about, say=None):
     return found
 
 
-def _recipe(about):
+def recipe_of(about):
     """The recipe in a sentence."""
     words = []
     for what, of in about.items():
+        if what == "teacher_sha256":
+            continue
         shown = ", ".join(map(str, of)) if isinstance(of, (list, tuple)) else of
         words.append(f"{what.replace('_', ' ')} {shown}")
-    return f"Trained with {'; '.join(words)}."
+    return f"Recipe: {'; '.join(words)}."

@@ -1,6 +1,7 @@
 """A distillation of one's own: a baseline and students side by side, and whom they hurt."""
 
 import contextlib
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -69,7 +70,7 @@ def distil(
     check_methods(methods)
     check_read(methods, fields)
     teacher, student = networks_of(preset, teacher, student)
-    asked_student, asked_teacher = named(student), named(teacher)
+    asked_student, asked_teacher = _named("student", student), _named("teacher", teacher)
     out, looks, teacher_looks = Path(out).expanduser(), (mean, std), (teacher_mean, teacher_std)
     fields = recipe(preset, **fields) | {"student": student, "teacher": asked_teacher.network}
     # what is wrong is said before anything is read
@@ -98,6 +99,7 @@ def distil(
         if dry_run:
             say(rehearsal.told(setting, _parts(setting, asked_teacher, methods, seeds)))
             return None
+        say(results.recipe_of(setting.about))
         with written.alone(out):
             one = _teacher(setting, asked_teacher, teacher_classes, *teacher_looks)
             return _students(setting, one, asked_teacher, methods, seeds)
@@ -117,6 +119,14 @@ def _within_memory(batch_size):
         if NO_WORKER not in str(error):
             raise
         raise died(error) from None
+
+
+def _named(role, text):
+    """The Named of a network that an option names."""
+    try:
+        return named(text)
+    except KdlibError as error:
+        raise KdlibError(f"--{role} {error}") from None
 
 
 def _silent(line):
@@ -158,7 +168,8 @@ def _students(setting, teacher, asked_teacher, methods, seeds):
     students = [written.trained(setting, cfg) for of_seed in configs for cfg in of_seed]
     said = written.write_teacher(setting, teacher)
     about = setting.about | {"teacher_sha256": teacher.sha256}
-    return results.finished(setting.out, setting.listing, said, students, about, setting.say)
+    listed = replace(setting.listing, read=(*setting.listing.read, *teacher.said))
+    return results.finished(setting.out, listed, said, students, about, setting.say)
 
 
 # ---------------------------------------------------------------- the teacher and its margins
@@ -172,12 +183,11 @@ def _teacher(setting, network, names_file, mean, std):
         network = _trained_here(setting, network)
         helps = "train longer, or with another learning rate"
     one = given(network, setting.listing.class_names, names_file, mean, std)
-    for sentence in one.said:
-        setting.say(sentence)
     check_output(one.module, len(setting.listing.class_names), setting.fields["size"], network.text)
     module = prepared.in_frame(one.module, setting.data, one.mean, one.std)
-    found = prepared.asked(module, one.sha256, setting.data, helps)
-    setting.say(prepared.accuracies(found, setting.data))
+    found = prepared.asked(module, one, setting.data, helps)
+    for sentence in found.said:
+        setting.say(sentence)
     return found
 
 

@@ -20,6 +20,7 @@ from kdlib.study.machine import machine
 from kdlib.teacher import weights_sha256
 
 CHANGED = "other images, or of the same before they, or their colours, were changed"
+FILE = "file_sha256"  # a fact: of the file of the weights
 BEGINS = "student_begins_with"
 NETWORKS = ("teacher", "student")
 IN_WORDS = (*NETWORKS, "augment")
@@ -72,7 +73,7 @@ def recipe_of(cfg):
     asked = named(cfg.student)
     begins = asked.file
     if isinstance(begins, Path):
-        begins = hashlib.sha256(begins.read_bytes()).hexdigest()
+        begins = _sha256(begins)
     return cfg.fields() | {"student": asked.network, BEGINS: begins}
 
 
@@ -102,7 +103,15 @@ def is_there(setting, cfg, teacher):
             if field == BEGINS:
                 what = "a student that began with other weights"
         raise KdlibError(f"{path}: is of {what}; choose another --out, or delete that folder.")
-    return all(file.exists() for file in (weights, *(of for of, _ in _predictions(setting, cfg))))
+    if not all(file.exists() for file in (weights, *(of for of, _ in _predictions(setting, cfg)))):
+        return False
+    if held.get(FILE) != _sha256(weights):
+        raise KdlibError(f"{weights}: changed since it was written; delete it and run again.")
+    return True
+
+
+def _sha256(file):
+    return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
 def _read_facts(path):
@@ -153,6 +162,7 @@ def write(setting, run, curves, teacher, seconds):
     results.save_weights(weights_of(setting, cfg), run.model, about, setting.listing)
     facts = _facts(setting, cfg, teacher) | {
         "weights_sha256": weights_sha256(run.model),
+        FILE: _sha256(weights_of(setting, cfg)),
         "curves": curves,
         "seconds": round(seconds, 1),
         **machine(setting.device, cfg.precision),

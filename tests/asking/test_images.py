@@ -276,7 +276,7 @@ HERE = f"torchvision:{NAME}"
 @pytest.mark.parametrize(
     "student, says",
     [
-        ("student.npz", "student.npz: with a folder of images a model is LIBRARY:NAME:FILE"),
+        ("student.npz", "student.npz: a network is LIBRARY:NAME@FILE"),
         (HERE, "names no file of weights; nothing is downloaded"),
         ("torchvision:resnet81:{}/student.pt", "has no 'resnet81'; the nearest are resnet"),
         (

@@ -180,3 +180,12 @@ def test_a_batch_norm_of_timm_keeps_its_activation():
     outs = [norm(x) for norm in norms]
     torch.testing.assert_close(*outs)
     assert outs[1].min() == 0
+
+
+@pytest.mark.parametrize("name", ["students/kd-s0.safetensors", "predictions/kd-s0-val.npz"])
+def test_a_file_that_changed_since_it_was_written_is_named(pictures, tmp_path, name):
+    methods = ("one_hot", "kd")
+    distilled(pictures, tmp_path, methods)
+    (tmp_path / name).write_bytes((tmp_path / name).read_bytes()[:-20])
+    with pytest.raises(KdlibError, match=rf"{name}: .*; delete it and run again\.$"):
+        distilled(pictures, tmp_path, methods)
