@@ -247,6 +247,10 @@ def test_the_rule_by_a_hand_count(case):
     for row in table.itertuples(index=False):
         assert row.average == pytest.approx(np.mean(rates[row.method]))
         assert row[2] == pytest.approx(min(rates[row.method]))
+    why = choice._ship(wanted, table, 30)
+    assert ("no method is more accurate in its worst groups (60.0" in why) == (
+        case == "tie, higher average"
+    )
 
 
 def test_of_twenty_groups_the_two_worst_count_and_seeds_are_averaged_first():
