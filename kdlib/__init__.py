@@ -19,4 +19,8 @@ def __getattr__(name):
         from kdlib.asking.models import audit_models
 
         return audit_models
+    if name == "distil":
+        from kdlib.distilling.run import distil
+
+        return distil
     raise AttributeError(f"module 'kdlib' has no attribute {name!r}")

@@ -84,6 +84,14 @@ def test_the_map_names_every_module_of_the_helper_and_every_room():
     assert sorted(mapped) == sorted(here)
 
 
+def test_the_loop_is_the_one_that_is_run_for_the_page_on_trainers():
+    loops = []
+    for page in (README, PAGES["docs/own_trainer.md"]):
+        block = next(code for language, code in FENCE.findall(page) if language == "python")
+        loops.append([line.partition("  #")[0] for line in block.splitlines()])
+    assert loops[0] == loops[1]
+
+
 def test_readme_is_read_in_minutes():
     authored = ANSWER.sub("", README)  # the answer has a line for each of its findings
     assert authored.count("\n") <= 120 and len(authored.encode()) <= 7600

@@ -12,6 +12,7 @@ import torch
 from folders import CLASSES
 from safetensors.torch import load_file
 
+import kdlib
 from kdlib.__main__ import main
 from kdlib.asking.networks import named
 from kdlib.config import KdlibError
@@ -38,6 +39,10 @@ def distilled(data, out, methods=("one_hot", "kd", "ada_alpha"), **more):
     said = []
     how = NETWORKS | RECIPE | {"device": "cpu", "workers": 0, "say": said.append} | more
     return distil(data, methods=methods, out=out, **how), said
+
+
+def test_it_is_a_function_of_the_package():
+    assert kdlib.distil is distil
 
 
 def weights(out):
