@@ -12,7 +12,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from kdlib.config import KdlibError
-from kdlib.distilling import example, lockstep, run
+from kdlib.distilling import example, lockstep, training
 from kdlib.distilling.listing import listing
 from kdlib.distilling.notebook import PARAMETERS, check_parameters
 from kdlib.pages import render, report
@@ -169,7 +169,7 @@ def test_the_notebook_shows_one_method_and_a_second_time_what_is_there(
     assert all(Path(link).exists() for link in links)
 
     trained = []
-    monkeypatch.setattr(run, "fit", lambda *of: trained.append(of))
+    monkeypatch.setattr(training, "fit", lambda *of: trained.append(of))
     again, _ = as_script(asked, monkeypatch)
     assert again[:-1] == shown[:-1] and trained == []
     assert "<p>Trained before, and kept: one_hot-s0, kd-s0.</p>" in again[-1]

@@ -135,12 +135,19 @@ def test_a_new_writing_that_fails_leaves_the_old_file_as_it_was(tmp_path):
 
 
 @pytest.mark.parametrize("code", ["ENOSPC", "EDQUOT", "EROFS", "EACCES"])
-def test_a_disk_that_takes_nothing_is_one_sentence(tmp_path, code):
+def test_a_disk_that_takes_nothing_is_one_sentence(tmp_path, monkeypatch, code):
     number = getattr(errno, code)
-    with pytest.raises(KdlibError, match="cannot be written") as e, whole_file(tmp_path / "a.json"):
-        raise OSError(number, os.strerror(number))
-    said = str(e.value)
-    assert os.strerror(number) in said and "KDLIB_RECORDS" in said and "\n" not in said
+    for where, helps in (
+        ("records", "another folder (KDLIB_RECORDS for records)"),
+        ("", "folder,"),
+    ):
+        monkeypatch.setenv("KDLIB_RECORDS", str(tmp_path / "records"))
+        path = tmp_path / where / "a.json"
+        with pytest.raises(KdlibError, match="cannot be written") as e, whole_file(path):
+            raise OSError(number, os.strerror(number))
+        said = str(e.value)
+        assert os.strerror(number) in said and helps in said and "\n" not in said
+    (tmp_path / "records").rmdir()
     with pytest.raises(OSError) as e, whole_file(tmp_path / "a.json"):
         raise OSError(errno.EIO, "a broken disk is not a full one")
     assert e.value.errno == errno.EIO and not list(tmp_path.iterdir())
