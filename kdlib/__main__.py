@@ -393,11 +393,18 @@ def _distill_options(add):
     weights = "LIBRARY:NAME@FILE, as in timm:resnet50@my.safetensors; LIBRARY is torchvision, timm "
     weights += "or kdlib; FILE may be pretrained; without @FILE it is trained here first"
     add("--teacher", metavar="NETWORK", help=weights)
-    add("--student", metavar="NETWORK", help="the same; begins with @FILE, if any")
+    add(
+        "--student", metavar="NETWORK", help="as --teacher; with @FILE it starts from those weights"
+    )
     usual = ["one_hot", "kd", "ada_alpha"]
     names = "one_hot, the baseline, and others; default: " + ",".join(usual)
     add("--methods", nargs="+", default=usual, metavar="NAME", help=names)
-    add("--out", default="distilled", metavar="DIR", help="default: distilled; it is gone on with")
+    add(
+        "--out",
+        default="distilled",
+        metavar="DIR",
+        help="default: distilled; if it exists, what is there goes on",
+    )
     groups = "the group of each image: columns path and group; default: the classes"
     add("--groups", **FILE, help=groups)
     add("--seeds", **COUNT, default=1, help="students of each method; default: 1")

@@ -23,7 +23,8 @@ MARGINS = ("margin_source", "margin_reading")  # of the recipe: where margins co
 RULE = (
     "The rule: of all methods, the baseline among them, whose accuracy on validation images, "
     "averaged over the groups, is not below the baseline's, ship the one that is most accurate in "
-    "its own worst tenth of the groups. Test images choose nothing."
+    "its own worst tenth of the groups; where several are as accurate there, in its own worst "
+    "half. Test images choose nothing."
 )
 
 
@@ -65,6 +66,7 @@ def scores(methods, listing):
     Of each group the mean over training runs; groups without a validation image do not count.
     average: over groups. worst groups: the mean over the tenth of the groups, one at least, in
     which this method is least accurate; images: how many of these there are for validation.
+    worst half: the same of half of the groups.
     allowed: whether the average is not below the baseline's.
     """
     rows = []
@@ -74,8 +76,9 @@ def scores(methods, listing):
         k = max(1, round(len(filled) / 10))  # as in an audit
         order = filled[np.argsort(accuracy[filled], kind="stable")]
         images = np.isin(listing.val.group, order[:k]).sum()
-        rows.append((method, accuracy[filled].mean(), accuracy[order[:k]].mean(), images))
-    columns = ["method", "average", "worst groups", "images"]
+        half = accuracy[order[: -(-len(filled) // 2)]].mean()
+        rows.append((method, accuracy[filled].mean(), half, accuracy[order[:k]].mean(), images))
+    columns = ["method", "average", "worst half", "worst groups", "images"]
     table = pd.DataFrame(rows, columns=columns).round(DIGITS)
     least = table.average[table.method == BASELINE].item()
     return table.assign(allowed=np.where(table.average >= least, "yes", "no"))
@@ -83,9 +86,11 @@ def scores(methods, listing):
 
 def in_order(table):
     """The rows of the DataFrame that scores makes that are allowed, that of the method to ship
-    first: its worst groups are the most accurate; where these are equal, its average is higher."""
+    first: its worst groups are the most accurate; where these are equal, its worst half is; where
+    that is, too, its average is the highest."""
     allowed = table[table.allowed == "yes"]
-    return allowed.sort_values(["worst groups", "average"], ascending=False, kind="stable")
+    by = ["worst groups", "worst half", "average"]
+    return allowed.sort_values(by, ascending=False, kind="stable")
 
 
 def choose(students, listing, audits, about=None):
@@ -102,6 +107,7 @@ def choose(students, listing, audits, about=None):
     file = f"students/{stem(method, ship.seed)}.safetensors"
     of_runs = f", of its {len(runs)} training runs the one most accurate there on average"
     said = (
+        *_hopeless(table, method),
         f"{_ship(method, table, len(listing.val))} {_on_test(method, audits)}",
         f"The file to ship is {file}{of_runs if len(runs) > 1 else ''}.",
         *_how_close(table),
@@ -122,7 +128,7 @@ def _ship(method, table, images):
     if method != BASELINE and alike:
         return (
             f"Ship {method}: {on} no method is more accurate in its worst groups ({share}), and of "
-            "those as accurate there it is the best on average."
+            "those as accurate there none is better in its worst half of the groups."
         )
     if method != BASELINE:
         return (
@@ -137,6 +143,17 @@ def _ship(method, table, images):
     return (
         f"Ship the baseline: {on} no student that is as accurate on average is more accurate in "
         f"its worst groups ({share})."
+    )
+
+
+def _hopeless(table, method):
+    """A sentence where even the method to ship is always wrong in its worst groups, in a tuple."""
+    if table["worst groups"][table.method == method].item() > 0:
+        return ()
+    return (
+        "No student here is fit to ship without a look at its worst groups: on validation images, "
+        "each method that is as accurate on average as the baseline is always wrong in them. Train "
+        "longer, or with another recipe or teacher.",
     )
 
 
@@ -168,10 +185,13 @@ def _on_test(method, audits):
     a = audits[method]
     gain = a.metrics["average_gain"]
     said = f"On test images its gain is {told(gain)} on average over the groups, and it {harms(a)}."
+    unharmed = [name for name, of in audits.items() if not (of.groups.finding == "harmed").any()]
+    if (a.groups.finding == "harmed").any() and unharmed:
+        said += f" No harm can be seen of {in_a_row(unharmed)}."
     if gain.high < 0:
         said += (
-            " There it is clearly less accurate than the baseline, which validation images did not "
-            "show: with more of them, choose again."
+            " On test images it is clearly less accurate than the baseline, which the validation "
+            "images did not show: with more validation images, choose again."
         )
     return said
 

@@ -12,6 +12,8 @@ from kdlib.study.files import in_notebook
 from kdlib.study.machine import git_sha
 from kdlib.study.pace import in_words
 
+LEAST = 10.0  # seconds between two states that are kept
+SHARE = 20  # in which keeping the last one fits so often
 PAUSE = 60.0  # seconds between two lines where there is no bar
 SOON = 10.0  # seconds before the first one
 BEAT = 10.0  # seconds between two states of a bar in a notebook: papermill keeps every one
@@ -26,6 +28,7 @@ class Lockstep:
         """kept: their Kept; keys: of the runs that go on."""
         self.kept, self.expected = kept, set(keys)
         self.epoch, self.states = None, {}
+        self.cost = 0.0  # seconds that keeping the states took
         self.told = lambda: None  # hears that an epoch began to end
 
     def after_epoch(self, key, epoch, state):
@@ -36,9 +39,14 @@ class Lockstep:
             self.epoch, self.states = epoch, {}
             self.told()
         self.states[key] = state
-        if self.states.keys() >= self.expected and self.kept.due() and not processes.rank():
+        if self.states.keys() >= self.expected and self._due() and not processes.rank():
+            start = time.monotonic()
             states = {key: state() for key, state in self.states.items()}
             self.kept.write(git_sha(), states=states)
+            self.cost = time.monotonic() - start
+
+    def _due(self):
+        return time.monotonic() - self.kept.saved > max(LEAST, SHARE * self.cost)
 
 
 def begins(configs, images, done):

@@ -187,7 +187,7 @@ def given(asked, class_names, names_file=None, mean=None, std=None):
         _check_count(asked, len(weights[differ[0]]), class_names)
     module.eval().requires_grad_(False).to(memory_format=torch.channels_last)
     mean, std, said = _colours(asked, module, mean, std, held, config, library)
-    colours = f"The teacher sees images {said}"
+    colours = f"The teacher's images are {said}"
     sha256 = weights_sha256(module)
     source = f", fetched from {library.source}" if pretrained else ""
     read = f"The teacher is {asked.text}{source}; its weights are {sha256[:12]}."
@@ -229,7 +229,7 @@ def _colours(asked, module, mean, std, held, config, library):
     why, mean = next((why, tuple(values)) for why, values, _ in known if values is not None)
     why_std, std = next((why, tuple(values)) for why, _, values in known if values is not None)
     source = why if why == why_std else f"{why}; the deviation {why_std}"
-    return mean, std, f"less the mean {mean}, over {std}: {source}."
+    return mean, std, f"normalised with the mean {mean} and the deviation {std}: {source}."
 
 
 class Renormalised(nn.Module):

@@ -80,7 +80,9 @@ def asked(module, given, data, helps):
             )
     y = data.val.y.cpu()
     right = (val.argmax(dim=1) == y).double()
-    accuracy = np.mean([right[y == k].mean().item() for k in y.unique()])
+    by_class = {k: right[y == k].mean().item() for k in y.unique().tolist()}
+    accuracy = np.mean([*by_class.values()])
+    least = min(by_class, key=by_class.get)
     chance = 1 / data.classes
     if accuracy < min(2 * chance, chance + 0.1 * (1 - chance)):
         raise KdlibError(
@@ -89,8 +91,8 @@ def asked(module, given, data, helps):
         )
     how_often = (
         f"The teacher is right in {100 * right.mean().item():.1f} % of "
-        f"{count_of(len(y), 'held-out image')}; {data.classes} classes, so that chance is "
-        f"{100 * chance:.1f} %."
+        f"{count_of(len(y), 'held-out image')}, least often in {data.class_names[least]} "
+        f"({100 * by_class[least]:.1f} %); chance is {100 * chance:.1f} %."
     )
     return Teacher(module, given.sha256, val, test, (*given.said, how_often))
 

@@ -49,7 +49,8 @@ def told(setting, parts):
         pace = seconds_an_image(data, configs, setting.device)
         total += times * pace * len(data.train) * configs[0].epochs
         names = ", ".join(cfg.name for cfg in configs)
-        shown.append(f"{names} at {1 / pace:,.0f} images a second, {count_of(times, 'time')}")
+        often = f", {count_of(times, 'time')}" if times > 1 else ""
+        shown.append(f"{names} at {1 / pace:,.0f} images a second{often}")
     where = count_of(processes.count(), "process", "processes")
     epochs = count_of(parts[0][0][0].epochs, "epoch")
     return (

@@ -97,6 +97,11 @@ def distil(
         sha256 = prepared.fingerprint(found, images, fields["size"])
         setting = written.Setting(out, found, images, sha256, fields, device, say)
         if dry_run:
+            if asked_teacher.file is not None:
+                for sentence in _given(
+                    setting, asked_teacher, teacher_classes, *teacher_looks
+                ).said:
+                    say(sentence)
             say(rehearsal.told(setting, _parts(setting, asked_teacher, methods, seeds)))
             return None
         say(results.recipe_of(setting.about))
@@ -182,13 +187,20 @@ def _teacher(setting, network, names_file, mean, std):
     if network.file is None:
         network = _trained_here(setting, network)
         helps = "train longer, or with another learning rate"
-    one = given(network, setting.listing.class_names, names_file, mean, std)
-    check_output(one.module, len(setting.listing.class_names), setting.fields["size"], network.text)
+    one = _given(setting, network, names_file, mean, std)
     module = prepared.in_frame(one.module, setting.data, one.mean, one.std)
     found = prepared.asked(module, one, setting.data, helps)
     for sentence in found.said:
         setting.say(sentence)
     return found
+
+
+def _given(setting, network, names_file=None, mean=None, std=None):
+    """The Given of a teacher with weights, which takes images of this size."""
+    names = setting.listing.class_names
+    one = given(network, names, names_file, mean, std)
+    check_output(one.module, len(names), setting.fields["size"], network.text)
+    return one
 
 
 def _trained_here(setting, network, fold=None):

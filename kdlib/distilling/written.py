@@ -102,7 +102,7 @@ def is_there(setting, cfg, teacher):
             what = f"{field}={before.get(field)!r}, and {value.get(field)!r} is asked for"
             if field == BEGINS:
                 what = "a student that began with other weights"
-        raise KdlibError(f"{path}: is of {what}; choose another --out, or delete that folder.")
+        raise KdlibError(f"{path}: is of {what}; choose another --out, or delete {setting.out}.")
     if not all(file.exists() for file in (weights, *(of for of, _ in _predictions(setting, cfg)))):
         return False
     if held.get(FILE) != _sha256(weights):

@@ -17,7 +17,7 @@ from kdlib.__main__ import main
 from kdlib.asking.networks import named
 from kdlib.config import KdlibError
 from kdlib.data import fold_of
-from kdlib.distilling import training
+from kdlib.distilling import lockstep, training
 from kdlib.distilling.listing import listing
 from kdlib.distilling.lockstep import Lockstep
 from kdlib.distilling.networks import fresh
@@ -25,7 +25,6 @@ from kdlib.distilling.prepared import margins_by_group
 from kdlib.distilling.recipe import check_batches, check_methods, recipe
 from kdlib.distilling.run import distil
 from kdlib.models import build
-from kdlib.study import kept
 
 ROOT = Path(__file__).parents[2]
 NETWORKS = {"teacher": "kdlib:resnet8", "student": "kdlib:resnet8"}
@@ -173,7 +172,8 @@ def test_a_distillation_that_was_stopped_goes_on_to_the_same_bytes(
     run, pictures, tmp_path, monkeypatch, no_pages, at
 ):
     out, *_ = run
-    monkeypatch.setattr(kept, "EVERY", -1.0)
+    monkeypatch.setattr(lockstep, "LEAST", -1.0)
+    monkeypatch.setattr(lockstep, "SHARE", -1.0)
     after = Lockstep.after_epoch
 
     def stopped(lockstep, key, epoch, state):
@@ -227,6 +227,10 @@ def test_a_dry_run_says_how_long_it_would_take_and_trains_nothing(pictures, tmp_
     assert said[-1].startswith("Training would take about ")
     assert "one_hot, kd, ada_alpha_crossfit at " in said[-1] and "2 times; teacher at" in said[-1]
     assert said[-1].endswith("images a second, 5 times. Nothing was trained.")
+    file = tmp_path / "five.pt"
+    torch.save(fresh(named("kdlib:resnet8"), 5, 0).state_dict(), file)
+    with pytest.raises(KdlibError, match="the teacher has 5 classes, the images 3"):
+        distilled(pictures, tmp_path / "out", dry_run=True, teacher=f"kdlib:resnet8@{file}")
 
 
 # ---------------------------------------------------------------- what is refused

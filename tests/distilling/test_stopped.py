@@ -15,12 +15,12 @@ from safetensors.torch import load_file, save_file
 from test_run import ARGUMENTS, distilled, weights
 
 from kdlib.config import KdlibError
-from kdlib.distilling import training, written
+from kdlib.distilling import lockstep, training, written
 from kdlib.distilling.listing import listing
 from kdlib.distilling.processes import Synced
 from kdlib.distilling.run import _within_memory
 from kdlib.distilling.views import Pictures, reading
-from kdlib.study import kept, stopping
+from kdlib.study import stopping
 from kdlib.study.files import claim
 
 ROOT = Path(__file__).parents[2]
@@ -92,7 +92,8 @@ def test_a_stop_between_two_students_that_are_written_leaves_nothing_and_trains_
     pictures, tmp_path, monkeypatch
 ):
     distilled(pictures, tmp_path / "whole", ("one_hot", "kd"))
-    monkeypatch.setattr(kept, "EVERY", -1.0)
+    monkeypatch.setattr(lockstep, "LEAST", -1.0)
+    monkeypatch.setattr(lockstep, "SHARE", -1.0)
     write = written.write
 
     def stopped(setting, run, *more):
