@@ -35,6 +35,11 @@ CLOSED = dict.fromkeys((errno.EACCES, errno.EPERM), "change its permissions")  #
 def run(args):
     """Run whatever a study, or a part of it, is still missing; exit code 1 if you decline."""
     start = time.monotonic()
+    if args.study in ("imagenet", "imagenet-lt"):
+        raise KdlibError(
+            f"{args.study} is a preset, since its images are read while it trains: "
+            f"python -m kdlib distill --preset {args.study} --data DIR"
+        )
     part = part_of(study(args.study), args.pair, args.method, args.seeds)
     configs = args.configs = part.configs
     import torch

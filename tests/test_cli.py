@@ -524,6 +524,11 @@ def nearest(wrong, near, allowed):
             nearest("'--bugdet'", "--budget", OF_RUN),
         ),
         ("doctor --now", "'--now' is unknown: Allowed: --help."),
+        (
+            "run imagenet-lt",
+            "imagenet-lt is a preset, since its images are read while it trains: python -m kdlib "
+            "distill --preset imagenet-lt --data DIR",
+        ),
         ("audit --fial-if x", nearest("'--fial-if'", "--fail-if", OF_AUDIT)),
         ("--verbose", nearest("'--verbose'", "--version", "--help, --version")),
         ("run digits --seeds 9", f"--seeds 9: {SEEDS}, as study digits has 8 planned seeds."),
