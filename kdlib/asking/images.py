@@ -14,7 +14,7 @@ from torchvision.datasets import ImageFolder
 
 from kdlib.asking.models import audit_models
 from kdlib.asking.networks import IMAGENET, check_colours, metadata_of, named, network, timm_of
-from kdlib.config import count_of
+from kdlib.config import KdlibError, count_of
 from kdlib.reading.inputs import titles
 from kdlib.reading.read import source
 from kdlib.reading.rows import joined_by_path
@@ -133,7 +133,7 @@ def preparation(asked, module, size=None, mean=None, std=None):
 
 def collated(items):
     """A batch of (tensors, label, path); or the error of an image that cannot be read."""
-    broken = [item for item in items if isinstance(item, AuditError)]
+    broken = [item for item in items if isinstance(item, KdlibError)]
     return broken[0] if broken else default_collate(items)
 
 

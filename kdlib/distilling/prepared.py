@@ -8,18 +8,18 @@ import numpy as np
 import torch
 from torch import nn
 
+from kdlib.asking.images import MOST_WORKERS
 from kdlib.config import FOLDS, KdlibError, count_of
 from kdlib.data import Split, fold_of
 from kdlib.distilling import processes
 from kdlib.distilling.networks import Renormalised
+from kdlib.distilling.splits import PARTS
 from kdlib.distilling.views import PAD, OwnData, Pictures, in_memory
 from kdlib.losses import label_margin
 from kdlib.study.files import available_cores
 from kdlib.study.table_cache import free_memory
 
 HELD = 2**31  # bytes of images that are held in memory at most, where their views are few
-MOST_WORKERS = 8  # processes that read images, of each process that trains
-SPLITS = ("train", "val", "test")
 
 
 class Teacher(NamedTuple):
@@ -40,7 +40,7 @@ def default_workers():
 def data_of(listing, size, augment, mean, std, device, workers):
     """The OwnData of a Listing: in memory where views are few and the images fit, else Pictures."""
     splits = {}
-    for name in SPLITS:
+    for name in PARTS:
         examples = getattr(listing, name)
         x = Pictures(examples, size, augment, workers)
         splits[name] = Split(x, *map(torch.from_numpy, (examples.y, examples.group)))

@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 from torchvision.transforms import functional
 
+from kdlib.asking.images import collated
 from kdlib.asking.models import with_progress
 from kdlib.config import KdlibError
 from kdlib.data import Data, Split, crop_and_flip, padded, view_count
@@ -88,12 +89,6 @@ def random_part(image, size, view):
         mirrored = torch.rand(()) < 0.5
     image = functional.resized_crop(image, *part, (size, size))
     return functional.hflip(image) if mirrored else image
-
-
-def collated(items):
-    """(B, S, S, 3) uint8; or the error of an image that cannot be read."""
-    broken = [item for item in items if isinstance(item, KdlibError)]
-    return broken[0] if broken else torch.stack(items)
 
 
 class Pictures:
