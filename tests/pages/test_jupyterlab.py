@@ -185,7 +185,7 @@ def test_own_images_are_distilled_and_the_answer_comes_first(browser, lab):
     waited(lambda: "[*]:" not in prompts(browser), process, log, 240)
     assert prompts(browser) == [f"[{i}]:" for i in range(1, 7)]
     first, *_ = browser.find_elements("css selector", ".jp-OutputArea-output")
-    assert first.text.startswith("Ship ")
+    assert first.text.startswith(("Ship ", "No student here is fit to ship"))  # of so few epochs
     assert not browser.find_elements("css selector", wrong)  # nor the bar, once it has ended
     [picture] = browser.execute_script(PICTURES)
     assert picture.startswith("kd: gains range from")
