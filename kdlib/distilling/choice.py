@@ -125,15 +125,15 @@ def _ship(method, table, images):
     on = f"on {count_of(images, 'held-out validation image')}"
     share = number(row["worst groups"], "%", signed=False)
     alike = (table["worst groups"][table.allowed == "yes"] == row["worst groups"]).sum() > 1
+    among = "of all methods that are not below the baseline on average"
     if method != BASELINE and alike:
         return (
-            f"Ship {method}: {on} no method is more accurate in its worst groups ({share}), and of "
-            "those as accurate there none is better in its worst half of the groups."
+            f"Ship {method}: {on} none is more accurate in its worst groups ({share}), {among}, "
+            "and of those as accurate there none is better in its worst half of the groups."
         )
     if method != BASELINE:
         return (
-            f"Ship {method}: {on} its worst groups are the most accurate ({share}), and it is not "
-            "below the baseline on average."
+            f"Ship {method}: {on} it is the most accurate in its worst groups ({share}), {among}."
         )
     if (table.allowed == "yes").sum() == 1:
         return (

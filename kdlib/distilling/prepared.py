@@ -18,6 +18,7 @@ from kdlib.distilling.views import PAD, OwnData, Pictures, in_memory
 from kdlib.losses import label_margin
 from kdlib.study.files import available_cores
 from kdlib.study.table_cache import free_memory
+from kdlib.teacher import group_margins
 
 HELD = 2**31  # bytes of images that are held in memory at most, where their views are few
 
@@ -101,11 +102,11 @@ def margins_by_group(margins, group, names):
     """((G,) mean margin of each group in [0, 1], sentences); margins (N,), group (N,).
 
     A group without an example is given the mean of the others."""
-    n = torch.bincount(group, minlength=len(names))
-    total = torch.bincount(group, weights=margins.double(), minlength=len(names))
-    mean = (total / n).clamp(0, 1)
-    empty = n == 0
-    mean[empty] = mean[~empty].mean()
+    empty = torch.bincount(group, minlength=len(names)) == 0
+    place = (~empty).cumsum(dim=0) - 1  # of each group among those with an example
+    filled = group_margins(margins, place[group], range(int((~empty).sum())))
+    mean = filled.mean().repeat(len(names))
+    mean[~empty] = filled
     said = []
     if empty.any():
         first = names[int(empty.nonzero()[0])]
@@ -113,7 +114,7 @@ def margins_by_group(margins, group, names):
             f"{count_of(int(empty.sum()), 'group')} without a held-out image (the first is "
             f"{first!r}): the teacher's margin there is taken to be the mean of the others."
         ]
-    return mean.float(), said
+    return mean, said
 
 
 def held_out_margins(teacher, data, cfg):
