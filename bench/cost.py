@@ -29,6 +29,7 @@ POOLS = {  # images of a class to draw from, classes of a long tail, long tails,
     "cifar100": (500, 100, 1, 5000),
     "cifar10": (5000, 10, 1, 5000),
     "superclass": (500, 5, 20, 5000),
+    "superclass_small": (50, 5, 10, 2500),
 }
 
 

@@ -13,7 +13,8 @@ from kdlib.methods import METHODS, loss_fields
 FOLDS = 5  # of a crossfit
 RECIPE = 1  # of what fields mean: records of another one do not answer to the keys of this one
 
-DATASETS = ("digits", "cifar20", "cifar100", "cifar10", "superclass")
+DATASETS = ("digits", "cifar20", "cifar100", "cifar10", "superclass", "superclass_small")
+HIDDEN = ("superclass", "superclass_small")  # their groups are not the classes
 DEPTHS = (8, 14, 20, 32, 44, 56, 110)
 RESNETS = [f"resnet{depth}{shortcut}" for shortcut in ("", "-conv") for depth in DEPTHS]
 MODELS = ("cnn", "cnn_small", *RESNETS, "resnet8x2")
@@ -77,7 +78,7 @@ class Config:
     temperature: float = number(1.0, 1e-3, 1e3)
     soften: str = choice("both", ("both", "teacher"))  # whose logits; see losses.distill
     margin_source: str = choice("val", ("val", "crossfit", "train"))  # where it is measured
-    margin_level: str = choice("group", ("group", "example", "all"))  # "all": one mean for all
+    margin_level: str = choice("group", ("group", "class", "example", "all"))  # "all": one for all
     margin_kind: str = choice("avg", ("avg", "max", "hit"))  # see losses.margin
     margin_temperature: float = number(1.0, 1e-3, 1e3)
     margin_reading: str = choice("B", ("B", "A", "C", "C-inverse"))  # see losses.ada_margin_of
@@ -132,10 +133,10 @@ class Config:
                 "margin_source: reading 'B' of ada_margin takes its margin from each training "
                 "image; leave it at 'val'."
             )
-        if self.dataset == "superclass" and self.margin_reading != "B":
+        if self.dataset in HIDDEN and self.margin_reading != "B":
             raise _wrong(
                 f"margin_reading={self.margin_reading!r}: a margin for each class needs groups "
-                "that are the classes; in 'superclass' they are not."
+                f"that are the classes; in {self.dataset!r} they are not."
             )
         if self.fold is not None and self.method != "one_hot":
             raise _wrong("fold: only teachers of a crossfit (method 'one_hot') leave a fold out.")

@@ -130,8 +130,9 @@ def ada_alpha_of(cfg, margins, train):
     soft = (cfg.temperature, cfg.soften)
 
     def measured(logits, batch):
-        # a margin for each example: it is a group of its own
-        group = batch.index if cfg.margin_level == "example" else batch.group
+        # with a margin for each class or example, that is what the margins are looked up by
+        by = {"class": batch.y, "example": batch.index}
+        group = by.get(cfg.margin_level, batch.group)
         return ada_alpha(logits, batch.teacher_logits, batch.y, group, margins, *soft)
 
     def from_batch(logits, batch):

@@ -97,6 +97,12 @@ ARMS = {
         {**_ADA_ALPHA, "margin_source": "crossfit"},
         "AdaAlpha with margins that need no labels of val",
     ),
+    "ada_alpha_by_label": Arm(
+        "AdaAlpha, margins by label",
+        (ORANGE, "X"),
+        {**_ADA_ALPHA, "margin_level": "class"},
+        "AdaAlpha of somebody who has the labels but not the groups",
+    ),
     "one_hot_with_val": Arm(
         "one-hot, also on the labels of val", (BLACK, "+"), {"method": "one_hot", "with_val": True}
     ),

@@ -95,7 +95,9 @@ def group_margins(margins, group, group_names):
 def measured_margins(
     data, model, source="val", level="group", kind="avg", temperature=1.0, fold_models=()
 ):
-    """How reliable the teacher is: margins in [0, 1], (G,), or (N_train,) for level "example".
+    """How reliable the teacher is: margins in [0, 1], (G,), (C,) or (N_train,) by level.
+
+    level "group": the mean of each group; "class": of each class; "example": of each image.
 
     source: "val" (held-out), "train" (training images, un-augmented), or "crossfit": fold_models[k]
     scores the fold it was not trained on, which needs no labels beyond the training set.
@@ -114,7 +116,9 @@ def measured_margins(
         margins = by_fold.gather(0, fold_of(split.y).cpu()[None]).squeeze(0)
     else:
         margins = score(model, split)
-    if level != "example":
+    if level == "class":
+        margins = group_margins(margins, split.y.cpu(), data.class_names)
+    elif level != "example":
         margins = group_margins(margins, split.group.cpu(), data.group_names)
     if level == "all":
         margins = margins[data.train.group.cpu()].mean().expand(len(margins))

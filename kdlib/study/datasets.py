@@ -108,23 +108,26 @@ def cifar20(cfg, folder=None):
     return _data(cfg, images.x, y, deal, names, **CIFAR100_STATISTICS, pad=4)
 
 
-def superclass(cfg, folder=None):
-    """CIFAR-100 with its 20 superclasses as labels and its 100 fine classes as groups.
+def _superclass(largest, superclasses, cfg, folder=None):
+    """The first superclasses of CIFAR-100 as labels, their fine classes as groups.
 
-    Inside each superclass there is a long tail."""
+    Inside each superclass there is a long tail, from up to `largest` images of a fine class."""
     images = load_images("cifar100", folder)
-    pool, official = np.flatnonzero(images.train), np.flatnonzero(~images.train)
+    ours = images.coarse < superclasses
+    pool, official = np.flatnonzero(images.train & ours), np.flatnonzero(~images.train & ours)
     drawn, left = [], []
-    for s in range(20):
+    for s in range(superclasses):
         members = pool[images.coarse[pool] == s]
         inside = np.unique(images.y[members], return_inverse=True)[1]  # its fine classes, from 0
-        chosen, rest, beyond = long_tail_draw(inside, 500, cfg, part=(s,))
+        chosen, rest, beyond = long_tail_draw(inside, largest, cfg, part=(s,))
         drawn.append(members[chosen])
         left += [members[rest], members[beyond]]
     val, test = (official[i] for i in halves(images.y[official]))
     deal = {"train": _joined(drawn), "val": val, "test": test, "left_out": _joined(left)}
-    groups = {"group": images.y, "group_names": images.names}
-    names = images.coarse_names
+    fine = np.unique(images.y[pool])
+    group = np.searchsorted(fine, images.y)
+    groups = {"group": group, "group_names": tuple(images.names[c] for c in fine)}
+    names = images.coarse_names[:superclasses]
     return _data(cfg, images.x, images.coarse, deal, names, **groups, **CIFAR100_STATISTICS, pad=4)
 
 
@@ -133,5 +136,6 @@ DATASETS = {
     "cifar20": cifar20,
     "cifar100": partial(_cifar, "cifar100", 500, CIFAR100_STATISTICS),
     "cifar10": partial(_cifar, "cifar10", 5000, CIFAR10_STATISTICS),
-    "superclass": superclass,
+    "superclass": partial(_superclass, 500, 20),
+    "superclass_small": partial(_superclass, 50, 10),
 }

@@ -94,6 +94,8 @@ def of_margins(value, cfg, facts):
         return True
     if cfg.margin_level == "example":
         return list_of(share, value, sum(facts["train_counts"]))
+    if cfg.margin_level == "class":
+        return list_of(share, value, len(facts["class_names"]))
     return by_group(share)(value, cfg, facts)
 
 
@@ -147,7 +149,7 @@ FACTS = {
     "teacher_margin_val": MARGINS,
     "teacher_margin_train": MARGINS,
     "margins": Fact(
-        of_margins, "nothing, or a number from 0 to 1 for each group or image", student=True
+        of_margins, "nothing, or a number from 0 to 1 for each group, class or image", student=True
     ),
     "fold_teacher_keys": Fact(
         lambda value, cfg, facts: value == [teacher.key() for teacher in cfg.dependencies()[1:]],

@@ -131,6 +131,19 @@ _SUPERCLASS = replace(
     pairs=_CIFAR100_LT.pairs[:1],
     shared={**recipes.CIFAR100_LT, "dataset": "superclass"},
 )
+_SUPERCLASS_SMALL = Grid(
+    name="superclass-small",
+    title="Rare subgroups that the label does not show, few images",
+    about="Ten superclasses of CIFAR-100 as labels; their fine classes are the groups, 50 down to "
+    "3 training images inside each.",
+    pairs=(("resnet8", "resnet8"),),
+    methods=arms("one_hot", "kd", "ada_alpha", "ada_alpha_by_label", "ada_margin"),
+    seeds=4,
+    shared=recipes.SUPERCLASS_SMALL,
+    distilled=T2,
+    bucket_edges=(20, 10),
+    worst=(1, 5, 10),
+)
 _DIGITS = Grid(
     name="digits",
     title="Handwritten digits, long-tailed",
@@ -244,6 +257,13 @@ _EVERY = (
     _beyond(_CIFAR100_LT, "rivals", seeds=8),
     _beyond(_CIFAR100_LT, "knobs", seeds=4),
     _beyond(_CIFAR100_LT, "ablations", seeds=4, settings=_LT_SETTINGS),
+    _SUPERCLASS_SMALL,
+    _recipe(
+        _SUPERCLASS_SMALL,
+        recipes.SUPERCLASS_SMALL_STEPS,
+        "Length and temperature: chosen on val (PROTOCOL.md, D27).",
+        epochs=(160, 320),
+    ),
     _recipe(_CIFAR100, recipes.steps(0.2, 0.4, 0.8, 1.6), seeds=1),
     _DIGITS,
     _recipe(_DIGITS, recipes.steps(0.05, 0.1, 0.2), seeds=6),

@@ -2,6 +2,7 @@
 
 import hashlib
 
+from kdlib.config import HIDDEN
 from kdlib.study import records
 from kdlib.study.done import baselines
 from kdlib.study.grids import study
@@ -12,7 +13,7 @@ from kdlib.study.studies import told
 DATA_FROM = {  # source of each data set
     "digits": "digits (Alpaydin and Kaynak 1998, from scikit-learn)",
     "cifar10": "CIFAR-10 (Krizhevsky 2009)",
-    **dict.fromkeys(("cifar100", "cifar20", "superclass"), "CIFAR-100 (Krizhevsky 2009)"),
+    **dict.fromkeys(("cifar100", "cifar20", *HIDDEN), "CIFAR-100 (Krizhevsky 2009)"),
 }
 
 

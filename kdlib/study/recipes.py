@@ -38,6 +38,11 @@ CIFAR20 = {
     # epochs: until the gate has decided; see D19 of PROTOCOL.md
     **{"epochs": 640, "warmup": 5, "batch_size": 32, "lr": 0.2, "weight_decay": 5e-4},
 }
+SUPERCLASS_SMALL = {
+    **{"dataset": "superclass_small", "draw_seed": 0, "imbalance": 16.0},
+    # of the search of cifar20-lt; epochs: see D27 of PROTOCOL.md
+    **{"epochs": 320, "warmup": 5, "batch_size": 32, "lr": 0.2, "weight_decay": 5e-4},
+}
 # version 1: superseded (PROTOCOL.md, D19)
 SHORT = {**CIFAR20, "epochs": 40, "warmup": 8, "batch_size": 128}
 CIFAR100_LT = {  # the schedule of Wang et al. 2023 on the long tail
@@ -106,4 +111,8 @@ CIFAR20_STEPS = (
     Step("Teacher", each(student=("resnet8", "resnet8x2")), teachers=True),
     Step("Temperature", _TEMPERATURES, ("kd",)),
     Step("Weight of the teacher", each(alpha=(0.25, 0.5, 0.75, 0.9)), ("kd",), T1),
+)
+SUPERCLASS_SMALL_STEPS = (
+    Step("Epochs", each(epochs=(160, 320, 640))),
+    Step("Temperature", _TEMPERATURES, ("kd",)),
 )
