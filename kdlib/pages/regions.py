@@ -286,8 +286,8 @@ def plot_shared(setting):
     sentence = "Where an input means twice as much in the minority, "
     if below < above:
         sentence += (
-            f"and the noise lies between {below:.2f} and {above:.2f}, weights by group can lower the "
-            "average, and all of them harm the minority."
+            f"and the noise lies between {below:.2f} and {above:.2f}, weights by group can lower "
+            "the average, and all of them harm the minority."
         )
     else:
         sentence += "some weights by group lower the minority’s error, whatever the noise."
