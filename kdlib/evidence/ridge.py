@@ -150,6 +150,17 @@ def reliability(setting):
     return tuple(found)
 
 
+def adaptive_noise_limit(setting):
+    """The noise (standard deviation) up to which AdaAlpha's weight harms the minority, to 0.1 %.
+
+    Above it the minority is spared, since that weight falls with the noise, and the one above which
+    it would be harmed rises. 0 if it is spared at any noise that is tried."""
+    noises = np.geomspace(1e-3, 1e3, 14_001)
+    grid = replace(setting, share=_each(setting.share), noise=noises)
+    harmed = reliability(grid)[1] > np.maximum(weight_limit(grid, ONLY_MINORITY), 0)
+    return np.concatenate([[0], noises])[harmed.sum(-1)]
+
+
 # ---------------------------------------------------------------- penalties that are tuned
 
 PENALTIES = np.logspace(-5, 0, 201)  # that are tried

@@ -131,9 +131,10 @@ MARKS = {  # of what drawn data say: marker, filled, words
 @captioned
 def plot_region(setting):
     """Linear ridge regression. Coloured is the region where distillation lowers the average squared
-    error and raises the minority's, by how many per cent; it is bounded by the two lines, from the
-    formulas. Marks are settings that were simulated: 1,000 draws of the noise, teacher and students
-    fitted to each. The star is the setting of this page."""
+    error and raises the minority's, by how many per cent; its limits are lines from the formulas.
+    Above the dotted line, AdaAlpha's weight would not harm the minority. Marks are settings that
+    were simulated: teacher and students were fitted to draws of the noise. The star is the setting
+    of this page."""
     table = checks(setting)
     shares, noises = np.geomspace(0.01, 0.5, CELLS), np.geomspace(0.02, 4, CELLS)
     penalties, weights = np.geomspace(1e-4, 1, CELLS), np.linspace(0.01, 1, CELLS)
@@ -142,23 +143,9 @@ def plot_region(setting):
     def paint(width):
         shape = {"columns": 2} if width >= DESK else {"rows": 2}
         figure, axes = axes_of(width, 3.9 if width >= DESK else 7.4, **shape)
-        grids = (
-            replace(setting, share=shares, noise=noises[:, None]),
-            replace(setting, teacher_penalty=penalties, alpha=weights[:, None]),
-        )
-        image = None
-        for one, grid, (x, y) in zip(
-            axes, grids, ((shares, noises), (penalties, weights)), strict=True
-        ):
-            before, after = ridge.risks(grid, (0, 0)), ridge.risks(grid)
-            falls = ridge.average(grid, after) < ridge.average(grid, before)
-            harm = np.broadcast_to(100 * (after[1] / before[1] - 1), falls.shape)
-            shown = np.ma.masked_where(~(falls & (harm > 0)), harm)
-            one.set_facecolor("#eeeeee")
-            look = {"cmap": "YlOrRd", "norm": LogNorm(1, 1000), "rasterized": True}
-            image = one.pcolormesh(x, y, shown, shading="nearest", **look)
-            one.grid(visible=False)
         edges = replace(setting, share=shares), replace(setting, teacher_penalty=penalties)
+        _heat(axes[0], shares, noises, replace(edges[0], noise=noises[:, None]))
+        image = _heat(axes[1], penalties, weights, replace(edges[1], alpha=weights[:, None]))
         for groups, style, words in (
             (ONLY_MINORITY, "-", "limit of the minority"),
             (BOTH, "--", "limit of the average"),
@@ -166,13 +153,15 @@ def plot_region(setting):
             look = {"color": "black", "linestyle": style}
             axes[0].plot(shares, ridge.noise_limit(edges[0], groups), label=words, **look)
             axes[1].plot(penalties, ridge.weight_limit(edges[1], groups), **look)
+        spared = ridge.adaptive_noise_limit(edges[0])
+        axes[0].plot(shares, spared, ":", color="black", label="AdaAlpha spares above it")
         _marks(axes[0], table[:first], "share", "noise")
         _marks(axes[1], table[first:], "teacher's penalty", "weight")
         star = {"marker": "*", "color": "#0072B2", "markersize": 13, "linestyle": "none"}
         axes[0].plot(setting.share, setting.noise, label="this page", **star)
-        axes[1].plot(setting.teacher_penalty, setting.alpha, clip_on=False, **star)
+        axes[1].plot(setting.teacher_penalty, setting.alpha, **star)
         axes[0].set(xlabel="share of the minority", ylabel="noise")
-        axes[1].set(xlabel="teacher's penalty", ylabel="weight of the teacher", ylim=(0, 1.02))
+        axes[1].set(xlabel="teacher's penalty", ylabel="weight of the teacher", ylim=(0, 1.04))
         _log(axes[0], "x", (0.01, 0.02, 0.05, 0.1, 0.2, 0.5))
         _log(axes[0], "y", (0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 4))
         _log(axes[1], "x", (0.0001, 0.001, 0.01, 0.1, 1))
@@ -185,12 +174,24 @@ def plot_region(setting):
 
     number, beyond, most = far(table)
     sentence = (
-        f"Formula and simulation were compared at {len(table)} settings: of {number} changes of a "
-        f"squared error, {beyond} by formula {'lies' if beyond == 1 else 'lie'} outside the 95 % "
-        f"interval of the simulation (by chance: about {round(number / 20)}), the furthest "
-        f"{most:.1f} standard errors away."
+        f"Formula and simulation were compared at {len(table)} settings, with {DRAWS:,} draws each: "
+        f"of {number} changes of a squared error, {beyond} by formula "
+        f"{'lies' if beyond == 1 else 'lie'} outside the 95 % interval of the simulation (by "
+        f"chance: about {round(number / 20)}), the furthest {most:.1f} standard errors away."
     )
     return paint, sentence, table
+
+
+def _heat(axes, x, y, grid):
+    """Colour where the average falls and the minority is harmed, by how much. Returns the image."""
+    before, after = ridge.risks(grid, (0, 0)), ridge.risks(grid)
+    falls = ridge.average(grid, after) < ridge.average(grid, before)
+    harm = np.broadcast_to(100 * (after[1] / before[1] - 1), falls.shape)
+    shown = np.ma.masked_where(~(falls & (harm > 0)), harm)
+    axes.set_facecolor("#eeeeee")
+    axes.grid(visible=False)
+    look = {"cmap": "YlOrRd", "norm": LogNorm(1, 1000), "rasterized": True}
+    return axes.pcolormesh(x, y, shown, shading="nearest", **look)
 
 
 def _log(axes, which, values):
@@ -246,11 +247,11 @@ def plot_weights(setting):
         columns |= {f"best, {group}": best[k], f"AdaAlpha's, {group}": given[k]}
         columns |= {f"harm above, {group}": limits[k]}
     table = pd.DataFrame(columns).iloc[::5]
-    low, high = (replace(setting, noise=v) for v in (noises[0], noises[-1]))
     sentence = (
-        f"From noise {low.noise:.2f} to {high.noise:.0f}, the minority’s best weight goes from "
-        f"{ridge.best_weights(low)[1]:.2f} to {ridge.best_weights(high)[1]:.2f}, AdaAlpha’s from "
-        f"{ridge.reliability(low)[1]:.2f} to {ridge.reliability(high)[1]:.2f}."
+        f"From noise {noises[0]:.2f} to {noises[-1]:.0f}, the minority’s best weight goes from "
+        f"{best[1][0]:.2f} to {best[1][-1]:.2f}, AdaAlpha’s from {given[1][0]:.2f} to "
+        f"{given[1][-1]:.2f}, which harms the minority up to noise "
+        f"{ridge.adaptive_noise_limit(setting):.2f}."
     )
     return paint, sentence, table
 
@@ -261,7 +262,6 @@ def plot_shared(setting):
     Below the dashed line no weights by group lower the average error; up to the solid line, every
     choice of weights but 0 and 0 raises the minority's; above it, some weights lower both."""
     relations, low, high = np.linspace(1, 4, CELLS), 0.02, 5
-
     spared, average = ridge.shared_limits(setting, relations)
     rises, falls = np.clip(spared, low, high), np.clip(average, low, high)
 

@@ -83,7 +83,7 @@ def test_risks_are_those_of_regressions_solved_by_least_squares(setting):
 
 @any_setting
 def test_changes_are_those_of_drawn_data(setting):
-    mean, error = smoothers.simulated(setting, draws=4000, seed=1)
+    mean, error = smoothers.simulated(setting, draws=2000, seed=1)
     assert (np.abs(mean - change(setting)) < 4 * error).all()
     assert (error < 0.1 * np.sqrt(np.sum(np.square(ridge.risks(setting))))).all()
 
@@ -183,6 +183,18 @@ def test_as_noise_grows_the_best_weight_does_not_fall_and_adaalphas_does_not_ris
     for best, given in zip(ridge.best_weights(grid), ridge.reliability(grid), strict=True):
         assert (np.diff(best) >= -1e-12).all() and (np.diff(given) <= 1e-12).all()
         assert given.min() >= 0 and given.max() <= 1 and given[0] > given[-1]
+
+
+@any_setting
+def test_adaalpha_harms_the_minority_up_to_its_limit_of_the_noise_and_spares_it_above(setting):
+    limit = ridge.adaptive_noise_limit(setting)
+    assert 0 < limit < 1e3
+    for noise, harmed in ((limit * 0.99, True), (limit * 0.5, True), (limit * 1.01, False)):
+        at = replace(setting, noise=noise)
+        before, after = ridge.risks(at, (0, 0))[1], ridge.risks(at, ridge.reliability(at))[1]
+        assert (after > before) == harmed
+    several = ridge.adaptive_noise_limit(replace(setting, share=np.array([0.02, setting.share])))
+    assert several[1] == limit
 
 
 # ---------------------------------------------------------------- Theorem 3: a shared direction
