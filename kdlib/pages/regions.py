@@ -174,7 +174,7 @@ def plot_region(setting):
 
     number, beyond, most = far(table)
     sentence = (
-        f"Formula and simulation were compared at {len(table)} settings, with {DRAWS:,} draws each: "
+        f"Formula and simulation were compared at {len(table)} settings, {DRAWS:,} draws each: "
         f"of {number} changes of a squared error, {beyond} by formula "
         f"{'lies' if beyond == 1 else 'lie'} outside the 95 % interval of the simulation (by "
         f"chance: about {round(number / 20)}), the furthest {most:.1f} standard errors away."
