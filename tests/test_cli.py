@@ -370,7 +370,7 @@ def test_report_by_default_is_of_the_studies_with_a_complete_seed(complete, monk
     # SMALL lacks methods that one needs
     monkeypatch.setattr(findings, "panel", lambda *some, **more: None)
     assert cli.main(["report"]) == 0
-    assert built["studies"] == {"digits": {"seeds": 4}}  # no record of cifar20-lt
+    assert built["studies"] == {"theory": {}, "digits": {"seeds": 4}}  # no record of cifar20-lt
     before = built["inputs"]
     path = complete / f"{SMALL(1)[0].key()}.json"
     path.write_text(path.read_text() + "\n")

@@ -25,13 +25,15 @@ ROOT = Path(__file__).resolve().parents[2]
 AUDIT = ROOT / "notebooks" / "audit_your_model.ipynb"  # of no study: its parameters are files
 EXPLORE = ROOT / "notebooks" / "explore.ipynb"  # of every study: test_explore.py
 DISTIL = ROOT / "notebooks" / "10_distil_your_own.ipynb"  # of own images: distilling/test_notebook
-OWN = [AUDIT, EXPLORE, DISTIL]
+THEORY = ROOT / "notebooks" / f"{render.THEORY_BOOK}.ipynb"  # of no study: test_theory.py
+OWN = [AUDIT, EXPLORE, DISTIL, THEORY]
 NOTEBOOKS = sorted(set((ROOT / "notebooks").glob("*.ipynb")) - set(OWN))
 # title, parameters, imports, runs, main figure, how to read it, the rest, set-up, what deviates
 ORDER = ["markdown", *["code"] * 4, "markdown", "code", "markdown", "code"]
 ORDERS = {
     AUDIT: ["markdown", *["code", "code", "markdown"] * 2, "code", "code"],
     EXPLORE: ["markdown", *["code"] * 3, "markdown"],
+    THEORY: ["markdown", "code", "code", *["code", "markdown"] * 5],
 }
 FOUR = ("F4 AdaAlpha", "F4 AdaMargin")
 FINDINGS = {  # notebook: what its verdict cards are about
@@ -122,7 +124,7 @@ def test_more_words_than_code(path):
     assert "**What would count against" in prose
     headings = sorted(text.split("\n")[0] for text in rest)
     assert headings[0].startswith("## How to read the ")
-    assert headings[1:] == ["## Set-up"] * (path != EXPLORE)
+    assert path == THEORY or headings[1:] == ["## Set-up"] * (path != EXPLORE)
 
 
 @each
