@@ -1,5 +1,7 @@
 """What studies are made of: data with a recipe, methods, steps of a choice. Fields of Config."""
 
+from itertools import product
+
 from kdlib.methods import arms
 from kdlib.study.studies import Step
 
@@ -87,6 +89,11 @@ def each(**levels):
     return tuple({name: value} for name, values in levels.items() for value in values)
 
 
+def crossed(**levels):
+    """Every combination of the values of fields, each as Config fields; the last varies first."""
+    return tuple(dict(zip(levels, values, strict=True)) for values in product(*levels.values()))
+
+
 _TEMPERATURES = each(temperature=(1.0, 2.0, 4.0))
 
 
@@ -115,4 +122,19 @@ CIFAR20_STEPS = (
 SUPERCLASS_SMALL_STEPS = (
     Step("Epochs", each(epochs=(160, 320, 640))),
     Step("Temperature", _TEMPERATURES, ("kd",)),
+)
+# D30 of PROTOCOL.md: a setting in which an effect is seen, if there is one
+DIGITS_STEPS = (
+    Step("Imbalance and epochs", crossed(imbalance=(20.0, 50.0, 100.0), epochs=(40, 80))),
+    Step(
+        "Setting of the demonstration",
+        crossed(
+            imbalance=(20.0, 50.0),
+            epochs=(40,),
+            temperature=(1.0, 2.0, 4.0),
+            teacher=("cnn", "cnn_small"),
+        ),
+        ("kd",),
+        shows=True,
+    ),
 )
