@@ -9,11 +9,26 @@ import pandas as pd
 
 from kdlib.evidence.false_alarms import false_alarms
 from kdlib.evidence.panel import panel
-from kdlib.evidence.rules import LEAST_SEEDS, LEVEL, claim_of, decided, findings, names_of
+from kdlib.evidence.rules import (
+    LEAST_SEEDS,
+    LEVEL,
+    claim_of,
+    classes,
+    decided,
+    findings,
+    names_of,
+    verdict_bucket,
+)
 from kdlib.evidence.words import brief, told_p
 from kdlib.study.done import some_seeds
 from kdlib.study.grids import study
 
+SEEN = {  # verdict of F2b: what a demonstration shows
+    "holds": "here they lose",
+    "contradicted": "here no loss of half a point is seen",
+    "not decided": "here it is not decided whether they lose",
+    "not tested": "here it is not tested whether they lose",
+}
 UNDECIDED = ("not decided", "not tested")
 
 
@@ -131,6 +146,21 @@ def _control(alarms, name, word):
 def marked(card):
     """The word of a card's verdict, with a dagger where its matched control reaches it too."""
     return card["verdict"] + ("†" if card["control"] else "")
+
+
+def demonstrated(p, cards):
+    """[sentence]: whether the loss that the setting of a demonstration was chosen for is seen.
+
+    [] where nothing was chosen so. cards: those of the pair, F2b among them."""
+    if not p.study.demonstration or p.study.overrides:
+        return []
+    card = next(card for card in cards if card["finding"] == "F2b" and card["pair"] == p.name)
+    rarest = len(p.bucket_names) - 1
+    word = card["verdict"] if verdict_bucket(p) == rarest else "not tested"
+    return [
+        "This is a demonstration and no evidence: its setting was chosen, on other images and with "
+        f"other seeds, in favour of a loss in the {classes(p, rarest)}, and {SEEN[word]}."
+    ]
 
 
 def short(cards):

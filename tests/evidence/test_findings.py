@@ -141,6 +141,28 @@ def test_halves_are_those_of_each_group_and_together_the_whole():
     np.testing.assert_array_equal(rules.halves(made(), "kd"), parts)
 
 
+SHOWN = [
+    (HELPS_MANY_HARMS_FEW, "here they lose"),
+    ({}, "here no loss of half a point is seen"),
+    ({"shuffled": NOISE}, "here it is not decided whether they lose"),
+    # below 5 % on val, the verdict is about the medium-shot classes
+    ({"one_hot": but(0.6, few=0.0)}, "here it is not tested whether they lose"),
+]
+
+
+@pytest.mark.parametrize(("how", "ending"), SHOWN)
+def test_a_demonstration_says_first_whether_the_loss_it_was_chosen_for_is_seen(how, ending):
+    panel = made(**how)
+    (sentence,) = findings.demonstrated(panel, findings.pair_verdicts(panel))
+    assert sentence.startswith("This is a demonstration and no evidence: its setting was chosen, ")
+    assert sentence.endswith(f"in favour of a loss in the few-shot classes, and {ending}.")
+
+
+def test_a_study_that_is_no_demonstration_opens_without_such_a_sentence():
+    panel = made(replace(TINY, demonstration=False), **HELPS_MANY_HARMS_FEW)
+    assert findings.demonstrated(panel, findings.pair_verdicts(panel)) == []
+
+
 # ---------------------------------------------------------------- the pool
 
 
