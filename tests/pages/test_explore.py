@@ -210,7 +210,7 @@ def test_the_answer_names_both_ends_and_counts_what_is_beyond_chance(on_record):
     p = panel(DIGITS, DIGITS.pairs[0], 2)
     figure = classes.plot_gain_by_group(p, "kd")
     said = explore.answer(p, figure)
-    assert "range from −35.0 points (class 3) to +15.0 points (class 9). 2 of 8 planned" in said
+    assert "range from −35.0 points (class 3) to +15.0 points (class 9). 2 of 16 planned" in said
     counts = figure.table.finding.value_counts()
     helped, harmed = counts.get("helped", 0), counts["harmed"]
     assert f"distillation harms {harmed} and helps {helped} of 10 classes" in said
