@@ -24,10 +24,10 @@ from kdlib.study.done import some_seeds
 from kdlib.study.grids import study
 
 SEEN = {  # verdict of F2b: what a demonstration shows
-    "holds": "here they lose",
-    "contradicted": "here no loss of half a point is seen",
-    "not decided": "here it is not decided whether they lose",
-    "not tested": "here it is not tested whether they lose",
+    "holds": "such a loss is seen",
+    "contradicted": "no loss of half a point is seen",
+    "not decided": "a loss is not decided",
+    "not tested": "a loss is not tested",
 }
 UNDECIDED = ("not decided", "not tested")
 
@@ -148,18 +148,23 @@ def marked(card):
     return card["verdict"] + ("†" if card["control"] else "")
 
 
-def demonstrated(p, cards):
-    """[sentence]: whether the loss that the setting of a demonstration was chosen for is seen.
+def demonstrated(panels, cards):
+    """[sentence]: in which pairs the loss is seen that a demonstration was chosen for.
 
-    [] where nothing was chosen so. cards: those of the pair, F2b among them."""
-    if not p.study.demonstration or p.study.overrides:
+    [] where nothing was chosen so. cards: those of the Panels, F2b among them."""
+    first = panels[0]
+    if not first.study.demonstration or first.study.overrides:
         return []
-    card = next(card for card in cards if card["finding"] == "F2b" and card["pair"] == p.name)
-    rarest = len(p.bucket_names) - 1
-    word = card["verdict"] if verdict_bucket(p) == rarest else "not tested"
+    rarest = len(first.bucket_names) - 1
+    pairs = {}  # by what is said of them
+    for p in panels:
+        card = next(c for c in cards if c["finding"] == "F2b" and c["pair"] == p.name)
+        word = card["verdict"] if verdict_bucket(p) == rarest else "not tested"
+        pairs.setdefault(SEEN[word], []).append(p.name)
+    said = ", and ".join(f"{word} in {' and '.join(names)}" for word, names in pairs.items())
     return [
-        "This is a demonstration and no evidence: its setting was chosen, on other images and with "
-        f"other seeds, in favour of a loss in the {classes(p, rarest)}, and {SEEN[word]}."
+        "This is a demonstration and no evidence: in a setting that was chosen, on other images "
+        f"and with other seeds, in favour of a loss in the {classes(first, rarest)}, {said}."
     ]
 
 

@@ -142,25 +142,36 @@ def test_halves_are_those_of_each_group_and_together_the_whole():
 
 
 SHOWN = [
-    (HELPS_MANY_HARMS_FEW, "here they lose"),
-    ({}, "here no loss of half a point is seen"),
-    ({"shuffled": NOISE}, "here it is not decided whether they lose"),
+    (HELPS_MANY_HARMS_FEW, "such a loss is seen in"),
+    ({}, "no loss of half a point is seen in"),
+    ({"shuffled": NOISE}, "a loss is not decided in"),
     # below 5 % on val, the verdict is about the medium-shot classes
-    ({"one_hot": but(0.6, few=0.0)}, "here it is not tested whether they lose"),
+    ({"one_hot": but(0.6, few=0.0)}, "a loss is not tested in"),
 ]
 
 
-@pytest.mark.parametrize(("how", "ending"), SHOWN)
-def test_a_demonstration_says_first_whether_the_loss_it_was_chosen_for_is_seen(how, ending):
+@pytest.mark.parametrize(("how", "seen"), SHOWN)
+def test_a_demonstration_says_first_whether_the_loss_it_was_chosen_for_is_seen(how, seen):
     panel = made(**how)
-    (sentence,) = findings.demonstrated(panel, findings.pair_verdicts(panel))
-    assert sentence.startswith("This is a demonstration and no evidence: its setting was chosen, ")
-    assert sentence.endswith(f"in favour of a loss in the few-shot classes, and {ending}.")
+    (sentence,) = findings.demonstrated([panel], findings.pair_verdicts(panel))
+    assert sentence.startswith("This is a demonstration and no evidence: in a setting that was ")
+    assert sentence.endswith(f"in favour of a loss in the few-shot classes, {seen} {panel.name}.")
+
+
+def test_a_demonstration_of_two_pairs_says_it_of_each():
+    study = replace(TINY, pairs=(PAIR, SELF))
+    lost, kept = made(study, **HELPS_MANY_HARMS_FEW), made(ITSELF)
+    cards = [*findings.pair_verdicts(lost), *findings.pair_verdicts(kept)]
+    (sentence,) = findings.demonstrated([lost, kept], cards)
+    assert sentence.endswith(
+        ", such a loss is seen in cnn → cnn_small, and no loss of half a point is seen in "
+        "cnn_small → cnn_small."
+    )
 
 
 def test_a_study_that_is_no_demonstration_opens_without_such_a_sentence():
     panel = made(replace(TINY, demonstration=False), **HELPS_MANY_HARMS_FEW)
-    assert findings.demonstrated(panel, findings.pair_verdicts(panel)) == []
+    assert findings.demonstrated([panel], findings.pair_verdicts(panel)) == []
 
 
 # ---------------------------------------------------------------- the pool
