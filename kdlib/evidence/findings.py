@@ -23,11 +23,11 @@ from kdlib.evidence.words import brief, told_p
 from kdlib.study.done import some_seeds
 from kdlib.study.grids import study
 
-SEEN = {  # verdict of F2b: what a demonstration shows
-    "holds": "such a loss is seen",
-    "contradicted": "no loss of half a point is seen",
-    "not decided": "a loss is not decided",
-    "not tested": "a loss is not tested",
+SEEN = {  # verdict of F2b: what a demonstration shows of the loss it was chosen for
+    "holds": "is seen",
+    "contradicted": "is not seen",
+    "not decided": "is not decided",
+    "not tested": "is not tested",
 }
 UNDECIDED = ("not decided", "not tested")
 
@@ -161,10 +161,11 @@ def demonstrated(panels, cards):
         card = next(c for c in cards if c["finding"] == "F2b" and c["pair"] == p.name)
         word = card["verdict"] if verdict_bucket(p) == rarest else "not tested"
         pairs.setdefault(SEEN[word], []).append(p.name)
-    said = ", and ".join(f"{word} in {' and '.join(names)}" for word, names in pairs.items())
+    said = " and ".join(f"{word} in {' and '.join(names)}" for word, names in pairs.items())
     return [
-        "This is a demonstration and no evidence: in a setting that was chosen, on other images "
-        f"and with other seeds, in favour of a loss in the {classes(first, rarest)}, {said}."
+        "This is a demonstration, not evidence: its setting was chosen, on other images and with "
+        f"other seeds, to show a loss in the {classes(first, rarest)}; on new images, that loss "
+        f"{said}."
     ]
 
 
