@@ -346,7 +346,7 @@ def test_verdicts_have_a_word_and_a_shape(browser, gallery):
     cards = browser.execute_script(script)
     assert [word for word, _ in cards] == [card["verdict"] for card in CARDS]
     assert len({shape for _, shape in cards}) == 4  # contradicted has one, under whatever reading
-    assert "preliminary: 3 of 8 seeds" in browser.find_element("tag name", "main").text
+    assert "preliminary: 3 of 16 seeds" in browser.find_element("tag name", "main").text
 
 
 # ---------------------------------------------------------------- to take away
