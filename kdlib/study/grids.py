@@ -20,6 +20,7 @@ KINDS = {  # kind of a study: the notebooks that show it
         "02_teacher_errors_are_amplified",
         "03_softening_the_teacher",
     ),
+    "groups": ("08_groups_that_are_not_classes",),
     "knobs": ("04_what_the_mitigation_depends_on",),
     "ablations": ("05_when_does_distillation_harm",),
     "rivals": ("06_rivals",),
@@ -144,6 +145,20 @@ _SUPERCLASS_SMALL = Grid(
     bucket_edges=(20, 10),
     worst=(1, 5, 10),
 )
+_ADULT = Grid(
+    name="adult",
+    kind="groups",
+    title="Incomes in the census: groups of people, not classes",
+    about="UCI Adult: does a person earn more than 50,000 dollars a year? Groups are race and sex.",
+    pairs=(("boosted_trees", "mlp_small"), ("boosted_trees", "logistic"), ("mlp", "mlp_small")),
+    methods=PRIMARY,
+    seeds=20,
+    baselines=40,
+    shared=recipes.ADULT,
+    distilled=T2,
+    bucket_edges=(1000, 200),
+    worst=(1, 3),
+)
 _DIGITS = Grid(
     name="digits",
     title="Handwritten digits, long-tailed",
@@ -265,6 +280,13 @@ _EVERY = (
         epochs=(160, 320),
     ),
     _recipe(_CIFAR100, recipes.steps(0.2, 0.4, 0.8, 1.6), seeds=1),
+    _ADULT,
+    _recipe(
+        _ADULT,
+        recipes.ADULT_STEPS,
+        "Rate and temperature: chosen on val (PROTOCOL.md, D29).",
+        seeds=6,
+    ),
     _DIGITS,
     _recipe(_DIGITS, recipes.steps(0.05, 0.1, 0.2), seeds=6),
     _beyond(_DIGITS, "rivals", seeds=3),

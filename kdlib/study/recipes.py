@@ -43,6 +43,10 @@ SUPERCLASS_SMALL = {
     # of the search of cifar20-lt; epochs: see D27 of PROTOCOL.md
     **{"epochs": 320, "warmup": 5, "batch_size": 32, "lr": 0.2, "weight_decay": 5e-4},
 }
+ADULT = {
+    **{"dataset": "adult", "epochs": 10, "warmup": 1},
+    **{"batch_size": 512, "lr": 0.2, "weight_decay": 1e-4},
+}
 # version 1: superseded (PROTOCOL.md, D19)
 SHORT = {**CIFAR20, "epochs": 40, "warmup": 8, "batch_size": 128}
 CIFAR100_LT = {  # the schedule of Wang et al. 2023 on the long tail
@@ -111,6 +115,10 @@ CIFAR20_STEPS = (
     Step("Teacher", each(student=("resnet8", "resnet8x2")), teachers=True),
     Step("Temperature", _TEMPERATURES, ("kd",)),
     Step("Weight of the teacher", each(alpha=(0.25, 0.5, 0.75, 0.9)), ("kd",), T1),
+)
+ADULT_STEPS = (
+    Step("Learning rate", each(lr=(0.05, 0.1, 0.2, 0.4))),
+    Step("Temperature", _TEMPERATURES, ("kd",)),
 )
 SUPERCLASS_SMALL_STEPS = (
     Step("Epochs", each(epochs=(160, 320, 640))),
