@@ -12,7 +12,7 @@ from kdlib.evidence.panel import panel
 from kdlib.evidence.rules import LEAST_SEEDS, LEVEL, claim_of, decided, findings, names_of
 from kdlib.evidence.words import brief, told_p
 from kdlib.study.done import some_seeds
-from kdlib.study.grids import study
+from kdlib.study.grids import JUDGED, study
 
 UNDECIDED = ("not decided", "not tested")
 
@@ -182,8 +182,8 @@ def panels(name, seeds=None):
 def verdicts(name, seeds=None):
     """Verdict cards of a study, pair by pair: a list of dictionaries, for the report's index.
 
-    Empty unless its kind is "findings": everything else is sensitivity, or exploratory."""
+    Empty unless its kind is one of JUDGED: everything else is sensitivity, or exploratory."""
     chosen = study(name)
-    if chosen.kind != "findings" or chosen.overrides:
+    if chosen.kind not in JUDGED or chosen.overrides:
         return []
     return [card for p in panels(name, seeds) for card in pair_verdicts(p)]

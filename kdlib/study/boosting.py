@@ -2,10 +2,9 @@
 
 import numpy as np
 import torch
-from torch.nn.functional import cross_entropy
 
 from kdlib.models import DEPTH, LEAVES, TREES, BoostedTrees
-from kdlib.train import fit, predict
+from kdlib.train import fit
 
 COLUMNS_A_SPLIT = 0.5  # share of the columns that a split may choose from: seeds differ by it
 
@@ -35,15 +34,18 @@ def grown(run):
         random_state=run.cfg.seed,
     )
     with threadpool_limits(1, "openmp"):  # sums do not depend on the number of cores
-        booster.fit(train.x.cpu().numpy(), train.y.cpu().numpy())
+        x, y = train.x.cpu().numpy(), train.y.cpu().numpy()
+        booster.fit(x, y)
+        signs = np.where(y == 1, -1.0, 1.0)
+        # of the first tree, of the first two, and so on
+        losses = [np.logaddexp(0, signs * s).mean() for s in booster.staged_decision_function(x)]
     curves, done = {"loss": [], "cross_entropy": []}, 0
     for epoch in range(run.cfg.epochs):
-        upto = round(TREES * (epoch + 1) / run.cfg.epochs)
+        upto = max(1, round(TREES * (epoch + 1) / run.cfg.epochs))
         take(run.model, booster, range(done, upto))
         done = upto
-        loss = cross_entropy(predict(run.model, train.x, run.data), train.y.cpu()).item()
         for curve in curves.values():
-            curve.append(loss)
+            curve.append(float(losses[upto - 1]))
         if run.after_epoch:
             run.after_epoch(epoch, curves, lambda: None)
     return curves

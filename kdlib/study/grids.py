@@ -28,6 +28,8 @@ KINDS = {  # kind of a study: the notebooks that show it
     "recipe": ("91_choice_of_recipe",),
 }
 
+JUDGED = ("findings", "groups")  # the kinds of studies that have verdicts
+
 # ---------------------------------------------------------------- findings
 
 _CIFAR20 = Grid(

@@ -45,7 +45,7 @@ SUPERCLASS_SMALL = {
 }
 ADULT = {
     **{"dataset": "adult", "epochs": 10, "warmup": 1},
-    **{"batch_size": 512, "lr": 0.2, "weight_decay": 1e-4},
+    **{"batch_size": 512, "lr": 0.4, "weight_decay": 1e-4},
 }
 # version 1: superseded (PROTOCOL.md, D19)
 SHORT = {**CIFAR20, "epochs": 40, "warmup": 8, "batch_size": 128}

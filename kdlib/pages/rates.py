@@ -1,0 +1,234 @@
+"""Groups that are not classes: gains by group, whom networks select there, and by label."""
+
+import numpy as np
+import pandas as pd
+
+from kdlib.evidence import rates
+from kdlib.evidence.resample import stack
+from kdlib.evidence.stats import interval, welch
+from kdlib.evidence.words import brief, told
+from kdlib.methods import name_of
+from kdlib.pages.drawing import DESK, axes_of, captioned, drawn, legend, points
+from kdlib.pages.gains import rarest
+from kdlib.pages.shown import Table, estimates, row_of, within
+
+EVERY = "race and sex"  # the groups of the study, named "race, sex"
+PARTS = {"race": 0, "sex": 1}  # of a group's name
+
+
+def few_shot(p):
+    """The groups of the rarest bucket in words."""
+    return f"the {rarest(p)[0]}-shot groups"
+
+
+def answer(p, method="kd"):
+    """Sentences: what a method changes on average, in the rarest groups, and between groups."""
+    average, rare = (told(p.gain(method, w)) for w in (p.average, rarest(p)[1]))
+    few = f"fewer than {p.study.bucket_edges[1]} training rows each"
+    named = name_of(method)
+    changes = {
+        (by, name): told(welch(of[name], pool[name]))
+        for by in (EVERY, "sex")
+        for of, pool in [(between(p, method, by), between(p, "one_hot", by))]
+        for name in rates.DIFFERENCES
+    }
+    return [
+        f"{p.name}: compared with one-hot, {named} changes accuracy by {average} on average over "
+        f"the {len(p.group_names)} groups and by {rare} in {few_shot(p)} ({few}).",
+        f"The largest difference between groups in true or false positive rates changes by "
+        f"{changes[EVERY, rates.ODDS]}, and between the sexes by {changes['sex', rates.ODDS]}; "
+        f"that in selection rates by {changes[EVERY, rates.PARITY]}, and between the sexes by "
+        f"{changes['sex', rates.PARITY]}.",
+    ]
+
+
+# ---------------------------------------------------------------- gains
+
+
+def gain_by_group(p, methods):
+    """Gain in points in each group, rarest last: one row per (group, method)."""
+    order = np.argsort(-p.train_counts, kind="stable")
+    places = {}
+    for g in order:
+        name = f"{p.group_names[g]} ({p.train_counts[g]:,})"
+        places[name] = np.tile(np.eye(len(order))[g], (p.seeds, 1))
+    return estimates(places, methods, lambda place, m: p.gain(m, places[place]), "group")
+
+
+@captioned
+def plot_gain_by_group(p, methods=None):
+    """Groups run from most to fewest training rows, whose number is in brackets. Small dots are
+    seeds, large marks their mean, bars its 95 % interval over networks and test rows, not corrected
+    for the number of groups. Above zero a method is better than one-hot networks, which are trained
+    on labels alone."""
+    table = gain_by_group(p, methods or p.methods)
+    places = table.group.unique()
+
+    def paint(width):
+        wide, label = width >= DESK, "gain over one-hot, points"
+        height = 3.9 if wide else 1.4 + 0.42 * len(places)
+        figure, (axes,) = drawn(table, "group", label, width=width, height=height, across=not wide)
+        if wide:
+            axes.set_xticks(range(len(places)), places, rotation=35, ha="right", fontsize=8)
+        else:
+            names = [place.replace(", ", ",\n") for place in places]
+            axes.set_yticks(range(len(places)), names, fontsize=8)
+            legend(figure, axes)
+        return figure
+
+    rare, average = (told(p.gain("kd", w)) for w in (rarest(p)[1], p.average))
+    sentence = (
+        f"{p.name}: distillation changes accuracy by {average} on average over groups and by "
+        f"{rare} in {few_shot(p)}, compared with one-hot."
+    )
+    return paint, sentence, table
+
+
+# ---------------------------------------------------------------- rates
+
+
+def of_networks(p, method, by=EVERY):
+    """rates.rates of the networks of a method; by: the study's groups, or "sex" or "race" alone."""
+
+    def compute(records):
+        predicted = np.array([p._predictions(r).predicted for r in records])
+        group, names = p.group, p.group_names
+        if by != EVERY:
+            parts = [name.split(", ")[PARTS[by]] for name in names]
+            names = tuple(dict.fromkeys(parts))
+            group = np.array([names.index(part) for part in parts])[group]
+        found = rates.rates(predicted, p.y, group, names)
+        each = [found[rate].networks() for rate in rates.RATES]
+        return [dict(zip(rates.RATES, of, strict=True)) for of in zip(*each, strict=True)]
+
+    found = p.remembered(("rates", by), p.records(method), compute)
+    return {rate: stack([of[rate] for of in found]) for rate in rates.RATES}
+
+
+def between(p, method, by=EVERY):
+    """rates.differences of the networks of a method, see of_networks."""
+    return rates.differences(of_networks(p, method, by))
+
+
+def rates_by_group(p, methods):
+    """Rates in per cent: one row per (rate, group, method), groups from most to fewest rows."""
+    order, rows = np.argsort(-p.train_counts, kind="stable"), []
+    for method in methods:
+        for rate, found in of_networks(p, method).items():
+            for g in order:
+                result = within(interval(found.observed[:, g], found.resampled[..., g]))
+                labels = {"rate": rate, "group": p.group_names[g], "method": name_of(method)}
+                rows.append(row_of(result, **labels))
+    return pd.DataFrame(rows)
+
+
+@captioned
+def plot_rates(p, methods=("teacher", "one_hot", "kd", "ada_alpha")):
+    """Of all people of a group (selection rate), of those who earn more than 50,000 dollars (true
+    positive rate), and of those who do not (false positive rate): the share that a network says
+    earn more. Marks are means over networks, bars 95 % intervals over networks and test rows; the
+    scales differ."""
+    table = rates_by_group(p, methods).drop(columns="per_seed")
+
+    def paint(width):
+        wide = width >= DESK
+        figure, all_axes = axes_of(width, 7.6 if wide else 13.5, rows=3, sharex=wide)
+        for axes, (rate, rows) in zip(all_axes, table.groupby("rate", sort=False), strict=True):
+            points(axes, rows, "group", f"{rate}, %", across=not wide)
+            names = [g if wide else g.replace(", ", ",\n") for g in rows.group.unique()]
+            if wide:
+                axes.set_xticks(range(len(names)), names, rotation=35, ha="right", fontsize=8)
+            else:
+                axes.set_yticks(range(len(names)), names, fontsize=8)
+        legend(figure, all_axes[0])
+        return figure
+
+    of_one_hot = table[table.method == name_of("one_hot")]
+    said = []
+    for rate in rates.RATES:
+        rows = of_one_hot[of_one_hot.rate == rate].dropna(subset="estimate")
+        low, high = (rows.loc[at] for at in (rows.estimate.idxmin(), rows.estimate.idxmax()))
+        said.append(
+            f"its {rate} from {low.estimate:.1f} % ({low.group}) to {high.estimate:.1f} % "
+            f"({high.group})"
+        )
+    return paint, f"{p.name}: of one-hot networks ranges {'; '.join(said)}.", table
+
+
+def largest_differences(p, methods=None):
+    """Table: the largest differences between groups, of teacher, one-hot and each method, and what
+    a method changes; one row per (difference, groups, network)."""
+    rows = []
+    for name in rates.DIFFERENCES:
+        for by in (EVERY, *PARTS):
+            pool = between(p, "one_hot", by)[name]
+            for method in ("teacher", "one_hot", *(methods or p.methods)):
+                of = between(p, method, by)[name]
+                row = {"difference": name, "between groups of": by, "network": name_of(method)}
+                row["points"] = brief(within(interval(*of)), signed=False)
+                change = "–" if method in ("teacher", "one_hot") else brief(welch(of, pool))
+                rows.append(row | {"change from one-hot": change})
+    caption = (
+        f"Largest differences between groups, {p.name}, in points with 95 % intervals over "
+        "networks and test rows"
+    )
+    return Table(pd.DataFrame(rows), caption)
+
+
+def changes(p, methods):
+    """Change of the largest differences from one-hot: one row per (difference, method)."""
+    found = {
+        f"{name.removesuffix(' difference')}, {by}": (name, by)
+        for by in (EVERY, "sex")
+        for name in rates.DIFFERENCES
+    }
+
+    def change(place, method):
+        name, by = found[place]
+        return welch(between(p, method, by)[name], between(p, "one_hot", by)[name])
+
+    return estimates(found, methods, change, "difference")
+
+
+@captioned
+def plot_differences(p, methods=None):
+    """How far a method moves the largest difference between groups: in selection rates (demographic
+    parity) and in true or false positive rates (equalised odds). Below zero, groups are treated
+    more alike than by one-hot networks. Small dots are networks, bars 95 % intervals over networks,
+    baselines and test rows."""
+    table = changes(p, methods or p.methods)
+
+    def paint(width):
+        how = {"width": width, "height": 3.6}
+        figure, (axes,) = drawn(table, "difference", "change from one-hot, points", **how)
+        names = [place.replace(", ", ",\n") for place in table.difference.unique()]
+        axes.set_xticks(range(len(names)), names, fontsize=9 if width >= DESK else 8)
+        return figure
+
+    return paint, answer(p)[1], table
+
+
+def by_label(p, methods=None):
+    """Table: accuracy of one-hot in each group and label, and the gain of each method."""
+    methods, classes = methods or p.methods, p.teachers[0].facts["class_names"]
+    test = np.bincount(2 * p.group + p.y, minlength=2 * len(p.group_names))
+    rows = []
+    for g in np.argsort(-p.train_counts, kind="stable"):
+        for label, rate, sign in ((1, rates.TPR, 1), (0, rates.FPR, -1)):
+            row = {"group": p.group_names[g], "earns": classes[label]}
+            row["test rows"] = test[2 * g + label]
+
+            def of(method, rate=rate, g=g):
+                return of_networks(p, method)[rate].map(lambda values: values[..., g])
+
+            right = interval(*of("one_hot")).estimate
+            row["one-hot, % right"] = f"{right if label else 100 - right:.1f}"
+            for method in methods:
+                row[name_of(method)] = brief(welch(of(method) * sign, of("one_hot") * sign))
+            rows.append(row)
+    caption = (
+        f"By group and label, {p.name}: share of one-hot networks that are right (of those who "
+        "earn more, the true positive rate; of the others, 100 % less the false positive rate), "
+        "and gains of the methods in points with 95 % intervals"
+    )
+    return Table(pd.DataFrame(rows), caption)
