@@ -21,7 +21,7 @@ ABOUT = f"""\
 Every verdict, interval and published number, computed from the records in `data/records` by the
 rules of [PROTOCOL.md](PROTOCOL.md). `python -m kdlib report --readme` writes this page; no number
 is typed by hand. The figures are on the pages of `make report`. The digits study is a demonstration
-and is not listed.
+and is not listed; neither is adult, whose records are not in the repository.
 
 - The *gain* of a student is its accuracy minus that of the same network trained on labels alone
   (*one-hot*), in points. The one-hot networks of a study are its *baselines*. Every class counts
@@ -96,7 +96,8 @@ def texts():
 
 def _shown(study):
     """What is on record of a study, as OnRecord; None where nothing can be said about it."""
-    seeds = 0 if study.demonstration or study.kind == "anchors" else complete_seeds(study.name)
+    unlisted = study.demonstration or study.kind in ("anchors", "groups")
+    seeds = 0 if unlisted else complete_seeds(study.name)
     if study.kind != "findings":
         return OnRecord(study, seeds, [], []) if seeds else None
     if seeds < 2:  # one seed has no spread

@@ -10,7 +10,7 @@ from kdlib.methods import arms
 from kdlib.study import recipes
 from kdlib.study.anchors import ANCHORS, ANCHORS_LT
 from kdlib.study.parameters import check_names, overridden
-from kdlib.study.recipes import ABLATED, KNOB_ARMS, PRIMARY, RIVALS, T1, T2, each
+from kdlib.study.recipes import ABLATED, KNOB_ARMS, PRIMARY, RIVALS, T1, T2, T4, each
 from kdlib.study.studies import Grid, Search, Study
 
 KINDS = {  # kind of a study: the notebooks that show it
@@ -157,7 +157,7 @@ _ADULT = Grid(
     seeds=20,
     baselines=40,
     shared=recipes.ADULT,
-    distilled=T2,
+    distilled=T4,
     bucket_edges=(1000, 200),
     worst=(1, 3),
 )

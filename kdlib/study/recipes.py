@@ -56,6 +56,7 @@ CIFAR100_LT = {  # the schedule of Wang et al. 2023 on the long tail
 }
 T1 = {"temperature": 1.0}
 T2 = {"temperature": 2.0}
+T4 = {"temperature": 4.0}
 
 # ---------------------------------------------------------------- methods
 

@@ -26,7 +26,7 @@ class Study:
     name: str
     title: str
     about: str
-    kind: str  # see grids.KINDS; the verdicts are those of "findings", all else is sensitivity
+    kind: str  # see grids.KINDS; those of grids.JUDGED have verdicts, all else is sensitivity
     seeds: int  # planned
     pairs: tuple = ()  # of (teacher, student); the first one is the headline
     settings: tuple = ({},)  # of Config fields that differ, for all methods alike; {}: none
