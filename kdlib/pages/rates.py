@@ -1,5 +1,7 @@
 """Groups that are not classes: gains by group, whom networks select there, and by label."""
 
+import itertools
+
 import numpy as np
 import pandas as pd
 
@@ -10,10 +12,10 @@ from kdlib.evidence.words import brief, told
 from kdlib.methods import name_of
 from kdlib.pages.drawing import DESK, axes_of, captioned, drawn, legend, points
 from kdlib.pages.gains import rarest
-from kdlib.pages.shown import Table, estimates, row_of, within
+from kdlib.pages.shown import Table, estimates, plus_minus, row_of, within
 
-EVERY = "race and sex"  # the groups of the study, named "race, sex"
-PARTS = {"race": 0, "sex": 1}  # of a group's name
+EVERY = "race and sex"  # the groups of the study, each named "race, sex"
+KINDS = {"sex": 1, "race": 0, EVERY: None}  # of groups: the part of the name that tells them apart
 
 
 def few_shot(p):
@@ -22,23 +24,19 @@ def few_shot(p):
 
 
 def answer(p, method="kd"):
-    """Sentences: what a method changes on average, in the rarest groups, and between groups."""
+    """Two sentences: what a method changes on average, in the rarest groups, and between groups."""
     average, rare = (told(p.gain(method, w)) for w in (p.average, rarest(p)[1]))
     few = f"fewer than {p.study.bucket_edges[1]} training rows each"
-    named = name_of(method)
-    changes = {
-        (by, name): told(welch(of[name], pool[name]))
-        for by in (EVERY, "sex")
-        for of, pool in [(between(p, method, by), between(p, "one_hot", by))]
-        for name in rates.DIFFERENCES
-    }
+    odds, parity = (
+        [told(change(p, method, name, by)) for by in ("sex", EVERY)]
+        for name in (rates.ODDS, rates.PARITY)
+    )
     return [
-        f"{p.name}: compared with one-hot, {named} changes accuracy by {average} on average over "
-        f"the {len(p.group_names)} groups and by {rare} in {few_shot(p)} ({few}).",
-        f"The largest difference between groups in true or false positive rates changes by "
-        f"{changes[EVERY, rates.ODDS]}, and between the sexes by {changes['sex', rates.ODDS]}; "
-        f"that in selection rates by {changes[EVERY, rates.PARITY]}, and between the sexes by "
-        f"{changes['sex', rates.PARITY]}.",
+        f"{p.name}: compared with one-hot, {name_of(method)} changes accuracy by {average} on "
+        f"average over the {len(p.group_names)} groups and by {rare} in {few_shot(p)} ({few}).",
+        f"Between the sexes, the largest difference in true or false positive rates changes by "
+        f"{odds[0]}, that in selection rates by {parity[0]}; between the {len(p.group_names)} "
+        f"groups, where a few people decide it, by {odds[1]} and {parity[1]}.",
     ]
 
 
@@ -88,18 +86,20 @@ def plot_gain_by_group(p, methods=None):
 
 
 def of_networks(p, method, by=EVERY):
-    """rates.rates of the networks of a method; by: the study's groups, or "sex" or "race" alone."""
+    """rates.rates of the networks of a method, between groups of one of KINDS."""
+    parts = [name.split(", ") for name in p.group_names]
+    words = [
+        name if by == EVERY else part[KINDS[by]]
+        for name, part in zip(p.group_names, parts, strict=True)
+    ]
+    names = tuple(dict.fromkeys(words))
+    group = np.array([names.index(word) for word in words])[p.group]
 
     def compute(records):
         predicted = np.array([p._predictions(r).predicted for r in records])
-        group, names = p.group, p.group_names
-        if by != EVERY:
-            parts = [name.split(", ")[PARTS[by]] for name in names]
-            names = tuple(dict.fromkeys(parts))
-            group = np.array([names.index(part) for part in parts])[group]
         found = rates.rates(predicted, p.y, group, names)
-        each = [found[rate].networks() for rate in rates.RATES]
-        return [dict(zip(rates.RATES, of, strict=True)) for of in zip(*each, strict=True)]
+        each = zip(*(found[rate].networks() for rate in rates.RATES), strict=True)
+        return [dict(zip(rates.RATES, of, strict=True)) for of in each]
 
     found = p.remembered(("rates", by), p.records(method), compute)
     return {rate: stack([of[rate] for of in found]) for rate in rates.RATES}
@@ -108,6 +108,11 @@ def of_networks(p, method, by=EVERY):
 def between(p, method, by=EVERY):
     """rates.differences of the networks of a method, see of_networks."""
     return rates.differences(of_networks(p, method, by))
+
+
+def change(p, method, name, by):
+    """Interval: how a method changes one of rates.DIFFERENCES, in points, from one-hot."""
+    return welch(between(p, method, by)[name], between(p, "one_hot", by)[name])
 
 
 def rates_by_group(p, methods):
@@ -156,38 +161,30 @@ def plot_rates(p, methods=("teacher", "one_hot", "kd", "ada_alpha")):
 
 
 def largest_differences(p, methods=None):
-    """Table: the largest differences between groups, of teacher, one-hot and each method, and what
-    a method changes; one row per (difference, groups, network)."""
+    """Table: the largest differences between groups of teacher, one-hot and each method."""
     rows = []
-    for name in rates.DIFFERENCES:
-        for by in (EVERY, *PARTS):
-            pool = between(p, "one_hot", by)[name]
-            for method in ("teacher", "one_hot", *(methods or p.methods)):
-                of = between(p, method, by)[name]
-                row = {"difference": name, "between groups of": by, "network": name_of(method)}
-                row["points"] = brief(within(interval(*of)), signed=False)
-                change = "–" if method in ("teacher", "one_hot") else brief(welch(of, pool))
-                rows.append(row | {"change from one-hot": change})
+    for name, by in itertools.product(rates.DIFFERENCES, KINDS):
+        row = {"difference": name, "between groups of": by}
+        for method in ("teacher", "one_hot", *(methods or p.methods)):
+            row[name_of(method)] = plus_minus(interval(*between(p, method, by)[name]))
+        rows.append(row)
     caption = (
-        f"Largest differences between groups, {p.name}, in points with 95 % intervals over "
-        "networks and test rows"
+        f"Largest differences between groups, {p.name}, in points ± half-width of the 95 % "
+        "interval over networks and test rows"
     )
     return Table(pd.DataFrame(rows), caption)
 
 
 def changes(p, methods):
-    """Change of the largest differences from one-hot: one row per (difference, method)."""
-    found = {
-        f"{name.removesuffix(' difference')}, {by}": (name, by)
-        for by in (EVERY, "sex")
-        for name in rates.DIFFERENCES
-    }
-
-    def change(place, method):
-        name, by = found[place]
-        return welch(between(p, method, by)[name], between(p, "one_hot", by)[name])
-
-    return estimates(found, methods, change, "difference")
+    """How methods change the largest differences: one row per (kind of groups, difference,
+    method)."""
+    found = [
+        estimates(
+            rates.DIFFERENCES, methods, lambda name, m, by=by: change(p, m, name, by), "difference"
+        ).assign(groups=by)
+        for by in KINDS
+    ]
+    return pd.concat(found, ignore_index=True)
 
 
 @captioned
@@ -195,17 +192,17 @@ def plot_differences(p, methods=None):
     """How far a method moves the largest difference between groups: in selection rates (demographic
     parity) and in true or false positive rates (equalised odds). Below zero, groups are treated
     more alike than by one-hot networks. Small dots are networks, bars 95 % intervals over networks,
-    baselines and test rows."""
+    baselines and test rows; the scales differ."""
     table = changes(p, methods or p.methods)
 
     def paint(width):
-        how = {"width": width, "height": 3.6}
-        figure, (axes,) = drawn(table, "difference", "change from one-hot, points", **how)
-        names = [place.replace(", ", ",\n") for place in table.difference.unique()]
-        axes.set_xticks(range(len(names)), names, fontsize=9 if width >= DESK else 8)
+        how = {"by": "groups", "width": width, "height": 3.4}
+        figure, all_axes = drawn(table, "difference", "change from one-hot, points", **how)
+        for axes in all_axes:
+            axes.set_xticks(range(2), ["demographic\nparity", "equalised\nodds"], fontsize=8)
         return figure
 
-    return paint, answer(p)[1], table
+    return paint, f"{p.name}: {answer(p)[1]}", table
 
 
 def by_label(p, methods=None):
