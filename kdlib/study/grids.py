@@ -150,6 +150,7 @@ _SUPERCLASS_SMALL = Grid(
 _ADULT = Grid(
     name="adult",
     kind="groups",
+    outside=True,
     title="Incomes in the census: groups of people, not classes",
     about="UCI Adult: does a person earn more than 50,000 dollars a year? Groups are race and sex.",
     pairs=(("boosted_trees", "mlp_small"), ("boosted_trees", "logistic"), ("mlp", "mlp_small")),
@@ -253,6 +254,7 @@ def _recipe(base, steps, about=_CHOSEN, **more):
         pair=base.pairs[0],
         bucket_edges=base.bucket_edges,
         demonstration=base.demonstration,
+        outside=base.outside,
         **more,
     )
 

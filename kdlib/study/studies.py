@@ -35,6 +35,7 @@ class Study:
     bucket_edges: tuple = ()
     worst: tuple = ()  # k of the worst-k metrics
     demonstration: bool = False
+    outside: bool = False  # its records are too large for the repository
     superseded: bool = False  # shown last, and never as the answer while there is another
     overrides: dict = field(default_factory=dict)  # of who explores: see parameters.overridden
 
