@@ -43,9 +43,9 @@ def claim_of(p, name):
     if name == "F3c" and p.pair[0] != p.pair[1]:
         return ANOTHER_TEACHER
     claim = CLAIMS[name if name in CLAIMS else name.split()[0]]
-    if p.study.bucket_edges:
-        return claim
-    return claim.replace("rarest classes", "classes it knows least")
+    if not p.study.bucket_edges:
+        claim = claim.replace("rarest classes", "classes it knows least")
+    return claim.replace("classes", p.study.groups[1])
 
 
 def names_of(p):
@@ -78,9 +78,9 @@ def verdict_bucket(p):
 
 
 def classes(p, bucket):
-    """The classes of a bucket in words."""
-    name = p.bucket_names[bucket]
-    return f"{name}-shot classes" if p.study.bucket_edges else f"classes of the {name}"
+    """The groups of a bucket in words."""
+    name, groups = p.bucket_names[bucket], p.study.groups[1]
+    return f"{name}-shot {groups}" if p.study.bucket_edges else f"{groups} of the {name}"
 
 
 @dataclass(frozen=True)
@@ -133,7 +133,8 @@ def not_uniform(p):
     def say():
         return (
             f"gain of the {rarest} minus that of the {most}: {told(contrast)}; agreement of seeds "
-            f"on which classes gain: covariance {number(covariance, 'points²', 2)}, {told_p(agree)}"
+            f"on which {p.study.groups[1]} gain: covariance {number(covariance, 'points²', 2)}, "
+            f"{told_p(agree)}"
         )
 
     either = min(1.0, 2 * np.nanmin([contrast.p(), agree, 1.0]))
@@ -181,8 +182,9 @@ def margin_predicts(p):
     def say():
         rest = correlation_with_gain(partial_rank_correlation, gains, baselines, *traits)
         return (
-            "rank correlation across classes between the teacher's margin and the gain: "
-            f"{told(result, '', 2)}; with the teacher's accuracy held fixed: {told(rest, '', 2)}"
+            f"rank correlation across {p.study.groups[1]} between the teacher's margin and the "
+            f"gain: {told(result, '', 2)}; with the teacher's accuracy held fixed: "
+            f"{told(rest, '', 2)}"
         )
 
     return Finding("F3a", result, above(result), below(result), say, unit="", digits=2)
@@ -218,8 +220,8 @@ def errors_amplified(p):
     def say():
         own = f", and from the teacher's own by {told(results[1])}" if len(results) == 2 else ""
         return (
-            "the error in the teacher's weakest fifth of classes, minus that in the rest, differs "
-            f"from that of one-hot students by {told(results[0])}{own}"
+            f"the error in the teacher's weakest fifth of {p.study.groups[1]}, minus that in the "
+            f"rest, differs from that of one-hot students by {told(results[0])}{own}"
         )
 
     contradicted = min(1.0, len(results) * min(map(below, results)))

@@ -14,9 +14,9 @@ from kdlib.pages.shown import Appendix, ends
 
 MOST_NAMES = 40  # of classes below a figure
 BUCKET_LOOKS = {  # by training images; by teacher margin, where classes are balanced
-    "many-shot classes": ("#0072B2", "o"),
-    "medium-shot classes": ("#767676", "s"),
-    "few-shot classes": ("#D55E00", "^"),
+    "many-shot": ("#0072B2", "o"),
+    "medium-shot": ("#767676", "s"),
+    "few-shot": ("#D55E00", "^"),
     "highest tenth": ("#0072B2", "o"),
     "middle": ("#767676", "s"),
     "lowest tenth": ("#D55E00", "^"),
@@ -31,8 +31,8 @@ def by_frequency(p, /, **columns):
     return frame.sort_values("n_train", ascending=False, kind="stable", ignore_index=True)
 
 
-def name_classes(axes, table):
-    """Write classes of by_frequency below the axes, with their images; of many, only some."""
+def name_groups(axes, table, p):
+    """Write groups of by_frequency below the axes, with their images; of many, only some."""
     names = [
         f"{g} ({n})".replace("_", " ") for g, n in zip(table.group, table.n_train, strict=True)
     ]
@@ -40,12 +40,7 @@ def name_classes(axes, table):
     some = range(0, len(names), 1 + (len(names) - 1) // most)
     axes.set_xticks(some, [names[i] for i in some], rotation=60, ha="right", fontsize=8)
     axes.tick_params(axis="x", length=2)
-    axes.set_xlabel("class (number of its training images)")
-
-
-def label_of(bucket):
-    """The name of a bucket of classes in a legend."""
-    return f"{shot(bucket)} classes" if shot(bucket) != bucket else bucket
+    axes.set_xlabel(f"{p.study.groups[0]} (number of its training images)")
 
 
 def gain_by_group(p, method="kd", over="one_hot"):
@@ -53,11 +48,6 @@ def gain_by_group(p, method="kd", over="one_hot"):
 
     Over another method it is paired by seed. One seed has no spread, so nothing is tested."""
     gain = p.group_gain(method, over)
-    tested = dict.fromkeys(("low", "high", "p", "q"), np.nan) | {"finding": "no clear difference"}
-    if p.seeds > 1:
-        found = change(*_right(p, method, over))
-        tested = {"low": 100 * found.low, "high": 100 * found.high, "p": found.p, "q": found.q}
-        tested["finding"] = found.finding
     return by_frequency(
         p,
         n_test=np.bincount(p.group, minlength=len(p.group_names)),
@@ -65,18 +55,25 @@ def gain_by_group(p, method="kd", over="one_hot"):
         **{over: p.accuracy(over).observed.mean(axis=0)},
         gain=gain.mean(axis=0),
         spread=gain.std(axis=0, ddof=1) if p.seeds > 1 else np.nan,
-        **tested,
+        **tested(p, p.members, method, over),
     )
 
 
-def _right(p, method, over):
-    """Arguments of change(): who is right, or by how much in pairs of networks of two methods."""
+def tested(p, members, method="kd", over="one_hot"):
+    """Columns of a table with a row for each of some Groups: the test of the gain there.
+
+    low and high are in points. One seed has no spread, so nothing is tested."""
+    if p.seeds < 2:
+        return dict.fromkeys(("low", "high", "p", "q"), np.nan) | {"finding": "no clear difference"}
     weights = np.ones(len(p.y))
     if over == "one_hot":
         right, baseline = (p.predicted(m) == p.y for m in (method, over))
-        return right, p.members, weights, baseline
-    right, other = ((predicted == p.y).astype(int) for predicted in p.paired(method, over))
-    return right - other, p.members, weights
+        found = change(right, members, weights, baseline)
+    else:
+        right, other = ((predicted == p.y).astype(int) for predicted in p.paired(method, over))
+        found = change(right - other, members, weights)
+    interval = {"low": 100 * found.low, "high": 100 * found.high}
+    return interval | {"p": found.p, "q": found.q, "finding": found.finding}
 
 
 @captioned
@@ -86,7 +83,7 @@ def plot_gain_by_group(p, method="kd", over="one_hot"):
     discovery rate of 5 %. One-hot networks are trained on labels alone; a gain over them is a gain
     over their mean."""
     table, base = gain_by_group(p, method, over), name_of(over)
-    marks = table.assign(estimate=table.gain, bucket=table.bucket.map(label_of))
+    marks = table.assign(estimate=table.gain, bucket=table.bucket.map(shot))
     star = {"xytext": (0, 4), "textcoords": "offset points", "fontsize": 13, "ha": "center"}
 
     def paint(width):
@@ -94,7 +91,7 @@ def plot_gain_by_group(p, method="kd", over="one_hot"):
         figure, (axes,) = drawn(marks, "group", f"gain over {base}, points", **how)
         for i in np.flatnonzero(table.finding != "no clear difference"):
             axes.annotate("*", (i, table.gain[i]), **star)
-        name_classes(axes, table)
+        name_groups(axes, table, p)
         return figure
 
     harmed, helped = (int((table.finding == f).sum()) for f in ("harmed", "helped"))
@@ -102,8 +99,8 @@ def plot_gain_by_group(p, method="kd", over="one_hot"):
     least, most = ends(table, "gain")
     sentence = (
         f"{p.name}: {compared}{name_of(method)} harms {harmed} and helps {helped} of {len(table)} "
-        f"classes at a false discovery rate of 5 %; mean gains range from {number(least.gain)} "
-        f"({least.group}) to {number(most.gain)} ({most.group})."
+        f"{p.study.groups[1]} at a false discovery rate of 5 %; mean gains range from "
+        f"{number(least.gain)} ({least.group}) to {number(most.gain)} ({most.group})."
     )
     return paint, sentence, table
 
@@ -118,7 +115,7 @@ def by_class(p, methods):
         "one-hot, %": p.accuracy("one_hot").observed.mean(axis=0),
         **{f"gain of {name_of(m)}": p.group_gain(m).mean(axis=0) for m in methods},
     }
-    words = {"group": "class", "n_train": "training images"}
+    words = {"group": p.study.groups[0], "n_train": "training images"}
     return by_frequency(p, **columns).rename(columns=words)
 
 
@@ -127,14 +124,16 @@ def by_class_and_seed(p):
 
     The teacher is one of the methods."""
     columns = ["method", "seed", "group", "n_train", "bucket", "n", "correct", "nll", "margin"]
-    words = {"group": "class", "n_train": "training images", "n": "test images"}
+    words = {"group": p.study.groups[0], "n_train": "training images", "n": "test images"}
     frame = every_run(p)[columns].rename(columns=words | {"nll": "log-loss, nats"})
     return frame.assign(method=frame.method.map(name_of))
 
 
 def every_class(p, methods=None):
     """by_class as an Appendix, with by_class_and_seed as its file."""
-    caption = f"Every class, {p.name}: means over seeds, gains in points over one-hot."
+    caption = (
+        f"Every {p.study.groups[0]}, {p.name}: means over seeds, gains in points over one-hot."
+    )
     words = "-".join(re.findall(r"[A-Za-z0-9_.=]+", p.name))
     table = by_class(p, methods or p.methods)
     return Appendix(table, caption, by_class_and_seed(p), f"{p.study.name}-{words}-by-class.csv")
@@ -152,7 +151,7 @@ def plot_margins(p):
         figure, axes = axes_of(width, height=3.7)
         axes.plot(table.on_training, "o", color="#767676", label="on its training images")
         axes.plot(table.held_out, "s", color="#D55E00", label="held out: the alpha of AdaAlpha")
-        name_classes(axes, table)
+        name_groups(axes, table, p)
         axes.set_ylim(-0.03, 1.03)
         axes.set_ylabel("teacher's margin")
         legend(figure, axes)

@@ -26,9 +26,12 @@ ENDS = 3  # classes at either end of the gains that the table has
 
 
 def banner(chosen):
-    """The Headline of a page whose study has overrides; None for a study as it was planned.
+    """The Headline of a page whose study has overrides: nothing on the page is counted.
 
-    It says that nothing on the page is counted."""
+    Where groups are not the labels, it says what they are; else None."""
+    if not chosen.overrides and "hidden" in chosen.kinds:
+        said = "The groups of this study are {1}: where a page says class, it means a {0}."
+        return Headline([said.format(*chosen.groups)])
     if not chosen.overrides:
         return None
     base = chosen.name.removesuffix("-exploratory")
@@ -163,7 +166,7 @@ def table(p, method, over, group=""):
     Without a group, in those that lose and gain most."""
     rows = []
     for place, weights in p.places().items():
-        row = {"classes": "mean of all classes"}
+        row = {"classes": f"mean of all {p.study.groups[1]}"}
         if place != "average":
             row["classes"] = in_words(p, p.bucket_names.index(place))
         for m in (over, method):
@@ -182,7 +185,7 @@ def table(p, method, over, group=""):
         rows.append(row | {"gain, points": brief(of)})
     caption = (
         f"Accuracy and gain with their 95 % intervals, {p.name}. At the end: "
-        f"{group or 'the classes that lose and gain most'}"
+        f"{group or f'the {p.study.groups[1]} that lose and gain most'}"
     )
     return Table(pd.DataFrame(rows), caption)
 

@@ -123,7 +123,7 @@ def by_bucket(p, table, label, width, **how):
         names = [name.replace("\n", "") for name in names]
     axes.set_xticks(range(len(names)), names)
     what = "number of training images" if p.study.bucket_edges else "margin of the teacher"
-    axes.set_xlabel(f"classes by {what}")
+    axes.set_xlabel(f"{p.study.groups[1]} by {what}")
     return figure, axes
 
 

@@ -119,7 +119,7 @@ def pages_of(wanted, named, out, notebooks, say):
         except RecordError as error:
             failures.append(f"{name} has no pages: {error}")
             del seeds[name]
-    books = {name: grids.KINDS[grids.study(name).kind] for name in seeds}
+    books = {name: grids.books_of(name) for name in seeds}
 
     @functools.cache
     def cards(name):

@@ -13,7 +13,7 @@ from kdlib.evidence.stats import interval
 from kdlib.evidence.words import brief, number, p_value
 from kdlib.methods import look_of, name_of
 from kdlib.pages.ablations import plot_ablations
-from kdlib.pages.classes import by_frequency, name_classes
+from kdlib.pages.classes import by_frequency, name_groups
 from kdlib.pages.drawing import DESK, axes_of, captioned, drawn, legend
 from kdlib.pages.gains import changes, plot_forest, plot_trade_off, rarest, rarest_classes
 from kdlib.pages.shown import Table, row_of, within
@@ -219,7 +219,7 @@ def plot_alphas(p):
             look = {"marker": MARKERS[k % len(MARKERS)], "color": PALETTE[k % len(PALETTE)]}
             look["label"] = name.removeprefix("AdaAlpha, ")
             axes.plot(range(len(rows)), rows.alpha, linewidth=1, markersize=4, **look)
-        name_classes(axes, rows)
+        name_groups(axes, rows, p)
         axes.set_ylim(-0.03, 1.03)
         axes.set_ylabel("weight of the teacher, alpha")
         legend(figure, axes, beside=True)

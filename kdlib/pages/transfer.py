@@ -7,8 +7,8 @@ from kdlib.evidence.rules import amplification, weakest_fifth
 from kdlib.evidence.stats import interval
 from kdlib.evidence.words import told
 from kdlib.methods import name_of
-from kdlib.pages.classes import BUCKET_LOOKS, gain_by_group, label_of
-from kdlib.pages.drawing import LINE, captioned, drawn, margin_against_gain
+from kdlib.pages.classes import BUCKET_LOOKS, gain_by_group
+from kdlib.pages.drawing import LINE, captioned, drawn, margin_against_gain, shot
 from kdlib.pages.shown import Table, estimates, within
 
 
@@ -20,7 +20,7 @@ def plot_margin_and_gain(p, correlation):
     its own groups, with the margin on half of its examples."""
     table = gain_by_group(p)
     names = table.group.str.replace("_", " ")
-    marks = table.assign(group=names, bucket=table.bucket.map(label_of))
+    marks = table.assign(group=names, bucket=table.bucket.map(shot))
 
     def paint(width):
         return margin_against_gain(width, marks, "bucket", BUCKET_LOOKS, name_of("one_hot"))

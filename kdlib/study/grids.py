@@ -20,6 +20,7 @@ KINDS = {  # kind of a study: the notebooks that show it
         "02_teacher_errors_are_amplified",
         "03_softening_the_teacher",
     ),
+    "hidden": ("09_would_the_labels_show_it",),  # findings about groups that are not the labels
     "groups": ("08_groups_that_are_not_classes",),
     "knobs": ("04_what_the_mitigation_depends_on",),
     "ablations": ("05_when_does_distillation_harm",),
@@ -125,6 +126,8 @@ _CIFAR10 = replace(
     shared={**recipes.W, "dataset": "cifar10"},
     bucket_edges=(),
 )
+_FINE = ("fine class", "fine classes")
+_HIDDEN = arms("one_hot", "kd", "ada_alpha", "ada_alpha_by_label", "ada_margin")
 _SUPERCLASS = replace(
     _CIFAR100_LT,
     name="superclass",
@@ -132,7 +135,9 @@ _SUPERCLASS = replace(
     about="CIFAR-100 with its 20 superclasses as labels; the fine classes are the groups, "
     "with a long tail inside each.",
     pairs=_CIFAR100_LT.pairs[:1],
+    methods=_HIDDEN,
     shared={**recipes.CIFAR100_LT, "dataset": "superclass"},
+    groups=_FINE,
 )
 _SUPERCLASS_SMALL = Grid(
     name="superclass-small",
@@ -140,12 +145,13 @@ _SUPERCLASS_SMALL = Grid(
     about="Ten superclasses of CIFAR-100 as labels; their fine classes are the groups, 50 down to "
     "3 training images inside each.",
     pairs=(("resnet8", "resnet8"),),
-    methods=arms("one_hot", "kd", "ada_alpha", "ada_alpha_by_label", "ada_margin"),
+    methods=_HIDDEN,
     seeds=4,
     shared=recipes.SUPERCLASS_SMALL,
     distilled=T2,
     bucket_edges=(20, 10),
     worst=(1, 5, 10),
+    groups=_FINE,
 )
 _ADULT = Grid(
     name="adult",
@@ -161,6 +167,7 @@ _ADULT = Grid(
     distilled=T4,
     bucket_edges=(1000, 200),
     worst=(1, 3),
+    groups=("group", "groups"),
 )
 _DIGITS = Grid(
     name="digits",
@@ -313,6 +320,11 @@ def study(name) -> Study:
     return STUDIES[name]
 
 
+def books_of(name):
+    """Names of the notebooks that show a study."""
+    return [book for kind in study(name).kinds for book in KINDS[kind]]
+
+
 def check_parameters(namespace):
     """The Study that a notebook's parameters `study`, `seeds` and `overrides` ask for.
 
@@ -323,7 +335,7 @@ def check_parameters(namespace):
     name, seeds, kind = namespace["study"], namespace["seeds"], namespace["KIND"]
     more = ("overrides",) if kind == "findings" else ()
     check_names(namespace, ("study", "seeds", *more))
-    fitting = [s.name for s in STUDIES.values() if s.kind == kind]
+    fitting = [s.name for s in STUDIES.values() if kind in s.kinds]
     if not isinstance(name, str) or name not in fitting:
         raise KdlibError(f"notebook parameter study={name!r}: {did_you_mean(name, fitting)}")
     chosen = study(name)

@@ -9,6 +9,7 @@ from kdlib.config import Config, KdlibError, built, did_you_mean
 from kdlib.methods import ARMS, METHODS, arms, loss_fields
 
 MOST_SEEDS = 64  # of a study
+CLASSES = ("class", "classes")
 
 
 class Planned(NamedTuple):
@@ -34,10 +35,17 @@ class Study:
     # training images: many > first, few < second, medium between; (): tenths by teacher margin
     bucket_edges: tuple = ()
     worst: tuple = ()  # k of the worst-k metrics
+    groups: tuple = CLASSES  # what its groups are called: one of them, several
     demonstration: bool = False
     outside: bool = False  # its records are too large for the repository
     superseded: bool = False  # shown last, and never as the answer while there is another
     overrides: dict = field(default_factory=dict)  # of who explores: see parameters.overridden
+
+    @property
+    def kinds(self):
+        """Kinds of the pages that show it, see grids.KINDS."""
+        hidden = self.kind == "findings" and self.groups != CLASSES
+        return (self.kind, "hidden") if hidden else (self.kind,)
 
     def plan(self):
         """The planned runs, in order; teachers may be left out."""

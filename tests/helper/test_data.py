@@ -208,6 +208,29 @@ def test_superclass_has_a_long_tail_of_fine_classes_inside_each_superclass(data_
     assert pixels(*d.splits().values()) == sorted(map(bytes, images.x))
 
 
+def test_superclass_small_is_a_part_of_superclass_with_a_tail_of_fifty(data_root):
+    whole = datasets.load(replace(SUPERCLASS, draw_seed=0), data_root)
+    cfg = replace(SUPERCLASS, dataset="superclass_small", imbalance=16, draw_seed=0)
+    d = datasets.load(cfg, data_root)
+    assert d.class_names == whole.class_names[:10] and sizes(d) == [960, 2500, 2500, 25_000 - 960]
+    assert d.group_names == tuple(
+        name
+        for g, name in enumerate(whole.group_names)
+        if whole.val.y[whole.val.group == g][0] < 10
+    )
+    for name in ("val", "test"):
+        mine, theirs = getattr(d, name), getattr(whole, name)
+        assert torch.equal(mine.x, theirs.x[theirs.y < 10])
+        assert torch.equal(mine.y, theirs.y[theirs.y < 10])
+        named = [whole.group_names[g] for g in theirs.group[theirs.y < 10]]
+        assert [d.group_names[g] for g in mine.group] == named
+    for label in range(10):
+        _, counts = d.train.group[d.train.y == label].unique(return_counts=True)
+        assert sorted(counts.tolist(), reverse=True) == [50, 25, 12, 6, 3]  # floor(50 * 2^-k)
+    parts = d.splits().values()
+    assert len(set(pixels(*parts))) == len(pixels(*parts)) == 30_000  # nothing is there twice
+
+
 def test_superclass_labels_are_what_cifar100_calls_the_same_images(data_root):
     """Group and split of an image do not depend on the labels in use: val and test are those of
     cifar100."""

@@ -210,6 +210,7 @@ def test_every_knob_of_a_config_reaches_its_loss(logits):
     same(kd(f, t, y, 0.3, 2.0), "kd", alpha=0.3, **T2)
     same(kd(f, t, y, 0.3, 2.0, "teacher"), "kd", alpha=0.3, soften="teacher", **T2)
     same(kd(f, t, y, BY_CLASS[group], 2.0), "ada_alpha", BY_CLASS, **T2)
+    same(kd(f, t, y, BY_CLASS[y], 2.0), "ada_alpha", BY_CLASS, margin_level="class", **T2)
     crossfit = {"margin_source": "crossfit", "margin_level": "example"}
     same(kd(f, t, y, by_index[index], 2.0), "ada_alpha", by_index, **crossfit, **T2)
     how = {"margin_kind": "max", "margin_temperature": 4.0}

@@ -104,6 +104,15 @@ def test_margins_are_of_groups_where_these_are_not_the_classes(taught):
     assert measured_margins(third, net).tolist() == pytest.approx(expected, abs=1e-6)
 
 
+def test_margins_are_of_classes_where_they_are_asked_for_by_class(taught):
+    d, net, _ = taught
+    thirds = {n: replace(s, group=torch.arange(len(s)) % 3) for n, s in d.splits().items()}
+    third = replace(d, group_names=("a", "b", "c"), **thirds)
+    expected = by_group(by_hand(net, d.val, d), d.val.y)
+    found = measured_margins(third, net, level="class").tolist()
+    assert found == pytest.approx(expected, abs=1e-6) and len(found) == 10
+
+
 def test_a_group_without_an_example_and_a_crossfit_without_its_teachers_are_refused(taught):
     with pytest.raises(KdlibError, match="'b' has no example"):
         group_margins(torch.ones(2), torch.tensor([0, 0]), ("a", "b"))

@@ -1,0 +1,115 @@
+"""What somebody sees who has the labels alone, where the groups are not the labels."""
+
+import numpy as np
+import pandas as pd
+
+from kdlib.evidence.resample import Groups
+from kdlib.evidence.words import number, told
+from kdlib.pages.classes import BUCKET_LOOKS, gain_by_group, tested
+from kdlib.pages.drawing import LINE, axes_of, captioned, legend, shot
+from kdlib.pages.gains import rarest, rarest_classes
+
+
+def label_names(p):
+    """(C,) names of the labels."""
+    return p.teachers[0].facts["class_names"]
+
+
+def label_of(p):
+    """(G,) the label of each group, whose examples all have it."""
+    labels = np.empty(len(p.group_names), dtype=np.int64)
+    labels[p.group] = p.y
+    return labels
+
+
+def gain_by_label(p, method="kd"):
+    """Gain in points with its test, as classes.gain_by_group has it: one row per label.
+
+    Every test image of a label counts alike."""
+    names = label_names(p)
+    right, baseline = ((p.predicted(m) == p.y).mean(axis=0) for m in (method, "one_hot"))
+    gain = 100 * np.bincount(p.y, right - baseline) / np.bincount(p.y)
+    return pd.DataFrame({"label": names, "gain": gain, **tested(p, Groups.of(p.y, names), method)})
+
+
+def as_drawn(p):
+    """Weights (S, G) of an average over data drawn as the training images are."""
+    share = p.train_counts / p.train_counts.sum()
+    return np.tile(share, (p.seeds, 1))
+
+
+def counted(table, what):
+    """How many rows are harmed and helped, in words."""
+    harmed, helped = ((table.finding == word).sum() for word in ("harmed", "helped"))
+    return f"harms {harmed} and helps {helped} of {len(table)} {what}"
+
+
+def answer(p):
+    """What the labels show and what the groups show, in sentences."""
+    labels, groups = gain_by_label(p), gain_by_group(p)
+    name, rare = rarest(p)
+    alike, drawn = (told(p.gain("kd", weights)) for weights in (p.average, as_drawn(p)))
+    said = [
+        f"{p.name}: counted by label, distillation {counted(labels, 'labels')}; counted by the "
+        f"groups inside them, it {counted(groups, p.study.groups[1])} (false discovery rate 5 %).",
+        f"On data drawn like the training images it changes accuracy by {drawn}; with all "
+        f"{p.study.groups[1]} counting alike, by {alike}; in {rarest_classes(p)}, by "
+        f"{told(p.gain('kd', rare))}.",
+    ]
+    if "ada_alpha_by_label" in p.runs:
+        gains = [told(p.gain(m, rare, "kd")) for m in ("ada_alpha", "ada_alpha_by_label")]
+        said.append(
+            f"In {rarest_classes(p)}, AdaAlpha changes the accuracy of plain distillation by "
+            f"{gains[0]} with the teacher's margins by {p.study.groups[0]}, and by {gains[1]} with "
+            "its margins by label, which need no groups."
+        )
+    return said
+
+
+@captioned
+def plot_labels_and_groups(p):
+    """For each label, the black mark is the gain that its labels show, with its 95 % interval over
+    networks and test images; the coloured marks are the gains of the groups inside it, by their
+    number of training images. Marks are means over seeds. A label can gain while a group inside it
+    loses."""
+    labels = gain_by_label(p).sort_values("gain", ignore_index=True)
+    place = {label: i for i, label in enumerate(labels.label)}
+    groups = gain_by_group(p)
+    of_group = dict(zip(p.group_names, label_of(p), strict=True))
+    groups = groups.assign(label=[label_names(p)[of_group[g]] for g in groups.group])
+
+    def paint(width):
+        figure, axes = axes_of(width, height=0.9 + 0.36 * len(labels))
+        ends = [labels.gain - labels.low, labels.high - labels.gain]
+        look = {"fmt": "x", "color": "black", "markersize": 8, "capsize": 3, "zorder": 3}
+        axes.errorbar(labels.gain, labels.index, xerr=ends, label="by label", **look)
+        for bucket, some in groups.groupby("bucket", sort=False):
+            colour, marker = BUCKET_LOOKS[shot(bucket)]
+            look = {"color": colour, "label": shot(bucket), "alpha": 0.8}
+            axes.plot(some.gain, some.label.map(place) + 0.27, marker, markersize=5, **look)
+        axes.axvline(0, **LINE)
+        axes.set_yticks(labels.index, [name.replace("_", " ") for name in labels.label])
+        axes.set(ylim=(len(labels) - 0.4, -0.6), xlabel="gain over one-hot, points")
+        legend(figure, axes)
+        return figure
+
+    shown = labels[["label", "gain", "low", "high", "finding"]]
+    lowest = groups.loc[groups.groupby("label").gain.idxmin()].set_index("label")
+    table = shown.assign(**{"lowest group": shown.label.map(lowest.group)})
+    table["its gain"] = shown.label.map(lowest.gain)
+    table["its finding"] = shown.label.map(lowest.finding)
+    return paint, said_of_lowest(p, table), table
+
+
+def said_of_lowest(p, table):
+    """Which harmed group is hidden best, in a sentence: inside the label that gains most."""
+    hidden = table[(table["its finding"] == "harmed") & (table.finding != "harmed")]
+    if hidden.empty:
+        return f"{p.name}: no label hides a {p.study.groups[0]} that is clearly harmed."
+    row = hidden.loc[hidden.gain.idxmax()]
+    label, group = (row[name].replace("_", " ") for name in ("label", "lowest group"))
+    return (
+        f"{p.name}: {len(hidden)} of {len(table)} labels that are not called harmed hide a "
+        f"{p.study.groups[0]} that is. The label {label} changes by {number(row.gain)}, {group} "
+        f"inside it by {number(row['its gain'])}."
+    )

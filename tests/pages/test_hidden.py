@@ -1,0 +1,100 @@
+"""What the labels show and what the groups inside them show, by hand from records made for it."""
+
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+from synthetic import COUNTS, GROUPS, TINY, made
+
+from kdlib.evidence.panel import Panel
+from kdlib.methods import arms
+from kdlib.pages import hidden
+
+HALVED = replace(
+    TINY,
+    groups=("half", "halves"),
+    methods=arms("one_hot", "kd", "ada_alpha", "ada_alpha_by_label", "ada_margin"),
+)
+NAMES = [f"label {k}" for k in range(GROUPS // 2)]
+
+
+@pytest.fixture(autouse=True)
+def _records(tmp_path, monkeypatch):
+    monkeypatch.setenv("KDLIB_RECORDS", str(tmp_path))
+
+
+def halved(**rates):
+    """A Panel whose labels hold two groups each: label k the groups 2 k and 2 k + 1."""
+    p = made(HALVED, **rates)
+
+    def of(record):
+        splits = {
+            name: replace(split, y=split.y // 2, predicted=split.predicted // 2)
+            for name, split in record.splits.items()
+        }
+        return replace(record, facts=record.facts | {"class_names": NAMES}, splits=splits)
+
+    runs = {method: tuple(map(of, records)) for method, records in p.runs.items()}
+    teachers = tuple(map(of, p.teachers))
+    return Panel(HALVED, p.pair, p.seeds, runs, teachers, p.margins, p.split)
+
+
+def frame_of(p):
+    """One row for each (method, seed, test image): group, label, whether it is right."""
+    rows = []
+    for method in p.runs:
+        for seed, found in enumerate(p.predictions(method)):
+            columns = {"method": method, "seed": seed, "group": found.group, "label": found.y}
+            rows.append(pd.DataFrame(columns | {"right": found.predicted == found.y}))
+    return pd.concat(rows)
+
+
+def rates(seed, split):
+    """Group 0 gains where group 1, of the same label, loses."""
+    return np.array([0.9, 0.3, *[0.7] * (GROUPS - 2)]) + 0.02 * seed
+
+
+def test_the_gain_of_a_label_is_counted_over_all_its_test_images():
+    p = halved(kd=rates, one_hot=0.6)
+    means = 100 * frame_of(p).groupby(["method", "label"]).right.mean()
+    found = hidden.gain_by_label(p).set_index("label")
+    np.testing.assert_allclose(found.gain, means["kd"] - means["one_hot"])
+    assert list(found.index) == NAMES
+    assert ((found.low < found.gain) & (found.gain < found.high)).all()
+
+
+def test_the_label_of_a_group_is_that_of_its_examples():
+    assert hidden.label_of(halved()).tolist() == [g // 2 for g in range(GROUPS)]
+
+
+def test_an_average_over_data_drawn_like_the_training_images_weighs_groups_by_their_number():
+    p = halved(kd=rates)
+    gain = p.group_gain("kd").mean(axis=0)
+    expected = sum(n * g for n, g in zip(COUNTS, gain, strict=True)) / sum(COUNTS)
+    assert p.gain("kd", hidden.as_drawn(p)).estimate == pytest.approx(expected)
+
+
+def test_harm_that_a_label_hides_is_named_and_where_there_is_none_that_is_said():
+    p = halved(kd=rates, one_hot=lambda seed, split: 0.6 + 0.02 * seed)
+    figure = hidden.plot_labels_and_groups(p)
+    row = figure.table.set_index("label").loc["label 0"]
+    assert row["lowest group"] == "class 1" and row["its finding"] == "harmed"
+    assert row.finding != "harmed"
+    assert "1 of 5 labels that are not called harmed hide a half that is." in figure.sentence
+    assert "class 1 inside it by −" in figure.sentence
+    even = hidden.plot_labels_and_groups(halved(kd=0.7, one_hot=0.7))
+    assert even.sentence.endswith("no label hides a half that is clearly harmed.")
+
+
+def test_the_answer_counts_by_label_and_by_group_and_compares_both_kinds_of_margins():
+    p = halved(kd=rates, one_hot=lambda seed, split: 0.6 + 0.02 * seed, ada_alpha=0.8)
+    by_label, drawn, softened = hidden.answer(p)
+    assert "of 5 labels; counted by the groups inside them, it harms 1 and helps" in by_label
+    assert "of 10 halves" in by_label
+    alike = p.gain("kd", p.average).estimate
+    assert f"with all halves counting alike, by {alike:+.1f} points" in drawn
+    few = [p.gain(m, p.in_bucket(2), "kd").estimate for m in ("ada_alpha", "ada_alpha_by_label")]
+    assert few[0] != few[1]
+    for gain in few:
+        assert f"{gain:+.1f} points" in softened.replace("−", "-")
