@@ -11,32 +11,28 @@ from kdlib.evidence.stats import interval, welch
 from kdlib.evidence.words import brief, told
 from kdlib.methods import name_of
 from kdlib.pages.drawing import DESK, axes_of, captioned, drawn, legend, points
-from kdlib.pages.gains import rarest
+from kdlib.pages.gains import rarest, rarest_classes
 from kdlib.pages.shown import Table, estimates, plus_minus, row_of, within
 
 EVERY = "race and sex"  # the groups of the study, each named "race, sex"
 KINDS = {"sex": 1, "race": 0, EVERY: None}  # of groups: the part of the name that tells them apart
 
 
-def few_shot(p):
-    """The groups of the rarest bucket in words."""
-    return f"the {rarest(p)[0]}-shot groups"
-
-
 def answer(p, method="kd"):
     """Two sentences: what a method changes on average, in the rarest groups, and between groups."""
     average, rare = (told(p.gain(method, w)) for w in (p.average, rarest(p)[1]))
     few = f"fewer than {p.study.bucket_edges[1]} training rows each"
+    groups = len(p.group_names)
     odds, parity = (
         [told(change(p, method, name, by)) for by in ("sex", EVERY)]
         for name in (rates.ODDS, rates.PARITY)
     )
     return [
         f"{p.name}: compared with one-hot, {name_of(method)} changes accuracy by {average} on "
-        f"average over the {len(p.group_names)} groups and by {rare} in {few_shot(p)} ({few}).",
+        f"average over the {groups} groups and by {rare} in {rarest_classes(p)} ({few}).",
         f"Between the sexes, the largest difference in true or false positive rates changes by "
-        f"{odds[0]}, that in selection rates by {parity[0]}; between the {len(p.group_names)} "
-        f"groups, where a few people decide it, by {odds[1]} and {parity[1]}.",
+        f"{odds[0]}, that in selection rates by {parity[0]}; between the {groups} groups, where a "
+        f"few people decide it, by {odds[1]} and {parity[1]}.",
     ]
 
 
@@ -77,7 +73,7 @@ def plot_gain_by_group(p, methods=None):
     rare, average = (told(p.gain("kd", w)) for w in (rarest(p)[1], p.average))
     sentence = (
         f"{p.name}: distillation changes accuracy by {average} on average over groups and by "
-        f"{rare} in {few_shot(p)}, compared with one-hot."
+        f"{rare} in {rarest_classes(p)}, compared with one-hot."
     )
     return paint, sentence, table
 

@@ -3,6 +3,7 @@
 import numpy as np
 import torch
 
+from kdlib.config import KdlibError
 from kdlib.models import DEPTH, LEAVES, TREES, BoostedTrees
 from kdlib.train import fit
 
@@ -17,7 +18,7 @@ def fitted(runs):
 
 
 def grown(run):
-    """Grow the trees of a run in place; the curves of train.fit, and calls of after_epoch.
+    """Grow the trees of a run in place: its curves, or what stopped it, as train.fit returns them.
 
     An epoch is a share of the trees, cfg.epochs shares in all: the curves hold the mean loss on the
     training rows with the trees so far. Rate and regularisation are scikit-learn's defaults."""
@@ -47,7 +48,10 @@ def grown(run):
         for curve in curves.values():
             curve.append(float(losses[upto - 1]))
         if run.after_epoch:
-            run.after_epoch(epoch, curves, lambda: None)
+            try:
+                run.after_epoch(epoch, curves, lambda: None)
+            except KdlibError as error:  # it stops this run alone
+                return error
     return curves
 
 
