@@ -3,17 +3,17 @@
 import numpy as np
 import torch
 
+from kdlib import train
 from kdlib.config import KdlibError
 from kdlib.models import DEPTH, LEAVES, TREES, BoostedTrees
-from kdlib.train import fit
 
 COLUMNS_A_SPLIT = 0.5  # share of the columns that a split may choose from: seeds differ by it
 
 
-def fitted(runs):
-    """What train.fit returns of these runs, with boosted trees among them."""
+def fit(runs):
+    """The same as train.fit, of runs with boosted trees among them."""
     networks = [run for run in runs if not isinstance(run.model, BoostedTrees)]
-    outcomes = iter(fit(networks) if networks else ())
+    outcomes = iter(train.fit(networks) if networks else ())
     return [grown(run) if isinstance(run.model, BoostedTrees) else next(outcomes) for run in runs]
 
 
@@ -25,7 +25,7 @@ def grown(run):
     from sklearn.ensemble import HistGradientBoostingClassifier
     from threadpoolctl import threadpool_limits
 
-    train = run.data.train
+    rows = run.data.train
     booster = HistGradientBoostingClassifier(
         max_iter=TREES,
         max_leaf_nodes=LEAVES,
@@ -35,7 +35,7 @@ def grown(run):
         random_state=run.cfg.seed,
     )
     with threadpool_limits(1, "openmp"):  # sums do not depend on the number of cores
-        x, y = train.x.cpu().numpy(), train.y.cpu().numpy()
+        x, y = rows.x.cpu().numpy(), rows.y.cpu().numpy()
         booster.fit(x, y)
         signs = np.where(y == 1, -1.0, 1.0)
         # of the first tree, of the first two, and so on

@@ -18,7 +18,7 @@ from kdlib.models import build
 from kdlib.rivals import post_hoc_tau, prior_of
 from kdlib.step import Run, method_loss
 from kdlib.study import datasets, records, weights
-from kdlib.study.boosting import fitted
+from kdlib.study.boosting import fit
 from kdlib.study.files import claim, look_again
 from kdlib.study.kept import Kept
 from kdlib.study.machine import default_device, machine
@@ -135,7 +135,7 @@ def _do(configs, folder, device, deadline=None):
             with collected(failures):
                 ready.append(_ready(cfg, folder, device, deadline, teachers, len(configs)))
         start = time.perf_counter()
-        outcomes = fitted([r.run for r in ready])
+        outcomes = fit([r.run for r in ready])
         seconds = (time.perf_counter() - start) / max(1, len(ready))
         for r, outcome in zip(ready, outcomes, strict=True):
             with collected(failures):

@@ -14,7 +14,7 @@ from kdlib.config import TABLES, Config
 from kdlib.data import Split
 from kdlib.models import build
 from kdlib.step import Run, method_loss
-from kdlib.study.boosting import fitted
+from kdlib.study.boosting import fit
 from kdlib.study.experiment import load
 from kdlib.study.kept import epochs_done
 from kdlib.study.watch import EVALUATIONS
@@ -108,7 +108,7 @@ def _pace(name, data, batch_size, precision, count=1):
     models = [build(name, data.classes, 0).to(train.x.device) for _ in range(count)]
     ends, runs = [], [Run(cfg, m, method_loss(cfg), some) for m in models]
     runs[-1] = replace(runs[-1], after_epoch=lambda *_: ends.append(time.perf_counter()))
-    for outcome in fitted(runs):
+    for outcome in fit(runs):
         if isinstance(outcome, Exception):
             raise outcome
     starts = []

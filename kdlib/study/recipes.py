@@ -84,13 +84,61 @@ KNOB_ARMS = {  # the primary methods, then one choice changed at a time
     "AdaMargin, half the scale": {**_MARGIN, "margin_scale": 0.5},
 }
 
-# ---------------------------------------------------------------- how recipes are chosen
+# ---------------------------------------------------------------- beyond the findings
 
 
 def each(**levels):
     """One field at a time: its values, each as Config fields."""
     return tuple({name: value} for name, values in levels.items() for value in values)
 
+
+CIFAR20_SETTINGS = (
+    {},
+    *each(temperature=(2.0, 4.0), alpha=(0.25, 0.5, 0.75), teacher=("resnet14", "resnet20")),
+    *each(imbalance=(1.0, 5.0, 50.0), label_noise=(0.2,), draw_seed=(1, 2)),
+)
+LT_SETTINGS = (
+    {},
+    *each(temperature=(1.0, 4.0), alpha=(0.25, 0.5, 0.75)),
+    *each(teacher=("resnet8", "resnet14", "resnet32", "resnet110")),
+    *each(imbalance=(1.0, 10.0, 50.0, 200.0), profile=("step",), label_noise=(0.2, 0.4)),
+    # crossed with the seeds
+    *({"draw_seed": d, "teacher_seed": 3000 + t} for d in range(3) for t in range(3)),
+)
+DIGITS_SETTINGS = (
+    {},
+    *each(temperature=(1.0, 4.0), alpha=(0.5,)),
+    *each(imbalance=(10.0,), label_noise=(0.2,), draw_seed=(1,)),
+)
+BEYOND = {  # what a study beyond the findings is about, by the end of its name
+    "rivals": {
+        "kind": "rivals",
+        "title": "Is there a better way than softening?",  # followed by that of the other study
+        "about": "All methods at equal budget: the same data, network, epochs, batches and "
+        "starting weights.",
+        "methods": RIVALS,
+    },
+    "knobs": {
+        "kind": "knobs",
+        "title": "What does softening depend on?",
+        "about": "Each reconstructed choice of AdaAlpha and AdaMargin, changed one at a time.",
+        "methods": KNOB_ARMS,
+    },
+    "ablations": {
+        "kind": "ablations",
+        "title": "When does distillation harm?",
+        "about": "One field of the recipe or of the data changed at a time.",
+        "methods": ABLATED,
+    },
+    "length": {
+        "kind": "ablations",
+        "title": "How long were the networks trained?",
+        "about": "Whom distillation hurts, by the length of training.",
+        "methods": ABLATED,
+    },
+}
+
+# ---------------------------------------------------------------- how recipes are chosen
 
 _TEMPERATURES = each(temperature=(1.0, 2.0, 4.0))
 
