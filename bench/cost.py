@@ -23,6 +23,7 @@ from kdlib.models import build
 from kdlib.study.grids import STUDIES
 
 HERE = Path(__file__).parent
+ADULT = 26_058  # training rows
 POOLS = {  # images of a class to draw from, classes of a long tail, long tails, images of val
     "digits": (100, 10, 1, 240),
     "cifar20": (400, 20, 1, 2000),
@@ -35,6 +36,8 @@ POOLS = {  # images of a class to draw from, classes of a long tail, long tails,
 
 def images_an_epoch(cfg):
     """Training images of a run, from the formula of the draw; without a fold about four fifths."""
+    if cfg.dataset == "adult":
+        return ADULT
     largest, classes, tails, val = POOLS[cfg.dataset]
     drawn = tails * sum(long_tail_counts(largest, cfg.imbalance, classes, cfg.profile))
     if cfg.fold is not None:

@@ -199,23 +199,25 @@ def status(args):
 
 def data(args):
     """Show where the data sets are, or download one."""
-    from kdlib.study import cifar
+    from kdlib.study import adult, cifar
 
     if args.action and not args.name:
-        raise KdlibError(f"data get needs a NAME: {' or '.join(cifar.NAMES)}.")
-    if args.action:
+        raise KdlibError(f"data get needs a NAME: {', '.join(cifar.NAMES)} or adult.")
+    if args.name == "adult":
+        print(adult.download(args.to, args.url))
+    elif args.action:
         print(cifar.download(args.name, args.to, args.url))
     else:
-        print("\n".join(cifar.found()))
+        print("\n".join([*cifar.found(), adult.found()]))
 
 
 def doctor(args):
     """Check what this machine has; exit code 1 if something keeps studies from running."""
-    from kdlib.study import cifar
+    from kdlib.study import adult, cifar
     from kdlib.study.doctor import examined
 
     lines, wrong = examined()
-    print("\n".join([*lines, *cifar.found(), *(f"WRONG: {line}" for line in wrong)]))
+    print("\n".join([*lines, *cifar.found(), adult.found(), *(f"WRONG: {line}" for line in wrong)]))
     return 1 if wrong else 0
 
 
@@ -326,7 +328,7 @@ def _report_options(add):
 
 def _data_options(add):
     add("action", nargs="?", choices=("get",), help="get: download the data set NAME")
-    add("name", nargs="?", metavar="NAME", help="cifar100 or cifar10")
+    add("name", nargs="?", metavar="NAME", help="cifar100, cifar10 or adult")
     to = "with get: the folder to put it in; default: $KDLIB_DATA, else data/"
     add("--to", metavar="DIR", help=to)
     add("--url", help="with get: a mirror of the archive")

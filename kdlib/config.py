@@ -13,11 +13,13 @@ from kdlib.methods import METHODS, loss_fields
 FOLDS = 5  # of a crossfit
 RECIPE = 1  # of what fields mean: records of another one do not answer to the keys of this one
 
-DATASETS = ("digits", "cifar20", "cifar100", "cifar10", "superclass", "superclass_small")
-HIDDEN = ("superclass", "superclass_small")  # their groups are not the classes
+DATASETS = ("digits", "cifar20", "cifar100", "cifar10", "superclass", "superclass_small", "adult")
+HIDDEN = ("superclass", "superclass_small", "adult")  # their groups are not the classes
+TABLES = ("adult",)  # rows of a table, not images
 DEPTHS = (8, 14, 20, 32, 44, 56, 110)
 RESNETS = [f"resnet{depth}{shortcut}" for shortcut in ("", "-conv") for depth in DEPTHS]
-MODELS = ("cnn", "cnn_small", *RESNETS, "resnet8x2")
+OF_TABLES = ("mlp", "mlp_small", "logistic", "boosted_trees")
+MODELS = ("cnn", "cnn_small", *RESNETS, "resnet8x2", *OF_TABLES)
 
 
 class KdlibError(Exception):
@@ -138,6 +140,7 @@ class Config:
                 f"margin_reading={self.margin_reading!r}: a margin for each class needs groups "
                 f"that are the classes; in {self.dataset!r} they are not."
             )
+        self._check_table()
         if self.fold is not None and self.method != "one_hot":
             raise _wrong("fold: only teachers of a crossfit (method 'one_hot') leave a fold out.")
         if self.with_val and (self.teacher or self.method == "post_hoc" or self.fold is not None):
@@ -158,6 +161,22 @@ class Config:
             raise _wrong(f"warmup={self.warmup}: must be less than epochs={self.epochs}.")
         if self.imbalance == 1 and self.profile != "exp":
             raise _wrong("profile: without imbalance there is no profile; leave it at 'exp'.")
+
+    def _check_table(self):
+        table = self.dataset in TABLES
+        for name in ("student", "teacher"):
+            network = getattr(self, name)
+            if network and (network in OF_TABLES) != table:
+                fitting = ", ".join(m for m in MODELS if (m in OF_TABLES) == table)
+                raise _wrong(
+                    f"{name}={network!r}: does not read what {self.dataset!r} holds; {fitting} do."
+                )
+        if table and (self.imbalance != 1 or self.draw_seed is not None):
+            raise _wrong(f"imbalance: {self.dataset!r} is used whole; leave it and draw_seed.")
+        if self.student == "boosted_trees" and self.method != "one_hot":
+            raise _wrong(
+                f"student='boosted_trees': trees teach, they do not learn {self.method!r}."
+            )
 
     def fields(self):
         """{name: value} of every field."""

@@ -1,6 +1,6 @@
 """Data of a run: splits, long-tailed draws, and the schedule of views.
 
-Images stay uint8 until they are looked at."""
+Images stay uint8 until they are looked at; rows of a table have one view, as they are."""
 
 import functools
 import hashlib
@@ -19,9 +19,9 @@ SPLIT_SEED = 20_106_494  # halves the official test set and the digits, once and
 class Split:
     """Examples in a fixed order, on one device."""
 
-    x: torch.Tensor  # (N, H, W, channels) uint8
+    x: torch.Tensor  # (N, H, W, channels) uint8; of a table (N, columns) float32, encoded
     y: torch.Tensor  # (N,) int64, class
-    group: torch.Tensor  # (N,) int64, subgroup; here the class
+    group: torch.Tensor  # (N,) int64, subgroup; mostly the class
 
     def __len__(self):
         return len(self.y)
@@ -40,9 +40,9 @@ class Data:
     left_out: Split  # images of the long-tail draw nobody trains on; test_plus is test and left_out
     class_names: tuple
     group_names: tuple
-    mean: tuple  # per channel, of pixels in [0, 1]
-    std: tuple
-    pad: int  # zero padding of the random crop, in pixels; 0: no augmentation
+    mean: tuple = ()  # per channel, of pixels in [0, 1]; rows of a table are encoded already
+    std: tuple = ()
+    pad: int = 0  # zero padding of the random crop, in pixels; 0: no augmentation
 
     @property
     def views(self):
@@ -89,6 +89,8 @@ def schedule(seed, epoch, n, views):
 
 def padded(x, pad):
     """(N, H, W, C) uint8 -> (N, H + 2 pad, W + 2 pad, C): zeros around, as torchvision does."""
+    if not pad:
+        return x
     return F.pad(x, (0, 0, pad, pad, pad, pad))
 
 
@@ -110,7 +112,10 @@ def crop_and_flip(x, index, view, pad):
 
 
 def normalise(x, data):
-    """(B, H, W, C) uint8 -> (B, C, H, W) float32 in channels_last, by mean and std of the data."""
+    """(B, H, W, C) uint8 -> (B, C, H, W) float32 in channels_last, by mean and std of the data.
+    Rows of a table, (B, columns), are returned as they are."""
+    if x.ndim == 2:
+        return x
     mean, scale = _statistics(data.mean, data.std, x.device)
     return ((x.float() - mean) * scale).permute(0, 3, 1, 2)
 

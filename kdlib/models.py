@@ -1,4 +1,5 @@
-"""Networks: CIFAR ResNets (He et al. 2016, sec. 4.2) and small CNNs for 8x8 digits."""
+"""Networks: CIFAR ResNets (He et al. 2016, sec. 4.2), small CNNs for 8x8 digits, and for rows of a
+table multilayer perceptrons, logistic regression and boosted trees."""
 
 import copy
 from functools import partial
@@ -8,7 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from kdlib.config import DEPTHS
+from kdlib.config import DEPTHS, KdlibError
 
 
 def _conv3x3(inputs, outputs, stride=1):
@@ -74,12 +75,62 @@ def cnn(classes, width):
     return nn.Sequential(*layers, nn.Flatten(), nn.Linear(8 * width, classes))
 
 
+# ---------------------------------------------------------------- rows of a table
+
+COLUMNS = 91  # of a row of `adult`, encoded
+TREES, LEAVES, DEPTH = 100, 31, 6  # boosted trees; leaves and depth of each, at most
+
+
+def mlp(classes, widths):
+    """Hidden layers with ReLU, for (B, COLUMNS) rows; without any it is logistic regression."""
+    layers, inputs = [], COLUMNS
+    for outputs in widths:
+        layers += [nn.Linear(inputs, outputs), nn.ReLU()]
+        inputs = outputs
+    return nn.Sequential(*layers, nn.Linear(inputs, classes))
+
+
+class BoostedTrees(nn.Module):
+    """Gradient-boosted trees for two classes, grown elsewhere, as a module that only predicts.
+
+    The logits of a row are minus and plus half its score, which is the sum of one leaf of each tree
+    and the base: their softmax is the probability that the booster gives."""
+
+    def __init__(self, classes):
+        super().__init__()
+        if classes != 2:
+            raise KdlibError(f"boosted_trees: for 2 classes, not {classes}.")
+        nodes = TREES, 2 * LEAVES - 1
+        self.register_buffer("feature", torch.zeros(nodes, dtype=torch.int16))
+        # float64: a threshold lies half-way between two float32 values
+        self.register_buffer("threshold", torch.zeros(nodes, dtype=torch.float64))
+        self.register_buffer("left", torch.zeros(nodes, dtype=torch.int16))  # leaves lead to
+        self.register_buffer("right", torch.zeros(nodes, dtype=torch.int16))  # themselves
+        self.register_buffer("value", torch.zeros(nodes, dtype=torch.float64))
+        self.register_buffer("base", torch.zeros(1, dtype=torch.float64))
+
+    def forward(self, x):  # (B, COLUMNS)
+        first = torch.arange(TREES, device=x.device) * self.value.shape[1]
+        feature, left, right = (of.flatten().long() for of in (self.feature, self.left, self.right))
+        threshold, x = self.threshold.flatten(), x.double()
+        at = first.repeat(len(x), 1)  # (B, TREES), node reached, counted through all trees
+        for _ in range(DEPTH):
+            goes_left = x.gather(1, feature[at]) <= threshold[at]
+            at = first + torch.where(goes_left, left[at], right[at])
+        half = (self.base + self.value.flatten()[at].sum(dim=1)) / 2
+        return torch.stack([-half, half], dim=1).float()  # (B, 2)
+
+
 MODELS = {
     "cnn": partial(cnn, width=16),
     "cnn_small": partial(cnn, width=4),
     **{f"resnet{d}": partial(ResNet, depth=d) for d in DEPTHS},
     **{f"resnet{d}-conv": partial(ResNet, depth=d, shortcut="conv") for d in DEPTHS},
     "resnet8x2": partial(ResNet, depth=8, width=2),
+    "mlp": partial(mlp, widths=(128, 64)),
+    "mlp_small": partial(mlp, widths=(16,)),
+    "logistic": partial(mlp, widths=()),
+    "boosted_trees": BoostedTrees,
 }
 
 

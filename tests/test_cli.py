@@ -543,7 +543,7 @@ def nearest(wrong, near, allowed):
             f"data set 'cifar11' {DOWNLOADED}: did you mean 'cifar10'? Allowed: cifar100, cifar10.",
         ),
         ("data get mnist", f"data set 'mnist' {DOWNLOADED}: Allowed: cifar100, cifar10."),
-        ("data get", "data get needs a NAME: cifar100 or cifar10."),
+        ("data get", "data get needs a NAME: cifar100, cifar10 or adult."),
         ("run cifar20", nearest("study 'cifar20'", "cifar20-lt", ", ".join(STUDIES))),
         ("run digits --see 2", nearest("'--see'", "--seeds", OF_RUN)),
         ("run digits --see=2", nearest("'--see'", "--seeds", OF_RUN)),

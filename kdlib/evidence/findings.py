@@ -21,7 +21,7 @@ from kdlib.evidence.rules import (
 )
 from kdlib.evidence.words import brief, told_p
 from kdlib.study.done import some_seeds
-from kdlib.study.grids import study
+from kdlib.study.grids import JUDGED, study
 
 SEEN = {  # verdict of F2b: what a demonstration shows of the loss it was chosen for
     "holds": "is seen",
@@ -218,8 +218,8 @@ def panels(name, seeds=None):
 def verdicts(name, seeds=None):
     """Verdict cards of a study, pair by pair: a list of dictionaries, for the report's index.
 
-    Empty unless its kind is "findings": everything else is sensitivity, or exploratory."""
+    Empty unless its kind is one of JUDGED: everything else is sensitivity, or exploratory."""
     chosen = study(name)
-    if chosen.kind != "findings" or chosen.overrides:
+    if chosen.kind not in JUDGED or chosen.overrides:
         return []
     return [card for p in panels(name, seeds) for card in pair_verdicts(p)]

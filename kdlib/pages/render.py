@@ -16,7 +16,7 @@ from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 from kdlib.config import KdlibError
 from kdlib.pages.shown import HERE, TEMPLATE, TEMPLATES, tidy
 from kdlib.study.files import whole_file
-from kdlib.study.grids import STUDIES
+from kdlib.study.grids import JUDGED, STUDIES
 from kdlib.study.provenance import marked
 
 HEADING = re.compile("^#+ +(.*)", re.M)  # the first one of a notebook
@@ -36,6 +36,7 @@ WORDS = {  # of a notebook in links
     "05_when_does_distillation_harm": "when distillation harms",
     "06_rivals": "rivals",
     THEORY_BOOK: "when distillation must harm",
+    "08_groups_that_are_not_classes": "groups of people",
     "90_anchors": "published numbers",
     "91_choice_of_recipe": "choice of the recipe",
 }
@@ -74,7 +75,7 @@ def chapter(name):
     """The name of the study of findings whose data and recipe a study shares; else its own.
 
     "cifar20-lt-rivals" belongs to "cifar20-lt", and "anchors-lt" to "anchors"."""
-    bases = ["anchors", *(s.name for s in STUDIES.values() if s.kind == "findings")]
+    bases = ["anchors", *(s.name for s in STUDIES.values() if s.kind in JUDGED)]
     return max((base for base in bases if f"{name}-".startswith(f"{base}-")), key=len, default=name)
 
 

@@ -8,20 +8,22 @@ from kdlib.evidence import choice
 from kdlib.evidence.findings import UNDECIDED, marked, pair_verdicts, panels, share
 from kdlib.evidence.rules import LEAST_SEEDS, classes, labels_read, verdict_bucket
 from kdlib.evidence.words import told
-from kdlib.pages import anchors, sensitivity
+from kdlib.pages import anchors, rates, sensitivity
 from kdlib.pages.gains import plot_gain_by_bucket
 from kdlib.study.done import complete_seeds
 from kdlib.study.files import whole_file
-from kdlib.study.grids import STUDIES, Study
+from kdlib.study.grids import JUDGED, STUDIES, Study
 
 FIGURE = "docs/answer.svg"
+OUTSIDE = re.compile(r"<!-- outside:start -->\n(.*?)\n<!-- outside:end -->", re.S)
 ABOUT = f"""\
 # Results
 
 Every verdict, interval and published number, computed from the records in `data/records` by the
 rules of [PROTOCOL.md](PROTOCOL.md). `python -m kdlib report --readme` writes this page; no number
 is typed by hand. The figures are on the pages of `make report`. The digits study is a demonstration
-and is not listed.
+and is not listed. The records of adult are too large for the repository: what stands here of it was
+computed from them in the same way, and `python -m kdlib run adult` makes them again.
 
 - The *gain* of a student is its accuracy minus that of the same network trained on labels alone
   (*one-hot*), in points. The one-hot networks of a study are its *baselines*. Every class counts
@@ -61,19 +63,42 @@ def publish(page):
         raise KdlibError(
             f"{page}: needs one line <!-- answer:start --> and, below it, one <!-- answer:end -->."
         )
-    new, figure, everything = texts()
+    beside = page.with_name("RESULTS.md")
+    before = beside.read_text(encoding="utf-8") if beside.exists() else ""
+    new, figure, everything = texts(_anew() or kept(before))
     if figure:
         with whole_file(page.parent / FIGURE) as temporary:
             temporary.write_bytes(figure)
-    for file, content in ((page, new.join(parts)), (page.with_name("RESULTS.md"), everything)):
+    for file, content in ((page, new.join(parts)), (beside, everything)):
         with whole_file(file) as temporary:
             temporary.write_text(content, encoding="utf-8")
 
 
-def texts():
+def kept(everything):
+    """What RESULTS.md says of studies whose records are outside the repository; "" if nothing."""
+    found = OUTSIDE.search(everything)
+    return found[1] if found else ""
+
+
+def _anew():
+    """The same, computed from their records where these are complete; else ""."""
+    parts = []
+    for study in (s for s in STUDIES.values() if s.outside and s.kind in JUDGED):
+        if complete_seeds(study.name) < study.seeds:
+            return ""
+        both = panels(study.name)
+        cards = [card for p in both for card in pair_verdicts(p)]
+        said = [f"- {sentence}" for p in both for sentence in rates.answer(p)]
+        about, *rest = _study(OnRecord(study, study.seeds, both, cards))
+        parts += [about, "\n".join(said), *rest]
+    return "\n\n".join(parts)
+
+
+def texts(outside=""):
     """(answer of README.md, its figure as SVG bytes or None, RESULTS.md), Markdown.
 
-    The first study with verdicts that is not superseded gives answer and figure."""
+    outside: see kept. The first study with verdicts that is not superseded gives answer and
+    figure."""
     found = [shown for shown in map(_shown, STUDIES.values()) if shown]
     judged = [shown for shown in found if shown.cards]
     judged.sort(key=lambda shown: shown.study.superseded)  # stable
@@ -87,6 +112,8 @@ def texts():
         parts += _study(shown)
     for shown in beyond:
         parts += [f"## {shown.title}", "\n".join(f"- {said}" for said in _said(shown))]
+    if outside:
+        parts.append(f"<!-- outside:start -->\n{outside}\n<!-- outside:end -->")
     parts.append("## Published numbers that a correct implementation must reach, and ours")
     parts.append(anchors.markdown().rstrip())
     for shown in (s for s in judged if s.study.superseded):
@@ -96,7 +123,8 @@ def texts():
 
 def _shown(study):
     """What is on record of a study, as OnRecord; None where nothing can be said about it."""
-    seeds = 0 if study.demonstration or study.kind == "anchors" else complete_seeds(study.name)
+    unlisted = study.demonstration or study.outside or study.kind == "anchors"
+    seeds = 0 if unlisted else complete_seeds(study.name)
     if study.kind != "findings":
         return OnRecord(study, seeds, [], []) if seeds else None
     if seeds < 2:  # one seed has no spread

@@ -154,7 +154,7 @@ def _folder(name, data):
     if name not in NAMES:
         raise KdlibError(
             f"data set {name!r} is not one that kdlib downloads (digits come with scikit-learn): "
-            f"{did_you_mean(name, NAMES)}"
+            f"{did_you_mean(name, [*NAMES, 'adult'])}"
         )
     return Path(data or os.environ.get("KDLIB_DATA") or files.DATA)
 

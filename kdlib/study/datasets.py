@@ -6,7 +6,8 @@ from functools import partial
 import numpy as np
 import torch
 
-from kdlib.data import SPLIT_SEED, Data, Split, fold_of, halves, long_tail_draw
+from kdlib.data import SPLIT_SEED, Data, Split, dealt, fold_of, halves, long_tail_draw
+from kdlib.study.adult import GROUPS, INCOMES, load_table
 from kdlib.study.cifar import load_images
 
 CIFAR100_STATISTICS = {"mean": (0.5071, 0.4865, 0.4409), "std": (0.2673, 0.2564, 0.2762)}
@@ -38,10 +39,11 @@ def shuffled_labels(y, share, seed):
 
 
 def _data(cfg, x, y, deal, names, group=None, group_names=None, **looks):
-    """Data of images x (N, 32, 32, C) and labels y (N,), of which `deal` gives each split its own.
+    """Data of images x (N, 32, 32, C), or rows of a table (N, columns), and labels y (N,).
 
-    deal: indices into them, by split. The groups are the classes unless given. The labels of train
-    get their noise, then a fold is left out of it. looks: mean, std and pad."""
+    deal: indices into them, by split; each split is given its own. The groups are the classes
+    unless given. The labels of train get their noise, then a fold is left out of it. looks: mean,
+    std and pad."""
     splits = {}
     for name, of in deal.items():
         labels = (
@@ -131,6 +133,21 @@ def _superclass(largest, superclasses, cfg, folder=None):
     return _data(cfg, images.x, images.coarse, deal, names, **groups, **CIFAR100_STATISTICS, pad=4)
 
 
+def adult(cfg, folder=None):
+    """Incomes of the census; groups are race and sex. The published test part is test.
+
+    Val is a fifth of the published training part, dealt within each group and label."""
+    table = load_table(folder)
+    cell = table.group * len(INCOMES) + table.y
+    shuffled = np.random.default_rng(SPLIT_SEED).permutation(np.flatnonzero(table.train))
+    last_fifth = dealt(_int64(cell[shuffled]), 5).numpy() == 4
+    train, val = np.sort(shuffled[~last_fifth]), np.sort(shuffled[last_fifth])
+    test = np.flatnonzero(~table.train)
+    deal = {"train": train, "val": val, "test": test, "left_out": test[:0]}
+    groups = {"group": table.group, "group_names": GROUPS}
+    return _data(cfg, table.encoded(train), table.y, deal, INCOMES, **groups)
+
+
 DATASETS = {
     "digits": digits,
     "cifar20": cifar20,
@@ -138,4 +155,5 @@ DATASETS = {
     "cifar10": partial(_cifar, "cifar10", 5000, CIFAR10_STATISTICS),
     "superclass": partial(_superclass, 500, 20),
     "superclass_small": partial(_superclass, 50, 10),
+    "adult": adult,
 }

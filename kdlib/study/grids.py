@@ -21,12 +21,15 @@ KINDS = {  # kind of a study: the notebooks that show it
         "03_softening_the_teacher",
     ),
     "hidden": ("09_would_the_labels_show_it",),  # findings about groups that are not the labels
+    "groups": ("08_groups_that_are_not_classes",),
     "knobs": ("04_what_the_mitigation_depends_on",),
     "ablations": ("05_when_does_distillation_harm",),
     "rivals": ("06_rivals",),
     "anchors": ("90_anchors",),
     "recipe": ("91_choice_of_recipe",),
 }
+
+JUDGED = ("findings", "groups")  # the kinds of studies that have verdicts
 
 # ---------------------------------------------------------------- findings
 
@@ -150,6 +153,22 @@ _SUPERCLASS_SMALL = Grid(
     worst=(1, 5, 10),
     groups=_FINE,
 )
+_ADULT = Grid(
+    name="adult",
+    kind="groups",
+    outside=True,
+    title="Incomes in the census: groups of people, not classes",
+    about="UCI Adult: does a person earn more than 50,000 dollars a year? Groups are race and sex.",
+    pairs=(("boosted_trees", "mlp_small"), ("boosted_trees", "logistic"), ("mlp", "mlp_small")),
+    methods=PRIMARY,
+    seeds=20,
+    baselines=40,
+    shared=recipes.ADULT,
+    distilled=T4,
+    bucket_edges=(1000, 200),
+    worst=(1, 3),
+    groups=("group", "groups"),
+)
 _DIGITS = Grid(
     name="digits",
     title="Handwritten digits, long-tailed (a demonstration)",
@@ -167,61 +186,15 @@ _DIGITS = Grid(
 
 # ---------------------------------------------------------------- beyond the findings
 
-_BEYOND = {  # what a study beyond the findings is about, by the end of its name
-    "rivals": {
-        "kind": "rivals",
-        "title": "Is there a better way than softening?",  # followed by that of the other study
-        "about": "All methods at equal budget: the same data, network, epochs, batches and "
-        "starting weights.",
-        "methods": RIVALS,
-    },
-    "knobs": {
-        "kind": "knobs",
-        "title": "What does softening depend on?",
-        "about": "Each reconstructed choice of AdaAlpha and AdaMargin, changed one at a time.",
-        "methods": KNOB_ARMS,
-    },
-    "ablations": {
-        "kind": "ablations",
-        "title": "When does distillation harm?",
-        "about": "One field of the recipe or of the data changed at a time.",
-        "methods": ABLATED,
-    },
-    "length": {
-        "kind": "ablations",
-        "title": "How long were the networks trained?",
-        "about": "Whom distillation hurts, by the length of training.",
-        "methods": ABLATED,
-    },
-}
-
 
 def _beyond(base, end, **changes):
     """A study on the data and recipe of another, with its first pair."""
-    fields = {"pairs": base.pairs[:1], "baselines": 0, "fewer": {}, **_BEYOND[end]}
+    fields = {"pairs": base.pairs[:1], "baselines": 0, "fewer": {}, **recipes.BEYOND[end]}
     fields["name"] = f"{base.name}-{end}"
-    fields["title"] = f"{_BEYOND[end]['title']} {base.title}"
+    fields["title"] = f"{recipes.BEYOND[end]['title']} {base.title}"
     return replace(base, **fields | changes)
 
 
-_CIFAR20_SETTINGS = (
-    {},
-    *each(temperature=(2.0, 4.0), alpha=(0.25, 0.5, 0.75), teacher=("resnet14", "resnet20")),
-    *each(imbalance=(1.0, 5.0, 50.0), label_noise=(0.2,), draw_seed=(1, 2)),
-)
-_LT_SETTINGS = (
-    {},
-    *each(temperature=(1.0, 4.0), alpha=(0.25, 0.5, 0.75)),
-    *each(teacher=("resnet8", "resnet14", "resnet32", "resnet110")),
-    *each(imbalance=(1.0, 10.0, 50.0, 200.0), profile=("step",), label_noise=(0.2, 0.4)),
-    # crossed with the seeds
-    *({"draw_seed": d, "teacher_seed": 3000 + t} for d in range(3) for t in range(3)),
-)
-_DIGITS_SETTINGS = (
-    {},
-    *each(temperature=(1.0, 2.0), alpha=(0.5,)),
-    *each(imbalance=(50.0,), label_noise=(0.2,), draw_seed=(1,)),
-)
 # too long for a demonstration: no crossfit
 _NO_CROSSFIT = {name: fields for name, fields in KNOB_ARMS.items() if "crossfit" not in name}
 _WITH_CROSSFIT = RIVALS | arms("ada_alpha_crossfit")
@@ -242,6 +215,7 @@ def _recipe(base, steps, about=_CHOSEN, **more):
         pair=base.pairs[0],
         bucket_edges=base.bucket_edges,
         demonstration=base.demonstration,
+        outside=base.outside,
         **more,
     )
 
@@ -257,12 +231,12 @@ _EVERY = (
     ),
     _beyond(_CIFAR20, "rivals", seeds=6, methods=_WITH_CROSSFIT, fewer={"ada_alpha_crossfit": 4}),
     _beyond(_CIFAR20, "knobs", seeds=4),
-    _beyond(_CIFAR20, "ablations", seeds=4, settings=_CIFAR20_SETTINGS),
+    _beyond(_CIFAR20, "ablations", seeds=4, settings=recipes.CIFAR20_SETTINGS),
     _beyond(_CIFAR20, "length", seeds=4, settings=({}, *each(epochs=(20, 40, 80, 160, 320)))),
     _recipe(_CIFAR100_LT, recipes.steps(0.05, 0.1, 0.2, 0.4)),
     _beyond(_CIFAR100_LT, "rivals", seeds=8),
     _beyond(_CIFAR100_LT, "knobs", seeds=4),
-    _beyond(_CIFAR100_LT, "ablations", seeds=4, settings=_LT_SETTINGS),
+    _beyond(_CIFAR100_LT, "ablations", seeds=4, settings=recipes.LT_SETTINGS),
     _SUPERCLASS_SMALL,
     _recipe(
         _SUPERCLASS_SMALL,
@@ -271,6 +245,8 @@ _EVERY = (
         epochs=(160, 320),
     ),
     _recipe(_CIFAR100, recipes.steps(0.2, 0.4, 0.8, 1.6), seeds=1),
+    _ADULT,
+    _recipe(_ADULT, recipes.ADULT_STEPS, "Rate and temperature (PROTOCOL.md, D29).", seeds=6),
     _DIGITS,
     _recipe(
         _DIGITS,
@@ -282,7 +258,7 @@ _EVERY = (
     ),
     _beyond(_DIGITS, "rivals", seeds=3),
     _beyond(_DIGITS, "knobs", seeds=3, methods=_NO_CROSSFIT),
-    _beyond(_DIGITS, "ablations", seeds=3, settings=_DIGITS_SETTINGS),
+    _beyond(_DIGITS, "ablations", seeds=3, settings=recipes.DIGITS_SETTINGS),
     ANCHORS,
     ANCHORS_LT,
 )

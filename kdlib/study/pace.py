@@ -10,14 +10,15 @@ import torch
 from tqdm import tqdm  # tqdm.auto warns in notebooks without ipywidgets
 
 from kdlib import cuda
-from kdlib.config import Config
+from kdlib.config import TABLES, Config
 from kdlib.data import Split
 from kdlib.models import build
 from kdlib.step import Run, method_loss
+from kdlib.study.boosting import fit
 from kdlib.study.experiment import load
 from kdlib.study.kept import epochs_done
 from kdlib.study.watch import EVALUATIONS
-from kdlib.train import fit, predict
+from kdlib.train import predict
 
 MEASURED = 4  # runs side by side whose pace is measured; each takes seconds to be captured
 STARTING = 5.0  # seconds; see `starting`
@@ -101,7 +102,9 @@ def _pace(name, data, batch_size, precision, count=1):
     n = min(len(train), batch_size * (20 if train.x.is_cuda else 1))
     some = replace(data, train=Split(train.x[:n], train.y[:n], train.group[:n]))
     # the first epoch warms up
-    cfg = Config(student=name, batch_size=batch_size, precision=precision, epochs=3)
+    of_table = {"dataset": TABLES[0]} if train.x.ndim == 2 else {}
+    how = {"student": name, "batch_size": batch_size, "precision": precision}
+    cfg = Config(**how, epochs=3, **of_table)
     models = [build(name, data.classes, 0).to(train.x.device) for _ in range(count)]
     ends, runs = [], [Run(cfg, m, method_loss(cfg), some) for m in models]
     runs[-1] = replace(runs[-1], after_epoch=lambda *_: ends.append(time.perf_counter()))

@@ -4,7 +4,7 @@ import ast
 import math
 from dataclasses import replace
 
-from kdlib.config import DEFAULTS, MODELS, KdlibError, checked, did_you_mean
+from kdlib.config import DEFAULTS, MODELS, OF_TABLES, KdlibError, checked, did_you_mean
 from kdlib.study.studies import Study, told
 
 FIXED = {  # fields of Config that no override may set, and why
@@ -89,7 +89,8 @@ def _fields(overrides):
 def _check_networks(chosen, fields):
     """KdlibError for a network that does not take the images of the study."""
     on_digits = chosen.shared["dataset"] == "digits"
-    fitting = [name for name in MODELS if name.startswith("cnn") == on_digits]
+    of_images = [name for name in MODELS if name not in OF_TABLES]
+    fitting = [name for name in of_images if name.startswith("cnn") == on_digits]
     for name in NETWORKS & fields.keys():
         if fields[name] not in fitting:
             raise KdlibError(

@@ -46,6 +46,10 @@ SUPERCLASS_SMALL = {
     # of the search of cifar20-lt; epochs: see D27 of PROTOCOL.md
     **{"epochs": 320, "warmup": 5, "batch_size": 32, "lr": 0.2, "weight_decay": 5e-4},
 }
+ADULT = {
+    **{"dataset": "adult", "epochs": 10, "warmup": 1},
+    **{"batch_size": 512, "lr": 0.4, "weight_decay": 1e-4},
+}
 # version 1: superseded (PROTOCOL.md, D19)
 SHORT = {**CIFAR20, "epochs": 40, "warmup": 8, "batch_size": 128}
 CIFAR100_LT = {  # the schedule of Wang et al. 2023 on the long tail
@@ -83,7 +87,7 @@ KNOB_ARMS = {  # the primary methods, then one choice changed at a time
     "AdaMargin, half the scale": {**_MARGIN, "margin_scale": 0.5},
 }
 
-# ---------------------------------------------------------------- how recipes are chosen
+# ---------------------------------------------------------------- beyond the findings
 
 
 def each(**levels):
@@ -95,6 +99,54 @@ def crossed(**levels):
     """Every combination of the values of fields, each as Config fields; the last varies first."""
     return tuple(dict(zip(levels, values, strict=True)) for values in product(*levels.values()))
 
+
+CIFAR20_SETTINGS = (
+    {},
+    *each(temperature=(2.0, 4.0), alpha=(0.25, 0.5, 0.75), teacher=("resnet14", "resnet20")),
+    *each(imbalance=(1.0, 5.0, 50.0), label_noise=(0.2,), draw_seed=(1, 2)),
+)
+LT_SETTINGS = (
+    {},
+    *each(temperature=(1.0, 4.0), alpha=(0.25, 0.5, 0.75)),
+    *each(teacher=("resnet8", "resnet14", "resnet32", "resnet110")),
+    *each(imbalance=(1.0, 10.0, 50.0, 200.0), profile=("step",), label_noise=(0.2, 0.4)),
+    # crossed with the seeds
+    *({"draw_seed": d, "teacher_seed": 3000 + t} for d in range(3) for t in range(3)),
+)
+DIGITS_SETTINGS = (
+    {},
+    *each(temperature=(1.0, 2.0), alpha=(0.5,)),
+    *each(imbalance=(50.0,), label_noise=(0.2,), draw_seed=(1,)),
+)
+BEYOND = {  # what a study beyond the findings is about, by the end of its name
+    "rivals": {
+        "kind": "rivals",
+        "title": "Is there a better way than softening?",  # followed by that of the other study
+        "about": "All methods at equal budget: the same data, network, epochs, batches and "
+        "starting weights.",
+        "methods": RIVALS,
+    },
+    "knobs": {
+        "kind": "knobs",
+        "title": "What does softening depend on?",
+        "about": "Each reconstructed choice of AdaAlpha and AdaMargin, changed one at a time.",
+        "methods": KNOB_ARMS,
+    },
+    "ablations": {
+        "kind": "ablations",
+        "title": "When does distillation harm?",
+        "about": "One field of the recipe or of the data changed at a time.",
+        "methods": ABLATED,
+    },
+    "length": {
+        "kind": "ablations",
+        "title": "How long were the networks trained?",
+        "about": "Whom distillation hurts, by the length of training.",
+        "methods": ABLATED,
+    },
+}
+
+# ---------------------------------------------------------------- how recipes are chosen
 
 _TEMPERATURES = each(temperature=(1.0, 2.0, 4.0))
 
@@ -120,6 +172,10 @@ CIFAR20_STEPS = (
     Step("Teacher", each(student=("resnet8", "resnet8x2")), teachers=True),
     Step("Temperature", _TEMPERATURES, ("kd",)),
     Step("Weight of the teacher", each(alpha=(0.25, 0.5, 0.75, 0.9)), ("kd",), T1),
+)
+ADULT_STEPS = (
+    Step("Learning rate", each(lr=(0.05, 0.1, 0.2, 0.4))),
+    Step("Temperature", _TEMPERATURES, ("kd",)),
 )
 SUPERCLASS_SMALL_STEPS = (
     Step("Epochs", each(epochs=(160, 320, 640))),

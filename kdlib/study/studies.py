@@ -27,7 +27,7 @@ class Study:
     name: str
     title: str
     about: str
-    kind: str  # see grids.KINDS; the verdicts are those of "findings", all else is sensitivity
+    kind: str  # see grids.KINDS; those of grids.JUDGED have verdicts, all else is sensitivity
     seeds: int  # planned
     pairs: tuple = ()  # of (teacher, student); the first one is the headline
     settings: tuple = ({},)  # of Config fields that differ, for all methods alike; {}: none
@@ -37,6 +37,7 @@ class Study:
     worst: tuple = ()  # k of the worst-k metrics
     groups: tuple = CLASSES  # what its groups are called: one of them, several
     demonstration: bool = False
+    outside: bool = False  # its records are too large for the repository
     superseded: bool = False  # shown last, and never as the answer while there is another
     overrides: dict = field(default_factory=dict)  # of who explores: see parameters.overridden
 

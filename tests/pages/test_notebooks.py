@@ -10,6 +10,7 @@ import nbformat
 import numpy as np
 import papermill
 import pytest
+from adult import write_adult
 from papermill.exceptions import PapermillExecutionError
 from synthetic import COUNTS, GROUPS, write_study
 
@@ -46,6 +47,7 @@ FIGURES = {  # notebook without verdicts: its figures
     "04_what_the_mitigation_depends_on": 4,
     "05_when_does_distillation_harm": 7,
     "06_rivals": 6,
+    "08_groups_that_are_not_classes": 7,
     "09_would_the_labels_show_it": 2,
     "90_anchors": 0,
     "91_choice_of_recipe": 2,
@@ -66,7 +68,7 @@ ELEMENTS = {
 }
 KIND = {book: kind for kind, books in KINDS.items() for book in books}
 DEMO = {s.kind: s.name for s in STUDIES.values() if s.demonstration}
-DEMO |= {"anchors": "anchors", "hidden": "superclass-small"}
+DEMO |= {"anchors": "anchors", "hidden": "superclass-small", "groups": "adult"}
 WORDS = {"holds", "contradicted", "not under this reading", "not decided", "not tested"}
 each = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
 every = pytest.mark.parametrize("path", [*NOTEBOOKS, *OWN], ids=lambda p: p.stem)
@@ -234,6 +236,17 @@ def trained(tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="session")
+def of_people(tmp_path_factory):
+    """A folder with the records of two seeds of adult, trained on made-up people."""
+    folder, data = tmp_path_factory.mktemp("people"), tmp_path_factory.mktemp("adult")
+    with pytest.MonkeyPatch.context() as patch:
+        write_adult(data, patch)
+        patch.setenv("KDLIB_RECORDS", str(folder))
+        sweep(STUDIES["adult"](2), str(data), device="cpu", jobs=1)
+    return folder
+
+
 def history(method, seed):
     """What a run recorded while it was trained, and the margins that AdaAlpha used."""
     by_group = {str(e): [0.1 * e] * GROUPS for e in (2, 4, 6)}
@@ -268,10 +281,12 @@ def kernels():
 def executed(request, tmp_path, monkeypatch, kernels):
     """(what a notebook printed, its pages): run from records, quietly, training nothing."""
     path, study = request.param
-    by_hand = KIND[path.stem] in ("rivals", "knobs", "ablations")
+    kind = KIND[path.stem]
+    fixture = {"groups": "of_people", "rivals": "made_by_hand", "knobs": "made_by_hand"}
+    fixture |= {"ablations": "made_by_hand"}
     folder = ROOT / "data" / "records"  # of images, which no test trains on
-    if KIND[path.stem] != "hidden":
-        folder = request.getfixturevalue("made_by_hand" if by_hand else "trained")
+    if kind != "hidden":
+        folder = request.getfixturevalue(fixture.get(kind, "trained"))
     monkeypatch.setenv("KDLIB_RECORDS", str(folder))
 
     def written():
@@ -336,6 +351,10 @@ def test_a_notebook_of_sensitivity_runs_from_records(executed, request):
     assert len(pages) > len(figures)  # and tables
     assert 'class="verdict"' not in "".join(pages)
     in_order(pages)
+    if "groups" in request.node.callspec.id:
+        text = "".join(pages)
+        assert all(f"Verdicts, {' → '.join(pair)}" in text for pair in STUDIES["adult"].pairs)
+        assert "equalised odds difference" in text and "By group and label" in text
 
 
 # ---------------------------------------------------------------- the audit

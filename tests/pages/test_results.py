@@ -108,3 +108,18 @@ def test_a_superseded_study_gives_no_answer_while_there_is_another(monkeypatch):
     assert (
         everything.index("## Tiny") < everything.index("## Published") < everything.index("## Old")
     )
+
+
+def test_what_was_computed_from_records_outside_the_repository_stays_until_they_are_here(
+    tmp_path, monkeypatch
+):
+    page, beside = tmp_path / "README.md", tmp_path / "RESULTS.md"
+    page.write_text("<!-- answer:start -->\n<!-- answer:end -->\n")
+    results.publish(page)
+    assert results.kept(beside.read_text()) == ""
+    beside.write_text(results.texts("## Old\n\n- a number")[2])
+    results.publish(page)
+    assert results.kept(beside.read_text()) == "## Old\n\n- a number"
+    monkeypatch.setattr(results, "_anew", lambda: "## New")
+    results.publish(page)
+    assert results.kept(beside.read_text()) == "## New" and "Old" not in beside.read_text()

@@ -1,0 +1,139 @@
+"""Page 08: gains, rates and largest differences of groups of people, against fairlearn."""
+
+import numpy as np
+import pytest
+from adult import write_adult
+from fairlearn.metrics import (
+    MetricFrame,
+    demographic_parity_difference,
+    equalized_odds_difference,
+    false_positive_rate,
+    selection_rate,
+    true_positive_rate,
+)
+from sklearn.metrics import accuracy_score
+
+from kdlib.evidence import rates as counted
+from kdlib.evidence.panel import panel
+from kdlib.evidence.words import number
+from kdlib.pages import rates
+from kdlib.study.adult import GROUPS
+from kdlib.study.grids import STUDIES
+from kdlib.study.sweep import sweep
+
+METRICS = {
+    counted.SELECTION: selection_rate,
+    counted.TPR: true_positive_rate,
+    counted.FPR: false_positive_rate,
+}
+LARGEST = {
+    counted.PARITY: demographic_parity_difference,
+    counted.ODDS: equalized_odds_difference,
+}
+
+
+@pytest.fixture(scope="module")
+def p(tmp_path_factory):
+    """The Panel of two seeds of boosted trees that teach logistic regression made-up people."""
+    folder = tmp_path_factory.mktemp("people")
+    study = STUDIES["adult"].part(pairs=("boosted_trees/logistic",))
+    with pytest.MonkeyPatch.context() as patch:
+        write_adult(folder, patch)
+        patch.setenv("KDLIB_RECORDS", str(folder / "records"))
+        patch.setenv("KDLIB_CACHE", str(folder / "cache"))
+        sweep(study(2), str(folder), device="cpu", jobs=1)
+        yield panel(study, study.pairs[0], 2)
+
+
+def networks(p, method):
+    return list(p.predicted(method))
+
+
+def names(p, by):
+    """The group of each person: both words, or one of them."""
+    parts = {"race": slice(0, 1), "sex": slice(1, 2), rates.EVERY: slice(0, 2)}[by]
+    return np.array([", ".join(GROUPS[g].split(", ")[parts]) for g in p.group])
+
+
+def test_rates_by_group_are_the_means_of_those_of_fairlearn(p):
+    table = rates.rates_by_group(p, ("teacher", "one_hot", "kd"))
+    table = table.set_index(["rate", "method", "group"]).sort_index()
+    for method, title in (("teacher", "teacher"), ("one_hot", "one-hot"), ("kd", "distillation")):
+        frames = [
+            MetricFrame(
+                metrics=METRICS, y_true=p.y, y_pred=one, sensitive_features=names(p, rates.EVERY)
+            )
+            for one in networks(p, method)
+        ]
+        theirs = 100 * sum(frame.by_group for frame in frames) / len(frames)
+        for rate in METRICS:
+            mine = table.estimate[rate, title]
+            assert mine.to_numpy() == pytest.approx(theirs[rate][mine.index].to_numpy())
+    assert ((table.low >= 0) & (table.high <= 100)).all()
+
+
+@pytest.mark.parametrize("by", rates.KINDS)
+@pytest.mark.parametrize("name", LARGEST)
+def test_changes_of_the_largest_differences_are_those_of_fairlearn(p, by, name):
+    def mean(method):
+        how = {"sensitive_features": names(p, by)}
+        return 100 * np.mean([LARGEST[name](p.y, one, **how) for one in networks(p, method)])
+
+    result = rates.change(p, "ada_alpha", name, by)
+    assert result.estimate == pytest.approx(mean("ada_alpha") - mean("one_hot"))
+    table = rates.changes(p, ["kd", "ada_alpha"])
+    row = table[
+        (table.groups == by) & (table.difference == name) & (table.method == "AdaAlpha")
+    ].iloc[0]
+    assert row.estimate == result.estimate and row.low <= row.estimate <= row.high
+    shown = rates.largest_differences(p).table
+    row = shown[(shown.difference == name) & (shown["between groups of"] == by)].iloc[0]
+    assert float(row["one-hot"].split(" ± ")[0]) == pytest.approx(mean("one_hot"), abs=0.051)
+
+
+def test_gains_by_group_are_differences_of_accuracy_most_frequent_group_first(p):
+    table = rates.gain_by_group(p, ["kd"])
+    counts = [int(name.split("(")[1].rstrip(")").replace(",", "")) for name in table.group]
+    assert counts == sorted(p.train_counts, reverse=True)
+    for name, gain in zip(table.group, table.estimate, strict=True):
+        some = names(p, rates.EVERY) == name.split(" (")[0]
+        kd, base = (
+            np.mean([accuracy_score(p.y[some], one[some]) for one in networks(p, m)])
+            for m in ("kd", "one_hot")
+        )
+        assert gain == pytest.approx(100 * (kd - base))
+
+
+def test_by_label_a_gain_is_more_true_or_fewer_false_positives(p):
+    table = rates.by_label(p).table
+    assert table["test rows"].sum() == len(p.y) and len(table) == 20
+    for row in table.to_dict("records"):
+        label = int(row["earns"] == ">50K")
+        some = (names(p, rates.EVERY) == row["group"]) & (p.y == label)
+        right = {
+            m: 100 * np.mean([one[some] == label for one in networks(p, m)])
+            for m in ("one_hot", "kd")
+        }
+        assert row["test rows"] == some.sum()
+        assert float(row["one-hot, % right"]) == pytest.approx(right["one_hot"], abs=0.051)
+        said = number(right["kd"] - right["one_hot"], "")
+        assert row["distillation"].split("\u00a0")[0] == said
+
+
+def test_the_answer_says_the_average_the_rarest_groups_and_both_differences(p):
+    first, second = rates.answer(p)
+    for weights in (p.average, p.in_bucket(2)):
+        assert number(p.gain("kd", weights).estimate) in first
+    for by in ("sex", rates.EVERY):
+        for name in LARGEST:
+            assert number(rates.change(p, "kd", name, by).estimate) in second
+    assert rates.plot_differences(p).sentence == f"{p.name}: {second}"
+
+
+@pytest.mark.parametrize(
+    "plot", [rates.plot_gain_by_group, rates.plot_rates, rates.plot_differences]
+)
+def test_figures_are_drawn_for_a_desk_and_a_phone(p, plot):
+    shown = plot(p)
+    for narrow in (False, True):
+        assert shown.svg(narrow).startswith(b"<?xml")
