@@ -370,7 +370,7 @@ def test_report_by_default_is_of_the_studies_with_a_complete_seed(complete, monk
     # SMALL lacks methods that one needs
     monkeypatch.setattr(findings, "panel", lambda *some, **more: None)
     assert cli.main(["report"]) == 0
-    assert built["studies"] == {"digits": {"seeds": 4}}  # no record of cifar20-lt
+    assert built["studies"] == {"theory": {}, "digits": {"seeds": 4}}  # no record of cifar20-lt
     before = built["inputs"]
     path = complete / f"{SMALL(1)[0].key()}.json"
     path.write_text(path.read_text() + "\n")
@@ -496,7 +496,7 @@ def test_doctor_names_what_stops_digits_and_the_fix(tmp_path, monkeypatch, capsy
 NO_COUNT = "must be a whole number, 1 or more; see: python -m kdlib run --help"
 DOWNLOADED = "is not one that kdlib downloads (digits come with scikit-learn)"
 OF_RUN = "--help, --pair, --method, --seeds, --budget, --device, --jobs, --data, --ray, --yes"
-SEEDS = "must be a number from 1 to 8, for the first ones, or a range such as 0-7"
+SEEDS = "must be a number from 1 to 16, for the first ones, or a range such as 0-15"
 OF_AUDIT = (
     "--help, --labels, --teacher, --student, --baseline, --groups, --weights, --train-counts, "
     "--edges, --classes, --missing-groups, --kind, --worst, --title, --by, --search, --images, "
@@ -532,7 +532,7 @@ def nearest(wrong, near, allowed):
         ),
         ("audit --fial-if x", nearest("'--fial-if'", "--fail-if", OF_AUDIT)),
         ("--verbose", nearest("'--verbose'", "--version", "--help, --version")),
-        ("run digits --seeds 9", f"--seeds 9: {SEEDS}, as study digits has 8 planned seeds."),
+        ("run digits --seeds 17", f"--seeds 17: {SEEDS}, as study digits has 16 planned seeds."),
         ("run digits --jobs 1.5", f"argument --jobs: '1.5' {NO_COUNT}"),
         (
             "run digits-recipe --method kd_tuned",

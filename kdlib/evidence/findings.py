@@ -9,11 +9,26 @@ import pandas as pd
 
 from kdlib.evidence.false_alarms import false_alarms
 from kdlib.evidence.panel import panel
-from kdlib.evidence.rules import LEAST_SEEDS, LEVEL, claim_of, decided, findings, names_of
+from kdlib.evidence.rules import (
+    LEAST_SEEDS,
+    LEVEL,
+    claim_of,
+    classes,
+    decided,
+    findings,
+    names_of,
+    verdict_bucket,
+)
 from kdlib.evidence.words import brief, told_p
 from kdlib.study.done import some_seeds
 from kdlib.study.grids import JUDGED, study
 
+SEEN = {  # verdict of F2b: what a demonstration shows of the loss it was chosen for
+    "holds": "is seen",
+    "contradicted": "is not seen",
+    "not decided": "is not decided",
+    "not tested": "is not tested",
+}
 UNDECIDED = ("not decided", "not tested")
 
 
@@ -131,6 +146,27 @@ def _control(alarms, name, word):
 def marked(card):
     """The word of a card's verdict, with a dagger where its matched control reaches it too."""
     return card["verdict"] + ("†" if card["control"] else "")
+
+
+def demonstrated(panels, cards):
+    """[sentence]: in which pairs the loss is seen that a demonstration was chosen for.
+
+    [] where nothing was chosen so. cards: those of the Panels, F2b among them."""
+    first = panels[0]
+    if not first.study.demonstration or first.study.overrides:
+        return []
+    rarest = len(first.bucket_names) - 1
+    pairs = {}  # by what is said of them
+    for p in panels:
+        card = next(c for c in cards if c["finding"] == "F2b" and c["pair"] == p.name)
+        word = card["verdict"] if verdict_bucket(p) == rarest else "not tested"
+        pairs.setdefault(SEEN[word], []).append(p.name)
+    said = " and ".join(f"{word} in {' and '.join(names)}" for word, names in pairs.items())
+    return [
+        "This is a demonstration, not evidence: its setting was chosen, on other images and with "
+        f"other seeds, to show a loss in the {classes(first, rarest)}; on new images, that loss "
+        f"{said}."
+    ]
 
 
 def short(cards):

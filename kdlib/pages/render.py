@@ -26,6 +26,7 @@ ANSWER = re.compile('<p class="answer"><strong>(.*?)</strong></p>', re.S)
 FIGURE = re.compile(r'<img\b(?:"[^"]*"|[^">])*>')
 # the same with its drawing for a phone
 PICTURE = re.compile(f"<picture>.*?</picture>|{FIGURE.pattern}", re.S)
+THEORY, THEORY_BOOK = "theory", "07_when_distillation_must_harm"  # the page of no study
 WORDS = {  # of a notebook in links
     "00_overview": "overview",
     "01_gains_are_not_uniform": "who gains, who loses",
@@ -34,6 +35,7 @@ WORDS = {  # of a notebook in links
     "04_what_the_mitigation_depends_on": "what softening depends on",
     "05_when_does_distillation_harm": "when distillation harms",
     "06_rivals": "rivals",
+    THEORY_BOOK: "when distillation must harm",
     "08_groups_that_are_not_classes": "groups of people",
     "90_anchors": "published numbers",
     "91_choice_of_recipe": "choice of the recipe",
@@ -149,18 +151,18 @@ def write(path, text):
 
 
 def write_index(pages, html, verdicts, provenance):
-    """Write index.html: the main study with its answer, and every other one folded.
+    """Write index.html: theory, the main study with its answer, and every other one folded.
 
     The main study is the first with verdicts that is neither superseded nor a demonstration, if
     there is one. Returns `html`."""
-    studies = []
-    for name in dict.fromkeys(page.study for page in pages):
+    studies, theory = [], [_glance(page, html.parent) for page in pages if page.study == THEORY]
+    for name in dict.fromkeys(page.study for page in pages if page.study != THEORY):
         glances = [_glance(page, html.parent) for page in pages if page.study == name]
         facts = {"name": name, "about": STUDIES[name], "pages": glances}
         studies.append(facts | {"verdicts": verdicts[name], "provenance": provenance[name]})
     studies.sort(key=_place(studies))
     index = TEMPLATES.get_template("index.html.j2")
-    text = index.render(studies=studies, now=datetime.now(UTC))
+    text = index.render(theory=theory, studies=studies, now=datetime.now(UTC))
     return write(html, tidy(text))
 
 

@@ -16,16 +16,18 @@ from papermill.exceptions import PapermillExecutionError
 
 from kdlib.config import KdlibError, count_of
 from kdlib.evidence import findings
-from kdlib.pages.render import links_of, render, write, write_index
+from kdlib.pages.render import THEORY, THEORY_BOOK, links_of, render, write, write_index
 from kdlib.pages.shown import HERE, TEMPLATE
 from kdlib.pages.warm import KERNEL, side_by_side
 from kdlib.study import cifar, grids
 from kdlib.study.done import complete_seeds, some_seeds
 from kdlib.study.files import available_cores
+from kdlib.study.provenance import of_code
 from kdlib.study.provenance import provenance as provenance_of
 from kdlib.study.records import RecordError
 
 STAMPS = ".stamps.json"
+EVIDENCE = HERE.parent / "evidence"  # what pages count with
 A_PAGE = 7  # seconds that one takes on one core
 MOST_AT_ONCE = 8  # kernels; each takes half a gigabyte
 # it warns of names that only its own parser misses; what is an error is raised too
@@ -103,7 +105,7 @@ def _folder_of(notebook):
 
 
 def pages_of(wanted, named, out, notebooks, say):
-    """Build the pages of studies: (lines on the verdicts of each study and pair, failures).
+    """Build theory and pages of studies: (lines on the verdicts of each study and pair, failures).
 
     wanted: {name: seeds}, of which those on record are shown. named: names that must not be left
     out even if none of their seeds is on record. A record that is refused stops its studies alone:
@@ -120,6 +122,12 @@ def pages_of(wanted, named, out, notebooks, say):
             failures.append(f"{name} has no pages: {error}")
             del seeds[name]
     books = {name: grids.books_of(name) for name in seeds}
+    asked = {name: {"seeds": n} for name, n in seeds.items()}
+    inputs = [s["records sha256"] for s in sources.values()]
+    if (Path(notebooks) / f"{THEORY_BOOK}.ipynb").exists():
+        books, asked = {THEORY: [THEORY_BOOK], **books}, {THEORY: {}, **asked}
+        data = {"data": "none: formulas, and noise that is drawn to check them"}
+        sources[THEORY] = {**of_code(), "command": "python -m kdlib report", **data}
 
     @functools.cache
     def cards(name):
@@ -130,14 +138,14 @@ def pages_of(wanted, named, out, notebooks, say):
     if number:
         say(f"{count_of(number, 'page')}: about {minutes} min on an idle computer")
     built = build(
-        {name: {"seeds": n} for name, n in seeds.items()},
+        asked,
         out,
         notebooks,
         books=books,
         # of all, since the overview reads them all; and whether there are images to show
-        inputs=[s["records sha256"] for s in sources.values()] + [*cifar.found()],
+        inputs=[*inputs, *cifar.found()],
         provenance=sources,
-        verdicts=cards,
+        verdicts=lambda name: [] if name == THEORY else cards(name),
         say=say,
     )
     failures += [f"{page.html} failed: {page.message}" for page in built if page.status == "failed"]
@@ -157,11 +165,11 @@ def _verdicts(name, cards):
 def build(studies, out, notebooks, *, books, inputs, provenance, verdicts, say=print):
     """Run the notebooks of each study, write what is not up to date, then index.html.
 
-    studies: {name: parameters beside `study`}. By study: books, the names of its notebooks, and
-    provenance, see render. inputs: digests of what any of them reads. verdicts(study): the cards of
-    findings.verdicts, asked for when the pages are there, since those compute what it needs. Pages
-    are built side by side, one for each core. Returns [Page], a failed notebook among them.
-    KdlibError if `out` cannot be written."""
+    studies: {name: parameters beside `study`}, with theory, which has none. By study: books, the
+    names of its notebooks, and provenance, see render. inputs: digests of what any of them reads.
+    verdicts(study): the cards of findings.verdicts, asked for when the pages are there, since those
+    compute what it needs. Pages are built side by side, one for each core. Returns [Page], a failed
+    notebook among them. KdlibError if `out` cannot be written."""
     out, found, planned = Path(out), sorted(Path(notebooks).glob("*.ipynb")), []
     if not found:
         raise KdlibError(
@@ -170,10 +178,11 @@ def build(studies, out, notebooks, *, books, inputs, provenance, verdicts, say=p
     of = {study: [book for book in found if book.stem in books[study]] for study in studies}
     links = links_of({study: [book.stem for book in some] for study, some in of.items()})
     for study, more in studies.items():
-        run = {"study": study, **more}
+        run = more if study == THEORY else {"study": study, **more}
         looks = _digest(*_files(TEMPLATE), provenance[study], links[study])
         for book in of[study]:
-            stamp = [_digest(book, *_files(HERE), run, inputs), looks]
+            code = *_files(HERE), *_files(EVIDENCE)
+            stamp = [_digest(book, *code, run, inputs), looks]
             made_from = run, provenance[study], links[study]
             planned.append(Page(study, book, out / study, *made_from, stamp))
     try:

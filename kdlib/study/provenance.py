@@ -31,10 +31,9 @@ def provenance(chosen, seeds):
     for key in keys:
         digest.update(key.encode() + (records.folder() / f"{key}.json").read_bytes())
     versions = {f"{of} {version}" for f in facts for of, version in f["versions"].items()}
-    commit = git_sha()
-    return marked(chosen.overrides) | {
-        "commit": commit.rstrip("+"),
-        "uncommitted changes": "yes" if commit.endswith("+") else "no",
+    return {
+        **marked(chosen.overrides),
+        **of_code(),
         "commit of the runs": sorted({f["git"] for f in facts}),
         "command": f"python -m kdlib report {chosen.name} --seeds {seeds}",
         "configs sha256": hashlib.sha256(" ".join(keys).encode()).hexdigest(),
@@ -47,6 +46,13 @@ def provenance(chosen, seeds):
         "number of runs": len(configs),
         "wall time of the runs": in_words(sum(f["seconds"] for f in facts)),
     }
+
+
+def of_code():
+    """{label: value}: the state of the code."""
+    commit = git_sha()
+    changed = "yes" if commit.endswith("+") else "no"
+    return {"commit": commit.rstrip("+"), "uncommitted changes": changed}
 
 
 def marked(overrides):

@@ -1,5 +1,7 @@
 """What studies are made of: data with a recipe, methods, steps of a choice. Fields of Config."""
 
+from itertools import product
+
 from kdlib.methods import arms
 from kdlib.study.studies import Step
 
@@ -30,7 +32,8 @@ W = {  # Wang et al. 2023 on balanced classes. The peak rate is not stated there
 # ---------------------------------------------------------------- recipes of our own
 
 DIGITS = {
-    **{"dataset": "digits", "draw_seed": 0, "imbalance": 50.0},
+    # imbalance: see D30 of PROTOCOL.md
+    **{"dataset": "digits", "draw_seed": 0, "imbalance": 20.0},
     **{"epochs": 40, "warmup": 4, "batch_size": 32, "lr": 0.05, "weight_decay": 5e-4},
 }
 CIFAR20 = {
@@ -92,6 +95,11 @@ def each(**levels):
     return tuple({name: value} for name, values in levels.items() for value in values)
 
 
+def crossed(**levels):
+    """Every combination of the values of fields, each as Config fields; the last varies first."""
+    return tuple(dict(zip(levels, values, strict=True)) for values in product(*levels.values()))
+
+
 CIFAR20_SETTINGS = (
     {},
     *each(temperature=(2.0, 4.0), alpha=(0.25, 0.5, 0.75), teacher=("resnet14", "resnet20")),
@@ -107,8 +115,8 @@ LT_SETTINGS = (
 )
 DIGITS_SETTINGS = (
     {},
-    *each(temperature=(1.0, 4.0), alpha=(0.5,)),
-    *each(imbalance=(10.0,), label_noise=(0.2,), draw_seed=(1,)),
+    *each(temperature=(1.0, 2.0), alpha=(0.5,)),
+    *each(imbalance=(50.0,), label_noise=(0.2,), draw_seed=(1,)),
 )
 BEYOND = {  # what a study beyond the findings is about, by the end of its name
     "rivals": {
@@ -172,4 +180,19 @@ ADULT_STEPS = (
 SUPERCLASS_SMALL_STEPS = (
     Step("Epochs", each(epochs=(160, 320, 640))),
     Step("Temperature", _TEMPERATURES, ("kd",)),
+)
+# D30 of PROTOCOL.md: a setting in which an effect is seen, if there is one
+DIGITS_STEPS = (
+    Step("Imbalance and epochs", crossed(imbalance=(20.0, 50.0, 100.0), epochs=(40, 80))),
+    Step(
+        "Setting of the demonstration",
+        crossed(
+            imbalance=(20.0, 50.0),
+            epochs=(40,),
+            temperature=(1.0, 2.0, 4.0),
+            teacher=("cnn", "cnn_small"),
+        ),
+        ("kd",),
+        shows=True,
+    ),
 )

@@ -149,7 +149,8 @@ class Grid(Study):
 class Step:
     """One choice: the best level by the mean accuracy on val of `methods`, the first of equals.
 
-    Of epochs, where there is a gate, the fewest that pass it."""
+    Of epochs, where there is a gate, the fewest that pass it. With `shows`, the level that passes
+    and in which kd loses most: see choice.settings."""
 
     question: str
     levels: tuple  # of Config fields
@@ -157,6 +158,7 @@ class Step:
     fields: dict = field(default_factory=dict)  # that hold in this step alone
     seeds: int = 0  # where a step needs more than the others
     teachers: bool = False  # teachers are trained: their seeds are 1000 higher
+    shows: bool = False  # the setting of a demonstration, chosen for its effect
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -141,6 +141,40 @@ def test_halves_are_those_of_each_group_and_together_the_whole():
     np.testing.assert_array_equal(rules.halves(made(), "kd"), parts)
 
 
+SHOWN = [
+    (HELPS_MANY_HARMS_FEW, "is seen in"),
+    ({}, "is not seen in"),
+    ({"shuffled": NOISE}, "is not decided in"),
+    # below 5 % on val, the verdict is about the medium-shot classes
+    ({"one_hot": but(0.6, few=0.0)}, "is not tested in"),
+]
+
+
+@pytest.mark.parametrize(("how", "seen"), SHOWN)
+def test_a_demonstration_says_first_whether_the_loss_it_was_chosen_for_is_seen(how, seen):
+    panel = made(**how)
+    (sentence,) = findings.demonstrated([panel], findings.pair_verdicts(panel))
+    assert sentence.startswith("This is a demonstration, not evidence: its setting was chosen, ")
+    assert sentence.endswith(
+        f"in the few-shot classes; on new images, that loss {seen} {panel.name}."
+    )
+
+
+def test_a_demonstration_of_two_pairs_says_it_of_each():
+    itself, other = made(ITSELF, **HELPS_MANY_HARMS_FEW), made(**HELPS_MANY_HARMS_FEW)
+    cards = [*findings.pair_verdicts(itself), *findings.pair_verdicts(other)]
+    (alike,) = findings.demonstrated([itself, other], cards)
+    assert alike.endswith(f"that loss is seen in {itself.name} and {other.name}.")
+    of_other = [card | {"verdict": "contradicted"} for card in findings.pair_verdicts(other)]
+    (apart,) = findings.demonstrated([other, itself], of_other + cards)
+    assert apart.endswith(f"is not seen in {other.name} and is seen in {itself.name}.")
+
+
+def test_a_study_that_is_no_demonstration_opens_without_such_a_sentence():
+    panel = made(replace(TINY, demonstration=False), **HELPS_MANY_HARMS_FEW)
+    assert findings.demonstrated([panel], findings.pair_verdicts(panel)) == []
+
+
 # ---------------------------------------------------------------- the pool
 
 

@@ -219,7 +219,7 @@ def write_setting(setting, seeds, **rates):
 
 def test_a_panel_of_a_setting_reads_the_runs_of_that_setting_and_shares_those_that_do_not_read_it():
     base = made(seeds=2, kd=0.6)
-    hot, tail = {"temperature": 4.0}, {"imbalance": 10.0}
+    hot, tail = {"temperature": 8.0}, {"imbalance": 10.0}
     write_setting(hot, 2, kd=0.9, one_hot=0.7)
     write_setting(tail, 2, kd=0.2, one_hot=0.3)
     for setting, kd, one_hot in (({}, 60, 70), (hot, 90, 70), (tail, 20, 30)):

@@ -210,7 +210,7 @@ def test_the_answer_names_both_ends_and_counts_what_is_beyond_chance(on_record):
     p = panel(DIGITS, DIGITS.pairs[0], 2)
     figure = classes.plot_gain_by_group(p, "kd")
     said = explore.answer(p, figure)
-    assert "range from −35.0 points (class 3) to +15.0 points (class 9). 2 of 8 planned" in said
+    assert "range from −35.0 points (class 3) to +15.0 points (class 9). 2 of 16 planned" in said
     counts = figure.table.finding.value_counts()
     helped, harmed = counts.get("helped", 0), counts["harmed"]
     assert f"distillation harms {harmed} and helps {helped} of 10 classes" in said
@@ -234,7 +234,7 @@ def test_the_table_has_the_gains_of_the_figure(on_record):
 
 
 def test_an_exploratory_page_from_training_to_its_footer(records_folder, tmp_path, monkeypatch):
-    changes = {"epochs": 2, "warmup": 0, "temperature": 4}
+    changes = {"epochs": 2, "warmup": 0, "temperature": 8}
     book = ROOT / "notebooks" / "01_gains_are_not_uniform.ipynb"
     given = {"study": "digits", "seeds": 1, "overrides": json.dumps(changes)}
     done = report.execute(book, tmp_path / "done.ipynb", given)
@@ -243,13 +243,13 @@ def test_an_exploratory_page_from_training_to_its_footer(records_folder, tmp_pat
     assert recorded == {cfg.key() for cfg in overridden(DIGITS, changes)(1)}
     assert not recorded & {cfg.key() for cfg in DIGITS()}
     text = "".join(words for words, _ in Document(page).all("body"))
-    said = "Exploratory: digits with epochs = 2, warmup = 0, temperature = 4. These runs were not planned"
+    said = "Exploratory: digits with epochs = 2, warmup = 0, temperature = 8. These runs were not planned"
     assert said in text and page.index("Exploratory: digits") < page.index("<figure")
     words = {words for words, _ in Document(page).all("strong", **{"class": "verdict"})}
     assert {word.lower().strip(":") for word in words} == {"not tested"}
     foot = page[page.index("<footer") :]
     assert "exploratory, counted nowhere" in foot and "temperature" in foot
-    assert "exploratory: epochs = 2, warmup = 0, temperature = 4; no verdict" in text  # deviations
+    assert "exploratory: epochs = 2, warmup = 0, temperature = 8; no verdict" in text  # deviations
 
 
 def test_wrong_overrides_stop_a_notebook_in_a_sentence_before_anything_trains(

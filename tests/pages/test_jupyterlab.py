@@ -31,10 +31,10 @@ def lab(browser, tmp_path_factory):
     records, with settings of its own."""
     tmp_path = tmp_path_factory.mktemp("lab")
     source = (ROOT / "notebooks" / BOOK).read_text(encoding="utf-8")
-    assert source.count("seeds = 8 ") == 1
+    assert source.count("seeds = 16 ") == 1
     (tmp_path / "notebooks").mkdir()
     (tmp_path / "notebooks" / BOOK).write_text(
-        source.replace("seeds = 8 ", "seeds = 2 "), encoding="utf-8"
+        source.replace("seeds = 16 ", "seeds = 2 "), encoding="utf-8"
     )
     shutil.copy(ROOT / "notebooks" / EXPLORER, tmp_path / "notebooks")
     book = nbformat.read(ROOT / "notebooks" / OWN, as_version=4)

@@ -329,6 +329,25 @@ def test_the_steps_of_a_search_are_drawn_one_below_the_other_with_a_star_at_what
     assert len(sensitivity.search_steps(RATE, "Recipe").figure.axes) == 1
 
 
+def test_the_settings_of_a_demonstration_are_drawn_with_the_one_that_is_chosen():
+    frame = pd.DataFrame({"imbalance": 20.0, "epochs": 40, "temperature": [1.0, 2.0, 4.0]})
+    frame = frame.assign(teacher="cnn", passes=["yes", "no", "yes"], chosen=["", "", "yes"])
+    for name, values in (("average gain", [1.0, 2.0, 3.0]), ("few-shot gain", [-1.0, -9.0, -4.0])):
+        frame = frame.assign(**{name: values, f"{name}, standard error": 0.5})
+    shown = sensitivity.plot_settings(frame, "Choice")
+    both_widths(shown)
+    average, few = shown.figure.axes
+    assert [a.get_title(loc="left") for a in (average, few)] == ["average gain", "few-shot gain"]
+    assert marks(average, "*") == [(3, 2)] and marks(few, "*") == [(-4, 2)]
+    assert marks(few, "o") == [(-1, 0)] and marks(few, "x") == [(-9, 1)]
+    assert [text.get_text() for text in average.get_yticklabels()][2] == "imbalance 20, T = 4, cnn"
+    assert shown.sentence == (
+        "Choice: the setting chosen is imbalance 20, T = 4, cnn, where distillation changes "
+        "accuracy on val by +3.0 points on average and by −4.0 points in the few-shot classes."
+    )
+    assert sensitivity.plot_settings(None, "Choice") is None
+
+
 # ---------------------------------------------------------------- training, buckets, headlines
 
 

@@ -33,21 +33,21 @@ def test_without_overrides_it_is_the_study_itself():
 
 
 @pytest.mark.parametrize(
-    "text", ["{temperature: 4, student: cnn}", '{"temperature": 4.0, "student": "cnn"}']
+    "text", ["{temperature: 8, student: cnn}", '{"temperature": 8.0, "student": "cnn"}']
 )
 def test_text_says_the_same_as_a_dictionary(text):
-    explored = overridden(DIGITS, {"temperature": 4, "student": "cnn"})
+    explored = overridden(DIGITS, {"temperature": 8, "student": "cnn"})
     assert overridden(DIGITS, text)() == explored()
     assert overridden(DIGITS, text).overrides == explored.overrides
 
 
 def test_a_field_of_the_loss_reaches_the_methods_that_read_it_and_no_teacher():
-    explored = overridden(DIGITS, {"temperature": 4})
-    assert explored.name == "digits-exploratory" and explored.overrides == {"temperature": 4.0}
+    explored = overridden(DIGITS, {"temperature": 8})
+    assert explored.name == "digits-exploratory" and explored.overrides == {"temperature": 8.0}
     assert by_run(explored, "one_hot") == by_run(DIGITS, "one_hot")  # on record already
     for method in ("kd", "ada_alpha", "ada_margin"):
         ours, theirs = by_run(explored, method), by_run(DIGITS, method)
-        assert ours == replace(theirs, temperature=4.0) and ours.key() != theirs.key()
+        assert ours == replace(theirs, temperature=8.0) and ours.key() != theirs.key()
         assert ours.teacher_config() == theirs.teacher_config()
 
 
@@ -114,8 +114,8 @@ REFUSED = [
         "milestones=(20, 40): must be in rising order, each above 0 and below epochs=40.",
     ),
     ({"margin_source": "crossfit"}, "ada_margin of cnn → cnn_small cannot run: "),
-    ({"temperature": 2}, f"temperature=2.0 {NEW}: digits has them all"),
-    ({"temperature": 4, "tau": 2}, f"tau=2.0 {NEW}"),
+    ({"temperature": 4}, f"temperature=4.0 {NEW}: digits has them all"),
+    ({"temperature": 8, "tau": 2}, f"tau=2.0 {NEW}"),
     ({"teacher": "cnn_small"}, f"teacher='cnn_small' {NEW}"),  # the second pair
     *[
         ({name: DEFAULTS[name]}, f"{name} cannot be overridden: {why}.")
@@ -137,7 +137,7 @@ def test_a_number_that_yaml_takes_for_text_is_told_as_one_that_it_does_not(text)
     with pytest.raises(KdlibError) as caught:
         overridden(DIGITS, {"weight_decay": text})
     told = re.search("write (.*) without quotes", str(caught.value))[1]
-    explored = overridden(DIGITS, f"{{weight_decay: {told}, temperature: 4}}")
+    explored = overridden(DIGITS, f"{{weight_decay: {told}, temperature: 8}}")
     assert by_run(explored, "kd").weight_decay == float(text)
 
 
@@ -170,7 +170,7 @@ def written(chosen, seeds, **how):
 def explored(records_folder):
     """An exploratory study of digits, four seeds on record beside two of the study itself."""
     written(DIGITS, 2)
-    found = overridden(DIGITS, {"temperature": 4, "lr": 0.1})
+    found = overridden(DIGITS, {"temperature": 8, "lr": 0.1})
     # half of the eight baselines are teachers, right in 80 %, the others in 70 %
     written(found, 4, kd=but(0.9), shuffled=("kd", "one_hot"))
     return found
@@ -179,7 +179,7 @@ def explored(records_folder):
 def test_exploratory_runs_get_no_verdict(explored, monkeypatch):
     monkeypatch.setattr(findings, "false_alarms", None)  # nor is it asked how often a rule fires
     (p, _) = findings.panels(explored, 4)
-    assert p.name == "cnn → cnn_small, temperature = 4, lr = 0.1"
+    assert p.name == "cnn → cnn_small, temperature = 8, lr = 0.1"
     cards = findings.pair_verdicts(p)
     assert {card["verdict"] for card in cards} == {"not tested"}
     assert all("Exploratory runs get no verdict." in card["sentence"] for card in cards)
@@ -195,7 +195,7 @@ def test_exploratory_runs_are_in_no_list_of_studies(explored):
     with pytest.raises(KdlibError, match="is unknown"):
         study(explored.name)
     source = provenance(explored, 4)
-    assert source["exploratory, counted nowhere"] == "temperature = 4, lr = 0.1"
+    assert source["exploratory, counted nowhere"] == "temperature = 8, lr = 0.1"
     assert not [label for label in provenance("digits", 2) if "exploratory" in label]
 
 

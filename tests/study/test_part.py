@@ -83,9 +83,9 @@ def test_pairs_and_methods_may_be_several_and_come_once():
     assert made.margin_temperature == 4.0 and teacher == made.teacher_config()
 
 
-EIGHT = (
-    "must be a number from 1 to 8, for the first ones, or a range such as 0-7, as study digits has "
-    "8 planned seeds."
+SIXTEEN = (
+    "must be a number from 1 to 16, for the first ones, or a range such as 0-15, as study digits "
+    "has 16 planned seeds."
 )
 PAIRS = "Allowed: cnn/cnn_small, cnn_small/cnn_small."
 
@@ -94,8 +94,8 @@ PAIRS = "Allowed: cnn/cnn_small, cnn_small/cnn_small."
     "name, asked, said",
     [
         *(
-            ("digits", {"seeds": text}, f"--seeds {text}: {EIGHT}")
-            for text in ("0", "9", "-1", "2-8", "5-2", "2-", "-", "", "1,2", "1.5", "9" * 5000)
+            ("digits", {"seeds": text}, f"--seeds {text}: {SIXTEEN}")
+            for text in ("0", "17", "-1", "2-16", "5-2", "2-", "-", "", "1,2", "1.5", "9" * 5000)
         ),
         ("cifar100-recipe", {"seeds": "2"}, "--seeds 2: must be a number from 1 to 1,"),
         ("digits", {"pairs": ["cnn-cnn_small"]}, f"did you mean 'cnn/cnn_small'? {PAIRS}"),
@@ -122,7 +122,7 @@ def test_planned_methods_are_not_compared_and_others_over_the_seeds_that_can_be(
     digits = study("digits")
     assert part_of(digits, methods=["kd"]).compared is None
     asked = {"pairs": ["cnn/cnn_small"], "methods": ["label_smoothing"]}
-    assert part_of(digits, **asked).seeds == 8  # nothing is there to be compared with
+    assert part_of(digits, **asked).seeds == 16  # nothing is there to be compared with
     there |= by_hand(digits, digits.pairs[:1], ["one_hot", "kd"], range(3))
     some = part_of(digits, **asked)
     assert [cfg.seed for cfg in some.configs] == [0, 1, 2] and some.seeds == 3

@@ -1,0 +1,127 @@
+"""Students and teachers that are linear in their targets: exact errors, and simulated ones.
+
+Ridge and kernel ridge regression predict S y with a matrix S that the targets y do not change, and
+so does a student fitted to a mixture of targets and of such a teacher's predictions. The expected
+squared error is then (S f - f)² + noise² · sum of S², with f the truth: no draw is needed.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from kdlib.evidence.ridge import EXAMPLES
+
+EDGE, WIDTH = 0.8, 0.05  # where the minority's inputs begin; of the kernel
+
+
+def smoother(at, kernel, penalty):
+    """(M, n): kernel ridge predictions at M inputs, as a matrix to multiply n targets with.
+
+    at: (M, n) kernel between these inputs and the n of training; kernel: (n, n) between those."""
+    n = len(kernel)
+    return np.linalg.solve(kernel + n * penalty * np.eye(n), at.T).T
+
+
+def distilled(at, kernel, penalty, teacher_penalty, weights):
+    """(M, n): the same of a student of a teacher that is fitted to the same targets.
+
+    weights: (n,) of the teacher, in the target of each example."""
+    kept = np.diag(1 - weights)
+    return smoother(at, kernel, penalty) @ (
+        kept + weights[:, None] * smoother(kernel, kernel, teacher_penalty)
+    )
+
+
+def moments(matrix, truth, noise):
+    """(mean, standard deviation) of the predictions, each (M,), over the noise of the targets."""
+    return matrix @ truth, noise * np.sqrt((matrix**2).sum(1))
+
+
+# ---------------------------------------------------------------- an example on a line
+
+
+class Line(NamedTuple):
+    """n examples on [0, 1], the minority's beyond EDGE, and M inputs to test on."""
+
+    inputs: np.ndarray  # (n,)
+    rare: np.ndarray  # (n,) whether an example is the minority's
+    tests: np.ndarray  # (M,)
+    kernel: np.ndarray  # (n, n)
+    at: np.ndarray  # (M, n)
+
+    def errors(self, matrix, noise):
+        """Expected squared errors (majority, minority): means over the test inputs of each."""
+        mean, deviation = moments(matrix, truth(self.inputs), noise)
+        error = (mean - truth(self.tests)) ** 2 + deviation**2
+        rare = self.tests >= EDGE
+        return error[~rare].mean(), error[rare].mean()
+
+    def reliability(self, matrix, noise):
+        """R² (majority's, minority's) on held-out targets, clipped to [0, 1]: see ridge.py."""
+        rare = self.tests >= EDGE
+        values = truth(self.tests)
+        signals = np.array([values[~rare].var(), values[rare].var()])
+        found = (signals - self.errors(matrix, noise)) / (signals + noise**2)
+        return tuple(np.clip(found, 0, 1))
+
+
+def truth(inputs):
+    """The function to learn: a slow wave for the majority, a narrow hill for the minority."""
+    hill = 1.5 * np.exp(-0.5 * ((inputs - (1 + EDGE) / 2) / 0.035) ** 2)
+    return np.where(inputs < EDGE, 0.5 * np.sin(2 * np.pi * inputs / EDGE), hill)
+
+
+def line(share):
+    """The Line on which the minority has this share of the examples."""
+    rare = round(EXAMPLES * share)
+    inputs = np.concatenate([_spread(0, EDGE, EXAMPLES - rare), _spread(EDGE, 1, rare)])
+    tests = np.concatenate([_spread(0, EDGE, 160), _spread(EDGE, 1, 80)])
+
+    def kernel(points):
+        return np.exp(-0.5 * ((points[:, None] - inputs) / WIDTH) ** 2)
+
+    return Line(inputs, inputs >= EDGE, tests, kernel(inputs), kernel(tests))
+
+
+def _spread(low, high, number):
+    """Points in the middle of as many equal parts of an interval."""
+    return low + (high - low) * (np.arange(number) + 0.5) / number
+
+
+# ---------------------------------------------------------------- simulation
+
+
+def simulated(setting, draws=400, seed=0):
+    """By how much distillation changes the risk in drawn data: (mean, standard error), each (3,).
+
+    Of the majority, the minority and the average. Teacher and students are fitted to `draws` draws
+    of the noise by solving their normal equations, in the design that ridge.py assumes; nothing
+    of its formulas is used. share · n must be a whole number of examples, none of them fewer than
+    the directions of its group."""
+    rng = np.random.default_rng(seed)
+    shares = [float(share) for _, share in setting.groups]
+    counts = [round(EXAMPLES * share) for share in shares]
+    sizes = [len(group.variances) for group, _ in setting.groups]
+    inputs = np.zeros((EXAMPLES, sum(sizes)))
+    for i, (group, _) in enumerate(setting.groups):
+        axes, _ = np.linalg.qr(rng.normal(size=(counts[i], sizes[i])))
+        rows = slice(sum(counts[:i]), sum(counts[: i + 1]))
+        columns = slice(sum(sizes[:i]), sum(sizes[: i + 1]))
+        inputs[rows, columns] = axes * np.sqrt(counts[i] * group.variances)
+    variances = np.concatenate([group.variances for group, _ in setting.groups])
+    signals = np.concatenate([group.signals for group, _ in setting.groups])
+    true = np.sqrt(signals / variances)[:, None]
+    targets = inputs @ true + setting.noise * rng.normal(size=(EXAMPLES, draws))
+
+    def fit(wanted, penalty):
+        gram = inputs.T @ inputs / EXAMPLES + penalty * np.eye(sum(sizes))
+        return np.linalg.solve(gram, inputs.T @ wanted / EXAMPLES)
+
+    taught = inputs @ fit(targets, setting.teacher_penalty)
+    mixed = (1 - setting.alpha) * targets + setting.alpha * taught
+    students = fit(mixed, setting.penalty), fit(targets, setting.penalty)
+    change = [variances[:, None] * (weights - true) ** 2 for weights in students]
+    by_group = np.split(change[0] - change[1], [sizes[0]])
+    majority, minority = (of_one.sum(0) for of_one in by_group)
+    three = np.stack([majority, minority, shares[0] * majority + shares[1] * minority])
+    return three.mean(1), three.std(1, ddof=1) / np.sqrt(draws)

@@ -1,0 +1,294 @@
+"""Figures of the page on when distillation must harm a minority; see theory.py."""
+
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+from matplotlib.colors import LogNorm
+from matplotlib.ticker import NullLocator
+
+from kdlib.evidence import ridge, smoothers
+from kdlib.evidence.ridge import BOTH, EXAMPLES, ONLY_MAJORITY, ONLY_MINORITY
+from kdlib.methods import look_of
+from kdlib.pages import theory
+from kdlib.pages.drawing import DESK, LINE, axes_of, captioned, legend
+from kdlib.pages.theory import ADAPTED, DISTILLED, GROUPS, KEPT_OUT, ONE_HOT
+
+GREEN = "#007a5a"  # of a teacher from which the majority alone learns
+LOOKS = {ONE_HOT: "#000000", DISTILLED: look_of(DISTILLED)[0], KEPT_OUT: GREEN}
+LOOKS[ADAPTED] = look_of(ADAPTED)[0]
+SHARES, NOISES = (0.02, 0.05, 0.1, 0.2, 0.4), (0.05, 0.2, 0.5, 1.5)  # that are simulated
+PENALTIES, WEIGHTS = (0.001, 0.01, 0.05, 0.5), (0.2, 0.5, 0.8)
+DRAWS = 1000
+CELLS = 90  # of a heat map, along either axis
+
+
+@captioned
+def plot_functions(setting):
+    """Kernel ridge regression on a line. The minority has the inputs at the right, and few of them.
+    Lines are expected predictions, bands one standard deviation of them over the noise of the
+    targets, strokes the inputs of the training examples. Majority only is distillation in which the
+    examples of the minority keep their own targets. Bars show by how much a method changes the
+    expected squared error of one-hot."""
+    line, fitted = theory.on_the_line(setting)
+    table = theory.errors(setting)
+    every = table[table.model == table.model[0]]
+    columns = [f"{group}, change in %" for group in GROUPS]
+
+    def paint(width):
+        shape = {"columns": 2, "width_ratios": (1.9, 1)}
+        if width < DESK:
+            shape = {"rows": 2, "height_ratios": (1.3, 1)}
+        figure, (left, right) = axes_of(width, 3.0 if width >= DESK else 5.2, **shape)
+        x, true = line.tests, smoothers.truth(line.tests)
+        left.axvspan(smoothers.EDGE, 1, color="#000000", alpha=0.06, linewidth=0)
+        left.plot(x, true, color="#767676", linewidth=4, alpha=0.5, label="truth")
+        for method, style in ((ONE_HOT, "--"), (DISTILLED, "-"), (KEPT_OUT, ":")):
+            mean, spread = smoothers.moments(
+                fitted[method][1], smoothers.truth(line.inputs), setting.noise
+            )
+            left.plot(x, mean, style, color=LOOKS[method], label=method)
+            if method != KEPT_OUT:
+                ends = mean - spread, mean + spread
+                left.fill_between(x, *ends, color=LOOKS[method], alpha=0.18, linewidth=0)
+        strokes = np.full(EXAMPLES, left.get_ylim()[0])
+        left.plot(line.inputs, strokes, "|", color="#444444", markersize=7, markeredgewidth=0.6)
+        left.margins(y=0.13)
+        left.set(xlabel="input", ylabel="target", xlim=(0, 1))
+        for at, group in ((smoothers.EDGE / 2, "majority"), ((1 + smoothers.EDGE) / 2, "minority")):
+            left.text(at, 0.94, group, ha="center", transform=left.get_xaxis_transform())
+        methods = every.method[1:]
+        for k, (method, hatch) in enumerate(zip(methods, ("", "//", ".."), strict=True)):
+            places = np.arange(3) + (k - 1) * 0.26
+            values = every[every.method == method][columns].to_numpy()[0]
+            look = {"color": LOOKS[method], "edgecolor": "white", "hatch": hatch}
+            right.bar(places, values, 0.24, label=method, **look)
+        right.axhline(0, **LINE)
+        right.set_xticks(range(3), GROUPS, fontsize=8.5)
+        right.set_ylabel("change of squared error, %")
+        _legend_of_both(figure, left, right)
+        return figure
+
+    return paint, theory.said(table), every.drop(columns="model")
+
+
+def _legend_of_both(figure, left, right):
+    """One legend: lines of the left axes, and of the right those that it lacks."""
+    known = {text: handle for handle, text in zip(*left.get_legend_handles_labels(), strict=True)}
+    for handle, text in zip(*right.get_legend_handles_labels(), strict=True):
+        known.setdefault(text, handle)
+    columns = len(known) if figure.get_figwidth() >= DESK else 3
+    how = {"loc": "outside upper left", "ncols": columns, "columnspacing": 1.2}
+    figure.legend(known.values(), known.keys(), handletextpad=0.4, **how)
+
+
+# ---------------------------------------------------------------- the region
+
+
+def checks(setting):
+    """Table: the changes by formula and in drawn data at a grid of settings, with standard errors.
+
+    Each row: share, noise, teacher's penalty, weight; and, for majority, minority and average,
+    the change of the squared error, as formula, simulation and standard error."""
+    points = [replace(setting, share=p, noise=v) for p in SHARES for v in NOISES]
+    whole = replace(setting, share=round(EXAMPLES * setting.share) / EXAMPLES)
+    points += [replace(whole, teacher_penalty=m, alpha=a) for m in PENALTIES for a in WEIGHTS]
+    rows = []
+    for seed, at in enumerate(points):
+        exact = np.subtract(ridge.risks(at), ridge.risks(at, (0, 0)))
+        mean, error = smoothers.simulated(at, draws=DRAWS, seed=seed)
+        known = {"share": at.share, "noise": at.noise, "teacher's penalty": at.teacher_penalty}
+        row = known | {"weight": at.alpha}
+        of_three = zip(GROUPS, (*exact, ridge.average(at, exact)), mean, error, strict=True)
+        for group, formula, simulated, se in of_three:
+            row |= {group: formula, f"{group}, simulated": simulated, f"{group}, s.e.": se}
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def far(table):
+    """(number of simulated changes, those over 1.96 s.e. from the formula, the most s.e.)."""
+    away = [(table[f"{g}, simulated"] - table[g]).abs() / table[f"{g}, s.e."] for g in GROUPS]
+    return sum(map(len, away)), int(sum((one > 1.96).sum() for one in away)), max(map(max, away))
+
+
+def _in_region(row, ends=2):
+    """Whether drawn data say that the average falls and the minority is harmed; None if neither."""
+    worse = row["minority, simulated"] / row["minority, s.e."]
+    better = -row["average, simulated"] / row["average, s.e."]
+    if min(worse, better) > ends:
+        return True
+    return False if min(worse, better) < -ends else None
+
+
+MARKS = {  # of what drawn data say: marker, filled, words
+    True: ("o", "black", "simulated: in the region"),
+    False: ("o", "white", "simulated: outside it"),
+    None: ("D", "#bbbbbb", "simulated: unclear"),
+}
+
+
+@captioned
+def plot_region(setting):
+    """Linear ridge regression. Coloured is the region where distillation lowers the average squared
+    error and raises the minority's, by how many per cent; its limits are lines from the formulas.
+    Above the dotted line, AdaAlpha's weight would not harm the minority. Marks are settings that
+    were simulated: teacher and students were fitted to draws of the noise. The star is the setting
+    of this page."""
+    table = checks(setting)
+    shares, noises = np.geomspace(0.01, 0.5, CELLS), np.geomspace(0.02, 4, CELLS)
+    penalties, weights = np.geomspace(1e-4, 1, CELLS), np.linspace(0.01, 1, CELLS)
+    first = len(SHARES) * len(NOISES)
+
+    def paint(width):
+        shape = {"columns": 2} if width >= DESK else {"rows": 2}
+        figure, axes = axes_of(width, 3.9 if width >= DESK else 7.4, **shape)
+        edges = replace(setting, share=shares), replace(setting, teacher_penalty=penalties)
+        _heat(axes[0], shares, noises, replace(edges[0], noise=noises[:, None]))
+        image = _heat(axes[1], penalties, weights, replace(edges[1], alpha=weights[:, None]))
+        for groups, style, words in (
+            (ONLY_MINORITY, "-", "limit of the minority"),
+            (BOTH, "--", "limit of the average"),
+        ):
+            look = {"color": "black", "linestyle": style}
+            axes[0].plot(shares, ridge.noise_limit(edges[0], groups), label=words, **look)
+            axes[1].plot(penalties, ridge.weight_limit(edges[1], groups), **look)
+        spared = ridge.adaptive_noise_limit(edges[0])
+        axes[0].plot(shares, spared, ":", color="black", label="AdaAlpha spares above it")
+        _marks(axes[0], table[:first], "share", "noise")
+        _marks(axes[1], table[first:], "teacher's penalty", "weight")
+        star = {"marker": "*", "color": "#0072B2", "markersize": 13, "linestyle": "none"}
+        axes[0].plot(setting.share, setting.noise, label="this page", **star)
+        axes[1].plot(setting.teacher_penalty, setting.alpha, **star)
+        axes[0].set(xlabel="share of the minority", ylabel="noise")
+        axes[1].set(xlabel="teacher's penalty", ylabel="weight of the teacher", ylim=(0, 1.04))
+        _log(axes[0], "x", (0.01, 0.02, 0.05, 0.1, 0.2, 0.5))
+        _log(axes[0], "y", (0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 4))
+        _log(axes[1], "x", (0.0001, 0.001, 0.01, 0.1, 1))
+        where = {"location": "right" if width >= DESK else "bottom", "aspect": 35}
+        bar = figure.colorbar(image, ax=axes, label="harm to the minority, %", **where)
+        bar.set_ticks([1, 10, 100, 1000], labels=["1", "10", "100", "1000"])
+        bar.minorticks_off()
+        legend(figure, axes[0])
+        return figure
+
+    number, beyond, most = far(table)
+    sentence = (
+        f"Formula and simulation were compared at {len(table)} settings, {DRAWS:,} draws each: "
+        f"of {number} changes of a squared error, {beyond} by formula "
+        f"{'lies' if beyond == 1 else 'lie'} outside the 95 % interval of the simulation (by "
+        f"chance: about {round(number / 20)}), the furthest {most:.1f} standard errors away."
+    )
+    return paint, sentence, table
+
+
+def _heat(axes, x, y, grid):
+    """Colour where the average falls and the minority is harmed, by how much. Returns the image."""
+    before, after = ridge.risks(grid, (0, 0)), ridge.risks(grid)
+    falls = ridge.average(grid, after) < ridge.average(grid, before)
+    harm = np.broadcast_to(100 * (after[1] / before[1] - 1), falls.shape)
+    shown = np.ma.masked_where(~(falls & (harm > 0)), harm)
+    axes.set_facecolor("#eeeeee")
+    axes.grid(visible=False)
+    look = {"cmap": "YlOrRd", "norm": LogNorm(1, 1000), "rasterized": True}
+    return axes.pcolormesh(x, y, shown, shading="nearest", **look)
+
+
+def _log(axes, which, values):
+    """Make an axis ("x" or "y") logarithmic, from the first to the last of the values it names."""
+    names = [f"{value:g}" for value in values]
+    limits = values[0], values[-1]
+    axes.set(**{f"{which}scale": "log", f"{which}lim": limits, f"{which}ticks": values})
+    axes.set(**{f"{which}ticklabels": names})
+    getattr(axes, f"{which}axis").set_minor_locator(NullLocator())
+
+
+def _marks(axes, table, x, y):
+    """The simulated settings, by what drawn data say of them."""
+    verdicts = [_in_region(row) for row in table.to_dict("records")]
+    for verdict, (marker, face, words) in MARKS.items():
+        rows = table[[found is verdict for found in verdicts]]
+        look = {"markerfacecolor": face, "markeredgecolor": "black", "markersize": 6}
+        axes.plot(rows[x], rows[y], marker, label=words, **look)
+
+
+# ---------------------------------------------------------------- a weight by group
+
+
+@captioned
+def plot_weights(setting):
+    """Linear ridge regression: the weight of the teacher that is best for each group; the one that
+    AdaAlpha gives it, which is the teacher's R² on held-out targets; and, shaded, the weights that
+    harm the group."""
+    noises = np.geomspace(0.05, 5, 60)
+    grid = replace(setting, noise=noises)
+    best, given = ridge.best_weights(grid), ridge.reliability(grid)
+    limits = [ridge.weight_limit(grid, groups) for groups in (ONLY_MAJORITY, ONLY_MINORITY)]
+
+    def paint(width):
+        shape = {"columns": 2} if width >= DESK else {"rows": 2}
+        height = 2.9 if width >= DESK else 5.0
+        figure, axes = axes_of(width, height, sharex=True, sharey=True, **shape)
+        for k, one in enumerate(axes):
+            harmful = np.clip(limits[k], 0, 1)
+            one.fill_between(noises, harmful, 1, color="#d55e00", alpha=0.15, label="harm")
+            one.plot(noises, best[k], color=GREEN, label="best for the group")
+            one.plot(noises, given[k], "--", color=LOOKS[ADAPTED], label="AdaAlpha's")
+            one.set_title(GROUPS[k])
+            one.set_ylim(-0.02, 1.02)
+            _log(one, "x", (0.05, 0.2, 1, 5))
+        axes[0].set_ylabel("weight of the teacher")
+        figure.supxlabel("noise", fontsize=10)
+        legend(figure, axes[0])
+        return figure
+
+    columns = {"noise": noises}
+    for k, group in enumerate(GROUPS[:2]):
+        columns |= {f"best, {group}": best[k], f"AdaAlpha's, {group}": given[k]}
+        columns |= {f"harm above, {group}": limits[k]}
+    table = pd.DataFrame(columns).iloc[::5]
+    sentence = (
+        f"From noise {noises[0]:.2f} to {noises[-1]:.0f}, the minority’s best weight goes from "
+        f"{best[1][0]:.2f} to {best[1][-1]:.2f}, AdaAlpha’s from {given[1][0]:.2f} to "
+        f"{given[1][-1]:.2f}, which harms the minority up to noise "
+        f"{ridge.adaptive_noise_limit(setting):.2f}."
+    )
+    return paint, sentence, table
+
+
+@captioned
+def plot_shared(setting):
+    """One weak input that both groups have, with another relation to the target in the minority.
+    Below the dashed line no weights by group lower the average error; up to the solid line, every
+    choice of weights but 0 and 0 raises the minority's; above it, some weights lower both."""
+    relations, low, high = np.linspace(1, 4, CELLS), 0.02, 5
+    spared, average = ridge.shared_limits(setting, relations)
+    rises, falls = np.clip(spared, low, high), np.clip(average, low, high)
+
+    def paint(width):
+        figure, axes = axes_of(width, 3.3)
+        look = {"alpha": 0.5, "linewidth": 0}
+        for below, above, colour, words in (
+            (low, falls, "#cccccc", "the average cannot fall"),
+            (falls, rises, "#f0a860", "it can, and the minority is harmed"),
+            (rises, high, "#9fd3c0", "some weights lower both"),
+        ):
+            axes.fill_between(relations, below, above, color=colour, label=words, **look)
+        axes.plot(relations, rises, color="black", label="limit of the minority")
+        axes.plot(relations, falls, "--", color="black", label="limit of the average")
+        axes.set(xlim=(1, 4), ylabel="noise", xlabel="minority's true weight (majority's: 1)")
+        _log(axes, "y", (0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5))
+        legend(figure, axes)
+        return figure
+
+    table = pd.DataFrame({"relation": relations, "minority": spared, "average": average})
+    above, below = map(float, ridge.shared_limits(setting, 2.0))
+    sentence = "Where an input means twice as much in the minority, "
+    if below < above:
+        sentence += (
+            f"and the noise lies between {below:.2f} and {above:.2f}, weights by group can lower "
+            "the average, and all of them harm the minority."
+        )
+    else:
+        sentence += "some weights by group lower the minority’s error, whatever the noise."
+    return paint, sentence, table.iloc[::6]

@@ -1,0 +1,146 @@
+"""The page of no study: its parameters, its figures and words at any of them, and its place."""
+
+import re
+
+import numpy as np
+import papermill
+import pytest
+from conftest import ROOT
+from looking import Document
+
+from kdlib.config import KdlibError
+from kdlib.evidence import ridge
+from kdlib.evidence.ridge import Setting
+from kdlib.pages import regions, render, report, theory
+
+BOOK = ROOT / "notebooks" / f"{render.THEORY_BOOK}.ipynb"
+USUAL = {name: getattr(Setting(), name) for name in theory.RANGES}
+SETTINGS = [
+    Setting(),
+    Setting(share=0.5, noise=10.0, penalty=1.0, teacher_penalty=10.0),
+    Setting(share=0.02, noise=0.01, penalty=1e-5, teacher_penalty=1e-5, alpha=0.01),
+]
+FIGURES = ("plot_functions", "plot_region", "plot_weights", "plot_shared")
+
+
+# ---------------------------------------------------------------- parameters
+
+
+def test_the_defaults_of_the_notebook_are_those_of_the_model():
+    cell = render.read(BOOK).cells[1]
+    given = render.read_parameters(cell.source, BOOK)
+    assert {name: default for name, (default, _) in given.items()} == USUAL
+    assert all(comment for _, comment in given.values())
+    assert list(papermill.inspect_notebook(str(BOOK))) == list(USUAL)
+    assert theory.check_parameters(USUAL) == Setting()
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"share": 0.6}, "notebook parameter share=0.6: must be a number from 0.02 to 0.5."),
+        ({"share": 0.0}, "share=0.0: must be"),
+        ({"noise": "0.5"}, "noise='0.5': must be a number from 0.01 to 10."),
+        ({"alpha": True}, "alpha=True: must be a number from 0.01 to 1."),
+        ({"alpha": float("nan")}, "alpha=nan: must be"),
+        ({"teacher_penalty": None}, "teacher_penalty=None: must be a number from 1e-05 to 10."),
+        ({"In": ["# Parameters\nshares = 0.2\n"]}, "'shares' is unknown: did you mean 'share'?"),
+    ],
+)
+def test_bad_parameters(changed, said):
+    with pytest.raises(KdlibError, match=re.escape(said)):
+        theory.check_parameters({**USUAL, **changed})
+
+
+def test_whole_numbers_are_numbers():
+    assert theory.check_parameters({**USUAL, "alpha": 1}) == Setting()
+
+
+# ---------------------------------------------------------------- words and figures
+
+
+def test_a_change_is_said_by_its_sign():
+    assert theory.moved(25.04, "it") == "raises it by 25 %"
+    assert theory.moved(-0.56, "it") == "lowers it by 0.6 %"
+    assert theory.moved(0.04, "it") == theory.moved(-0.04, "it") == "leaves it as it is"
+
+
+def test_what_the_page_says_first_is_what_was_computed():
+    table = theory.errors(Setting())
+    one_hot, distilled = table[table.model == table.model[0]].to_dict("records")[:2]
+    percent = [100 * (distilled[g] / one_hot[g] - 1) for g in ("average", "minority")]
+    assert percent[0] < 0 < percent[1]  # the effect, at the defaults
+    effect, region = theory.headline(Setting()).sentences
+    words = "distillation lowers the average squared error by {:.0f} % and raises the minority’s by"
+    assert words.format(-percent[0]) + f" {percent[1]:.0f} %;" in effect
+    low, high = map(float, re.findall(r"\d\.\d\d", region))
+    inside = [ridge.noise_limit(Setting(), g) for g in (ridge.BOTH, ridge.ONLY_MINORITY)]
+    assert [low, high] == pytest.approx(inside, abs=0.005) and low < Setting().noise < high
+
+
+def test_where_no_noise_lowers_the_average_and_harms_the_minority_the_page_says_so():
+    setting = Setting(share=0.02, teacher_penalty=10.0)
+    assert ridge.noise_limit(setting) > ridge.noise_limit(setting, ridge.ONLY_MINORITY)
+    said = theory.headline(setting).sentences[1]
+    assert "there is no noise at which the average falls and the minority" in said
+
+
+@pytest.mark.parametrize("setting", SETTINGS, ids=str)
+@pytest.mark.parametrize("name", FIGURES)
+def test_a_figure_is_drawn_whatever_the_parameters(name, setting):
+    shown = getattr(regions, name)(setting)
+    assert shown.sentence.endswith(".") and "nan" not in shown.sentence and len(shown.table) > 3
+    for narrow in (False, True):
+        assert b"mathdefault" not in shown.svg(narrow)  # letters of an axis that is logarithmic
+
+
+def test_simulated_settings_agree_with_the_formulas_and_are_marked_by_what_was_drawn():
+    table = regions.checks(Setting())
+    number, beyond, most = regions.far(table)
+    assert number == 3 * len(table) and beyond <= 0.15 * number and most < 4.5
+    marks = [regions._in_region(row) for row in table.to_dict("records")]
+    formula = (table.average < 0) & (table.minority > 0)
+    decided = [(mark, at) for mark, at in zip(marks, formula, strict=True) if mark is not None]
+    assert all(mark == at for mark, at in decided) and len(decided) > 25
+    assert {mark for mark, _ in decided} == {True, False}
+
+
+def test_a_formula_that_is_wrong_would_be_seen(monkeypatch):
+    right = ridge.risk
+    monkeypatch.setattr(ridge, "risk", lambda at, *more: right(at, *more) * 1.1)
+    _, beyond, most = regions.far(regions.checks(Setting()))
+    assert beyond > 20 and most > 10
+
+
+# ---------------------------------------------------------------- the page and its place
+
+
+def test_the_report_has_the_page_without_any_record_and_opens_with_it(tmp_path):
+    def build():
+        said = []
+        verdicts, failures = report.pages_of({}, [], tmp_path, BOOK.parent, said.append)
+        assert (verdicts, failures) == ([], [])
+        return said
+
+    assert build()[1].startswith(f"theory/{render.THEORY_BOOK}: built (")
+    assert build()[1].startswith(f"theory/{render.THEORY_BOOK}: unchanged (")  # its stamp holds
+    index = Document((tmp_path / "index.html").read_text("utf-8"))
+    (section, _) = index.all("section", **{"class": "theory"})[0]
+    assert theory.headline(Setting()).sentences[0] in section
+    address = f"theory/{render.THEORY_BOOK}.html"
+    assert {a["href"] for _, a in index.all("a")} >= {address, "#content"}
+    page = (tmp_path / address).read_text("utf-8")
+    figures = Document(page).all("img")
+    assert len(figures) == len(FIGURES) and all(a["alt"] for _, a in figures)
+    assert index.all("img")[0][1]["alt"] == figures[0][1]["alt"]
+    assert "python -m kdlib report" in page and "none: formulas" in page
+    assert '<code class="tex">' not in page  # every formula could be converted
+    assert len(page) < 3_000_000
+
+
+def test_parameters_reach_the_page(tmp_path):
+    out = tmp_path / "out.ipynb"
+    report.execute(BOOK, out, {"share": 0.25, "noise": 1})
+    shown = str([c.get("outputs") for c in render.read(out).cells])
+    assert theory.headline(Setting(share=0.25, noise=1.0)).sentences[0] in shown
+    assert not np.allclose(ridge.risks(Setting()), ridge.risks(Setting(share=0.25, noise=1.0)))
