@@ -433,12 +433,13 @@ def test_data_says_what_is_where(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("KDLIB_DATA", str(tmp_path))
     (tmp_path / "cifar-100-python").mkdir()
     assert cli.main(["data"]) == 0
-    digits, cifar100, cifar10 = capsys.readouterr().out.splitlines()
+    digits, cifar100, cifar10, adult = capsys.readouterr().out.splitlines()
     assert "scikit-learn" in digits
     assert cifar100 == f"cifar100: pickles in {tmp_path / 'cifar-100-python'}"
     assert cifar10.startswith("cifar10 was not found") and cifar10.endswith(
         "python -m kdlib data get cifar10"
     )
+    assert adult.startswith("adult was not found") and adult.endswith("kdlib data get adult")
 
 
 def test_decoded_data_are_found_unless_a_folder_is_named(tmp_path, monkeypatch, capsys):
@@ -540,9 +541,9 @@ def nearest(wrong, near, allowed):
         ("audit --study anchors", "study anchors has no pairs or methods to choose from."),
         (
             "data get cifar11",
-            f"data set 'cifar11' {DOWNLOADED}: did you mean 'cifar10'? Allowed: cifar100, cifar10.",
+            f"data set 'cifar11' {DOWNLOADED}: did you mean 'cifar10'? Allowed: cifar100, cifar10, adult.",
         ),
-        ("data get mnist", f"data set 'mnist' {DOWNLOADED}: Allowed: cifar100, cifar10."),
+        ("data get mnist", f"data set 'mnist' {DOWNLOADED}: Allowed: cifar100, cifar10, adult."),
         ("data get", "data get needs a NAME: cifar100, cifar10 or adult."),
         ("run cifar20", nearest("study 'cifar20'", "cifar20-lt", ", ".join(STUDIES))),
         ("run digits --see 2", nearest("'--see'", "--seeds", OF_RUN)),

@@ -8,7 +8,7 @@ from kdlib.evidence import choice
 from kdlib.evidence.findings import UNDECIDED, marked, pair_verdicts, panels, share
 from kdlib.evidence.rules import LEAST_SEEDS, classes, labels_read, verdict_bucket
 from kdlib.evidence.words import told
-from kdlib.pages import anchors, rates, sensitivity
+from kdlib.pages import anchors, people, sensitivity
 from kdlib.pages.gains import plot_gain_by_bucket
 from kdlib.study.done import complete_seeds
 from kdlib.study.files import whole_file
@@ -88,7 +88,7 @@ def _anew():
             return ""
         both = panels(study.name)
         cards = [card for p in both for card in pair_verdicts(p)]
-        said = [f"- {sentence}" for p in both for sentence in rates.answer(p)]
+        said = [f"- {sentence}" for p in both for sentence in people.answer(p)]
         about, *rest = _study(OnRecord(study, study.seeds, both, cards))
         parts += [about, "\n".join(said), *rest]
     return "\n\n".join(parts)

@@ -36,6 +36,16 @@ def answer(p, method="kd"):
     ]
 
 
+def answer_of_others(some, method="kd"):
+    """One sentence: what a method changes between the sexes in further pairs."""
+    said = [
+        f"{p.name}: {told(change(p, method, rates.ODDS, 'sex'))} and "
+        f"{told(change(p, method, rates.PARITY, 'sex'))}"
+        for p in some
+    ]
+    return f"The same two differences between the sexes in the other pairs: {'; '.join(said)}."
+
+
 # ---------------------------------------------------------------- gains
 
 
