@@ -37,6 +37,7 @@ WORDS = {  # of a notebook in links
     "06_rivals": "rivals",
     THEORY_BOOK: "when distillation must harm",
     "08_groups_that_are_not_classes": "groups of people",
+    "09_would_the_labels_show_it": "what the labels hide",
     "90_anchors": "published numbers",
     "91_choice_of_recipe": "choice of the recipe",
 }

@@ -10,7 +10,7 @@ from kdlib.methods import arms
 from kdlib.study import recipes
 from kdlib.study.anchors import ANCHORS, ANCHORS_LT
 from kdlib.study.parameters import check_names, overridden
-from kdlib.study.recipes import ABLATED, KNOB_ARMS, PRIMARY, RIVALS, T1, T2, T4, each
+from kdlib.study.recipes import ABLATED, PRIMARY, QUICK_KNOBS, RIVALS_CROSSFIT, T1, T2, T4, each
 from kdlib.study.studies import Grid, Search, Study
 
 KINDS = {  # kind of a study: the notebooks that show it
@@ -195,10 +195,6 @@ def _beyond(base, end, **changes):
     return replace(base, **fields | changes)
 
 
-# too long for a demonstration: no crossfit
-_NO_CROSSFIT = {name: fields for name, fields in KNOB_ARMS.items() if "crossfit" not in name}
-_WITH_CROSSFIT = RIVALS | arms("ada_alpha_crossfit")
-
 # ---------------------------------------------------------------- choices of recipes
 
 _CHOSEN = "Rate, temperature, weight of the teacher: chosen on val, with seeds of no other study."
@@ -229,7 +225,7 @@ _EVERY = (
         "chosen on val (PROTOCOL.md, D19).",
         epochs=(80, 160, 320, 640),
     ),
-    _beyond(_CIFAR20, "rivals", seeds=6, methods=_WITH_CROSSFIT, fewer={"ada_alpha_crossfit": 4}),
+    _beyond(_CIFAR20, "rivals", seeds=6, methods=RIVALS_CROSSFIT, fewer={"ada_alpha_crossfit": 4}),
     _beyond(_CIFAR20, "knobs", seeds=4),
     _beyond(_CIFAR20, "ablations", seeds=4, settings=recipes.CIFAR20_SETTINGS),
     _beyond(_CIFAR20, "length", seeds=4, settings=({}, *each(epochs=(20, 40, 80, 160, 320)))),
@@ -257,7 +253,7 @@ _EVERY = (
         seeds=12,
     ),
     _beyond(_DIGITS, "rivals", seeds=3),
-    _beyond(_DIGITS, "knobs", seeds=3, methods=_NO_CROSSFIT),
+    _beyond(_DIGITS, "knobs", seeds=3, methods=QUICK_KNOBS),
     _beyond(_DIGITS, "ablations", seeds=3, settings=recipes.DIGITS_SETTINGS),
     ANCHORS,
     ANCHORS_LT,

@@ -86,6 +86,9 @@ KNOB_ARMS = {  # the primary methods, then one choice changed at a time
     "AdaMargin, reading C-inverse": {**_MARGIN, "margin_reading": "C-inverse"},
     "AdaMargin, half the scale": {**_MARGIN, "margin_scale": 0.5},
 }
+RIVALS_CROSSFIT = RIVALS | arms("ada_alpha_crossfit")
+# too long for a demonstration: no crossfit
+QUICK_KNOBS = {name: fields for name, fields in KNOB_ARMS.items() if "crossfit" not in name}
 
 # ---------------------------------------------------------------- beyond the findings
 
