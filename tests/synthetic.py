@@ -134,6 +134,7 @@ def write_study(
     names=None,
     by_setting=None,
     facts=None,
+    alter=None,
     **rates,
 ):
     """Write every record of a study into $KDLIB_RECORDS. Accuracies by role: see record; the rest
@@ -141,24 +142,36 @@ def write_study(
 
     shuffled, copies: roles. margin: function seed -> (G,) held-out margin of that seed's teacher.
     by_setting: function setting -> rates that differ there. facts: function (method, seed) ->
-    further facts of a record."""
+    further facts of a record. alter: function record -> record, before it is written."""
     assert "KDLIB_RECORDS" in os.environ  # never among the real ones
     margin = margin or (lambda seed: np.linspace(0.9, 0.1, GROUPS))
     facts = facts or (lambda method, seed: {})
     by_setting = by_setting or (lambda setting: {})
+    alter = alter or (lambda done: done)
     seeds = study.seeds if seeds is None else seeds
     for setting, pair, method in itertools.product(study.settings, study.pairs, study.methods):
         here = USUAL | rates | by_setting(setting)
 
         def put(cfg, role, seed, here=here, **more):
             how = {"shuffled": role in shuffled, "copies": role in copies, "names": names}
-            write(record(cfg, role, seed, here.get(role, 0.7), **how, **more, **facts(role, seed)))
+            more |= facts(role, seed)
+            write(alter(record(cfg, role, seed, here.get(role, 0.7), **how, **more)))
 
         for seed in study.seeds_of(method, seeds):
             cfg = study.config(pair, method, seed, setting)
             put(cfg, method, seed, margin=margin(seed))
             if cfg.teacher:
                 put(cfg.teacher_config(), "teacher", seed)
+
+
+def halves(done):
+    """A Record whose labels hold two groups each: label k the groups 2 k and 2 k + 1."""
+    splits = {
+        name: replace(split, y=split.y // 2, predicted=split.predicted // 2)
+        for name, split in done.splits.items()
+    }
+    names = [f"label {k}" for k in range(GROUPS // 2)]
+    return replace(done, facts=done.facts | {"class_names": names}, splits=splits)
 
 
 def made(study=TINY, seeds=None, split="test_plus", **how):

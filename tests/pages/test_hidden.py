@@ -5,9 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
-from synthetic import COUNTS, GROUPS, TINY, made
+from synthetic import COUNTS, GROUPS, TINY, halves, made
 
-from kdlib.evidence.panel import Panel
 from kdlib.methods import arms
 from kdlib.pages import hidden
 
@@ -26,18 +25,7 @@ def _records(tmp_path, monkeypatch):
 
 def halved(**rates):
     """A Panel whose labels hold two groups each: label k the groups 2 k and 2 k + 1."""
-    p = made(HALVED, **rates)
-
-    def of(record):
-        splits = {
-            name: replace(split, y=split.y // 2, predicted=split.predicted // 2)
-            for name, split in record.splits.items()
-        }
-        return replace(record, facts=record.facts | {"class_names": NAMES}, splits=splits)
-
-    runs = {method: tuple(map(of, records)) for method, records in p.runs.items()}
-    teachers = tuple(map(of, p.teachers))
-    return Panel(HALVED, p.pair, p.seeds, runs, teachers, p.margins, p.split)
+    return made(HALVED, alter=halves, **rates)
 
 
 def frame_of(p):

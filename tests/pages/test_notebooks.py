@@ -12,7 +12,7 @@ import papermill
 import pytest
 from adult import write_adult
 from papermill.exceptions import PapermillExecutionError
-from synthetic import COUNTS, GROUPS, write_study
+from synthetic import COUNTS, GROUPS, halves, write_study
 
 from kdlib.asking import given
 from kdlib.config import KdlibError
@@ -259,12 +259,14 @@ def history(method, seed):
 
 @pytest.fixture(scope="session")
 def made_by_hand(tmp_path_factory):
-    """A folder with records of two seeds of the other studies of the digits, made by hand."""
+    """A folder with records of two seeds made by hand: of the other studies of the digits, and of
+    labels that hide groups."""
     folder = tmp_path_factory.mktemp("made")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("KDLIB_RECORDS", str(folder))
         for kind in ("rivals", "knobs", "ablations"):
             write_study(STUDIES[f"digits-{kind}"], 2, shuffled=("kd", "one_hot"), facts=history)
+        write_study(STUDIES[DEMO["hidden"]], 2, shuffled=("kd", "one_hot"), alter=halves)
     return folder
 
 
@@ -282,11 +284,8 @@ def executed(request, tmp_path, monkeypatch, kernels):
     """(what a notebook printed, its pages): run from records, quietly, training nothing."""
     path, study = request.param
     kind = KIND[path.stem]
-    fixture = {"groups": "of_people", "rivals": "made_by_hand", "knobs": "made_by_hand"}
-    fixture |= {"ablations": "made_by_hand"}
-    folder = ROOT / "data" / "records"  # of images, which no test trains on
-    if kind != "hidden":
-        folder = request.getfixturevalue(fixture.get(kind, "trained"))
+    by_hand = dict.fromkeys(("rivals", "knobs", "ablations", "hidden"), "made_by_hand")
+    folder = request.getfixturevalue((by_hand | {"groups": "of_people"}).get(kind, "trained"))
     monkeypatch.setenv("KDLIB_RECORDS", str(folder))
 
     def written():
