@@ -653,3 +653,7 @@ def test_other_errors_of_the_machine_are_not_hidden(monkeypatch):
 
 def test_every_study_names_the_source_of_its_data():
     assert {cfg.dataset for s in STUDIES.values() for cfg in s()} == set(DATA_FROM)
+    sources = {name: source.split(" (")[0] for name, source in DATA_FROM.items()}
+    others = ("digits", "cifar10", "adult")
+    assert [sources.pop(name) for name in others] == ["digits", "CIFAR-10", "Adult"]
+    assert set(sources.values()) == {"CIFAR-100"}

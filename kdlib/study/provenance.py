@@ -14,6 +14,7 @@ DATA_FROM = {  # source of each data set
     "digits": "digits (Alpaydin and Kaynak 1998, from scikit-learn)",
     "cifar10": "CIFAR-10 (Krizhevsky 2009)",
     **dict.fromkeys(("cifar100", "cifar20", *HIDDEN), "CIFAR-100 (Krizhevsky 2009)"),
+    "adult": "Adult (Becker and Kohavi 1996, from the UCI repository)",
 }
 
 
