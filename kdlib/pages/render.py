@@ -163,7 +163,7 @@ def write_index(pages, html, verdicts, provenance):
         studies.append(facts | {"verdicts": verdicts[name], "provenance": provenance[name]})
     studies.sort(key=_place(studies))
     index = TEMPLATES.get_template("index.html.j2")
-    text = index.render(theory=theory, studies=studies, now=datetime.now(UTC))
+    text = index.render(theory=theory, studies=studies, judged=JUDGED, now=datetime.now(UTC))
     return write(html, tidy(text))
 
 

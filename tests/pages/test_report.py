@@ -16,7 +16,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from kdlib.config import KdlibError
 from kdlib.pages import render, report, shown
-from kdlib.study.grids import KINDS, STUDIES
+from kdlib.study.grids import JUDGED, KINDS, STUDIES
 
 PARAMETERS = """study = "digits"                # which study = a key of STUDIES
 seeds = 8                       # so = a comment with an equals sign
@@ -289,17 +289,19 @@ def test_the_index_opens_the_first_study_that_is_neither_superseded_nor_a_demons
         "digits-knobs",
         "cifar20-lt-rivals",
         "anchors",
+        "adult",
         "cifar20-lt",
     ]
-    cards = {name: CARDS if STUDIES[name].kind == "findings" else [] for name in names}
+    cards = {name: CARDS if STUDIES[name].kind in JUDGED else [] for name in names}
     make(tmp_path, names, books=["00_overview"], verdicts=cards.get)
     index = Document((tmp_path / "reports/index.html").read_text("utf-8"))
     order = [a["id"] for tag, a, _ in index.tags if tag in ("h2", "h3") and a.get("id") in names]
     last = ["anchors", "cifar20-short", "digits", "digits-knobs"]
-    assert order == ["cifar20-lt", "cifar20-lt-rivals", *last]
+    assert order == ["cifar20-lt", "cifar20-lt-rivals", "adult", *last]
     assert len(index.all("section", **{"class": "study"})) == 1
     folded = [words for words, _ in index.all("details", **{"class": "study"})]
-    assert ["Sensitivity" in words for words in folded] == [True, True, False, False, True]
+    expected = [True, False, True, False, False, True]  # adult has verdicts
+    assert ["Sensitivity" in words for words in folded] == expected
     linked = {attributes["href"] for _, attributes in index.all("a")}
     assert {f"{name}/00_overview.html" for name in names} <= linked
 
