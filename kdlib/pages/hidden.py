@@ -94,20 +94,22 @@ def plot_labels_and_groups(p):
         return figure
 
     shown = labels[["label", "gain", "low", "high", "finding"]]
-    lowest = groups.loc[groups.groupby("label").gain.idxmin()].set_index("label")
-    table = shown.assign(**{"lowest group": shown.label.map(lowest.group)})
-    table["its gain"] = shown.label.map(lowest.gain)
-    table["its finding"] = shown.label.map(lowest.finding)
-    return paint, said_of_lowest(p, table), table
+    # a harmed group comes first, though the estimate of an uncertain one may be lower
+    ordered = groups.assign(spared=groups.finding != "harmed").sort_values(["spared", "gain"])
+    worst = ordered.drop_duplicates("label").set_index("label")
+    table = shown.assign(**{"worst group": shown.label.map(worst.group)})
+    table["its gain"] = shown.label.map(worst.gain)
+    table["its finding"] = shown.label.map(worst.finding)
+    return paint, said_of_worst(p, table), table
 
 
-def said_of_lowest(p, table):
+def said_of_worst(p, table):
     """Which harmed group is hidden best, in a sentence: inside the label that gains most."""
     hidden = table[(table["its finding"] == "harmed") & (table.finding != "harmed")]
     if hidden.empty:
         return f"{p.name}: no label hides a {p.study.groups[0]} that is clearly harmed."
     row = hidden.loc[hidden.gain.idxmax()]
-    label, group = (row[name].replace("_", " ") for name in ("label", "lowest group"))
+    label, group = (row[name].replace("_", " ") for name in ("label", "worst group"))
     return (
         f"{p.name}: {len(hidden)} of {len(table)} labels that are not called harmed hide a "
         f"{p.study.groups[0]} that is. The label {label} changes by {number(row.gain)}, {group} "

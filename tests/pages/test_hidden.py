@@ -8,7 +8,7 @@ import pytest
 from synthetic import COUNTS, GROUPS, TINY, halves, made
 
 from kdlib.methods import arms
-from kdlib.pages import hidden
+from kdlib.pages import classes, hidden
 
 HALVED = replace(
     TINY,
@@ -67,12 +67,29 @@ def test_harm_that_a_label_hides_is_named_and_where_there_is_none_that_is_said()
     p = halved(kd=rates, one_hot=lambda seed, split: 0.6 + 0.02 * seed)
     figure = hidden.plot_labels_and_groups(p)
     row = figure.table.set_index("label").loc["label 0"]
-    assert row["lowest group"] == "class 1" and row["its finding"] == "harmed"
+    assert row["worst group"] == "class 1" and row["its finding"] == "harmed"
     assert row.finding != "harmed"
     assert "1 of 5 labels that are not called harmed hide a half that is." in figure.sentence
     assert "class 1 inside it by −" in figure.sentence
     even = hidden.plot_labels_and_groups(halved(kd=0.7, one_hot=0.7))
     assert even.sentence.endswith("no label hides a half that is clearly harmed.")
+
+
+def test_a_harmed_group_is_found_beside_one_that_is_lower_and_uncertain():
+    def kd(seed, split):
+        unsure = (0.0, 1.0, 0.0, 0.4)[seed]
+        return np.array([0.3 + 0.02 * seed, unsure, *[0.7] * (GROUPS - 2)])
+
+    def one_hot(seed, split):
+        return np.array([0.6 + 0.02 * seed, *[0.7] * (GROUPS - 1)])
+
+    p = halved(kd=kd, one_hot=one_hot)
+    of_groups = classes.gain_by_group(p).set_index("group")
+    assert of_groups.gain["class 1"] < of_groups.gain["class 0"] < 0
+    assert list(of_groups.finding[["class 0", "class 1"]]) == ["harmed", "no clear difference"]
+    figure = hidden.plot_labels_and_groups(p)
+    row = figure.table.set_index("label").loc["label 0"]
+    assert row["worst group"] == "class 0" and "class 0 inside it by −" in figure.sentence
 
 
 def test_the_answer_counts_by_label_and_by_group_and_compares_both_kinds_of_margins():
