@@ -4,6 +4,7 @@ import hashlib
 import os
 import sys
 import urllib.request
+from http.client import HTTPException
 from pathlib import Path
 from typing import NamedTuple
 
@@ -68,14 +69,8 @@ def load_table(data=None):
     import pandas as pd
 
     folder, frames = find(data), []
-    for name, sha256 in FILES.items():
-        rows = [line for line in (folder / name).read_bytes().splitlines() if line.strip()]
-        rows = [line for line in rows if not line.startswith(b"|")]
-        if (found := hashlib.sha256(b"\n".join(rows)).hexdigest()) != sha256:
-            raise _error(
-                f"{folder / name} does not hold the published rows: sha256 {found[:12]}..., "
-                f"expected {sha256[:12]}..."
-            )
+    for name in FILES:
+        rows = _rows(name, (folder / name).read_bytes(), folder / name)
         cells = [[cell.strip() for cell in row.decode().split(",")] for row in rows]
         frames.append(pd.DataFrame(cells, columns=COLUMNS).assign(train=name == "adult.data"))
     frame = pd.concat(frames, ignore_index=True)
@@ -91,6 +86,17 @@ def load_table(data=None):
         race * len(WORDS["sex"].split()) + sex,
         frame.train.to_numpy(),
     )
+
+
+def _rows(name, content, where):
+    """Rows of a file of FILES, bytes; DataError if they are not the published ones."""
+    rows = [line for line in content.splitlines() if line.strip() and not line.startswith(b"|")]
+    if (found := hashlib.sha256(b"\n".join(rows)).hexdigest()) != FILES[name]:
+        raise _error(
+            f"{where} does not hold the published rows: sha256 {found[:12]}..., expected "
+            f"{FILES[name][:12]}..."
+        )
+    return rows
 
 
 def find(data=None):
@@ -111,20 +117,21 @@ def found():
 
 
 def download(folder=None, url=None):
-    """Fetch what is missing of the two files: the Path of their folder, checked.
+    """Fetch what is missing or damaged of the two files: the Path of their folder, checked.
 
     folder: else $KDLIB_DATA, else data/. url: a folder that holds copies. DataError if it fails."""
     url, to = (url or URL).rstrip("/"), _folder(folder)
     print(f"kdlib: adult: 6 MB from {url} to {to}, if not there already", file=sys.stderr)
     for name in FILES:
-        if (to / name).exists():
-            continue
         try:
+            if _whole(to / name):
+                continue
             with urllib.request.urlopen(f"{url}/{name}", timeout=PATIENCE) as answer:
                 content = answer.read()
+            _rows(name, content, f"{url}/{name}")  # lest a page of errors be kept
             with files.whole_file(to / name) as temporary:
                 temporary.write_bytes(content)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, HTTPException) as error:  # the last: of an answer cut short
             raise DataError(
                 f"adult could not be fetched from {url} to {to} ({error}): try again, name a "
                 "mirror with --url, or set KDLIB_DATA to a folder with adult/adult.data and "
@@ -132,6 +139,14 @@ def download(folder=None, url=None):
             ) from error
     load_table(to.parent)
     return to
+
+
+def _whole(file):
+    """Whether a file is there, with the published rows."""
+    try:
+        return file.exists() and bool(_rows(file.name, file.read_bytes(), file))
+    except DataError:
+        return False
 
 
 def _folder(data):

@@ -1,6 +1,7 @@
 """Adult: read and encoded as pandas and scikit-learn do; boosted trees as scikit-learn's."""
 
 import os
+from http.client import IncompleteRead
 from pathlib import Path
 
 import numpy as np
@@ -130,6 +131,30 @@ def test_a_download_takes_what_is_missing_and_checks_it(small, tmp_path):
     ).read_bytes()
     with pytest.raises(DataError, match="adult could not be fetched from .*nowhere"):
         adult.download(tmp_path / "other", (tmp_path / "nowhere").as_uri())
+
+
+def test_a_download_repairs_what_is_damaged_and_keeps_nothing_that_is_wrong(small, tmp_path):
+    there, wrong = tmp_path / "there" / "adult", tmp_path / "wrong"
+    wrong.mkdir()
+    for name in adult.FILES:
+        (wrong / name).write_text("<html>not found</html>")
+    with pytest.raises(DataError, match="wrong/adult.data does not hold the published rows"):
+        adult.download(there.parent, wrong.as_uri())
+    assert not there.exists()
+    there.mkdir(parents=True)
+    (there / "adult.data").write_text("39, Private")  # as a download cut short leaves it
+    adult.download(there.parent, (small / "adult").as_uri())
+    for name in adult.FILES:
+        assert (there / name).read_bytes() == (small / "adult" / name).read_bytes()
+
+
+def test_an_answer_that_is_cut_short_is_said(small, tmp_path, monkeypatch):
+    def cut(address, timeout):
+        raise IncompleteRead(b"39, Private")
+
+    monkeypatch.setattr("urllib.request.urlopen", cut)
+    with pytest.raises(DataError, match="could not be fetched .*IncompleteRead"):
+        adult.download(tmp_path / "there", "http://example.org")
 
 
 # ---------------------------------------------------------------- Config
