@@ -163,7 +163,7 @@ def adaptive_noise_limit(setting):
 
 # ---------------------------------------------------------------- penalties that are tuned
 
-PENALTIES = np.logspace(-5, 0, 201)  # that are tried
+PENALTIES = np.logspace(-6, 1, 281)  # that are tried; the best lie inside, at any noise
 
 
 def tuned(setting):

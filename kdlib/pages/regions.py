@@ -134,7 +134,7 @@ def plot_region(setting):
     error and raises the minority's, by how many per cent; its limits are lines from the formulas.
     Above the dotted line, AdaAlpha's weight would not harm the minority. Marks are settings that
     were simulated: teacher and students were fitted to draws of the noise. The star is the setting
-    of this page."""
+    of this page, if it lies within the axes."""
     table = checks(setting)
     shares, noises = np.geomspace(0.01, 0.5, CELLS), np.geomspace(0.02, 4, CELLS)
     penalties, weights = np.geomspace(1e-4, 1, CELLS), np.linspace(0.01, 1, CELLS)

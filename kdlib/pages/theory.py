@@ -169,8 +169,9 @@ def tuned(setting):
     _, same, own = table.to_dict("records")
     same, own = ([row[f"{group}, change in %"] for group in GROUPS] for row in (same, own))
     caption = (
-        "Linear model, every penalty and weight that is free chosen for the lowest average error, "
-        "exactly. With the penalty that is best for one-hot, distillation "
+        f"Linear model: of {len(ridge.PENALTIES)} penalties from {ridge.PENALTIES[0]:g} to "
+        f"{ridge.PENALTIES[-1]:g}, and of all weights, those of the lowest average error, wherever "
+        "they are free. With the penalty that is best for one-hot, distillation "
         f"{moved(same[2], AVERAGE)} and {moved(same[1], MINORITY)}; with a penalty of its own, it "
         f"{moved(own[2], AVERAGE)} and {moved(own[1], MINORITY)}."
     )

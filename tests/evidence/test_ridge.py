@@ -271,6 +271,20 @@ def test_tuned_settings_are_better_the_more_is_tuned_and_beat_settings_at_random
         assert min(ridge.average(at, ridge.risks(at)) for at in others) >= averages[2] * 0.999
 
 
+@pytest.mark.parametrize("share", [0.02, 0.5])
+@pytest.mark.parametrize("noise", [0.01, 10.0])
+def test_the_best_penalty_of_one_hot_is_among_those_that_are_tried(share, noise):
+    def of_penalty(log):
+        one = replace(Setting(share=share, noise=noise), penalty=np.exp(log))
+        return ridge.average(one, ridge.risks(one, (0, 0)))
+
+    one_hot, _, own = ridge.tuned(Setting(share=share, noise=noise))
+    best = minimize_scalar(of_penalty, bounds=(-25, 10), method="bounded", options={"xatol": 1e-9})
+    assert one_hot.penalty == pytest.approx(np.exp(best.x), rel=0.04)
+    for found in (one_hot.penalty, own.penalty):
+        assert ridge.PENALTIES[0] < found < ridge.PENALTIES[-1]
+
+
 # ---------------------------------------------------------------- steps of the proofs, symbolically
 
 S, C, Q, TAU, U, A, P = sympy.symbols("s c q tau u alpha p", positive=True)
