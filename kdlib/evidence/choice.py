@@ -14,6 +14,7 @@ CHANGE = "change at twice the epochs"
 MARGIN = "teacher's margin on its training images"
 LEAST_FEW_SHOT = 2.0  # per cent on val in every few-shot class, mean over seeds
 AVERAGE, FEW = "average gain", "few-shot gain"
+ONE_SEED = "one seed: no interval"
 PASSES = {"yes": "passes", "no": "does not pass", "not known": "is not known to pass"}
 
 
@@ -48,7 +49,9 @@ def scores(search, seeds):
                     "seeds": len(per_seed),
                 }
             )
-        best = [max(of_step, key=lambda row: row["mean"])["level"]]  # ties go to the first
+        best = [
+            max(of_step, key=lambda row: round(row["mean"], 9))["level"]
+        ]  # ties go to the first
         if search.epochs and "epochs" in step.levels[0]:
             best = [] if step.fields else _shortest(search, seeds)
         rows += [{**row, "chosen": "yes" if row["level"] in best else ""} for row in of_step]
@@ -173,7 +176,8 @@ def settings(search, seeds):
         row = dict(level)
         for name, groups in ((AVERAGE, few | True), (FEW, few)):
             found = _difference(*(v[:, groups].mean(axis=1) for v in (kd, one_hot)))
-            row |= {name: found.estimate, f"{name}, standard error": found.se}
+            # ties on paper differ by about 1e-14
+            row |= {name: round(found.estimate, 9), f"{name}, standard error": found.se}
         row["passes"] = _passes(search, length, level, seeds)["passes"]
         rows.append(row)
     allowed = [row for row in rows if row["passes"] == "yes"] or rows
@@ -196,9 +200,10 @@ def headline(search, seeds):
         row = _passes(search, length, length | {"teacher": search.pair[0]}, seeds)
         word = PASSES[row["passes"]]
         ends = f"{number(row['low'], '', 1)} to {number(row['high'], '', 1)}"
+        ends = ONE_SEED if np.isnan(row["low"]) else f"95 % interval over networks {ends}"
         said.append(
             f"With {search.shared['epochs']} epochs, the recipe {word} the gate. Twice the epochs "
-            f"change the average by {number(row[CHANGE], digits=2)} (95 % interval over networks "
+            f"change the average by {number(row[CHANGE], digits=2)} ("
             f"{ends}; required: less than {LEAST_CHANGE:g}); the teacher's margin on its training "
             f"images is {row[MARGIN]:.3f} (at least {LEAST_MARGIN:g}); the lowest few-shot class "
             f"is at {row['lowest few-shot class']:.1f} % (at least {LEAST_FEW_SHOT:g})."
@@ -211,10 +216,11 @@ def _said_of_setting(search, table):
     step = next(step for step in search.steps if step.shows)
     row = table[table.chosen == "yes"].iloc[0]
     chosen = in_words({name: row[name] for name in step.levels[0]})
-    gains = [
-        f"{number(row[name])} (standard error {row[f'{name}, standard error']:.1f})"
-        for name in (AVERAGE, FEW)
-    ]
+    gains = []
+    for name in (AVERAGE, FEW):
+        error = row[f"{name}, standard error"]
+        spread = ONE_SEED if np.isnan(error) else f"standard error {error:.1f}"
+        gains.append(f"{number(row[name])} ({spread})")
     return (
         f"{search.title}: among {len(table)} settings, {(table.passes == 'yes').sum()} of which "
         f"pass the gate, the search chose {chosen}, where distillation changes accuracy on val by "

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import synthetic
 from scipy.stats import ttest_ind
 from synthetic import COUNTS, FEW, GROUPS, SELF, but, record
 
@@ -353,6 +354,21 @@ def test_without_a_loss_the_smallest_gain_is_chosen_and_of_equals_the_first():
     assert setting_chosen() == (20, 2)
 
 
+def test_ties_are_ties_whatever_rounding_does_to_them(monkeypatch):
+    """As many images right, of other seeds: (6 + 12 + 5) / 24 is more than (6 + 11 + 6) / 24."""
+    monkeypatch.setitem(synthetic.PER_GROUP, "val", 24)
+    images = {1.0: (6, 12, 5), 2.0: (6, 11, 6)}
+
+    def rates(cfg):
+        few = images[cfg.temperature][cfg.seed - 900] / 24 if cfg.method == "kd" else 0.5
+        return np.where(FEW, few, 0.5 + 0.25 * (cfg.method == "kd"))
+
+    write_search(DEMONSTRATION, rates)
+    table = choice.settings(DEMONSTRATION, 3)
+    assert table[choice.FEW].nunique() == table[choice.AVERAGE].nunique() == 1
+    assert setting_chosen() == (20, 1)
+
+
 def test_where_every_average_is_lower_the_highest_is_chosen():
     write_settings((-0.1, 0.0), (-0.3, 0.05), (-0.4, 0.05), (0.15, -0.05))
     assert setting_chosen() == (50, 2)
@@ -402,6 +418,14 @@ def test_the_headline_of_a_demonstration_says_that_the_choice_favours_the_effect
         "it makes a demonstration, and no evidence."
     )
     assert gate.startswith("With 40 epochs, the recipe passes the gate.")
+
+
+def test_one_seed_has_no_interval_and_no_standard_error():
+    write_settings((-0.1, 0.05), (-0.3, 0.05), (-0.15, 0.05), (0.1, 0.1))
+    setting, gate = choice.headline(DEMONSTRATION, 1)
+    assert "by +1.0 points (one seed: no interval) on average" in setting
+    assert "by 0.00 points (one seed: no interval; required" in gate
+    assert "nan" not in setting + gate
 
 
 # ---------------------------------------------------------------- in sentences
