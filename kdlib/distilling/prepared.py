@@ -118,20 +118,25 @@ def margins_by_group(margins, group, names):
 
 
 def held_out_margins(teacher, data, cfg):
-    """(N_val,) margins of the teacher on val."""
+    """((N_val,) margins of the teacher on val, what they are averaged by)."""
     how = (cfg.margin_temperature, cfg.margin_kind)
-    return label_margin(teacher.val, data.val.y.cpu(), *how), data.val.group.cpu()
+    return label_margin(teacher.val, data.val.y.cpu(), *how), _averaged_by(cfg, data.val)
 
 
 def crossfit_margins(models, data, cfg):
-    """((N_train,) margins, their groups) on train: models[k] scores the fold it was not shown."""
+    """The same on train, (N_train,): models[k] scores the fold that it was not shown."""
     y, how = data.train.y.cpu(), (cfg.margin_temperature, cfg.margin_kind)
     fold, margins = fold_of(y), torch.zeros(len(y))
     for k in range(FOLDS):
         own = fold == k
         logits = processes.predicted(models[k], some(data.train, own).x, data)
         margins[own] = label_margin(logits, y[own], *how)
-    return margins, data.train.group.cpu()
+    return margins, _averaged_by(cfg, data.train)
+
+
+def _averaged_by(cfg, examples):
+    """(N,) the class or the group of each example, as the loss looks margins up."""
+    return (examples.y if cfg.margin_level == "class" else examples.group).cpu()
 
 
 def counts(examples, configs):

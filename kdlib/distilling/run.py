@@ -215,7 +215,7 @@ def _trained_here(setting, network, fold=None):
 
 
 def _margins(setting, configs, teacher, network):
-    """{name of a method: (G,) margins of the teacher} of those that read them."""
+    """{name of a method: (G,) margins of the teacher, or (C,)} of those that read them."""
     margins, data = {}, setting.data
     wanted = [cfg for cfg in configs if needs_margins(cfg)]
     models = ()
@@ -226,7 +226,8 @@ def _margins(setting, configs, teacher, network):
             values, group = prepared.crossfit_margins(models, data, cfg)
         else:
             values, group = prepared.held_out_margins(teacher, data, cfg)
-        by_group, said = prepared.margins_by_group(values, group, data.group_names)
+        names = data.class_names if cfg.margin_level == "class" else data.group_names
+        by_group, said = prepared.margins_by_group(values, group, names)
         if cfg.margin_level == "all":
             by_group = by_group[data.train.group.cpu()].mean().expand(len(by_group))
         margins[cfg.name] = by_group.to(data.train.y.device)

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,14 +17,14 @@ import kdlib
 from kdlib.__main__ import main
 from kdlib.asking.networks import named
 from kdlib.config import KdlibError
-from kdlib.data import fold_of
+from kdlib.data import Data, Split, fold_of
 from kdlib.distilling import lockstep, training
 from kdlib.distilling.listing import listing
 from kdlib.distilling.lockstep import Lockstep
 from kdlib.distilling.networks import fresh
 from kdlib.distilling.prepared import margins_by_group
-from kdlib.distilling.recipe import check_batches, check_methods, recipe
-from kdlib.distilling.run import distil
+from kdlib.distilling.recipe import check_batches, check_methods, own, recipe
+from kdlib.distilling.run import _margins, distil
 from kdlib.models import build
 
 ROOT = Path(__file__).parents[2]
@@ -137,6 +138,22 @@ def test_a_group_without_a_held_out_image_is_given_the_mean_of_the_others():
         "1 group without a held-out image (the first is 'b'): the teacher's margin there is taken "
         "to be the mean of the others."
     ]
+
+
+def test_margins_by_label_are_means_over_labels_where_groups_are_others():
+    """Three groups, two classes: label 0 holds the groups 0 and 1."""
+    y, group = torch.tensor([0, 0, 0, 1, 1]), torch.tensor([0, 0, 1, 2, 2])
+    logits = torch.tensor([[3.0, 0], [2, 0], [1, 0], [0, 1], [0, 2]])
+    split = Split(torch.zeros(5, 1), y, group)
+    data = Data(*[split] * 4, ("a", "b"), ("p", "q", "r"))
+    setting = SimpleNamespace(data=data, say=print)
+    names = "ada_alpha", "ada_alpha_by_label"
+    configs = [own(name, teacher="kdlib:resnet8") for name in names]
+    found = _margins(setting, configs, SimpleNamespace(val=logits), None)
+    each = 2 * logits.softmax(dim=1)[torch.arange(5), y].double().numpy() - 1
+    by_group, by_label = (found[name].tolist() for name in names)
+    assert by_group == pytest.approx([each[:2].mean(), each[2], each[3:].mean()])
+    assert by_label == pytest.approx([each[:3].mean(), each[3:].mean()])
 
 
 # ---------------------------------------------------------------- again, and gone on with
