@@ -118,7 +118,7 @@ class Config:
                 unused = f"method {self.method!r} does not use it; leave it at {DEFAULTS[name]!r}"
                 raise _wrong(f"{name}={value!r}: {unused}.")
         if "teacher" in knobs and self.teacher is None:
-            raise _wrong(f"teacher: method {self.method!r} needs one of {', '.join(MODELS)}.")
+            raise _wrong(f"teacher: method {self.method!r} needs one of {self._networks()}.")
         if self.teacher == self.student and self.teacher_seed == self.seed:
             raise _wrong(
                 f"teacher_seed={self.teacher_seed}: in self-distillation the teacher would be the "
@@ -162,15 +162,18 @@ class Config:
         if self.imbalance == 1 and self.profile != "exp":
             raise _wrong("profile: without imbalance there is no profile; leave it at 'exp'.")
 
+    def _networks(self):
+        """Those that read the data set, in words."""
+        table = self.dataset in TABLES
+        return ", ".join(model for model in MODELS if (model in OF_TABLES) == table)
+
     def _check_table(self):
         table = self.dataset in TABLES
         for name in ("student", "teacher"):
             network = getattr(self, name)
             if network and (network in OF_TABLES) != table:
-                fitting = ", ".join(m for m in MODELS if (m in OF_TABLES) == table)
-                raise _wrong(
-                    f"{name}={network!r}: does not read what {self.dataset!r} holds; {fitting} do."
-                )
+                reads = f"does not read what {self.dataset!r} holds; {self._networks()} do"
+                raise _wrong(f"{name}={network!r}: {reads}.")
         if table and (self.imbalance != 1 or self.draw_seed is not None):
             raise _wrong(f"imbalance: {self.dataset!r} is used whole; leave it and draw_seed.")
         if self.student == "boosted_trees" and self.method != "one_hot":

@@ -204,6 +204,11 @@ def test_the_default_teacher_seed_is_never_the_seed(seed, teacher):
         ({"method": "decoupledkd", "teacher": "cnn"}, "did you mean 'decoupled_kd'"),
         ({"method": "kd", "teacher": "cnn", "balance": 1.0}, "between 0 and 0.999999"),
         ({"method": "balanced_kd"}, "teacher: method 'balanced_kd' needs one of cnn, cnn_small,"),
+        ({"method": "kd"}, "resnet110-conv, resnet8x2."),  # none of those of tables
+        (
+            {"method": "kd", "dataset": "adult", "student": "mlp"},
+            "teacher: method 'kd' needs one of mlp, mlp_small, logistic, boosted_trees.",
+        ),
         (
             {"method": "kd", "teacher": "cnn_small", "teacher_seed": 0},
             "teacher_seed=0: in self-distillation the teacher would be the baseline itself",
