@@ -7,6 +7,7 @@ from kdlib.evidence.resample import GroupMeans
 from kdlib.evidence.stats import welch
 from kdlib.evidence.words import number
 from kdlib.study import records
+from kdlib.study.studies import told
 
 LEAST_CHANGE = 1.0  # points by which doubling the epochs may still change one_hot's average
 LEAST_MARGIN = 0.9  # of the teacher on its own training images, mean over images
@@ -34,15 +35,12 @@ def scores(search, seeds):
             continue
         of_step = []
         for level in step.levels:
-            runs = [
-                [_val(search.config(step, level, m, s)).mean() for m in step.methods]
-                for s in range(search.seeds_of(step, seeds))
-            ]
-            per_seed = np.mean(runs, axis=1)
+            found = [_accuracies(search, step, level, m, seeds) for m in step.methods]
+            per_seed = np.mean([of_method.mean(axis=1) for of_method in found], axis=0)
             of_step.append(
                 {
                     "question": step.question,
-                    "level": f"teacher = {level['student']}" if step.teachers else in_words(level),
+                    "level": f"teacher = {level['student']}" if step.teachers else told(level),
                     "mean": per_seed.mean(),
                     "per_seed": tuple(per_seed),
                     "seeds": len(per_seed),
@@ -61,20 +59,13 @@ def _shortest(search, seeds):
     for row in gate(search, seeds).to_dict("records"):
         level = {name: row[name] for name in _lengths(search).levels[0]}
         if row["passes"] == "yes":
-            found.setdefault(in_words(level | {"epochs": ""}), in_words(level))
+            found.setdefault(told(level | {"epochs": ""}), told(level))
     return list(found.values())
 
 
 def _lengths(search):
     """The step that tries lengths of training; one with fields of its own is of another recipe."""
     return next(s for s in search.steps if "epochs" in s.levels[0] and not s.fields)
-
-
-def in_words(level):
-    """A level as text: batch_size = 32, lr = 0.1."""
-    return ", ".join(
-        f"{k} = {v:g}" if isinstance(v, float) else f"{k} = {v}" for k, v in level.items()
-    )
 
 
 def gate(search, seeds):
@@ -132,6 +123,7 @@ def _counts(search, length):
 
 def _difference(a, b):
     """The Interval of a - b, means over networks; without ends with one network."""
+    # as if every redraw of the examples were what was observed: it covers networks alone
     return welch(*(GroupMeans(values, np.tile(values, (2, 1))) for values in (a, b)))
 
 
@@ -210,7 +202,7 @@ def _said_of_setting(search, table):
     """What the chosen setting of a demonstration changes on val, and that it was chosen for it."""
     step = next(step for step in search.steps if step.shows)
     row = table[table.chosen == "yes"].iloc[0]
-    chosen = in_words({name: row[name] for name in step.levels[0]})
+    chosen = told({name: row[name] for name in step.levels[0]})
     gains = [
         f"{number(row[name])} (standard error {row[f'{name}, standard error']:.1f})"
         for name in (AVERAGE, FEW)
