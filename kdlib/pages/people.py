@@ -1,12 +1,12 @@
 """Groups that are not classes: gains by group, whom networks select there, and by label."""
 
+import functools
 import itertools
 
 import numpy as np
 import pandas as pd
 
 from kdlib.evidence import rates
-from kdlib.evidence.resample import stack
 from kdlib.evidence.stats import interval, welch
 from kdlib.evidence.words import brief, told
 from kdlib.methods import name_of
@@ -98,19 +98,12 @@ def _name_groups(axes, table, wide):
 # ---------------------------------------------------------------- rates
 
 
+@functools.lru_cache(maxsize=64)  # a page asks for those of a method again and again
 def of_networks(p, method, by=EVERY):
     """rates.rates of the networks of a method, between groups of one of KINDS."""
     words = [", ".join(name.split(", ")[KINDS[by]]) for name in p.group_names]
     kind, names = pd.factorize(np.array(words))
-
-    def compute(records):
-        predicted = np.array([p._predictions(r).predicted for r in records])
-        found = rates.rates(predicted, p.y, kind[p.group], names)
-        each = zip(*(found[rate].networks() for rate in rates.RATES), strict=True)
-        return [dict(zip(rates.RATES, of, strict=True)) for of in each]
-
-    found = p.remembered(("rates", by), p.records(method), compute)
-    return {rate: stack([of[rate] for of in found]) for rate in rates.RATES}
+    return rates.rates(p.predicted(method), p.y, kind[p.group], names)
 
 
 def between(p, method, by=EVERY):
