@@ -5,7 +5,7 @@ import pandas as pd
 
 from kdlib.evidence.resample import Groups
 from kdlib.evidence.words import number, told
-from kdlib.pages.classes import BUCKET_LOOKS, gain_by_group, tested
+from kdlib.pages.classes import BUCKET_LOOKS, counted, gain_by_group, tested
 from kdlib.pages.drawing import LINE, axes_of, captioned, legend, shot
 from kdlib.pages.gains import rarest, rarest_classes
 
@@ -36,12 +36,6 @@ def as_drawn(p):
     """Weights (S, G) of an average over data drawn as the training images are."""
     share = p.train_counts / p.train_counts.sum()
     return np.tile(share, (p.seeds, 1))
-
-
-def counted(table, what):
-    """How many rows are harmed and helped, in words."""
-    harmed, helped = ((table.finding == word).sum() for word in ("harmed", "helped"))
-    return f"harms {harmed} and helps {helped} of {len(table)} {what}"
 
 
 def answer(p):

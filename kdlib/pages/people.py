@@ -12,7 +12,7 @@ from kdlib.evidence.words import brief, told
 from kdlib.methods import name_of
 from kdlib.pages.drawing import DESK, axes_of, captioned, drawn, legend, points
 from kdlib.pages.gains import rarest, rarest_classes
-from kdlib.pages.shown import Table, ends, estimates, plus_minus, row_of, within
+from kdlib.pages.shown import Table, ends, estimates, plus_minus, row_of
 
 EVERY = "race and sex"  # the groups of the study, each named "race, sex"
 # kinds of groups: the words of the name that tell them apart
@@ -122,7 +122,7 @@ def rates_by_group(p, methods):
     for method in methods:
         for rate, found in of_networks(p, method).items():
             for g in order:
-                result = within(interval(found.observed[:, g], found.resampled[..., g]))
+                result = interval(*found.map(np.take, indices=g, axis=-1)).within(0, 100)
                 labels = {"rate": rate, "group": p.group_names[g], "method": name_of(method)}
                 rows.append(row_of(result, **labels))
     return pd.DataFrame(rows)
@@ -207,11 +207,11 @@ def by_label(p):
         for label, rate, sign in ((1, rates.TPR, 1), (0, rates.FPR, -1)):
             row = {"group": p.group_names[g], "earns": classes[label]}
             row["test rows"] = test[2 * g + label]
-            base = of_networks(p, "one_hot")[rate].seeds(g)
+            base = of_networks(p, "one_hot")[rate].map(np.take, indices=g, axis=-1)
             right = base.observed.mean()
             row["one-hot, % right"] = f"{right if label else 100 - right:.1f}"
             for method in p.methods:
-                mine = of_networks(p, method)[rate].seeds(g)
+                mine = of_networks(p, method)[rate].map(np.take, indices=g, axis=-1)
                 row[name_of(method)] = brief(welch(mine * sign, base * sign))
             rows.append(row)
     caption = (

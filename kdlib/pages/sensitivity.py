@@ -17,7 +17,7 @@ from kdlib.pages.ablations import plot_ablations
 from kdlib.pages.classes import by_frequency, name_groups
 from kdlib.pages.drawing import DESK, axes_of, captioned, drawn, legend, points
 from kdlib.pages.gains import changes, plot_forest, plot_trade_off, rarest, rarest_classes
-from kdlib.pages.shown import Table, row_of, within
+from kdlib.pages.shown import Table, row_of
 
 PALETTE = ("#D55E00", "#0072B2", "#007a5a", "#8a4f7d", "#9a6a00", "#000000", "#767676")
 MARKERS = "osDv^Px<>"  # both of variants of AdaAlpha
@@ -190,7 +190,7 @@ def collapse(p, methods):
         for other in ("kd", "one_hot"):
             same = 100 * p.means(np.equal(*p.paired(method, other)))
             labels = {"as": name_of(other), "alpha": alpha.mean(), "method": name_of(method)}
-            rows.append(row_of(within(interval(*same.map(np.mean, axis=-1))), **labels))
+            rows.append(row_of(interval(*same.mean()).within(0, 100), **labels))
     return pd.DataFrame(rows).sort_values("alpha", kind="stable", ignore_index=True)
 
 
