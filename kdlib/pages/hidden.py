@@ -16,20 +16,19 @@ def label_names(p):
 
 
 def label_of(p):
-    """(G,) the label of each group, whose examples all have it."""
-    labels = np.empty(len(p.group_names), dtype=np.int64)
-    labels[p.group] = p.y
-    return labels
+    """{name of a group: name of its label, which all its examples have}."""
+    labels = np.array(label_names(p))[p.y]
+    return dict(zip(np.array(p.group_names)[p.group], labels, strict=True))
 
 
-def gain_by_label(p, method="kd"):
-    """Gain in points with its test, as classes.gain_by_group has it: one row per label.
+def gain_by_label(p):
+    """Gain of distillation in points with its test, as in classes.gain_by_group: a row per label.
 
     Every test image of a label counts alike."""
     names = label_names(p)
-    right, baseline = ((p.predicted(m) == p.y).mean(axis=0) for m in (method, "one_hot"))
+    right, baseline = ((p.predicted(m) == p.y).mean(axis=0) for m in ("kd", "one_hot"))
     gain = 100 * np.bincount(p.y, right - baseline) / np.bincount(p.y)
-    return pd.DataFrame({"label": names, "gain": gain, **tested(p, Groups.of(p.y, names), method)})
+    return pd.DataFrame({"label": names, "gain": gain, **tested(p, Groups.of(p.y, names))})
 
 
 def as_drawn(p):
@@ -69,8 +68,7 @@ def plot_labels_and_groups(p):
     labels = gain_by_label(p).sort_values("gain", ignore_index=True)
     place = {label: i for i, label in enumerate(labels.label)}
     groups = gain_by_group(p)
-    of_group = dict(zip(p.group_names, label_of(p), strict=True))
-    groups = groups.assign(label=[label_names(p)[of_group[g]] for g in groups.group])
+    groups = groups.assign(label=groups.group.map(label_of(p)))
 
     def paint(width):
         figure, axes = axes_of(width, height=0.9 + 0.36 * len(labels))
@@ -87,11 +85,12 @@ def plot_labels_and_groups(p):
         legend(figure, axes)
         return figure
 
-    shown = labels[["label", "gain", "low", "high", "finding"]]
-    lowest = groups.loc[groups.groupby("label").gain.idxmin()].set_index("label")
-    table = shown.assign(**{"lowest group": shown.label.map(lowest.group)})
-    table["its gain"] = shown.label.map(lowest.gain)
-    table["its finding"] = shown.label.map(lowest.finding)
+    lowest = groups.loc[groups.groupby("label").gain.idxmin()]
+    lowest = lowest[["label", "group", "gain", "finding"]]
+    lowest.columns = ["label", "lowest group", "its gain", "its finding"]
+    table = labels[["label", "gain", "low", "high", "finding"]].merge(
+        lowest, how="left", on="label"
+    )
     return paint, said_of_lowest(p, table), table
 
 
