@@ -40,7 +40,7 @@ def as_drawn(p):
 def answer(p):
     """What the labels show and what the groups show, in sentences."""
     labels, groups = gain_by_label(p), gain_by_group(p)
-    name, rare = rarest(p)
+    _, rare = rarest(p)
     alike, drawn = (told(p.gain("kd", weights)) for weights in (p.average, as_drawn(p)))
     said = [
         f"{p.name}: counted by label, distillation {counted(labels, 'labels')}; counted by the "
