@@ -20,7 +20,7 @@ from kdlib.evidence.rules import AVERAGE_MARGIN, CLAIMS, HALVES, HARM, LEVEL, LO
 from kdlib.methods import METHODS, entry, name_of
 from kdlib.pages import results
 from kdlib.pages.render import read_parameters
-from kdlib.study import cifar, studies
+from kdlib.study import cifar
 from kdlib.study.done import complete_seeds
 from kdlib.study.grids import JUDGED, PRIMARY, STUDIES
 
@@ -289,7 +289,7 @@ def test_protocol_states_the_settings_of_ablations_and_recipes():
         some = [setting for setting in study.settings if setting]
         levels = [", ".join(f"{k} = {v}" for k, v in setting.items()) for setting in some]
         if study.kind == "recipe":
-            levels = [studies.told(level) for step in study.steps for level in step.levels]
+            levels = [choice.in_words(level) for step in study.steps for level in step.levels]
         assert settings == "; ".join(levels) and seeds == str(study.seeds)
 
 
@@ -309,7 +309,7 @@ def test_the_recipe_is_what_val_chose_and_passes_the_gate(monkeypatch):
         fields["temperature"] = base.distilled["temperature"]
         if "alpha" in searched:
             fields["alpha"] = base.methods["kd_tuned"]["alpha"]
-        assert {studies.told({k: v}) for k, v in fields.items()} <= chosen
+        assert {choice.in_words({k: v}) for k, v in fields.items()} <= chosen
         if study.epochs:
             gate = choice.gate(study, seeds).set_index("epochs")
             assert gate.passes[base.shared["epochs"]] == "yes"

@@ -7,7 +7,7 @@ from kdlib.evidence.resample import GroupMeans
 from kdlib.evidence.stats import welch
 from kdlib.evidence.words import number
 from kdlib.study import records
-from kdlib.study.studies import told
+from kdlib.study.studies import told as in_words
 
 LEAST_CHANGE = 1.0  # points by which doubling the epochs may still change one_hot's average
 LEAST_MARGIN = 0.9  # of the teacher on its own training images, mean over images
@@ -40,7 +40,7 @@ def scores(search, seeds):
             of_step.append(
                 {
                     "question": step.question,
-                    "level": f"teacher = {level['student']}" if step.teachers else told(level),
+                    "level": f"teacher = {level['student']}" if step.teachers else in_words(level),
                     "mean": per_seed.mean(),
                     "per_seed": tuple(per_seed),
                     "seeds": len(per_seed),
@@ -59,7 +59,7 @@ def _shortest(search, seeds):
     for row in gate(search, seeds).to_dict("records"):
         level = {name: row[name] for name in _lengths(search).levels[0]}
         if row["passes"] == "yes":
-            found.setdefault(told(level | {"epochs": ""}), told(level))
+            found.setdefault(in_words(level | {"epochs": ""}), in_words(level))
     return list(found.values())
 
 
@@ -202,7 +202,7 @@ def _said_of_setting(search, table):
     """What the chosen setting of a demonstration changes on val, and that it was chosen for it."""
     step = next(step for step in search.steps if step.shows)
     row = table[table.chosen == "yes"].iloc[0]
-    chosen = told({name: row[name] for name in step.levels[0]})
+    chosen = in_words({name: row[name] for name in step.levels[0]})
     gains = [
         f"{number(row[name])} (standard error {row[f'{name}, standard error']:.1f})"
         for name in (AVERAGE, FEW)

@@ -85,12 +85,11 @@ def plot_labels_and_groups(p):
         legend(figure, axes)
         return figure
 
-    lowest = groups.loc[groups.groupby("label").gain.idxmin()]
-    lowest = lowest[["label", "group", "gain", "finding"]]
-    lowest.columns = ["label", "lowest group", "its gain", "its finding"]
-    table = labels[["label", "gain", "low", "high", "finding"]].merge(
-        lowest, how="left", on="label"
-    )
+    shown = labels[["label", "gain", "low", "high", "finding"]]
+    lowest = groups.loc[groups.groupby("label").gain.idxmin()].set_index("label")
+    table = shown.assign(**{"lowest group": shown.label.map(lowest.group)})
+    table["its gain"] = shown.label.map(lowest.gain)
+    table["its finding"] = shown.label.map(lowest.finding)
     return paint, said_of_lowest(p, table), table
 
 

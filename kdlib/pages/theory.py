@@ -112,11 +112,7 @@ def moved(percent, what):
     return f"{verb} {what} by {number(abs(percent), '%', digits, signed=False)}"
 
 
-def _both_moved(changes):
-    """CHANGES (3,) of the minority and of the average, in words."""
-    _, minority, average = changes
-    said = moved(average, "the average squared error")
-    return f"{said} and {moved(minority, 'the minority’s')}"
+AVERAGE, MINORITY = "the average squared error", "the minority’s"
 
 
 def headline(setting):
@@ -133,9 +129,12 @@ def headline(setting):
 def said(table):
     """The sentence of the first figure, and of the index."""
     changes = table[table.model == ON_A_LINE].set_index("method")[CHANGES]
+    _, rare, all_ = changes.loc[DISTILLED]
+    _, rare_kept, all_kept = changes.loc[KEPT_OUT]
     return (
-        f"Computed exactly, without a network: distillation {_both_moved(changes.loc[DISTILLED])}; "
-        f"kept out of the minority, the teacher {_both_moved(changes.loc[KEPT_OUT])}."
+        f"Computed exactly, without a network: distillation {moved(all_, AVERAGE)} and "
+        f"{moved(rare, MINORITY)}; kept out of the minority, the teacher "
+        f"{moved(all_kept, AVERAGE)} and {moved(rare_kept, MINORITY)}."
     )
 
 
@@ -168,7 +167,8 @@ def tuned(setting):
     caption = (
         "Linear model, every penalty and weight that is free chosen for the lowest average error, "
         "exactly. With the penalty that is best for one-hot, distillation "
-        f"{_both_moved(same)}; with a penalty of its own, it {_both_moved(own)}."
+        f"{moved(same[2], AVERAGE)} and {moved(same[1], MINORITY)}; with a penalty of its own, it "
+        f"{moved(own[2], AVERAGE)} and {moved(own[1], MINORITY)}."
     )
     return Table(table, caption)
 

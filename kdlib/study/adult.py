@@ -69,8 +69,8 @@ def load_table(data=None):
 
     folder, frames = find(data), []
     for name, sha256 in FILES.items():
-        lines = (folder / name).read_bytes().splitlines()
-        rows = [line for line in lines if line.strip() and not line.startswith(b"|")]
+        rows = [line for line in (folder / name).read_bytes().splitlines() if line.strip()]
+        rows = [line for line in rows if not line.startswith(b"|")]
         if (found := hashlib.sha256(b"\n".join(rows)).hexdigest()) != sha256:
             raise _error(
                 f"{folder / name} does not hold the published rows: sha256 {found[:12]}..., "

@@ -15,7 +15,7 @@ from kdlib.pages.sensitivity import search_steps
 from kdlib.study import records
 from kdlib.study.recipes import DIGITS, crossed, each
 from kdlib.study.records import write
-from kdlib.study.studies import Search, Step, told
+from kdlib.study.studies import Search, Step
 
 RATES, EPOCHS = each(lr=(0.05, 0.1, 0.2)), each(epochs=(20, 40, 80))
 TEMPERATURE = Step("Temperature", each(temperature=(1.0, 2.0)), ("kd",))
@@ -160,9 +160,9 @@ def test_a_step_of_two_methods_is_scored_by_their_mean():
 
 
 def test_levels_in_words():
-    assert told({"batch_size": 32, "lr": 0.1}) == "batch_size = 32, lr = 0.1"
-    assert told({"student": "cnn"}) == "student = cnn"
-    assert told({"temperature": 4.0}) == "temperature = 4"
+    assert choice.in_words({"batch_size": 32, "lr": 0.1}) == "batch_size = 32, lr = 0.1"
+    assert choice.in_words({"student": "cnn"}) == "student = cnn"
+    assert choice.in_words({"temperature": 4.0}) == "temperature = 4"
 
 
 def test_a_missing_run_is_named():
