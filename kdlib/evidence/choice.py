@@ -7,6 +7,7 @@ from kdlib.evidence.resample import GroupMeans
 from kdlib.evidence.stats import welch
 from kdlib.evidence.words import number
 from kdlib.study import records
+from kdlib.study.studies import told as in_words
 
 LEAST_CHANGE = 1.0  # points by which doubling the epochs may still change one_hot's average
 LEAST_MARGIN = 0.9  # of the teacher on its own training images, mean over images
@@ -35,11 +36,8 @@ def scores(search, seeds):
             continue
         of_step = []
         for level in step.levels:
-            runs = [
-                [_val(search.config(step, level, m, s)).mean() for m in step.methods]
-                for s in range(search.seeds_of(step, seeds))
-            ]
-            per_seed = np.mean(runs, axis=1)
+            found = [_accuracies(search, step, level, m, seeds) for m in step.methods]
+            per_seed = np.mean([of_method.mean(axis=1) for of_method in found], axis=0)
             of_step.append(
                 {
                     "question": step.question,
@@ -71,13 +69,6 @@ def _shortest(search, seeds):
 def _lengths(search):
     """The step that tries lengths of training; one with fields of its own is of another recipe."""
     return next(s for s in search.steps if "epochs" in s.levels[0] and not s.fields)
-
-
-def in_words(level):
-    """A level as text: batch_size = 32, lr = 0.1."""
-    return ", ".join(
-        f"{k} = {v:g}" if isinstance(v, float) else f"{k} = {v}" for k, v in level.items()
-    )
 
 
 def gate(search, seeds):
@@ -135,6 +126,7 @@ def _counts(search, length):
 
 def _difference(a, b):
     """The Interval of a - b, means over networks; without ends with one network."""
+    # as if every redraw of the examples were what was observed: it covers networks alone
     return welch(*(GroupMeans(values, np.tile(values, (2, 1))) for values in (a, b)))
 
 

@@ -174,28 +174,14 @@ def short(cards):
 
     Columns: finding, claim, verdict, the number that decides, how often its rule fires where there
     is nothing to find, how often one-hot networks standing in for a remedy pass."""
-    rows = [
-        {
-            "finding": c["finding"],
-            "claim": c["claim"],
-            "verdict": marked(c),
-            "estimate": c["brief"] or "–",
-            "false alarms": share(c["false_alarm"]),
-            "one-hot passes": share(c["idle"]),
-        }
-        for c in cards
-    ]
-    rows.append(
-        {
-            "finding": "any",
-            "claim": "At least one of the rules above.",
-            "verdict": "–",
-            "estimate": "–",
-            "false alarms": share(cards[0]["any_alarm"]),
-            "one-hot passes": "–",
-        }
-    )
-    return pd.DataFrame(rows)
+    rows = []
+    for c in cards:
+        fires = share(c["false_alarm"]), share(c["idle"])
+        rows.append((c["finding"], c["claim"], marked(c), c["brief"] or "–", *fires))
+    any_alarm = share(cards[0]["any_alarm"])
+    rows.append(("any", "At least one of the rules above.", "–", "–", any_alarm, "–"))
+    columns = ["finding", "claim", "verdict", "estimate", "false alarms", "one-hot passes"]
+    return pd.DataFrame(rows, columns=columns)
 
 
 def share(value):

@@ -138,16 +138,19 @@ def best_weights(setting):
     return tuple(np.clip(limit / 2, 0, 1) for limit in limits)
 
 
-def reliability(setting):
-    """AdaAlpha's weights here, (majority's, minority's): the teacher's R² on held-out targets.
+def r_squared(signal, error, noise):
+    """R² on held-out targets: `signal` is the variance of the truth, `error` its squared error.
 
-    Like the margin of a classifier, it is 1 where the teacher predicts every held-out target, 0
-    where it is no better than a constant, and clipped to [0, 1]."""
-    found = []
-    for (group, _), error in zip(setting.groups, teacher_risks(setting), strict=True):
-        signal = group.signals.sum()
-        found.append(np.clip((signal - error) / (signal + setting.noise**2), 0, 1))
-    return tuple(found)
+    Like the margin of a classifier, it is 1 where every held-out target is predicted, 0 where
+    predictions are no better than a constant, and clipped to [0, 1]."""
+    return np.clip((signal - error) / (signal + noise**2), 0, 1)
+
+
+def reliability(setting):
+    """AdaAlpha's weights here, (majority's, minority's): the teacher's R² on held-out targets."""
+    errors = teacher_risks(setting)
+    signals = [group.signals.sum() for group, _ in setting.groups]
+    return tuple(r_squared(q, e, setting.noise) for q, e in zip(signals, errors, strict=True))
 
 
 def adaptive_noise_limit(setting):
@@ -189,24 +192,10 @@ def tuned(setting):
 SHARED = 0.02  # variance of an input that both groups have; the majority's weight on it is 1
 
 
-def shared_risks(setting, relation, weights):
-    """Risks (majority, minority) in a direction that both share, by the teacher's weights there.
-
-    relation: the minority's true weight, in units of the majority's. weights: as risks has them."""
-    shares, true = (1 - setting.share, setting.share), (1.0, relation)
-    s = SHARED / (SHARED + setting.penalty)
-    t = SHARED / (SHARED + setting.teacher_penalty)
-    common = sum(p * a for p, a in zip(shares, weights, strict=True))
-    kept = [1 - a + t * common for a in weights]  # of the least-squares weight of a group
-    mean = s * sum(p * k * w for p, k, w in zip(shares, kept, true, strict=True))
-    spread = s**2 * sum(p * k**2 for p, k in zip(shares, kept, strict=True))
-    spread = spread * setting.noise**2 / (EXAMPLES * SHARED)
-    return tuple(SHARED * ((w - mean) ** 2 + spread) for w in true)
-
-
 def shared_limits(setting, relation):
     """Noise (standard deviation) in a shared direction: (of the minority, of the average).
 
+    relation: the minority's true weight, in units of the majority's.
     Up to the first, whatever the weights by group, unless both are 0, the minority's risk is above
     one-hot's; above it, some weights lower it. Up to the second, no weights lower the average.
     0 where some weights lower it at any noise. The `noise` of the setting is not read."""

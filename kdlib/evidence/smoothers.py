@@ -8,8 +8,9 @@ squared error is then (S f - f)² + noise² · sum of S², with f the truth: no 
 from typing import NamedTuple
 
 import numpy as np
+from scipy.linalg import block_diag
 
-from kdlib.evidence.ridge import EXAMPLES
+from kdlib.evidence.ridge import EXAMPLES, r_squared
 
 EDGE, WIDTH = 0.8, 0.05  # where the minority's inputs begin; of the kernel
 
@@ -57,12 +58,11 @@ class Line(NamedTuple):
         return error[~rare].mean(), error[rare].mean()
 
     def reliability(self, matrix, noise):
-        """R² (majority's, minority's) on held-out targets, clipped to [0, 1]: see ridge.py."""
+        """ridge.r_squared (majority's, minority's)."""
         rare = self.tests >= EDGE
         values = truth(self.tests)
         signals = np.array([values[~rare].var(), values[rare].var()])
-        found = (signals - self.errors(matrix, noise)) / (signals + noise**2)
-        return tuple(np.clip(found, 0, 1))
+        return tuple(r_squared(signals, self.errors(matrix, noise), noise))
 
 
 def truth(inputs):
@@ -99,29 +99,28 @@ def simulated(setting, draws=400, seed=0):
     of its formulas is used. share · n must be a whole number of examples, none of them fewer than
     the directions of its group."""
     rng = np.random.default_rng(seed)
-    shares = [float(share) for _, share in setting.groups]
-    counts = [round(EXAMPLES * share) for share in shares]
-    sizes = [len(group.variances) for group, _ in setting.groups]
-    inputs = np.zeros((EXAMPLES, sum(sizes)))
-    for i, (group, _) in enumerate(setting.groups):
-        axes, _ = np.linalg.qr(rng.normal(size=(counts[i], sizes[i])))
-        rows = slice(sum(counts[:i]), sum(counts[: i + 1]))
-        columns = slice(sum(sizes[:i]), sum(sizes[: i + 1]))
-        inputs[rows, columns] = axes * np.sqrt(counts[i] * group.variances)
+    blocks = []
+    for group, share in setting.groups:
+        count = round(EXAMPLES * float(share))
+        axes, _ = np.linalg.qr(rng.normal(size=(count, len(group.variances))))
+        blocks.append(axes * np.sqrt(count * group.variances))
+    inputs = block_diag(*blocks)
     variances = np.concatenate([group.variances for group, _ in setting.groups])
     signals = np.concatenate([group.signals for group, _ in setting.groups])
     true = np.sqrt(signals / variances)[:, None]
     targets = inputs @ true + setting.noise * rng.normal(size=(EXAMPLES, draws))
 
     def fit(wanted, penalty):
-        gram = inputs.T @ inputs / EXAMPLES + penalty * np.eye(sum(sizes))
+        gram = inputs.T @ inputs / EXAMPLES + penalty * np.eye(len(variances))
         return np.linalg.solve(gram, inputs.T @ wanted / EXAMPLES)
 
     taught = inputs @ fit(targets, setting.teacher_penalty)
     mixed = (1 - setting.alpha) * targets + setting.alpha * taught
     students = fit(mixed, setting.penalty), fit(targets, setting.penalty)
-    change = [variances[:, None] * (weights - true) ** 2 for weights in students]
-    by_group = np.split(change[0] - change[1], [sizes[0]])
+    after, before = (variances[:, None] * (weights - true) ** 2 for weights in students)
+    by_group = np.split(after - before, [blocks[0].shape[1]])
     majority, minority = (of_one.sum(0) for of_one in by_group)
-    three = np.stack([majority, minority, shares[0] * majority + shares[1] * minority])
+    three = np.stack(
+        [majority, minority, (1 - setting.share) * majority + setting.share * minority]
+    )
     return three.mean(1), three.std(1, ddof=1) / np.sqrt(draws)

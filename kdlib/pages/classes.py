@@ -76,6 +76,12 @@ def tested(p, members, method="kd", over="one_hot"):
     return interval | {"p": found.p, "q": found.q, "finding": found.finding}
 
 
+def counted(table, what):
+    """How many rows are harmed and helped, in words."""
+    harmed, helped = ((table.finding == word).sum() for word in ("harmed", "helped"))
+    return f"harms {harmed} and helps {helped} of {len(table)} {what}"
+
+
 @captioned
 def plot_gain_by_group(p, method="kd", over="one_hot"):
     """Classes run from most to fewest training images. Marks are means over seeds, bars 95 %
@@ -94,13 +100,12 @@ def plot_gain_by_group(p, method="kd", over="one_hot"):
         name_groups(axes, table, p)
         return figure
 
-    harmed, helped = (int((table.finding == f).sum()) for f in ("harmed", "helped"))
     compared = "" if over == "one_hot" else f"compared with {base}, "
     least, most = ends(table, "gain")
     sentence = (
-        f"{p.name}: {compared}{name_of(method)} harms {harmed} and helps {helped} of {len(table)} "
-        f"{p.study.groups[1]} at a false discovery rate of 5 %; mean gains range from "
-        f"{number(least.gain)} ({least.group}) to {number(most.gain)} ({most.group})."
+        f"{p.name}: {compared}{name_of(method)} {counted(table, p.study.groups[1])} at a false "
+        f"discovery rate of 5 %; mean gains range from {number(least.gain)} ({least.group}) to "
+        f"{number(most.gain)} ({most.group})."
     )
     return paint, sentence, table
 

@@ -5,7 +5,7 @@ import pandas as pd
 
 from kdlib.evidence.resample import Groups
 from kdlib.evidence.words import number, told
-from kdlib.pages.classes import BUCKET_LOOKS, gain_by_group, tested
+from kdlib.pages.classes import BUCKET_LOOKS, counted, gain_by_group, tested
 from kdlib.pages.drawing import LINE, axes_of, captioned, legend, shot
 from kdlib.pages.gains import rarest, rarest_classes
 
@@ -16,20 +16,19 @@ def label_names(p):
 
 
 def label_of(p):
-    """(G,) the label of each group, whose examples all have it."""
-    labels = np.empty(len(p.group_names), dtype=np.int64)
-    labels[p.group] = p.y
-    return labels
+    """{name of a group: name of its label, which all its examples have}."""
+    labels = np.array(label_names(p))[p.y]
+    return dict(zip(np.array(p.group_names)[p.group], labels, strict=True))
 
 
-def gain_by_label(p, method="kd"):
-    """Gain in points with its test, as classes.gain_by_group has it: one row per label.
+def gain_by_label(p):
+    """Gain of distillation in points with its test, as in classes.gain_by_group: a row per label.
 
     Every test image of a label counts alike."""
     names = label_names(p)
-    right, baseline = ((p.predicted(m) == p.y).mean(axis=0) for m in (method, "one_hot"))
+    right, baseline = ((p.predicted(m) == p.y).mean(axis=0) for m in ("kd", "one_hot"))
     gain = 100 * np.bincount(p.y, right - baseline) / np.bincount(p.y)
-    return pd.DataFrame({"label": names, "gain": gain, **tested(p, Groups.of(p.y, names), method)})
+    return pd.DataFrame({"label": names, "gain": gain, **tested(p, Groups.of(p.y, names))})
 
 
 def as_drawn(p):
@@ -38,16 +37,10 @@ def as_drawn(p):
     return np.tile(share, (p.seeds, 1))
 
 
-def counted(table, what):
-    """How many rows are harmed and helped, in words."""
-    harmed, helped = ((table.finding == word).sum() for word in ("harmed", "helped"))
-    return f"harms {harmed} and helps {helped} of {len(table)} {what}"
-
-
 def answer(p):
     """What the labels show and what the groups show, in sentences."""
     labels, groups = gain_by_label(p), gain_by_group(p)
-    name, rare = rarest(p)
+    _, rare = rarest(p)
     alike, drawn = (told(p.gain("kd", weights)) for weights in (p.average, as_drawn(p)))
     said = [
         f"{p.name}: counted by label, distillation {counted(labels, 'labels')}; counted by the "
@@ -75,8 +68,7 @@ def plot_labels_and_groups(p):
     labels = gain_by_label(p).sort_values("gain", ignore_index=True)
     place = {label: i for i, label in enumerate(labels.label)}
     groups = gain_by_group(p)
-    of_group = dict(zip(p.group_names, label_of(p), strict=True))
-    groups = groups.assign(label=[label_names(p)[of_group[g]] for g in groups.group])
+    groups = groups.assign(label=groups.group.map(label_of(p)))
 
     def paint(width):
         figure, axes = axes_of(width, height=0.9 + 0.36 * len(labels))

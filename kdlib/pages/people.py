@@ -1,21 +1,23 @@
 """Groups that are not classes: gains by group, whom networks select there, and by label."""
 
+import functools
 import itertools
 
 import numpy as np
 import pandas as pd
 
 from kdlib.evidence import rates
-from kdlib.evidence.resample import stack
 from kdlib.evidence.stats import interval, welch
 from kdlib.evidence.words import brief, told
 from kdlib.methods import name_of
 from kdlib.pages.drawing import DESK, axes_of, captioned, drawn, legend, points
 from kdlib.pages.gains import rarest, rarest_classes
-from kdlib.pages.shown import Table, estimates, plus_minus, row_of, within
+from kdlib.pages.shown import Table, ends, estimates, plus_minus, row_of
 
 EVERY = "race and sex"  # the groups of the study, each named "race, sex"
-KINDS = {"sex": 1, "race": 0, EVERY: None}  # of groups: the part of the name that tells them apart
+# kinds of groups: the words of the name that tell them apart
+KINDS = {"sex": slice(1, 2), "race": slice(0, 1), EVERY: slice(0, 2)}
+OTHERS = ("teacher", "one_hot")  # networks that are shown beside those of methods
 
 
 def answer(p, method="kd"):
@@ -36,13 +38,12 @@ def answer(p, method="kd"):
     ]
 
 
-def answer_of_others(some, method="kd"):
-    """One sentence: what a method changes between the sexes in further pairs."""
-    said = [
-        f"{p.name}: {told(change(p, method, rates.ODDS, 'sex'))} and "
-        f"{told(change(p, method, rates.PARITY, 'sex'))}"
-        for p in some
-    ]
+def answer_of_others(some):
+    """One sentence: what distillation changes between the sexes in further pairs."""
+    said = []
+    for p in some:
+        odds, parity = (told(change(p, "kd", name, "sex")) for name in (rates.ODDS, rates.PARITY))
+        said.append(f"{p.name}: {odds} and {parity}")
     return f"The same two differences between the sexes in the other pairs: {'; '.join(said)}."
 
 
@@ -66,17 +67,13 @@ def plot_gain_by_group(p, methods=None):
     for the number of groups. Above zero a method is better than one-hot networks, which are trained
     on labels alone."""
     table = gain_by_group(p, methods or p.methods)
-    places = table.group.unique()
 
     def paint(width):
         wide, label = width >= DESK, "gain over one-hot, points"
-        height = 3.9 if wide else 1.4 + 0.42 * len(places)
+        height = 3.9 if wide else 1.4 + 0.42 * len(p.group_names)
         figure, (axes,) = drawn(table, "group", label, width=width, height=height, across=not wide)
-        if wide:
-            axes.set_xticks(range(len(places)), places, rotation=35, ha="right", fontsize=8)
-        else:
-            names = [place.replace(", ", ",\n") for place in places]
-            axes.set_yticks(range(len(places)), names, fontsize=8)
+        _name_groups(axes, table, wide)
+        if not wide:
             legend(figure, axes)
         return figure
 
@@ -88,27 +85,25 @@ def plot_gain_by_group(p, methods=None):
     return paint, sentence, table
 
 
+def _name_groups(axes, table, wide):
+    """Write groups below the axes or, where these are not wide, beside them on two lines."""
+    names = table.group.unique()
+    if wide:
+        axes.set_xticks(range(len(names)), names, rotation=35, ha="right", fontsize=8)
+    else:
+        lines = [name.replace(", ", ",\n") for name in names]
+        axes.set_yticks(range(len(names)), lines, fontsize=8)
+
+
 # ---------------------------------------------------------------- rates
 
 
+@functools.lru_cache(maxsize=64)  # a page asks for those of a method again and again
 def of_networks(p, method, by=EVERY):
     """rates.rates of the networks of a method, between groups of one of KINDS."""
-    parts = [name.split(", ") for name in p.group_names]
-    words = [
-        name if by == EVERY else part[KINDS[by]]
-        for name, part in zip(p.group_names, parts, strict=True)
-    ]
-    names = tuple(dict.fromkeys(words))
-    group = np.array([names.index(word) for word in words])[p.group]
-
-    def compute(records):
-        predicted = np.array([p._predictions(r).predicted for r in records])
-        found = rates.rates(predicted, p.y, group, names)
-        each = zip(*(found[rate].networks() for rate in rates.RATES), strict=True)
-        return [dict(zip(rates.RATES, of, strict=True)) for of in each]
-
-    found = p.remembered(("rates", by), p.records(method), compute)
-    return {rate: stack([of[rate] for of in found]) for rate in rates.RATES}
+    words = [", ".join(name.split(", ")[KINDS[by]]) for name in p.group_names]
+    kind, names = pd.factorize(np.array(words))
+    return rates.rates(p.predicted(method), p.y, kind[p.group], names)
 
 
 def between(p, method, by=EVERY):
@@ -127,38 +122,33 @@ def rates_by_group(p, methods):
     for method in methods:
         for rate, found in of_networks(p, method).items():
             for g in order:
-                result = within(interval(found.observed[:, g], found.resampled[..., g]))
+                result = interval(*found.map(np.take, indices=g, axis=-1)).within(0, 100)
                 labels = {"rate": rate, "group": p.group_names[g], "method": name_of(method)}
                 rows.append(row_of(result, **labels))
     return pd.DataFrame(rows)
 
 
 @captioned
-def plot_rates(p, methods=("teacher", "one_hot", "kd", "ada_alpha")):
+def plot_rates(p):
     """Of all people of a group (selection rate), of those who earn more than 50,000 dollars (true
     positive rate), and of those who do not (false positive rate): the share that a network says
     earn more. Marks are means over networks, bars 95 % intervals over networks and test rows; the
     scales differ."""
-    table = rates_by_group(p, methods).drop(columns="per_seed")
+    table = rates_by_group(p, (*OTHERS, "kd", "ada_alpha")).drop(columns="per_seed")
 
     def paint(width):
         wide = width >= DESK
         figure, all_axes = axes_of(width, 7.6 if wide else 13.5, rows=3, sharex=wide)
         for axes, (rate, rows) in zip(all_axes, table.groupby("rate", sort=False), strict=True):
             points(axes, rows, "group", f"{rate}, %", across=not wide)
-            names = [g if wide else g.replace(", ", ",\n") for g in rows.group.unique()]
-            if wide:
-                axes.set_xticks(range(len(names)), names, rotation=35, ha="right", fontsize=8)
-            else:
-                axes.set_yticks(range(len(names)), names, fontsize=8)
+            _name_groups(axes, rows, wide)
         legend(figure, all_axes[0])
         return figure
 
     of_one_hot = table[table.method == name_of("one_hot")]
     said = []
     for rate in rates.RATES:
-        rows = of_one_hot[of_one_hot.rate == rate].dropna(subset="estimate")
-        low, high = (rows.loc[at] for at in (rows.estimate.idxmin(), rows.estimate.idxmax()))
+        low, high = ends(of_one_hot[of_one_hot.rate == rate].dropna(subset="estimate"))
         said.append(
             f"its {rate} from {low.estimate:.1f} % ({low.group}) to {high.estimate:.1f} % "
             f"({high.group})"
@@ -166,12 +156,12 @@ def plot_rates(p, methods=("teacher", "one_hot", "kd", "ada_alpha")):
     return paint, f"{p.name}: of one-hot networks ranges {'; '.join(said)}.", table
 
 
-def largest_differences(p, methods=None):
+def largest_differences(p):
     """Table: the largest differences between groups of teacher, one-hot and each method."""
     rows = []
     for name, by in itertools.product(rates.DIFFERENCES, KINDS):
         row = {"difference": name, "between groups of": by}
-        for method in ("teacher", "one_hot", *(methods or p.methods)):
+        for method in (*OTHERS, *p.methods):
             row[name_of(method)] = plus_minus(interval(*between(p, method, by)[name]))
         rows.append(row)
     caption = (
@@ -182,24 +172,21 @@ def largest_differences(p, methods=None):
 
 
 def changes(p, methods):
-    """How methods change the largest differences: one row per (kind of groups, difference,
-    method)."""
-    found = [
-        estimates(
-            rates.DIFFERENCES, methods, lambda name, m, by=by: change(p, m, name, by), "difference"
-        ).assign(groups=by)
-        for by in KINDS
-    ]
-    return pd.concat(found, ignore_index=True)
+    """How methods change the largest differences: one row per (groups, difference, method)."""
+    rows = []
+    for by, name, method in itertools.product(KINDS, rates.DIFFERENCES, methods):
+        row = row_of(change(p, method, name, by), difference=name, method=name_of(method))
+        rows.append(row | {"groups": by})
+    return pd.DataFrame(rows)
 
 
 @captioned
-def plot_differences(p, methods=None):
+def plot_differences(p):
     """How far a method moves the largest difference between groups: in selection rates (demographic
     parity) and in true or false positive rates (equalised odds). Below zero, groups are treated
     more alike than by one-hot networks. Small dots are networks, bars 95 % intervals over networks,
     baselines and test rows; the scales differ."""
-    table = changes(p, methods or p.methods)
+    table = changes(p, p.methods)
 
     def paint(width):
         how = {"by": "groups", "width": width, "height": 3.4}
@@ -211,23 +198,21 @@ def plot_differences(p, methods=None):
     return paint, f"{p.name}: {answer(p)[1]}", table
 
 
-def by_label(p, methods=None):
+def by_label(p):
     """Table: accuracy of one-hot in each group and label, and the gain of each method."""
-    methods, classes = methods or p.methods, p.teachers[0].facts["class_names"]
+    classes = p.teachers[0].facts["class_names"]
     test = np.bincount(2 * p.group + p.y, minlength=2 * len(p.group_names))
     rows = []
     for g in np.argsort(-p.train_counts, kind="stable"):
         for label, rate, sign in ((1, rates.TPR, 1), (0, rates.FPR, -1)):
             row = {"group": p.group_names[g], "earns": classes[label]}
             row["test rows"] = test[2 * g + label]
-
-            def of(method, rate=rate, g=g):
-                return of_networks(p, method)[rate].map(lambda values: values[..., g])
-
-            right = interval(*of("one_hot")).estimate
+            base = of_networks(p, "one_hot")[rate].map(np.take, indices=g, axis=-1)
+            right = base.observed.mean()
             row["one-hot, % right"] = f"{right if label else 100 - right:.1f}"
-            for method in methods:
-                row[name_of(method)] = brief(welch(of(method) * sign, of("one_hot") * sign))
+            for method in p.methods:
+                mine = of_networks(p, method)[rate].map(np.take, indices=g, axis=-1)
+                row[name_of(method)] = brief(welch(mine * sign, base * sign))
             rows.append(row)
     caption = (
         f"By group and label, {p.name}: share of one-hot networks that are right (of those who "

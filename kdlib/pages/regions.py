@@ -12,11 +12,10 @@ from kdlib.evidence.ridge import BOTH, EXAMPLES, ONLY_MAJORITY, ONLY_MINORITY
 from kdlib.methods import look_of
 from kdlib.pages import theory
 from kdlib.pages.drawing import DESK, LINE, axes_of, captioned, legend
-from kdlib.pages.theory import ADAPTED, DISTILLED, GROUPS, KEPT_OUT, ONE_HOT
+from kdlib.pages.theory import ADAPTED, CHANGES, DISTILLED, GROUPS, KEPT_OUT, ON_A_LINE, ONE_HOT
 
 GREEN = "#007a5a"  # of a teacher from which the majority alone learns
-LOOKS = {ONE_HOT: "#000000", DISTILLED: look_of(DISTILLED)[0], KEPT_OUT: GREEN}
-LOOKS[ADAPTED] = look_of(ADAPTED)[0]
+COLOURS = {name: look_of(name)[0] for name in (ONE_HOT, DISTILLED, ADAPTED)} | {KEPT_OUT: GREEN}
 SHARES, NOISES = (0.02, 0.05, 0.1, 0.2, 0.4), (0.05, 0.2, 0.5, 1.5)  # that are simulated
 PENALTIES, WEIGHTS = (0.001, 0.01, 0.05, 0.5), (0.2, 0.5, 0.8)
 DRAWS = 1000
@@ -32,8 +31,8 @@ def plot_functions(setting):
     expected squared error of one-hot."""
     line, fitted = theory.on_the_line(setting)
     table = theory.errors(setting)
-    every = table[table.model == table.model[0]]
-    columns = [f"{group}, change in %" for group in GROUPS]
+    every = table[table.model == ON_A_LINE].drop(columns="model")
+    change_of = every.set_index("method")[CHANGES]
 
     def paint(width):
         shape = {"columns": 2, "width_ratios": (1.9, 1)}
@@ -44,42 +43,31 @@ def plot_functions(setting):
         left.axvspan(smoothers.EDGE, 1, color="#000000", alpha=0.06, linewidth=0)
         left.plot(x, true, color="#767676", linewidth=4, alpha=0.5, label="truth")
         for method, style in ((ONE_HOT, "--"), (DISTILLED, "-"), (KEPT_OUT, ":")):
-            mean, spread = smoothers.moments(
-                fitted[method][1], smoothers.truth(line.inputs), setting.noise
-            )
-            left.plot(x, mean, style, color=LOOKS[method], label=method)
+            _, matrix = fitted[method]
+            mean, spread = smoothers.moments(matrix, smoothers.truth(line.inputs), setting.noise)
+            left.plot(x, mean, style, color=COLOURS[method], label=method)
             if method != KEPT_OUT:
                 ends = mean - spread, mean + spread
-                left.fill_between(x, *ends, color=LOOKS[method], alpha=0.18, linewidth=0)
+                left.fill_between(x, *ends, color=COLOURS[method], alpha=0.18, linewidth=0)
         strokes = np.full(EXAMPLES, left.get_ylim()[0])
         left.plot(line.inputs, strokes, "|", color="#444444", markersize=7, markeredgewidth=0.6)
         left.margins(y=0.13)
         left.set(xlabel="input", ylabel="target", xlim=(0, 1))
         for at, group in ((smoothers.EDGE / 2, "majority"), ((1 + smoothers.EDGE) / 2, "minority")):
             left.text(at, 0.94, group, ha="center", transform=left.get_xaxis_transform())
-        methods = every.method[1:]
-        for k, (method, hatch) in enumerate(zip(methods, ("", "//", ".."), strict=True)):
-            places = np.arange(3) + (k - 1) * 0.26
-            values = every[every.method == method][columns].to_numpy()[0]
-            look = {"color": LOOKS[method], "edgecolor": "white", "hatch": hatch}
-            right.bar(places, values, 0.24, label=method, **look)
+        for place, method, hatch in ((-1, DISTILLED, ""), (0, ADAPTED, "//"), (1, KEPT_OUT, "..")):
+            look = {"color": COLOURS[method], "edgecolor": "white", "hatch": hatch}
+            # the legend of the figure has the lines of the other methods
+            look["label"] = ADAPTED if method == ADAPTED else None
+            right.bar(np.arange(3) + 0.26 * place, change_of.loc[method], 0.24, **look)
         right.axhline(0, **LINE)
         right.set_xticks(range(3), GROUPS, fontsize=8.5)
         right.set_ylabel("change of squared error, %")
-        _legend_of_both(figure, left, right)
+        how = {"loc": "outside upper left", "ncols": 5 if width >= DESK else 3}
+        figure.legend(columnspacing=1.2, handletextpad=0.4, **how)
         return figure
 
-    return paint, theory.said(table), every.drop(columns="model")
-
-
-def _legend_of_both(figure, left, right):
-    """One legend: lines of the left axes, and of the right those that it lacks."""
-    known = {text: handle for handle, text in zip(*left.get_legend_handles_labels(), strict=True)}
-    for handle, text in zip(*right.get_legend_handles_labels(), strict=True):
-        known.setdefault(text, handle)
-    columns = len(known) if figure.get_figwidth() >= DESK else 3
-    how = {"loc": "outside upper left", "ncols": columns, "columnspacing": 1.2}
-    figure.legend(known.values(), known.keys(), handletextpad=0.4, **how)
+    return paint, theory.said(table), every
 
 
 # ---------------------------------------------------------------- the region
@@ -95,13 +83,12 @@ def checks(setting):
     points += [replace(whole, teacher_penalty=m, alpha=a) for m in PENALTIES for a in WEIGHTS]
     rows = []
     for seed, at in enumerate(points):
-        exact = np.subtract(ridge.risks(at), ridge.risks(at, (0, 0)))
+        exact = theory.of_groups(at, np.subtract(ridge.risks(at), ridge.risks(at, (0, 0))))
         mean, error = smoothers.simulated(at, draws=DRAWS, seed=seed)
         known = {"share": at.share, "noise": at.noise, "teacher's penalty": at.teacher_penalty}
         row = known | {"weight": at.alpha}
-        of_three = zip(GROUPS, (*exact, ridge.average(at, exact)), mean, error, strict=True)
-        for group, formula, simulated, se in of_three:
-            row |= {group: formula, f"{group}, simulated": simulated, f"{group}, s.e.": se}
+        for i, group in enumerate(GROUPS):
+            row |= {group: exact[group], f"{group}, simulated": mean[i], f"{group}, s.e.": error[i]}
         rows.append(row)
     return pd.DataFrame(rows)
 
@@ -109,23 +96,18 @@ def checks(setting):
 def far(table):
     """(number of simulated changes, those over 1.96 s.e. from the formula, the most s.e.)."""
     away = [(table[f"{g}, simulated"] - table[g]).abs() / table[f"{g}, s.e."] for g in GROUPS]
-    return sum(map(len, away)), int(sum((one > 1.96).sum() for one in away)), max(map(max, away))
+    away = np.array(away)
+    return away.size, (away > 1.96).sum(), away.max()
 
 
-def _in_region(row, ends=2):
-    """Whether drawn data say that the average falls and the minority is harmed; None if neither."""
-    worse = row["minority, simulated"] / row["minority, s.e."]
-    better = -row["average, simulated"] / row["average, s.e."]
-    if min(worse, better) > ends:
-        return True
-    return False if min(worse, better) < -ends else None
+def in_region(table):
+    """(rows,) bool, twice: drawn data say that a setting is in the region; that it is outside.
 
-
-MARKS = {  # of what drawn data say: marker, filled, words
-    True: ("o", "black", "simulated: in the region"),
-    False: ("o", "white", "simulated: outside it"),
-    None: ("D", "#bbbbbb", "simulated: unclear"),
-}
+    In it the average falls and the minority is harmed. Clear is what is 2 standard errors away."""
+    worse = table["minority, simulated"] / table["minority, s.e."]
+    better = -table["average, simulated"] / table["average, s.e."]
+    both = np.minimum(worse, better)
+    return both > 2, both < -2
 
 
 @captioned
@@ -205,11 +187,14 @@ def _log(axes, which, values):
 
 def _marks(axes, table, x, y):
     """The simulated settings, by what drawn data say of them."""
-    verdicts = [_in_region(row) for row in table.to_dict("records")]
-    for verdict, (marker, face, words) in MARKS.items():
-        rows = table[[found is verdict for found in verdicts]]
+    inside, outside = in_region(table)
+    for some, marker, face, words in (
+        (inside, "o", "black", "in the region"),
+        (outside, "o", "white", "outside it"),
+        (~inside & ~outside, "D", "#bbbbbb", "unclear"),
+    ):
         look = {"markerfacecolor": face, "markeredgecolor": "black", "markersize": 6}
-        axes.plot(rows[x], rows[y], marker, label=words, **look)
+        axes.plot(x, y, marker, data=table[some], label=f"simulated: {words}", **look)
 
 
 # ---------------------------------------------------------------- a weight by group
@@ -233,7 +218,7 @@ def plot_weights(setting):
             harmful = np.clip(limits[k], 0, 1)
             one.fill_between(noises, harmful, 1, color="#d55e00", alpha=0.15, label="harm")
             one.plot(noises, best[k], color=GREEN, label="best for the group")
-            one.plot(noises, given[k], "--", color=LOOKS[ADAPTED], label="AdaAlpha's")
+            one.plot(noises, given[k], "--", color=COLOURS[ADAPTED], label="AdaAlpha's")
             one.set_title(GROUPS[k])
             one.set_ylim(-0.02, 1.02)
             _log(one, "x", (0.05, 0.2, 1, 5))

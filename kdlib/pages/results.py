@@ -10,6 +10,7 @@ from kdlib.evidence.rules import LEAST_SEEDS, classes, labels_read, verdict_buck
 from kdlib.evidence.words import told
 from kdlib.pages import anchors, people, sensitivity
 from kdlib.pages.gains import plot_gain_by_bucket
+from kdlib.pages.render import write
 from kdlib.study.done import complete_seeds
 from kdlib.study.files import whole_file
 from kdlib.study.grids import JUDGED, STUDIES, Study
@@ -69,9 +70,8 @@ def publish(page):
     if figure:
         with whole_file(page.parent / FIGURE) as temporary:
             temporary.write_bytes(figure)
-    for file, content in ((page, new.join(parts)), (beside, everything)):
-        with whole_file(file) as temporary:
-            temporary.write_text(content, encoding="utf-8")
+    write(page, new.join(parts))
+    write(beside, everything)
 
 
 def kept(everything):
@@ -86,10 +86,9 @@ def _anew():
     for study in (s for s in STUDIES.values() if s.outside and s.kind in JUDGED):
         if complete_seeds(study.name) < study.seeds:
             return ""
-        both = panels(study.name)
-        cards = [card for p in both for card in pair_verdicts(p)]
-        said = [f"- {sentence}" for p in both for sentence in people.answer(p)]
-        about, *rest = _study(OnRecord(study, study.seeds, both, cards))
+        shown = _judged(study, study.seeds)
+        said = [f"- {sentence}" for p in shown.panels for sentence in people.answer(p)]
+        about, *rest = _study(shown)
         parts += [about, "\n".join(said), *rest]
     return "\n\n".join(parts)
 
@@ -129,6 +128,10 @@ def _shown(study):
         return OnRecord(study, seeds, [], []) if seeds else None
     if seeds < 2:  # one seed has no spread
         return None
+    return _judged(study, seeds)
+
+
+def _judged(study, seeds):
     both = panels(study.name)
     return OnRecord(study, seeds, both, [card for p in both for card in pair_verdicts(p)])
 

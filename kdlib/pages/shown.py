@@ -3,7 +3,7 @@
 import base64
 import csv
 import re
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -130,12 +130,6 @@ def _cell(value):
 def over_seeds(per_seed):
     """Interval of numbers (S,) that are not means over examples: it covers new seeds only."""
     return interval(per_seed, np.broadcast_to(per_seed, (2, len(per_seed))))
-
-
-def within(result, low=0.0, high=100.0):
-    """The Interval of what cannot leave a range, as per cent cannot leave 0 to 100."""
-    ends = np.clip([result.low, result.high], low, high)  # NaN stays NaN
-    return replace(result, low=ends[0], high=ends[1])
 
 
 def row_of(result, **labels):

@@ -3,8 +3,6 @@
 Every number is exact, by the formulas of evidence/ridge.py or by linear algebra, but for the points
 that check them by simulation."""
 
-from dataclasses import fields
-
 import numpy as np
 import pandas as pd
 
@@ -23,82 +21,83 @@ RANGES = {  # of the parameters of the notebook
     "alpha": (0.01, 1.0),
 }
 ONE_HOT, DISTILLED, ADAPTED, KEPT_OUT = "one-hot", "distillation", "AdaAlpha", "majority only"
-GROUPS = ("majority", "minority", "average")
+GROUPS = ["majority", "minority", "average"]
+CHANGES = [f"{group}, change in %" for group in GROUPS]  # columns: the error, compared with one-hot
+ON_A_LINE = "kernel ridge, on a line"
 
 
 def check_parameters(namespace):
     """The Setting that a notebook's parameters ask for: check_parameters(globals()).
 
     KdlibError for a name that only papermill knows, and for what is no number in its range."""
-    names = [field.name for field in fields(Setting)]
-    check_names(namespace, names)
-    for name in names:
-        value, (low, high) = namespace[name], RANGES[name]
+    check_names(namespace, RANGES)
+    for name, (low, high) in RANGES.items():
+        value = namespace[name]
         if type(value) not in (int, float) or not low <= value <= high:
             raise KdlibError(
                 f"notebook parameter {name}={value!r}: must be a number from {low:g} to {high:g}."
             )
-    return Setting(**{name: float(namespace[name]) for name in names})
+    return Setting(**{name: float(namespace[name]) for name in RANGES})
 
 
 # ---------------------------------------------------------------- numbers
+
+
+def _weights(setting, adapted):
+    """{method: the teacher's weights (majority's, minority's)}; adapted: those of AdaAlpha."""
+    return {
+        ONE_HOT: (0.0, 0.0),
+        DISTILLED: (setting.alpha, setting.alpha),
+        ADAPTED: adapted,
+        KEPT_OUT: (setting.alpha, 0.0),
+    }
 
 
 def on_the_line(setting):
     """(the Line, {method: (the teacher's weights in majority and minority, its matrix)})."""
     line = smoothers.line(setting.share)
     teacher = smoothers.smoother(line.at, line.kernel, setting.teacher_penalty)
-    weights = {
-        ONE_HOT: (0.0, 0.0),
-        DISTILLED: (setting.alpha, setting.alpha),
-        ADAPTED: line.reliability(teacher, setting.noise),
-        KEPT_OUT: (setting.alpha, 0.0),
-    }
     penalties = setting.penalty, setting.teacher_penalty
     found = {}
-    for method, (majority, minority) in weights.items():
-        of_each = np.where(line.rare, minority, majority)
+    for method, weights in _weights(setting, line.reliability(teacher, setting.noise)).items():
+        of_each = np.where(line.rare, weights[1], weights[0])
         matrix = smoothers.distilled(line.at, line.kernel, *penalties, of_each)
-        found[method] = (majority, minority), matrix
+        found[method] = weights, matrix
     return line, found
 
 
 def errors(setting):
-    """Table: the teacher's weights and the squared errors of each method, in either model; the
-    columns `change` are per cent of one-hot's."""
+    """DataFrame: the teacher's weights and the errors of each method in either model, CHANGES."""
     line, fitted = on_the_line(setting)
-    rows = []
+    on_line, linear = [], []
     for method, (weights, matrix) in fitted.items():
         found = line.errors(matrix, setting.noise)
-        rows.append(_row("kernel ridge, on a line", setting, method, weights, found))
-    linear = {
-        ONE_HOT: (0.0, 0.0),
-        DISTILLED: (setting.alpha, setting.alpha),
-        ADAPTED: ridge.reliability(setting),
-        KEPT_OUT: (setting.alpha, 0.0),
-        "best weight by group": ridge.best_weights(setting),
-    }
-    for method, weights in linear.items():
+        on_line.append(_row(ON_A_LINE, setting, method, weights, found))
+    weights_of = _weights(setting, ridge.reliability(setting))
+    weights_of["best weight by group"] = ridge.best_weights(setting)
+    for method, weights in weights_of.items():
         found = ridge.risks(setting, weights)
-        rows.append(_row("ridge, in closed form", setting, method, weights, found))
-    table = pd.DataFrame(rows)
-    for group in GROUPS:
-        base = table.groupby("model")[group].transform("first")
-        table[f"{group}, change in %"] = 100 * (table[group] / base - 1)
-    return table
+        linear.append(_row("ridge, in closed form", setting, method, weights, found))
+    return pd.concat([_compared(on_line), _compared(linear)], ignore_index=True)
 
 
 def _row(model, setting, method, weights, found):
     known = {"model": model, "method": method}
     known |= {"weight in majority": float(weights[0]), "weight in minority": float(weights[1])}
+    return known | of_groups(setting, found)
+
+
+def of_groups(setting, found):
+    """{name in GROUPS: number}: what majority and minority have (a pair), and their average."""
     values = (*found, ridge.average(setting, found))
-    return known | {g: float(v) for g, v in zip(GROUPS, values, strict=True)}
+    return {group: float(value) for group, value in zip(GROUPS, values, strict=True)}
 
 
-def changes(table, model, method):
-    """(3,) changes in per cent of one-hot's error: of the majority, the minority, the average."""
-    (row,) = table[(table.model == model) & (table.method == method)].to_dict("records")
-    return [row[f"{group}, change in %"] for group in GROUPS]
+def _compared(rows):
+    """DataFrame of rows with the errors of GROUPS, and CHANGES in per cent of the first row's."""
+    table = pd.DataFrame(rows)
+    table[CHANGES] = 100 * (table[GROUPS] / table.loc[0, GROUPS] - 1)
+    return table
 
 
 # ---------------------------------------------------------------- words
@@ -118,20 +117,20 @@ AVERAGE, MINORITY = "the average squared error", "the minority’s"
 
 def headline(setting):
     """What the page says first: the effect on the line, and for which noise it must occur."""
-    table = errors(setting)
     low, high = (ridge.noise_limit(setting, groups) for groups in (BOTH, ONLY_MINORITY))
-    must = "in linear ridge regression, there is no noise at which the average falls and the "
-    must += "minority is harmed"
+    must = "there is no noise at which the average falls and the minority is harmed"
     if low < high:
-        must = "in linear ridge regression, the average falls and the minority must be harmed "
-        must += f"whenever the noise lies between {low:.2f} and {high:.2f}"
-    return Headline([said(table), f"At these settings, {must}."])
+        must = "the average falls and the minority must be harmed whenever the noise lies between "
+        must += f"{low:.2f} and {high:.2f}"
+    where = "At these settings, in linear ridge regression"
+    return Headline([said(errors(setting)), f"{where}, {must}."])
 
 
 def said(table):
     """The sentence of the first figure, and of the index."""
-    _, rare, all_ = changes(table, "kernel ridge, on a line", DISTILLED)
-    _, rare_kept, all_kept = changes(table, "kernel ridge, on a line", KEPT_OUT)
+    changes = table[table.model == ON_A_LINE].set_index("method")[CHANGES]
+    _, rare, all_ = changes.loc[DISTILLED]
+    _, rare_kept, all_kept = changes.loc[KEPT_OUT]
     return (
         f"Computed exactly, without a network: distillation {moved(all_, AVERAGE)} and "
         f"{moved(rare, MINORITY)}; kept out of the minority, the teacher "
@@ -153,21 +152,18 @@ def every_error(setting):
 
 def tuned(setting):
     """Table: what is left of the effect when penalties are those best for the average."""
-    names = ("one-hot", "distillation, penalty of one-hot", "distillation, penalty of its own")
+    names = (ONE_HOT, "distillation, penalty of one-hot", "distillation, penalty of its own")
     rows = []
     for name, best in zip(names, ridge.tuned(setting), strict=True):
-        found = ridge.risks(best, (0, 0) if name == "one-hot" else None)
-        values = dict(zip(GROUPS, (*found, ridge.average(best, found)), strict=True))
         more = {"penalty": best.penalty, "teacher's penalty": best.teacher_penalty}
         more |= {"weight": best.alpha}
-        if name == "one-hot":
+        weights = None
+        if name == ONE_HOT:
             more |= dict.fromkeys(("teacher's penalty", "weight"), np.nan)
-        rows.append({"method": name, **more, **values})
-    table = pd.DataFrame(rows)
-    for group in GROUPS:
-        table[f"{group}, change in %"] = 100 * (table[group] / table[group][0] - 1)
-    _, same, own = table.to_dict("records")
-    same, own = ([row[f"{group}, change in %"] for group in GROUPS] for row in (same, own))
+            weights = (0, 0)
+        rows.append({"method": name, **more, **of_groups(best, ridge.risks(best, weights))})
+    table = _compared(rows)
+    _, same, own = table[CHANGES].to_numpy()
     caption = (
         f"Linear model: of {len(ridge.PENALTIES)} penalties from {ridge.PENALTIES[0]:g} to "
         f"{ridge.PENALTIES[-1]:g}, and of all weights, those of the lowest average error, wherever "

@@ -9,7 +9,7 @@ from kdlib.evidence.words import told
 from kdlib.methods import name_of
 from kdlib.pages.classes import BUCKET_LOOKS, gain_by_group
 from kdlib.pages.drawing import LINE, captioned, drawn, margin_against_gain, shot
-from kdlib.pages.shown import Table, estimates, within
+from kdlib.pages.shown import Table, estimates
 
 
 @captioned
@@ -50,8 +50,8 @@ def copied_errors(p, methods):
 
     def share(_, method):
         if method == "one_hot":
-            return within(interval(*p.copied_by_pool()[1]))
-        return within(interval(*p.copied_by_itself(method)))
+            return interval(*p.copied_by_pool()[1]).within(0, 100)
+        return interval(*p.copied_by_itself(method)).within(0, 100)
 
     return estimates(["teacher wrong"], methods, share, "where")
 
@@ -105,7 +105,7 @@ def cells(p, method="kd"):
     rows, words = [], {True: "right", False: "wrong"}
     for (teacher, one_hot, distilled), name in CELLS.items():
         count, share = found[name]
-        result = within(interval(*share))
+        result = interval(*share).within(0, 100)
         row = {"outcome": name, "teacher": words[teacher], "one-hot": words[one_hot]}
         row |= {name_of(method): words[distilled], "count": count}
         rows.append(row | {n: getattr(result, n) for n in ("estimate", "low", "high")})

@@ -9,7 +9,7 @@ from kdlib.evidence.words import number
 from kdlib.methods import look_of, name_of
 from kdlib.pages.drawing import DESK, axes_of, captioned, drawn, legend
 from kdlib.pages.gains import by_bucket, rarest, rarest_classes
-from kdlib.pages.shown import ends, estimates, over_seeds, within
+from kdlib.pages.shown import ends, estimates, over_seeds
 
 
 def calibration(p, methods):
@@ -25,7 +25,7 @@ def calibration(p, methods):
         for x in p.predictions(method):
             confidence = np.exp(x.log_p[:, 1].astype(np.float64))
             errors.append(100 * calibration_error(confidence, x.right, weights)[0])
-        return within(over_seeds(errors))
+        return over_seeds(errors).within(0, 100)
 
     return estimates([name for name in members if members[name].any()], methods, error)
 
@@ -40,7 +40,7 @@ def log_loss(p, methods):
 
     def mean(place, m):
         found = interval(*nats[m].map(np.dot, b=places[place].mean(axis=0)))
-        return within(found, high=np.inf)
+        return found.within(0, np.inf)
 
     return estimates(places, methods, mean)
 

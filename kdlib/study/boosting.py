@@ -70,5 +70,4 @@ def take(model, booster, some):
             "value": np.where(leaf, nodes["value"], 0.0),
         }
         for name, of in values.items():
-            buffer = getattr(model, name)
-            buffer[number, : len(nodes)] = torch.as_tensor(of.astype(np.float64)).to(buffer.dtype)
+            getattr(model, name)[number, : len(nodes)] = torch.as_tensor(of.astype(np.float64))

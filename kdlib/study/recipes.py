@@ -163,10 +163,10 @@ def steps(*rates):
     )
 
 
-_BATCHES = tuple(
-    {"batch_size": size, "lr": rate}
-    for size, rates in ((32, (0.05, 0.1, 0.2, 0.4)), (64, (0.1, 0.2)), (128, (0.2, 0.4)))
-    for rate in rates
+_BATCHES = (
+    *crossed(batch_size=(32,), lr=(0.05, 0.1, 0.2, 0.4)),
+    *crossed(batch_size=(64,), lr=(0.1, 0.2)),
+    *crossed(batch_size=(128,), lr=(0.2, 0.4)),
 )
 CIFAR20_STEPS = (
     Step("Batch size and learning rate", _BATCHES, fields={"epochs": 80}),

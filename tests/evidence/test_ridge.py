@@ -200,6 +200,19 @@ def test_adaalpha_harms_the_minority_up_to_its_limit_of_the_noise_and_spares_it_
 # ---------------------------------------------------------------- Theorem 3: a shared direction
 
 
+def shared_risks(setting, relation, weights):
+    """Risks (majority, minority) in the direction of ridge.shared_limits, as the proof has them."""
+    shares, true = (1 - setting.share, setting.share), (1.0, relation)
+    s = ridge.SHARED / (ridge.SHARED + setting.penalty)
+    t = ridge.SHARED / (ridge.SHARED + setting.teacher_penalty)
+    common = sum(p * a for p, a in zip(shares, weights, strict=True))
+    kept = [1 - a + t * common for a in weights]  # of the least-squares weight of a group
+    mean = s * sum(p * k * w for p, k, w in zip(shares, kept, true, strict=True))
+    spread = s**2 * sum(p * k**2 for p, k in zip(shares, kept, strict=True))
+    spread = spread * setting.noise**2 / (EXAMPLES * ridge.SHARED)
+    return tuple(ridge.SHARED * ((w - mean) ** 2 + spread) for w in true)
+
+
 def test_risks_in_a_shared_direction_are_those_of_regressions_solved_by_least_squares():
     signs = np.tile([1.0, -1.0], EXAMPLES // 2)[:, None]
     inputs = np.sqrt(ridge.SHARED) * signs
@@ -213,7 +226,7 @@ def test_risks_in_a_shared_direction_are_those_of_regressions_solved_by_least_sq
             mean = (student @ (inputs[:, 0] * true)).item()
             spread = setting.noise**2 * (student**2).sum()
             expected = [ridge.SHARED * ((w - mean) ** 2 + spread) for w in (1.0, relation)]
-            found = ridge.shared_risks(setting, relation, weights)
+            found = shared_risks(setting, relation, weights)
             np.testing.assert_allclose(found, expected, rtol=1e-8)
 
 
@@ -226,8 +239,8 @@ def test_up_to_its_limit_no_weights_lower_a_risk_and_above_it_some_do(setting, r
     for place, limit in zip((1, 2), limits, strict=True):
         for noise in [limit * 0.99, limit * 1.01] if limit else [0.01, 1.0]:
             at = replace(setting, noise=noise)
-            two = ridge.shared_risks(at, relation, weights)
-            base = ridge.shared_risks(at, relation, (0, 0))
+            two = shared_risks(at, relation, weights)
+            base = shared_risks(at, relation, (0, 0))
             of_three = np.array([*two, ridge.average(at, two)])[place]
             before = np.array([*base, ridge.average(at, base)])[place]
             rest = np.delete(of_three.ravel(), 0)
