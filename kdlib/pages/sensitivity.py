@@ -15,13 +15,12 @@ from kdlib.evidence.words import brief, number, p_value
 from kdlib.methods import look_of, name_of
 from kdlib.pages.ablations import plot_ablations
 from kdlib.pages.classes import by_frequency, name_groups
-from kdlib.pages.drawing import DESK, axes_of, captioned, drawn, legend, points
+from kdlib.pages.drawing import DESK, axes_of, captioned, drawn, legend
 from kdlib.pages.gains import changes, plot_forest, plot_trade_off, rarest, rarest_classes
 from kdlib.pages.shown import Table, row_of
 
 PALETTE = ("#D55E00", "#0072B2", "#007a5a", "#8a4f7d", "#9a6a00", "#000000", "#767676")
 MARKERS = "osDv^Px<>"  # both of variants of AdaAlpha
-LEVELS = {"yes": ("#D55E00", "*"), "": ("#0072B2", "o")}  # whether one was chosen
 STANDINGS = {  # of a setting
     "chosen": ("#D55E00", "*"),
     "passes the gate": ("#0072B2", "o"),
@@ -109,12 +108,19 @@ def search_steps(table, title):
     rows_of_steps = {"rows": len(sizes), "height_ratios": list(sizes), "squeeze": False}
 
     def paint(width):
+        import seaborn  # here, because it takes a second that a sentence need not wait for
+
         height = 1.1 + 0.27 * (sizes.sum() + len(sizes))
         figure, all_axes = axes_of(width, height, sharex=True, **rows_of_steps)
         for axes, (question, rows) in zip(all_axes[:, 0], by_question, strict=True):
-            marks = rows.rename(columns={"mean": "estimate"})
-            points(axes, marks, "level", "", "chosen", LEVELS.get, across=True)
+            seeds = rows.explode("per_seed").astype({"per_seed": float})
+            look = {"jitter": False, "color": "#767676", "size": 3, "zorder": 1}
+            seaborn.stripplot(seeds, x="per_seed", y="level", ax=axes, **look)
+            for y, row in enumerate(rows.itertuples()):
+                marker, colour, size = ("*", "#D55E00", 11) if row.chosen else ("o", "#0072B2", 6)
+                axes.plot(row.mean, y, marker, color=colour, markersize=size)
             axes.tick_params(axis="y", labelsize=8)
+            axes.set(xlabel="", ylabel="", ylim=(len(rows) - 0.5, -0.5))
             axes.set_title(question, loc="left", fontsize=9)
         axes.set_xlabel("accuracy on val, %")
         return figure

@@ -305,11 +305,10 @@ RATE = levels("Rate", (60.0, 70.0, 65.0), 1)
 SCORES = pd.concat([RATE, levels("Epochs", (70.0, 72.0), 0)])
 
 
-def marks(axes, marker, dots=False):
-    """(x, y) of the marks of a kind, or of the dots, which can be seen through."""
+def marks(axes, marker):
+    """(x, y) of the marks of a kind."""
     some = [line for line in axes.lines if line.get_marker() == marker]
-    some = [line for line in some if dots == (line.get_alpha() is not None)]
-    return [(x, y) for line in some for x, y in zip(*line.get_data(), strict=True)]
+    return [(line.get_xdata()[0], line.get_ydata()[0]) for line in some]
 
 
 def test_the_steps_of_a_search_are_drawn_one_below_the_other_with_a_star_at_what_is_taken():
@@ -323,8 +322,8 @@ def test_the_steps_of_a_search_are_drawn_one_below_the_other_with_a_star_at_what
     assert marks(rate, "*") == [(70, 1)] and sorted(marks(rate, "o")) == [(60, 0), (65, 2)]
     # what is taken need not be the best
     assert marks(epochs, "*") == [(70, 0)] and marks(epochs, "o") == [(72, 1)]
-    dots = [x for x, _ in marks(rate, "o", dots=True)]
-    assert sorted(dots) == [57.5, 62.5, 62.5, 67.5, 67.5, 72.5]
+    dots = np.sort(np.concatenate([strip.get_offsets()[:, 0] for strip in rate.collections]))
+    assert dots.tolist() == [57.5, 62.5, 62.5, 67.5, 67.5, 72.5]
     assert shown.sentence == "Recipe: the search chose Rate = b; Epochs = a."
     assert shown.table is SCORES and sensitivity.search_steps(SCORES, "Recipe").svg() == shown.svg()
     assert len(sensitivity.search_steps(RATE, "Recipe").figure.axes) == 1
