@@ -99,7 +99,7 @@ ARMS = {
     ),
     "ada_alpha_by_label": Arm(
         "AdaAlpha, margins by label",
-        (ORANGE, "X"),
+        (ORANGE, "3"),
         {**_ADA_ALPHA, "margin_level": "class"},
         "AdaAlpha of somebody who has the labels but not the groups",
     ),

@@ -402,7 +402,7 @@ def test_readme_changes_between_the_marks_only(empty, tmp_path, monkeypatch, cap
     page = tmp_path / "README.md"
     monkeypatch.setattr(cli, "README", page)
     texts = ("| a \\1 |\n", b"<svg/>", "# Results\n")
-    monkeypatch.setattr("kdlib.pages.results.texts", lambda: texts)
+    monkeypatch.setattr("kdlib.pages.results.texts", lambda kept: texts)
     marked = "# é\n<!-- answer:start -->\n{}<!-- answer:end -->\nrest"
     for old in ("", "old\nlines\n"):
         page.write_text(marked.format(old), encoding="utf-8")

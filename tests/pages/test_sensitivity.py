@@ -196,7 +196,11 @@ def test_alphas_are_those_of_the_records_most_frequent_first():
 
 SETTINGS = ({}, {"temperature": 4.0}, {"temperature": 1.0}, {"draw_seed": 1})
 ABLATIONS = replace(TINY, name="tiny-ablations", kind="ablations", seeds=3, settings=SETTINGS)
-ABLATIONS = replace(ABLATIONS, methods={"one_hot": {}, "kd": {}, "ada_alpha": {}})
+ABLATIONS = replace(
+    ABLATIONS,
+    methods={"one_hot": {}, "kd": {}, "ada_alpha": {}},
+    distilled={"temperature": 2.0},
+)
 LOSES = {4.0: 0.5, 1.0: 0.9}
 
 

@@ -146,7 +146,7 @@ def test_the_sentence_has_the_numbers_of_the_table(panels, drawn):
 @pytest.mark.parametrize("name", ["gain_by_group", "margin_and_gain"])
 def test_legends_name_the_buckets_of_the_table_and_no_others(drawn, name):
     (legend,) = drawn[name].figure.legends
-    wanted = [f"{name}-shot classes" for name in ("many", "medium", "few")]
+    wanted = [f"{name}-shot" for name in ("many", "medium", "few")]
     assert [text.get_text() for text in legend.get_texts()] == wanted
 
 
@@ -425,9 +425,9 @@ def test_buckets_are_words_where_they_are_shown(drawn):
 def test_an_interval_stays_in_the_range_of_what_it_bounds():
     wide = shown.over_seeds([1.0, 99.0])
     assert wide.low < 0 and wide.high > 100
-    inside = shown.within(wide)
+    inside = wide.within(0, 100)
     assert (inside.estimate, inside.low, inside.high) == (50, 0, 100)
-    assert np.isnan(shown.within(shown.over_seeds([1.0])).low)
+    assert np.isnan(shown.over_seeds([1.0]).within(0, 100).low)
 
 
 def test_methods_differ_by_colour_and_marker():
@@ -458,7 +458,7 @@ def test_deviations_come_from_the_configs(panels):
     choices = anchors.deviations(p).table.set_index("choice").here
     assert choices["status"] == "a demonstration, not a reproduction"
     assert choices["seeds"] == "3 of 4 planned, 6 baselines"
-    assert choices["softening"] == "T = 2, both, alpha = 1"
+    assert choices["softening"] == "T = 4, both, alpha = 1"
     assert choices["AdaAlpha"] == "alpha is the margin of the group on val, T = 1"
     assert "40 epochs, batch 32" in choices["networks"]
     real = replace(p, study=replace(p.study, demonstration=False))
