@@ -135,7 +135,7 @@ def _do(configs, folder, device, deadline=None):
             with collected(failures):
                 ready.append(_ready(cfg, folder, device, deadline, teachers, len(configs)))
         start = time.perf_counter()
-        outcomes = fit([r.run for r in ready])
+        outcomes = fit([r.run for r in ready]) if ready else []
         seconds = (time.perf_counter() - start) / max(1, len(ready))
         for r, outcome in zip(ready, outcomes, strict=True):
             with collected(failures):
