@@ -108,12 +108,15 @@ def pages_of(wanted, named, out, notebooks, say):
     """Build theory and pages of studies: (lines on the verdicts of each study and pair, failures).
 
     wanted: {name: seeds}, of which those on record are shown. named: names that must not be left
-    out even if none of their seeds is on record. A record that is refused stops its studies alone:
-    a sentence for each among the failures."""
+    out: KdlibError if none of their seeds is on record. A record that is refused stops its studies
+    alone: a sentence for each among the failures."""
     seeds = {name: min(n, complete_seeds(name)) for name, n in wanted.items()}
     # all that are wanted of anchors: their page says which runs are missing
     seeds |= {name: n for name, n in wanted.items() if grids.study(name).kind == "anchors"}
-    seeds = {name: n for name, n in seeds.items() if n or name in named}
+    for name in named:
+        if not seeds[name]:
+            some_seeds(name)
+    seeds = {name: n for name, n in seeds.items() if n}
     sources, failures = {}, []
     for name, n in list(seeds.items()):
         try:
@@ -131,7 +134,7 @@ def pages_of(wanted, named, out, notebooks, say):
 
     @functools.cache
     def cards(name):
-        return findings.verdicts(name, seeds[name] or some_seeds(name))
+        return findings.verdicts(name, seeds[name])
 
     number = sum(map(len, books.values()))
     minutes = math.ceil(number * A_PAGE / 60 / available_cores())
