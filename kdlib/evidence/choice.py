@@ -47,9 +47,9 @@ def scores(search, seeds):
                     "seeds": len(per_seed),
                 }
             )
-        best = [
-            max(of_step, key=lambda row: round(row["mean"], 9))["level"]
-        ]  # ties go to the first
+        # ties go to the first, in spite of rounding
+        first = max(of_step, key=lambda row: round(row["mean"], 9))
+        best = [first["level"]]
         if search.epochs and "epochs" in step.levels[0]:
             best = [] if step.fields else _shortest(search, seeds)
         rows += [{**row, "chosen": "yes" if row["level"] in best else ""} for row in of_step]
