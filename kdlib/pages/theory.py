@@ -133,7 +133,7 @@ def said(table):
     _, rare_kept, all_kept = changes.loc[KEPT_OUT]
     return (
         f"Computed exactly, without a network: distillation {moved(all_, AVERAGE)} and "
-        f"{moved(rare, MINORITY)}; kept out of the minority, the teacher "
+        f"{moved(rare, MINORITY)}; if only the majority’s targets come from the teacher, it "
         f"{moved(all_kept, AVERAGE)} and {moved(rare_kept, MINORITY)}."
     )
 
