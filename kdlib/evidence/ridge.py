@@ -166,36 +166,50 @@ def adaptive_noise_limit(setting):
 
 # ---------------------------------------------------------------- penalties that are tuned
 
-PENALTIES = np.logspace(-6, 1, 281)  # that are tried; the best lie inside, at any noise
+PENALTIES = np.logspace(-6, 1, 71)  # that are tried; the best lie inside, at any noise
+FINE = np.logspace(-6, 1, 2801)  # of one-hot, which has one alone
 
 
-def tuned(setting):
-    """Settings of the lowest average risk: (of one-hot, of its student, of any student).
+def average_risk(setting):
+    """The average risk (...) of a student."""
+    return average(setting, risks(setting))
+
+
+def tuned(setting, average_of=average_risk):
+    """Settings of the lowest average error: (of one-hot, of its student, of any student).
 
     The second has the penalty of the first, and the best teacher's penalty and weight beside it;
-    the third has all three at their best. Of the setting, share and noise are read."""
-    one_hot = replace(setting, penalty=PENALTIES)
-    best = PENALTIES[average(one_hot, risks(one_hot, (0, 0))).argmin()]
-    found = [replace(setting, penalty=best)]
-    for penalties in (np.array([[best]]), PENALTIES[:, None]):
-        grid = replace(setting, penalty=penalties, teacher_penalty=PENALTIES)
-        grid = replace(grid, alpha=np.clip(weight_limit(grid) / 2, 0, 1))
-        of_all = average(grid, risks(grid))
-        i, j = np.unravel_index(of_all.argmin(), of_all.shape)
-        values = penalties[i, 0], PENALTIES[j], grid.alpha[i, j]
+    the third has all three at their best. Of the setting, share and noise are read. average_of:
+    (Setting with arrays that broadcast) -> the average errors of its students."""
+
+    def error(**fields):
+        return average_of(replace(setting, **fields))
+
+    best = float(FINE[error(penalty=FINE, alpha=0.0).argmin()])
+    found = [replace(setting, penalty=best, alpha=0.0)]
+    for penalties in (np.array([best]), np.append(best, PENALTIES)):
+        grid = {"penalty": penalties[:, None], "teacher_penalty": PENALTIES}
+        # an error is quadratic in the weight: none + slope * weight + bend * weight²
+        none, half, whole = (error(**grid, alpha=weight) for weight in (0.0, 0.5, 1.0))
+        bend = 2 * (none - 2 * half + whole)
+        slope = whole - none - bend
+        weights = np.clip(-slope / np.maximum(2 * bend, 1e-12), 0, 1)
+        lowest = none + weights * (slope + weights * bend)
+        i, j = np.unravel_index(lowest.argmin(), lowest.shape)
+        values = penalties[i], PENALTIES[j], weights[i, j]
         found.append(Setting(setting.share, setting.noise, *map(float, values)))
     return tuple(found)
 
 
 # ---------------------------------------------------------------- one direction for both groups
 
-SHARED = 0.02  # variance of an input that both groups have; the majority's weight on it is 1
+SHARED = 0.02  # variance of an input that both groups have; its coefficient in the majority is 1
 
 
 def shared_limits(setting, relation):
     """Noise (standard deviation) in a shared direction: (of the minority, of the average).
 
-    relation: the minority's true weight, in units of the majority's.
+    relation: the minority's true coefficient, in units of the majority's.
     Up to the first, whatever the weights by group, unless both are 0, the minority's risk is above
     one-hot's; above it, some weights lower it. Up to the second, no weights lower the average.
     0 where some weights lower it at any noise. The `noise` of the setting is not read."""

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy.linalg import block_diag
 
-from kdlib.evidence.ridge import EXAMPLES, r_squared
+from kdlib.evidence.ridge import EXAMPLES, average, r_squared
 
 EDGE, WIDTH = 0.8, 0.05  # where the minority's inputs begin; of the kernel
 
@@ -56,6 +56,22 @@ class Line(NamedTuple):
         error = (mean - truth(self.tests)) ** 2 + deviation**2
         rare = self.tests >= EDGE
         return error[~rare].mean(), error[rare].mean()
+
+    def average(self, setting):
+        """The average error (...) of a student; fields of the Setting are numbers or arrays."""
+        n = len(self.inputs)
+        values, vectors = np.linalg.eigh(self.kernel)
+        penalty, teacher_penalty, alpha = (
+            np.asarray(value)[..., None]
+            for value in (setting.penalty, setting.teacher_penalty, setting.alpha)
+        )
+        taken = n * teacher_penalty / (values + n * teacher_penalty)
+        left = (1 - alpha * taken) / (values + n * penalty)
+        basis = self.at @ vectors
+        bias = (left * (vectors.T @ truth(self.inputs))) @ basis.T - truth(self.tests)
+        error = bias**2 + setting.noise**2 * (left**2 @ (basis**2).T)
+        rare = self.tests >= EDGE
+        return average(setting, (error[..., ~rare].mean(-1), error[..., rare].mean(-1)))
 
     def reliability(self, matrix, noise):
         """ridge.r_squared (majority's, minority's)."""

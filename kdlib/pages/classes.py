@@ -77,7 +77,9 @@ def tested(p, members, method="kd", over="one_hot"):
 
 
 def counted(table, what):
-    """How many rows are harmed and helped, in words."""
+    """How many rows are harmed and helped, in words; with one seed, nothing is tested."""
+    if table.q.isna().all():
+        return f"is not tested on {len(table)} {what}, since there is one seed"
     harmed, helped = ((table.finding == word).sum() for word in ("harmed", "helped"))
     return f"harms {harmed} and helps {helped} of {len(table)} {what}"
 
@@ -103,8 +105,8 @@ def plot_gain_by_group(p, method="kd", over="one_hot"):
     compared = "" if over == "one_hot" else f"compared with {base}, "
     least, most = ends(table, "gain")
     sentence = (
-        f"{p.name}: {compared}{name_of(method)} {counted(table, p.study.groups[1])} at a false "
-        f"discovery rate of 5 %; mean gains range from {number(least.gain)} ({least.group}) to "
+        f"{p.name}: {compared}{name_of(method)} {counted(table, p.study.groups[1])} (false "
+        f"discovery rate 5 %); mean gains range from {number(least.gain)} ({least.group}) to "
         f"{number(most.gain)} ({most.group})."
     )
     return paint, sentence, table

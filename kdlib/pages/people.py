@@ -21,8 +21,9 @@ OTHERS = ("teacher", "one_hot")  # networks that are shown beside those of metho
 
 
 def answer(p, method="kd"):
-    """Two sentences: what a method changes on average, in the rarest groups, and between groups."""
-    average, rare = (told(p.gain(method, w)) for w in (p.average, rarest(p)[1]))
+    """Two sentences: what a method changes in accuracy, and in differences between groups."""
+    weights = (p.average, rarest(p)[1], of_all_rows(p))
+    average, rare, together = (told(p.gain(method, w)) for w in weights)
     few = f"fewer than {p.study.bucket_edges[1]} training rows each"
     groups = len(p.group_names)
     odds, parity = (
@@ -31,7 +32,8 @@ def answer(p, method="kd"):
     )
     return [
         f"{p.name}: compared with one-hot, {name_of(method)} changes accuracy by {average} on "
-        f"average over the {groups} groups and by {rare} in {rarest_classes(p)} ({few}).",
+        f"average over the {groups} groups, by {rare} in {rarest_classes(p)} ({few}) and by "
+        f"{together} on all test rows together.",
         f"Between the sexes, the largest difference in true or false positive rates changes by "
         f"{odds[0]}, that in selection rates by {parity[0]}; between the {groups} groups, where a "
         f"few people decide it, by {odds[1]} and {parity[1]}.",
@@ -48,6 +50,12 @@ def answer_of_others(some):
 
 
 # ---------------------------------------------------------------- gains
+
+
+def of_all_rows(p):
+    """Weights (S, G) of an average in which every test row counts alike."""
+    share = np.bincount(p.group) / len(p.group)
+    return np.tile(share, (p.seeds, 1))
 
 
 def gain_by_group(p, methods):

@@ -9,12 +9,14 @@ from matplotlib.ticker import NullLocator
 
 from kdlib.evidence import ridge, smoothers
 from kdlib.evidence.ridge import BOTH, EXAMPLES, ONLY_MAJORITY, ONLY_MINORITY
+from kdlib.evidence.words import number
 from kdlib.methods import look_of
 from kdlib.pages import theory
 from kdlib.pages.drawing import DESK, LINE, axes_of, captioned, legend
 from kdlib.pages.theory import ADAPTED, CHANGES, DISTILLED, GROUPS, KEPT_OUT, ON_A_LINE, ONE_HOT
 
 GREEN = "#007a5a"  # of a teacher from which the majority alone learns
+TRUTH = "#d98cb8"
 COLOURS = {name: look_of(name)[0] for name in (ONE_HOT, DISTILLED, ADAPTED)} | {KEPT_OUT: GREEN}
 SHARES, NOISES = (0.02, 0.05, 0.1, 0.2, 0.4), (0.05, 0.2, 0.5, 1.5)  # that are simulated
 PENALTIES, WEIGHTS = (0.001, 0.01, 0.05, 0.5), (0.2, 0.5, 0.8)
@@ -24,12 +26,13 @@ CELLS = 90  # of a heat map, along either axis
 
 @captioned
 def plot_functions(setting):
-    """Kernel ridge regression on a line. The minority has the inputs at the right, and few of them.
+    """Kernel ridge regression on a line. The minority has the inputs at the right, shaded.
     Lines are expected predictions, bands one standard deviation of them over the noise of the
     targets, strokes the inputs of the training examples. Majority only is distillation in which the
-    examples of the minority keep their own targets. Bars show by how much a method changes the
-    expected squared error of one-hot."""
-    line, fitted = theory.on_the_line(setting)
+    examples of the minority keep their own targets; its line lies on that of distillation in the
+    majority and on that of one-hot in the minority. Bars show by how many per cent a method changes
+    the expected squared error of one-hot; AdaAlpha has bars only."""
+    line, _, fitted = theory.on_the_line(setting)
     table = theory.errors(setting)
     every = table[table.model == ON_A_LINE].drop(columns="model")
     change_of = every.set_index("method")[CHANGES]
@@ -41,7 +44,7 @@ def plot_functions(setting):
         figure, (left, right) = axes_of(width, 3.0 if width >= DESK else 5.2, **shape)
         x, true = line.tests, smoothers.truth(line.tests)
         left.axvspan(smoothers.EDGE, 1, color="#000000", alpha=0.06, linewidth=0)
-        left.plot(x, true, color="#767676", linewidth=4, alpha=0.5, label="truth")
+        left.plot(x, true, color=TRUTH, linewidth=4, label="truth")
         for method, style in ((ONE_HOT, "--"), (DISTILLED, "-"), (KEPT_OUT, ":")):
             _, matrix = fitted[method]
             mean, spread = smoothers.moments(matrix, smoothers.truth(line.inputs), setting.noise)
@@ -59,7 +62,11 @@ def plot_functions(setting):
             look = {"color": COLOURS[method], "edgecolor": "white", "hatch": hatch}
             # the legend of the figure has the lines of the other methods
             look["label"] = ADAPTED if method == ADAPTED else None
-            right.bar(np.arange(3) + 0.26 * place, change_of.loc[method], 0.24, **look)
+            values = change_of.loc[method]
+            bars = right.bar(np.arange(3) + 0.29 * place, values, 0.27, **look)
+            words = [number(v, "", 0 if abs(v) >= 10 else 1) for v in values]
+            right.bar_label(bars, words, padding=1, fontsize=6.5)
+        right.margins(y=0.08)
         right.axhline(0, **LINE)
         right.set_xticks(range(3), GROUPS, fontsize=8.5)
         right.set_ylabel("change of squared error, %")
@@ -113,10 +120,11 @@ def in_region(table):
 @captioned
 def plot_region(setting):
     """Linear ridge regression. Coloured is the region where distillation lowers the average squared
-    error and raises the minority's, by how many per cent; its limits are lines from the formulas.
-    Above the dotted line, AdaAlpha's weight would not harm the minority. Marks are settings that
-    were simulated: teacher and students were fitted to draws of the noise. The star is the setting
-    of this page, if it lies within the axes."""
+    error and raises the minority's, by how many per cent of one-hot's, which is small where there
+    is little noise; the limits of the region are lines from the formulas. Above the dotted line,
+    AdaAlpha's weight does not harm the minority. Marks are settings that were simulated: teacher
+    and students were fitted to draws of the noise; unclear are those which fewer than two standard
+    errors decide. The star is the setting of this page, if it lies within the axes."""
     table = checks(setting)
     shares, noises = np.geomspace(0.01, 0.5, CELLS), np.geomspace(0.02, 4, CELLS)
     penalties, weights = np.geomspace(1e-4, 1, CELLS), np.linspace(0.01, 1, CELLS)
@@ -134,12 +142,14 @@ def plot_region(setting):
         ):
             look = {"color": "black", "linestyle": style}
             axes[0].plot(shares, ridge.noise_limit(edges[0], groups), label=words, **look)
-            axes[1].plot(penalties, ridge.weight_limit(edges[1], groups), **look)
+            limit = ridge.weight_limit(edges[1], groups)
+            axes[1].plot(penalties, np.where(limit > 1, np.nan, limit), **look)
         spared = ridge.adaptive_noise_limit(edges[0])
-        axes[0].plot(shares, spared, ":", color="black", label="AdaAlpha spares above it")
+        axes[0].plot(shares, spared, ":", color="black", label="above: AdaAlpha spares it")
         _marks(axes[0], table[:first], "share", "noise")
         _marks(axes[1], table[first:], "teacher's penalty", "weight")
-        star = {"marker": "*", "color": "#0072B2", "markersize": 13, "linestyle": "none"}
+        star = {"marker": "*", "color": "#0072B2", "markersize": 15, "linestyle": "none"}
+        star |= {"markerfacecolor": "none", "markeredgewidth": 1.5}
         axes[0].plot(setting.share, setting.noise, label="this page", **star)
         axes[1].plot(setting.teacher_penalty, setting.alpha, **star)
         axes[0].set(xlabel="share of the minority", ylabel="noise")
@@ -154,12 +164,13 @@ def plot_region(setting):
         legend(figure, axes[0])
         return figure
 
-    number, beyond, most = far(table)
+    count, beyond, most = far(table)
     sentence = (
-        f"Formula and simulation were compared at {len(table)} settings, {DRAWS:,} draws each: "
-        f"of {number} changes of a squared error, {beyond} by formula "
+        f"Of {count} changes of a squared error that the formulas give, {beyond} "
         f"{'lies' if beyond == 1 else 'lie'} outside the 95 % interval of the simulation (by "
-        f"chance: about {round(number / 20)}), the furthest {most:.1f} standard errors away."
+        f"chance: about {round(count / 20)}), the furthest {most:.1f} standard errors away; "
+        f"they are those of both groups and of their average at {len(table)} settings, from "
+        f"{DRAWS:,} draws each."
     )
     return paint, sentence, table
 
@@ -203,8 +214,8 @@ def _marks(axes, table, x, y):
 @captioned
 def plot_weights(setting):
     """Linear ridge regression: the weight of the teacher that is best for each group; the one that
-    AdaAlpha gives it, which is the teacher's R² on held-out targets; and, shaded, the weights that
-    harm the group."""
+    AdaAlpha gives it, which is the teacher's R² on held-out targets; and, in grey, the weights
+    that harm the group."""
     noises = np.geomspace(0.05, 5, 60)
     grid = replace(setting, noise=noises)
     best, given = ridge.best_weights(grid), ridge.reliability(grid)
@@ -216,7 +227,7 @@ def plot_weights(setting):
         figure, axes = axes_of(width, height, sharex=True, sharey=True, **shape)
         for k, one in enumerate(axes):
             harmful = np.clip(limits[k], 0, 1)
-            one.fill_between(noises, harmful, 1, color="#d55e00", alpha=0.15, label="harm")
+            one.fill_between(noises, harmful, 1, color="#888888", alpha=0.3, label="harm")
             one.plot(noises, best[k], color=GREEN, label="best for the group")
             one.plot(noises, given[k], "--", color=COLOURS[ADAPTED], label="AdaAlpha's")
             one.set_title(GROUPS[k])
@@ -234,8 +245,8 @@ def plot_weights(setting):
     table = pd.DataFrame(columns).iloc[::5]
     sentence = (
         f"From noise {noises[0]:.2f} to {noises[-1]:.0f}, the minority’s best weight goes from "
-        f"{best[1][0]:.2f} to {best[1][-1]:.2f}, AdaAlpha’s from {given[1][0]:.2f} to "
-        f"{given[1][-1]:.2f}, which harms the minority up to noise "
+        f"{best[1][0]:.2f} to {best[1][-1]:.2f}, and AdaAlpha’s goes from "
+        f"{given[1][0]:.2f} to {given[1][-1]:.2f} and harms the minority up to noise "
         f"{ridge.adaptive_noise_limit(setting):.2f}."
     )
     return paint, sentence, table
@@ -243,9 +254,10 @@ def plot_weights(setting):
 
 @captioned
 def plot_shared(setting):
-    """One weak input that both groups have, with another relation to the target in the minority.
-    Below the dashed line no weights by group lower the average error; up to the solid line, every
-    choice of weights but 0 and 0 raises the minority's; above it, some weights lower both."""
+    """One weak input that both groups have, of variance 0.02, with another coefficient in the
+    minority. Below the dashed line no weights by group lower the average error; up to the solid
+    line, every choice of weights except (0, 0) raises the minority's; above it, some weights lower
+    both. Share and penalties are those of this page."""
     relations, low, high = np.linspace(1, 4, CELLS), 0.02, 5
     spared, average = ridge.shared_limits(setting, relations)
     rises, falls = np.clip(spared, low, high), np.clip(average, low, high)
@@ -255,18 +267,19 @@ def plot_shared(setting):
         look = {"alpha": 0.5, "linewidth": 0}
         for below, above, colour, words in (
             (low, falls, "#cccccc", "the average cannot fall"),
-            (falls, rises, "#f0a860", "it can, and the minority is harmed"),
+            (falls, rises, "#f0a860", "it can, by harming the minority"),
             (rises, high, "#9fd3c0", "some weights lower both"),
         ):
             axes.fill_between(relations, below, above, color=colour, label=words, **look)
         axes.plot(relations, rises, color="black", label="limit of the minority")
         axes.plot(relations, falls, "--", color="black", label="limit of the average")
-        axes.set(xlim=(1, 4), ylabel="noise", xlabel="minority's true weight (majority's: 1)")
+        axes.set(xlim=(1, 4), ylabel="noise", xlabel="minority's true coefficient (majority's: 1)")
         _log(axes, "y", (0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5))
         legend(figure, axes)
         return figure
 
-    table = pd.DataFrame({"relation": relations, "minority": spared, "average": average})
+    columns = {"minority's true coefficient": relations, "limit of the minority": spared}
+    table = pd.DataFrame(columns | {"limit of the average": average})
     above, below = map(float, ridge.shared_limits(setting, 2.0))
     sentence = "Where an input means twice as much in the minority, "
     if below < above:

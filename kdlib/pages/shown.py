@@ -122,7 +122,8 @@ def _cell(value):
     if isinstance(value, (float, np.floating)):
         if np.isnan(value):
             return "–"
-        return f"{value:.3g}" if abs(value) < 0.1 else f"{value:.2f}"
+        said = f"{value:.3g}" if abs(value) < 0.1 else f"{value:.2f}"
+        return said.replace("-", "−")  # as in sentences and figures
     # a number and its half-width stay on one line
     return str(value).replace(" ± ", "\u00a0±\u00a0")
 

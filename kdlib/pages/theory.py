@@ -3,6 +3,9 @@
 Every number is exact, by the formulas of evidence/ridge.py or by linear algebra, but for the points
 that check them by simulation."""
 
+import functools
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 
@@ -21,9 +24,10 @@ RANGES = {  # of the parameters of the notebook
     "alpha": (0.01, 1.0),
 }
 ONE_HOT, DISTILLED, ADAPTED, KEPT_OUT = "one-hot", "distillation", "AdaAlpha", "majority only"
+UNIFORM = "AdaAlpha's mean weight in both"
 GROUPS = ["majority", "minority", "average"]
 CHANGES = [f"{group}, change in %" for group in GROUPS]  # columns: the error, compared with one-hot
-ON_A_LINE = "kernel ridge, on a line"
+ON_A_LINE, LINEAR = "kernel ridge, on a line", "ridge, in closed form"
 
 
 def check_parameters(namespace):
@@ -49,42 +53,49 @@ def _weights(setting, adapted):
         ONE_HOT: (0.0, 0.0),
         DISTILLED: (setting.alpha, setting.alpha),
         ADAPTED: adapted,
+        UNIFORM: 2 * (ridge.average(setting, adapted),),
         KEPT_OUT: (setting.alpha, 0.0),
     }
 
 
 def on_the_line(setting):
-    """(the Line, {method: (the teacher's weights in majority and minority, its matrix)})."""
+    """(the Line, the teacher's matrix, {method: (the teacher's weights by group, its matrix)}).
+
+    Matrices give predictions at the test inputs, see smoothers.smoother."""
     line = smoothers.line(setting.share)
     teacher = smoothers.smoother(line.at, line.kernel, setting.teacher_penalty)
-    penalties = setting.penalty, setting.teacher_penalty
     found = {}
     for method, weights in _weights(setting, line.reliability(teacher, setting.noise)).items():
-        of_each = np.where(line.rare, weights[1], weights[0])
-        matrix = smoothers.distilled(line.at, line.kernel, *penalties, of_each)
-        found[method] = weights, matrix
-    return line, found
+        found[method] = weights, _student(line, setting, weights)
+    return line, teacher, found
+
+
+def _student(line, setting, weights):
+    of_each = np.where(line.rare, weights[1], weights[0])
+    penalties = setting.penalty, setting.teacher_penalty
+    return smoothers.distilled(line.at, line.kernel, *penalties, of_each)
 
 
 def errors(setting):
-    """DataFrame: the teacher's weights and the errors of each method in either model, CHANGES."""
-    line, fitted = on_the_line(setting)
-    on_line, linear = [], []
-    for method, (weights, matrix) in fitted.items():
-        found = line.errors(matrix, setting.noise)
-        on_line.append(_row(ON_A_LINE, setting, method, weights, found))
+    """DataFrame: the teacher's weights, CHANGES, and the errors of each method in either model."""
+    line, teacher, fitted = on_the_line(setting)
+    found = {
+        (ON_A_LINE, method): (weights, line.errors(matrix, setting.noise))
+        for method, (weights, matrix) in fitted.items()
+    }
+    nothing = (np.nan, np.nan)
+    found[ON_A_LINE, "the teacher itself"] = nothing, line.errors(teacher, setting.noise)
     weights_of = _weights(setting, ridge.reliability(setting))
     weights_of["best weight by group"] = ridge.best_weights(setting)
     for method, weights in weights_of.items():
-        found = ridge.risks(setting, weights)
-        linear.append(_row("ridge, in closed form", setting, method, weights, found))
-    return pd.concat([_compared(on_line), _compared(linear)], ignore_index=True)
-
-
-def _row(model, setting, method, weights, found):
-    known = {"model": model, "method": method}
-    known |= {"weight in majority": float(weights[0]), "weight in minority": float(weights[1])}
-    return known | of_groups(setting, found)
+        found[LINEAR, method] = weights, ridge.risks(setting, weights)
+    found[LINEAR, "the teacher itself"] = nothing, ridge.teacher_risks(setting)
+    rows = []
+    for (model, method), (weights, of_two) in found.items():
+        row = {"model": model, "method": method, "weight in majority": float(weights[0])}
+        row |= {"weight in minority": float(weights[1]), **of_groups(setting, of_two)}
+        rows.append(row)
+    return _compared(rows, ONE_HOT)
 
 
 def of_groups(setting, found):
@@ -93,11 +104,41 @@ def of_groups(setting, found):
     return {group: float(value) for group, value in zip(GROUPS, values, strict=True)}
 
 
-def _compared(rows):
-    """DataFrame of rows with the errors of GROUPS, and CHANGES in per cent of the first row's."""
+def _compared(rows, base):
+    """DataFrame of rows: CHANGES in per cent from the method `base` of their model, then errors."""
     table = pd.DataFrame(rows)
-    table[CHANGES] = 100 * (table[GROUPS] / table.loc[0, GROUPS] - 1)
-    return table
+    before = table[table.method == base].set_index("model").loc[table.model, GROUPS]
+    table[CHANGES] = 100 * (table[GROUPS] / before.to_numpy() - 1)
+    return table[[*table.columns.drop(GROUPS), *GROUPS]]
+
+
+TUNED = "one-hot, its penalty tuned"
+SAME, OWN = "distillation, that penalty", "distillation, all tuned"
+
+
+@functools.cache  # for the words above all figures and for the table at the end
+def tunings(setting):
+    """DataFrame: errors with the penalties of a setting, and with those best for the average.
+
+    CHANGES are from TUNED, one-hot with the best penalty: SAME has its penalty and the best teacher
+    and weight, OWN the best of all three."""
+    line, rows = smoothers.line(setting.share), []
+
+    def of_line(at):
+        return line.errors(_student(line, at, (at.alpha, at.alpha)), at.noise)
+
+    for model, of_two, average in (
+        (ON_A_LINE, of_line, line.average),
+        (LINEAR, ridge.risks, ridge.average_risk),
+    ):
+        settings = replace(setting, alpha=0.0), setting, *ridge.tuned(setting, average)
+        names = f"{ONE_HOT}, of this page", f"{DISTILLED}, of this page", TUNED, SAME, OWN
+        for name, at in zip(names, settings, strict=True):
+            row = {"model": model, "method": name, "penalty": at.penalty}
+            taught = (at.teacher_penalty, at.alpha) if at.alpha else (np.nan, np.nan)
+            row |= dict(zip(("teacher's penalty", "weight"), taught, strict=True))
+            rows.append(row | of_groups(at, of_two(at)))
+    return _compared(rows, TUNED)
 
 
 # ---------------------------------------------------------------- words
@@ -116,14 +157,21 @@ AVERAGE, MINORITY = "the average squared error", "the minority’s"
 
 
 def headline(setting):
-    """What the page says first: the effect on the line, and for which noise it must occur."""
+    """What the page says first: the effect on the line, for which noise it occurs, and tuning."""
     low, high = (ridge.noise_limit(setting, groups) for groups in (BOTH, ONLY_MINORITY))
-    must = "there is no noise at which the average falls and the minority is harmed"
+    where = "there is no noise at which the average falls and the minority is harmed"
     if low < high:
-        must = "the average falls and the minority must be harmed whenever the noise lies between "
-        must += f"{low:.2f} and {high:.2f}"
-    where = "At these settings, in linear ridge regression"
-    return Headline([said(errors(setting)), f"{where}, {must}."])
+        where = (
+            "the average falls and the minority is harmed if and only if the noise (its standard "
+            f"deviation; that of the signal is 1) lies between {low:.2f} and {high:.2f}"
+        )
+    return Headline(
+        [
+            said(errors(setting)),
+            f"In linear ridge regression with the same parameters, {where}.",
+            said_of_tuning(setting),
+        ]
+    )
 
 
 def said(table):
@@ -132,9 +180,22 @@ def said(table):
     _, rare, all_ = changes.loc[DISTILLED]
     _, rare_kept, all_kept = changes.loc[KEPT_OUT]
     return (
-        f"Computed exactly, without a network: distillation {moved(all_, AVERAGE)} and "
-        f"{moved(rare, MINORITY)}; if only the majority’s targets come from the teacher, it "
-        f"{moved(all_kept, AVERAGE)} and {moved(rare_kept, MINORITY)}."
+        "Computed exactly, without a network, in an example built to show the effect: distillation "
+        f"{moved(all_, AVERAGE)} and {moved(rare, MINORITY)}; if only the majority’s targets come "
+        f"from the teacher, that {moved(all_kept, AVERAGE)} and {moved(rare_kept, MINORITY)}."
+    )
+
+
+def said_of_tuning(setting):
+    """A sentence: what a better penalty does to one-hot on the line, and a teacher beside it."""
+    table = tunings(setting).set_index(["model", "method"]).loc[ON_A_LINE]
+    before, after = (table.loc[name, GROUPS] for name in (f"{ONE_HOT}, of this page", TUNED))
+    _, rare, all_ = 100 * (after / before - 1)
+    _, rare_own, all_own = table.loc[OWN, CHANGES]
+    return (
+        "With the penalty that is best for the average in that example, one-hot without a teacher "
+        f"{moved(all_, AVERAGE)} and {moved(rare, MINORITY)}; distillation with everything tuned "
+        f"then {moved(all_own, AVERAGE)} and {moved(rare_own, MINORITY)}."
     )
 
 
@@ -144,32 +205,23 @@ def said(table):
 def every_error(setting):
     """Table: the errors of every method, in both models."""
     caption = (
-        "Expected squared error of predictions, exact, by method; the last columns compare with "
-        "one-hot in the same model. Weights are those of the teacher in the student's targets."
+        "Expected squared error of predictions, exact, by method, and its change from one-hot in "
+        "the same model. Weights are those of the teacher in the student's targets."
     )
     return Table(errors(setting), caption)
 
 
 def tuned(setting):
     """Table: what is left of the effect when penalties are those best for the average."""
-    names = (ONE_HOT, "distillation, penalty of one-hot", "distillation, penalty of its own")
-    rows = []
-    for name, best in zip(names, ridge.tuned(setting), strict=True):
-        more = {"penalty": best.penalty, "teacher's penalty": best.teacher_penalty}
-        more |= {"weight": best.alpha}
-        weights = None
-        if name == ONE_HOT:
-            more |= dict.fromkeys(("teacher's penalty", "weight"), np.nan)
-            weights = (0, 0)
-        rows.append({"method": name, **more, **of_groups(best, ridge.risks(best, weights))})
-    table = _compared(rows)
-    _, same, own = table[CHANGES].to_numpy()
+    table = tunings(setting)
+    _, rare, all_ = table[CHANGES][(table.model == LINEAR) & (table.method == SAME)].iloc[0]
+    _, rare_own, all_own = table[CHANGES][(table.model == LINEAR) & (table.method == OWN)].iloc[0]
+    tried = " to ".join(np.format_float_positional(ridge.PENALTIES[i], trim="-") for i in (0, -1))
     caption = (
-        f"Linear model: of {len(ridge.PENALTIES)} penalties from {ridge.PENALTIES[0]:g} to "
-        f"{ridge.PENALTIES[-1]:g}, and of all weights, those of the lowest average error, wherever "
-        "they are free. With the penalty that is best for one-hot, distillation "
-        f"{moved(same[2], AVERAGE)} and {moved(same[1], MINORITY)}; with a penalty of its own, it "
-        f"{moved(own[2], AVERAGE)} and {moved(own[1], MINORITY)}."
+        f"Penalties (of those from {tried}) and weights of the lowest average error, wherever they "
+        f"are free, and changes from one-hot with its best penalty. In the linear model, "
+        f"distillation with that penalty {moved(all_, AVERAGE)} and {moved(rare, MINORITY)}; with "
+        f"a penalty of its own, it {moved(all_own, AVERAGE)} and {moved(rare_own, MINORITY)}."
     )
     return Table(table, caption)
 
@@ -184,7 +236,7 @@ def inputs(setting):
             row = {"group": name, "share of examples": float(share), "inputs": int(count)}
             rows.append(row | {"variance of each": variance, "explain together": explained})
     caption = (
-        f"The inputs of the linear model, of {ridge.EXAMPLES} training examples; what they explain "
-        "is a variance of the target."
+        f"The inputs of the linear model, of {ridge.EXAMPLES} training examples; the last column "
+        "is the variance of the target that they explain."
     )
     return Table(pd.DataFrame(rows), caption)

@@ -274,14 +274,21 @@ def test_at_the_best_penalty_of_one_hot_the_sign_of_a_small_weight_is_as_the_pag
         assert small / 1e-6 == pytest.approx(slope, rel=1e-2)
 
 
-def test_tuned_settings_are_better_the_more_is_tuned_and_beat_settings_at_random():
+@pytest.mark.parametrize("model", ["ridge", "line"])
+def test_tuned_settings_are_better_the_more_is_tuned_and_beat_settings_at_random(model):
     for setting in ANY[:4]:
-        one_hot, same, own = ridge.tuned(setting)
-        averages = [ridge.average(one_hot, ridge.risks(one_hot, (0, 0)))]
-        averages += [ridge.average(at, ridge.risks(at)) for at in (same, own)]
-        assert averages[0] >= averages[1] >= averages[2] and same.penalty == one_hot.penalty
+        average_of = (
+            ridge.average_risk if model == "ridge" else smoothers.line(setting.share).average
+        )
+        one_hot, same, own = ridge.tuned(setting, average_of)
+        assert one_hot.alpha == 0 and same.penalty == one_hot.penalty
+        averages = [average_of(at) for at in (one_hot, same, own)]
+        assert averages[0] >= averages[1] >= averages[2]
         others = [replace(at, share=setting.share, noise=setting.noise) for at in ANY]
-        assert min(ridge.average(at, ridge.risks(at)) for at in others) >= averages[2] * 0.999
+        assert min(average_of(at) for at in others) >= averages[2] * 0.999
+        for at in (same, own):  # no other weight is better beside these penalties
+            tried = [average_of(replace(at, alpha=a)) for a in np.linspace(0, 1, 101)]
+            assert average_of(at) <= min(tried) * (1 + 1e-9)
 
 
 @pytest.mark.parametrize("share", [0.02, 0.5])
@@ -319,10 +326,10 @@ def test_the_zeros_of_the_change_in_the_weight_are_0_and_the_limit():
 
 
 def test_the_limit_of_the_weight_never_falls_with_the_noise():
-    """N = tau N' - B over D = tau D' + C has a derivative of the sign of N' C + B D'."""
-    n, b, d, c = sympy.symbols("n b d c", positive=True)
-    slope = sympy.diff((TAU * n - b) / (TAU * d + c), TAU)
-    assert sympy.simplify(slope * (TAU * d + c) ** 2 - (n * c + b * d)) == 0
+    """tau E - F over tau G + H has a derivative of the sign of E H + F G."""
+    e, f, g, h = sympy.symbols("E F G H", positive=True)
+    slope = sympy.diff((TAU * e - f) / (TAU * g + h), TAU)
+    assert sympy.simplify(slope * (TAU * g + h) ** 2 - (e * h + f * g)) == 0
     expanded = sympy.expand(S * U * ((Q + TAU) * S - Q))
     assert sympy.expand(expanded - (TAU * S**2 * U - S * U * Q * (1 - S))) == 0
 
@@ -348,7 +355,42 @@ def test_the_average_limit_is_a_weighted_mean_of_those_of_the_groups():
     assert sympy.simplify(mean - n * (p * m + (1 - p) * q) / (d + e)) == 0
 
 
+D, LAM, MU, VAR, N = sympy.symbols("d lambda mu v n", positive=True)
+
+
+def test_scarcity_alone_gives_such_noise_only_below_a_teachers_penalty():
+    one_hot = D / (D + LAM)
+    student = one_hot * (1 - A * MU / (D + MU))
+    limit = N * D / VAR * Q * (2 - one_hot - student) / (one_hot + student)
+    said = N * Q / VAR * ((A * MU + 2 * LAM) * D + 2 * LAM * MU) / (2 * D + (2 - A) * MU)
+    assert sympy.simplify(limit - said) == 0
+    slope = sympy.factor(sympy.diff(said, D) * (2 * D + (2 - A) * MU) ** 2)
+    rest = sympy.simplify(slope / ((2 - A) * MU - 2 * LAM))
+    assert sympy.simplify(rest - N * Q * A * MU / VAR) == 0  # positive
+
+
+@pytest.mark.parametrize("teacher_penalty", [0.0005, 0.003, 0.05])
+def test_groups_that_differ_in_their_shares_alone(monkeypatch, teacher_penalty):
+    monkeypatch.setattr(ridge, "MAJORITY", ridge.MINORITY)
+    for setting in ANY:
+        at = replace(setting, penalty=0.001, teacher_penalty=teacher_penalty)
+        exists = ridge.noise_limit(at, ONLY_MAJORITY) < ridge.noise_limit(at, ONLY_MINORITY)
+        assert exists == ((2 - at.alpha) * teacher_penalty < 2 * at.penalty)
+
+
 # ---------------------------------------------------------------- kernel ridge
+
+
+@any_setting
+def test_the_average_on_the_line_is_that_of_its_matrices(setting):
+    line = smoothers.line(setting.share)
+    weights = np.full(EXAMPLES, setting.alpha)
+    penalties = setting.penalty, setting.teacher_penalty
+    matrix = smoothers.distilled(line.at, line.kernel, *penalties, weights)
+    expected = ridge.average(setting, line.errors(matrix, setting.noise))
+    assert line.average(setting) == pytest.approx(expected, rel=1e-6)
+    grid = replace(setting, penalty=np.array([[setting.penalty], [0.1]]), alpha=np.zeros(3))
+    assert line.average(grid).shape == (2, 3)
 
 
 def test_a_student_in_kernel_ridge_is_fitted_to_targets_and_to_the_predictions_of_the_teacher():

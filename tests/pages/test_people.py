@@ -126,6 +126,9 @@ def test_the_answer_says_the_average_the_rarest_groups_and_both_differences(p):
     first, second = people.answer(p)
     for weights in (p.average, p.in_bucket(2)):
         assert number(p.gain("kd", weights).estimate) in first
+    right = [np.mean([one == p.y for one in networks(p, m)]) for m in ("kd", "one_hot")]
+    together = number(100 * (right[0] - right[1]))
+    assert f"by {together}" in first.split("each) and ")[1]
     for by in ("sex", people.EVERY):
         for name in LARGEST:
             assert number(people.change(p, "kd", name, by).estimate) in second

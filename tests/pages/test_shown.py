@@ -125,7 +125,8 @@ def test_the_sentence_has_the_numbers_of_the_table(panels, drawn):
         assert words.told(found) in said["gain_by_bucket"]
     assert said["gain_by_bucket"].endswith("in the few-shot classes, compared with one-hot.")
     assert said["gain_over_kd"].endswith("compared with distillation.")
-    assert "one seed" in FIGURES["gain_by_bucket"](panels["one seed"]).sentence
+    for name in ("gain_by_bucket", "gain_by_group"):
+        assert "one seed" in FIGURES[name](panels["one seed"]).sentence
     margin = drawn["margins"].table.set_index("group").held_out
     runs = f"from {margin.min():.2f} (a -- b & c) to {margin.max():.2f} ({HOSTILE})"
     assert runs in said["margins"] and "training images the mean is 1.00" in said["margins"]

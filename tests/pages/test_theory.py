@@ -1,6 +1,7 @@
 """The page of no study: its parameters, its figures and words at any of them, and its place."""
 
 import re
+from dataclasses import replace
 
 import numpy as np
 import papermill
@@ -70,10 +71,13 @@ def test_what_the_page_says_first_is_what_was_computed():
     one_hot, distilled = table[table.model == table.model[0]].to_dict("records")[:2]
     percent = [100 * (distilled[g] / one_hot[g] - 1) for g in ("average", "minority")]
     assert percent[0] < 0 < percent[1]  # the effect, at the defaults
-    effect, region = theory.headline(Setting()).sentences
+    effect, region, tuning = theory.headline(Setting()).sentences
     words = "distillation lowers the average squared error by {:.0f} % and raises the minority’s by"
     assert words.format(-percent[0]) + f" {percent[1]:.0f} %;" in effect
     low, high = map(float, re.findall(r"\d\.\d\d", region))
+    own = theory.tunings(Setting()).set_index(["model", "method"]).loc[theory.ON_A_LINE]
+    before, after = (own.minority[m] for m in ("one-hot, of this page", theory.TUNED))
+    assert f"raises the minority’s by {100 * (after / before - 1):.0f} %; distillation" in tuning
     inside = [ridge.noise_limit(Setting(), g) for g in (ridge.BOTH, ridge.ONLY_MINORITY)]
     assert [low, high] == pytest.approx(inside, abs=0.005) and low < Setting().noise < high
 
@@ -83,6 +87,27 @@ def test_where_no_noise_lowers_the_average_and_harms_the_minority_the_page_says_
     assert ridge.noise_limit(setting) > ridge.noise_limit(setting, ridge.ONLY_MINORITY)
     said = theory.headline(setting).sentences[1]
     assert "there is no noise at which the average falls and the minority" in said
+
+
+def test_what_the_text_says_of_the_defaults():
+    usual = Setting()
+    assert not (2 - usual.alpha) * usual.teacher_penalty < 2 * usual.penalty
+    denser = theory.errors(replace(usual, share=0.2)).set_index(["model", "method"])
+    assert denser.loc[(theory.ON_A_LINE, theory.DISTILLED), "minority, change in %"] > 10
+    errors = theory.errors(usual).set_index(["model", "method"]).minority
+    for model in (theory.ON_A_LINE, theory.LINEAR):
+        assert errors[model, "the teacher itself"] > errors[model, theory.ONE_HOT]
+    found = theory.tunings(usual).set_index(["model", "method"])
+    line, linear = found.loc[theory.ON_A_LINE], found.loc[theory.LINEAR]
+    for group in ("minority", "average"):
+        assert line.loc[theory.TUNED, group] < line.loc["distillation, of this page", group]
+    rare, average = "minority, change in %", "average, change in %"
+    assert (line[average][[theory.SAME, theory.OWN]].between(-0.2, 0)).all()
+    assert linear[average][theory.SAME] < -4 and linear[average][theory.OWN] < -4
+    assert linear[rare][theory.SAME] > 10
+    for table in (line, linear):
+        before, after = (table.minority[m] for m in ("one-hot, of this page", theory.TUNED))
+        assert 100 * (after / before - 1) > 5 * table[rare][[theory.SAME, theory.OWN]].max()
 
 
 @pytest.mark.parametrize("setting", SETTINGS, ids=str)
