@@ -10,52 +10,75 @@ from kdlib.evidence import rates
 from kdlib.evidence.stats import interval, welch
 from kdlib.evidence.words import brief, told
 from kdlib.methods import name_of
-from kdlib.pages.drawing import DESK, axes_of, captioned, drawn, legend, points
+from kdlib.pages.drawing import DESK, LINE, axes_of, captioned, drawn, legend, points
 from kdlib.pages.gains import rarest, rarest_classes
 from kdlib.pages.shown import Table, ends, estimates, plus_minus, row_of
 
 EVERY = "race and sex"  # the groups of the study, each named "race, sex"
 # kinds of groups: the words of the name that tell them apart
 KINDS = {"sex": slice(1, 2), "race": slice(0, 1), EVERY: slice(0, 2)}
+SHORT = {rates.PARITY: "demographic parity", rates.ODDS: "equalised odds"}
+SEXES = {"Male": "men", "Female": "women"}
 OTHERS = ("teacher", "one_hot")  # networks that are shown beside those of methods
-
-
-def answer(p, method="kd"):
-    """Two sentences: what a method changes in accuracy, and in differences between groups."""
-    weights = (p.average, rarest(p)[1], of_all_rows(p))
-    average, rare, together = (told(p.gain(method, w)) for w in weights)
-    few = f"fewer than {p.study.bucket_edges[1]} training rows each"
-    groups = len(p.group_names)
-    odds, parity = (
-        [told(change(p, method, name, by)) for by in ("sex", EVERY)]
-        for name in (rates.ODDS, rates.PARITY)
-    )
-    return [
-        f"{p.name}: compared with one-hot, {name_of(method)} changes accuracy by {average} on "
-        f"average over the {groups} groups, by {rare} in {rarest_classes(p)} ({few}) and by "
-        f"{together} on all test rows together.",
-        f"Between the sexes, the largest difference in true or false positive rates changes by "
-        f"{odds[0]}, that in selection rates by {parity[0]}; between the {groups} groups, where a "
-        f"few people decide it, by {odds[1]} and {parity[1]}.",
-    ]
-
-
-def answer_of_others(some):
-    """One sentence: what distillation changes between the sexes in further pairs."""
-    said = []
-    for p in some:
-        odds, parity = (told(change(p, "kd", name, "sex")) for name in (rates.ODDS, rates.PARITY))
-        said.append(f"{p.name}: {odds} and {parity}")
-    return f"The same two differences between the sexes in the other pairs: {'; '.join(said)}."
-
-
-# ---------------------------------------------------------------- gains
 
 
 def of_all_rows(p):
     """Weights (S, G) of an average in which every test row counts alike."""
     share = np.bincount(p.group) / len(p.group)
     return np.tile(share, (p.seeds, 1))
+
+
+def answer(p, method="kd"):
+    """Three sentences: what a method changes in accuracy, between the sexes, and who is found."""
+    weights = (of_all_rows(p), p.average, rarest(p)[1])
+    together, average, rare = (told(p.gain(method, w)) for w in weights)
+    few = f"fewer than {p.study.bucket_edges[1]} training rows each"
+    odds, parity = (_moved(p, method, name) for name in (rates.ODDS, rates.PARITY))
+    return [
+        f"{p.name}: compared with one-hot, {name_of(method)} changes accuracy by {together} on all "
+        f"test rows, by {average} on average over the {len(p.group_names)} groups and by {rare} in "
+        f"{rarest_classes(p)} ({few}).",
+        "Between men and women, the larger of the differences in true and in false positive rates "
+        f"(equalised odds) goes {odds}; the difference in selection rates (demographic parity) "
+        f"goes {parity}.",
+        f"Of the people who earn more than 50,000 dollars, a student finds {_found(p, method)}.",
+    ]
+
+
+def _moved(p, method, name):
+    """How a largest difference between the sexes changes, in words."""
+    before, after = (between(p, m, "sex")[name].observed.mean() for m in ("one_hot", method))
+    by = told(change(p, method, name, "sex"))
+    return f"from {before:.1f} to {after:.1f} points, a change of {by}"
+
+
+def _found(p, method):
+    """The true positive rates of both sexes and their changes, in words."""
+    both = [of_networks(p, m, "sex")[rates.TPR] for m in (method, "one_hot")]
+    said = []
+    for i, sex in enumerate(_kinds(p, "sex")[1]):
+        mine, base = (values.map(np.take, indices=i, axis=-1) for values in both)
+        said.append(
+            f"{mine.observed.mean():.1f} % instead of {base.observed.mean():.1f} % of the "
+            f"{SEXES[sex]}, a change of {told(welch(mine, base))}"
+        )
+    return ", and ".join(said)
+
+
+def answer_of_others(some):
+    """One sentence: the same changes in further pairs."""
+    said = []
+    for p in some:
+        odds, parity = (told(change(p, "kd", name, "sex")) for name in (rates.ODDS, rates.PARITY))
+        together = told(p.gain("kd", of_all_rows(p)))
+        said.append(f"{p.name}: {together} of accuracy, {odds} and {parity}")
+    return (
+        "In the other pairs distillation changes accuracy on all test rows, and the same two "
+        f"differences between men and women, by: {'; '.join(said)}."
+    )
+
+
+# ---------------------------------------------------------------- gains
 
 
 def gain_by_group(p, methods):
@@ -71,9 +94,10 @@ def gain_by_group(p, methods):
 @captioned
 def plot_gain_by_group(p, methods=None):
     """Groups run from most to fewest training rows, whose number is in brackets. Small dots are
-    seeds, large marks their mean, bars its 95 % interval over networks and test rows, not corrected
-    for the number of groups. Above zero a method is better than one-hot networks, which are trained
-    on labels alone."""
+    networks, large marks their mean, bars its 95 % interval over networks and test rows, not
+    corrected for the number of groups. Above zero a method is better than one-hot networks, which
+    are trained on labels alone. Where all networks say the same of a handful of people, intervals
+    are too short."""
     table = gain_by_group(p, methods or p.methods)
 
     def paint(width):
@@ -96,11 +120,34 @@ def plot_gain_by_group(p, methods=None):
 def _name_groups(axes, table, wide):
     """Write groups below the axes or, where these are not wide, beside them on two lines."""
     names = table.group.unique()
+    for between_two in np.arange(len(names) - 1) + 0.5:
+        (axes.axvline if wide else axes.axhline)(between_two, color="#dddddd", linewidth=0.6)
     if wide:
         axes.set_xticks(range(len(names)), names, rotation=35, ha="right", fontsize=8)
     else:
         lines = [name.replace(", ", ",\n") for name in names]
         axes.set_yticks(range(len(names)), lines, fontsize=8)
+
+
+def accuracies(p):
+    """Table of accuracy in per cent: over all test rows, over groups, and in the rarest ones."""
+    places = {"all test rows": of_all_rows(p), "mean over groups": p.average}
+    places["few-shot groups"] = rarest(p)[1]
+    places = {name: weights.mean(axis=0) for name, weights in places.items()}
+    rows = []
+    for method in (*OTHERS, *p.methods):
+        row = {"method": name_of(method), "networks": len(p.records(method))}
+        for name, weights in places.items():
+            row[name] = plus_minus(interval(*p.accuracy(method).map(np.dot, b=weights)))
+        rows.append(row)
+    poor = 100 * np.bincount(p.group, p.y == 0) / np.bincount(p.group)
+    nobody = {name: f"{poor @ weights:.1f}" for name, weights in places.items()}
+    rows.append({"method": "says of nobody that they earn more", "networks": 0, **nobody})
+    caption = (
+        f"Accuracy in per cent ± half-width of the 95 % interval, {p.name}. In the mean over "
+        "groups, which all verdicts are about, every group counts alike, however rare."
+    )
+    return Table(pd.DataFrame(rows), caption)
 
 
 # ---------------------------------------------------------------- rates
@@ -109,9 +156,13 @@ def _name_groups(axes, table, wide):
 @functools.lru_cache(maxsize=64)  # a page asks for those of a method again and again
 def of_networks(p, method, by=EVERY):
     """rates.rates of the networks of a method, between groups of one of KINDS."""
-    words = [", ".join(name.split(", ")[KINDS[by]]) for name in p.group_names]
-    kind, names = pd.factorize(np.array(words))
+    kind, names = _kinds(p, by)
     return rates.rates(p.predicted(method), p.y, kind[p.group], names)
+
+
+def _kinds(p, by):
+    """((G,) index, names) of the kind of each group."""
+    return pd.factorize(np.array([", ".join(n.split(", ")[KINDS[by]]) for n in p.group_names]))
 
 
 def between(p, method, by=EVERY):
@@ -139,9 +190,10 @@ def rates_by_group(p, methods):
 @captioned
 def plot_rates(p):
     """Of all people of a group (selection rate), of those who earn more than 50,000 dollars (true
-    positive rate), and of those who do not (false positive rate): the share that a network says
-    earn more. Marks are means over networks, bars 95 % intervals over networks and test rows; the
-    scales differ."""
+    positive rate), and of those who do not (false positive rate): the share that a network predicts
+    to earn more. Marks are means over networks, bars 95 % intervals over networks and test rows,
+    too short where all networks say the same of a handful of people; the scales differ. AdaMargin
+    is in the tables."""
     table = rates_by_group(p, (*OTHERS, "kd", "ada_alpha")).drop(columns="per_seed")
 
     def paint(width):
@@ -158,10 +210,10 @@ def plot_rates(p):
     for rate in rates.RATES:
         low, high = ends(of_one_hot[of_one_hot.rate == rate].dropna(subset="estimate"))
         said.append(
-            f"its {rate} from {low.estimate:.1f} % ({low.group}) to {high.estimate:.1f} % "
+            f"{rate} from {low.estimate:.1f} % ({low.group}) to {high.estimate:.1f} % "
             f"({high.group})"
         )
-    return paint, f"{p.name}: of one-hot networks ranges {'; '.join(said)}.", table
+    return paint, f"{p.name}: one-hot networks have a {', a '.join(said)}.", table
 
 
 def largest_differences(p):
@@ -193,17 +245,28 @@ def plot_differences(p):
     """How far a method moves the largest difference between groups: in selection rates (demographic
     parity) and in true or false positive rates (equalised odds). Below zero, groups are treated
     more alike than by one-hot networks. Small dots are networks, bars 95 % intervals over networks,
-    baselines and test rows; the scales differ."""
+    baselines and test rows, not corrected for their number; the scales differ."""
     table = changes(p, p.methods)
 
     def paint(width):
-        how = {"by": "groups", "width": width, "height": 3.4}
-        figure, all_axes = drawn(table, "difference", "change from one-hot, points", **how)
-        for axes in all_axes:
-            axes.set_xticks(range(2), ["demographic\nparity", "equalised\nodds"], fontsize=8)
+        shape = {"rows": len(rates.DIFFERENCES), "columns": len(KINDS)}
+        if width < DESK:
+            shape = {"rows": len(KINDS), "columns": len(rates.DIFFERENCES)}
+        figure, all_axes = axes_of(width, 4.4 if width >= DESK else 6.0, **shape)
+        all_axes = all_axes if width >= DESK else all_axes.T
+        parts = itertools.product(rates.DIFFERENCES, KINDS)
+        for axes, (name, by) in zip(all_axes.flat, parts, strict=True):
+            some = table[(table.difference == name) & (table.groups == by)]
+            points(axes, some, "groups", "")
+            axes.axhline(0, **LINE)
+            axes.set_xticks([])
+            axes.set_title(f"{SHORT[name]},\n{by}", fontsize=9)
+        figure.supylabel("change from one-hot, points", fontsize=10)
+        legend(figure, all_axes.flat[0])
         return figure
 
-    return paint, f"{p.name}: {answer(p)[1]}", table
+    sentence = answer(p)[1]
+    return paint, f"{p.name}: {sentence[0].lower()}{sentence[1:]}", table
 
 
 def by_label(p):

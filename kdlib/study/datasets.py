@@ -134,7 +134,7 @@ def _superclass(largest, superclasses, cfg, folder=None):
 
 
 def adult(cfg, folder=None):
-    """Incomes of the census; groups are race and sex. The published test part is test.
+    """Incomes of a US survey of 1994; groups are race and sex. The published test part is test.
 
     Val is a fifth of the published training part, dealt within each group and label."""
     table = load_table(folder)

@@ -157,7 +157,7 @@ _ADULT = Grid(
     name="adult",
     kind="groups",
     outside=True,
-    title="Incomes in the census: groups of people, not classes",
+    title="Incomes in a survey: groups of people, not classes",
     about="UCI Adult: does a person earn more than 50,000 dollars a year? Groups are race and sex.",
     pairs=(("boosted_trees", "mlp_small"), ("boosted_trees", "logistic"), ("mlp", "mlp_small")),
     methods=PRIMARY,
@@ -280,12 +280,12 @@ def books_of(name):
 def check_parameters(namespace):
     """The Study that a notebook's parameters `study`, `seeds` and `overrides` ask for.
 
-    Call it as check_parameters(globals()). A notebook serves the studies of its `KIND`; those of
-    findings alone have `overrides`. KdlibError for a name that only papermill knows, a study that
-    is unknown or of another kind, seeds out of range, or overrides that parameters.overridden
+    Call it as check_parameters(globals()). A notebook serves the studies of its `KIND`; those that
+    have verdicts take `overrides`. KdlibError for a name that only papermill knows, a study
+    that is unknown or of another kind, seeds out of range, or overrides that parameters.overridden
     refuses."""
     name, seeds, kind = namespace["study"], namespace["seeds"], namespace["KIND"]
-    more = ("overrides",) if kind == "findings" else ()
+    more = ("overrides",) if kind in JUDGED else ()
     check_names(namespace, ("study", "seeds", *more))
     fitting = [s.name for s in STUDIES.values() if kind in s.kinds]
     if not isinstance(name, str) or name not in fitting:

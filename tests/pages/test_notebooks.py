@@ -19,7 +19,7 @@ from kdlib.config import KdlibError
 from kdlib.distilling import notebook as distilling
 from kdlib.pages import explore, render, report
 from kdlib.pages.warm import Kernel
-from kdlib.study.grids import KINDS, STUDIES, check_parameters
+from kdlib.study.grids import JUDGED, KINDS, STUDIES, check_parameters
 from kdlib.study.sweep import sweep
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -135,7 +135,7 @@ def test_every_parameter_is_seen_by_papermill_and_by_the_report(path):
     ours = render.read_parameters(read(path).cells[1].source, path)
     assigned = re.findall(r"^(\w+)\s*[:=]", read(path).cells[1].source, re.M)
     kind = KIND[path.stem]
-    names = ["study", "seeds"] + ["overrides"] * (kind == "findings")
+    names = ["study", "seeds"] + ["overrides"] * (kind in JUDGED)
     assert list(seen) == list(ours) == assigned == names
     assert all(parameter["help"] for parameter in seen.values())  # what papermill prints of them
     defaults = {name: default for name, (default, _) in ours.items()}
@@ -150,7 +150,7 @@ def test_parameters_are_checked_right_after_the_imports(path):
     lines = code(read(path))[1].source.splitlines()
     kind = lines.index(f'KIND = "{KIND[path.stem]}"')
     imports, checks = lines[:kind], ["chosen = check_parameters(globals())"]
-    if KIND[path.stem] == "findings":  # whose page says at the top that it is exploratory
+    if KIND[path.stem] in JUDGED:  # whose page says at the top that it is exploratory
         checks.append("explore.banner(chosen)")
     assert lines[kind + 1 :] == checks
     assert all(line.startswith("from ") for line in imports if line)

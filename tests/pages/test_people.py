@@ -123,16 +123,45 @@ def test_by_label_a_gain_is_more_true_or_fewer_false_positives(p):
 
 
 def test_the_answer_says_the_average_the_rarest_groups_and_both_differences(p):
-    first, second = people.answer(p)
+    first, second, third = people.answer(p)
     for weights in (p.average, p.in_bucket(2)):
         assert number(p.gain("kd", weights).estimate) in first
     right = [np.mean([one == p.y for one in networks(p, m)]) for m in ("kd", "one_hot")]
     together = number(100 * (right[0] - right[1]))
-    assert f"by {together}" in first.split("each) and ")[1]
-    for by in ("sex", people.EVERY):
-        for name in LARGEST:
-            assert number(people.change(p, "kd", name, by).estimate) in second
-    assert people.plot_differences(p).sentence == f"{p.name}: {second}"
+    assert f"by {together} (" in first.split(" on all test rows")[0]
+    sex = names(p, "sex")
+    for name, oracle in LARGEST.items():
+        assert number(people.change(p, "kd", name, "sex").estimate) in second
+        before, after = (
+            100 * np.mean([oracle(p.y, one, sensitive_features=sex) for one in networks(p, m)])
+            for m in ("one_hot", "kd")
+        )
+        assert f"from {before:.1f} to {after:.1f} points" in second
+    for one_sex, word in people.SEXES.items():
+        some = sex == one_sex
+        share, was = (
+            100 * np.mean([true_positive_rate(p.y[some], one[some]) for one in networks(p, m)])
+            for m in ("kd", "one_hot")
+        )
+        assert f"{share:.1f} % instead of {was:.1f} % of the {word}, a change" in third
+    assert people.plot_differences(p).sentence.endswith(second[1:])
+
+
+def test_accuracies_are_over_rows_over_groups_and_of_nobody(p):
+    table = people.accuracies(p).table.set_index("method")
+    of_groups = np.bincount(p.group)
+    for method, title in (("kd", "distillation"), ("one_hot", "one-hot")):
+        right = np.mean([one == p.y for one in networks(p, method)], axis=0)
+        by_group = np.bincount(p.group, right) / of_groups
+        row = table.loc[title]
+        for column, expected in (
+            ("all test rows", right.mean()),
+            ("mean over groups", by_group.mean()),
+            ("few-shot groups", by_group[p.in_bucket(2)[0] > 0].mean()),
+        ):
+            assert float(row[column].split(" ± ")[0]) == pytest.approx(100 * expected, abs=0.051)
+    nobody = table.iloc[-1]
+    assert float(nobody["all test rows"]) == pytest.approx(100 * (p.y == 0).mean(), abs=0.051)
 
 
 @pytest.mark.parametrize(
