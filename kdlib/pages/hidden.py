@@ -49,6 +49,12 @@ def answer(p):
         f"{p.study.groups[1]} counting alike, by {alike}; in {rarest_classes(p)}, by "
         f"{told(p.gain('kd', rare))}.",
     ]
+    if p.seeds > 1:
+        wide = [f"±{(table.high - table.low).median() / 2:.1f}" for table in (labels, groups)]
+        said[0] += (
+            f" The usual 95 % interval is {wide[0]} points for a label and {wide[1]} for a "
+            f"{p.study.groups[0]}, so that smaller changes would hardly be seen."
+        )
     if "ada_alpha_by_label" in p.runs:
         gains = [told(p.gain(m, rare, "kd")) for m in ("ada_alpha", "ada_alpha_by_label")]
         said.append(

@@ -8,7 +8,7 @@ from kdlib.evidence import choice
 from kdlib.evidence.findings import UNDECIDED, marked, pair_verdicts, panels, share
 from kdlib.evidence.rules import LEAST_SEEDS, classes, labels_read, verdict_bucket
 from kdlib.evidence.words import told
-from kdlib.pages import anchors, people, sensitivity
+from kdlib.pages import anchors, hidden, people, sensitivity
 from kdlib.pages.gains import plot_gain_by_bucket
 from kdlib.pages.render import write
 from kdlib.study.done import complete_seeds
@@ -16,6 +16,7 @@ from kdlib.study.files import whole_file
 from kdlib.study.grids import JUDGED, STUDIES, Study
 
 FIGURE = "docs/answer.svg"
+ANSWERS = {"groups": people.answer, "hidden": hidden.answer}  # what else is said of a kind of study
 OUTSIDE = re.compile(r"<!-- outside:start -->\n(.*?)\n<!-- outside:end -->", re.S)
 ABOUT = f"""\
 # Results
@@ -86,10 +87,7 @@ def _anew():
     for study in (s for s in STUDIES.values() if s.outside and s.kind in JUDGED):
         if complete_seeds(study.name) < study.seeds:
             return ""
-        shown = _judged(study, study.seeds)
-        said = [f"- {sentence}" for p in shown.panels for sentence in people.answer(p)]
-        about, *rest = _study(shown)
-        parts += [about, "\n".join(said), *rest]
+        parts += _study(_judged(study, study.seeds))
     return "\n\n".join(parts)
 
 
@@ -233,9 +231,12 @@ def _study(shown):
     for c in shown.cards:
         numbers = f"{c['sentence']} {c['alarm']}".rstrip()
         rows.append([c["finding"], c["pair"], f"**{marked(c)}**", numbers])
+    answers = [ANSWERS[kind] for kind in shown.study.kinds if kind in ANSWERS]
+    said = [f"- {sentence}" for p in shown.panels for of in answers for sentence in of(p)]
     header = ["finding", "teacher → student", "verdict", "the numbers"]
     return [
         f"## {shown.title}",
+        *["\n".join(said)] * bool(said),
         f"{shown.study.about} {baselines} baselines.",
         _short(shown.cards),
         *daggers,

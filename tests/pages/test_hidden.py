@@ -1,5 +1,6 @@
 """What the labels show and what the groups inside them show, by hand from records made for it."""
 
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -98,6 +99,10 @@ def test_the_answer_counts_by_label_and_by_group_and_compares_both_kinds_of_marg
     by_label, drawn, softened = hidden.answer(p)
     assert "of 5 labels; counted by the groups inside them, it harms 1 and helps" in by_label
     assert "of 10 halves" in by_label
+    of_label, of_half = map(float, re.findall(r"±(\d+\.\d)", by_label))
+    table = classes.gain_by_group(p)
+    assert of_half == pytest.approx(np.median(table.high - table.low) / 2, abs=0.051)
+    assert 0 < of_label < of_half  # which has half as many images
     alike = p.gain("kd", p.average).estimate
     assert f"with all halves counting alike, by {alike:+.1f} points" in drawn
     few = [p.gain(m, p.in_bucket(2), "kd").estimate for m in ("ada_alpha", "ada_alpha_by_label")]
