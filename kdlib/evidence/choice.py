@@ -7,6 +7,8 @@ from kdlib.evidence.resample import GroupMeans
 from kdlib.evidence.stats import welch
 from kdlib.evidence.words import number
 from kdlib.study import records
+from kdlib.study.done import complete_seeds
+from kdlib.study.grids import STUDIES
 from kdlib.study.studies import told as in_words
 
 LEAST_CHANGE = 1.0  # points by which doubling the epochs may still change one_hot's average
@@ -188,8 +190,7 @@ def headline(search, seeds):
     if shown is not None:
         said = [_said_of_setting(search, shown)]
     if search.epochs:
-        length = {name: search.shared[name] for name in _lengths(search).levels[0]}
-        row = _passes(search, length, length | {"teacher": search.pair[0]}, seeds)
+        row = _of_recipe(search, seeds)
         word = PASSES[row["passes"]]
         ends = f"{number(row['low'], '', 1)} to {number(row['high'], '', 1)}"
         ends = ONE_SEED if np.isnan(row["low"]) else f"95 % interval over networks {ends}"
@@ -200,7 +201,42 @@ def headline(search, seeds):
             f"images is {row[MARGIN]:.3f} (at least {LEAST_MARGIN:g}); the lowest few-shot class "
             f"is at {row['lowest few-shot class']:.1f} % (at least {LEAST_FEW_SHOT:g})."
         )
+    return said if shown is not None else said + _by_chance(table)
+
+
+def _by_chance(table):
+    """A sentence for each step of scores whose best level leads by less than its seeds differ."""
+    said = []
+    for question, step in table[table.question != "Epochs"].groupby("question", sort=False):
+        ordered = step.sort_values("mean")
+        lead, spread = ordered["mean"].diff().iloc[-1], np.ptp(ordered.per_seed.iloc[-1])
+        if lead < spread:
+            said.append(
+                f"{question}: the best level leads by {number(lead, signed=False)}, less than its "
+                f"seeds differ ({number(spread, '', signed=False)}), so that it may be the best by "
+                "chance."
+            )
     return said
+
+
+def _of_recipe(search, seeds):
+    """The row of the gate of the recipe that a study has."""
+    length = {name: search.shared[name] for name in _lengths(search).levels[0]}
+    return _passes(search, length, length | {"teacher": search.pair[0]}, seeds)
+
+
+def gate_failed(study):
+    """[A sentence] if the search of a study's recipe is on record, and its gate is not passed."""
+    search = STUDIES.get(f"{study.name}-recipe")
+    seeds = complete_seeds(search) if search and search.epochs else 0
+    row = _of_recipe(search, seeds) if seeds else {"passes": "yes"}
+    if row["passes"] != "no":
+        return []
+    return [
+        "The networks of this study are not known to be trained long enough: with twice as many "
+        f"epochs, one-hot accuracy on held-out images changes by {number(row[CHANGE])}. The recipe "
+        "fails the gate, which the page on its choice explains."
+    ]
 
 
 def _said_of_setting(search, table):

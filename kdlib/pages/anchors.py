@@ -208,11 +208,15 @@ def deviations(p):
         f"{kd.decay} decay"
     )
     theirs = "ResNet-56 to ResNet-56 or -32, 256 epochs on the long tail (re-run)"
-    softening = f"T = {kd.temperature:g}, {kd.soften}, alpha = {kd.alpha:g}"
+    whose = {"both": "of teacher and student", "teacher": "of the teacher alone"}[kd.soften]
+    softening = f"T = {kd.temperature:g} {whose}, alpha = {kd.alpha:g}"
+    of = "group, or of its label," if "ada_alpha_by_label" in p.runs else "group"
     alpha = (
-        f"alpha is the margin of the group on {ada.margin_source}, T = {ada.margin_temperature:g}"
+        f"alpha is the margin of the {of} on {ada.margin_source}, T = {ada.margin_temperature:g}"
     )
-    labels = "AdaAlpha reads the labels of val for its margins, unless these come from crossfit"
+    labels = "AdaAlpha reads the labels of val for its margins"
+    if "ada_alpha_crossfit" in p.runs:
+        labels += ", unless these come from crossfit"
     seeds = f"{p.seeds} of {study.seeds} planned, {len(p.runs['one_hot'])} baselines"
     rows = [
         ("data", f"{study.name}: {study.about}", data),

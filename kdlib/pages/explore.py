@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 
 from kdlib.config import KdlibError, did_you_mean
+from kdlib.evidence.choice import gate_failed
 from kdlib.evidence.panel import panel
 from kdlib.evidence.rules import classes as in_words
 from kdlib.evidence.stats import interval
@@ -28,12 +29,18 @@ ENDS = 3  # classes at either end of the gains that the table has
 def banner(chosen):
     """The Headline of a page whose study has overrides: nothing on the page is counted.
 
-    Where groups are not the labels, it says what they are; else None."""
-    if not chosen.overrides and "hidden" in chosen.kinds:
-        said = "The groups of this study are {1}: where a page says class, it means a {0}."
-        return Headline([said.format(*chosen.groups)])
+    Else it says what groups are, where they are not the labels, and that the recipe fails the gate,
+    if it does. None: nothing of that is so."""
     if not chosen.overrides:
-        return None
+        said = gate_failed(chosen)
+        if "hidden" in chosen.kinds:
+            one, many = chosen.groups
+            said.insert(
+                0,
+                f"The groups of this study are {many}, which its labels do not tell apart; where "
+                f"a page says class, it means a {one}.",
+            )
+        return Headline(said) if said else None
     base = chosen.name.removesuffix("-exploratory")
     said = (
         f"Exploratory: {base} with {told(chosen.overrides)}. These runs were not planned in "

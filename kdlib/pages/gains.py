@@ -160,10 +160,11 @@ def plot_forest(p, methods=None, over="one_hot"):
 
     last = table[table.bucket == rare].reset_index(drop=True)
     best = last.estimate.idxmax()
+    clear = int((last.low > 0).sum())
     sentence = (
-        f"{p.name}: in {rarest_classes(p)}, {last.method[best]} has the highest gain over {base}, "
-        f"{told(p.gain(methods[best], weights, over))}; "
-        f"{(last.low > 0).sum()} of {len(last)} methods clearly gain there."
+        f"{p.name}: {clear or 'none'} of {len(last)} methods clearly gain{'s' * (clear == 1)} over "
+        f"{base} in {rarest_classes(p)}; the highest estimate is that of {last.method[best]}, "
+        f"{told(p.gain(methods[best], weights, over))}."
     )
     return paint, sentence, table
 

@@ -3,6 +3,8 @@
 import numpy as np
 import pandas as pd
 
+from kdlib.config import count_of
+from kdlib.evidence import choice
 from kdlib.evidence.resample import Groups
 from kdlib.evidence.words import number, told
 from kdlib.pages.classes import BUCKET_LOOKS, counted, gain_by_group, tested
@@ -42,35 +44,57 @@ def answer(p):
     labels, groups = gain_by_label(p), gain_by_group(p)
     _, rare = rarest(p)
     alike, drawn = (told(p.gain("kd", weights)) for weights in (p.average, as_drawn(p)))
+    one, many = p.study.groups
     said = [
+        said_of_harm(p, labels, groups),
+        *choice.gate_failed(p.study),
         f"{p.name}: counted by label, distillation {counted(labels, 'labels')}; counted by the "
-        f"groups inside them, it {counted(groups, p.study.groups[1])} (false discovery rate 5 %).",
-        f"On data drawn like the training images it changes accuracy by {drawn}; with all "
-        f"{p.study.groups[1]} counting alike, by {alike}; in {rarest_classes(p)}, by "
-        f"{told(p.gain('kd', rare))}.",
+        f"groups inside them, it {counted(groups, many)} (false discovery rate 5 %).",
     ]
     if p.seeds > 1:
         wide = [f"±{(table.high - table.low).median() / 2:.1f}" for table in (labels, groups)]
-        said[0] += (
-            f" The usual 95 % interval is {wide[0]} points for a label and {wide[1]} for a "
-            f"{p.study.groups[0]}, so that smaller changes would hardly be seen."
+        said[-1] += (
+            f" An uncorrected 95 % interval is about {wide[0]} points for a label and {wide[1]} "
+            f"for a {one}; since {len(labels)} or {len(groups)} are tested at once, larger changes "
+            "may be missed too."
         )
+    said.append(
+        f"On data drawn like the training images it changes accuracy by {drawn}; with all {many} "
+        f"weighted equally, by {alike}; in {rarest_classes(p)}, by {told(p.gain('kd', rare))}."
+    )
     if "ada_alpha_by_label" in p.runs:
         gains = [told(p.gain(m, rare, "kd")) for m in ("ada_alpha", "ada_alpha_by_label")]
         said.append(
             f"In {rarest_classes(p)}, AdaAlpha changes the accuracy of plain distillation by "
-            f"{gains[0]} with the teacher's margins by {p.study.groups[0]}, and by {gains[1]} with "
-            "its margins by label, which need no groups."
+            f"{gains[0]} with the teacher's margins by {one}, and by {gains[1]} with its margins "
+            "by label, which need no groups."
         )
     return said
 
 
+def said_of_harm(p, labels, groups):
+    """Whether labels hide harm, or why these runs cannot say, in a sentence."""
+    one, many = p.study.groups
+    worse = groups[groups.finding == "harmed"]
+    if worse.empty:
+        return (
+            f"{p.name}: these runs cannot answer. With {count_of(p.seeds, 'seed')}, no {one} is "
+            "shown to be harmed, so that there is no harm that a label could hide."
+        )
+    seen = labels.label[labels.finding == "harmed"]
+    hidden = (~worse.group.map(label_of(p)).isin(seen)).sum()
+    return (
+        f"{p.name}: distillation harms {count_of(len(worse), one, many)}, {hidden} of them inside "
+        "labels that are not called harmed."
+    )
+
+
 @captioned
 def plot_labels_and_groups(p):
-    """For each label, the black mark is the gain that its labels show, with its 95 % interval over
-    networks and test images; the coloured marks are the gains of the groups inside it, by their
-    number of training images. Marks are means over seeds. A label can gain while a group inside it
-    loses."""
+    """For each label, the black cross is the gain over all its test images, with the 95 % interval
+    over networks and test images, not corrected for the number of labels; the coloured marks are
+    the gains of the groups inside it, by their number of training images. They are means over
+    seeds, without intervals, and may coincide."""
     labels = gain_by_label(p).sort_values("gain", ignore_index=True)
     place = {label: i for i, label in enumerate(labels.label)}
     groups = gain_by_group(p)
@@ -87,7 +111,8 @@ def plot_labels_and_groups(p):
             axes.plot(some.gain, some.label.map(place) + 0.27, marker, markersize=5, **look)
         axes.axvline(0, **LINE)
         axes.set_yticks(labels.index, [name.replace("_", " ") for name in labels.label])
-        axes.set(ylim=(len(labels) - 0.4, -0.6), xlabel="gain over one-hot, points")
+        axes.set(ylim=(len(labels) - 0.4, -0.6))
+        figure.supxlabel("gain over one-hot, points", fontsize=10)
         legend(figure, axes)
         return figure
 
@@ -103,13 +128,16 @@ def plot_labels_and_groups(p):
 
 def said_of_worst(p, table):
     """Which harmed group is hidden best, in a sentence: inside the label that gains most."""
+    one = p.study.groups[0]
     hidden = table[(table["its finding"] == "harmed") & (table.finding != "harmed")]
     if hidden.empty:
-        return f"{p.name}: no label hides a {p.study.groups[0]} that is clearly harmed."
+        if (table["its finding"] == "harmed").any():
+            return f"{p.name}: every {one} that is clearly harmed is inside a label that is too."
+        return f"{p.name}: no {one} is clearly harmed, so that no label can be shown to hide it."
     row = hidden.loc[hidden.gain.idxmax()]
     label, group = (row[name].replace("_", " ") for name in ("label", "worst group"))
     return (
         f"{p.name}: {len(hidden)} of {len(table)} labels that are not called harmed hide a "
-        f"{p.study.groups[0]} that is. The label {label} changes by {number(row.gain)}, {group} "
+        f"{one} that is. The label {label} changes by {number(row.gain)}, {group} "
         f"inside it by {number(row['its gain'])}."
     )

@@ -41,7 +41,8 @@ def answer(p, method="kd"):
         "Between men and women, the larger of the differences in true and in false positive rates "
         f"(equalised odds) goes {odds}; the difference in selection rates (demographic parity) "
         f"goes {parity}.",
-        f"Of the people who earn more than 50,000 dollars, a student finds {_found(p, method)}.",
+        "Of the people who earn more than 50,000 dollars, a distilled student finds "
+        f"{_found(p, method)}.",
     ]
 
 
@@ -71,10 +72,13 @@ def answer_of_others(some):
     for p in some:
         odds, parity = (told(change(p, "kd", name, "sex")) for name in (rates.ODDS, rates.PARITY))
         together = told(p.gain("kd", of_all_rows(p)))
-        said.append(f"{p.name}: {together} of accuracy, {odds} and {parity}")
+        said.append(
+            f"{p.name}: accuracy on all test rows by {together}, equalised odds by {odds}, "
+            f"demographic parity by {parity}"
+        )
     return (
-        "In the other pairs distillation changes accuracy on all test rows, and the same two "
-        f"differences between men and women, by: {'; '.join(said)}."
+        "What distillation changes in the other pairs, whose temperature was chosen for the first: "
+        f"{'; '.join(said)}."
     )
 
 
@@ -95,9 +99,9 @@ def gain_by_group(p, methods):
 def plot_gain_by_group(p, methods=None):
     """Groups run from most to fewest training rows, whose number is in brackets. Small dots are
     networks, large marks their mean, bars its 95 % interval over networks and test rows, not
-    corrected for the number of groups. Above zero a method is better than one-hot networks, which
-    are trained on labels alone. Where all networks say the same of a handful of people, intervals
-    are too short."""
+    corrected for the number of groups. Where it is positive, a method is better than one-hot
+    networks, which are trained on labels alone. Where all networks say the same of a handful of
+    people, intervals are too short."""
     table = gain_by_group(p, methods or p.methods)
 
     def paint(width):

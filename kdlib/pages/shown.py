@@ -122,6 +122,7 @@ def _cell(value):
     if isinstance(value, (float, np.floating)):
         if np.isnan(value):
             return "–"
+        value = round(value, 12)  # what differs from 0 by rounding is 0
         said = f"{value:.3g}" if abs(value) < 0.1 else f"{value:.2f}"
         return said.replace("-", "−")  # as in sentences and figures
     # a number and its half-width stay on one line

@@ -162,8 +162,8 @@ def headline(setting):
     where = "there is no noise at which the average falls and the minority is harmed"
     if low < high:
         where = (
-            "the average falls and the minority is harmed if and only if the noise (its standard "
-            f"deviation; that of the signal is 1) lies between {low:.2f} and {high:.2f}"
+            "the average error falls and the minority’s rises if and only if the noise (its "
+            f"standard deviation; the signal’s is 1) lies between {low:.2f} and {high:.2f}"
         )
     return Headline(
         [
@@ -193,9 +193,9 @@ def said_of_tuning(setting):
     _, rare, all_ = 100 * (after / before - 1)
     _, rare_own, all_own = table.loc[OWN, CHANGES]
     return (
-        "With the penalty that is best for the average in that example, one-hot without a teacher "
-        f"{moved(all_, AVERAGE)} and {moved(rare, MINORITY)}; distillation with everything tuned "
-        f"then {moved(all_own, AVERAGE)} and {moved(rare_own, MINORITY)}."
+        "In the first example, the penalty that is best for the average, without a teacher, "
+        f"{moved(all_, AVERAGE)} and {moved(rare, MINORITY)}; compared with that, distillation "
+        f"with everything tuned {moved(all_own, AVERAGE)} and {moved(rare_own, MINORITY)}."
     )
 
 

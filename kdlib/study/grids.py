@@ -143,8 +143,7 @@ _SUPERCLASS_SMALL = Grid(
     name="superclass-small",
     title="Rare subgroups that the label does not show, few images",
     about="Ten superclasses of CIFAR-100 as labels; their fine classes are the groups, 50 down to "
-    "3 training images inside each. Its 320 epochs, all that a CPU can pay for, do not pass the "
-    "gate: networks still improve.",
+    "3 training images inside each.",
     pairs=(("resnet8", "resnet8"),),
     methods=_HIDDEN,
     seeds=4,

@@ -74,7 +74,7 @@ def test_harm_that_a_label_hides_is_named_and_where_there_is_none_that_is_said()
     assert "1 of 5 labels that are not called harmed hide a half that is." in figure.sentence
     assert "class 1 inside it by −" in figure.sentence
     even = hidden.plot_labels_and_groups(halved(kd=0.7, one_hot=0.7))
-    assert even.sentence.endswith("no label hides a half that is clearly harmed.")
+    assert even.sentence.endswith("clearly harmed, so that no label can be shown to hide it.")
 
 
 def test_a_harmed_group_is_found_beside_one_that_is_lower_and_uncertain():
@@ -96,7 +96,10 @@ def test_a_harmed_group_is_found_beside_one_that_is_lower_and_uncertain():
 
 def test_the_answer_counts_by_label_and_by_group_and_compares_both_kinds_of_margins():
     p = halved(kd=rates, one_hot=lambda seed, split: 0.6 + 0.02 * seed, ada_alpha=0.8)
-    by_label, drawn, softened = hidden.answer(p)
+    harm, by_label, drawn, softened = hidden.answer(p)
+    assert "distillation harms 1 half, 1 of them inside labels that are not called harmed" in harm
+    for other, expected in ((0.7, "no half is shown to be harmed"), (0.2, "harms 10 halves, 0 of")):
+        assert expected in hidden.answer(halved(kd=other, one_hot=0.7))[0]
     assert "of 5 labels; counted by the groups inside them, it harms 1 and helps" in by_label
     assert "of 10 halves" in by_label
     of_label, of_half = map(float, re.findall(r"±(\d+\.\d)", by_label))
@@ -104,7 +107,7 @@ def test_the_answer_counts_by_label_and_by_group_and_compares_both_kinds_of_marg
     assert of_half == pytest.approx(np.median(table.high - table.low) / 2, abs=0.051)
     assert 0 < of_label < of_half  # which has half as many images
     alike = p.gain("kd", p.average).estimate
-    assert f"with all halves counting alike, by {alike:+.1f} points" in drawn
+    assert f"with all halves weighted equally, by {alike:+.1f} points" in drawn
     few = [p.gain(m, p.in_bucket(2), "kd").estimate for m in ("ada_alpha", "ada_alpha_by_label")]
     assert few[0] != few[1]
     for gain in few:

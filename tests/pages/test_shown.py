@@ -459,7 +459,7 @@ def test_deviations_come_from_the_configs(panels):
     choices = anchors.deviations(p).table.set_index("choice").here
     assert choices["status"] == "a demonstration, not a reproduction"
     assert choices["seeds"] == "3 of 4 planned, 6 baselines"
-    assert choices["softening"] == "T = 4, both, alpha = 1"
+    assert choices["softening"] == "T = 4 of teacher and student, alpha = 1"
     assert choices["AdaAlpha"] == "alpha is the margin of the group on val, T = 1"
     assert "40 epochs, batch 32" in choices["networks"]
     real = replace(p, study=replace(p.study, demonstration=False))

@@ -77,7 +77,7 @@ def test_what_the_page_says_first_is_what_was_computed():
     low, high = map(float, re.findall(r"\d\.\d\d", region))
     own = theory.tunings(Setting()).set_index(["model", "method"]).loc[theory.ON_A_LINE]
     before, after = (own.minority[m] for m in ("one-hot, of this page", theory.TUNED))
-    assert f"raises the minority’s by {100 * (after / before - 1):.0f} %; distillation" in tuning
+    assert f"raises the minority’s by {100 * (after / before - 1):.0f} %; compared" in tuning
     inside = [ridge.noise_limit(Setting(), g) for g in (ridge.BOTH, ridge.ONLY_MINORITY)]
     assert [low, high] == pytest.approx(inside, abs=0.005) and low < Setting().noise < high
 

@@ -3,6 +3,7 @@ by hand."""
 
 import re
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from kdlib.config import KdlibError
 from kdlib.evidence import choice
 from kdlib.pages.sensitivity import search_steps
 from kdlib.study import records
+from kdlib.study.grids import STUDIES
 from kdlib.study.recipes import DIGITS, crossed, each
 from kdlib.study.records import write
 from kdlib.study.studies import Search, Step
@@ -456,6 +458,24 @@ def test_no_sentence_has_a_nan(how):
         assert not re.search(r"\bnan\b", sentence) and sentence.endswith(".")
     shown = search_steps(choice.scores(TINY, 2), "Choice")
     assert not re.search(r"\bnan\b", shown.sentence + shown.caption)
+
+
+def test_a_study_whose_recipe_fails_the_gate_says_so(monkeypatch):
+    monkeypatch.setitem(STUDIES, "tiny-recipe", TINY)
+    study = SimpleNamespace(name="tiny")
+    assert choice.gate_failed(study) == []  # nothing is on record
+    at_twice_the_epochs(1.0, 0.0)
+    assert choice.gate_failed(study) == choice.gate_failed(SimpleNamespace(name="none")) == []
+    at_twice_the_epochs(-2.0, -1.0)
+    (said,) = choice.gate_failed(study)
+    assert "changes by −1.5 points. The recipe fails the gate" in said
+
+
+def test_a_lead_smaller_than_the_spread_of_seeds_is_said():
+    accuracy = {0.05: (0.6, 0.7), 0.1: (0.55, 0.65), 0.2: (0.3, 0.3)}
+    write_search(BOTH, lambda cfg: accuracy[cfg.lr][cfg.seed % 2])
+    _, chance = choice.headline(BOTH, 2)[:2]
+    assert "the best level leads by 5.0 points, less than its seeds differ (10.0)" in chance
 
 
 def test_a_search_without_a_gate_says_what_val_chose_alone():
