@@ -14,12 +14,13 @@ import urllib.request
 import nbformat
 import pytest
 from conftest import ROOT
-from synthetic import write_study
+from synthetic import halves, write_study
 
 from kdlib.study.grids import STUDIES
 
 BOOK, EXPLORER = "01_gains_are_not_uniform.ipynb", "explore.ipynb"
 OWN = "10_distil_your_own.ipynb"
+THEORY, HIDDEN = "07_when_distillation_must_harm.ipynb", "09_would_the_labels_show_it.ipynb"
 FEWER = {"seeds": "1", "epochs": "5", "methods": '"one_hot,kd"'}  # of its parameters
 TOKEN = "for-this-test-only"
 PICTURES = "return [...document.querySelectorAll('.jp-OutputArea-output img')].filter(e => e.naturalWidth > 0).map(e => e.alt)"
@@ -36,7 +37,8 @@ def lab(browser, tmp_path_factory):
     (tmp_path / "notebooks" / BOOK).write_text(
         source.replace("seeds = 16 ", "seeds = 2 "), encoding="utf-8"
     )
-    shutil.copy(ROOT / "notebooks" / EXPLORER, tmp_path / "notebooks")
+    for name in (EXPLORER, THEORY, HIDDEN):
+        shutil.copy(ROOT / "notebooks" / name, tmp_path / "notebooks")
     book = nbformat.read(ROOT / "notebooks" / OWN, as_version=4)
     book.cells[1].source += "".join(f"\n{name} = {value}" for name, value in FEWER.items())
     nbformat.write(book, tmp_path / "notebooks" / OWN)
@@ -143,7 +145,7 @@ def run_all_cells(browser, lab, place):
     waited(lambda: one(browser, run_all), process, log).click()
 
 
-def pictures_of(browser, lab, count):
+def pictures_of(browser, lab, count, start="cnn"):
     """The descriptions of the figures, when there are so many or something went wrong."""
     _, process, log = lab
     wrong = "[data-mime-type*=error], [data-mime-type*=stderr]"
@@ -153,7 +155,7 @@ def pictures_of(browser, lab, count):
     waited(lambda: "[*]:" not in prompts(browser), process, log)
     pictures = browser.execute_script(PICTURES)
     assert len(pictures) == len(set(pictures)) == count
-    assert all(alt.startswith("cnn") and alt.endswith(".") for alt in pictures)
+    assert all(alt.startswith(start) and alt.endswith(".") for alt in pictures)
     assert not browser.find_elements("css selector", wrong)
     return pictures
 
@@ -192,6 +194,22 @@ def test_own_images_are_distilled_and_the_answer_comes_first(browser, lab):
     link = one(browser, '.jp-OutputArea-output a[href*="report.html"]')
     assert link.text == "distilled/report.html"
     assert "/files/distilled/report.html" in link.get_attribute("href")
+    browser.get("about:blank")
+
+
+def test_the_page_without_a_study_is_calculated_on_the_spot(browser, lab):
+    run_all_cells(browser, lab, f"workspaces/theory/tree/{THEORY}")
+    effect, *_ = pictures_of(browser, lab, 4, start=("Computed", "Of 96", "From noise", "Where an"))
+    assert effect in one(browser, ".kd-headline").text
+    browser.get("about:blank")
+
+
+def test_groups_that_are_not_labels(browser, lab, monkeypatch):
+    monkeypatch.setenv("KDLIB_RECORDS", str(lab[2].parent / "records"))
+    write_study(STUDIES["superclass-small"], 4, shuffled=("kd", "one_hot"), alter=halves)
+    run_all_cells(browser, lab, f"workspaces/hidden/tree/{HIDDEN}")
+    pictures_of(browser, lab, 2, start="resnet8")
+    assert "counted by label" in one(browser, ".kd-headline").text
     browser.get("about:blank")
 
 
