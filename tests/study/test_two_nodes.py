@@ -154,7 +154,7 @@ def test_the_runs_of_a_node_that_is_killed_are_done_again_and_no_other_is(
 ):
     two, second, _ = nodes
     both_ready(place)
-    todo = [replace(cfg, epochs=90) for cfg in RUNS[:8]]  # of 2 s each, at least
+    todo = [replace(cfg, epochs=240) for cfg in RUNS[:8]]  # of 3 s each, at least
     plain, killed = place._give, []
 
     def give(hand, configs, plan, failures):
@@ -170,6 +170,6 @@ def test_the_runs_of_a_node_that_is_killed_are_done_again_and_no_other_is(
     finally:
         del place._give
     assert killed and list(lines(records_folder, "lost on node")) == killed
-    finished = lines(records_folder, "epoch 90/90")
+    finished = lines(records_folder, "epoch 240/240")
     assert finished.keys() == {cfg.key() for cfg in todo} and set(finished.values()) == {1}
     assert [records.read(cfg).config for cfg in todo] == todo
