@@ -316,7 +316,7 @@ def test_the_recipe_is_what_val_chose_and_passes_the_gate(monkeypatch):
             ):  # D27, and whoever sees the study is told
                 assert study.name == "superclass-small-recipe" and set(gate.passes) == {"no"}
                 assert fields.pop("epochs") == max(study.epochs)
-                assert "fails the gate" in choice.gate_failed(base)[0]
+                assert "does not pass the gate" in choice.gate_failed(base)[0]
             else:
                 assert gate.passes[base.shared["epochs"]] == "yes"
         assert {choice.in_words({k: v}) for k, v in fields.items()} <= chosen

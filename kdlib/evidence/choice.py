@@ -190,53 +190,50 @@ def headline(search, seeds):
     if shown is not None:
         said = [_said_of_setting(search, shown)]
     if search.epochs:
-        row = _of_recipe(search, seeds)
-        word = PASSES[row["passes"]]
-        ends = f"{number(row['low'], '', 1)} to {number(row['high'], '', 1)}"
-        ends = ONE_SEED if np.isnan(row["low"]) else f"95 % interval over networks {ends}"
-        said.append(
-            f"With {search.shared['epochs']} epochs, the recipe {word} the gate. Twice the epochs "
-            f"change the average by {number(row[CHANGE], digits=2)} ("
-            f"{ends}; required: less than {LEAST_CHANGE:g}); the teacher's margin on its training "
-            f"images is {row[MARGIN]:.3f} (at least {LEAST_MARGIN:g}); the lowest few-shot class "
-            f"is at {row['lowest few-shot class']:.1f} % (at least {LEAST_FEW_SHOT:g})."
-        )
-    return said if shown is not None else said + _by_chance(table)
+        said.append(_of_recipe(search, seeds)[1])
+    return said if shown is not None else said + _by_chance(search, table)
 
 
-def _by_chance(table):
-    """A sentence for each step of scores whose best level leads by less than its seeds differ."""
+def _by_chance(search, table):
+    """A sentence for each step whose best level leads by less than its seeds differ."""
     said = []
-    for question, step in table[table.question != "Epochs"].groupby("question", sort=False):
-        ordered = step.sort_values("mean")
+    # of epochs not the best is taken, but the fewest that are enough
+    for step in (step for step in search.steps if "epochs" not in step.levels[0]):
+        ordered = table[table.question == step.question].sort_values("mean")
         lead, spread = ordered["mean"].diff().iloc[-1], np.ptp(ordered.per_seed.iloc[-1])
         if lead < spread:
             said.append(
-                f"{question}: the best level leads by {number(lead, signed=False)}, less than its "
-                f"seeds differ ({number(spread, '', signed=False)}), so that it may be the best by "
-                "chance."
+                f"{step.question}: the best level leads by {number(lead, signed=False)}, less than "
+                f"its seeds differ ({number(spread, '', signed=False)}), so that it may be the "
+                "best by chance."
             )
     return said
 
 
 def _of_recipe(search, seeds):
-    """The row of the gate of the recipe that a study has."""
+    """(whether the recipe that a study has passes the gate, as in gate; a sentence on it)."""
     length = {name: search.shared[name] for name in _lengths(search).levels[0]}
-    return _passes(search, length, length | {"teacher": search.pair[0]}, seeds)
+    row = _passes(search, length, length | {"teacher": search.pair[0]}, seeds)
+    ends = f"{number(row['low'], '', 1)} to {number(row['high'], '', 1)}"
+    ends = ONE_SEED if np.isnan(row["low"]) else f"95 % interval over networks {ends}"
+    return row["passes"], (
+        f"With {search.shared['epochs']} epochs, the recipe {PASSES[row['passes']]} the gate. "
+        f"Twice the epochs change the average by {number(row[CHANGE], digits=2)} ("
+        f"{ends}; required: less than {LEAST_CHANGE:g}); the teacher's margin on its training "
+        f"images is {row[MARGIN]:.3f} (at least {LEAST_MARGIN:g}); the lowest few-shot class "
+        f"is at {row['lowest few-shot class']:.1f} % (at least {LEAST_FEW_SHOT:g})."
+    )
 
 
 def gate_failed(study):
-    """[A sentence] if the search of a study's recipe is on record, and its gate is not passed."""
+    """[A sentence] if the search of a study's recipe is complete, and its gate is not passed."""
     search = STUDIES.get(f"{study.name}-recipe")
     seeds = complete_seeds(search) if search and search.epochs else 0
-    row = _of_recipe(search, seeds) if seeds else {"passes": "yes"}
-    if row["passes"] != "no":
+    if not seeds:
         return []
-    return [
-        "The networks of this study are not known to be trained long enough: with twice as many "
-        f"epochs, one-hot accuracy on held-out images changes by {number(row[CHANGE])}. The recipe "
-        "fails the gate, which the page on its choice explains."
-    ]
+    passes, said = _of_recipe(search, seeds)
+    before = "These networks may be trained too little (the page on their recipe says more)."
+    return [f"{before} {said}"] if passes == "no" else []
 
 
 def _said_of_setting(search, table):

@@ -54,8 +54,12 @@ class Line(NamedTuple):
         """Expected squared errors (majority, minority): means over the test inputs of each."""
         mean, deviation = moments(matrix, truth(self.inputs), noise)
         error = (mean - truth(self.tests)) ** 2 + deviation**2
+        return self._of_groups(error)
+
+    def _of_groups(self, error):
+        """(majority's, minority's): means of errors (..., M) over the test inputs of each."""
         rare = self.tests >= EDGE
-        return error[~rare].mean(), error[rare].mean()
+        return error[..., ~rare].mean(-1), error[..., rare].mean(-1)
 
     def average(self, setting):
         """The average error (...) of a student; fields of the Setting are numbers or arrays."""
@@ -70,8 +74,7 @@ class Line(NamedTuple):
         basis = self.at @ vectors
         bias = (left * (vectors.T @ truth(self.inputs))) @ basis.T - truth(self.tests)
         error = bias**2 + setting.noise**2 * (left**2 @ (basis**2).T)
-        rare = self.tests >= EDGE
-        return average(setting, (error[..., ~rare].mean(-1), error[..., rare].mean(-1)))
+        return average(setting, self._of_groups(error))
 
     def reliability(self, matrix, noise):
         """ridge.r_squared (majority's, minority's)."""

@@ -148,8 +148,9 @@ def accuracies(p):
     nobody = {name: f"{poor @ weights:.1f}" for name, weights in places.items()}
     rows.append({"method": "says of nobody that they earn more", "networks": 0, **nobody})
     caption = (
-        f"Accuracy in per cent ± half-width of the 95 % interval, {p.name}. In the mean over "
-        "groups, which all verdicts are about, every group counts alike, however rare."
+        f"Accuracy in per cent ± half-width of the 95 % interval, {p.name}, with "
+        f"{p.train_counts.sum():,} training and {len(p.y):,} test rows. In the mean over groups, "
+        "which all verdicts are about, every group counts alike, however rare."
     )
     return Table(pd.DataFrame(rows), caption)
 

@@ -254,10 +254,10 @@ def plot_weights(setting):
 
 @captioned
 def plot_shared(setting):
-    """One weak input that both groups have, of variance 0.02, with another coefficient in the
-    minority. Below the dashed line no weights by group lower the average error; up to the solid
-    line, every choice of weights except (0, 0) raises the minority's; above it, some weights lower
-    both. Share and penalties are those of this page."""
+    """One weak input that both groups have, with another coefficient in the minority. Below the
+    dashed line no weights by group lower the average error; up to the solid line, every choice of
+    weights except (0, 0) raises the minority's; above it, some weights lower both. Share and
+    penalties are those of this page."""
     relations, low, high = np.linspace(1, 4, CELLS), 0.02, 5
     spared, average = ridge.shared_limits(setting, relations)
     rises, falls = np.clip(spared, low, high), np.clip(average, low, high)
@@ -289,4 +289,5 @@ def plot_shared(setting):
         )
     else:
         sentence += "some weights by group lower the minority’s error, whatever the noise."
-    return paint, sentence, table.iloc[::6]
+    caption = f"{' '.join(plot_shared.__doc__.split())} The input has variance {ridge.SHARED:g}."
+    return paint, sentence, table.iloc[::6], caption

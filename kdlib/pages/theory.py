@@ -112,7 +112,7 @@ def _compared(rows, base):
     return table[[*table.columns.drop(GROUPS), *GROUPS]]
 
 
-TUNED = "one-hot, its penalty tuned"
+AS_GIVEN, TUNED = "one-hot, of this page", "one-hot, its penalty tuned"
 SAME, OWN = "distillation, that penalty", "distillation, all tuned"
 
 
@@ -132,7 +132,7 @@ def tunings(setting):
         (LINEAR, ridge.risks, ridge.average_risk),
     ):
         settings = replace(setting, alpha=0.0), setting, *ridge.tuned(setting, average)
-        names = f"{ONE_HOT}, of this page", f"{DISTILLED}, of this page", TUNED, SAME, OWN
+        names = AS_GIVEN, "distillation, of this page", TUNED, SAME, OWN
         for name, at in zip(names, settings, strict=True):
             row = {"model": model, "method": name, "penalty": at.penalty}
             taught = (at.teacher_penalty, at.alpha) if at.alpha else (np.nan, np.nan)
@@ -189,7 +189,7 @@ def said(table):
 def said_of_tuning(setting):
     """A sentence: what a better penalty does to one-hot on the line, and a teacher beside it."""
     table = tunings(setting).set_index(["model", "method"]).loc[ON_A_LINE]
-    before, after = (table.loc[name, GROUPS] for name in (f"{ONE_HOT}, of this page", TUNED))
+    before, after = (table.loc[name, GROUPS] for name in (AS_GIVEN, TUNED))
     _, rare, all_ = 100 * (after / before - 1)
     _, rare_own, all_own = table.loc[OWN, CHANGES]
     return (

@@ -468,7 +468,7 @@ def test_a_study_whose_recipe_fails_the_gate_says_so(monkeypatch):
     assert choice.gate_failed(study) == choice.gate_failed(SimpleNamespace(name="none")) == []
     at_twice_the_epochs(-2.0, -1.0)
     (said,) = choice.gate_failed(study)
-    assert "changes by −1.5 points. The recipe fails the gate" in said
+    assert "does not pass the gate. Twice the epochs change the average by −1.50 points" in said
 
 
 def test_a_lead_smaller_than_the_spread_of_seeds_is_said():
