@@ -426,7 +426,7 @@ def test_status_counts_runs_and_complete_seeds(complete, capsys):
     (complete / f"{SMALL.config(SMALL.pairs[0], 'kd', 1).key()}.json").unlink()
     assert cli.main(["status"]) == 0
     assert capsys.readouterr().out == (
-        "cifar20-lt: 0 of 148 runs on record, 0 of 8 seeds complete\n"
+        "cifar20-lt: 0 of 84 runs on record, 0 of 8 seeds complete\n"
         "digits: 11 of 12 runs on record, 1 of 4 seeds complete\n"
     )
 

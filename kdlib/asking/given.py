@@ -14,7 +14,8 @@ from kdlib.pages.pictures import images_of
 from kdlib.reading.names import REDUCED, ROLES
 from kdlib.reading.read import Source
 from kdlib.study.done import some_seeds
-from kdlib.study.grids import check_names, study
+from kdlib.study.grids import study
+from kdlib.study.parameters import check_names
 
 
 def audit_study(name, pair=None, method="kd", seeds=None, images=None, **how):

@@ -135,13 +135,17 @@ def _difference(a, b):
 def _teacher_margin(search, seeds, counts, setting):
     """Mean margin over their training images of the teachers of a setting.
 
-    NaN where no student is planned, or before one records it."""
-    students = []  # of the first level that has the fields of the setting
-    for step in (step for step in search.steps if "kd" in step.methods):
-        for level in step.levels:
-            runs = [search.config(step, level, "kd", s) for s in range(seeds)]
-            if runs[0].fields() == runs[0].fields() | setting:
-                students = students or runs
+    Students record it: those of the first level of the search that has its fields, or else those
+    of the study that are on record. NaN where there are none."""
+    steps = [step for step in search.steps if "kd" in step.methods]
+    levels = [(step, level, "kd") for step in steps for level in step.levels]
+    candidates = [[search.config(*of, s) for s in range(seeds)] for of in levels]
+    study = STUDIES.get(search.name.removesuffix("-recipe"))
+    if study:
+        own = [study.config(search.pair, "kd", s) for s in range(study.seeds)]
+        candidates.append([cfg for cfg in own if records.exists(cfg)])
+    fitting = (runs for runs in candidates if runs and setting.items() <= runs[0].fields().items())
+    students = next(fitting, [])
     if not students or not all(map(records.exists, students)):
         return np.nan
     margins = [records.read(cfg).facts["teacher_margin_train"] for cfg in students]

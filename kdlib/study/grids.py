@@ -9,7 +9,6 @@ from kdlib.config import KdlibError, did_you_mean
 from kdlib.methods import arms
 from kdlib.study import recipes
 from kdlib.study.anchors import ANCHORS, ANCHORS_LT
-from kdlib.study.parameters import check_names, overridden
 from kdlib.study.recipes import ABLATED, PRIMARY, QUICK_KNOBS, RIVALS_CROSSFIT, T1, T2, T4, each
 from kdlib.study.studies import Grid, Search, Study
 
@@ -33,11 +32,24 @@ JUDGED = ("findings", "groups")  # the kinds of studies that have verdicts
 
 # ---------------------------------------------------------------- findings
 
-_CIFAR20 = Grid(
+_TUNED = arms("one_hot", "kd", "kd_tuned", "ada_alpha", "ada_margin")
+_WIDE = Grid(
+    name="cifar20-lt-wide",
+    title="Twenty classes of CIFAR-100, long-tailed, and a wider teacher",
+    about="The first fine class of each CIFAR-100 superclass, 400 down to 20 training images.",
+    pairs=(("resnet8x2", "resnet8"),),
+    methods=_TUNED,
+    seeds=4,
+    shared=recipes.CIFAR20,
+    distilled=T1,
+    bucket_edges=(150, 45),
+    worst=(1, 3, 6),
+)
+_CIFAR20 = replace(
+    _WIDE,
     name="cifar20-lt",
     title="Twenty classes of CIFAR-100, long-tailed",
-    about="The first fine class of each CIFAR-100 superclass, 400 down to 20 training images.",
-    pairs=(("resnet8", "resnet8"), ("resnet8x2", "resnet8")),
+    pairs=(("resnet8", "resnet8"),),
     methods=arms(
         *("one_hot", "kd", "kd_tuned", "ada_alpha", "ada_alpha_crossfit", "ada_margin"),
         "one_hot_with_val",
@@ -45,12 +57,9 @@ _CIFAR20 = Grid(
     seeds=8,
     baselines=16,
     fewer={"ada_alpha_crossfit": 4, "one_hot_with_val": 4},
-    shared=recipes.CIFAR20,
-    distilled=T1,
-    bucket_edges=(150, 45),
-    worst=(1, 3, 6),
 )
-_SHORT = Grid(
+_SHORT = replace(
+    _WIDE,
     name="cifar20-short",
     title="Twenty classes of CIFAR-100, long-tailed, trained too little",
     about="The recipe of version 1, 40 epochs of batch 128: its networks do not fit their "
@@ -60,9 +69,6 @@ _SHORT = Grid(
     methods=PRIMARY,
     seeds=6,
     shared=recipes.SHORT,
-    distilled=T1,
-    bucket_edges=(150, 45),
-    worst=(1, 3, 6),
 )
 _SELF = Grid(
     name="cifar100-lt-self",
@@ -83,7 +89,7 @@ _SMALL = replace(
     name="cifar100-lt-small",
     title="CIFAR-100, long-tailed: a ResNet-32 teaches a ResNet-20",
     pairs=(("resnet32", "resnet20"),),
-    methods=arms("one_hot", "kd", "kd_tuned", "ada_alpha", "ada_margin"),
+    methods=_TUNED,
     teacher_seeds={("resnet32", "resnet20"): 0},  # its teachers are the anchor's networks
 )
 _CIFAR100_LT = Grid(
@@ -217,7 +223,8 @@ def _recipe(base, steps, about=_CHOSEN, **more):
 
 
 _EVERY = (
-    *(_CIFAR20, _SHORT, _SELF, _SMALL, _CIFAR100_LT, _CIFAR100, _CIFAR10_LT, _CIFAR10, _SUPERCLASS),
+    *(_CIFAR20, _WIDE, _SHORT, _SELF, _SMALL, _CIFAR100_LT, _CIFAR100, _CIFAR10_LT, _CIFAR10),
+    _SUPERCLASS,
     _recipe(
         _CIFAR20,
         recipes.CIFAR20_STEPS,
@@ -275,25 +282,3 @@ def study(name) -> Study:
 def books_of(name):
     """Names of the notebooks that show a study."""
     return [book for kind in study(name).kinds for book in KINDS[kind]]
-
-
-def check_parameters(namespace):
-    """The Study that a notebook's parameters `study`, `seeds` and `overrides` ask for.
-
-    Call it as check_parameters(globals()). A notebook serves the studies of its `KIND`; those that
-    have verdicts take `overrides`. KdlibError for a name that only papermill knows, a study
-    that is unknown or of another kind, seeds out of range, or overrides that parameters.overridden
-    refuses."""
-    name, seeds, kind = namespace["study"], namespace["seeds"], namespace["KIND"]
-    more = ("overrides",) if kind in JUDGED else ()
-    check_names(namespace, ("study", "seeds", *more))
-    fitting = [s.name for s in STUDIES.values() if kind in s.kinds]
-    if not isinstance(name, str) or name not in fitting:
-        raise KdlibError(f"notebook parameter study={name!r}: {did_you_mean(name, fitting)}")
-    chosen = study(name)
-    if type(seeds) is not int or not 1 <= seeds <= chosen.seeds:
-        raise KdlibError(
-            f"notebook parameter seeds={seeds!r}: must be a whole number from 1 to {chosen.seeds} "
-            f"for {name}."
-        )
-    return overridden(chosen, namespace.get("overrides", {}))

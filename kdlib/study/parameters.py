@@ -5,6 +5,7 @@ import math
 from dataclasses import replace
 
 from kdlib.config import DEFAULTS, MODELS, OF_TABLES, KdlibError, checked, did_you_mean
+from kdlib.study.grids import JUDGED, STUDIES, study
 from kdlib.study.studies import Study, told
 
 FIXED = {  # fields of Config that no override may set, and why
@@ -33,6 +34,27 @@ def check_names(namespace, known):
             if name not in known:
                 said = f"notebook parameter {name!r} is unknown"
                 raise KdlibError(f"{said}: {did_you_mean(name, known)}")
+
+
+def check_parameters(namespace):
+    """The Study that a notebook's parameters `study`, `seeds` and `overrides` ask for.
+
+    Call it as check_parameters(globals()). A notebook serves the studies of its `KIND`; those that
+    have verdicts take `overrides`. KdlibError for a name that only papermill knows, a study
+    that is unknown or of another kind, seeds out of range, or overrides that overridden refuses."""
+    name, seeds, kind = namespace["study"], namespace["seeds"], namespace["KIND"]
+    more = ("overrides",) if kind in JUDGED else ()
+    check_names(namespace, ("study", "seeds", *more))
+    fitting = [s.name for s in STUDIES.values() if kind in s.kinds]
+    if not isinstance(name, str) or name not in fitting:
+        raise KdlibError(f"notebook parameter study={name!r}: {did_you_mean(name, fitting)}")
+    chosen = study(name)
+    if type(seeds) is not int or not 1 <= seeds <= chosen.seeds:
+        raise KdlibError(
+            f"notebook parameter seeds={seeds!r}: must be a whole number from 1 to {chosen.seeds} "
+            f"for {name}."
+        )
+    return overridden(chosen, namespace.get("overrides", {}))
 
 
 def overridden(chosen, overrides) -> Study:

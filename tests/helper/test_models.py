@@ -68,6 +68,23 @@ def test_convolution_shortcut_by_hand_and_identity_where_nothing_changes():
     assert torch.allclose(net.blocks[0](x), F.relu(residual(net.blocks[0], x) + x), atol=1e-6)
 
 
+@pytest.mark.parametrize("name", ["resnet8", "resnet8-conv"])
+def test_every_gradient_stays_in_channels_last(name):
+    net, formats = models.build(name, 10, 0), []
+
+    def look(gradient):
+        formats.append(gradient.is_contiguous(memory_format=torch.channels_last))
+
+    def watch(module, images, out):
+        out.register_hook(look)
+
+    for module in (net.conv, *net.blocks):
+        module.register_forward_hook(watch)
+    images = torch.randn(2, 3, 32, 32).to(memory_format=torch.channels_last)
+    F.cross_entropy(net(images), torch.tensor([3, 4])).backward()
+    assert formats == [True] * 4
+
+
 @pytest.mark.parametrize("first_of_stage", [9, 18])  # where fan-in is not fan-out
 def test_initial_weights_have_hes_spread(first_of_stage):
     weight = models.build("resnet56", 10, 0).blocks[first_of_stage].conv1.weight

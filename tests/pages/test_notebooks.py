@@ -19,7 +19,8 @@ from kdlib.config import KdlibError
 from kdlib.distilling import notebook as distilling
 from kdlib.pages import explore, render, report
 from kdlib.pages.warm import Kernel
-from kdlib.study.grids import JUDGED, KINDS, STUDIES, check_parameters
+from kdlib.study.grids import JUDGED, KINDS, STUDIES
+from kdlib.study.parameters import check_parameters
 from kdlib.study.sweep import sweep
 
 ROOT = Path(__file__).resolve().parents[2]

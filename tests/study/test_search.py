@@ -16,9 +16,9 @@ from kdlib.evidence import choice
 from kdlib.pages.sensitivity import search_steps
 from kdlib.study import records
 from kdlib.study.grids import STUDIES
-from kdlib.study.recipes import DIGITS, crossed, each
+from kdlib.study.recipes import DIGITS, PRIMARY, crossed, each
 from kdlib.study.records import write
-from kdlib.study.studies import Search, Step
+from kdlib.study.studies import Grid, Search, Step
 
 RATES, EPOCHS = each(lr=(0.05, 0.1, 0.2)), each(epochs=(20, 40, 80))
 TEMPERATURE = Step("Temperature", each(temperature=(1.0, 2.0)), ("kd",))
@@ -495,3 +495,19 @@ def test_the_gate_is_not_known_before_a_student_has_recorded_its_teachers_margin
         (records.folder() / f"{TINY.config(step, step.levels[0], 'kd', seed).key()}.json").unlink()
     row = choice.gate(TINY, 2).set_index("epochs").loc[40]
     assert row.passes == "not known" and np.isnan(row[choice.MARGIN])
+
+
+def test_without_students_of_a_length_the_margin_is_that_of_the_students_of_the_study(monkeypatch):
+    *others, temperature = TINY.steps
+    shorter = replace(TINY, steps=(*others, replace(temperature, fields={"epochs": 20})))
+    write_search(shorter, lambda cfg: {20: 0.5, 40: 0.7, 80: 0.7}[cfg.epochs])
+    own = {"shared": TINY.shared, "distilled": {}, "pairs": (SELF,)}
+    study = Grid(name="tiny", title="", about="", seeds=4, methods=PRIMARY, **own)
+    monkeypatch.setitem(STUDIES, "tiny", study)
+    assert choice.gate(shorter, 2).passes.tolist() == ["no", "not known"]  # 20 and 40 epochs
+    for seed, margin in ((0, 1.0), (3, 0.6)):
+        cfg = study.config(SELF, "kd", seed)
+        of_train = [margin] * GROUPS
+        write(record(cfg, "kd", 0, on_val(0.7), margin=of_train, teacher_margin_train=of_train))
+    row = choice.gate(shorter, 2).set_index("epochs").loc[40]
+    assert row[choice.MARGIN] == pytest.approx(0.8) and row.passes == "no"
