@@ -312,7 +312,7 @@ def test_links_to_the_pages_on_the_same_data_are_folded_on_a_phone(browser, gall
     assert browser.execute_script(SEEN) == [True] * 3
 
 
-@pytest.mark.parametrize(("width", "most"), [(1280, 4200), (390, 6900)])
+@pytest.mark.parametrize(("width", "most"), [(1280, 4300), (390, 6900)])
 def test_the_index_of_all_studies_is_below_five_screens(browser, gallery, tmp_path, width, most):
     """With every study there is, eight findings of two pairs in each that has verdicts."""
     browser.get(f"{gallery['file']}/digits/{BOOKS[0]}.html")
