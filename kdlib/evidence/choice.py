@@ -220,19 +220,21 @@ def _of_recipe(search, seeds):
     row = _passes(search, length, length | {"teacher": search.pair[0]}, seeds)
     ends = f"{number(row['low'], '', 1)} to {number(row['high'], '', 1)}"
     ends = ONE_SEED if np.isnan(row["low"]) else f"95 % interval over networks {ends}"
+    margin = "not known yet" if np.isnan(row[MARGIN]) else f"{row[MARGIN]:.3f}"
     return row["passes"], (
         f"With {search.shared['epochs']} epochs, the recipe {PASSES[row['passes']]} the gate. "
         f"Twice the epochs change the average by {number(row[CHANGE], digits=2)} ("
         f"{ends}; required: less than {LEAST_CHANGE:g}); the teacher's margin on its training "
-        f"images is {row[MARGIN]:.3f} (at least {LEAST_MARGIN:g}); the lowest few-shot class "
+        f"images is {margin} (at least {LEAST_MARGIN:g}); the lowest few-shot class "
         f"is at {row['lowest few-shot class']:.1f} % (at least {LEAST_FEW_SHOT:g})."
     )
 
 
 def gate_failed(study):
     """[A sentence] if the search of a study's recipe is complete, and its gate is not passed."""
-    search = STUDIES.get(f"{study.name}-recipe")
-    seeds = complete_seeds(search) if search and search.epochs else 0
+    searches = (s for s in STUDIES.values() if s.kind == "recipe" and s.epochs)
+    search = next((s for s in searches if s.shared == study.shared), None)  # several may share one
+    seeds = complete_seeds(search) if search else 0
     if not seeds:
         return []
     passes, said = _of_recipe(search, seeds)

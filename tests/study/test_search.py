@@ -462,11 +462,13 @@ def test_no_sentence_has_a_nan(how):
 
 def test_a_study_whose_recipe_fails_the_gate_says_so(monkeypatch):
     monkeypatch.setitem(STUDIES, "tiny-recipe", TINY)
-    study = SimpleNamespace(name="tiny")
+    study = SimpleNamespace(shared=TINY.shared)  # whatever it is called
+    other = SimpleNamespace(shared={**TINY.shared, "epochs": 50})
     assert choice.gate_failed(study) == []  # nothing is on record
     at_twice_the_epochs(1.0, 0.0)
-    assert choice.gate_failed(study) == choice.gate_failed(SimpleNamespace(name="none")) == []
+    assert choice.gate_failed(study) == []
     at_twice_the_epochs(-2.0, -1.0)
+    assert choice.gate_failed(other) == []
     (said,) = choice.gate_failed(study)
     assert "does not pass the gate. Twice the epochs change the average by −1.50 points" in said
 
@@ -505,6 +507,8 @@ def test_without_students_of_a_length_the_margin_is_that_of_the_students_of_the_
     study = Grid(name="tiny", title="", about="", seeds=4, methods=PRIMARY, **own)
     monkeypatch.setitem(STUDIES, "tiny", study)
     assert choice.gate(shorter, 2).passes.tolist() == ["no", "not known"]  # 20 and 40 epochs
+    said = choice.headline(shorter, 2)[1]
+    assert "is not known to pass the gate" in said and "images is not known yet (at least" in said
     for seed, margin in ((0, 1.0), (3, 0.6)):
         cfg = study.config(SELF, "kd", seed)
         of_train = [margin] * GROUPS
