@@ -63,12 +63,12 @@ def cells(table):
 
 @captioned
 def gain_by_group(table, reference):
-    """Audit.groups -> Shown: gain and interval of each group, or of those at either end."""
+    """Marks are gains, bars 95 % intervals; the number of examples is in brackets."""
     lost, gained = CHANGED[reference]
     rows = table.sort_values(["gain", "group"], kind="stable")
     caption = (
-        "Marks are gains, bars 95 % intervals; the number of examples is in brackets. Colour and "
-        f"shape say which groups are {lost} or {gained} at a false discovery rate of 5 %."
+        f"Colour and shape say which groups are {lost} or {gained} at a false discovery rate of "
+        "5 %."
     )
     some = len(rows) > MOST
     if some:

@@ -13,7 +13,6 @@ from kdlib.evidence.rules import (
     LEAST_SEEDS,
     LEVEL,
     claim_of,
-    classes,
     decided,
     findings,
     names_of,
@@ -23,6 +22,10 @@ from kdlib.evidence.words import brief, told_p
 from kdlib.study.done import some_seeds
 from kdlib.study.grids import JUDGED, study
 
+DEMONSTRATION = (
+    "This is a demonstration, not evidence: its setting was chosen, on other images and with other "
+    "seeds, to show a loss in the few-shot classes."
+)
 SEEN = {  # verdict of F2b: what a demonstration shows of the loss it was chosen for
     "holds": "is seen",
     "contradicted": "is not seen",
@@ -72,14 +75,19 @@ def _said(finding):
 
 def _decided_card(p, finding, word, corrected, number_of, alarms):
     said = _said(finding)
+    claim = "the claim" if finding.holds <= finding.contradicted else finding.opposite
     sentence = (
-        f"{said} The test gives {told_p(finding.p)} alone and {told_p(corrected)} after correction "
-        f"for {number_of} findings (Holm)."
+        f"{said} The test of {claim} gives {told_p(finding.p)} alone and {told_p(corrected)} after "
+        f"correction for {number_of} findings (Holm)."
     )
-    smallest = finding.result.smallest(LEVEL / number_of)
+    smallest = finding.result.smallest(LEVEL / number_of / finding.tests)
     if word == "not decided" and np.isfinite(smallest):
+        besides = f", if {finding.besides} is shown as well" if finding.besides else ""
         smallest = f"{smallest:.{finding.digits}f} {finding.unit}".rstrip()
-        sentence += f" The smallest effect that this study would have detected is {smallest}."
+        sentence += (
+            f" The smallest effect that this study detects in four of five cases is {smallest}"
+            f"{besides}."
+        )
     if word == "contradicted" and finding.name.startswith("F4"):
         word = "not under this reading"
     return _card(p, finding.name, word, sentence, alarms, finding) | {"said": said}
@@ -107,8 +115,13 @@ def _card(p, name, word, sentence, alarms, finding=None):
         "idle": alarms.get(f"idle {name}"),
         "any_alarm": alarms.get("any"),
         "result": finding and finding.result,
-        "brief": brief(finding.result, finding.digits) if finding else "",
+        "brief": _brief(finding) if finding else "",
     }
+
+
+def _brief(finding):
+    """The number that decides, in a cell; points, unless it says what it is."""
+    return ("" if finding.unit else "correlation ") + brief(finding.result, finding.digits)
 
 
 def _alarm(alarms, name):
@@ -149,7 +162,7 @@ def marked(card):
 
 
 def demonstrated(panels, cards):
-    """[sentence]: in which pairs the loss is seen that a demonstration was chosen for.
+    """[sentence]: in which pairs the loss is seen that a demonstration was chosen for, see above.
 
     [] where nothing was chosen so. cards: those of the Panels, F2b among them."""
     first = panels[0]
@@ -162,11 +175,7 @@ def demonstrated(panels, cards):
         word = card["verdict"] if verdict_bucket(p) == rarest else "not tested"
         pairs.setdefault(SEEN[word], []).append(p.name)
     said = " and ".join(f"{word} in {' and '.join(names)}" for word, names in pairs.items())
-    return [
-        "This is a demonstration, not evidence: its setting was chosen, on other images and with "
-        f"other seeds, to show a loss in the {classes(first, rarest)}; on new images, that loss "
-        f"{said}."
-    ]
+    return [f"On new images, that loss {said}."]
 
 
 def short(cards):

@@ -29,13 +29,17 @@ CLAIMS = {
     "F1": "Distillation raises the student's average accuracy.",
     "F1 tuned": "Distillation with the constant weight chosen on val raises average accuracy.",
     "F2a": "The gain is not the same for all classes.",
-    "F2b": "The rarest classes lose half a point or more.",
-    "F3a": "The teacher's margin predicts which classes gain.",
+    "F2b": "The rarest classes lose accuracy (estimate: half a point or more).",
+    "F3a": "The teacher's margin is larger in the classes that gain more.",
     "F3b": "Errors of the teacher are transferred to the student.",
-    "F3c": "Errors of the teacher are amplified by the student.",
+    "F3c": "Errors of the teacher are amplified: the student's grow in its weakest classes, "
+    "compared with the rest.",
     "F4": "Softening the teacher keeps the average and lifts the rarest classes.",
 }
-ANOTHER_TEACHER = "Distillation adds errors where the teacher is weak."  # F3c of two networks
+# F3c of two networks
+ANOTHER_TEACHER = (
+    "Distillation adds errors in the teacher's weakest classes, compared with the rest."
+)
 
 
 def claim_of(p, name):
@@ -95,6 +99,9 @@ class Finding:
     method: str = "kd"
     unit: str = "points"
     digits: int = 1
+    tests: int = 1  # of which one is enough
+    besides: str = ""  # what has to be shown as well, beside what `result` is of
+    opposite: str = "the opposite"  # what `contradicted` is the p-value of
 
     @property
     def p(self):
@@ -138,7 +145,7 @@ def not_uniform(p):
         )
 
     either = min(1.0, 2 * np.nanmin([contrast.p(), agree, 1.0]))
-    return Finding("F2a", contrast, either, 1.0, say)
+    return Finding("F2a", contrast, either, 1.0, say, tests=2)
 
 
 def halves(p, method):
@@ -162,7 +169,7 @@ def halves(p, method):
 
 
 def rarest_lose(p):
-    """F2b: the verdict bucket loses, at least half a point."""
+    """F2b: the verdict bucket loses, by an estimate of at least half a point."""
     bucket = verdict_bucket(p)
     result = p.gain("kd", p.in_bucket(bucket))
 
@@ -170,7 +177,8 @@ def rarest_lose(p):
         return f"{name_of('kd')} changes accuracy in the {classes(p, bucket)} by {told(result)}"
 
     holds = below(result) if result.estimate <= HARM else 1.0
-    return Finding("F2b", result, holds, above(result, HARM), say)
+    opposite = "a loss of less than half a point, or of a gain,"
+    return Finding("F2b", result, holds, above(result, HARM), say, opposite=opposite)
 
 
 def margin_predicts(p):
@@ -181,10 +189,18 @@ def margin_predicts(p):
 
     def say():
         rest = correlation_with_gain(partial_rank_correlation, gains, baselines, *traits)
-        return (
+        said = (
             f"rank correlation across {p.study.groups[1]} between the teacher's margin and the "
             f"gain: {told(result, '', 2)}; with the teacher's accuracy held fixed: "
             f"{told(rest, '', 2)}"
+        )
+        if not np.ptp(p.train_counts):
+            return said
+        counts = np.broadcast_to(p.train_counts, gains.shape)
+        images = correlation_with_gain(rank_correlation, gains, baselines, counts)
+        return (
+            f"{said}; that between the number of training images and the gain: "
+            f"{told(images, '', 2)}"
         )
 
     return Finding("F3a", result, above(result), below(result), say, unit="", digits=2)
@@ -219,13 +235,17 @@ def errors_amplified(p):
 
     def say():
         own = f", and from the teacher's own by {told(results[1])}" if len(results) == 2 else ""
+        weakest = p.gain("kd", np.maximum(weights, 0))
         return (
             f"the error in the teacher's weakest fifth of {p.study.groups[1]}, minus that in the "
-            f"rest, differs from that of one-hot students by {told(results[0])}{own}"
+            f"rest, differs from that of one-hot students by {told(results[0])}{own}; in the "
+            f"weakest fifth itself, distillation changes accuracy by {told(weakest)}"
         )
 
     contradicted = min(1.0, len(results) * min(map(below, results)))
-    return Finding("F3c", results[0], max(map(above, results)), contradicted, say)
+    besides = "an excess over the teacher" if len(results) == 2 else ""
+    holds = max(map(above, results))
+    return Finding("F3c", results[0], holds, contradicted, say, besides=besides)
 
 
 def weakest_fifth(p):
@@ -261,7 +281,9 @@ def mitigated(p, method):
 
     holds = max(above(average, -AVERAGE_MARGIN), above(rare))
     contradicted = min(1.0, 2 * min(below(average, -AVERAGE_MARGIN), below(rare)))
-    return Finding(f"F4 {name_of(method)}", rare, holds, contradicted, say, method)
+    besides = "an average that is kept"
+    name = f"F4 {name_of(method)}"
+    return Finding(name, rare, holds, contradicted, say, method, besides=besides)
 
 
 def remedies(p):

@@ -1,4 +1,4 @@
-"""Tests and their corrections: groups that changed, exact signs, agreement of seeds.
+"""Tests and their corrections: groups that changed, agreement of seeds.
 
 numpy and scipy only. Axes as in resample.py.
 """
@@ -206,57 +206,52 @@ def holm(p) -> np.ndarray:
     return out
 
 
-# ---------------------------------------------------------------- exact tests
-
-
-def sign_flip(per_seed) -> float:
-    """p of the exact two-sided sign-flip test of the mean of paired differences, (n,).
-
-    Null: each is as likely as its negative. NaN if a difference is."""
-    from scipy.stats import permutation_test
-
-    gains = np.asarray(per_seed, dtype=np.float64)
-    if not np.isfinite(gains).all():
-        return np.nan
-    if len(gains) == 1:
-        return 1.0
-
-    def distance(values, axis):
-        return np.abs(values.sum(axis=axis))
-
-    how = {"permutation_type": "samples", "alternative": "greater", "n_resamples": np.inf}
-    return float(permutation_test((gains,), distance, vectorized=True, **how).pvalue)
+# ---------------------------------------------------------------- agreement
 
 
 def agreement(mine, pool, permutations: int = 4000, seed: int = 0) -> tuple[float, float]:
     """Whether seeds agree on which groups gain: (covariance, one-sided p).
 
-    The covariance is that over groups between two seeds' gains, mean over pairs of seeds. mine
-    (K, 2, S, G), pool (K, 2, n, G): means of each network of a method and of each baseline on the
-    two halves of every group's examples, in K random splits. In each split the pool is halved as
-    well, so that the two gains that are compared share neither seed, nor example, nor baseline, and
-    nothing but the groups can make them agree. The covariance is averaged over splits; then one
-    permutation test relabels the groups of one side, alike for all seeds and splits. Fewer than two
-    seeds, groups or baselines give NaN.
+    The covariance is that over groups between the gains of two seeds, each over another baseline
+    and on another half of the examples, so that nothing but the groups can make them agree: the
+    mean over all such pairs, and over K random splits of the examples. mine (K, 2, S, G), pool
+    (K, 2, n, G): means of each network of a method and of each baseline on the two halves of every
+    group's examples.
+
+    Of two permutation tests the larger p counts, since neither is enough. One deals the networks
+    anew into method and pool: groups may then have anything in common, but what a method does to
+    single examples is taken for what it does to their group. The other relabels the groups of one
+    half, alike for all networks: single examples may then change, but groups are taken to vary
+    independently and alike. Fewer than two seeds, groups or baselines give NaN.
     """
-    kept = ~(nan_groups(mine) | nan_groups(pool))  # a half of a single example is empty
-    mine, pool = mine[..., kept], pool[..., kept]
-    (splits, _, seeds, groups), baselines = mine.shape, pool.shape[2]
+    seeds, baselines = mine.shape[2], pool.shape[2]
+    networks = np.concatenate([mine, pool], axis=2)
+    networks = networks[..., ~nan_groups(networks)]  # a half of a single example is empty
+    groups = networks.shape[-1]
     if min(seeds, groups, baselines) < 2:
         return np.nan, np.nan
-    rng = np.random.default_rng(seed)
-    products = np.zeros((groups, groups))
-    for k in range(splits):
-        order = rng.permutation(baselines)
-        halves = order[: baselines // 2], order[baselines // 2 :]
-        gains = (mine[k, side] - pool[k, side, halves[side]].mean(axis=0) for side in (0, 1))
-        here, there = (gain - gain.mean(axis=1, keepdims=True) for gain in gains)
-        # pairs of different seeds: all pairs less each seed with itself
-        products += np.outer(here.sum(axis=0), there.sum(axis=0)) - here.T @ there
-    labels = np.arange(groups)
-    orders = rng.permuted(np.broadcast_to(labels, (permutations, groups)), axis=1)
-    measured = np.trace(products)
-    null = products[labels, orders].sum(axis=1)
-    tie = TIE * np.abs(products).sum()
-    p = (1 + np.count_nonzero(null >= measured - tie)) / (1 + permutations)
-    return float(measured / (splits * seeds * (seeds - 1) * (groups - 1))), float(p)
+    centred = networks - networks.mean(axis=-1, keepdims=True)
+    here, there = centred[:, 0], centred[:, 1]  # (K, N, G)
+    scale, rng = len(centred) * (groups - 1), np.random.default_rng(seed)
+    pairs = seeds * (seeds - 1), baselines * (baselines - 1), seeds * baselines
+    # what the product of two networks counts for: no network is compared with itself
+    method = np.arange(seeds + baselines) < seeds
+    alike = np.where(method, 1 / pairs[0], 1 / pairs[1])
+    counts = np.where(method[:, None] == method, alike, -1 / pairs[2])
+    np.fill_diagonal(counts, 0)
+
+    by_group = np.einsum("kag,ab,kbh->gh", here, counts, there, optimize=True) / scale
+    measured, labels = np.trace(by_group), np.arange(groups)
+    orders = rng.permuted(np.tile(labels, (permutations, 1)), axis=1)
+    null = by_group[labels, orders].sum(axis=1)
+    of_groups = np.count_nonzero(null >= measured - TIE * np.abs(by_group).sum())
+
+    products = np.einsum("kag,kbg->ab", here, there, optimize=True) / scale
+    np.fill_diagonal(products, 0)
+    dealt = rng.permuted(np.tile(method.astype(float), (permutations, 1)), axis=1)
+    inside = ((dealt @ products) * dealt).sum(axis=1)
+    across = dealt @ (products + products.T).sum(axis=1) - 2 * inside
+    outside = products.sum() - inside - across
+    null = inside / pairs[0] + outside / pairs[1] - across / pairs[2]
+    of_networks = np.count_nonzero(null >= measured - TIE * np.abs(products).sum())
+    return float(measured), float((1 + max(of_groups, of_networks)) / (1 + permutations))

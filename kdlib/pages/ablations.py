@@ -87,7 +87,8 @@ def summary(p, figures):
 
 @captioned
 def _plot_ablation(pair, table):
-    """Its caption depends on the primary configuration."""
+    """Each level is compared with the mean of the one-hot networks on the same data. Dots are
+    seeds, bars 95 % intervals."""
     words = table.field.iloc[0].replace("_", " ")
     label = FIELDS.get(table.field.iloc[0], words)
 
@@ -107,12 +108,8 @@ def _plot_ablation(pair, table):
         f"{number(low.estimate)} at {low.level} to {number(high.estimate)} at {high.level}; clear "
         f"harm at {harmed}."
     )
-    caption = (
-        f"Everything else is as in the primary configuration, which has {base}. Each level is "
-        "compared with the mean of the one-hot networks on the same data. Dots are seeds, bars "
-        "95 % intervals."
-    )
-    return paint, sentence, table, caption
+    rest = f"Everything else is as in the primary configuration, which has {base}."
+    return paint, sentence, table, rest
 
 
 def variance_components(panels, method="kd"):

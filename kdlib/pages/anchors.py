@@ -209,7 +209,7 @@ def deviations(p):
     )
     theirs = "ResNet-56 to ResNet-56 or -32, 256 epochs on the long tail (re-run)"
     whose = {"both": "of teacher and student", "teacher": "of the teacher alone"}[kd.soften]
-    softening = f"T = {kd.temperature:g} {whose}, alpha = {kd.alpha:g}"
+    teacher = f"T = {kd.temperature:g} {whose}, alpha = {kd.alpha:g}"
     of = "group, or of its label," if "ada_alpha_by_label" in p.runs else "group"
     alpha = (
         f"alpha is the margin of the {of} on {ada.margin_source}, T = {ada.margin_temperature:g}"
@@ -221,7 +221,7 @@ def deviations(p):
     rows = [
         ("data", f"{study.name}: {study.about}", data),
         ("networks", networks, theirs),
-        ("softening", softening, "T in {1, 3, 5} on the teacher's side only (re-run)"),
+        ("temperature", teacher, "T in {1, 3, 5} on the teacher's side only (re-run)"),
         ("AdaAlpha", alpha, "formula not given in what we could read: reconstructed"),
         ("extra labels", labels, unstated),
         ("seeds", seeds, unstated),

@@ -13,13 +13,15 @@ from kdlib.pages.drawing import DESK, axes_of, captioned, drawn, legend, shot
 from kdlib.pages.shown import Appendix, ends
 
 MOST_NAMES = 40  # of classes below a figure
-BUCKET_LOOKS = {  # by training images; by teacher margin, where classes are balanced
-    "many-shot": ("#0072B2", "o"),
-    "medium-shot": ("#767676", "s"),
-    "few-shot": ("#D55E00", "^"),
-    "highest tenth": ("#0072B2", "o"),
-    "middle": ("#767676", "s"),
-    "lowest tenth": ("#D55E00", "^"),
+MOST_NAMED = 3  # of classes in a sentence
+# by training images; by teacher margin, where classes are balanced; no method looks like one
+BUCKET_LOOKS = {
+    "many-shot": ("#b08a1e", "d"),
+    "medium-shot": ("#7a5c10", "p"),
+    "few-shot": ("#3d2b00", "v"),
+    "highest tenth": ("#b08a1e", "d"),
+    "middle": ("#7a5c10", "p"),
+    "lowest tenth": ("#3d2b00", "v"),
 }
 
 
@@ -77,11 +79,17 @@ def tested(p, members, method="kd", over="one_hot"):
 
 
 def counted(table, what):
-    """How many rows are harmed and helped, in words; with one seed, nothing is tested."""
+    """How many rows are harmed and helped, and which if they are few, in words.
+
+    The first column names them. With one seed, nothing is tested."""
     if table.q.isna().all():
         return f"is not tested on {len(table)} {what}, since there is one seed"
-    harmed, helped = ((table.finding == word).sum() for word in ("harmed", "helped"))
-    return f"harms {harmed} and helps {helped} of {len(table)} {what}"
+    said = []
+    for verb, word in (("harms", "harmed"), ("helps", "helped")):
+        names = table.iloc[:, 0][table.finding == word]
+        named = f" ({', '.join(names)})" if 0 < len(names) <= MOST_NAMED else ""
+        said.append(f"{verb} {len(names)}{named}")
+    return f"{' and '.join(said)} of {len(table)} {what}"
 
 
 @captioned
@@ -107,7 +115,7 @@ def plot_gain_by_group(p, method="kd", over="one_hot"):
     sentence = (
         f"{p.name}: {compared}{name_of(method)} {counted(table, p.study.groups[1])} (false "
         f"discovery rate 5 %); mean gains range from {number(least.gain)} ({least.group}) to "
-        f"{number(most.gain)} ({most.group})."
+        f"{number(most.gain)} ({most.group}), extremes that are partly luck."
     )
     return paint, sentence, table
 

@@ -30,6 +30,7 @@ LETTER, HANDLE = 0.062, 0.45  # inches: of a legend a usual letter, and a mark w
 THIN = "1234"  # markers of lines alone
 MANY = 1500  # marks, above which they are a picture, and names may cover some
 BESIDE = 8  # points: size of names that stand in a figure
+LINE_HEIGHT = 0.12  # inches of a line of such a name
 
 
 @contextlib.contextmanager
@@ -79,8 +80,8 @@ class Shown:
 def captioned(draw):
     """Make a function that gives (paint, sentence, table), or None, into one that gives a Shown.
 
-    Its docstring is the caption, so that what a figure shows is said once; a caption that depends
-    on the data comes as a fourth value."""
+    Its docstring is the caption, so that what a figure shows is said once; what more the caption
+    says of the data comes as a fourth value."""
     docstring = " ".join(draw.__doc__.split())
 
     @functools.wraps(draw)
@@ -88,8 +89,8 @@ def captioned(draw):
         found = draw(*arguments, **options)
         if found is None:
             return None
-        paint, sentence, table, *caption = found
-        return Shown(paint, sentence, *(caption or [docstring]), table)
+        paint, sentence, table, *more = found
+        return Shown(paint, sentence, " ".join([docstring, *filter(None, more)]), table)
 
     return shown
 
@@ -202,6 +203,9 @@ def drawn(table, place, label, by=None, zero=True, across=False, width=DESK, hei
     if width < DESK and not across:
         shape = {"rows": len(parts)}
         height *= 0.4 + 0.6 * len(parts)
+    names = [textwrap.fill(str(name), 20) for name in parts[0][1][place].unique()]
+    if width < DESK and across and by:  # names of three lines need more room
+        height += LINE_HEIGHT * len(names) * max(0, max(n.count("\n") for n in names) - 1)
     figure, all_axes = axes_of(width, height, sharey=across and "row", squeeze=False, **shape)
     all_axes = all_axes.ravel()
     for axes, (title, rows) in zip(all_axes, parts, strict=True):
@@ -216,7 +220,6 @@ def drawn(table, place, label, by=None, zero=True, across=False, width=DESK, hei
             axes.set_xlabel("")
         figure.supxlabel(label, fontsize=10)
         if width < DESK:
-            names = [textwrap.fill(name, 20) for name in parts[0][1][place].unique()]
             all_axes[0].set_yticks(range(len(names)), names, fontsize=8, linespacing=0.9)
     if not across:
         for axes in all_axes[1:] if "columns" in shape else ():

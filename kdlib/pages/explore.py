@@ -8,6 +8,7 @@ import pandas as pd
 
 from kdlib.config import KdlibError, did_you_mean
 from kdlib.evidence.choice import gate_failed
+from kdlib.evidence.findings import DEMONSTRATION
 from kdlib.evidence.panel import panel
 from kdlib.evidence.rules import classes as in_words
 from kdlib.evidence.stats import interval
@@ -29,10 +30,11 @@ ENDS = 3  # classes at either end of the gains that the table has
 def banner(chosen):
     """The Headline of a page whose study has overrides: nothing on the page is counted.
 
-    Else it says what groups are, where they are not the labels, and that the recipe fails the gate,
-    if it does. None: nothing of that is so."""
+    Else it says what groups are, where they are not the labels, that the recipe fails the gate, if
+    it does, and that the study is a demonstration or superseded. None: nothing of that is so."""
     if not chosen.overrides:
         said = gate_failed(chosen)
+        notes = [DEMONSTRATION] * chosen.demonstration + [chosen.about] * chosen.superseded
         if "hidden" in chosen.kinds:
             one, many = chosen.groups
             said.insert(
@@ -40,7 +42,7 @@ def banner(chosen):
                 f"The groups of this study are {many}, which its labels do not tell apart; where "
                 f"a page says class, it means a {one}.",
             )
-        return Headline(said) if said else None
+        return Headline(said, notes=notes) if said or notes else None
     base = chosen.name.removesuffix("-exploratory")
     said = (
         f"Exploratory: {base} with {told(chosen.overrides)}. These runs were not planned in "

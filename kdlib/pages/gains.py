@@ -38,6 +38,18 @@ def rarest_classes(p):
     return f"the {classes(p, p.bucket_names.index(rarest(p)[0]))}"
 
 
+def shots(p):
+    """How many training images the classes of a bucket have, in a sentence; "" where all have as
+    many."""
+    if not p.study.bucket_edges:
+        return ""
+    (many, few), groups = p.study.bucket_edges, p.study.groups[1]
+    return (
+        f"Few-shot {groups} have fewer than {few} training images, many-shot {groups} more than "
+        f"{many}."
+    )
+
+
 def changes(p, method, over):
     """How accuracy changes from one method to another, on average and in the rarest bucket."""
     average, rare = (told(p.gain(method, w, over)) for w in (p.average, rarest(p)[1]))
@@ -139,7 +151,8 @@ def plot_gain_by_bucket(p, methods=None, over="one_hot"):
     def paint(width):
         return by_bucket(p, table, f"gain over {base}, points", width)[0]
 
-    return paint, f"{p.name}: {changes(p, methods[0], over)}, compared with {base}.", table
+    sentence = f"{p.name}: {changes(p, methods[0], over)}, compared with {base}."
+    return paint, sentence, table, shots(p)
 
 
 @captioned
@@ -166,12 +179,12 @@ def plot_forest(p, methods=None, over="one_hot"):
         f"{base} in {rarest_classes(p)}; the highest estimate is that of {last.method[best]}, "
         f"{told(p.gain(methods[best], weights, over))}."
     )
-    return paint, sentence, table
+    return paint, sentence, table, shots(p)
 
 
 @captioned
 def plot_trade_off(p, methods=None):
-    """Up and to the right is better; one-hot is the origin. Squares are the methods that no other
+    """Up and to the right is better; one-hot is the origin. A ring marks the methods that no other
     one beats on both axes, by their means; crosses are 95 % intervals and often overlap."""
     table = gain_by_bucket(p, methods or p.methods)
     means = table.pivot(index="method", columns="bucket", values="estimate")
@@ -183,12 +196,10 @@ def plot_trade_off(p, methods=None):
     if len(named) > MOST_NAMED:
         named = [m for m in named if m in (*best, name_of("kd"), name_of("ada_alpha"))]
     others = means.loc[[m for m in means.index if m not in named], ["average", name]].to_numpy()
-    caption = " ".join(plot_trade_off.__doc__.split())
-    if len(others):
-        caption += (
-            " Small grey dots are the means of all other methods; the data below name them and "
-            "give their intervals."
-        )
+    more = (
+        "Small grey dots are the means of all other methods; the data below name them and give "
+        "their intervals."
+    )
 
     def paint(width):
         figure, axes = axes_of(width, height=4.4)
@@ -202,10 +213,12 @@ def plot_trade_off(p, methods=None):
             rows = table[table.method == method].set_index("bucket").loc[["average", name]]
             x, y = rows.estimate
             (left, right), (low, high) = rows[["low", "high"]].to_numpy()
-            colour, _ = look_of(method)
+            colour, marker = look_of(method)
             axes.plot([left, right], [y, y], color=colour, alpha=0.35)
             axes.plot([x, x], [low, high], color=colour, alpha=0.35)
-            axes.plot(x, y, "s" if method in best else "o", color=colour, markersize=7)
+            axes.plot(x, y, marker, color=colour, markersize=7)
+            if method in best:
+                axes.plot(x, y, "o", color=colour, markersize=13, fillstyle="none")
             marks.append((x, y, method, colour))
         axes.set_xlabel("average gain over one-hot, points")
         axes.set_ylabel(f"gain in {rarest_classes(p)}, points")
@@ -216,7 +229,7 @@ def plot_trade_off(p, methods=None):
         f"{p.name}: no other method has both a higher overall average and a higher mean in "
         f"{rarest_classes(p)} than {', '.join(best)}."
     )
-    return paint, sentence, table, caption
+    return paint, sentence, table, more if len(others) else ""
 
 
 def power(p, methods):
@@ -261,7 +274,7 @@ def plot_power(p, methods=None):
         look = {"color": [look_of(m)[0] for m in table.method], "alpha": 0.2}
         axes.use_sticky_edges = False  # a bar needs room at its end, as a mark does
         axes.bar(at, 2 * reach, 0.75 * room, bottom=-reach, **look)
-        axes.bar(0, 0, color="#767676", alpha=0.3, label="too small to be found")
+        axes.bar(0, 0, color="#767676", alpha=0.3, label="found less than 4 times in 5")
         legend(figure, axes)
         return figure
 

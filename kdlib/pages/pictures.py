@@ -136,15 +136,17 @@ def lost(p, method="kd", over="one_hot", groups=()):
     if p.runs[method][0].config.teacher:
         teachers = p.predicted("teacher")[: len(mine)]
         whose = "the wrong label of its own teacher"
+    which = (
+        f"that most of the {len(base)} {name_of(over)} networks get right and to which at least "
+        f"one of the {len(mine)} {name_of(method)} networks gives {whose}"
+    )
     caption = (
-        f"Each picture is a test image that most of the {len(base)} {name_of(over)} networks get "
-        f"right and to which at least one of the {len(mine)} {name_of(method)} networks gives "
-        f"{whose}. Below it are its class, after the arrow that label (the most common one, if "
+        "Below each picture are its class, after the arrow that label (the most common one, if "
         "there are several), and how many networks give it. Images that most networks get wrong "
         "come first. A few such images would be found even without any harm."
     )
     found = lost_by(p.y, mine, base, teachers)
-    return _pictures(p, method, over, groups, found, len(mine), caption)
+    return _pictures(p, method, over, groups, found, len(mine), which, caption)
 
 
 def won(p, method="kd", over="one_hot", groups=()):
@@ -152,14 +154,17 @@ def won(p, method="kd", over="one_hot", groups=()):
 
     groups: names; by default those whose accuracy rises most. See lost."""
     mine, base = _networks(p, method, over)
+    which = (
+        f"that most of the {len(base)} {name_of(over)} networks get wrong and most of the "
+        f"{len(mine)} {name_of(method)} networks get right"
+    )
     caption = (
-        f"Each picture is a test image that most of the {len(base)} {name_of(over)} networks get "
-        f"wrong and most of the {len(mine)} {name_of(method)} networks get right. Below it are its "
-        "class, after the arrow the label that most of the wrong networks give, and how many "
-        f"{name_of(method)} networks are right. Images that most of these get right come first."
+        "Below each picture are its class, after the arrow the label that most of the wrong "
+        f"networks give, and how many {name_of(method)} networks are right. Images that most of "
+        "these get right come first."
     )
     found = won_by(p.y, mine, base)
-    return _pictures(p, method, over, groups, found, len(mine), caption)
+    return _pictures(p, method, over, groups, found, len(mine), which, caption)
 
 
 def _networks(p, method, over):
@@ -169,21 +174,22 @@ def _networks(p, method, over):
     return p.paired(method, over)
 
 
-def _pictures(p, method, over, groups, found, students, caption):
-    """The Pictures of what was found, group by group."""
+def _pictures(p, method, over, groups, found, students, which, caption):
+    """The Pictures of what was found, group by group. which: what each is, in words."""
     gain = p.group_gain(method, over).mean(axis=0)
     shown = _groups(p, found, gain, groups)
-    verb, change = {"lost": ("loses", "falls"), "won": ("wins", "rises")}[found.kind]
-    said = f"{p.name}: compared with {name_of(over)}, {name_of(method)} {verb}"
+    change = {"lost": "falls", "won": "rises"}[found.kind]
     what = p.name, found.kind, students
     if not shown:
         where = "of these classes" if groups else f"of a class whose accuracy {change}"
-        return Pictures(*what, f"{said} no test image {where}.", caption)
+        return Pictures(*what, f"{p.name}: there is no test image {where} {which}.", caption)
     inside = np.isin(p.group, shown)
-    count = f"{(found.some & inside).sum():,} of {inside.sum():,} test images"
     told = ", ".join(f"{p.group_names[g]} ({number(gain[g])})" for g in shown)
-    why = "" if groups else f", where accuracy {change} most"
-    sentence = f"{said} {count} of {told}{why}."
+    why = "" if groups else f", whose accuracy {change} most compared with {name_of(over)}"
+    sentence = (
+        f"{p.name}: of {inside.sum():,} test images of {told}{why}, "
+        f"{(found.some & inside).sum():,} are images {which}."
+    )
     try:
         images = images_of(p)
     except DataError:
@@ -191,7 +197,7 @@ def _pictures(p, method, over, groups, found, students, caption):
         data = "cifar10" if data == "cifar10" else "cifar100"  # of which all others are parts
         caption = (
             f"The images are not shown, since {data} is missing or incomplete on this computer: "
-            f"run `python -m kdlib data get {data}`, or set KDLIB_DATA to the folder of a copy."
+            f"run python -m kdlib data get {data}, or set KDLIB_DATA to the folder of a copy."
         )
         return Pictures(*what, sentence, caption)
     except KdlibError as error:

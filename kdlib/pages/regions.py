@@ -289,5 +289,4 @@ def plot_shared(setting):
         )
     else:
         sentence += "some weights by group lower the minority’s error, whatever the noise."
-    caption = f"{' '.join(plot_shared.__doc__.split())} The input has variance {ridge.SHARED:g}."
-    return paint, sentence, table.iloc[::6], caption
+    return paint, sentence, table.iloc[::6], f"The input has variance {ridge.SHARED:g}."

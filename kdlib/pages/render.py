@@ -14,6 +14,7 @@ from nbconvert.filters import Highlight2HTML
 from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 
 from kdlib.config import KdlibError
+from kdlib.evidence.findings import DEMONSTRATION
 from kdlib.pages.shown import HERE, TEMPLATE, TEMPLATES, tidy
 from kdlib.study.files import whole_file
 from kdlib.study.grids import JUDGED, STUDIES
@@ -163,7 +164,8 @@ def write_index(pages, html, verdicts, provenance):
         studies.append(facts | {"verdicts": verdicts[name], "provenance": provenance[name]})
     studies.sort(key=_place(studies))
     index = TEMPLATES.get_template("index.html.j2")
-    text = index.render(theory=theory, studies=studies, judged=JUDGED, now=datetime.now(UTC))
+    facts = {"judged": JUDGED, "demonstration": DEMONSTRATION, "now": datetime.now(UTC)}
+    text = index.render(theory=theory, studies=studies, **facts)
     return write(html, tidy(text))
 
 

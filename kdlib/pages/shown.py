@@ -76,13 +76,15 @@ class Verdicts:
 class Headline:
     """The answer of a page: a sentence for each pair of networks, then the word of each verdict.
 
-    It comes under the title, before the main figure; the index repeats it."""
+    It comes under the title, before the main figure; the index repeats it. notes: sentences before
+    it that the index leaves out."""
 
     sentences: list
     cards: list = ()
+    notes: list = ()
 
     def _repr_html_(self):
-        return html_of("headline", self.sentences, self.cards)
+        return html_of("headline", self.sentences, self.cards, self.notes)
 
 
 # ---------------------------------------------------------------- tables

@@ -16,8 +16,8 @@ from kdlib.pages.shown import Table, estimates
 def plot_margin_and_gain(p, correlation):
     """Each mark is a class, averaged over seeds; the margin is measured on held-out images. The
     correlation is computed seed by seed with the margin of the other seeds' teachers, so that one
-    teacher's luck cannot create it; its interval covers other classes too. An audit does this for
-    its own groups, with the margin on half of its examples."""
+    teacher's luck cannot create it; its interval covers other classes too. Whatever tells easy from
+    hard classes, such as the number of training images, may be correlated with the gain as well."""
     table = gain_by_group(p)
     names = table.group.str.replace("_", " ")
     marks = table.assign(group=names, bucket=table.bucket.map(shot))
@@ -37,8 +37,8 @@ def answer(cards):
         return found["F3b"]["said"]
     return (
         "compared with one-hot training, distillation changes how often students repeat the "
-        f"teacher's wrong label by {told(copied)} at equal accuracy, and their extra error in the "
-        f"teacher's weakest classes by {told(amplified)}."
+        f"teacher's wrong label by {told(copied)} at equal accuracy, and their error in the "
+        f"teacher's weakest classes minus that in the rest by {told(amplified)}."
     )
 
 
@@ -76,7 +76,8 @@ def plot_copied_and_amplified(p, sentence):
     """Transferred: of the test images that the teacher gets wrong, the share to which a student
     gives the same wrong label. Amplified: student error minus teacher error in the fifth of classes
     that is weakest for other seeds' teachers, minus the same in the rest. Dots are seeds, bars 95 %
-    intervals."""
+    intervals. Here accuracies are not made equal, and in the right panel each one-hot network is
+    compared with one of the teachers; the rules use all baselines."""
     copied, amplified = copied_errors(p, p.runs), amplified_errors(p, p.runs)
     table = pd.concat([copied, amplified], ignore_index=True)
     titles = {"teacher wrong": "Transferred", "weakest fifth − rest": "Amplified"}
@@ -110,4 +111,5 @@ def cells(p, method="kd"):
         row |= {name_of(method): words[distilled], "count": count}
         rows.append(row | {n: getattr(result, n) for n in ("estimate", "low", "high")})
     counted = "images are counted over all seeds; in the percentages every class counts alike"
-    return Table(pd.DataFrame(rows), f"The eight outcomes, {p.name}: {counted}")
+    units = dict.fromkeys(("estimate", "low", "high"), "%")
+    return Table(pd.DataFrame(rows), f"The eight outcomes, {p.name}: {counted}", units)

@@ -11,35 +11,9 @@ from kdlib.evidence.significance import (
     agreement,
     false_discovery,
     shrunk_variances,
-    sign_flip,
 )
 
 # ---- tests over seeds and groups ---------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    "gains",
-    [
-        [0.3, 0.1, 0.4, 0.2, 0.5, 0.9],
-        [0.3, -0.1, 0.4, 0.0, -0.2],
-        [0.1, 0.2, 0.3, -0.3, -0.2, 0.1],
-        [0.0, 0.0, 0.0],
-        [-1.5],
-        [0.02, 0.02, 0.02, -0.02, 0.01, 0.03, 0.05, -0.01],
-        list(range(1, 9)),
-    ],
-)
-def test_sign_flip_counts_the_signs_that_reach_as_far(gains):
-    exact = [round(1000 * g) for g in gains]  # whole numbers: ties are exact
-    reached = [
-        abs(sum(s * g for s, g in zip(signs, exact, strict=True))) >= abs(sum(exact))
-        for signs in itertools.product((1, -1), repeat=len(exact))
-    ]
-    assert sign_flip(gains) == pytest.approx(np.mean(reached))
-
-
-def test_sign_flip_of_nan_is_nan():
-    assert np.isnan(sign_flip([0.1, np.nan, 0.3]))
 
 
 def hierarchical_gains(rng, seeds, groups, d0, prior=4.0, effect=0.0):
@@ -196,18 +170,51 @@ def cut(rng, network, example, groups, splits=20, n=16, seeds=6, baselines=12, s
 
 
 def test_agreement_is_the_mean_covariance_between_seeds_examples_and_baselines():
-    """One split by hand: the covariance over groups between different seeds, each over its own half
-    of pool and examples."""
+    """One split by hand: the covariance over groups between the gains of different seeds, each over
+    another baseline and on its own half of the examples."""
     mine, pool = cut(np.random.default_rng(0), 1.0, 1.0, 9, splits=1)
-    order = np.random.default_rng(7).permutation(12)
-    here, there = (
-        mine[0, 0] - pool[0, 0, order[:6]].mean(axis=0),
-        mine[0, 1] - pool[0, 1, order[6:]].mean(axis=0),
-    )
-    wanted = np.mean(
-        [np.cov(here[s], there[z])[0, 1] for s, z in itertools.permutations(range(6), 2)]
-    )
-    assert agreement(mine, pool, 10, seed=7)[0] == pytest.approx(wanted)
+    wanted = [
+        np.cov(mine[0, 0, s] - pool[0, 0, b], mine[0, 1, z] - pool[0, 1, c])[0, 1]
+        for s, z in itertools.permutations(range(6), 2)
+        for b, c in itertools.permutations(range(12), 2)
+    ]
+    assert agreement(mine, pool, 10)[0] == pytest.approx(np.mean(wanted))
+
+
+def test_the_p_of_agreement_is_the_larger_of_two_permutation_tests():
+    """Of four and three networks there are 35 deals, of four groups 24 orders: all by hand."""
+    rng = np.random.default_rng(5)
+    mine, pool = cut(rng, 1.0, 0.5, 4, splits=2, seeds=4, baselines=3, signal=rng.normal(0, 1, 4))
+    networks = np.concatenate([mine, pool], axis=2)
+
+    def covariance(method, order=slice(None)):
+        rest = [n for n in range(7) if n not in method]
+        some = networks[:, 0], networks[:, 1][:, :, order]
+        return agreement(
+            *(np.stack([side[:, who] for side in some], axis=1) for who in (list(method), rest)), 1
+        )[0]
+
+    measured = covariance(range(4))
+    deals = [covariance(some) for some in itertools.combinations(range(7), 4)]
+    orders = [covariance(range(4), list(o)) for o in itertools.permutations(range(4))]
+    shares = [np.mean(np.array(null) >= measured - 1e-9) for null in (deals, orders)]
+    assert shares[0] != pytest.approx(shares[1], abs=0.02)
+    assert agreement(mine, pool, 20_000)[1] == pytest.approx(max(shares), abs=0.01)
+
+
+def test_agreement_is_not_fooled_by_groups_that_vary_together_and_unequally():
+    """Networks differ, and groups of one kind move together: nothing is changed by the method."""
+    rng, null, real = np.random.default_rng(8), [], []
+    for i in range(300):
+        spread = 3 * np.exp(rng.normal(0, 0.3, 50))
+        common = np.repeat(rng.normal(size=(12, 10)), 5, axis=1)
+        networks = spread * (common + rng.normal(size=(12, 50))) / np.sqrt(2)
+        for found, signal in ((null, 0.0), (real, rng.normal(0, 2.5, 50))):
+            means = networks + np.where(np.arange(12) < 4, 1, 0)[:, None] * signal
+            halves = means + rng.normal(0, 1.5, (4, 2, 12, 50))
+            found.append(agreement(halves[:, :, :4], halves[:, :, 4:], 199, seed=i)[1])
+    assert np.mean(np.array(null) <= 0.05) < 0.08
+    assert np.mean(np.array(real) <= 0.05) > 0.85
 
 
 def test_agreement_is_fooled_neither_by_shared_examples_nor_by_a_shared_pool():

@@ -169,7 +169,7 @@ def test_menus_in_a_kernel_change_what_is_shown_in_place(on_record, tmp_path, mo
     headline, *_, table, lost, _, _ = shown(notebook)
     assert "AdaAlpha" in headline and "distillation" not in headline
     assert [row for row, _ in Document(table).all("th", scope="row")][-1].startswith("class 3, ")
-    assert "compared with one-hot, AdaAlpha loses" in lost
+    assert "one-hot networks get right and" in lost and "AdaAlpha networks gives" in lost
 
 
 # ---------------------------------------------------------------- one method over another
@@ -210,10 +210,11 @@ def test_the_answer_names_both_ends_and_counts_what_is_beyond_chance(on_record):
     p = panel(DIGITS, DIGITS.pairs[0], 2)
     figure = classes.plot_gain_by_group(p, "kd")
     said = explore.answer(p, figure)
-    assert "range from −35.0 points (class 3) to +15.0 points (class 9). 2 of 16 planned" in said
+    assert "range from −35.0 points (class 3) to +15.0 points (class 9), " in said
     counts = figure.table.finding.value_counts()
     helped, harmed = counts.get("helped", 0), counts["harmed"]
-    assert f"distillation harms {harmed} and helps {helped} of 10 classes" in said
+    assert "extremes that are partly luck. 2 of 16 planned" in said
+    assert f"distillation harms {harmed} (class 3) and helps {helped} of 10 classes" in said
     one = panel(DIGITS, DIGITS.pairs[0], 1)
     assert "too few to tell" in explore.answer(one, classes.plot_gain_by_group(one))
 
@@ -273,5 +274,11 @@ def test_wrong_overrides_stop_a_notebook_in_a_sentence_before_anything_trains(
     assert "Traceback (most recent call last)" not in text
 
 
-def test_a_study_as_planned_has_no_banner():
-    assert explore.banner(DIGITS) is None
+def test_only_a_demonstration_and_what_is_superseded_say_so_above_their_pages():
+    assert explore.banner(STUDIES["cifar100-lt-self"]) is None
+    for name in ("digits", "digits-rivals", "digits-knobs", "digits-ablations"):
+        shown = explore.banner(STUDIES[name])
+        assert shown.sentences == [] and "a demonstration, not evidence" in shown.notes[0]
+        assert f"<p>{shown.notes[0]}</p>" in shown._repr_html_()
+    (note,) = explore.banner(STUDIES["cifar20-short"]).notes
+    assert note.endswith("do not fit their training images. Superseded.")

@@ -151,7 +151,8 @@ def test_parameters_are_checked_right_after_the_imports(path):
     lines = code(read(path))[1].source.splitlines()
     kind = lines.index(f'KIND = "{KIND[path.stem]}"')
     imports, checks = lines[:kind], ["chosen = check_parameters(globals())"]
-    if KIND[path.stem] in JUDGED:  # whose page says at the top that it is exploratory
+    # whose page says at the top that it is exploratory, or a demonstration
+    if KIND[path.stem] in (*JUDGED, "knobs", "ablations", "rivals"):
         checks.append("explore.banner(chosen)")
     assert lines[kind + 1 :] == checks
     assert all(line.startswith("from ") for line in imports if line)

@@ -56,7 +56,7 @@ def test_the_answer_marks_what_the_matched_control_does_too(monkeypatch):
     answer, _, everything = results.texts()
     assert "average accuracy: holds†.* This rule also fires on the matched control" in answer
     assert "rarest classes: holds†.* The matched control passes too" in answer
-    assert "at least one of these rules fires in 10.0 % of random draws." in answer
+    assert "at least one of the 8 rules of this study fires in 10.0 % of random draws." in answer
     assert everything.count("**holds†**<br>") == 2 and everything.count("\n† F") == 2
     assert everything.count("| **holds†** |") == 2
 
@@ -91,7 +91,7 @@ def test_the_results_state_every_finding_and_what_lies_beyond(monkeypatch):
         "(`tiny-rivals`), 2 of 5 planned seeds, preliminary\n\n- cnn → cnn_small: no other"
         in everything
     )
-    assert re.search(r"- \*\*Rivals\.\*\* cnn → cnn_small: .* clearly beat AdaAlpha in", answer)
+    assert re.search(r"- \*\*Rivals\.\*\* cnn → cnn_small: .* clearly beat AdaAlpha both", answer)
 
 
 def test_a_superseded_study_gives_no_answer_while_there_is_another(monkeypatch):

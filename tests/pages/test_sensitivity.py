@@ -1,7 +1,6 @@
 """Rivals, knobs, ablations, recipe, training: tables against numbers known by construction; figures
 that say what they show."""
 
-import itertools
 from dataclasses import replace
 
 import numpy as np
@@ -98,10 +97,7 @@ def test_conditions_of_f4_are_those_of_the_finding():
     p = made(BEYOND, **rates, shuffled=METHODS)
     (row,) = sensitivity.mitigations(p, ["halfway"]).table.to_dict("records")
     cells = ["average, over distillation", "few, over distillation", "few, over one-hot"]
-    assert list(row) == ["method", *cells[:2], "p, few", cells[2], "labels beyond training"]
-    gain = p.gain("halfway", p.in_bucket(2), "kd").per_seed
-    flips = np.array([abs(np.dot(s, gain)) for s in itertools.product((1, -1), repeat=len(gain))])
-    assert float(row["p, few"]) == pytest.approx(np.mean(flips >= abs(sum(gain)) - 1e-9))
+    assert list(row) == ["method", *cells, "labels beyond training"]
     estimates = [numbers(row[cell])[0] for cell in cells]
     assert estimates == pytest.approx([8 * 0.5 + 2 * 1.5, 15, 5])
     for cell in cells:
@@ -465,15 +461,21 @@ def test_rivals_are_told_against_ada_alpha_and_against_the_constant_weight(panel
         "no other method has both" in trade_off
         and "few-shot classes than logit adjustment" in trade_off
     )
-    reads = "AdaAlpha reads labels of val, for its margins."
-    first = "2 of 3 methods clearly beat AdaAlpha in the few-shot classes: logit adjustment by"
-    assert ahead.endswith(f"{first} +10.0 points, distillation by +5.0 points. {reads}")
+    rest = (
+        "The 95 % intervals are those of 3 seeds, not corrected for the number of methods. AdaAlpha "
+        "reads labels of val, for its margins."
+    )
+    beat = "methods clearly beat AdaAlpha both on average and in the few-shot classes"
+    first = f"2 of 3 {beat}: logit adjustment by +2.0 and +10.0 points"
+    second = "distillation by +1.0 and +5.0 points"
+    assert ahead.endswith(f"{first}, {second}; none more there alone. {rest}")
     named = sensitivity.ahead_of_ada_alpha(p, 1)
-    assert named.endswith(f"{first} +10.0 points, and 1 other. {reads}")
+    assert named.endswith(f"{first}, and 1 other; none more there alone. {rest}")
     assert sensitivity.ahead_of_ada_alpha(p, 2) == ahead
     (last,) = panels_of(study, ada_alpha=but(0.7, few=1.0))
-    said = sensitivity.ahead_of_ada_alpha(last)
-    assert f"none of 3 methods clearly beat AdaAlpha in the few-shot classes. {reads}" in said
+    assert f"none of 3 {beat}; none more there" in sensitivity.ahead_of_ada_alpha(last)
+    (apart,) = panels_of(study, ada_alpha=0.7, kd_mean_alpha=0.4, kd=but(0.4, few=0.8))
+    assert f"none of 3 {beat}; 1 more there alone." in sensitivity.ahead_of_ada_alpha(apart)
     both = [
         words.told(p.gain("ada_alpha", p.places()[k], "kd_mean_alpha")) for k in ("average", "few")
     ]

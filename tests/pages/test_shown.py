@@ -130,10 +130,11 @@ def test_the_sentence_has_the_numbers_of_the_table(panels, drawn):
     margin = drawn["margins"].table.set_index("group").held_out
     runs = f"from {margin.min():.2f} (a -- b & c) to {margin.max():.2f} ({HOSTILE})"
     assert runs in said["margins"] and "training images the mean is 1.00" in said["margins"]
-    finding = drawn["gain_by_group"].table.finding
-    harmed, helped = ((finding == word).sum() for word in ("harmed", "helped"))
-    assert harmed and helped
-    assert f"harms {harmed} and helps {helped}" in said["gain_by_group"]
+    table = drawn["gain_by_group"].table
+    harmed, helped = (table.group[table.finding == word] for word in ("harmed", "helped"))
+    assert len(harmed) == 3 and len(helped) == 1
+    names = f"harms 3 ({', '.join(harmed)}) and helps 1 ({helped.iloc[0]}) of"
+    assert names in said["gain_by_group"]
     losses = drawn["log_loss"].table.query("bucket == 'few'").set_index("method").estimate
     lowest = f"{losses.idxmin()} has the lowest mean log-loss, {losses.min():.2f} nats"
     assert lowest in said["log_loss"]
@@ -231,7 +232,8 @@ def test_verdict_cards_and_the_headline_say_each_verdict_and_what_is_preliminary
     assert said in words_of(verdicts, "li") and "in F1.+1.4" in words_of(verdicts, "li")
     assert words_of(headline, "strong").startswith(f"It helps.{HOSTILE} loses.")
     early = " (preliminary: 3 of 4 planned seeds). "
-    first = "Holds: average rises (F1). Not under this reading: AdaAlpha spares the rarest classes"
+    first = "Holds: average rises (F1). Not under this reading: AdaAlpha beats distillation in the "
+    first += "rarest classes"
     seeds = "planned seeds, each a training run from its own random start"  # once
     own = early.replace("planned seeds", seeds)
     both = f"b → b{own}{first} (F4).a → b{early}Not decided: average rises (F1)."
@@ -345,7 +347,7 @@ def test_one_seed_has_marks_without_bars(panels):
     assert not drawn_bars(axes, 1)
 
 
-def test_the_trade_off_squares_and_names_who_is_not_beaten(panels, monkeypatch):
+def test_the_trade_off_rings_and_names_who_is_not_beaten(panels, monkeypatch):
     values = {"distillation": (3, -4), "AdaAlpha": (2, 1), "AdaMargin": (0, 0)}
     rows = [
         {"method": m, "bucket": b, "estimate": v, "low": v - 1.0, "high": v + 1.0}
@@ -355,8 +357,11 @@ def test_the_trade_off_squares_and_names_who_is_not_beaten(panels, monkeypatch):
     monkeypatch.setattr(gains, "gain_by_bucket", lambda *_: pd.DataFrame(rows))
     found = gains.plot_trade_off(panels["self"])
     assert found.sentence.endswith("in the few-shot classes than distillation, AdaAlpha.")
-    marks = [line for line in found.figure.axes[0].lines if line.get_markersize() == 7]
-    assert [line.get_marker() for line in marks] == ["x", "s", "s", "o"]
+    lines = found.figure.axes[0].lines
+    marks = [line.get_marker() for line in lines if line.get_markersize() == 7]
+    assert marks == ["x", "o", "s", "^"]  # of one-hot and each method
+    rings = [line.get_xydata()[0].tolist() for line in lines if line.get_markersize() == 13]
+    assert rings == [[3, -4], [2, 1]]
 
 
 def crowd(methods, seed):
@@ -440,6 +445,8 @@ def test_methods_differ_by_colour_and_marker():
     for looks in (primary, of_buckets[:3], of_buckets[3:]):
         colours, markers = zip(*looks, strict=True)
         assert len(set(colours)) == len(set(markers)) == len(looks)
+    assert not {c for c, _ in of_buckets} & {c for c, _ in every.values()}
+    assert not {m for _, m in of_buckets} & {m for _, m in primary}
 
 
 def test_amplification_is_drawn_only_where_it_is_defined(panels, drawn):
@@ -459,7 +466,7 @@ def test_deviations_come_from_the_configs(panels):
     choices = anchors.deviations(p).table.set_index("choice").here
     assert choices["status"] == "a demonstration, not a reproduction"
     assert choices["seeds"] == "3 of 4 planned, 6 baselines"
-    assert choices["softening"] == "T = 4 of teacher and student, alpha = 1"
+    assert choices["temperature"] == "T = 4 of teacher and student, alpha = 1"
     assert choices["AdaAlpha"] == "alpha is the margin of the group on val, T = 1"
     assert "40 epochs, batch 32" in choices["networks"]
     real = replace(p, study=replace(p.study, demonstration=False))

@@ -452,7 +452,7 @@ def test_the_answer_on_errors_says_both_what_is_transferred_and_what_is_amplifie
         for card in findings.pair_verdicts(made(seeds=2, kd=but(0.7, few=0.5)))
     }
     said = transfer.answer(cards.values())
-    for name, of in (("F3b", "wrong label"), ("F3c", "weakest classes")):
+    for name, of in (("F3b", "wrong label"), ("F3c", "minus that in the rest")):
         estimate, ends = cards[name]["brief"].replace("\xa0", " ").split(" (")
         assert f"{of} by {estimate} points (95 % interval {ends}" in said
     assert said.count("95 % interval") == 2
