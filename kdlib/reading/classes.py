@@ -67,6 +67,8 @@ def classes_of(y, answers, given=()):
     scores have or the largest number says; from 1 on where no label or answer is 0.
     """
     names = given
+    if known := set(given) or set(y if y.dtype == object else ()):
+        answers = [_as_spelled(known, a) for a in answers]
     if not given:
         if len({frozenset(a.classes) for a in answers if a.classes}) > 1:
             # called in several ways, perhaps only by the stems
@@ -77,6 +79,37 @@ def classes_of(y, answers, given=()):
     if len(names) < 2:
         raise AuditError(ONE_CLASS)
     return names, answers
+
+
+def _folded(name):
+    """A name as its spellings are compared; a - at its end stays, as B- is not B."""
+    return name.strip().casefold().replace("_", " ").replace("-", " ")
+
+
+def _as_spelled(known, answers):
+    """Answers that call a class as `known` does, where only capitals, spaces, _ and - differ.
+
+    What could be two of them stays, and so do columns of which two would be one class.
+    """
+    spelled = {}
+    for name in known:
+        spelled[_folded(name)] = None if _folded(name) in spelled else name
+    columns = dict(answers.source.columns)
+    named = [c for c in (answers.predicted, answers.own_labels) if c in columns]
+    read = {column: answers.read(column) for column in named}
+    read = {column: values for column, values in read.items() if values.dtype == object}
+    same = {name: spelled.get(_folded(name)) for name in {*answers.classes}.union(*read.values())}
+    same = {name: as_known for name, as_known in same.items() if as_known and name not in known}
+    classes, keys = (tuple(same.get(c, c) for c in of) for of in (answers.classes, answers.keys))
+    if not same or len(set(classes)) < len(classes):
+        return answers
+    first = min(same)
+    more = f", and {len(same) - 1} more that are spelled otherwise" if len(same) > 1 else ""
+    answers.source.note(f"{quoted(first)} is taken as class {quoted(same[first])}{more}.")
+    for column, values in read.items():
+        columns[column] = np.array([same.get(name, name) for name in values], dtype=object)
+    source = replace(answers.source, columns=columns)
+    return replace(answers, source=source, classes=classes, keys=keys)
 
 
 def counted(names):

@@ -1,0 +1,88 @@
+"""What was once read as something else without a word: each with a truth of its own."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import refusals
+from sklearn.metrics import accuracy_score, recall_score
+
+import kdlib
+
+N, C = 300, 4
+RNG = np.random.default_rng(11)
+Y = RNG.integers(C, size=N)
+NAMES = np.array(["aquarium_fish", "Big truck", "cat", "oak-tree"], dtype=object)
+OTHERWISE = np.array(["Aquarium fish ", "big_truck", "cat", "oak tree"], dtype=object)
+ORDER = RNG.permutation(N)
+
+
+def logits(accuracy, y=Y, classes=C):
+    z = RNG.normal(size=(len(y), classes))
+    z[np.arange(len(y)), y] += np.where(RNG.random(len(y)) < accuracy, 6, -6)
+    return z
+
+
+Z = {"teacher": logits(0.9), "student": logits(0.6)}
+A = {role: z.argmax(axis=1) for role, z in Z.items()}
+
+
+def audit(labels, make, **options):
+    """An audit, quick; make gives what a role's model says."""
+    return kdlib.audit(labels, make("teacher"), make("student"), **{"resamples": 2} | options)
+
+
+def refused(labels, make, **options):
+    return refusals.refused(audit, labels, make, **options)
+
+
+def right(found, y=Y, answers=A):
+    """The audit, if each model is right as often as scikit-learn says, in all and in each class."""
+    for role, own in answers.items():
+        true = 100 * accuracy_score(y, own)
+        assert found.metrics[f"{role}_accuracy"].estimate == pytest.approx(true, abs=1e-9)
+    of_class = 100 * recall_score(y, answers["student"], average=None, labels=np.unique(y))
+    np.testing.assert_allclose(sorted(found.groups.student), sorted(of_class), atol=1e-9)
+    return found
+
+
+# ---------------------------------------------------------------- classes
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda role: OTHERWISE[A[role]],
+        lambda role: {"pred": OTHERWISE[A[role]], "label": OTHERWISE[Y]},
+        lambda role: pd.DataFrame(Z[role], columns=OTHERWISE),
+        lambda role: pd.DataFrame(Z[role], columns=[f"logit_{name}" for name in OTHERWISE]),
+    ],
+)
+def test_classes_spelled_in_two_ways_are_one(make):
+    for given in ((), NAMES):
+        found = right(audit(NAMES[Y], make, classes=given if len(given) else None))
+        assert set(found.class_names) == set(NAMES)
+        said = "'Aquarium fish ' is taken as class 'aquarium_fish', and 2 more that are spelled"
+        assert said in found.read[-1] and not found.warnings
+
+
+def test_what_could_be_two_classes_is_joined_with_none():
+    names = np.array(["B", "b", "B-", "c"])
+    odd = np.array(["B", " B", "B-", "C"])  # the second could be B or b, the fourth is c
+    found = audit(names[Y], lambda role: odd[A[role]])
+    wrong = np.where(A["student"] == 1, -1, A["student"])
+    assert set(found.class_names) == {*names, " B"}
+    true = 100 * accuracy_score(Y, wrong)
+    assert found.metrics["student_accuracy"].estimate == pytest.approx(true, abs=1e-9)
+    twice = pd.DataFrame(Z["student"], columns=["B", "b", "B-", "c"]).assign(**{"b-": -9.0})
+    assert set(audit(names[Y], lambda role: twice).class_names) == {*names, "b-"}
+
+
+def test_many_classes_that_no_example_has_are_warned_of_together():
+    """Each is predicted in less than a twentieth of the examples."""
+    names = np.array([*"abcd", *(f"other {k}" for k in range(9))])
+    odd = np.where(np.arange(N) % 9 == 0, 4 + np.arange(N) // 9 % 9, A["student"])
+    models = {"teacher": A["teacher"], "student": odd}
+    found = audit(names[Y], lambda role: names[models[role]])
+    share = 100 * np.mean(odd >= 4)
+    said = f" and 8 other classes in {share:.0f} % of examples, and none is of these: are they "
+    assert [said in sentence for sentence in found.warnings] == [True]
