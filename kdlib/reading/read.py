@@ -191,10 +191,10 @@ def _with_ids(found, index):
 
 
 def _numbers_examples(name, values):
-    """Whether a column called …id, but not of labels, has another value in each row."""
+    """Whether a column called …id or …ids, but not of labels, has another value in each row."""
     short = plain(name)
     labels = any(word in short for word in ("label", "class", "pred", "target"))
-    if not short.endswith("id") or labels or values.dtype.kind not in "iuUO":
+    if not short.endswith(("id", "ids")) or labels or values.dtype.kind not in "iuUO":
         return False
     try:
         return len(set(values.tolist())) == len(values)

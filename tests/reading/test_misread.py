@@ -86,3 +86,49 @@ def test_many_classes_that_no_example_has_are_warned_of_together():
     share = 100 * np.mean(odd >= 4)
     said = f" and 8 other classes in {share:.0f} % of examples, and none is of these: are they "
     assert [said in sentence for sentence in found.warnings] == [True]
+
+
+# ---------------------------------------------------------------- rows
+
+
+def keyed(role, key, kind=int):
+    return {key: (3 * ORDER).astype(kind), "logits": Z[role][ORDER]}
+
+
+@pytest.mark.parametrize("key", ["idx", "indices", "key", "row", "Image Name", "image_ids"])
+@pytest.mark.parametrize("kind", [int, str])
+def test_a_column_of_numbers_that_labels_and_models_share_tells_rows_apart(key, kind, tmp_path):
+    np.savez(tmp_path / "y.npz", **{key: (3 * np.arange(N)).astype(kind)}, label=Y)
+
+    def make(role):
+        np.savez(tmp_path / f"{role}.npz", **keyed(role, key, kind))
+        return tmp_path / f"{role}.npz"
+
+    found = right(audit(tmp_path / "y.npz", make))
+    assert "joined by id" in found.read[0]
+    table = pd.DataFrame({key: 3 * np.arange(N), "label": Y}).iloc[ORDER[::-1]]
+    tables = audit(
+        table.reset_index(drop=True),
+        lambda role: pd.DataFrame({key: 3 * ORDER, "pred": A[role][ORDER]}),
+        groups=pd.DataFrame({"id": 3 * np.arange(N), "group": NAMES[Y]}),
+    )
+    right(tables)
+
+
+def test_ids_in_no_order_that_the_labels_lack_are_refused():
+    said = refused(Y, lambda role: keyed(role, "image_ids"))
+    assert said.startswith("teacher: its ids come in no order and labels has none;")
+
+
+@pytest.mark.parametrize(
+    "other",
+    [ORDER + 1, np.r_[ORDER[:-1], ORDER[0]], ORDER + 0.5, [f"s{k}" for k in ORDER]],
+    ids=["other values", "one value twice", "fractions", "text"],
+)
+def test_numbers_that_differ_between_labels_and_models_are_no_ids(other):
+    labels = {"seconds": np.arange(N), "label": Y}
+    found = right(audit(labels, lambda role: {"seconds": other, "logits": Z[role]}))
+    assert "in the order of the rows" in found.read[0]
+    turned = {"seconds": np.array(other), "label": Y}
+    models = {role: {"seconds": np.arange(N), "logits": z} for role, z in Z.items()}
+    assert "in the order of the rows" in right(audit(turned, models.get)).read[0]
