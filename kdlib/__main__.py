@@ -228,11 +228,25 @@ class _Help(argparse.HelpFormatter):
         return textwrap.wrap(text, width, break_on_hyphens=False)
 
 
+class _Store(argparse._StoreAction):
+    """Stores an option's value; given again, a list goes on, and one value is refused."""
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        if self.dest in parser.given:
+            if self.nargs != "+":
+                parser.error(f"{option_string} is given twice, and one of the two would be lost")
+            values = [*getattr(namespace, self.dest), *values]
+        parser.given.add(self.dest)
+        super().__call__(parser, namespace, values, option_string)
+
+
 class _Parser(argparse.ArgumentParser):
     """Options in full only: an abbreviation may be a typing error."""
 
     def __init__(self, **more):
         super().__init__(**more, allow_abbrev=False, formatter_class=_Help)
+        self.given = set()  # what the options of a command line are stored as
+        self.register("action", None, _Store)
 
     def error(self, message):
         raise KdlibError(f"{message}; see: {self.prog} --help")
