@@ -88,6 +88,30 @@ def test_many_classes_that_no_example_has_are_warned_of_together():
     assert [said in sentence for sentence in found.warnings] == [True]
 
 
+@pytest.mark.parametrize("numbers", [[0, 1, 2, 4], [3, 5, 6, 9], [0, 1, 2, 3], [2, 3, 4, 5]])
+def test_numbers_behind_a_word_for_scores_are_names_of_classes_not_places(numbers):
+    """Also where the last class occurs nowhere, so that every label could be a place."""
+    own = np.array([*numbers, numbers[-1] + 1])
+    names = [f"logit_{number}" for number in own]
+    for order in (np.arange(5), RNG.permutation(5)):
+
+        def make(role, order=order):
+            wide = np.c_[Z[role], np.full(N, -9.0)]
+            return pd.DataFrame(wide, columns=names).iloc[:, order]
+
+        found = right(audit(own[Y], make))
+        assert found.class_names == tuple(map(str, own))
+        sizes = dict(zip(found.groups.group, found.groups.n, strict=True))
+        assert sizes == {str(own[k]): n for k, n in enumerate(np.bincount(Y))}
+
+
+def test_a_label_that_no_column_is_numbered_by_is_refused():
+    names = [f"prob_{k}" for k in (0, 1, 2, 4)]
+    said = refused(Y, lambda role: pd.DataFrame(Z[role], columns=names))
+    row = np.argmax(Y == 3)
+    assert said == f"labels: label in row {row} is 3, not a class; known are 0, 1, 2, 4."
+
+
 # ---------------------------------------------------------------- rows
 
 
