@@ -4,7 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import refusals
-from sklearn.metrics import accuracy_score, recall_score
+from scipy.special import expit, softmax
+from sklearn.metrics import accuracy_score, log_loss, recall_score
 
 import kdlib
 
@@ -110,6 +111,41 @@ def test_a_label_that_no_column_is_numbered_by_is_refused():
     said = refused(Y, lambda role: pd.DataFrame(Z[role], columns=names))
     row = np.argmax(Y == 3)
     assert said == f"labels: label in row {row} is 3, not a class; known are 0, 1, 2, 4."
+
+
+TWO = Y % 2
+PAIR = {role: logits(share, TWO, 2) for role, share in (("teacher", 0.9), ("student", 0.7))}
+OF_PAIR = {role: z.argmax(axis=1) for role, z in PAIR.items()}
+
+
+@pytest.mark.parametrize(
+    ("names", "column", "which"),
+    [
+        (["fake", "real"], "fake", 0),
+        (["fake", "real"], "prob_fake", 0),
+        (["fake", "real"], "P(Fake)", 0),
+        (["fake", "real"], "score", 1),
+        (["fake", "real"], "prob_real", 1),
+        (["a b", "real"], "prob_a_b", 0),
+        ([0, 1], "prob_0", 0),
+        ([0, 1], "p1", 1),
+        ([1, 2], "prob_1", 0),
+        ([1, 2], "output", 1),
+        ([-1, 1], "prob_-1", 0),
+        ([-1, 1], "prob_1", 1),
+    ],
+)
+@pytest.mark.parametrize("kind", ["logits", "probabilities"])
+def test_one_score_is_of_the_class_that_its_column_is_called_after(names, column, which, kind):
+    def make(role):
+        score = PAIR[role][:, which] - PAIR[role][:, 1 - which]
+        return {column: score if kind == "logits" else expit(score)}
+
+    found = right(audit(np.array(names)[TWO], make), TWO, OF_PAIR)
+    said = f"taken as that of class '{names[which]}', the {'second' if which else 'first'}."
+    assert said in found.read[-1]
+    loss = log_loss(TWO, softmax(PAIR["student"], axis=1))
+    assert found.metrics["student_log_loss"] == pytest.approx(loss, abs=1e-9)
 
 
 # ---------------------------------------------------------------- rows
