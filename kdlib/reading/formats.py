@@ -186,7 +186,10 @@ def _torch(file):
 
 
 def _joined(batches):
-    """Batches of a loader as one: tensors, pairs of scores and labels, dictionaries of them."""
+    """Batches of a loader as one: tensors, pairs of scores and labels, dictionaries of them.
+
+    In a dictionary, lists of names or numbers too, such as paths.
+    """
     import torch
 
     first = batches[0]
@@ -196,8 +199,17 @@ def _joined(batches):
         return torch.cat([torch.atleast_1d(batch) for batch in batches])
     if all(isinstance(batch, dict) for batch in batches):
         names = [name for name in first if torch.is_tensor(first[name]) and first[name].ndim]
-        return {name: torch.cat([batch[name] for batch in batches]) for name in names}
+        lists = [name for name in first if isinstance(first[name], (list, tuple))]
+        lists = [name for name in lists if all(isinstance(v, (str, int)) for v in first[name])]
+        joined = {name: torch.cat([batch[name] for batch in batches]) for name in names}
+        chained = itertools.chain.from_iterable
+        return joined | {name: [*chained(batch[name] for batch in batches)] for name in lists}
     if all(isinstance(batch, (list, tuple)) for batch in batches):
+        if not all(torch.is_tensor(part) for batch in batches for part in batch):
+            raise AuditError(
+                "holds batches in which not all is a tensor; make each batch a dictionary, as in "
+                "{'logits': tensor, 'path': list}."
+            )
         return _joined([_joined(part) for part in zip(*batches, strict=True)])
     return batches
 

@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import refusals
+import torch
 from scipy.special import expit, softmax
 from sklearn.metrics import accuracy_score, log_loss, recall_score
 
@@ -192,3 +193,35 @@ def test_numbers_that_differ_between_labels_and_models_are_no_ids(other):
     turned = {"seconds": np.array(other), "label": Y}
     models = {role: {"seconds": np.arange(N), "logits": z} for role, z in Z.items()}
     assert "in the order of the rows" in right(audit(turned, models.get)).read[0]
+
+
+def saved(role, folder, batch):
+    """The file of a loader's batches, in ORDER; batch: one of its logits, a tensor, and paths."""
+    path = folder / f"{role}.pt"
+    z = torch.from_numpy(Z[role])[ORDER].split(64)
+    paths = [[f"{k}.png" for k in some.tolist()] for some in torch.from_numpy(ORDER).split(64)]
+    torch.save([batch(*both) for both in zip(z, paths, strict=True)], path)
+    return path
+
+
+def test_batches_with_paths_are_joined_by_these(tmp_path):
+    labels = pd.DataFrame({"path": [f"test/{k}.png" for k in range(N)], "label": Y})
+    for as_kept in (list, tuple):
+        found = audit(
+            labels,
+            lambda role, kept=as_kept: saved(
+                role,
+                tmp_path,
+                lambda z, of: {"logits": z, "path": kept(of), "loss": 0.5, "tokens": [[1], []]},
+            ),
+        )
+        assert "joined by id" in right(found).read[0]
+
+
+@pytest.mark.parametrize("batch", [lambda z, of: (z, of), lambda z, of: [z, 0.5]])
+def test_batches_of_tensors_and_lists_are_refused(batch, tmp_path):
+    said = refused(Y, lambda role: saved(role, tmp_path, batch))
+    assert said == (
+        f"{tmp_path}/teacher.pt: holds batches in which not all is a tensor; make each batch a "
+        "dictionary, as in {'logits': tensor, 'path': list}."
+    )
