@@ -25,6 +25,7 @@ from kdlib.reading.sentences import AuditError, as_number, quoted
 
 SEPARATORS = (",", ";", "\t", "|")
 DECIMAL_COMMA = re.compile(r"\s*[-+]?\d+,\d+(?:[eE][-+]?\d+)?\s*")
+THOUSANDS = re.compile(r"\s*[-+]?[1-9]\d{0,2},\d{3}\s*")
 LARGEST = 2**32  # bytes of an archive, as unpacked
 LIST = re.compile(r"\[[-+.,\seE0-9]*\]")  # how a list of numbers stands in a cell
 
@@ -49,6 +50,9 @@ def _delimited(file):
         some = itertools.chain.from_iterable(itertools.islice(rows, 50))
         comma = separator != "," and any(map(DECIMAL_COMMA.fullmatch, some))
         text.seek(0)
+        if comma:
+            _check_commas(csv.reader(text, delimiter=separator), first)
+            text.seek(0)
         # rows that are too long, of which pandas only warns
         with warnings.catch_warnings(action="error", category=pd.errors.ParserWarning):
             frame = pd.read_csv(
@@ -68,6 +72,22 @@ def _delimited(file):
         )
     frame = frame.iloc[:, : len(first)]
     return _named(frame, names) if names else frame.to_numpy()
+
+
+def _check_commas(rows, names):
+    """AuditError where every number with a comma could be one of thousands."""
+    found = None
+    for row in rows:
+        for name, cell in zip(names, row, strict=False):
+            if DECIMAL_COMMA.fullmatch(cell):
+                if not THOUSANDS.fullmatch(cell):
+                    return
+                found = found or (name.strip(), cell.strip())
+    name, cell = found
+    raise AuditError(
+        f"column {quoted(name)} holds {quoted(cell)}, which may mean {cell.replace(',', '')} or "
+        f"{cell.replace(',', '.')}; write numbers with a decimal point, or without any comma."
+    )
 
 
 def _named(frame, names):

@@ -225,3 +225,37 @@ def test_batches_of_tensors_and_lists_are_refused(batch, tmp_path):
         f"{tmp_path}/teacher.pt: holds batches in which not all is a tensor; make each batch a "
         "dictionary, as in {'logits': tensor, 'path': list}."
     )
+
+
+# ---------------------------------------------------------------- numbers in text
+
+
+def delimited(folder, rows, name="w.tsv", mark="\t"):
+    path = folder / name
+    path.write_text("".join(f"{mark.join(map(str, row))}\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def test_commas_that_may_separate_thousands_are_refused(tmp_path):
+    w = np.where(np.arange(N) % 3, 987, 12345 + np.arange(N))
+    for mark in "\t;":
+        path = delimited(
+            tmp_path, [("id", "weight"), *((k, f"{v:,}") for k, v in enumerate(w))], mark=mark
+        )
+        assert refused(Y, Z.get, weights=path) == (
+            f"{path}: column 'weight' holds '12,345', which may mean 12345 or 12.345; write numbers "
+            "with a decimal point, or without any comma."
+        )
+    counts = [("class", "count"), *((k, f"{k + 1},000") for k in range(C))]
+    said = refused(Y, Z.get, train_counts=delimited(tmp_path, counts))
+    assert "column 'count' holds '1,000', which may mean 1000 or 1.000;" in said
+
+
+def test_a_comma_is_a_decimal_one_where_a_number_says_so(tmp_path):
+    """To three digits, of which one that is below 1 has no thousands; the first rows do not tell."""
+    w = np.round(np.r_[1.25 + np.arange(N - 1) / 100, 0.125], 3)
+    rows = [("id", "weight"), *((k, f"{v:.3f}".replace(".", ",")) for k, v in enumerate(w))]
+    found = audit(Y, Z.get, weights=delimited(tmp_path, rows))
+    pd.testing.assert_frame_equal(found.groups, audit(Y, Z.get, weights=w).groups)
+    true = 100 * np.average(A["student"] == Y, weights=w)
+    assert found.metrics["student_accuracy"].estimate == pytest.approx(true)
