@@ -21,6 +21,7 @@ import numpy as np
 import pandas as pd
 
 from kdlib.config import count_of
+from kdlib.reading.names import UNNAMED
 from kdlib.reading.sentences import AuditError, as_number, quoted
 
 SEPARATORS = (",", ";", "\t", "|")
@@ -133,7 +134,7 @@ def _header(first):
             "it must hold the names of the columns, such as label."
         )
     if not names[0]:  # how pandas writes an index
-        names[0] = "index" if "id" in names else "id"
+        names[0] = UNNAMED
     return names
 
 

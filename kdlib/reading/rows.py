@@ -157,8 +157,11 @@ def by_column(first, others):
     """The Sources with ids, where labels and others share a column that tells rows apart.
 
     Such as name or idx: another value in each of MANY rows, called alike. It holds text with
-    letters, or whole numbers which are the same on both sides.
+    letters, or whole numbers which are the same on both sides. One without a name that only counts
+    the rows is no id unless the labels have such a column too.
     """
+    if not first.unnamed:
+        others = [replace(s, ids=None) if _counts(s) else s for s in others]
     if first.ids is not None:
         return first, others
     for name in first.columns:
@@ -167,6 +170,11 @@ def by_column(first, others):
         if labels is not first and any(s is not own for s, own in zip(out, others, strict=True)):
             return labels, out
     return first, others
+
+
+def _counts(found):
+    """Whether the ids of a Source are a column without a name that counts its rows."""
+    return found.unnamed and list(map(str, found.ids)) == list(map(str, range(len(found.ids))))
 
 
 def _with_id(found, name, wanted):

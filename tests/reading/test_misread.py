@@ -227,6 +227,46 @@ def test_batches_of_tensors_and_lists_are_refused(batch, tmp_path):
     )
 
 
+def test_a_column_without_a_name_that_counts_the_rows_is_no_id(tmp_path):
+    def make(role):
+        pd.DataFrame(Z[role], columns=NAMES).to_csv(tmp_path / f"{role}.csv")
+        return tmp_path / f"{role}.csv"
+
+    groups = pd.DataFrame({"Unnamed: 0": np.arange(N), "group": NAMES[Y]})
+    for ids in ([f"{k}.png" for k in range(N)], ORDER):
+        labels = pd.DataFrame({"id": ids, "label": Y})
+        for how in (make, lambda role: pd.read_csv(make(role))):
+            right(audit(labels, how, groups=groups))
+
+
+def test_a_column_without_a_name_is_the_id_where_the_labels_have_it_or_it_has_an_order(tmp_path):
+    tables = {role: pd.DataFrame({"pred": own}) for role, own in A.items()}
+
+    def make(role):
+        tables[role].to_csv(tmp_path / f"{role}.csv")
+        return tmp_path / f"{role}.csv"
+
+    labels = tmp_path / "y.csv"
+    pd.DataFrame({"label": Y}).iloc[ORDER].to_csv(labels)
+    assert "joined by id" in right(audit(labels, make)).read[0]  # though models only count
+    tables["student"] = tables["student"].iloc[ORDER[::-1]]
+    for first in (labels, Y):
+        assert "joined by id" in right(audit(first, make)).read[0]
+
+
+def test_another_id_goes_before_a_column_without_a_name(tmp_path):
+    files = np.array([f"{k}.png" for k in range(N)])
+    for key in ("filename", "id", "PassengerId"):
+
+        def make(role, key=key):
+            table = pd.DataFrame(Z[role], columns=NAMES).assign(**{key: files}).iloc[ORDER]
+            table.reset_index(drop=True).to_csv(tmp_path / f"{role}.csv")
+            return tmp_path / f"{role}.csv"
+
+        found = right(audit(pd.DataFrame({"id": files, "label": Y}), make))
+        assert "joined by id" in found.read[0]
+
+
 # ---------------------------------------------------------------- numbers in text
 
 
