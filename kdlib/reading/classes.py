@@ -94,21 +94,18 @@ def _as_spelled(known, answers):
     spelled = {}
     for name in known:
         spelled[_folded(name)] = None if _folded(name) in spelled else name
-    columns = dict(answers.source.columns)
-    named = [c for c in (answers.predicted, answers.own_labels) if c in columns]
-    read = {column: answers.read(column) for column in named}
-    read = {column: values for column, values in read.items() if values.dtype == object}
-    same = {name: spelled.get(_folded(name)) for name in {*answers.classes}.union(*read.values())}
-    same = {name: as_known for name, as_known in same.items() if as_known and name not in known}
-    classes, keys = (tuple(same.get(c, c) for c in of) for of in (answers.classes, answers.keys))
-    if not same or len(set(classes)) < len(classes):
+    read = {answers.predicted, answers.own_labels} & answers.source.columns.keys()
+    read = {column: answers.read(column) for column in read}
+    own = {*answers.classes}.union(*(of for of in read.values() if of.dtype == object)) - known
+    same = {name: spelled[_folded(name)] for name in own if spelled.get(_folded(name))}
+    if not same or len({same.get(c, c) for c in answers.classes}) < len(answers.classes):
         return answers
     first = min(same)
     more = f", and {len(same) - 1} more that are spelled otherwise" if len(same) > 1 else ""
     answers.source.note(f"{quoted(first)} is taken as class {quoted(same[first])}{more}.")
-    for column, values in read.items():
-        columns[column] = np.array([same.get(name, name) for name in values], dtype=object)
-    source = replace(answers.source, columns=columns)
+    renamed = {c: np.array([same.get(v, v) for v in of], of.dtype) for c, of in read.items()}
+    source = replace(answers.source, columns=answers.source.columns | renamed)
+    classes, keys = (tuple(same.get(c, c) for c in of) for of in (answers.classes, answers.keys))
     return replace(answers, source=source, classes=classes, keys=keys)
 
 

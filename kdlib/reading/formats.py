@@ -6,6 +6,7 @@ safetensors do the parsing. What the columns mean is said in columns.
 """
 
 import bz2
+import contextlib
 import csv
 import gzip
 import hashlib
@@ -23,10 +24,10 @@ import pandas as pd
 from kdlib.config import count_of
 from kdlib.reading.names import UNNAMED
 from kdlib.reading.sentences import AuditError, as_number, quoted
+from kdlib.reading.values import COMMA, decimal_comma
 
-SEPARATORS = (",", ";", "\t", "|")
-DECIMAL_COMMA = re.compile(r"\s*[-+]?\d+,\d+(?:[eE][-+]?\d+)?\s*")
-THOUSANDS = re.compile(r"\s*[-+]?[1-9]\d{0,2},\d{3}\s*")
+SEPARATORS = ("\t", "|", ";", ",")  # the last also stands in names and numbers
+SOME = 50  # rows by which a file is judged
 LARGEST = 2**32  # bytes of an archive, as unpacked
 LIST = re.compile(r"\[[-+.,\seE0-9]*\]")  # how a list of numbers stands in a cell
 
@@ -40,20 +41,15 @@ def _delimited(file):
     file.seek(0)
     encoding = "utf-16" if start in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
     with io.TextIOWrapper(file, newline="", encoding=encoding) as text:
-        line = text.readline()
-        separator = max(SEPARATORS, key=lambda mark: len(next(csv.reader([line], delimiter=mark))))
+        separator = _separator(text)
         text.seek(0)
-        rows = csv.reader(text, delimiter=separator)
+        rows = csv.reader(text, delimiter=separator, skipinitialspace=True)
         first = next(rows, [""])
         while len(first) > 1 and not first[-1].strip():  # commas at the end, as Excel leaves them
             first.pop()
         names = _header(first)
-        some = itertools.chain.from_iterable(itertools.islice(rows, 50))
-        comma = separator != "," and any(map(DECIMAL_COMMA.fullmatch, some))
+        comma = separator != "," and decimal_comma(rows, first)
         text.seek(0)
-        if comma:
-            _check_commas(csv.reader(text, delimiter=separator), first)
-            text.seek(0)
         # rows that are too long, of which pandas only warns
         with warnings.catch_warnings(action="error", category=pd.errors.ParserWarning):
             frame = pd.read_csv(
@@ -75,20 +71,24 @@ def _delimited(file):
     return _named(frame, names) if names else frame.to_numpy()
 
 
-def _check_commas(rows, names):
-    """AuditError where every number with a comma could be one of thousands."""
-    found = None
-    for row in rows:
-        for name, cell in zip(names, row, strict=False):
-            if DECIMAL_COMMA.fullmatch(cell):
-                if not THOUSANDS.fullmatch(cell):
-                    return
-                found = found or (name.strip(), cell.strip())
-    name, cell = found
-    raise AuditError(
-        f"column {quoted(name)} holds {quoted(cell)}, which may mean {cell.replace(',', '')} or "
-        f"{cell.replace(',', '.')}; write numbers with a decimal point, or without any comma."
-    )
+def _separator(text):
+    """What separates the cells of a table: what cuts its first rows alike, into several each.
+
+    Else what cuts the first line into most, or nothing that stands in numbers.
+    """
+    rows = {}
+    for mark in SEPARATORS:
+        text.seek(0)
+        cut = csv.reader(text, delimiter=mark, skipinitialspace=True)
+        with contextlib.suppress(csv.Error):  # a line is too long for one cell
+            rows[mark] = [row for row in itertools.islice(cut, SOME) if row]
+            if len(set(map(len, rows[mark]))) == 1 < len(rows[mark][0]):
+                return mark
+    first = {mark: len(of[0]) for mark, of in rows.items() if of}
+    commas = [cell for row in rows.get("\t", ()) for cell in row if "," in cell]
+    if {*first.values()} == {1} and all(map(COMMA.fullmatch, commas)):
+        return "\t"
+    return max(reversed(SEPARATORS), key=lambda mark: first.get(mark, 0))
 
 
 def _named(frame, names):

@@ -161,7 +161,8 @@ def by_column(first, others):
     the rows is no id unless the labels have such a column too.
     """
     if not first.unnamed:
-        others = [replace(s, ids=None) if _counts(s) else s for s in others]
+        count = [s.unnamed and np.array_equal(s.ids, np.arange(len(s.ids))) for s in others]
+        others = [replace(s, ids=None) if c else s for s, c in zip(others, count, strict=True)]
     if first.ids is not None:
         return first, others
     for name in first.columns:
@@ -170,11 +171,6 @@ def by_column(first, others):
         if labels is not first and any(s is not own for s, own in zip(out, others, strict=True)):
             return labels, out
     return first, others
-
-
-def _counts(found):
-    """Whether the ids of a Source are a column without a name that counts its rows."""
-    return found.unnamed and list(map(str, found.ids)) == list(map(str, range(len(found.ids))))
 
 
 def _with_id(found, name, wanted):

@@ -4,10 +4,13 @@ import re
 
 import numpy as np
 
-from kdlib.reading.sentences import as_number, encodable
+from kdlib.reading.sentences import AuditError, as_number, encodable, quoted
 
 MISSING = ("None", "nan", "<NA>", "NaT")  # how missing values that are not text are printed
 WHOLE = re.compile(r"[ \t\r\n]*[+-]?[0-9]{1,18}[ \t\r\n]*")  # what int reads
+
+COMMA = re.compile(r"\s*[-+]?\d+,\d+(?:[eE][-+]?\d+)?\s*")  # in a number
+THOUSANDS = re.compile(r"\s*[-+]?[1-9]\d{0,2},\d{3}\s*")  # what could be separated by it
 
 
 def is_single(values):
@@ -69,6 +72,24 @@ def as_numbers(found, values, what):
     read = np.array([as_number(text) for text in texts])
     found.refuse(np.isnan(read), values, what, "a number")
     return read
+
+
+def decimal_comma(rows, names):
+    """Whether numbers in cells of text have one; AuditError where all could be thousands."""
+    found = None
+    for row in rows:
+        for name, cell in zip(names, row, strict=False):
+            if "," in cell and COMMA.fullmatch(cell):
+                if not THOUSANDS.fullmatch(cell):
+                    return True
+                found = found or (name.strip(), cell.strip())
+    if found:
+        raise AuditError(
+            f"column {quoted(found[0])} holds {quoted(found[1])}, which may mean "
+            f"{found[1].replace(',', '')} or {found[1].replace(',', '.')}; write numbers with a "
+            "decimal point, or without any comma."
+        )
+    return False
 
 
 def all_whole(names):

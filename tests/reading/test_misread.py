@@ -299,3 +299,50 @@ def test_a_comma_is_a_decimal_one_where_a_number_says_so(tmp_path):
     pd.testing.assert_frame_equal(found.groups, audit(Y, Z.get, weights=w).groups)
     true = 100 * np.average(A["student"] == Y, weights=w)
     assert found.metrics["student_accuracy"].estimate == pytest.approx(true)
+
+
+WITH_COMMAS = ["tench, Tinca tinca", "great white shark, white shark, man-eater", "cock", "hen"]
+
+
+@pytest.mark.parametrize(
+    ("name", "how"),
+    [
+        ("s.tsv", {"sep": "\t"}),
+        ("s.csv", {"sep": "\t"}),
+        ("s.csv", {"sep": ";", "decimal": ","}),
+        ("s.csv", {"sep": ";"}),
+        ("s.csv", {"sep": "|", "decimal": ","}),
+        ("s.tsv", {"sep": ","}),
+        ("s.csv", {"sep": ","}),
+    ],
+)
+def test_commas_in_names_and_numbers_separate_no_cells(name, how, tmp_path):
+    def make(role):
+        path = tmp_path / f"{role}_{name}"
+        pd.DataFrame(Z[role], columns=WITH_COMMAS).to_csv(path, index=False, **how)
+        return path
+
+    found = right(audit(np.array(WITH_COMMAS)[Y], make))
+    assert set(found.class_names) == set(WITH_COMMAS)
+
+
+@pytest.mark.parametrize("names", [["a, b", "c", "d", "e"], ["a;b", "c", "d", "e"]])
+def test_the_first_rows_say_what_separates_cells(names, tmp_path):
+    """A comma and semicolons cut this header into as many cells, or more, than the right one."""
+    for mark in ",;":
+        rows = [[f'"{name}"' if mark in name else name for name in names], *Z["student"]]
+        path = delimited(tmp_path, rows, "s.csv", mark)
+        models = {"teacher": Z["teacher"], "student": path}
+        right(audit(np.array(names)[Y], models.get, classes=names))
+
+
+def test_one_column_may_hold_numbers_with_a_decimal_comma_but_no_unquoted_names_with_one(tmp_path):
+    w = RNG.random(N)
+    expected = audit(Y, Z.get, weights=w).groups
+    for name in ("w.csv", "w.tsv"):
+        path = tmp_path / name
+        pd.DataFrame({"weight": w}).to_csv(path, index=False, sep=";", decimal=",")
+        pd.testing.assert_frame_equal(audit(Y, Z.get, weights=path).groups, expected)
+    names = [(name,) for name in np.array(WITH_COMMAS)[Y]]
+    labels = delimited(tmp_path, [("label",), *names], "y.csv")
+    assert "not a readable csv file" in refused(labels, Z.get)
