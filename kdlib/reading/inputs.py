@@ -75,7 +75,7 @@ def in_rows(first, models, more, given, missing_groups=None, by=None):
     for a in answers:
         check_own_labels(a, y, names, first)
     if "groups" in known and "groups" not in members:
-        kept = with_group(known["groups"], missing_groups)
+        known["groups"], kept = with_group(known["groups"], missing_groups)
         y = y[kept]
         answers = [replace(a, source=take(a.source, kept)) for a in answers]
         known = {what: take(s, kept) for what, s in known.items()}

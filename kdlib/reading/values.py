@@ -7,6 +7,7 @@ import numpy as np
 from kdlib.reading.sentences import AuditError, as_number, encodable, quoted
 
 MISSING = ("None", "nan", "<NA>", "NaT")  # how missing values that are not text are printed
+ABSENT = (*MISSING, "NA", "NaN", "NULL")  # how these are written as text
 WHOLE = re.compile(r"[ \t\r\n]*[+-]?[0-9]{1,18}[ \t\r\n]*")  # what int reads
 
 COMMA = re.compile(r"\s*[-+]?\d+,\d+(?:[eE][-+]?\d+)?\s*")  # in a number
@@ -97,11 +98,16 @@ def all_whole(names):
     return all(map(WHOLE.fullmatch, names))
 
 
-def missing(values):
-    """(N,) bool: where a column (N,) of names or numbers says nothing."""
+def missing(values, words=False):
+    """(N,) bool: where a column (N,) of names or numbers says nothing.
+
+    NA or the like says nothing among numbers; among names, only if `words`.
+    """
     if values.dtype.kind == "f":
         return np.isnan(values)
     if values.dtype.kind in "iub":
         return np.zeros(len(values), dtype=bool)
     empty = [not str(v).strip() or str(v) in MISSING and not isinstance(v, str) for v in values]
-    return np.array(empty, dtype=bool)
+    absent = np.array([str(v).strip() in ABSENT for v in values], dtype=bool) | empty
+    numbers = absent.any() and not any(np.isnan(as_number(v)) for v in values[~absent])
+    return absent if words or numbers else np.array(empty, dtype=bool)

@@ -346,3 +346,34 @@ def test_one_column_may_hold_numbers_with_a_decimal_comma_but_no_unquoted_names_
     names = [(name,) for name in np.array(WITH_COMMAS)[Y]]
     labels = delimited(tmp_path, [("label",), *names], "y.csv")
     assert "not a readable csv file" in refused(labels, Z.get)
+
+
+# ---------------------------------------------------------------- groups
+
+
+@pytest.mark.parametrize("word", ["NA", "nan", "NaN", "NULL", "None"])
+def test_what_says_na_is_missing_among_numbers_and_in_text_where_it_is_asked(word, tmp_path):
+    none = np.arange(N) % 10 == 3
+    sex = np.where(none, word, np.where(Y % 2, "f", "m"))
+    old = np.arange(N) // 10 % 2 == 1
+    age = np.where(none, word, (np.where(old, 60, 30) + np.arange(N) % 3).astype(str))
+    path = tmp_path / "g.csv"
+    pd.DataFrame({"sex": sex, "age": age}).to_csv(path, index=False)
+
+    def sizes(**how):
+        found = audit(Y, Z.get, groups=path, **how)
+        return found, dict(zip(found.groups.group, found.groups.n, strict=True))
+
+    f, m = np.sum(~none & (Y % 2 == 1)), np.sum(~none & (Y % 2 == 0))
+    assert sizes(by="sex", missing_groups="drop")[1] == {"f": f, "m": m}
+    assert sizes(by="sex", missing_groups="own")[1] == {"f": f, "m": m, "missing": 30}
+    found, of_text = sizes(by="sex")
+    assert of_text == {"f": f, "m": m, word: 30}
+    said = f"'sex' is '{word}' in 30 rows, a group; without one with --missing-groups."
+    assert said in found.read[-1]
+    ranges = {"age 30 to 32": np.sum(~none & ~old), "age 60 to 62": np.sum(~none & old)}
+    assert sizes(by="age:2", missing_groups="drop")[1] == ranges
+    assert sizes(by="age:2", missing_groups="own")[1] == ranges | {"age=missing": 30}
+    for by in ("age", "age:2"):
+        said = refused(Y, Z.get, groups=path, by=by)
+        assert f"{path}: 'age' is missing in 30 of 300 rows, first in row 3;" in said
