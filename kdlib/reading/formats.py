@@ -72,10 +72,7 @@ def _delimited(file):
 
 
 def _separator(text):
-    """What separates the cells of a table: what cuts its first rows alike, into several each.
-
-    Else what cuts the first line into most, or nothing that stands in numbers.
-    """
+    """What cuts the first rows of a table alike, into several cells; else its first into most."""
     rows = {}
     for mark in SEPARATORS:
         text.seek(0)
@@ -86,7 +83,7 @@ def _separator(text):
                 return mark
     first = {mark: len(of[0]) for mark, of in rows.items() if of}
     commas = [cell for row in rows.get("\t", ()) for cell in row if "," in cell]
-    if {*first.values()} == {1} and all(map(COMMA.fullmatch, commas)):
+    if {*first.values()} == {1} and all(map(COMMA.fullmatch, commas)):  # one column of numbers
         return "\t"
     return max(reversed(SEPARATORS), key=lambda mark: first.get(mark, 0))
 
@@ -133,8 +130,7 @@ def _header(first):
             f"its first line is {quoted(','.join(first))}; "
             "it must hold the names of the columns, such as label."
         )
-    if not names[0]:  # how pandas writes an index
-        names[0] = UNNAMED
+    names[0] = names[0] or UNNAMED  # how pandas writes an index
     return names
 
 
@@ -207,10 +203,7 @@ def _torch(file):
 
 
 def _joined(batches):
-    """Batches of a loader as one: tensors, pairs of scores and labels, dictionaries of them.
-
-    In a dictionary, lists of names or numbers too, such as paths.
-    """
+    """Batches of a loader as one: tensors, pairs of scores and labels, dictionaries, with lists."""
     import torch
 
     first = batches[0]
@@ -223,8 +216,7 @@ def _joined(batches):
         lists = [name for name in first if isinstance(first[name], (list, tuple))]
         lists = [name for name in lists if all(isinstance(v, (str, int)) for v in first[name])]
         joined = {name: torch.cat([batch[name] for batch in batches]) for name in names}
-        chained = itertools.chain.from_iterable
-        return joined | {name: [*chained(batch[name] for batch in batches)] for name in lists}
+        return joined | {name: [*itertools.chain(*(b[name] for b in batches))] for name in lists}
     if all(isinstance(batch, (list, tuple)) for batch in batches):
         if not all(torch.is_tensor(part) for batch in batches for part in batch):
             raise AuditError(

@@ -85,9 +85,10 @@ def with_group(found, how):
         empty = missing(values, how is not None)
         absent = missing(values, True) & ~empty
         if absent.any():
-            rows = count_of(int(absent.sum()), "row")
-            word = quoted(values[absent][0])
-            found.note(f"{called} is {word} in {rows}, a group; without one with --missing-groups.")
+            said = (
+                f"{called} is {quoted(values[absent][0])} in {count_of(int(absent.sum()), 'row')}"
+            )
+            found.note(f"{said}, a group; without one with --missing-groups.")
         if empty.any() and how is None:
             raise found.error(
                 f"{called} is missing in {int(empty.sum()):,} of {count_of(len(empty), 'row')}, "

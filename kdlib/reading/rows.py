@@ -174,10 +174,7 @@ def by_column(first, others):
 
 
 def _with_id(found, name, wanted):
-    """The Source with such a column as its ids, if it has that, others beside it, and no ids.
-
-    wanted: the values of the labels' column.
-    """
+    """The Source with such a column as its ids, if it has others beside it; wanted: the labels'."""
     columns = dict(found.columns)
     values = columns.pop(name, ())
     if found.ids is not None or not columns or plain(name) in (*LABELS, *PREDICTED):
@@ -186,9 +183,7 @@ def _with_id(found, name, wanted):
         return found
     is_text = all(isinstance(v, str) and LETTER.search(v) for v in values)
     numbers = _whole(values)
-    if not (is_text or numbers) or len(set(values)) < len(values):
-        return found
-    if numbers != _whole(wanted):
+    if not (is_text or numbers) or len(set(values)) < len(values) or numbers != _whole(wanted):
         return found
     return replace(found, ids=values, columns=columns)
 

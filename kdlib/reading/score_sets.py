@@ -121,8 +121,7 @@ def _named_inside(names, labels):
 def _families(names, words):
     """{stem: {number or name: column}} of columns with one stem and numbers from 0 or 1 on.
 
-    words: the stems that mean scores, after which names may stand instead, or any numbers, as where
-    a class is left out; None: any stem.
+    words: the stems that mean scores, behind which names or any numbers may stand; None: any.
     """
     found = {}
     for name in names:

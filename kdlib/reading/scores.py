@@ -153,10 +153,7 @@ def _matrix(answers, names, kind):
 
 
 def _of_one_class(found, column, names, kind, called):
-    """(scores (N, 2), kind) of one score, which is that of the second of two classes.
-
-    Of the first where the column is called after it, as in fake, prob_fake or prob_0.
-    """
+    """(scores (N, 2), kind) of one score, of the class its column is called after or the second."""
     score = as_numbers(found, found.columns[column], "the score").astype(np.float64)
     inside = bool(((score >= 0) & (score <= 1)).all())
     if kind == "auto":
@@ -177,9 +174,9 @@ def _class_in(column, names):
     for key in (column, column.partition("_")[2]):  # -1 is not 1
         if key in names:
             return names.index(key)
-    ways = ({plain(name), *(plain(f"{word}{name}") for word in SCORES)} for name in names)
-    first, second = (plain(column) in of for of in ways)
-    return 0 if first and not second else 1
+    short, words = plain(column), ("", *SCORES)
+    after = [any(short == plain(f"{word}{name}") for word in words) for name in names]
+    return int(after != [True, False])
 
 
 def with_other_class(found, score, kind):

@@ -77,20 +77,16 @@ def as_numbers(found, values, what):
 
 def decimal_comma(rows, names):
     """Whether numbers in cells of text have one; AuditError where all could be thousands."""
-    found = None
-    for row in rows:
-        for name, cell in zip(names, row, strict=False):
-            if "," in cell and COMMA.fullmatch(cell):
-                if not THOUSANDS.fullmatch(cell):
-                    return True
-                found = found or (name.strip(), cell.strip())
-    if found:
-        raise AuditError(
-            f"column {quoted(found[0])} holds {quoted(found[1])}, which may mean "
-            f"{found[1].replace(',', '')} or {found[1].replace(',', '.')}; write numbers with a "
-            "decimal point, or without any comma."
-        )
-    return False
+    cells = ((n, c.strip()) for row in rows for n, c in zip(names, row, strict=False) if "," in c)
+    cells = ((name, cell) for name, cell in cells if COMMA.fullmatch(cell))
+    name, cell = next(cells, ("", ""))
+    if not THOUSANDS.fullmatch(cell) or not all(THOUSANDS.fullmatch(other) for _, other in cells):
+        return bool(cell)
+    raise AuditError(
+        f"column {quoted(name.strip())} holds {quoted(cell)}, which may mean "
+        f"{cell.replace(',', '')} or {cell.replace(',', '.')}; write numbers with a decimal point, "
+        "or without any comma."
+    )
 
 
 def all_whole(names):
@@ -99,10 +95,7 @@ def all_whole(names):
 
 
 def missing(values, words=False):
-    """(N,) bool: where a column (N,) of names or numbers says nothing.
-
-    NA or the like says nothing among numbers; among names, only if `words`.
-    """
+    """(N,) bool: where a column says nothing; NA says so among numbers, in text if `words`."""
     if values.dtype.kind == "f":
         return np.isnan(values)
     if values.dtype.kind in "iub":
