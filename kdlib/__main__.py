@@ -228,11 +228,25 @@ class _Help(argparse.HelpFormatter):
         return textwrap.wrap(text, width, break_on_hyphens=False)
 
 
+class _Store(argparse._StoreAction):
+    """Stores an option's value; given again, a list goes on, and one value is refused."""
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        if self.dest in parser.given:
+            if self.nargs != "+":
+                parser.error(f"{option_string} is given twice, and one of the two would be lost")
+            values = [*getattr(namespace, self.dest), *values]
+        parser.given.add(self.dest)
+        super().__call__(parser, namespace, values, option_string)
+
+
 class _Parser(argparse.ArgumentParser):
     """Options in full only: an abbreviation may be a typing error."""
 
     def __init__(self, **more):
         super().__init__(**more, allow_abbrev=False, formatter_class=_Help)
+        self.given = set()  # what the options of a command line are stored as
+        self.register("action", None, _Store)
 
     def error(self, message):
         raise KdlibError(f"{message}; see: {self.prog} --help")
@@ -265,12 +279,8 @@ def _parse(argv):
     commands = {}
     subs = parser.add_subparsers(metavar="COMMAND")
     options = {run: _run_options, report: _report_options, audit: _audit_options}
-    options |= {
-        distill: _distill_options,
-        status: _studies("all"),
-        data: _data_options,
-        doctor: lambda add: None,
-    }
+    options |= {distill: _distill_options, status: _studies("all"), data: _data_options}
+    options[doctor] = lambda add: None
     for command, add_options in options.items():
         said = command.__doc__
         commands[command] = subs.add_parser(command.__name__, help=said, description=said)
@@ -389,26 +399,19 @@ def _audit_options(add):
 
 
 def _distill_options(add):
-    data = (
-        "a folder of images with a folder per class, in train/, val/, test/ or alone; or a table "
-    )
-    data += "with the columns path and label, also group and split; or Parquet shards"
+    data = "a folder of images with a folder per class, in train/, val/, test/ or alone; or a "
+    data += "table with the columns path and label, also group and split; or Parquet shards"
     add("--data", metavar="PATH", help=data)
     weights = "LIBRARY:NAME@FILE, as in timm:resnet50@my.safetensors; LIBRARY is torchvision, timm "
     weights += "or kdlib; FILE may be pretrained; without @FILE it is trained here first"
     add("--teacher", metavar="NETWORK", help=weights)
-    add(
-        "--student", metavar="NETWORK", help="as --teacher; with @FILE it starts from those weights"
-    )
+    start = "as --teacher; with @FILE it starts from those weights"
+    add("--student", metavar="NETWORK", help=start)
     usual = ["one_hot", "kd", "ada_alpha"]
     names = "one_hot, the baseline, and others; default: " + ",".join(usual)
     add("--methods", nargs="+", default=usual, metavar="NAME", help=names)
-    add(
-        "--out",
-        default="distilled",
-        metavar="DIR",
-        help="default: distilled; if it exists, what is there goes on",
-    )
+    out = "default: distilled; if it exists, what is there goes on"
+    add("--out", default="distilled", metavar="DIR", help=out)
     groups = "the group of each image: columns path and group; default: the classes"
     add("--groups", **FILE, help=groups)
     add("--seeds", **COUNT, default=1, help="students of each method; default: 1")
@@ -483,11 +486,8 @@ def main(argv=None):
         if number is None:
             raise
         word = "interrupted" if number == signal.SIGINT else "told to stop"
-        again = (
-            "goes on from what is kept"
-            if getattr(args, "command", None) is distill
-            else "starts again"
-        )
+        keeps = getattr(args, "command", None) is distill
+        again = "goes on from what is kept" if keeps else "starts again"
         said = f"{word}; the same command {again}"
         if args.configs:
             kept = f"finished runs are kept ({_on_record(args.configs)})"

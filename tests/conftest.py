@@ -1,6 +1,7 @@
 """Fixtures that several files share. KDLIB_REQUIRE=data,browser turns their skips into failures."""
 
 import functools
+import itertools
 import os
 import shutil
 from pathlib import Path
@@ -83,7 +84,8 @@ def command(files, request, tmp_path, monkeypatch, capsys):
     """Function of further arguments -> (exit code, stdout, stderr), in a folder of copies.
 
     files: the folder with y.npy, teacher.npy, student.npy; USUAL of the test file is added. Few
-    resamples, and no figures by bucket, which take most of the time."""
+    resamples, and no figures by bucket, which take most of the time. Options that are given replace
+    the usual ones."""
     from kdlib.__main__ import main
     from kdlib.asking import given
     from kdlib.auditing import page
@@ -95,11 +97,12 @@ def command(files, request, tmp_path, monkeypatch, capsys):
     for name in ("audit", "audit_students"):
         monkeypatch.setattr(given, name, functools.partial(getattr(given, name), resamples=2))
     monkeypatch.setattr(page, "by_bucket", lambda a: [])
-    usual = ["audit", "--labels", "y.npy", "--teacher", "teacher.npy", "--student", "student.npy"]
-    usual += getattr(request.module, "USUAL", [])
+    usual = {f"--{role}": [f"{role}.npy"] for role in ("teacher", "student")}
+    usual |= {"--labels": ["y.npy"]} | getattr(request.module, "USUAL", {})
 
     def run(*more):
-        code = main([*usual, *map(str, more)])
+        left = [[option, *values] for option, values in usual.items() if option not in more]
+        code = main(["audit", *itertools.chain(*left), *map(str, more)])
         return code, *capsys.readouterr()
 
     return run

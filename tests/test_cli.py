@@ -507,6 +507,9 @@ OF_AUDIT = (
 )
 
 
+TWICE = "is given twice, and one of the two would be lost; see"
+
+
 def nearest(wrong, near, allowed):
     return f"{wrong} is unknown: did you mean {near!r}? Allowed: {allowed}."
 
@@ -556,12 +559,37 @@ def nearest(wrong, near, allowed):
             "report digits --readme",
             "--readme is of all studies on record: leave out STUDY and --seeds.",
         ),
+        ("run digits --jobs 1 --jobs 2", f"--jobs {TWICE}: python -m kdlib run --help"),
+        ("audit --edges 9 1 --edges 8 2", f"--edges {TWICE}: python -m kdlib audit --help"),
+        ("distill --lr=1 --lr=2", f"--lr {TWICE}: python -m kdlib distill --help"),
     ],
 )
 def test_a_wrong_command_is_one_sentence(line, sentence, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("KDLIB_RECORDS", str(tmp_path / "records"))
     assert cli.main(line.split()) == 2
     assert capsys.readouterr() == ("", f"kdlib: {sentence}\n")
+
+
+def test_a_list_that_is_given_again_goes_on():
+    """Also one by --method, which appends, and not behind a list that is there by default."""
+    words = "--student a.npy b.npy --kind logits --student c.npy --student=d.npy"
+    audit = cli._parse(["audit", *words.split()])
+    assert list(map(str, audit.student)) == ["a.npy", "b.npy", "c.npy", "d.npy"]
+    assert (audit.kind, audit.teacher) == (["logits"], None)
+    assert cli._parse(["audit", "--labels", "y.npy"]).student is None  # nothing is kept
+    for words, methods in (
+        ("", ["one_hot", "kd", "ada_alpha"]),
+        ("--methods a --methods b", ["a", "b"]),
+    ):
+        assert cli._parse(["distill", *words.split()]).methods == methods
+    assert cli._parse(["run", "digits", "--method", "kd", "--method", "dkd"]).method == [
+        "kd",
+        "dkd",
+    ]
+    assert cli._parse(["report", "--seeds", "2", "digits", "cifar20-lt"]).studies == [
+        "digits",
+        "cifar20-lt",
+    ]
 
 
 @pytest.mark.parametrize(

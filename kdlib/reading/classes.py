@@ -67,6 +67,8 @@ def classes_of(y, answers, given=()):
     scores have or the largest number says; from 1 on where no label or answer is 0.
     """
     names = given
+    if known := set(given) or set(y if y.dtype == object else ()):
+        answers = [_as_spelled(known, a) for a in answers]
     if not given:
         if len({frozenset(a.classes) for a in answers if a.classes}) > 1:
             # called in several ways, perhaps only by the stems
@@ -77,6 +79,34 @@ def classes_of(y, answers, given=()):
     if len(names) < 2:
         raise AuditError(ONE_CLASS)
     return names, answers
+
+
+def _folded(name):
+    """A name as its spellings are compared; a - at its end stays, as B- is not B."""
+    return name.strip().casefold().replace("_", " ").replace("-", " ")
+
+
+def _as_spelled(known, answers):
+    """Answers that call a class as `known` does, where only capitals, spaces, _ and - differ.
+
+    What could be two of them stays, and so do columns of which two would be one class.
+    """
+    spelled = {}
+    for name in known:
+        spelled[_folded(name)] = None if _folded(name) in spelled else name
+    read = {answers.predicted, answers.own_labels} & answers.source.columns.keys()
+    read = {column: answers.read(column) for column in read}
+    own = {*answers.classes}.union(*(of for of in read.values() if of.dtype == object)) - known
+    same = {name: spelled[_folded(name)] for name in own if spelled.get(_folded(name))}
+    if not same or len({same.get(c, c) for c in answers.classes}) < len(answers.classes):
+        return answers
+    first = min(same)
+    more = f", and {len(same) - 1} more that are spelled otherwise" if len(same) > 1 else ""
+    answers.source.note(f"{quoted(first)} is taken as class {quoted(same[first])}{more}.")
+    renamed = {c: np.array([same.get(v, v) for v in of], of.dtype) for c, of in read.items()}
+    source = replace(answers.source, columns=answers.source.columns | renamed)
+    classes, keys = (tuple(same.get(c, c) for c in of) for of in (answers.classes, answers.keys))
+    return replace(answers, source=source, classes=classes, keys=keys)
 
 
 def counted(names):

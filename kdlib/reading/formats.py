@@ -6,6 +6,7 @@ safetensors do the parsing. What the columns mean is said in columns.
 """
 
 import bz2
+import contextlib
 import csv
 import gzip
 import hashlib
@@ -21,10 +22,12 @@ import numpy as np
 import pandas as pd
 
 from kdlib.config import count_of
+from kdlib.reading.names import UNNAMED
 from kdlib.reading.sentences import AuditError, as_number, quoted
+from kdlib.reading.values import COMMA, decimal_comma
 
-SEPARATORS = (",", ";", "\t", "|")
-DECIMAL_COMMA = re.compile(r"\s*[-+]?\d+,\d+(?:[eE][-+]?\d+)?\s*")
+SEPARATORS = ("\t", "|", ";", ",")  # the last also stands in names and numbers
+SOME = 50  # rows by which a file is judged
 LARGEST = 2**32  # bytes of an archive, as unpacked
 LIST = re.compile(r"\[[-+.,\seE0-9]*\]")  # how a list of numbers stands in a cell
 
@@ -38,16 +41,14 @@ def _delimited(file):
     file.seek(0)
     encoding = "utf-16" if start in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
     with io.TextIOWrapper(file, newline="", encoding=encoding) as text:
-        line = text.readline()
-        separator = max(SEPARATORS, key=lambda mark: len(next(csv.reader([line], delimiter=mark))))
+        separator = _separator(text)
         text.seek(0)
-        rows = csv.reader(text, delimiter=separator)
+        rows = csv.reader(text, delimiter=separator, skipinitialspace=True)
         first = next(rows, [""])
         while len(first) > 1 and not first[-1].strip():  # commas at the end, as Excel leaves them
             first.pop()
         names = _header(first)
-        some = itertools.chain.from_iterable(itertools.islice(rows, 50))
-        comma = separator != "," and any(map(DECIMAL_COMMA.fullmatch, some))
+        comma = separator != "," and decimal_comma(rows, first)
         text.seek(0)
         # rows that are too long, of which pandas only warns
         with warnings.catch_warnings(action="error", category=pd.errors.ParserWarning):
@@ -68,6 +69,23 @@ def _delimited(file):
         )
     frame = frame.iloc[:, : len(first)]
     return _named(frame, names) if names else frame.to_numpy()
+
+
+def _separator(text):
+    """What cuts the first rows of a table alike, into several cells; else its first into most."""
+    rows = {}
+    for mark in SEPARATORS:
+        text.seek(0)
+        cut = csv.reader(text, delimiter=mark, skipinitialspace=True)
+        with contextlib.suppress(csv.Error):  # a line is too long for one cell
+            rows[mark] = [row for row in itertools.islice(cut, SOME) if row]
+            if len(set(map(len, rows[mark]))) == 1 < len(rows[mark][0]):
+                return mark
+    first = {mark: len(of[0]) for mark, of in rows.items() if of}
+    commas = [cell for row in rows.get("\t", ()) for cell in row if "," in cell]
+    if {*first.values()} == {1} and all(map(COMMA.fullmatch, commas)):  # one column of numbers
+        return "\t"
+    return max(reversed(SEPARATORS), key=lambda mark: first.get(mark, 0))
 
 
 def _named(frame, names):
@@ -112,8 +130,7 @@ def _header(first):
             f"its first line is {quoted(','.join(first))}; "
             "it must hold the names of the columns, such as label."
         )
-    if not names[0]:  # how pandas writes an index
-        names[0] = "index" if "id" in names else "id"
+    names[0] = names[0] or UNNAMED  # how pandas writes an index
     return names
 
 
@@ -186,7 +203,7 @@ def _torch(file):
 
 
 def _joined(batches):
-    """Batches of a loader as one: tensors, pairs of scores and labels, dictionaries of them."""
+    """Batches of a loader as one: tensors, pairs of scores and labels, dictionaries, with lists."""
     import torch
 
     first = batches[0]
@@ -196,8 +213,16 @@ def _joined(batches):
         return torch.cat([torch.atleast_1d(batch) for batch in batches])
     if all(isinstance(batch, dict) for batch in batches):
         names = [name for name in first if torch.is_tensor(first[name]) and first[name].ndim]
-        return {name: torch.cat([batch[name] for batch in batches]) for name in names}
+        lists = [name for name in first if isinstance(first[name], (list, tuple))]
+        lists = [name for name in lists if all(isinstance(v, (str, int)) for v in first[name])]
+        joined = {name: torch.cat([batch[name] for batch in batches]) for name in names}
+        return joined | {name: [*itertools.chain(*(b[name] for b in batches))] for name in lists}
     if all(isinstance(batch, (list, tuple)) for batch in batches):
+        if not all(torch.is_tensor(part) for batch in batches for part in batch):
+            raise AuditError(
+                "holds batches in which not all is a tensor; make each batch a dictionary, as in "
+                "{'logits': tensor, 'path': list}."
+            )
         return _joined([_joined(part) for part in zip(*batches, strict=True)])
     return batches
 

@@ -72,27 +72,38 @@ def matrix_of(found):
 def with_group(found, how):
     """(M,) int64: examples to which a Source of groups gives a value in each of its columns.
 
-    how: of the others, drop leaves them out; own makes them a group, so that none is without; None
-    allows none: AuditError.
+    Behind the Source, with None for what is missing. how: of the others, drop leaves them out; own
+    makes them a group, so that none is without; None allows none: AuditError.
     """
     nothing = np.zeros(rows_of(found), dtype=bool)
+    columns = dict(found.columns)
     for column, values in found.columns.items():
-        if len(values) != len(nothing) or not is_single(values) or how == "own":
+        if len(values) != len(nothing) or not is_single(values):
             continue
-        empty = missing(values.ravel())
+        values = values.ravel()
+        called = quoted(column) if column else "a group"
+        empty = missing(values, how is not None)
+        absent = missing(values, True) & ~empty
+        if absent.any():
+            said = (
+                f"{called} is {quoted(values[absent][0])} in {count_of(int(absent.sum()), 'row')}"
+            )
+            found.note(f"{said}, a group; without one with --missing-groups.")
         if empty.any() and how is None:
-            called = quoted(column) if column else "a group"
             raise found.error(
                 f"{called} is missing in {int(empty.sum()):,} of {count_of(len(empty), 'row')}, "
                 f"first in row {int(np.argmax(empty))}; --missing-groups drop leaves these "
                 "examples out, --missing-groups own makes them a group."
             )
-        nothing |= empty
+        if empty.any() and values.dtype.kind != "f":
+            columns[column] = np.where(empty, None, values)
+        if how == "drop":
+            nothing |= empty
     if nothing.all():
         raise found.error("no example has a group.")
     if nothing.any():
         found.note(f"Left out: {count_of(int(nothing.sum()), 'example')} without a group.")
-    return np.flatnonzero(~nothing)
+    return replace(found, columns=columns), np.flatnonzero(~nothing)
 
 
 def _overlapping(found, matrix):

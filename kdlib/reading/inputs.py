@@ -14,7 +14,7 @@ from kdlib.reading.formats import is_known
 from kdlib.reading.groups import in_pairs, with_group
 from kdlib.reading.names import ROLES
 from kdlib.reading.read import Source, file_and_columns, source
-from kdlib.reading.rows import aligned, by_example, by_text, take
+from kdlib.reading.rows import aligned, by_column, by_example, take
 from kdlib.reading.scores import check_own_labels
 from kdlib.reading.sentences import AuditError, repeated
 
@@ -61,7 +61,7 @@ def in_rows(first, models, more, given, missing_groups=None, by=None):
     if "groups" in known and by is None and in_pairs(known["groups"]):
         members["groups"] = known.pop("groups")
     others = [*(s for many in models.values() for s in many), *known.values()]
-    first, others = by_text(by_example(first, None), others)
+    first, others = by_column(by_example(first, None), others)
     y = labels_of(first)
     others = [by_example(s, len(y)) for s in others]
     count = len(others) - len(known)
@@ -75,7 +75,7 @@ def in_rows(first, models, more, given, missing_groups=None, by=None):
     for a in answers:
         check_own_labels(a, y, names, first)
     if "groups" in known and "groups" not in members:
-        kept = with_group(known["groups"], missing_groups)
+        known["groups"], kept = with_group(known["groups"], missing_groups)
         y = y[kept]
         answers = [replace(a, source=take(a.source, kept)) for a in answers]
         known = {what: take(s, kept) for what, s in known.items()}

@@ -3,8 +3,9 @@
 ROLES = ("teacher", "student", "baseline")  # of the models
 IDS = (
     *("id", "ids", "exampleid", "sampleid", "imageid", "uid", "uuid", "filename", "filepath"),
-    *("file", "path", "imagepath", "image", "index", "unnamed0"),
+    *("file", "path", "imagepath", "image", "index"),
 )
+UNNAMED = "Unnamed: 0"  # how pandas calls a column without a name, such as an index it wrote
 LABELS = (
     *("label", "labels", "y", "target", "targets", "ytrue", "true", "truelabel", "groundtruth"),
     *("truth", "gt", "labelid", "labelids", "classlabel", "class", "actual", "obs", "gtlabel"),

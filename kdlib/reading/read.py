@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from kdlib.reading import formats
-from kdlib.reading.names import IDS, called, plain
+from kdlib.reading.names import IDS, UNNAMED, called, plain
 from kdlib.reading.sentences import AuditError, encodable, listed, quoted, reason, repeated
 
 
@@ -28,6 +28,7 @@ class Source:
     sha256: str = ""  # of the file
     notes: list = field(default_factory=list)  # how it was taken, parts of sentences
     start: int | None = None  # of a batch: the number of its first example
+    unnamed: bool = False  # whether the ids have no name, as where pandas writes an index
 
     def error(self, sentence):
         """The AuditError that says it of this input."""
@@ -176,25 +177,29 @@ def _with_ids(found, index):
     """The Source with its ids apart: a column that is called like one, or a table's index.
 
     A column such as PassengerId is one if all its values differ; none is that holds {bytes, path},
-    as data sets of Hugging Face hold images.
+    as data sets of Hugging Face hold images. One without a name is one if there is no other.
     """
     columns = dict(found.columns)
     single = [name for name, of in columns.items() if np.ndim(of) == 1]
     single = [name for name in single if not isinstance(next(iter(columns[name]), None), dict)]
+    unnamed = UNNAMED in single and len(columns) > 1
+    if unnamed:
+        single.remove(UNNAMED)
+        index = columns.pop(UNNAMED)
     name = None
     if len(columns) > 1:
         name = called(single, IDS)
         if name is None:
             name = next((own for own in single if _numbers_examples(own, columns[own])), None)
     ids = columns.pop(name) if name is not None else index
-    return replace(found, columns=columns, ids=ids)
+    return replace(found, columns=columns, ids=ids, unnamed=unnamed and name is None)
 
 
 def _numbers_examples(name, values):
-    """Whether a column called …id, but not of labels, has another value in each row."""
+    """Whether a column called …id or …ids, but not of labels, has another value in each row."""
     short = plain(name)
     labels = any(word in short for word in ("label", "class", "pred", "target"))
-    if not short.endswith("id") or labels or values.dtype.kind not in "iuUO":
+    if not short.endswith(("id", "ids")) or labels or values.dtype.kind not in "iuUO":
         return False
     try:
         return len(set(values.tolist())) == len(values)

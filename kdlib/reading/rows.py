@@ -153,32 +153,44 @@ def by_example(found, n):
     return replace(found, columns=turned, ids=ids)
 
 
-def by_text(first, others):
-    """The Sources with ids, where labels and others share a column of text that tells rows apart.
+def by_column(first, others):
+    """The Sources with ids, where labels and others share a column that tells rows apart.
 
-    Such as name or text: a column with letters, another value in each of MANY rows, called alike.
+    Such as name or idx: another value in each of MANY rows, called alike. It holds text with
+    letters, or whole numbers which are the same on both sides. One without a name that only counts
+    the rows is no id unless the labels have such a column too.
     """
-    if any(s.ids is not None for s in (first, *others)):
+    if not first.unnamed:
+        count = [s.unnamed and np.array_equal(s.ids, np.arange(len(s.ids))) for s in others]
+        others = [replace(s, ids=None) if c else s for s, c in zip(others, count, strict=True)]
+    if first.ids is not None:
         return first, others
     for name in first.columns:
-        labels, *out = (_with_id(s, name) for s in (first, *others))
-        if labels.ids is not None and any(s.ids is not None for s in out):
+        values = first.columns[name]
+        labels, *out = (_with_id(s, name, values) for s in (first, *others))
+        if labels is not first and any(s is not own for s, own in zip(out, others, strict=True)):
             return labels, out
     return first, others
 
 
-def _with_id(found, name):
-    """The Source with such a column of text as its ids, if it has that and others beside it."""
+def _with_id(found, name, wanted):
+    """The Source with such a column as its ids, if it has others beside it; wanted: the labels'."""
     columns = dict(found.columns)
     values = columns.pop(name, ())
-    if not columns or plain(name) in (*LABELS, *PREDICTED):
+    if found.ids is not None or not columns or plain(name) in (*LABELS, *PREDICTED):
         return found
     if np.ndim(values) != 1 or len(values) < MANY:
         return found
     is_text = all(isinstance(v, str) and LETTER.search(v) for v in values)
-    if not is_text or len(set(values)) < len(values):
+    numbers = _whole(values)
+    if not (is_text or numbers) or len(set(values)) < len(values) or numbers != _whole(wanted):
         return found
     return replace(found, ids=values, columns=columns)
+
+
+def _whole(values):
+    """The whole numbers of a column, set() if it holds others."""
+    return set(map(int, values)) if all_whole(map(str, values)) else set()
 
 
 def take(found, rows):

@@ -9,7 +9,7 @@ from kdlib.reading.sentences import ends, printable
 MANY = 20  # examples that nobody gets right by chance
 SIGMAS = 3  # by which a model must beat chance
 MOST_ORDERED = 1000  # classes whose order is checked
-OFTEN = 0.05  # share of examples that are predicted to be of a class that none is of
+OFTEN = 0.05  # share of examples that are predicted to be of classes that none is of
 ROWS = "are its rows in the same order as the labels?"
 GAINED = 10  # points that another order of the classes must add
 
@@ -88,11 +88,14 @@ def _strangers(y, names, found):
     for role, many in found.items():
         predicted = np.concatenate([x.predicted for x in many])
         share = np.bincount(predicted, minlength=len(names)) / len(predicted)
-        worst = int(np.argmax(np.where(never, share, 0)))
-        if never[worst] and share[worst] > OFTEN:
+        share[~never] = 0
+        which = printable(names[int(np.argmax(share))])
+        if (more := np.count_nonzero(share) - 1) > 0:
+            which += f" and {count_of(more, 'other class', 'other classes')}"
+        if share.sum() > OFTEN:
             out.append(
-                f"The {role} predicts {printable(names[worst])} in {100 * share[worst]:.0f} % of "
-                "examples, and none is of this class: is it a class?"
+                f"The {role} predicts {which} in {100 * share.sum():.0f} % of examples, and none "
+                f"is of {'these: are they classes' if more > 0 else 'this class: is it a class'}?"
             )
     return out
 

@@ -121,7 +121,7 @@ def _named_inside(names, labels):
 def _families(names, words):
     """{stem: {number or name: column}} of columns with one stem and numbers from 0 or 1 on.
 
-    words: the stems that mean scores, after which names may stand instead of numbers; None: any.
+    words: the stems that mean scores, behind which names or any numbers may stand; None: any.
     """
     found = {}
     for name in names:
@@ -140,7 +140,7 @@ def _families(names, words):
         counted = list(range(numbers[0], numbers[0] + len(numbers))) if numbers else []
         if len(numbers) > 1 and numbers == counted and numbers[0] in (0, 1):
             sets[stem] = numbered
-        elif len(members) > 1 and words and len(numbers) < len(members):
+        elif len(members) > 1 and words:
             sets[stem] = members
     return sets
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from kdlib.reading.classes import coded, counted
-from kdlib.reading.names import REDUCED
+from kdlib.reading.names import REDUCED, SCORES, plain
 from kdlib.reading.read import let_go
 from kdlib.reading.sentences import AuditError, ends, listed, quoted
 from kdlib.reading.values import as_numbers
@@ -141,7 +141,7 @@ def _matrix(answers, names, kind):
         own = [as_numbers(found, found.columns[c], f"column {quoted(c)}") for c in columns]
         scores = np.column_stack(own)
     elif answers.one_score and len(names) == 2:
-        return _of_second_class(found, found.columns[columns[0]], names, kind, answers.kind)
+        return _of_one_class(found, columns[0], names, kind, answers.kind)
     else:
         scores = found.columns[columns[0]]
     if scores.dtype.kind not in "iufb" or scores.shape[1:] != (len(names),):
@@ -152,9 +152,9 @@ def _matrix(answers, names, kind):
     return scores, kind
 
 
-def _of_second_class(found, values, names, kind, called):
-    """(scores (N, 2), kind) of one score, which is that of the second of two classes."""
-    score = as_numbers(found, values, "the score").astype(np.float64)
+def _of_one_class(found, column, names, kind, called):
+    """(scores (N, 2), kind) of one score, of the class its column is called after or the second."""
+    score = as_numbers(found, found.columns[column], "the score").astype(np.float64)
     inside = bool(((score >= 0) & (score <= 1)).all())
     if kind == "auto":
         kind = called or ("probabilities" if inside else "logits")
@@ -162,8 +162,21 @@ def _of_second_class(found, values, names, kind, called):
         raise found.error(
             "every score lies between 0 and 1, as probabilities do; a sigmoid would be taken twice."
         )
-    found.note(f"one score, taken as that of class {quoted(names[1])}, the second.")
-    return with_other_class(found, score, kind), kind
+    which = _class_in(column, names)
+    place = "second" if which else "first"
+    found.note(f"one score, taken as that of class {quoted(names[which])}, the {place}.")
+    scores = with_other_class(found, score, kind)
+    return scores if which else scores[:, ::-1], kind
+
+
+def _class_in(column, names):
+    """0 or 1: after which of two classes a column is called; 1 where that cannot be told."""
+    for key in (column, column.partition("_")[2]):  # -1 is not 1
+        if key in names:
+            return names.index(key)
+    short, words = plain(column), ("", *SCORES)
+    after = [any(short == plain(f"{word}{name}") for word in words) for name in names]
+    return int(after != [True, False])
 
 
 def with_other_class(found, score, kind):

@@ -4,10 +4,14 @@ import re
 
 import numpy as np
 
-from kdlib.reading.sentences import as_number, encodable
+from kdlib.reading.sentences import AuditError, as_number, encodable, quoted
 
 MISSING = ("None", "nan", "<NA>", "NaT")  # how missing values that are not text are printed
+ABSENT = (*MISSING, "NA", "NaN", "NULL")  # how these are written as text
 WHOLE = re.compile(r"[ \t\r\n]*[+-]?[0-9]{1,18}[ \t\r\n]*")  # what int reads
+
+COMMA = re.compile(r"\s*[-+]?\d+,\d+(?:[eE][-+]?\d+)?\s*")  # in a number
+THOUSANDS = re.compile(r"\s*[-+]?[1-9]\d{0,2},\d{3}\s*")  # what could be separated by it
 
 
 def is_single(values):
@@ -71,16 +75,32 @@ def as_numbers(found, values, what):
     return read
 
 
+def decimal_comma(rows, names):
+    """Whether numbers in cells of text have one; AuditError where all could be thousands."""
+    cells = ((n, c.strip()) for row in rows for n, c in zip(names, row, strict=False) if "," in c)
+    cells = ((name, cell) for name, cell in cells if COMMA.fullmatch(cell))
+    name, cell = next(cells, ("", ""))
+    if not THOUSANDS.fullmatch(cell) or not all(THOUSANDS.fullmatch(other) for _, other in cells):
+        return bool(cell)
+    raise AuditError(
+        f"column {quoted(name.strip())} holds {quoted(cell)}, which may mean "
+        f"{cell.replace(',', '')} or {cell.replace(',', '.')}; write numbers with a decimal point, "
+        "or without any comma."
+    )
+
+
 def all_whole(names):
     """Whether every name is a whole number."""
     return all(map(WHOLE.fullmatch, names))
 
 
-def missing(values):
-    """(N,) bool: where a column (N,) of names or numbers says nothing."""
+def missing(values, words=False):
+    """(N,) bool: where a column says nothing; NA says so among numbers, in text if `words`."""
     if values.dtype.kind == "f":
         return np.isnan(values)
     if values.dtype.kind in "iub":
         return np.zeros(len(values), dtype=bool)
     empty = [not str(v).strip() or str(v) in MISSING and not isinstance(v, str) for v in values]
-    return np.array(empty, dtype=bool)
+    absent = np.array([str(v).strip() in ABSENT for v in values], dtype=bool) | empty
+    numbers = absent.any() and not any(np.isnan(as_number(v)) for v in values[~absent])
+    return absent if words or numbers else np.array(empty, dtype=bool)

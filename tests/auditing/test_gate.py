@@ -726,7 +726,7 @@ def files(tmp_path_factory):
     return folder
 
 
-USUAL = ["--classes", "names.txt"]
+USUAL = {"--classes": ["names.txt"]}
 BASELINE = ("--baseline", "baseline.npy")
 WRITTEN = ("audit.html", "audit.json", "audit.csv", "s.md", "j.xml")
 

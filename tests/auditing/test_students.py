@@ -339,7 +339,7 @@ def files(made, tmp_path_factory):
     return folder
 
 
-USUAL = ["--baseline", "b0.npy", "b1.npy"]
+USUAL = {"--baseline": ["b0.npy", "b1.npy"]}
 TWO = ("kd=kd0.npy", "kd1.npy", "ada=ada_alpha0.npy", "ada_alpha1.npy")
 
 

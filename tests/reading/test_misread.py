@@ -1,0 +1,379 @@
+"""What was once read as something else without a word: each with a truth of its own."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import refusals
+import torch
+from scipy.special import expit, softmax
+from sklearn.metrics import accuracy_score, log_loss, recall_score
+
+import kdlib
+
+N, C = 300, 4
+RNG = np.random.default_rng(11)
+Y = RNG.integers(C, size=N)
+NAMES = np.array(["aquarium_fish", "Big truck", "cat", "oak-tree"], dtype=object)
+OTHERWISE = np.array(["Aquarium fish ", "big_truck", "cat", "oak tree"], dtype=object)
+ORDER = RNG.permutation(N)
+
+
+def logits(accuracy, y=Y, classes=C):
+    z = RNG.normal(size=(len(y), classes))
+    z[np.arange(len(y)), y] += np.where(RNG.random(len(y)) < accuracy, 6, -6)
+    return z
+
+
+Z = {"teacher": logits(0.9), "student": logits(0.6)}
+A = {role: z.argmax(axis=1) for role, z in Z.items()}
+
+
+def audit(labels, make, **options):
+    """An audit, quick; make gives what a role's model says."""
+    return kdlib.audit(labels, make("teacher"), make("student"), **{"resamples": 2} | options)
+
+
+def refused(labels, make, **options):
+    return refusals.refused(audit, labels, make, **options)
+
+
+def right(found, y=Y, answers=A):
+    """The audit, if each model is right as often as scikit-learn says, in all and in each class."""
+    for role, own in answers.items():
+        true = 100 * accuracy_score(y, own)
+        assert found.metrics[f"{role}_accuracy"].estimate == pytest.approx(true, abs=1e-9)
+    of_class = 100 * recall_score(y, answers["student"], average=None, labels=np.unique(y))
+    np.testing.assert_allclose(sorted(found.groups.student), sorted(of_class), atol=1e-9)
+    return found
+
+
+# ---------------------------------------------------------------- classes
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda role: OTHERWISE[A[role]],
+        lambda role: {"pred": OTHERWISE[A[role]], "label": OTHERWISE[Y]},
+        lambda role: pd.DataFrame(Z[role], columns=OTHERWISE),
+        lambda role: pd.DataFrame(Z[role], columns=[f"logit_{name}" for name in OTHERWISE]),
+    ],
+)
+def test_classes_spelled_in_two_ways_are_one(make):
+    for given in ((), NAMES):
+        found = right(audit(NAMES[Y], make, classes=given if len(given) else None))
+        assert set(found.class_names) == set(NAMES)
+        said = "'Aquarium fish ' is taken as class 'aquarium_fish', and 2 more that are spelled"
+        assert said in found.read[-1] and not found.warnings
+
+
+def test_what_could_be_two_classes_is_joined_with_none():
+    names = np.array(["B", "b", "B-", "c"])
+    odd = np.array(["B", " B", "B-", "C"])  # the second could be B or b, the fourth is c
+    found = audit(names[Y], lambda role: odd[A[role]])
+    wrong = np.where(A["student"] == 1, -1, A["student"])
+    assert set(found.class_names) == {*names, " B"}
+    true = 100 * accuracy_score(Y, wrong)
+    assert found.metrics["student_accuracy"].estimate == pytest.approx(true, abs=1e-9)
+    twice = pd.DataFrame(Z["student"], columns=["B", "b", "B-", "c"]).assign(**{"b-": -9.0})
+    assert set(audit(names[Y], lambda role: twice).class_names) == {*names, "b-"}
+
+
+def test_many_classes_that_no_example_has_are_warned_of_together():
+    """Each is predicted in less than a twentieth of the examples."""
+    names = np.array([*"abcd", *(f"other {k}" for k in range(9))])
+    odd = np.where(np.arange(N) % 9 == 0, 4 + np.arange(N) // 9 % 9, A["student"])
+    models = {"teacher": A["teacher"], "student": odd}
+    found = audit(names[Y], lambda role: names[models[role]])
+    share = 100 * np.mean(odd >= 4)
+    said = f" and 8 other classes in {share:.0f} % of examples, and none is of these: are they "
+    assert [said in sentence for sentence in found.warnings] == [True]
+
+
+@pytest.mark.parametrize("numbers", [[0, 1, 2, 4], [3, 5, 6, 9], [0, 1, 2, 3], [2, 3, 4, 5]])
+def test_numbers_behind_a_word_for_scores_are_names_of_classes_not_places(numbers):
+    """Also where the last class occurs nowhere, so that every label could be a place."""
+    own = np.array([*numbers, numbers[-1] + 1])
+    names = [f"logit_{number}" for number in own]
+    for order in (np.arange(5), RNG.permutation(5)):
+
+        def make(role, order=order):
+            wide = np.c_[Z[role], np.full(N, -9.0)]
+            return pd.DataFrame(wide, columns=names).iloc[:, order]
+
+        found = right(audit(own[Y], make))
+        assert found.class_names == tuple(map(str, own))
+        sizes = dict(zip(found.groups.group, found.groups.n, strict=True))
+        assert sizes == {str(own[k]): n for k, n in enumerate(np.bincount(Y))}
+
+
+def test_a_label_that_no_column_is_numbered_by_is_refused():
+    names = [f"prob_{k}" for k in (0, 1, 2, 4)]
+    said = refused(Y, lambda role: pd.DataFrame(Z[role], columns=names))
+    row = np.argmax(Y == 3)
+    assert said == f"labels: label in row {row} is 3, not a class; known are 0, 1, 2, 4."
+
+
+TWO = Y % 2
+PAIR = {role: logits(share, TWO, 2) for role, share in (("teacher", 0.9), ("student", 0.7))}
+OF_PAIR = {role: z.argmax(axis=1) for role, z in PAIR.items()}
+
+
+@pytest.mark.parametrize(
+    ("names", "column", "which"),
+    [
+        (["fake", "real"], "fake", 0),
+        (["fake", "real"], "prob_fake", 0),
+        (["fake", "real"], "P(Fake)", 0),
+        (["fake", "real"], "score", 1),
+        (["fake", "real"], "prob_real", 1),
+        (["a b", "real"], "prob_a_b", 0),
+        ([0, 1], "prob_0", 0),
+        ([0, 1], "p1", 1),
+        ([1, 2], "prob_1", 0),
+        ([1, 2], "output", 1),
+        ([-1, 1], "prob_-1", 0),
+        ([-1, 1], "prob_1", 1),
+    ],
+)
+@pytest.mark.parametrize("kind", ["logits", "probabilities"])
+def test_one_score_is_of_the_class_that_its_column_is_called_after(names, column, which, kind):
+    def make(role):
+        score = PAIR[role][:, which] - PAIR[role][:, 1 - which]
+        return {column: score if kind == "logits" else expit(score)}
+
+    found = right(audit(np.array(names)[TWO], make), TWO, OF_PAIR)
+    said = f"taken as that of class '{names[which]}', the {'second' if which else 'first'}."
+    assert said in found.read[-1]
+    loss = log_loss(TWO, softmax(PAIR["student"], axis=1))
+    assert found.metrics["student_log_loss"] == pytest.approx(loss, abs=1e-9)
+
+
+# ---------------------------------------------------------------- rows
+
+
+def keyed(role, key, kind=int):
+    return {key: (3 * ORDER).astype(kind), "logits": Z[role][ORDER]}
+
+
+@pytest.mark.parametrize("key", ["idx", "indices", "key", "row", "Image Name", "image_ids"])
+@pytest.mark.parametrize("kind", [int, str])
+def test_a_column_of_numbers_that_labels_and_models_share_tells_rows_apart(key, kind, tmp_path):
+    np.savez(tmp_path / "y.npz", **{key: (3 * np.arange(N)).astype(kind)}, label=Y)
+
+    def make(role):
+        np.savez(tmp_path / f"{role}.npz", **keyed(role, key, kind))
+        return tmp_path / f"{role}.npz"
+
+    found = right(audit(tmp_path / "y.npz", make))
+    assert "joined by id" in found.read[0]
+    table = pd.DataFrame({key: 3 * np.arange(N), "label": Y}).iloc[ORDER[::-1]]
+    tables = audit(
+        table.reset_index(drop=True),
+        lambda role: pd.DataFrame({key: 3 * ORDER, "pred": A[role][ORDER]}),
+        groups=pd.DataFrame({"id": 3 * np.arange(N), "group": NAMES[Y]}),
+    )
+    right(tables)
+
+
+def test_ids_in_no_order_that_the_labels_lack_are_refused():
+    said = refused(Y, lambda role: keyed(role, "image_ids"))
+    assert said.startswith("teacher: its ids come in no order and labels has none;")
+
+
+@pytest.mark.parametrize(
+    "other",
+    [ORDER + 1, np.r_[ORDER[:-1], ORDER[0]], ORDER + 0.5, [f"s{k}" for k in ORDER]],
+    ids=["other values", "one value twice", "fractions", "text"],
+)
+def test_numbers_that_differ_between_labels_and_models_are_no_ids(other):
+    labels = {"seconds": np.arange(N), "label": Y}
+    found = right(audit(labels, lambda role: {"seconds": other, "logits": Z[role]}))
+    assert "in the order of the rows" in found.read[0]
+    turned = {"seconds": np.array(other), "label": Y}
+    models = {role: {"seconds": np.arange(N), "logits": z} for role, z in Z.items()}
+    assert "in the order of the rows" in right(audit(turned, models.get)).read[0]
+
+
+def saved(role, folder, batch):
+    """The file of a loader's batches, in ORDER; batch: one of its logits, a tensor, and paths."""
+    path = folder / f"{role}.pt"
+    z = torch.from_numpy(Z[role])[ORDER].split(64)
+    paths = [[f"{k}.png" for k in some.tolist()] for some in torch.from_numpy(ORDER).split(64)]
+    torch.save([batch(*both) for both in zip(z, paths, strict=True)], path)
+    return path
+
+
+def test_batches_with_paths_are_joined_by_these(tmp_path):
+    labels = pd.DataFrame({"path": [f"test/{k}.png" for k in range(N)], "label": Y})
+    for as_kept in (list, tuple):
+        found = audit(
+            labels,
+            lambda role, kept=as_kept: saved(
+                role,
+                tmp_path,
+                lambda z, of: {"logits": z, "path": kept(of), "loss": 0.5, "tokens": [[1], []]},
+            ),
+        )
+        assert "joined by id" in right(found).read[0]
+
+
+@pytest.mark.parametrize("batch", [lambda z, of: (z, of), lambda z, of: [z, 0.5]])
+def test_batches_of_tensors_and_lists_are_refused(batch, tmp_path):
+    said = refused(Y, lambda role: saved(role, tmp_path, batch))
+    assert said == (
+        f"{tmp_path}/teacher.pt: holds batches in which not all is a tensor; make each batch a "
+        "dictionary, as in {'logits': tensor, 'path': list}."
+    )
+
+
+def test_a_column_without_a_name_that_counts_the_rows_is_no_id(tmp_path):
+    def make(role):
+        pd.DataFrame(Z[role], columns=NAMES).to_csv(tmp_path / f"{role}.csv")
+        return tmp_path / f"{role}.csv"
+
+    groups = pd.DataFrame({"Unnamed: 0": np.arange(N), "group": NAMES[Y]})
+    for ids in ([f"{k}.png" for k in range(N)], ORDER):
+        labels = pd.DataFrame({"id": ids, "label": Y})
+        for how in (make, lambda role: pd.read_csv(make(role))):
+            right(audit(labels, how, groups=groups))
+
+
+def test_a_column_without_a_name_is_the_id_where_the_labels_have_it_or_it_has_an_order(tmp_path):
+    tables = {role: pd.DataFrame({"pred": own}) for role, own in A.items()}
+
+    def make(role):
+        tables[role].to_csv(tmp_path / f"{role}.csv")
+        return tmp_path / f"{role}.csv"
+
+    labels = tmp_path / "y.csv"
+    pd.DataFrame({"label": Y}).iloc[ORDER].to_csv(labels)
+    assert "joined by id" in right(audit(labels, make)).read[0]  # though models only count
+    tables["student"] = tables["student"].iloc[ORDER[::-1]]
+    for first in (labels, Y):
+        assert "joined by id" in right(audit(first, make)).read[0]
+
+
+def test_another_id_goes_before_a_column_without_a_name(tmp_path):
+    files = np.array([f"{k}.png" for k in range(N)])
+    for key in ("filename", "id", "PassengerId"):
+
+        def make(role, key=key):
+            table = pd.DataFrame(Z[role], columns=NAMES).assign(**{key: files}).iloc[ORDER]
+            table.reset_index(drop=True).to_csv(tmp_path / f"{role}.csv")
+            return tmp_path / f"{role}.csv"
+
+        found = right(audit(pd.DataFrame({"id": files, "label": Y}), make))
+        assert "joined by id" in found.read[0]
+
+
+# ---------------------------------------------------------------- numbers in text
+
+
+def delimited(folder, rows, name="w.tsv", mark="\t"):
+    path = folder / name
+    path.write_text("".join(f"{mark.join(map(str, row))}\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def test_commas_that_may_separate_thousands_are_refused(tmp_path):
+    w = np.where(np.arange(N) % 3, 987, 12345 + np.arange(N))
+    for mark in "\t;":
+        path = delimited(
+            tmp_path, [("id", "weight"), *((k, f"{v:,}") for k, v in enumerate(w))], mark=mark
+        )
+        assert refused(Y, Z.get, weights=path) == (
+            f"{path}: column 'weight' holds '12,345', which may mean 12345 or 12.345; write numbers "
+            "with a decimal point, or without any comma."
+        )
+    counts = [("class", "count"), *((k, f"{k + 1},000") for k in range(C))]
+    said = refused(Y, Z.get, train_counts=delimited(tmp_path, counts))
+    assert "column 'count' holds '1,000', which may mean 1000 or 1.000;" in said
+
+
+def test_a_comma_is_a_decimal_one_where_a_number_says_so(tmp_path):
+    """To three digits, of which one that is below 1 has no thousands; the first rows do not tell."""
+    w = np.round(np.r_[1.25 + np.arange(N - 1) / 100, 0.125], 3)
+    rows = [("id", "weight"), *((k, f"{v:.3f}".replace(".", ",")) for k, v in enumerate(w))]
+    found = audit(Y, Z.get, weights=delimited(tmp_path, rows))
+    pd.testing.assert_frame_equal(found.groups, audit(Y, Z.get, weights=w).groups)
+    true = 100 * np.average(A["student"] == Y, weights=w)
+    assert found.metrics["student_accuracy"].estimate == pytest.approx(true)
+
+
+WITH_COMMAS = ["tench, Tinca tinca", "great white shark, white shark, man-eater", "cock", "hen"]
+
+
+@pytest.mark.parametrize(
+    ("name", "how"),
+    [
+        ("s.tsv", {"sep": "\t"}),
+        ("s.csv", {"sep": "\t"}),
+        ("s.csv", {"sep": ";", "decimal": ","}),
+        ("s.csv", {"sep": ";"}),
+        ("s.csv", {"sep": "|", "decimal": ","}),
+        ("s.tsv", {"sep": ","}),
+        ("s.csv", {"sep": ","}),
+    ],
+)
+def test_commas_in_names_and_numbers_separate_no_cells(name, how, tmp_path):
+    def make(role):
+        path = tmp_path / f"{role}_{name}"
+        pd.DataFrame(Z[role], columns=WITH_COMMAS).to_csv(path, index=False, **how)
+        return path
+
+    found = right(audit(np.array(WITH_COMMAS)[Y], make))
+    assert set(found.class_names) == set(WITH_COMMAS)
+
+
+@pytest.mark.parametrize("names", [["a, b", "c", "d", "e"], ["a;b", "c", "d", "e"]])
+def test_the_first_rows_say_what_separates_cells(names, tmp_path):
+    """A comma and semicolons cut this header into as many cells, or more, than the right one."""
+    for mark in ",;":
+        rows = [[f'"{name}"' if mark in name else name for name in names], *Z["student"]]
+        path = delimited(tmp_path, rows, "s.csv", mark)
+        models = {"teacher": Z["teacher"], "student": path}
+        right(audit(np.array(names)[Y], models.get, classes=names))
+
+
+def test_one_column_may_hold_numbers_with_a_decimal_comma_but_no_unquoted_names_with_one(tmp_path):
+    w = RNG.random(N)
+    expected = audit(Y, Z.get, weights=w).groups
+    for name in ("w.csv", "w.tsv"):
+        path = tmp_path / name
+        pd.DataFrame({"weight": w}).to_csv(path, index=False, sep=";", decimal=",")
+        pd.testing.assert_frame_equal(audit(Y, Z.get, weights=path).groups, expected)
+    names = [(name,) for name in np.array(WITH_COMMAS)[Y]]
+    labels = delimited(tmp_path, [("label",), *names], "y.csv")
+    assert "not a readable csv file" in refused(labels, Z.get)
+
+
+# ---------------------------------------------------------------- groups
+
+
+@pytest.mark.parametrize("word", ["NA", "nan", "NaN", "NULL", "None"])
+def test_what_says_na_is_missing_among_numbers_and_in_text_where_it_is_asked(word, tmp_path):
+    none = np.arange(N) % 10 == 3
+    sex = np.where(none, word, np.where(Y % 2, "f", "m"))
+    old = np.arange(N) // 10 % 2 == 1
+    age = np.where(none, word, (np.where(old, 60, 30) + np.arange(N) % 3).astype(str))
+    path = tmp_path / "g.csv"
+    pd.DataFrame({"sex": sex, "age": age}).to_csv(path, index=False)
+
+    def sizes(**how):
+        found = audit(Y, Z.get, groups=path, **how)
+        return found, dict(zip(found.groups.group, found.groups.n, strict=True))
+
+    f, m = np.sum(~none & (Y % 2 == 1)), np.sum(~none & (Y % 2 == 0))
+    assert sizes(by="sex", missing_groups="drop")[1] == {"f": f, "m": m}
+    assert sizes(by="sex", missing_groups="own")[1] == {"f": f, "m": m, "missing": 30}
+    found, of_text = sizes(by="sex")
+    assert of_text == {"f": f, "m": m, word: 30}
+    said = f"'sex' is '{word}' in 30 rows, a group; without one with --missing-groups."
+    assert said in found.read[-1]
+    ranges = {"age 30 to 32": np.sum(~none & ~old), "age 60 to 62": np.sum(~none & old)}
+    assert sizes(by="age:2", missing_groups="drop")[1] == ranges
+    assert sizes(by="age:2", missing_groups="own")[1] == ranges | {"age=missing": 30}
+    for by in ("age", "age:2"):
+        said = refused(Y, Z.get, groups=path, by=by)
+        assert f"{path}: 'age' is missing in 30 of 300 rows, first in row 3;" in said
