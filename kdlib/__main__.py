@@ -228,7 +228,7 @@ class _Help(argparse.HelpFormatter):
         return textwrap.wrap(text, width, break_on_hyphens=False)
 
 
-class _Store(argparse._StoreAction):
+class _Store(argparse.Action):
     """Stores an option's value; given again, a list goes on, and one value is refused."""
 
     def __call__(self, parser, namespace, values, option_string=None):
@@ -237,7 +237,7 @@ class _Store(argparse._StoreAction):
                 parser.error(f"{option_string} is given twice, and one of the two would be lost")
             values = [*getattr(namespace, self.dest), *values]
         parser.given.add(self.dest)
-        super().__call__(parser, namespace, values, option_string)
+        setattr(namespace, self.dest, values)
 
 
 class _Parser(argparse.ArgumentParser):

@@ -44,9 +44,9 @@ ANOTHER_TEACHER = (
 
 def claim_of(p, name):
     """The claim of a finding in words."""
-    if name == "F3c" and p.pair[0] != p.pair[1]:
-        return ANOTHER_TEACHER
     claim = CLAIMS[name if name in CLAIMS else name.split()[0]]
+    if name == "F3c" and p.pair[0] != p.pair[1]:
+        claim = ANOTHER_TEACHER
     if not p.study.bucket_edges:
         claim = claim.replace("rarest classes", "classes it knows least")
     return claim.replace("classes", p.study.groups[1])
