@@ -12,8 +12,7 @@ from kdlib.auditing.headline import in_a_row, or_none, within_text
 from kdlib.config import count_of
 from kdlib.distilling.recipe import own
 from kdlib.evidence.counts import by_group
-from kdlib.evidence.rules import labels_read
-from kdlib.evidence.words import number, told
+from kdlib.evidence.words import labels_read, number, told
 
 BASELINE = "one_hot"
 NAMED = 3  # harmed groups in a sentence

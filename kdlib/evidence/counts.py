@@ -86,6 +86,21 @@ def by_group(predictions, groups, classes):
         }
 
 
+def by_half(right, group, groups, splits):
+    """(K, 2, S, G): means of right (S, N) on two halves of each group's examples (N,).
+
+    K random splits into halves, the same whenever a group has as many examples."""
+    out = np.empty((splits, 2, len(right), groups))
+    for g in range(groups):
+        members = right[:, group == g].T
+        rng = np.random.default_rng([g, len(members)])
+        order = rng.permuted(np.tile(np.arange(len(members)), (splits, 1)), axis=1)
+        first = order < len(members) // 2  # (K, n)
+        for side, some in enumerate((first, ~first)):
+            out[:, side, :, g] = some @ members / some.sum(axis=1, keepdims=True)
+    return out
+
+
 def calibration_error(confidence, right, weights=None, bins=BINS):
     """(error, table): expected calibration error, equal-width bins of confidence (Guo et al. 2017).
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from kdlib.evidence.counts import beyond_accuracy, rank_from_highest
+from kdlib.evidence import counts
 from kdlib.evidence.panel import others
 from kdlib.evidence.significance import agreement, holm
 from kdlib.evidence.stats import (
@@ -16,7 +16,7 @@ from kdlib.evidence.stats import (
     rank_correlation,
     welch,
 )
-from kdlib.evidence.words import number, told, told_p
+from kdlib.evidence.words import labels_read, number, told, told_p
 from kdlib.methods import name_of
 
 HARM = -0.5  # points: the smallest mean loss that F2b calls harm
@@ -56,18 +56,6 @@ def names_of(p):
     """The names of the findings of a panel, in order."""
     tuned = ["F1 tuned"] if "kd_tuned" in p.runs else []
     return ["F1", *tuned, *list(CLAIMS)[2:7], *(f"F4 {name_of(m)}" for m in remedies(p))]
-
-
-def labels_read(cfg):
-    """Which labels a run of a Config reads beyond those of its training images, or ""."""
-    if cfg.with_val:
-        return "labels of val, to train on"
-    if cfg.method == "post_hoc":
-        return "labels of val, for one number"
-    margins = cfg.method == "ada_alpha" or cfg.method == "ada_margin" and cfg.margin_reading != "B"
-    if margins and cfg.margin_source == "val":
-        return "labels of val, for its margins"
-    return ""
 
 
 def verdict_bucket(p):
@@ -149,20 +137,11 @@ def not_uniform(p):
 
 
 def halves(p, method):
-    """(K, 2, S, G) per cent: accuracy of each network on two halves of each group's examples.
-
-    K random splits into halves."""
+    """(K, 2, S, G) per cent: accuracy of each network on two halves of each group's examples."""
 
     def compute(runs):
-        right = 100.0 * np.array([p._predictions(r).right for r in runs]).T  # (N, S)
-        out = np.empty((HALVES, 2, len(runs), len(p.group_names)))
-        for g in range(len(p.group_names)):
-            members = right[p.group == g]
-            rng = np.random.default_rng([g, len(members)])
-            order = rng.permuted(np.tile(np.arange(len(members)), (HALVES, 1)), axis=1)
-            first = order < len(members) // 2  # (K, n)
-            for side, some in enumerate((first, ~first)):
-                out[:, side, :, g] = some @ members / some.sum(axis=1, keepdims=True)
+        right = 100.0 * np.array([p._predictions(r).right for r in runs])
+        out = counts.by_half(right, p.group, len(p.group_names), HALVES)
         return [out[:, :, k] for k in range(len(runs))]
 
     return np.stack(p.remembered("halves", p.records(method), compute), axis=2)
@@ -196,8 +175,8 @@ def margin_predicts(p):
         )
         if not np.ptp(p.train_counts):
             return said
-        counts = np.broadcast_to(p.train_counts, gains.shape)
-        images = correlation_with_gain(rank_correlation, gains, baselines, counts)
+        sizes = np.broadcast_to(p.train_counts, gains.shape)
+        images = correlation_with_gain(rank_correlation, gains, baselines, sizes)
         return (
             f"{said}; that between the number of training images and the gain: "
             f"{told(images, '', 2)}"
@@ -213,7 +192,7 @@ def errors_transferred(p):
     of_teacher, of_baseline = p.copied_by_pool(len(p.runs["kd"]))
     errors = (p.accuracy(method).mean() * -1 + 100 for method in ("kd", "one_hot"))
     copies = p.copied_by_itself("kd")
-    result = welch(*beyond_accuracy(copies, of_teacher, of_baseline, *errors))
+    result = welch(*counts.beyond_accuracy(copies, of_teacher, of_baseline, *errors))
 
     def say():
         return (
@@ -243,8 +222,7 @@ def errors_amplified(p):
         )
 
     contradicted = min(1.0, len(results) * min(map(below, results)))
-    besides = "an excess over the teacher" if len(results) == 2 else ""
-    holds = max(map(above, results))
+    holds, besides = max(map(above, results)), "an excess over the teacher" if results[1:] else ""
     return Finding("F3c", results[0], holds, contradicted, say, besides=besides)
 
 
@@ -254,7 +232,7 @@ def weakest_fifth(p):
     Weakest on val, for the teachers of the other seeds."""
     accuracy = others(p.val_accuracy("teacher"))
     k = int(np.ceil(accuracy.shape[1] / 5))
-    weak = rank_from_highest(-accuracy) < k
+    weak = counts.rank_from_highest(-accuracy) < k
     return weak / k - ~weak / (accuracy.shape[1] - k)
 
 
@@ -281,8 +259,7 @@ def mitigated(p, method):
 
     holds = max(above(average, -AVERAGE_MARGIN), above(rare))
     contradicted = min(1.0, 2 * min(below(average, -AVERAGE_MARGIN), below(rare)))
-    besides = "an average that is kept"
-    name = f"F4 {name_of(method)}"
+    name, besides = f"F4 {name_of(method)}", "an average that is kept"
     return Finding(name, rare, holds, contradicted, say, method, besides=besides)
 
 

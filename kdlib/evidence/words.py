@@ -40,3 +40,15 @@ def p_value(p):
 def told_p(p):
     """A p-value in words: p = 0.012, or p < 0.001."""
     return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
+
+
+def labels_read(cfg):
+    """Which labels a run of a Config reads beyond those of its training images, or ""."""
+    if cfg.with_val:
+        return "labels of val, to train on"
+    if cfg.method == "post_hoc":
+        return "labels of val, for one number"
+    margins = cfg.method == "ada_alpha" or cfg.method == "ada_margin" and cfg.margin_reading != "B"
+    if margins and cfg.margin_source == "val":
+        return "labels of val, for its margins"
+    return ""

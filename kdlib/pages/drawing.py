@@ -30,7 +30,6 @@ LETTER, HANDLE = 0.062, 0.45  # inches: of a legend a usual letter, and a mark w
 THIN = "1234"  # markers of lines alone
 MANY = 1500  # marks, above which they are a picture, and names may cover some
 BESIDE = 8  # points: size of names that stand in a figure
-LINE_HEIGHT = 0.12  # inches of a line of such a name
 
 
 @contextlib.contextmanager
@@ -168,8 +167,8 @@ def points(axes, table, place, label, hue="method", looks=look_of, across=False)
         look |= {"fmt": marker, "label": name, "markersize": 3 if crowded else size}
         ends = None
         if "low" in rows:
-            ends = [rows.estimate - rows.low, rows.high - rows.estimate]
-            ends = np.maximum(ends, 0)  # of rounding
+            # not below 0, by rounding
+            ends = np.maximum([rows.estimate - rows.low, rows.high - rows.estimate], 0)
             look["capsize"] = 1.5 if crowded else 3
         bars = {"xerr" if across else "yerr": ends}
         axes.errorbar(*_turned(at[mine], rows.estimate, across), **bars, **look)
@@ -205,19 +204,17 @@ def drawn(table, place, label, by=None, zero=True, across=False, width=DESK, hei
         height *= 0.4 + 0.6 * len(parts)
     names = [textwrap.fill(str(name), 20) for name in parts[0][1][place].unique()]
     if width < DESK and across and by:  # names of three lines need more room
-        height += LINE_HEIGHT * len(names) * max(0, max(n.count("\n") for n in names) - 1)
+        height += 0.12 * len(names) * max(0, max(n.count("\n") for n in names) - 1)
     figure, all_axes = axes_of(width, height, sharey=across and "row", squeeze=False, **shape)
     all_axes = all_axes.ravel()
     for axes, (title, rows) in zip(all_axes, parts, strict=True):
-        points(axes, rows, place, label, across=across, **how)
+        points(axes, rows, place, "" if across and by else label, across=across, **how)
         axes.set_title(title)
         if zero:
             (axes.axvline if across else axes.axhline)(0, **LINE)
         if across and width >= DESK:
             axes.locator_params(axis="x", nbins=6)  # −12.5 and −10.0 would touch
     if across and by:
-        for axes in all_axes:
-            axes.set_xlabel("")
         figure.supxlabel(label, fontsize=10)
         if width < DESK:
             all_axes[0].set_yticks(range(len(names)), names, fontsize=8, linespacing=0.9)
@@ -241,8 +238,8 @@ def margin_against_gain(width, table, hue, looks, over):
             look = {"color": colour, "alpha": 0.8, "label": name, "rasterized": len(table) > MANY}
             axes.plot(rows.margin, rows.gain, marker, markersize=size, **look)
     axes.axhline(0, **LINE)
-    axes.set_xlabel("teacher's margin (1: certain and right)")
-    axes.set_ylabel(f"gain over {over}, points")
+    label = f"gain over {over}, points"
+    axes.set(xlabel="teacher's margin (1: certain and right)", ylabel=label)
     legend(figure, axes)
     named = dict.fromkeys([table.gain.argmin(), table.gain.argmax(), table.margin.argmin()])
     names = [(r.margin, r.gain, r.group, "#333333") for r in table.iloc[[*named]].itertuples()]

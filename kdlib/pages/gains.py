@@ -7,9 +7,9 @@ import numpy as np
 import pandas as pd
 
 from kdlib.evidence.panel import panel
-from kdlib.evidence.rules import classes, labels_read
+from kdlib.evidence.rules import classes
 from kdlib.evidence.stats import interval, worst
-from kdlib.evidence.words import brief, p_value, told
+from kdlib.evidence.words import brief, labels_read, p_value, told
 from kdlib.methods import look_of, name_of
 from kdlib.pages.anchors import WANG
 from kdlib.pages.drawing import (

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from kdlib.config import KdlibError
 from kdlib.evidence import choice
 from kdlib.evidence.findings import UNDECIDED, marked, pair_verdicts, panels, share
-from kdlib.evidence.rules import LEAST_SEEDS, classes, labels_read, verdict_bucket
-from kdlib.evidence.words import told
+from kdlib.evidence.rules import LEAST_SEEDS, classes, verdict_bucket
+from kdlib.evidence.words import labels_read, told
 from kdlib.pages import anchors, hidden, people, sensitivity
 from kdlib.pages.gains import plot_gain_by_bucket
 from kdlib.pages.render import write

@@ -8,9 +8,9 @@ import pandas as pd
 
 from kdlib.config import count_of
 from kdlib.evidence import choice
-from kdlib.evidence.rules import labels_read, verdict_bucket
+from kdlib.evidence.rules import verdict_bucket
 from kdlib.evidence.stats import interval
-from kdlib.evidence.words import brief, number
+from kdlib.evidence.words import brief, labels_read, number
 from kdlib.methods import look_of, name_of
 from kdlib.pages.ablations import plot_ablations
 from kdlib.pages.classes import by_frequency, name_groups

@@ -90,6 +90,14 @@ def test_a_loss_that_is_alike_everywhere_is_uniform():
     )
 
 
+def test_claims_speak_of_the_groups_of_the_study():
+    people = made(replace(TINY, groups=("person", "people")), seeds=1)
+    claims = [rules.claim_of(people, name) for name in rules.names_of(people)]
+    assert not [claim for claim in claims if "class" in claim]
+    assert "the teacher's weakest people, compared with the rest." in claims[5]
+    assert "The rarest people lose accuracy" in claims[2]
+
+
 HALF_GAIN = np.array([6, -6, 4, -4, 2, -2, 1, -1, 5, -5]) / 20
 
 

@@ -314,10 +314,11 @@ def runs(names):
 
 
 def in_order(pages):
-    """[captions' words of ELEMENTS that a notebook shows]; its headline comes before them,
-    deviations after."""
-    (headline,) = [page for page in pages if "kd-headline" in page]
-    rest = [page for page in pages if page != headline]
+    """[captions' words of ELEMENTS that a notebook shows]; its headline comes before them, after
+    what is said of a demonstration; deviations come last."""
+    *notes, headline = [page for page in pages if "kd-headline" in page]
+    assert all("a demonstration, not evidence" in note for note in notes)
+    rest = [page for page in pages if "kd-headline" not in page]
     assert headline.startswith('<div class="kd-headline">')
     assert all("What differs from the paper" not in page for page in rest[:-1])
     shown = {}
