@@ -100,7 +100,7 @@ def test_the_answer_counts_by_label_and_by_group_and_compares_both_kinds_of_marg
     assert "distillation harms 1 half, 1 of them inside labels that are not called harmed" in harm
     for other, expected in ((0.7, "no half is shown to be harmed"), (0.2, "harms 10 halves, 0 of")):
         assert expected in hidden.answer(halved(kd=other, one_hot=0.7))[0]
-    assert "of 5 labels; counted by the groups inside them, it harms 1 and helps" in by_label
+    assert "of 5 labels; counted by the groups inside them, it harms 1 (class " in by_label
     assert "of 10 halves" in by_label
     of_label, of_half = map(float, re.findall(r"±(\d+\.\d)", by_label))
     table = classes.gain_by_group(p)

@@ -229,7 +229,7 @@ def test_a_verdict_that_its_control_reaches_is_marked_wherever_it_is_shown(tmp_p
     ]
     row = Document(shown.Headline([], cards)._repr_html_())
     said = "".join(words for words, _ in row.all("p"))
-    assert "Holds: average rises (F1), AdaAlpha spares the rarest classes (F4)†." in said
+    assert "AdaAlpha beats distillation in the rarest classes (F4)†." in said
     assert said.endswith(f"† F4\u00a0AdaAlpha, a → b: {CONTROL}") and said.count("†") == 2
     verdicts = Document(shown.Verdicts(cards)._repr_html_())
     assert [words for words, _ in verdicts.all("strong")] == ["holds", "holds†"]
