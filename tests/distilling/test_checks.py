@@ -10,7 +10,13 @@ from kdlib.config import KdlibError
 from kdlib.distilling import run
 from kdlib.distilling.recipe import check_batches, check_read
 
-NETWORKS = ["--teacher", "kdlib:resnet8", "--student", "kdlib:resnet8", "--device", "cpu"]
+NETWORKS = {"--teacher": "kdlib:resnet8", "--student": "kdlib:resnet8", "--device": "cpu"}
+
+
+def with_networks(options):
+    """The options, and of NETWORKS those that they leave out."""
+    left = [[name, value] for name, value in NETWORKS.items() if name not in options]
+    return [*options, *sum(left, [])]
 
 
 @pytest.fixture
@@ -21,7 +27,7 @@ def said(tmp_path, monkeypatch, capsys):
         monkeypatch.chdir(tmp_path)
         monkeypatch.setattr(run, "listing", None)
         before = sorted(tmp_path.rglob("*"))
-        command = ["distill", "--data", data, "--out", out, *NETWORKS, *options.split()]
+        command = ["distill", "--data", data, "--out", out, *with_networks(options.split())]
         assert main(command) == 2
         assert sorted(tmp_path.rglob("*")) == before
         return capsys.readouterr().err.strip()
@@ -75,7 +81,7 @@ def test_an_option_that_one_of_the_methods_reads_is_right():
 
 @pytest.mark.parametrize("methods", [["one_hot, kd"], ["one_hot,", "kd"], ["one_hot", "kd,,"]])
 def test_spaces_and_commas_between_methods_are_alike(methods, capsys):
-    command = ["distill", "--data", "nowhere", *NETWORKS, "--methods", *methods]
+    command = ["distill", "--data", "nowhere", *with_networks(["--methods", *methods])]
     assert main(command) == 2
     assert capsys.readouterr().err.startswith("kdlib: nowhere: does not exist")
 

@@ -151,7 +151,8 @@ def test_weights_that_a_student_begins_with_count_by_content_not_by_path(
 
 def test_an_error_of_two_processes_is_said_once(tmp_path):
     start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    command = [*start, "-m", "kdlib", "distill", *ARGUMENTS, "--data", str(tmp_path), "--lr", "-1"]
+    wrong = [*ARGUMENTS[:-1], "-1"]
+    command = [*start, "-m", "kdlib", "distill", *wrong, "--data", str(tmp_path)]
     command += ["--teacher", "kdlib:resnet8"]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
