@@ -6,6 +6,7 @@ N examples, C classes. Whatever cannot be used raises an AuditError.
 import difflib
 import json
 import os
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,12 +18,14 @@ from kdlib.reading.values import WHOLE, all_whole, texts
 
 MOST_CLASSES = 2**20
 ONE_CLASS = "with one class there is nothing to predict; an audit needs two at least."
+NUMBERED = re.compile(r"\s*(\d+)\s*[,;:\s]\s*(.*\S)\s*")  # a line of a number and a name
 GIVE_NAMES = "give the names of the classes in the order that the numbers mean (--classes)"
 
 
 def given_names(given):
     """Names of the classes: of a list, the lines of a file, or a JSON file; () of None.
 
+    Lines of a number and a name, such as 0,cat, are taken by the numbers, from 0 or 1 on.
     JSON: a list, {number: name}, {name: number}, or a configuration that holds such an id2label, or
     a list as label_names, as those of timm do.
     """
@@ -34,7 +37,7 @@ def given_names(given):
         if isinstance(given, (str, os.PathLike)):
             text = Path(given).read_text(encoding="utf-8-sig")
             is_json = Path(given).suffix.lower() == ".json"
-            given = json.loads(text) if is_json else text.rstrip("\n").split("\n")
+            given = json.loads(text) if is_json else _of_lines(text.rstrip("\n").split("\n"))
         if isinstance(given, dict):
             given = given.get("label_names") or _by_number(given)
         names = np.array([*given], dtype=object)
@@ -49,6 +52,17 @@ def given_names(given):
     if len(names) < 2:
         raise AuditError(ONE_CLASS)
     return names
+
+
+def _of_lines(lines):
+    """The names in lines, without the numbers where all are numbered, from 0 or from 1 on."""
+    numbered = [NUMBERED.fullmatch(line) for line in lines]
+    if not all(numbered):
+        return lines
+    names = {int(line[1]): line[2] for line in numbered}
+    in_order = sorted(names)
+    counts = in_order in (list(range(len(lines))), list(range(1, len(lines) + 1)))
+    return [names[number] for number in in_order] if counts else lines
 
 
 def _by_number(mapping):

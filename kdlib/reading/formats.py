@@ -68,6 +68,8 @@ def _delimited(file):
             f"its first line names {count_of(len(first), 'column')}, but others hold values too."
         )
     frame = frame.iloc[:, : len(first)]
+    while len(first) > 1 and len(frame) and (frame.iloc[-1] == "").all():  # blank last lines
+        frame = frame.iloc[:-1]
     return _named(frame, names) if names else frame.to_numpy()
 
 
@@ -81,11 +83,21 @@ def _separator(text):
             rows[mark] = [row for row in itertools.islice(cut, SOME) if row]
             if len(set(map(len, rows[mark]))) == 1 < len(rows[mark][0]):
                 return mark
+    text.seek(0)
+    if _is_spaced([line.split(" ") for line in itertools.islice(text, SOME) if line.strip()]):
+        return " "
     first = {mark: len(of[0]) for mark, of in rows.items() if of}
     commas = [cell for row in rows.get("\t", ()) for cell in row if "," in cell]
     if {*first.values()} == {1} and all(map(COMMA.fullmatch, commas)):  # one column of numbers
         return "\t"
     return max(reversed(SEPARATORS), key=lambda mark: first.get(mark, 0))
+
+
+def _is_spaced(lines):
+    """Whether lines cut by spaces are a table of numbers, some of them no whole numbers."""
+    cells = [cell for line in lines[1:] for cell in line]
+    numbers = not any(np.isnan(as_number(cell)) for cell in cells)
+    return numbers and any("." in cell for cell in cells) and len({*map(len, lines)}) == 1
 
 
 def _named(frame, names):
@@ -274,6 +286,8 @@ def is_known(path):
 
 def read(path):
     """(what a file holds, its SHA-256); AuditError for a file of another kind."""
+    if path.is_dir():
+        raise AuditError(f"is a folder; name the files in it, as in {path}/*.npz.")
     if not is_known(path):
         allowed = ", ".join([*READERS, *PACKED])
         raise AuditError(f"ends in {path.suffix or 'nothing'!r}, but only {allowed} are read.")

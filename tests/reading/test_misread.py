@@ -377,3 +377,57 @@ def test_what_says_na_is_missing_among_numbers_and_in_text_where_it_is_asked(wor
     for by in ("age", "age:2"):
         said = refused(Y, Z.get, groups=path, by=by)
         assert f"{path}: 'age' is missing in 30 of 300 rows, first in row 3;" in said
+
+
+# ---------------------------------------------------------------- lines
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        "0,aquarium\n1,truck\n2,cat\n3,oak\n",
+        "1 aquarium\n4 oak\n3 cat\n2 truck",
+        "0: aquarium\r\n1: truck\r\n2: cat\r\n3: oak\r\n",
+    ],
+)
+def test_numbered_lines_name_the_classes_by_their_numbers(tmp_path, lines):
+    (tmp_path / "classes.txt").write_text(lines)
+    found = right(audit(Y, Z.get, classes=tmp_path / "classes.txt"))
+    students = found.groups.set_index("group").student.to_dict()
+    of_class = recall_score(Y, A["student"], average=None)
+    expected = dict(zip(["aquarium", "truck", "cat", "oak"], 100 * of_class, strict=True))
+    assert students == pytest.approx(expected)
+
+
+def test_numbers_that_do_not_count_the_lines_are_parts_of_names(tmp_path):
+    names = ["1 euro", "2 euro", "5 euro", "10 euro"]
+    (tmp_path / "classes.txt").write_text("\n".join(names))
+    found = audit(Y, Z.get, classes=tmp_path / "classes.txt")
+    assert sorted(found.groups.group) == sorted(names)
+
+
+@pytest.mark.parametrize("options", [{"index": False}, {"index": False, "float_format": "%.6g"}])
+def test_a_table_cut_by_spaces(tmp_path, options):
+    def make(role):
+        table = pd.DataFrame(Z[role]).add_prefix("logit_")
+        table.to_csv(tmp_path / f"{role}.csv", sep=" ", **options)
+        return tmp_path / f"{role}.csv"
+
+    right(audit(Y, make))
+
+
+def test_numbers_cut_by_spaces_lose_no_row_to_the_header(tmp_path):
+    def make(role):
+        np.savetxt(tmp_path / f"{role}.csv", Z[role])
+        return tmp_path / f"{role}.csv"
+
+    right(audit(Y, make))
+
+
+def test_blank_lines_at_the_end_of_a_table_are_no_rows(tmp_path):
+    def make(role):
+        text = pd.DataFrame(Z[role]).add_prefix("logit_").assign(label=Y).to_csv(index=False)
+        (tmp_path / f"{role}.csv").write_text(text + "\n,,,,\n\n")
+        return tmp_path / f"{role}.csv"
+
+    right(audit(f"{make('teacher')}:label", make))

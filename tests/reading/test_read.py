@@ -529,7 +529,7 @@ NO_NAMES = "it must hold the names of the columns, such as label."
         ("y.csv", "a,b\n1,2\n1,2,3\n", "not a readable csv file ("),
         ("y.csv", 'a,b\n"1,2\n', "not a readable csv file ("),
         ("y.csv", "label\n1\n\n2\n", "label in row 1 is '', not a name or a number."),
-        ("y.csv", "label,x\n1,\n\n", "label in row 1 is '', not a name or a number."),
+        ("y.csv", "label,x\n1,\n\n2,\n", "label in row 1 is '', not a name or a number."),
         ("y.csv", b"\xe9\n1\n", "can't decode byte 0xe9"),
         ("y.csv", "cat\ndog\ncat\n", "its first line has 'cat', which is also a value below it; "),
     ],
@@ -543,12 +543,12 @@ def test_files_that_are_none(tmp_path, name, content, said):
 def test_paths_that_are_no_file(tmp_path):
     (tmp_path / "d.npy").mkdir()
     for path, said in (
-        (tmp_path / "d.npy", "not a readable npy file (Is a directory)."),
+        (tmp_path / "d.npy", "d.npy: is a folder; name the files in it, as in "),
         (tmp_path / "no.npy", "not a readable npy file (No such file or directory)."),
         ("a\0b.npy", "a\\x00b.npy: not a readable npy file (embedded null"),
         ("\udcff.npy", "\\udcff.npy: not a readable npy file (No such file or directory)."),
         ("a" * 5000 + ".npy", "(File name too long)."),
-        ("", "ends in 'nothing'"),
+        ("no", "ends in 'nothing'"),
         ("a\nb\x1b[31m.npy", "a\\nb\\x1b[31m.npy"),
     ):
         assert said in refused(audit, path)
