@@ -5,12 +5,13 @@ Beside the page lie the same as JSON, as students.schema.json describes it, and 
 
 import json
 
+import numpy as np
 import pandas as pd
 
 from kdlib.auditing import page
 from kdlib.auditing.facts import facts_of_students
 from kdlib.auditing.figures import BLUE, ORANGE, cells
-from kdlib.auditing.tables import CHANGED
+from kdlib.auditing.tables import CHANGED, UNCHANGED
 from kdlib.evidence.words import brief, number
 from kdlib.pages.drawing import captioned, drawn, legend
 from kdlib.pages.shown import Table, csv_text
@@ -24,7 +25,7 @@ LOOKS = {"average over groups": (BLUE, "o"), "worst groups": (ORANGE, "v")}
 
 @captioned
 def gain_by_student(table, worst, reference):
-    """Students.table -> Shown: average gain, and that of the worst groups, of each student."""
+    """Bars are 95 % intervals, not corrected for the number of students."""
     parts = []
     columns = (("average_gain", "low", "high"), ("worst_k_gain", "worst_k_low", "worst_k_high"))
     for what, names in zip(LOOKS, columns, strict=True):
@@ -43,9 +44,8 @@ def gain_by_student(table, worst, reference):
     gains = "; ".join(f"{r.student} {number(r.average_gain)}" for r in table.itertuples())
     of_worst = f"the {worst} groups that gain least" if worst > 1 else "the group that gains least"
     caption = (
-        "Bars are 95 % intervals, not corrected for the number of students. Worst groups means "
-        f"{of_worst}: each student has its own, chosen on one half of the examples and scored on "
-        "the other."
+        f"Worst groups means {of_worst}: each student has its own, chosen on one half of the "
+        "examples and scored on the other."
     )
     shown = table[["student", *columns[0], *columns[1]]].set_axis(["student", *ENDS], axis=1)
     return paint, f"Gain on average over the groups: {gains}.", cells(shown), caption
@@ -68,6 +68,18 @@ def overview(found):
     return Table(cells(pd.DataFrame(rows)), f"{of}, 95 % intervals in brackets")
 
 
+def by_group(found):
+    """DataFrame: a row for each group, the lowest gain of any student first, a column for each."""
+    first = found.first.groups
+    accuracy = [number(value, "", signed=False) for value in first[found.reference]]
+    table = cells(first[["group", "n"]]).assign(**{f"{found.reference}, %": accuracy})
+    gains = pd.DataFrame({name: a.groups.gain for name, a in found.audits.items()})
+    stars = [np.where(a.groups.finding == UNCHANGED, "", "*") for a in found.audits.values()]
+    shown = gains.map(number, unit="") + np.transpose(stars)
+    lowest = gains.min(axis=1).argsort(kind="stable")
+    return pd.concat([table, shown], axis=1).iloc[lowest]
+
+
 def differences(found):
     """DataFrame: a row for each two students, as the page shows it."""
     pairs = found.pairs.assign(estimate=found.pairs.difference)
@@ -86,6 +98,7 @@ def files(found, judged, out):
         out[""][".html"].stem,
         figure=gain_by_student(found.table, found.first.worst, found.reference),
         overview=overview(found),
+        by_group=by_group(found).head(page.ROWS),
         differences=differences(found),
         changed=cells(changed.sort_values("gain", kind="stable").head(page.ROWS)),
         changes=len(changed),

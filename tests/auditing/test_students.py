@@ -17,6 +17,7 @@ from scipy.stats import false_discovery_control
 import kdlib
 from kdlib.__main__ import main
 from kdlib.asking import given
+from kdlib.auditing import comparison
 from kdlib.auditing.students import named_files
 from kdlib.reading.sentences import AuditError
 
@@ -217,6 +218,34 @@ def test_worst_groups_are_decided_only_where_no_interval_overlaps(found):
     table = table.assign(worst_k_high=[-15, 9, 2])
     overlap = dataclasses.replace(found, table=table).answer()[2]
     assert "overlaps that of placebo, so who is best there is not decided" in overlap
+
+
+def test_the_page_has_the_gain_of_each_group_under_each_student(made, found, tmp_path):
+    y, _, students, baseline = made
+    found.save(tmp_path / "page.html")
+    shown = comparison.by_group(found)
+    cells = [*map(str, [*shown.columns, *shown.to_numpy().ravel()])]
+    tables = Document((tmp_path / "page.html").read_text()).all("table")
+    texts = ["".join(text.split()) for text, _ in tables]
+    assert sum(text.endswith("".join(cells).replace(" ", "")) for text in texts) == 1
+    assert [*shown.columns] == ["group", "examples", "baseline, %", *students]
+    shown = shown.astype({"group": int, "baseline, %": float})
+
+    def accuracy(networks):  # (C,), in per cent, counted for each class
+        right = np.mean([z.argmax(axis=1) == y for z in networks], axis=0)
+        return np.array([100 * right[y == c].mean() for c in range(CLASSES)])
+
+    gains = {name: accuracy(of) - accuracy(baseline) for name, of in students.items()}
+    assert [*shown["group"]] == [*np.argsort(np.min([*gains.values()], axis=0), kind="stable")]
+    np.testing.assert_allclose(shown["baseline, %"], accuracy(baseline)[shown["group"]], atol=0.05)
+    changed = found.groups[found.groups.finding.isin(["harmed", "helped"])]
+    for name, of in gains.items():
+        cells = shown[name].str.replace("−", "-")
+        printed = cells.str.rstrip("*").astype(float)
+        np.testing.assert_allclose(printed, of[shown["group"]], atol=0.051)
+        stars = shown["group"][cells.str.endswith("*")]
+        assert {*stars.astype(str)} == {*changed[changed.student == name].group.astype(str)}
+    assert len(changed)
 
 
 def test_a_gain_that_the_number_of_students_makes_unclear_is_called_so(found):

@@ -111,6 +111,14 @@ def test_every_figure_says_what_it_shows(panels, drawn, which, name):
         assert len(figure.table) and ".." not in figure.sentence
 
 
+def test_no_caption_is_a_note_for_programmers():
+    """The docstring of what is captioned stands on the page."""
+    source = "".join(path.read_text() for path in sorted((ROOT / "kdlib").rglob("*.py")))
+    captions = re.findall(r"@captioned\ndef (\w+).*?\"{3}(.*?)\"{3}", source, re.DOTALL)
+    assert len(captions) > 20
+    assert not [name for name, caption in captions if "->" in caption or "_" in caption]
+
+
 def test_every_sentence_is_its_own(drawn):
     assert len({s.sentence for s in drawn.values()}) == len(drawn)
     captions = {s.caption for s in drawn.values()}
