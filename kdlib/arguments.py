@@ -116,8 +116,10 @@ def _check(given):
             raise KdlibError(f"{name}={value!r}: {did_you_mean(value, WORDS[name])}")
         if name not in TAKES:
             continue
-        if () in TAKES[name].shapes and isinstance(value, Real):
-            _check_number(name, value, TAKES[name])
+        takes = TAKES[name]
+        if () in takes.shapes and isinstance(value, Real):
+            if not takes.low <= value <= takes.high:
+                raise _refused(name, f" is {value}", _between(takes.low, takes.high))
             continue
         _check_form(name, value, sizes)
         tensors[name] = value.detach()
@@ -131,11 +133,6 @@ def _check(given):
 
 def _refused(name, found, wanted, help=None):
     return KdlibError(f"{name}{found}, but must {wanted}: {help or TAKES[name].help}.")
-
-
-def _check_number(name, value, takes):
-    if not takes.low <= value <= takes.high:
-        raise _refused(name, f" is {value}", _between(takes.low, takes.high))
 
 
 def _between(low, high):

@@ -46,10 +46,8 @@ def method_loss(cfg, margins=None, train=None):
         raise KdlibError(f"Config {cfg.key()}: this process has no method {cfg.method!r}.")
     if needs_margins(cfg) and margins is None:
         raise KdlibError(f"Config {cfg.key()}: method {cfg.method!r} needs the teacher's margins.")
-    make = METHODS[cfg.method].loss
-    if make is None:
-        name = f"{cfg.method}_of"
-        make = getattr(losses, name, None) or getattr(rivals, name, None)
+    name = f"{cfg.method}_of"
+    make = METHODS[cfg.method].loss or getattr(losses, name, None) or getattr(rivals, name, None)
     if make is None:
         raise KdlibError(
             f"method {cfg.method!r} needs a function {name} in losses.py or rivals.py."

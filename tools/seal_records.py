@@ -60,7 +60,7 @@ def convert(path):
     model.load_state_dict(torch.load(content, map_location="cpu", weights_only=True))
     if weights_sha256(model) != facts["weights_sha256"]:
         raise ValueError("not the weights of its record")
-    weights.write(cfg.key(), model)
+    weights.write_to(weights.path_of(cfg.key()), model)
     weights.read_into(model, cfg.key(), facts["weights_sha256"])
     path.unlink()
     return True

@@ -54,10 +54,8 @@ def _parts_by_name(batch):
             f"loader: a batch holds {listed(batch)}; call its labels {' or '.join(LABEL_NAMES)}."
         )
     more = next((batch[name] for name in MORE_NAMES if name in batch), None)
-    inputs = {}
-    for name, values in batch.items():
-        if isinstance(values, torch.Tensor) and name not in (*LABEL_NAMES, *MORE_NAMES):
-            inputs[name] = values
+    inputs = {name: of for name, of in batch.items() if isinstance(of, torch.Tensor)}
+    inputs = {name: inputs[name] for name in inputs if name not in (*LABEL_NAMES, *MORE_NAMES)}
     if not inputs:
         raise AuditError(f"loader: a batch holds {listed(batch)}; no tensor is left for the model.")
     if len(inputs) == 1:  # whatever the model calls it

@@ -13,6 +13,7 @@ from kdlib.evidence.panel import panel
 from kdlib.pages.pictures import images_of
 from kdlib.reading.names import REDUCED, ROLES
 from kdlib.reading.read import Source
+from kdlib.reading.sentences import repeated
 from kdlib.study.done import some_seeds
 from kdlib.study.grids import study
 from kdlib.study.parameters import check_names
@@ -174,6 +175,8 @@ def _kinds(texts):
     if not all(equals for _, equals, _ in pairs):
         said = " ".join(texts)
         raise KdlibError(f"--kind {said}: must be one kind, or ROLE=KIND, as in student=logits.")
+    if role := repeated(role for role, _, _ in pairs):
+        raise KdlibError(f"--kind {' '.join(texts)}: {role} has two kinds, and may have one.")
     return {role: kind for role, _, kind in pairs}
 
 

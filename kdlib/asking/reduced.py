@@ -107,9 +107,7 @@ class Reduced:
             what = f"{type(self.modules[0]).__name__} on {self.device or 'cpu'}"
         found.note(f"{what}; {of}.")
         reduced = (rows.predicted, *rows.log_probabilities(kind))
-        digest = hashlib.sha256()
-        for values in reduced:
-            digest.update(values.tobytes())
+        digest = hashlib.sha256(b"".join(values.tobytes() for values in reduced))
         columns = dict(zip(REDUCED, reduced, strict=True))
         if names:  # which may be numbers, in another order
             columns["predicted"] = np.array(names, dtype=object)[rows.predicted]

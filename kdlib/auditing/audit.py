@@ -52,7 +52,7 @@ class Audit(Found):
     class_names: tuple
     disjoint: bool  # no example is in two groups
     metrics: dict  # name: Interval, or a number; see METRICS
-    groups: object  # DataFrame, one row per group; see numbers._group_table
+    groups: object  # DataFrame, one row per group; see tables.group_table
     buckets: object  # DataFrame, one row per bucket: gain with interval
     transfer: object  # DataFrame, one row per outcome
     calibration: object  # DataFrame, one row per (place, role)

@@ -212,7 +212,14 @@ def junit(judged, seconds):
     for student, own in each.items():
         numbers = _numbers(f"{SUITE} {student}".strip(), [own], seconds)
         suite = ET.SubElement(root, "testsuite", numbers | {"skipped": "0", "timestamp": now})
-        _cases(suite, own, f"kdlib.audit.{student}".removesuffix("."))
+        classname = f"kdlib.audit.{student}".removesuffix(".")
+        for v in own.verdicts:
+            how = {"name": printable(v.condition, None), "classname": classname, "time": "0.000"}
+            case = ET.SubElement(suite, "testcase", how)
+            if v.state != NOT_MET:
+                kind = "failure" if v.state == MET else "error"
+                said = {"message": printable(f"{v.state}: {v.said()}", None), "type": v.state}
+                ET.SubElement(case, kind, said).text = printable(v.note, None)
     ET.indent(root)
     return '<?xml version="1.0" encoding="UTF-8"?>\n' + ET.tostring(root, encoding="unicode") + "\n"
 
@@ -226,14 +233,3 @@ def _numbers(name, judgements, seconds):
         "errors": str(sum(judged.count(UNKNOWN) for judged in judgements)),
         "time": f"{seconds:.3f}",
     }
-
-
-def _cases(suite, judged, classname):
-    """Add the test cases of a Judgement to the element of a suite."""
-    for v in judged.verdicts:
-        name = printable(v.condition, None)
-        case = ET.SubElement(suite, "testcase", name=name, classname=classname, time="0.000")
-        if v.state != NOT_MET:
-            kind = "failure" if v.state == MET else "error"
-            said = printable(f"{v.state}: {v.said()}", None)
-            ET.SubElement(case, kind, message=said, type=v.state).text = printable(v.note, None)

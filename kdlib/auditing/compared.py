@@ -7,14 +7,7 @@ import numpy as np
 
 from kdlib.auditing.halves import halves_of
 from kdlib.evidence.counts import label_margin
-from kdlib.evidence.resample import (
-    Groups,
-    average_means,
-    degrees_of_examples,
-    group_means,
-    mean_blocks,
-    reduced,
-)
+from kdlib.evidence.resample import Groups, average_means, degrees_of_examples, mean_blocks, reduced
 from kdlib.evidence.stats import interval, welch
 
 
@@ -29,7 +22,11 @@ class Compared:
         self.predicted = {role: np.array([x.predicted for x in of]) for role, of in found.items()}
         self.right = {role: values == y for role, values in self.predicted.items()}
         self.scored = {role: all(x.scored for x in of) for role, of in found.items()}
-        self.margin = np.array([_margin(x, y, classes) for x in found["teacher"]])
+        log_p = [  # of classes alone, as if the model were certain of them
+            x.log_p_label if x.scored else np.where(x.predicted == y, 0, -np.inf)
+            for x in found["teacher"]
+        ]
+        self.margin = label_margin(log_p, classes)  # gamma_avg of the label, (T, N)
         self.reference = "baseline" if "baseline" in found else "teacher"
         self.seeds = len(found["student"])
         self.baselines = len(found.get("baseline", ()))
@@ -56,13 +53,10 @@ class Compared:
     def everybody(self):
         """{role: GroupMeans (S,)} of the accuracy in per cent, every example alike."""
         rights = np.concatenate(list(self.right.values()))
-        means = group_means(rights, Groups.everybody(len(self.y)), **self.draws)
-        means = 100 * means.map(lambda values: values[..., 0])
-        ends = np.cumsum([len(of_role) for of_role in self.right.values()])
-        return {
-            role: means.seeds(slice(end - len(self.right[role]), end))
-            for role, end in zip(self.right, ends, strict=True)
-        }
+        means = 100 * average_means(rights, Groups.everybody(len(self.y)), **self.draws)
+        ends = np.cumsum([0, *map(len, self.right.values())])
+        parts = map(slice, ends[:-1], ends[1:])
+        return {role: means.seeds(some) for role, some in zip(self.right, parts, strict=True)}
 
     def of_halves(self, reduce):
         """{name: GroupMeans} of what `reduce` makes of {role, or "margin": (..., S, 2, G)}.
@@ -111,13 +105,3 @@ class Compared:
         if self.over_each:
             return students - others[..., 0, :, :, :]
         return students - others.mean(axis=-3)
-
-
-def _margin(x, y, classes):
-    """gamma_avg of the label, (N,), of one Outputs.
-
-    Where only classes are known, as if the model were certain of them."""
-    if x.scored:
-        return label_margin(x.log_p_label, classes)
-    with np.errstate(divide="ignore"):
-        return label_margin(np.log(x.predicted == y), classes)

@@ -11,7 +11,8 @@ import pandas as pd
 from kdlib.auditing import page
 from kdlib.auditing.facts import facts_of_students
 from kdlib.auditing.figures import BLUE, ORANGE, cells
-from kdlib.auditing.tables import CHANGED, UNCHANGED
+from kdlib.auditing.tables import CHANGED
+from kdlib.evidence.significance import UNCHANGED
 from kdlib.evidence.words import brief, number
 from kdlib.pages.drawing import captioned, drawn, legend
 from kdlib.pages.shown import Table, csv_text

@@ -8,8 +8,9 @@ import numpy as np
 import pandas as pd
 
 from kdlib.auditing.headline import gain_in_words, within_text
-from kdlib.auditing.tables import CHANGED, UNCHANGED
+from kdlib.auditing.tables import CHANGED
 from kdlib.config import count_of
+from kdlib.evidence.significance import UNCHANGED
 from kdlib.evidence.words import number, p_value, told
 from kdlib.pages.drawing import DESK, LINE, captioned, drawn, legend, margin_against_gain
 from kdlib.reading.sentences import printable

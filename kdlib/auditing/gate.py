@@ -144,16 +144,10 @@ def condition(text, where="--fail-if"):
         except ValueError:
             why = "the name in double quotes is not a valid JSON string."
             raise KdlibError(f"{refused} {why}") from None
-    asked = Condition(
-        text=text,
-        name=match["name"],
-        bound=match["bound"] or "estimate",
-        group=group,
-        any=match["any"] is not None,
-        change=match["change"] is not None,
-        comparison=match["comparison"],
-        number=number,
-    )
+    said = match.groupdict() | {"group": group, "number": number}
+    said |= {"bound": match["bound"] or "estimate"}
+    said |= {word: match[word] is not None for word in ("any", "change")}
+    asked = Condition(text, **said)
     if wrong := _wrong(asked):
         raise KdlibError(f"{refused} {wrong}")
     return asked

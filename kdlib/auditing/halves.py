@@ -6,6 +6,7 @@ baselines, G groups, M groups or buckets; before the axis of groups that of the 
 """
 
 import numpy as np
+from scipy.stats import rankdata
 
 from kdlib.evidence.counts import thirds
 from kdlib.evidence.resample import Groups
@@ -47,11 +48,6 @@ def lowest(halves, k, choosing=None):
     return np.nanmean(np.nanmean(scored, axis=-1), axis=-1)
 
 
-def lowest_same(values, k):
-    """Mean of the k lowest groups on the examples that score them: (..., G) -> (...)."""
-    return np.partition(values, k - 1, axis=-1)[..., :k].mean(axis=-1)
-
-
 def lowest_gain(students, others, k):
     """lowest of the gain of each student over each baseline: (..., S, n).
 
@@ -91,17 +87,14 @@ def shares_by_margin(margin, weight):
     margin (..., T, 2, G), weight (2, G) of the halves. The thirds by the margin on one half are of
     means on the other. A group without examples there has no share."""
     inside = thirds(margin)[..., ::-1, None, :] == np.arange(3)[:, None]
-    return _as_shares(inside & (weight > 0)[:, None])
+    inside &= (weight > 0)[:, None]
+    return inside / inside.sum(axis=-1, keepdims=True)
 
 
 def shares_by_counts(bucket, used, weight):
     """(1, 2, M, G): shares of the groups of those buckets that are used, from theirs (G,)."""
     inside = (bucket == np.array(used)[:, None]) & (weight > 0)[:, None]
-    return _as_shares(inside[None])
-
-
-def _as_shares(inside):
-    return inside / inside.sum(axis=-1, keepdims=True)
+    return (inside / inside.sum(axis=-1, keepdims=True))[None]
 
 
 def in_buckets(means, shares):
@@ -120,13 +113,8 @@ def crossed_correlation(margin, gain):
     margin, gain = np.broadcast_arrays(margin, gain[..., ::-1, :])
     kept = ~(np.isnan(margin) | np.isnan(gain))
     middle = (kept.sum(axis=-1, keepdims=True) + 1) / 2
-    a, b = (np.where(kept, _ranks(x, kept) - middle, 0) for x in (margin, gain))
+    # what is not kept comes last
+    ranks = (rankdata(np.where(kept, np.round(x, 12), np.inf), axis=-1) for x in (margin, gain))
+    a, b = (np.where(kept, rank - middle, 0) for rank in ranks)
     found = (a * b).sum(axis=-1) / np.sqrt((a * a).sum(axis=-1) * (b * b).sum(axis=-1))
     return found.mean(axis=-1)
-
-
-def _ranks(values, kept):
-    """Ranks (..., G) among what is kept; the rest comes last."""
-    from scipy.stats import rankdata
-
-    return rankdata(np.where(kept, np.round(values, 12), np.inf), axis=-1)

@@ -203,15 +203,11 @@ def short_name(a, role):
         return "in memory"
     every = [name for _, name, sha256 in a.inputs if sha256]
     shared = os.path.join(os.path.dirname(os.path.commonprefix(every)), "")
-    some = [_end_of(name.removeprefix(shared)) for name in names[:NAMED]]
+    some = [printable(name.removeprefix(shared), None) for name in names[:NAMED]]
+    # of a long one the end, which tells it from others
+    some = [name if len(name) <= LONGEST else f"…{name[1 - LONGEST :]}" for name in some]
     more = len(names) - NAMED
     return ", ".join(some) + (f" and {more} more" if more > 0 else "")
-
-
-def _end_of(path):
-    """A path on one line; if it is long, its end, which tells it from others."""
-    name = printable(path, None)
-    return name if len(name) <= LONGEST else f"…{name[1 - LONGEST :]}"
 
 
 # ---------------------------------------------------------------- names and numbers in words

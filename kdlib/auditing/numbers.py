@@ -14,7 +14,6 @@ from kdlib.auditing.halves import (
     in_buckets,
     lowest,
     lowest_gain,
-    lowest_same,
     over_halves,
     shares_by_counts,
     shares_by_margin,
@@ -52,26 +51,15 @@ PARTS = (  # what `numbers` tells of its progress, in this order
 
 
 def numbers(
-    y,
-    found,
-    classes,
-    members,
-    w,
-    train_counts=None,
-    edges=(100, 20),
-    k=1,
-    resamples=1000,
-    seed=0,
-    same=None,
-    progress=None,
+    y, found, classes, members, w, *, train_counts, edges, k, resamples, seed, same, progress
 ):
     """{field: value} of an audit.Audit.
 
     y: labels (N,). found: {role: [Outputs, one per network]}, of teachers one, or one per student.
     classes: how many. members: Groups. w: weights (N,). train_counts (G,): training examples, for
     the buckets, cut at edges. k: of the worst-k metrics. seed: of the resamples and halves.
-    same (T, n) bool: which baselines are the same network as a teacher; by default those that
-    predict the same everywhere. progress: is called with each of PARTS when it begins."""
+    same (T, n) bool: which baselines are the same network as a teacher; None: those that predict
+    the same everywhere. progress: is called with each of PARTS when it begins; or None."""
     begin = progress or (lambda part: None)
     fixed = None if train_counts is None else buckets(train_counts, edges)
     # mean of nothing: NaN, which is meant
@@ -129,7 +117,7 @@ def _of_halves(of, means, k, fixed):
         whole = over_halves(halves, weight)
         out[f"{role}_average"] = whole.mean(axis=-1)
         out[f"{role}_worst_k"] = lowest(halves, k)
-        out[f"{role}_worst_k_same"] = lowest_same(whole, k)
+        out[f"{role}_worst_k_same"] = np.partition(whole, k - 1)[..., :k].mean(axis=-1)
         for b in used:
             out[f"{role}_{BUCKETS[b]}"] = whole[..., fixed == b].mean(axis=-1)
     if len(of.members.names) < FEWEST:

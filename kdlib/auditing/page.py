@@ -16,9 +16,10 @@ from kdlib.auditing.figures import ROWS, by_bucket, calibration, cells, gain_by_
 from kdlib.auditing.gate import METRICS
 from kdlib.auditing.headline import gain_in_words
 from kdlib.auditing.pictures import alt
-from kdlib.auditing.tables import CHANGED, UNCHANGED
+from kdlib.auditing.tables import CHANGED
 from kdlib.auditing.verdicts import Judgement
 from kdlib.config import count_of
+from kdlib.evidence.significance import UNCHANGED
 from kdlib.evidence.stats import Interval
 from kdlib.evidence.words import brief, number
 from kdlib.pages.shown import TEMPLATES, Appendix, Headline, Table, csv_text, tidy

@@ -44,7 +44,7 @@ def pictures_of(source, y, predicted, class_names, members, table):
     y (N,) int64; predicted: {role: (S, N)}; members: Groups; table: Audit.groups. The groups that
     are harmed, or else those that gain least. KdlibError for what are no pictures.
     """
-    images = _images(source, len(y))
+    images = _images(source)
     found = lost_in(y, predicted)
     reference = "baseline" if "baseline" in predicted else "teacher"
     with_some = _groups_to_show(table, [found.some[rows].any() for rows in members.examples])
@@ -90,7 +90,7 @@ def _limits(source, lost):
 # ---------------------------------------------------------------- pictures as addresses
 
 
-def _images(found, n):
+def _images(found):
     """A function of a row -> (name, address of the image, or "")."""
     try:
         import PIL.Image  # noqa: F401

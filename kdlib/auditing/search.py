@@ -26,10 +26,10 @@ import pandas as pd
 
 from kdlib.auditing.halves import halves_of
 from kdlib.auditing.slices import conditions_of, least
-from kdlib.auditing.tables import CHANGED, called
+from kdlib.auditing.tables import CHANGED
 from kdlib.config import count_of
 from kdlib.evidence.resample import Groups
-from kdlib.evidence.significance import change
+from kdlib.evidence.significance import called, change
 from kdlib.evidence.words import number
 from kdlib.reading.sentences import listed, printable
 
@@ -160,7 +160,7 @@ def _tested(conditions, kept, right, reference, w, halves):
             "high": 100 * scored.high,
             "p": scored.p,
             "q": scored.q,
-            "finding": called(scored.estimate, scored.q, reference),
+            "finding": called(scored.estimate, scored.q, CHANGED[reference]),
             "others": 100 * rest.estimate,
             "gain_found": 100 * finding.estimate,
         }

@@ -26,8 +26,8 @@ import pandas as pd
 from kdlib.auditing import standing, verdicts
 from kdlib.auditing.audit import audit, kinds_of
 from kdlib.auditing.found import Found
-from kdlib.auditing.tables import CHANGED, called
-from kdlib.evidence.significance import false_discovery, holm
+from kdlib.auditing.tables import CHANGED
+from kdlib.evidence.significance import called, false_discovery, holm
 from kdlib.evidence.stats import Interval
 from kdlib.reading.inputs import BY_EXAMPLE, models_of
 from kdlib.reading.read import file_and_columns, source
@@ -235,8 +235,8 @@ def _together(audits):
     q = np.split(false_discovery(p), np.cumsum([len(a.groups) for a in audits.values()])[:-1])
     out = {}
     for (name, a), own in zip(audits.items(), q, strict=True):
-        finding = called(a.groups.gain, own, a.reference)
         words = CHANGED[a.reference]
+        finding = called(a.groups.gain, own, words)
         counts = {f"groups_{word}": int((finding == word).sum()) for word in words}
         within = ()
         if a.subgroups is not None and len(audits) > 1:

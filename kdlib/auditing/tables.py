@@ -15,20 +15,13 @@ from kdlib.evidence.counts import (
     thirds,
 )
 from kdlib.evidence.redraws import LEAST_SPREAD, effective_number
-from kdlib.evidence.significance import FALSE_DISCOVERIES, change
+from kdlib.evidence.significance import called, change
 from kdlib.evidence.stats import interval
 
 FEWEST = 3  # groups, below which nothing is picked or ranked
-UNCHANGED = "no clear difference"
 # what a group is called that changed, by what the student is compared with: only a baseline tells
 # what distillation did
 CHANGED = {"baseline": ("harmed", "helped"), "teacher": ("worse", "better")}
-
-
-def called(gain, q, reference):
-    """(G,) words: which groups changed, at a false discovery rate of 5 %."""
-    changed = np.where(gain < 0, *CHANGED[reference])
-    return np.where(q <= FALSE_DISCOVERIES, changed, UNCHANGED)
 
 
 def group_table(of, train_counts, fixed):
@@ -54,7 +47,7 @@ def group_table(of, train_counts, fixed):
         "high": 100 * gain.high,
         "p": gain.p,
         "q": gain.q,
-        "finding": called(gain.estimate, gain.q, of.reference),
+        "finding": called(gain.estimate, gain.q, CHANGED[of.reference]),
         "detectable": 100 * gain.detectable,
         "teacher_margin": margin.estimate,
         "margin_low": margin.low,
@@ -124,7 +117,7 @@ def calibration(of, table):
             means = []
             for x, right in zip(of.found[role], of.right[role], strict=True):
                 confidence = np.exp(x.log_p_predicted[inside])
-                error, _ = calibration_error(confidence, right[inside], part)
+                error = calibration_error(confidence, right[inside], part)
                 loss = -x.log_p_label[inside] @ part
                 means.append((right[inside] @ part, confidence @ part, error, loss))
             accuracy, confidence, error, loss = np.mean(means, axis=0)

@@ -31,6 +31,7 @@ def audited(listing, teacher, methods, called_teacher, say):
         named = {stem(one.method, one.seed): one.test for one in runs}
         given[method] = [_source(name, x, class_names) for name, x in named.items()]
     baseline = given.pop(BASELINE)
+    paths = [test.path(i) for i in range(len(test))]  # None of what is no file
     labels = Source(called(listing), {"": class_names[test.y]})
     compare = audit_students
     if len(given) == 1:
@@ -46,7 +47,7 @@ def audited(listing, teacher, methods, called_teacher, say):
             classes=class_names,
             train_counts=_counts_for_buckets(listing),
             edges=EDGES,
-            images=_paths(test),
+            images=None if None in paths else list(map(str, paths)),
             say=say and (lambda sentence: say(apt(sentence))),
         )
     except AuditError as error:
@@ -100,12 +101,6 @@ def _counts_for_buckets(listing):
     counts = train_counts(listing)
     tested = np.array([*counts.values()])[np.unique(listing.test.group)]
     return counts if len(np.unique(buckets(tested, EDGES))) > 1 else None
-
-
-def _paths(examples):
-    """The paths of the images, for pictures; None where not all are files."""
-    paths = [examples.path(i) for i in range(len(examples))]
-    return None if None in paths else [str(path) for path in paths]
 
 
 def told_apart(names, what):

@@ -12,6 +12,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from kdlib import __version__
 from kdlib.asking.networks import named
 from kdlib.auditing.ci import cell, code, prose, table
+from kdlib.auditing.found import write
 from kdlib.config import count_of
 from kdlib.distilling.audited import group_names
 from kdlib.distilling.choice import BASELINE, harms, labels_told, stem
@@ -20,7 +21,6 @@ from kdlib.evidence.resample import Groups, average_means, degrees_of_examples
 from kdlib.evidence.stats import interval
 from kdlib.evidence.words import brief, number, told
 from kdlib.methods import entry, name_of
-from kdlib.study.files import whole_file
 
 WORST = 10  # groups in the table
 NAMED = 20  # harmed groups by name
@@ -56,14 +56,10 @@ def write_cards(out, listing, methods, about, audits, chosen):
         files[method] = " ".join(f"predictions/{name}-test.npz" for name in stems)
         for one, name in zip(runs, stems, strict=True):
             text = card(one, listing, about, audits, chosen)
-            _write(out / "students" / f"{name}.md", text)
+            write(out / "students" / f"{name}.md", text, f"--out {out}")
     index = TEMPLATES.get_template("run.md.j2")
-    _write(out / "README.md", index.render(chosen=chosen, files=files, baseline=BASELINE))
-
-
-def _write(path, text):
-    with whole_file(path) as temporary:
-        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
+    text = index.render(chosen=chosen, files=files, baseline=BASELINE)
+    write(out / "README.md", text, f"--out {out}")
 
 
 def card(one, listing, about, audits, chosen):

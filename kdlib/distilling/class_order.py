@@ -7,12 +7,11 @@ from pathlib import Path
 import torchvision
 
 from kdlib.config import KdlibError, count_of
-from kdlib.reading.classes import given_names
+from kdlib.reading.classes import folded, given_names
 from kdlib.reading.sentences import quoted
 
 WNID = re.compile(r"n\d{8}")  # what ImageNet calls a class: a noun of WordNet
 PLACEHOLDER = re.compile(r"LABEL_\d+")  # what Hugging Face calls classes without names
-SPACES = re.compile(r"[\s_-]+")
 UNKNOWN = "the accuracy of the teacher on held-out images will tell"
 HELP = "--teacher-classes FILE gives their names in the order of its outputs"
 
@@ -73,7 +72,7 @@ def compared(names, source, class_names):
             f"{source} calls the teacher's classes {quoted(names[0])} and so on, the folders are "
             f"called {quoted(class_names[0])}, so {unknown}"
         )
-    ours, theirs = (list(map(_plain, several)) for several in (class_names, names))
+    ours, theirs = (list(map(folded, several)) for several in (class_names, names))
     differ = [k for k, our in enumerate(ours) if our != theirs[k]]
     if differ:
         same = sorted(ours) == sorted(theirs)
@@ -85,7 +84,3 @@ def compared(names, source, class_names):
             f"or if it is not as {source} says, {HELP}."
         )
     return f"The teacher's classes are those of the images, in the same order (by {source})."
-
-
-def _plain(name):
-    return SPACES.sub(" ", name).strip().casefold()

@@ -239,10 +239,8 @@ class Renormalised(nn.Module):
     def __init__(self, module, mean_a, std_a, mean_b, std_b):
         super().__init__()
         self.module = module
-        mean_a, std_a, mean_b, std_b = (
-            torch.tensor(values, dtype=torch.float64).reshape(1, -1, 1, 1)
-            for values in (tuple(mean_a), tuple(std_a), tuple(mean_b), tuple(std_b))
-        )
+        looks = torch.tensor([mean_a, std_a, mean_b, std_b], dtype=torch.float64)
+        mean_a, std_a, mean_b, std_b = looks.reshape(4, 1, -1, 1, 1)
         self.same = torch.equal(mean_a, mean_b) and torch.equal(std_a, std_b)
         # no part of the weights, so of no state_dict
         self.register_buffer("scale", (std_a / std_b).float(), persistent=False)

@@ -7,7 +7,6 @@ from urllib.parse import quote
 
 from markupsafe import Markup, escape
 
-from kdlib.asking.networks import named
 from kdlib.auditing import comparison
 from kdlib.auditing.figures import gain_by_group
 from kdlib.auditing.page import appendix
@@ -15,13 +14,16 @@ from kdlib.config import KdlibError, checked
 from kdlib.distilling import example
 from kdlib.distilling.checks import check_command
 from kdlib.distilling.choice import BASELINE
-from kdlib.distilling.recipe import Own, check_methods, check_read, own, recipe
+from kdlib.distilling.recipe import Own, asked
 from kdlib.pages.shown import Headline, Table
 from kdlib.study.parameters import check_names
 
 PARAMETERS = ("data", "teacher", "student", "methods", "groups", "teacher_classes", "seeds")
 PARAMETERS += ("epochs", "size", "batch_size", "lr", "temperature", "augment", "out")
 NETWORKS = ("teacher", "student")
+# what those that cannot be left out name
+NEEDED = dict.fromkeys(NETWORKS, "a network, such as torchvision:resnet18, for images of your own")
+NEEDED |= {"methods": "one_hot, the baseline, and others", "out": "a folder"}
 TEXTS = ("data", *NETWORKS, "groups", "teacher_classes", "augment", "out")
 FIELDS = ("epochs", "size", "batch_size", "lr", "temperature", "augment")  # of Own
 PARAMETER = "notebook parameter"
@@ -42,9 +44,9 @@ def check_parameters(namespace):
     given = {name: value for name, value in given.items() if value is not None}
     if given.pop("data", None) is None:
         given = example.RECIPE | given
-    for name in (*NETWORKS, "methods", "out"):
+    for name, what in NEEDED.items():
         if name not in given:
-            raise KdlibError(f"{PARAMETER} {name}={namespace[name]!r}: must name {_what(name)}.")
+            raise KdlibError(f"{PARAMETER} {name}={namespace[name]!r}: must name {what}.")
     try:
         _check(namespace["data"] or f"{given['out']}/images", given)
     except KdlibError as error:
@@ -55,12 +57,7 @@ def check_parameters(namespace):
 def _check(data, given):
     """KdlibError for what run.distil refuses before it reads anything."""
     fields = {name: given.get(name) for name in FIELDS}
-    check_methods(given["methods"])
-    check_read(given["methods"], fields)
-    networks = [named(given[name]) for name in NETWORKS]
-    fields = recipe(**fields) | {name: given[name] for name in NETWORKS}
-    for method in given["methods"]:
-        own(method, **fields)
+    networks, *_ = asked(None, given["teacher"], given["student"], given["methods"], fields)
     as_usual = None, (None, None), (None, None)  # workers, and the colours
     rest = given.get("teacher_classes")
     check_command(data, given["out"], networks, given.get("seeds", 1), *as_usual, rest)
@@ -72,12 +69,6 @@ def _as_parameter(said):
     if not option.startswith("--"):
         return f"s: {said}"
     return f" {option.removeprefix('--').replace('-', '_')} {rest}"
-
-
-def _what(name):
-    """What a parameter that cannot be left out has to name."""
-    others = {"methods": "one_hot, the baseline, and others", "out": "a folder"}
-    return others.get(name, "a network, such as torchvision:resnet18, for images of your own")
 
 
 def _value(name, value):

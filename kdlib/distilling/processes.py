@@ -45,8 +45,6 @@ def _several():
 @functools.cache
 def speaks():
     """Whether this process says why all of them end: the first one that asks."""
-    if not _several():
-        return True
     try:
         where = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
         store = distributed.TCPStore(*where, is_master=False, timeout=AT_ONCE)

@@ -4,6 +4,7 @@ import dataclasses
 import re
 from dataclasses import dataclass
 
+from kdlib.asking.networks import named
 from kdlib.config import Config, KdlibError, choice, count_of, did_you_mean, number
 from kdlib.distilling.views import AUGMENTATIONS
 from kdlib.methods import ARMS, METHODS, loss_fields
@@ -44,8 +45,10 @@ class Own(Config):
     def __post_init__(self):
         try:
             super().__post_init__()
-        except KdlibError as error:
-            raise KdlibError(_as_typed(str(error))) from None
+        except KdlibError as error:  # its fields, as the options of the command
+            said = str(error).removeprefix("Config field ")
+            said = FIELD.sub(lambda found: f"--{found[1].replace('_', '-')} ", said)
+            raise KdlibError(said) from None
 
     def fields(self):
         return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
@@ -54,13 +57,6 @@ class Own(Config):
         """The name of its files."""
         fold = "" if self.fold is None else f"-fold{self.fold}"
         return f"{self.name}{fold}-s{self.seed}"
-
-
-def _as_typed(said):
-    """A sentence of Config in which fields are called like the options of the command."""
-    return FIELD.sub(
-        lambda found: f"--{found[1].replace('_', '-')} ", said.removeprefix("Config field ")
-    )
 
 
 def own(name, **fields):
@@ -73,14 +69,24 @@ def own(name, **fields):
     return Own(**{field: value for field, value in fields.items() if field not in idle})
 
 
-def networks_of(preset, teacher, student):
-    """(teacher, student) as they are called; those of a preset where they are not given."""
+def asked(preset, teacher, student, methods, fields):
+    """([Named of the teacher, of the student], [Own of each method], fields of Own) of a command.
+
+    Networks are those of a preset where they are not given. KdlibError for what cannot be used."""
+    check_methods(methods)
+    check_read(methods, fields)
     if preset in PRESETS:
-        return teacher or PRESET_TEACHERS[0], student or PRESET_STUDENT
+        teacher, student = teacher or PRESET_TEACHERS[0], student or PRESET_STUDENT
+    networks = []
     for role, text in (("teacher", teacher), ("student", student)):
         if text is None:
             raise KdlibError(f"--{role}: name a network, as in --{role} torchvision:resnet18.")
-    return teacher, student
+        try:
+            networks.append(named(text))
+        except KdlibError as error:
+            raise KdlibError(f"--{role} {error}") from None
+    fields = recipe(preset, **fields) | {"student": student, "teacher": networks[0].network}
+    return networks, [own(name, **fields) for name in methods], fields
 
 
 def check_methods(names, processes=1):
@@ -124,14 +130,14 @@ def recipe(preset=None, **given):
     if preset is not None and preset not in PRESETS:
         raise KdlibError(f"--preset {preset!r}: {did_you_mean(preset, PRESETS)}")
     given = {name: value for name, value in given.items() if value is not None}
-    fields = (PRESETS[preset] if preset else USUAL) | given
+    usual = PRESETS[preset] if preset else USUAL
+    fields = usual | given
     if "lr" not in fields:
         fields["lr"] = RATE * fields["batch_size"]
     if "warmup" not in given:
         fields["warmup"] = min(fields["warmup"], fields["epochs"] // 10)
     if "epochs" in given and "milestones" in fields and "milestones" not in given:
-        usual = (PRESETS[preset] if preset else USUAL)["epochs"]
-        scaled = (round(m * fields["epochs"] / usual) for m in fields["milestones"])
+        scaled = (round(m * fields["epochs"] / usual["epochs"]) for m in fields["milestones"])
         fields["milestones"] = tuple(sorted({m for m in scaled if 0 < m < fields["epochs"]}))
     return {"augment": "padded" if fields["size"] <= SMALL else "resized"} | fields
 

@@ -14,15 +14,7 @@ from kdlib.distilling.checks import check_command
 from kdlib.distilling.imagenet import imagenet_lt
 from kdlib.distilling.listing import listing
 from kdlib.distilling.networks import check_output, colours, fresh, given
-from kdlib.distilling.recipe import (
-    TEACHER_SEED,
-    check_batches,
-    check_methods,
-    check_read,
-    networks_of,
-    own,
-    recipe,
-)
+from kdlib.distilling.recipe import TEACHER_SEED, asked, check_batches, check_methods, own
 from kdlib.distilling.views import NO_WORKER, died
 from kdlib.losses import needs_margins
 from kdlib.study.files import check_writable
@@ -67,29 +59,25 @@ def distil(
 
     Returns the Audit, or Students, of the test images; None in all processes of torchrun but the
     first. KdlibError, in one sentence, for anything that cannot be used."""
-    check_methods(methods)
-    check_read(methods, fields)
-    teacher, student = networks_of(preset, teacher, student)
-    asked_student, asked_teacher = _named("student", student), _named("teacher", teacher)
-    out, looks, teacher_looks = Path(out).expanduser(), (mean, std), (teacher_mean, teacher_std)
-    fields = recipe(preset, **fields) | {"student": student, "teacher": asked_teacher.network}
     # what is wrong is said before anything is read
-    configs = [own(name, **fields) for name in methods]
-    networks = asked_student, asked_teacher
+    networks, configs, fields = asked(preset, teacher, student, methods, fields)
+    asked_teacher, asked_student = networks
+    out, looks, teacher_looks = Path(out).expanduser(), (mean, std), (teacher_mean, teacher_std)
     check_command(data, out, networks, seeds, workers, looks, teacher_looks, teacher_classes)
     together = processes.joined(device or default_device())
     with together as device, _within_memory(fields["batch_size"]):
-        say = _silent if processes.rank() else say
+        say = (lambda line: None) if processes.rank() else say
         if device == "cuda":
             cuda.settings()
         check_methods(methods, processes.count())
         with processes.first_alone():
             check_writable(out)
-            found = _listed(data, groups, preset, skip_corrupt, say)
+            read = imagenet_lt if preset == "imagenet-lt" else listing
+            found = read(data, groups=groups, skip_corrupt=skip_corrupt, say=say)
             network = fresh(asked_student, len(found.class_names), 0, say)  # which may be fetched
         counts = prepared.counts(found.train, configs)
         check_batches(counts, fields["batch_size"], processes.count())
-        check_output(network, len(found.class_names), fields["size"], student)
+        check_output(network, len(found.class_names), fields["size"], asked_student.text)
         looks = colours(asked_student, network, *looks)
         workers = prepared.default_workers() if workers is None else workers
         how = (fields["size"], fields["augment"], *looks, device, workers)
@@ -98,9 +86,8 @@ def distil(
         setting = written.Setting(out, found, images, sha256, fields, device, say)
         if dry_run:
             if asked_teacher.file is not None:
-                for sentence in _given(
-                    setting, asked_teacher, teacher_classes, *teacher_looks
-                ).said:
+                one = _given(setting, asked_teacher, teacher_classes, *teacher_looks)
+                for sentence in one.said:
                     say(sentence)
             say(rehearsal.told(setting, _parts(setting, asked_teacher, methods, seeds)))
             return None
@@ -124,24 +111,6 @@ def _within_memory(batch_size):
         if NO_WORKER not in str(error):
             raise
         raise died(error) from None
-
-
-def _named(role, text):
-    """The Named of a network that an option names."""
-    try:
-        return named(text)
-    except KdlibError as error:
-        raise KdlibError(f"--{role} {error}") from None
-
-
-def _silent(line):
-    pass
-
-
-def _listed(data, groups, preset, skip_corrupt, say):
-    """The Listing of own images, or of ImageNet-LT."""
-    read = imagenet_lt if preset == "imagenet-lt" else listing
-    return read(data, groups=groups, skip_corrupt=skip_corrupt, say=say)
 
 
 def _configs(setting, methods, seed):

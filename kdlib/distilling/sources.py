@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from torchvision.datasets.folder import IMG_EXTENSIONS
+from torchvision.datasets.folder import IMG_EXTENSIONS, is_image_file
 
 from kdlib.config import count_of
 from kdlib.distilling.examples import Files, Shards
@@ -54,7 +54,7 @@ def of_folders(folder):
             passed.append(root)
             continue
         if not inside:
-            raise AuditError(_without_folders(root, list(filter(_is_image, beside))))
+            raise AuditError(_without_folders(root, list(filter(is_image_file, beside))))
         passed += [root / name for name in beside]
         class_names = class_names or tuple(inside)  # those of train, which comes first
         if unknown := [name for name in inside if name not in class_names]:
@@ -132,16 +132,12 @@ def _walked(folder):
         yield here, folders, sorted(name for name in files if not name.startswith("."))
 
 
-def _is_image(name):
-    return name.lower().endswith(IMG_EXTENSIONS)
-
-
 def _images(folder, passed):
     """Paths of the images below the folder of a class; passed: a list that others are added to."""
     for here, _, files in _walked(folder):
         above = "" if here == str(folder) else f"{Path(here).relative_to(folder).as_posix()}/"
-        yield from (f"{above}{name}" for name in files if _is_image(name))
-        passed += [Path(here, name) for name in files if not _is_image(name)]
+        yield from (f"{above}{name}" for name in files if is_image_file(name))
+        passed += [Path(here, name) for name in files if not is_image_file(name)]
 
 
 # ---------------------------------------------------------------- tables

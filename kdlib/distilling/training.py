@@ -85,15 +85,12 @@ def _live(setting, teacher, cfg):
     """The teacher as it is asked in a step: once for all students; by captured ones its table."""
     data = setting.data
     if _on_graphs(setting, cfg):
-        return teacher_of(teacher.module, data, setting.data_sha256, cfg, _silent, setting.say)
+        how = cfg, lambda line: None, setting.say
+        return teacher_of(teacher.module, data, setting.data_sha256, *how)
     ask = frozen(teacher.module)
     if cfg.precision == "bf16":  # as the students
         ask = torch.autocast(setting.device, torch.bfloat16)(ask)
     return Once(ask)
-
-
-def _silent(line):
-    pass
 
 
 def _run(setting, cfg, data, ask, margins, lockstep, before):

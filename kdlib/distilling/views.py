@@ -172,7 +172,7 @@ def reading(x):
     finally:
         if isinstance(x, Pictures):
             with stopping.held():  # what is raised while a loader is deleted would be lost
-                x.coming = x.loader = x.epoch = x.current = None
+                x.coming = x.loader = None
 
 
 def died(error):

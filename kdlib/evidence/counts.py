@@ -101,22 +101,18 @@ def by_half(right, group, groups, splits):
     return out
 
 
-def calibration_error(confidence, right, weights=None, bins=BINS):
-    """(error, table): expected calibration error, equal-width bins of confidence (Guo et al. 2017).
+def calibration_error(confidence, right, weights):
+    """Expected calibration error, equal-width bins of confidence (Guo et al. 2017).
 
     confidence, right, weights (N,): probability of the predicted class, whether it is right, weight
-    of the example, e.g. so that classes count alike. The table has a row (weight, confidence,
-    accuracy) for each bin."""
+    of the example, e.g. so that classes count alike."""
     confidence = np.asarray(confidence, dtype=np.float64)
-    weights = np.ones(len(confidence)) if weights is None else np.asarray(weights, dtype=np.float64)
-    which = np.minimum((confidence * bins).astype(int), bins - 1)
-    total = np.bincount(which, weights, bins)
-    with np.errstate(invalid="ignore"):
-        mean_confidence = np.bincount(which, weights * confidence, bins) / total
-        accuracy = np.bincount(which, weights * right, bins) / total
+    which = np.minimum((confidence * BINS).astype(int), BINS - 1)
+    total = np.bincount(which, weights, BINS)
     filled = total > 0
-    error = (total[filled] * np.abs(accuracy - mean_confidence)[filled]).sum() / total.sum()
-    return float(error), np.column_stack([total, mean_confidence, accuracy])
+    mean_confidence = np.bincount(which, weights * confidence, BINS)[filled] / total[filled]
+    accuracy = np.bincount(which, weights * right, BINS)[filled] / total[filled]
+    return float((total[filled] * np.abs(accuracy - mean_confidence)).sum() / total.sum())
 
 
 def alike(members, some, w):

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from kdlib.evidence import counts, panel, resample, rules, significance, stats
+from kdlib.evidence import rules
 from kdlib.methods import name_of
 from kdlib.study.facts import parsed, share, table_of
 from kdlib.study.files import cache_folder, claim, read_file, whole_file
@@ -117,7 +117,6 @@ def _digest(p, splits):
 
 @functools.cache
 def _code():
-    """Hash of the code of the rules."""
-    used = counts, panel, resample, rules, significance, stats
-    files = [Path(module.__file__) for module in used] + [Path(__file__)]
+    """Hash of the code of the rules, and of all that they count with."""
+    files = sorted(Path(__file__).parent.glob("*.py"))
     return hashlib.sha256(b"".join(f.read_bytes() for f in files)).hexdigest()

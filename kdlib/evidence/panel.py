@@ -195,11 +195,8 @@ class Panel:
         mine = self.accuracy(method)
         weights = weights[: len(mine.observed)]
         if over == "one_hot":
-            pooled = weights.mean(axis=0)
-            return welch(
-                mine.map(lambda a: (a * weights).sum(axis=-1)),
-                self.accuracy("one_hot").map(lambda a: (a * pooled).sum(axis=-1)),
-            )
+            pooled = self.accuracy(over) * weights.mean(axis=0)
+            return welch((mine * weights).map(np.sum, axis=-1), pooled.map(np.sum, axis=-1))
         other = self.accuracy(over)
         seeds = min(len(mine.observed), len(other.observed))
         difference = mine.map(lambda a: a[..., :seeds, :]) - other.map(lambda a: a[..., :seeds, :])
@@ -270,31 +267,3 @@ def _aligned(study, pair, seeds, split, setting, runs):
             )
     margins = np.array([r.facts["teacher_margin_val"] for r in runs["kd"]])
     return Panel(study, pair, seeds, runs, teachers, margins, split, setting)
-
-
-def table(panel):
-    """DataFrame with one row per (method, seed, group).
-
-    Columns: n_train, bucket, n, correct, accuracy, gain, nll, margin."""
-    import pandas as pd
-
-    rows = []
-    sizes = len(panel.group_names), len(panel.teachers[0].facts["class_names"])
-    base = panel.accuracy("one_hot").observed.mean(axis=0)
-    for method in (*panel.runs, "teacher"):
-        pairs = zip(panel.records(method), panel.predictions(method), strict=True)
-        for record, predictions in pairs:
-            counts = by_group(predictions, *sizes)
-            accuracy = 100 * counts["correct"] / counts["n"]
-            columns = {
-                "method": method,
-                "seed": record.config.seed,
-                "group": panel.group_names,
-                "n_train": panel.train_counts,
-                "bucket": [panel.bucket_names[b] for b in panel.bucket],
-                **counts,
-                "accuracy": accuracy,
-                "gain": accuracy - base,
-            }
-            rows.append(pd.DataFrame(columns))
-    return pd.concat(rows, ignore_index=True)

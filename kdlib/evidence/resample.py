@@ -137,14 +137,8 @@ def group_means(values, members, weights=None, half=None, resamples=1000, seed=0
     A resampled mean is the observed one plus the mean of (count - 1) * (value - mean): the same as
     the mean of what was drawn where weights are alike, and stable where they are not.
     """
-    blocks = mean_blocks(values, members, weights, half, resamples, seed)
-    observed = next(blocks)
-    resampled = np.empty((resamples, *observed.shape))
-    start = 0
-    for block in blocks:
-        resampled[start : start + len(block)] = block
-        start += len(block)
-    return GroupMeans(observed, resampled)
+    observed, *blocks = mean_blocks(values, members, weights, half, resamples, seed)
+    return GroupMeans(observed, np.concatenate(blocks))
 
 
 def average_means(values, members, weights=None, resamples=1000, seed=0) -> GroupMeans:

@@ -14,6 +14,7 @@ from kdlib.evidence.stats import nan_groups
 TIE = 1e-12  # differences of means that are equal on paper differ by about 1e-16
 MANY = 1e9  # degrees of freedom where only examples are drawn
 FALSE_DISCOVERIES = 0.05  # of the groups that are called changed
+UNCHANGED = "no clear difference"
 
 
 # ---------------------------------------------------------------- groups, each for itself
@@ -36,17 +37,16 @@ class Change:
         return false_discovery(self.p)
 
     @property
-    def finding(self):
-        """harmed, helped, or no clear difference, at a false discovery rate of 5 %."""
-        changed = np.where(self.estimate < 0, "harmed", "helped")
-        return np.where(self.q <= FALSE_DISCOVERIES, changed, "no clear difference")
-
-    @property
     def detectable(self):
         """The smallest true change found with power 80 % in a two-sided test at 5 %."""
         from scipy.special import stdtrit
 
         return (stdtrit(self.df, 0.975) + stdtrit(self.df, 0.8)) * self.se
+
+
+def called(gain, q, words=("harmed", "helped")):
+    """(G,) words: which groups changed, at a false discovery rate of 5 %, down or up."""
+    return np.where(q <= FALSE_DISCOVERIES, np.where(gain < 0, *words), UNCHANGED)
 
 
 def change(mine, members: Groups, w, other=None, pseudo: int = 1) -> Change:

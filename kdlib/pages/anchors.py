@@ -52,12 +52,6 @@ def _accuracies(record):
     return [100 * right.sum() / len(right), *by_bucket]
 
 
-def _over_seeds(values):
-    """(mean, low, high) of one number per seed, with its 95 % t interval; NaN without any."""
-    found = over_seeds(values or [np.nan])
-    return found.estimate, found.low, found.high
-
-
 def _printed(estimate, low, high):
     """38.00 (37.10 to 38.90), or 38.00 where there is one seed, or "not run" without any."""
     if np.isnan(estimate):
@@ -79,11 +73,11 @@ def table(study=ANCHORS, seeds=None):
     rows = []
     of_rows = _records(study.rows, seeds or study.seeds)
     for row, done in zip(study.rows, of_rows, strict=True):
-        ours, low, high = _over_seeds([_accuracies(record)[0] for record in done])
+        found = over_seeds([_accuracies(record)[0] for record in done] or [np.nan])
         source = f"{row.source} (second-hand)" if row.second_hand else row.source
         what = {"setting": row.setting, "source": source, "published": _published(row.published)}
-        found = {"ours": ours, "low": low, "high": high, "seeds": len(done)}
-        rows.append(what | found | {"result": row.word(ours, len(done), study.seeds)})
+        ours = {"ours": found.estimate, "low": found.low, "high": found.high, "seeds": len(done)}
+        rows.append(what | ours | {"result": row.word(found.estimate, len(done), study.seeds)})
     return pd.DataFrame(rows)
 
 
@@ -110,7 +104,8 @@ def by_bucket(study=ANCHORS, seeds=None):
         theirs = [row.published, *((value,) for value in row.buckets)]
         for k, name in enumerate(("all", *BUCKETS)):
             published = _published(theirs[k]) if k < len(theirs) else "–"
-            printed = _printed(*_over_seeds([accuracies[k] for accuracies in ours]))
+            found = over_seeds([accuracies[k] for accuracies in ours] or [np.nan])
+            printed = _printed(found.estimate, found.low, found.high)
             cells = {"setting": row.setting, "classes": name, "published": published}
             rows.append(cells | {"ours": printed, "seeds": len(done)})
     return pd.DataFrame(rows)

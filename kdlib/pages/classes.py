@@ -5,8 +5,8 @@ import re
 import numpy as np
 import pandas as pd
 
-from kdlib.evidence.panel import table as every_run
-from kdlib.evidence.significance import change
+from kdlib.evidence.counts import by_group
+from kdlib.evidence.significance import called, change
 from kdlib.evidence.words import number
 from kdlib.methods import name_of
 from kdlib.pages.drawing import DESK, axes_of, captioned, drawn, legend, shot
@@ -75,7 +75,7 @@ def tested(p, members, method="kd", over="one_hot"):
         right, other = ((predicted == p.y).astype(int) for predicted in p.paired(method, over))
         found = change(right - other, members, weights)
     interval = {"low": 100 * found.low, "high": 100 * found.high}
-    return interval | {"p": found.p, "q": found.q, "finding": found.finding}
+    return interval | {"p": found.p, "q": found.q, "finding": called(found.estimate, found.q)}
 
 
 def counted(table, what):
@@ -138,10 +138,16 @@ def by_class_and_seed(p):
     """The counts, before any mean over seeds: one row per (method, seed, group).
 
     The teacher is one of the methods."""
-    columns = ["method", "seed", "group", "n_train", "bucket", "n", "correct", "nll", "margin"]
-    words = {"group": p.study.groups[0], "n_train": "training images", "n": "test images"}
-    frame = every_run(p)[columns].rename(columns=words | {"nll": "log-loss, nats"})
-    return frame.assign(method=frame.method.map(name_of))
+    sizes = len(p.group_names), len(p.teachers[0].facts["class_names"])
+    shared = {p.study.groups[0]: p.group_names, "training images": p.train_counts}
+    shared["bucket"] = [p.bucket_names[b] for b in p.bucket]
+    frames = []
+    for method in (*p.runs, "teacher"):
+        for record, x in zip(p.records(method), p.predictions(method), strict=True):
+            first = {"method": name_of(method), "seed": record.config.seed}
+            frames.append(pd.DataFrame(first | shared | by_group(x, *sizes)))
+    words = {"n": "test images", "nll": "log-loss, nats"}
+    return pd.concat(frames, ignore_index=True).rename(columns=words)
 
 
 def every_class(p, methods=None):

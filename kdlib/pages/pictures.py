@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from kdlib.config import KdlibError
+from kdlib.config import TABLES, KdlibError
 from kdlib.evidence.words import number
 from kdlib.methods import name_of
 from kdlib.pages.shown import base64_of, html_of
@@ -230,7 +230,9 @@ def images_of(p, folder=None):
     """(N, H, W, channels) uint8 of the examples of a Panel, from its data set.
 
     folder: where to look, see cifar.find. DataError if the data set is not there, KdlibError if it
-    is not that of the records."""
+    is not that of the records, or holds rows of a table."""
+    if p.teachers[0].config.dataset in TABLES:
+        raise KdlibError(f"Study {p.study.name}: its examples are rows of a table, not images.")
     images, y = _unseen(p.teachers[0].config, folder)
     if not np.array_equal(y, p.y):
         where = f"--images {folder}" if folder else f"Study {p.study.name}"

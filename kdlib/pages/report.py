@@ -27,7 +27,12 @@ from kdlib.study.provenance import provenance as provenance_of
 from kdlib.study.records import RecordError
 
 STAMPS = ".stamps.json"
-EVIDENCE = HERE.parent / "evidence"  # what pages count with
+# what pages count with, and take the words for studies and methods from
+EVIDENCE, STUDY, METHODS = (
+    HERE.parent / "evidence",
+    HERE.parent / "study",
+    HERE.parent / "methods.py",
+)
 A_PAGE = 7  # seconds that one takes on one core
 MOST_AT_ONCE = 8  # kernels; each takes half a gigabyte
 # it warns of names that only its own parser misses; what is an error is raised too
@@ -77,7 +82,8 @@ def execute(notebook, output, parameters, kernel=None):
     partial = output.with_name(f".{output.stem}.partial.ipynb")
     options = {"kernel_name": "python3", "language": "python", "config": KERNEL}
     # papermill changes the folder of the whole process, which others work in beside it
-    folder = _folder_of(notebook)
+    repositories = (p for p in notebook.parents if (p / "kdlib" / "__init__.py").exists())
+    folder = next(repositories, notebook.parent)
     options |= {"km": kernel.ready(folder)} if kernel else {"cwd": folder}
     # papermill formats the paths
     paths = [str(p).replace("{", "{{").replace("}", "}}") for p in (notebook, partial)]
@@ -86,9 +92,8 @@ def execute(notebook, output, parameters, kernel=None):
     except PapermillExecutionError as error:
         said = " ".join(f"{error.ename}: {error.evalue}".split())
         raise NotebookFailed(f"{notebook.name}: {said}") from error
-    except (
-        RuntimeError
-    ) as error:  # jupyter_client's, before the first cell, has no class of its own
+    # that of jupyter_client, before the first cell, has no class of its own
+    except RuntimeError as error:
         dead = "the kernel died, most likely because memory ran out."
         said = dead if isinstance(error, DeadKernelError) else f"{error}."
         raise NotebookFailed(f"{notebook.name}: {said}") from error
@@ -96,12 +101,6 @@ def execute(notebook, output, parameters, kernel=None):
         if partial.exists():
             os.replace(partial, output)
     return output
-
-
-def _folder_of(notebook):
-    """The repository that a notebook lies in; outside of one, its own folder."""
-    repositories = (p for p in notebook.parents if (p / "kdlib" / "__init__.py").exists())
-    return next(repositories, notebook.parent)
 
 
 def pages_of(wanted, named, out, notebooks, say):
@@ -184,7 +183,7 @@ def build(studies, out, notebooks, *, books, inputs, provenance, verdicts, say=p
         run = more if study == THEORY else {"study": study, **more}
         looks = _digest(*_files(TEMPLATE), provenance[study], links[study])
         for book in of[study]:
-            code = *_files(HERE), *_files(EVIDENCE)
+            code = *_files(HERE), *_files(EVIDENCE), *_files(STUDY), METHODS
             stamp = [_digest(book, *code, run, inputs), looks]
             made_from = run, provenance[study], links[study]
             planned.append(Page(study, book, out / study, *made_from, stamp))
@@ -203,7 +202,9 @@ def build(studies, out, notebooks, *, books, inputs, provenance, verdicts, say=p
 
 def _built(planned, stamps_file, say):
     """What is planned, with what became of it; stamps are kept of what is up to date."""
-    stamps, pages = _stamps(stamps_file), {}
+    stamps, pages = {}, {}  # stamps: {page: [digest of what it is made from, of its looks]}
+    with contextlib.suppress(FileNotFoundError, ValueError):
+        stamps = json.loads(stamps_file.read_text(encoding="utf-8"))
 
     def ended(page):
         pages[page.name] = page
@@ -255,11 +256,3 @@ def _digest(*parts):
         [part.name, part.read_bytes().hex()] if isinstance(part, Path) else part for part in parts
     ]
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
-
-
-def _stamps(file):
-    """{page: [digest of what it is made from, of its looks]}; {} without a readable file."""
-    try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
-        return {}

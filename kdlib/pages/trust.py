@@ -24,7 +24,7 @@ def calibration(p, methods):
         errors = []
         for x in p.predictions(method):
             confidence = np.exp(x.log_p[:, 1].astype(np.float64))
-            errors.append(100 * calibration_error(confidence, x.right, weights)[0])
+            errors.append(100 * calibration_error(confidence, x.right, weights))
         return over_seeds(errors).within(0, 100)
 
     return estimates([name for name in members if members[name].any()], methods, error)

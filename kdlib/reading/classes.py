@@ -95,7 +95,7 @@ def classes_of(y, answers, given=()):
     return names, answers
 
 
-def _folded(name):
+def folded(name):
     """A name as its spellings are compared; a - at its end stays, as B- is not B."""
     return name.strip().casefold().replace("_", " ").replace("-", " ")
 
@@ -107,11 +107,11 @@ def _as_spelled(known, answers):
     """
     spelled = {}
     for name in known:
-        spelled[_folded(name)] = None if _folded(name) in spelled else name
+        spelled[folded(name)] = None if folded(name) in spelled else name
     read = {answers.predicted, answers.own_labels} & answers.source.columns.keys()
     read = {column: answers.read(column) for column in read}
     own = {*answers.classes}.union(*(of for of in read.values() if of.dtype == object)) - known
-    same = {name: spelled[_folded(name)] for name in own if spelled.get(_folded(name))}
+    same = {name: spelled[folded(name)] for name in own if spelled.get(folded(name))}
     if not same or len({same.get(c, c) for c in answers.classes}) < len(answers.classes):
         return answers
     first = min(same)

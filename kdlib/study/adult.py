@@ -1,5 +1,6 @@
 """UCI Adult (Kohavi 1996) from its own files: checked, encoded, groups by sex and race."""
 
+import contextlib
 import hashlib
 import os
 import sys
@@ -124,8 +125,9 @@ def download(folder=None, url=None):
     print(f"kdlib: adult: 6 MB from {url} to {to}, if not there already", file=sys.stderr)
     for name in FILES:
         try:
-            if _whole(to / name):
-                continue
+            with contextlib.suppress(DataError, FileNotFoundError):
+                _rows(name, (to / name).read_bytes(), to / name)
+                continue  # it is there, with the published rows
             with urllib.request.urlopen(f"{url}/{name}", timeout=PATIENCE) as answer:
                 content = answer.read()
             _rows(name, content, f"{url}/{name}")  # lest a page of errors be kept
@@ -139,14 +141,6 @@ def download(folder=None, url=None):
             ) from error
     load_table(to.parent)
     return to
-
-
-def _whole(file):
-    """Whether a file is there, with the published rows."""
-    try:
-        return file.exists() and bool(_rows(file.name, file.read_bytes(), file))
-    except DataError:
-        return False
 
 
 def _folder(data):

@@ -208,7 +208,7 @@ def _write(ready, outcome, seconds, count):
     }
     facts["git"] = " then ".join(dict.fromkeys([*before["commits"], facts["git"]]))
     _refuse_another(cfg, facts["weights_sha256"])
-    weights.write(cfg.key(), model)
+    weights.write_to(weights.path_of(cfg.key()), model)
     splits = {name: records.predictions(logits[name], split) for name, split in held.items()}
     records.write(Record(cfg, facts, splits))
     ready.kept.remove()

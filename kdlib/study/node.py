@@ -139,7 +139,9 @@ class Worker:
             if own is None:
                 return Answer(**vars(outcome))
             files = {cfg.key(): packed(cfg.key(), own) for cfg in configs}
-            return Answer(**vars(outcome), files=files, log=(own / "runs.log").read_text())
+            log = own / "runs.log"  # which is not there if nothing was trained
+            said = log.read_text() if log.exists() else ""
+            return Answer(**vars(outcome), files=files, log=said)
 
     def _said(self, error):
         return f"Node {self.node}: {error}"

@@ -20,11 +20,6 @@ def path_of(key):
     return folder() / f"{key}{SUFFIX}"
 
 
-def write(key, model):
-    """Write the weights of a run, whole or not at all."""
-    write_to(path_of(key), model)
-
-
 def write_to(path, model, metadata=None):
     """Write weights, whole or not at all. metadata: {name: text}, of one name at most, since their
     order would differ from file to file."""

@@ -390,6 +390,8 @@ def test_the_numbers_are_those_of_the_files(command, tmp_path):
         ["--edges", "9" * 5000, "1"],
         *(["--worst", text] for text in ("0", "4", "x", "1.5")),
         *(["--kind", text] for text in ("foo", "classes", "probabilities")),
+        ["--kind", "student=logits", "teacher"],
+        ["--kind", "student=logits", "student=probabilities"],
         *(["--labels", text] for text in ("", "-", "teacher.npy", "a\nb\x1b[1m.npy")),
         ["--groups", "."],
         ["--weights", "teacher.npy"],

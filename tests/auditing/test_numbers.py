@@ -21,7 +21,7 @@ from kdlib.config import KdlibError
 from kdlib.evidence import counts, rules
 from kdlib.evidence.panel import panel
 from kdlib.evidence.resample import Groups, group_means
-from kdlib.evidence.significance import change
+from kdlib.evidence.significance import called, change
 from kdlib.evidence.stats import interval, welch, worst
 from kdlib.reading.read import source
 from kdlib.study.done import complete_seeds
@@ -548,7 +548,7 @@ def test_an_audit_of_a_pair_on_record_finds_the_numbers_of_its_study(name, seeds
     )
     np.testing.assert_allclose(found.groups.gain, p.group_gain("kd").mean(axis=0), atol=1e-9)
     np.testing.assert_allclose(found.groups.q, gain.q, rtol=1e-9)
-    assert list(found.groups.finding) == list(gain.finding)
+    assert list(found.groups.finding) == list(called(gain.estimate, gain.q))
     rights = [predicted == p.y for predicted in p.paired("teacher", "one_hot", "kd")]
     for row in found.transfer.itertuples():
         count, share = counts.outcomes(rights, p.averages)[row.outcome]
@@ -556,7 +556,7 @@ def test_an_audit_of_a_pair_on_record_finds_the_numbers_of_its_study(name, seeds
     few = found.calibration.set_index(["place", "role"]).loc["few", "student"]
     weights = np.isin(p.group, np.flatnonzero(p.bucket == 2)) / np.bincount(p.group)[p.group]
     errors = [
-        counts.calibration_error(np.exp(x.log_p[:, 1].astype(float)), x.right, weights)[0]
+        counts.calibration_error(np.exp(x.log_p[:, 1].astype(float)), x.right, weights)
         for x in p.predictions("kd")
     ]
     assert few.calibration_error == pytest.approx(100 * np.mean(errors), rel=1e-6)

@@ -278,7 +278,7 @@ def test_without_pillow_one_sentence_says_so(monkeypatch):
         return real(name, *more, **named)
 
     monkeypatch.setattr(builtins, "__import__", without)
-    assert "pictures need pillow" in refused(pictures._images, None, 1)
+    assert "pictures need pillow" in refused(pictures._images, None)
 
 
 def test_the_images_of_a_study_are_those_of_its_records_or_refused():

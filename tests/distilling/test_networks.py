@@ -305,6 +305,13 @@ def test_classes_are_compared_by_name_wherever_the_names_are(tmp_path, place):
     refused("names 5 classes of the teacher", order_of, path, **place(tmp_path, (*CLASSES, "x")))
 
 
+def test_grades_in_another_order_are_not_those_of_the_images(tmp_path):
+    grades = ("A", "A-", "B", "B-")
+    names = in_metadata(tmp_path, ("A-", "A", "B-", "B"))
+    wrong = "the teacher has the same classes in another order: its class 0 is 'A-'"
+    refused(wrong, order_of, tmp_path / "w.safetensors", grades, **names)
+
+
 def test_names_that_were_given_go_before_those_that_were_found(tmp_path):
     beside(tmp_path, OTHERS)
     said = order_of(tmp_path / "w.safetensors", **in_lines(tmp_path, CLASSES))

@@ -78,7 +78,7 @@ def test_own_images_are_never_trained_on_by_the_recipe_of_the_example(usual):
         ({"teacher_classes": "no.txt"}, "parameter teacher_classes: there is no file no.txt."),
         ({"student": "torchvision:resnet18@no.pt"}, "there is no file no.pt."),
         ({"augment": "pad"}, "notebook parameter augment='pad': did you mean 'padded'?"),
-        ({"student": "resnet18"}, "notebook parameters: resnet18: "),
+        ({"student": "resnet18"}, "notebook parameter student resnet18: "),
         ({"student": "torchvision:resnet81"}, "has no 'resnet81'; the nearest are resnet18"),
     ],
 )

@@ -94,44 +94,32 @@ def test_tenths_of_equal_margins_are_of_their_size_all_the_same():
 # ---------------------------------------------------------------- calibration
 
 
-def ece_by_loops(confidence, right, weights, bins):
-    error, rows = 0.0, []
-    for b in range(bins):
+def ece_by_loops(confidence, right, weights):
+    error = 0.0
+    for b in range(15):
         members = [
-            i
-            for i, c in enumerate(confidence)
-            if b / bins <= c < (b + 1) / bins or (b == bins - 1 and c == 1)
+            i for i, c in enumerate(confidence) if b / 15 <= c < (b + 1) / 15 or b == 14 and c == 1
         ]
         total = sum(weights[i] for i in members)
         if total:
             accuracy = sum(weights[i] * right[i] for i in members) / total
             mean = sum(weights[i] * confidence[i] for i in members) / total
             error += total * abs(accuracy - mean)
-            rows.append((b, total, mean, accuracy))
-    return error / sum(weights), rows
+    return error / sum(weights)
 
 
-@pytest.mark.parametrize("bins", [15, 4])
-@pytest.mark.parametrize("weighted", [False, True])
-def test_calibration_error_by_loops(random_run, bins, weighted):
+@pytest.mark.parametrize("least", [0.1, 3])
+def test_calibration_error_by_loops(random_run, least):
     run = random_run[0]
-    weights = np.random.default_rng(1).uniform(0.1, 3, len(run.y)) if weighted else None
+    weights = np.random.default_rng(1).uniform(least, 3, len(run.y))
     confidence = np.exp(run.log_p[:, 1].astype(float))
-    error, table = calibration_error(confidence, run.right, weights, bins)
-    expected, rows = ece_by_loops(
-        confidence.tolist(), run.right, np.ones(len(run.y)) if weights is None else weights, bins
-    )
-    assert error == pytest.approx(expected)
-    for b, *row in rows:
-        np.testing.assert_allclose(table[b], row)
-    assert np.flatnonzero(table[:, 0] > 0).tolist() == [row[0] for row in rows]
+    expected = ece_by_loops(confidence.tolist(), run.right, weights)
+    assert calibration_error(confidence, run.right, weights) == pytest.approx(expected)
 
 
 def test_certainty_falls_into_the_last_bin():
-    error, table = calibration_error(np.ones(4), np.array([True, True, True, False]))
-    assert (
-        error == pytest.approx(0.25) and table[-1, 0] == 4 and table[-1, 2] == pytest.approx(0.75)
-    )
+    right = np.array([True, True, True, False])
+    assert calibration_error(np.ones(4), right, np.ones(4)) == pytest.approx(0.25)
 
 
 # ---------------------------------------------------------------- eight cells

@@ -14,10 +14,11 @@ from fairlearn.metrics import (
 from layout import check_layout
 from sklearn.metrics import accuracy_score
 
+from kdlib.config import KdlibError
 from kdlib.evidence import rates as counted
 from kdlib.evidence.panel import panel
 from kdlib.evidence.words import number
-from kdlib.pages import people
+from kdlib.pages import people, pictures
 from kdlib.pages.drawing import DESK, PHONE
 from kdlib.study.adult import GROUPS
 from kdlib.study.grids import STUDIES
@@ -55,6 +56,16 @@ def names(p, by):
     """The group of each person: both words, or one of them."""
     parts = {"race": slice(0, 1), "sex": slice(1, 2), people.EVERY: slice(0, 2)}[by]
     return np.array([", ".join(GROUPS[g].split(", ")[parts]) for g in p.group])
+
+
+def test_rows_of_a_table_are_not_shown_as_pictures(p):
+    for draw in (pictures.lost, pictures.won):
+        shown = draw(p)
+        assert shown.rows == ()
+        if shown.sentence.startswith(f"{p.name}: of "):  # some are lost, or won
+            assert "rows of a table, not images" in shown.caption
+    with pytest.raises(KdlibError, match="Study adult: its examples are rows of a table"):
+        pictures.images_of(p)
 
 
 def test_rates_by_group_are_the_means_of_those_of_fairlearn(p):

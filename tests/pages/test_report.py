@@ -401,6 +401,11 @@ def test_only_what_changed_is_built_again(tmp_path, monkeypatch):
     assert again(parameters={"seeds": 2}) == (["built", "built"], ["a", "b"])
     (tmp_path / "reports/digits/a.html").unlink()
     assert again(parameters={"seeds": 2}) == (["built", "unchanged"], [])
+    (words := tmp_path / "words.py").write_text("other words for methods")
+    monkeypatch.setattr(report, "METHODS", words)
+    assert again(parameters={"seeds": 2}) == (["built", "built"], ["a", "b"])
+    monkeypatch.setattr(report, "STUDY", tmp_path)  # and for studies
+    assert again(parameters={"seeds": 2}) == (["built", "built"], ["a", "b"])
     (tmp_path / "reports/.stamps.json").write_text("{")
     assert again(parameters={"seeds": 2}) == (["built", "built"], ["a", "b"])
     assert one.exists() and not list((tmp_path / "reports").rglob("*.partial*"))

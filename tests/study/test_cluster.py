@@ -14,7 +14,9 @@ import kdlib.study
 from kdlib import __main__ as cli
 from kdlib.config import Config, KdlibError
 from kdlib.study import kept, records, sweep
+from kdlib.study.attempt import Outcome
 from kdlib.study.watch import OutOfTime
+from kdlib.study.weights import WeightsError
 
 ray = pytest.importorskip("ray", reason='Ray is not installed; pip install ".[ray]"')
 from kdlib.study import cluster, crew, node  # noqa: E402
@@ -360,6 +362,15 @@ def test_a_worker_without_the_data_set_says_so_and_names_its_node(worker):
     outcome = worker().do([replace(CFG, dataset="cifar100", student="resnet8")], 60.0, [])
     assert outcome.unfit.startswith(f"Node {NAME}: cifar100 was not found: looked in")
     assert "\n" not in outcome.unfit
+
+
+def test_a_run_that_failed_before_it_logged_anything_says_why(worker, monkeypatch):
+    """So does one whose teacher's weights are damaged."""
+    failed = Outcome(failures=[WeightsError("t.safetensors: not weights.")])
+    monkeypatch.setattr(node, "attempt", lambda *_: failed)
+    answer = worker().do([CFG], 60.0, [])
+    assert list(map(str, answer.failures)) == [f"Node {NAME}: t.safetensors: not weights."]
+    assert answer.log == ""
 
 
 def test_a_run_that_found_no_time_goes_on_on_another_node_from_what_came_back(worker):
