@@ -15,6 +15,7 @@ from kdlib.pages.anchors import WANG
 from kdlib.pages.drawing import (
     DESK,
     LINE,
+    THIN,
     axes_of,
     captioned,
     drawn,
@@ -216,7 +217,8 @@ def plot_trade_off(p, methods=None):
             colour, marker = look_of(method)
             axes.plot([left, right], [y, y], color=colour, alpha=0.35)
             axes.plot([x, x], [low, high], color=colour, alpha=0.35)
-            axes.plot(x, y, marker, color=colour, markersize=7)
+            size = 11 if marker in THIN else 7
+            axes.plot(x, y, marker, color=colour, markersize=size, markeredgewidth=1.5)
             if method in best:
                 axes.plot(x, y, "o", color=colour, markersize=13, fillstyle="none")
             marks.append((x, y, method, colour))
