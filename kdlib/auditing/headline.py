@@ -40,7 +40,7 @@ def answer(a):
             "group, as when a model is compared with itself."
         ]
     said = [_whom(a), _on_average(a)]
-    if len(a.buckets):
+    if len(a.buckets) and a.buckets.gain.notna().all():
         said.append(_by_bucket(a))
     if a.subgroups is not None:
         said.append(told_subgroups(a.subgroups, a.reference))
@@ -67,9 +67,14 @@ def _whom(a):
         said = (
             f"The student is worse than its teacher in {or_none(worse)} of {every} and better in "
         )
+    elif _one_each(a):
+        said = (
+            f"This student is worse than this baseline in {or_none(worse)} of {every}, better in "
+        )
     else:
         said = f"This distillation harmed {or_none(worse)} of {every} and helped "
-    said += f"{or_none(better)}; at most one in twenty of these is expected to be a false alarm."
+    said += f"{or_none(better)}; at most one in twenty of these is expected to be a false alarm"
+    said += " about these two networks." if _one_each(a) else "."
     if worse:
         most = a.groups[a.groups.finding == lost].sort_values("gain").head(NAMED)
         named = [f"{_name(r.group)} ({number(r.gain)})" for r in most.itertuples()]
@@ -89,6 +94,8 @@ def or_none(number):
 
 def _would_have_been_found(a):
     """How large a change of a group would have to be, so that "none" is not taken for proof."""
+    if a.compared > 1:  # of which detectable does not know
+        return ""
     enough = np.nanmedian(a.groups.detectable) if a.groups.detectable.notna().any() else np.nan
     if not np.isfinite(enough):
         return ""
@@ -140,10 +147,11 @@ def cautions(a):
             "teacher mix the effect of distillation with what a smaller network cannot do."
         )
     sides = {"student": a.seeds, a.reference: len(_given(a, a.reference))}
-    if max(sides.values()) == 1:
+    if _one_each(a):
         out.append(
-            "With one training run on either side, this is about these networks only, not about "
-            "another training run."
+            "With one training run on either side, this is about these networks only: two runs of "
+            "the same training often differ in some groups. What distillation does, three runs or "
+            "more of each can tell."
         )
     elif min(sides.values()) <= 2:
         runs = " and ".join(f"{n} of the {role}" for role, n in sides.items())
@@ -190,6 +198,11 @@ def about(a, today, students=None):
         "Intervals": f"95 %, covering {a.covers.replace('seeds', 'training runs')}",
         "Date": f"{today.day} {today:%B %Y}",
     }
+
+
+def _one_each(a):
+    """Whether there is one training run on either side."""
+    return max(a.seeds, len(_given(a, a.reference))) == 1
 
 
 def _given(a, wanted):

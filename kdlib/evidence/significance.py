@@ -38,10 +38,13 @@ class Change:
 
     @property
     def detectable(self):
-        """The smallest true change found with power 80 % in a two-sided test at 5 %."""
+        """The smallest true change that is called one with power 80 %, if no other group changed.
+
+        The first of many q is then compared with 5 %, so its p with 5 % of their number."""
         from scipy.special import stdtrit
 
-        return (stdtrit(self.df, 0.975) + stdtrit(self.df, 0.8)) * self.se
+        level = FALSE_DISCOVERIES / max(1, np.isfinite(self.p).sum())
+        return (stdtrit(self.df, 1 - level / 2) + stdtrit(self.df, 0.8)) * self.se
 
 
 def called(gain, q, words=("harmed", "helped")):

@@ -4,6 +4,7 @@ N examples, C classes. Whatever cannot be used raises an AuditError.
 """
 
 import difflib
+import itertools
 import json
 import os
 import re
@@ -18,7 +19,11 @@ from kdlib.reading.values import WHOLE, all_whole, texts
 
 MOST_CLASSES = 2**20
 ONE_CLASS = "with one class there is nothing to predict; an audit needs two at least."
-NUMBERED = re.compile(r"\s*(\d+)\s*[,;:\s]\s*(.*\S)\s*")  # a line of a number and a name
+NUMBERED = (  # a line of a number and a name, either first
+    re.compile(r"\s*(?P<number>\d+)\s*[,;:\s]\s*(?P<name>.*\S)\s*"),
+    re.compile(r"\s*(?P<name>.*\S)\s*[,;\t]\s*(?P<number>\d+)\s*"),
+)
+HEADERS = ("name", "names", "class", "classes", "class_name", "label", "labels")
 GIVE_NAMES = "give the names of the classes in the order that the numbers mean (--classes)"
 
 
@@ -55,14 +60,16 @@ def given_names(given):
 
 
 def _of_lines(lines):
-    """The names in lines, without the numbers where all are numbered, from 0 or from 1 on."""
-    numbered = [NUMBERED.fullmatch(line) for line in lines]
-    if not all(numbered):
-        return lines
-    names = {int(line[1]): line[2] for line in numbered}
-    in_order = sorted(names)
-    counts = in_order in (list(range(len(lines))), list(range(1, len(lines) + 1)))
-    return [names[number] for number in in_order] if counts else lines
+    """The names in lines, by their numbers where all have some, from 0 or 1 on; no header."""
+    header = re.search("[,;\t]", lines[0]) is not None
+    for some, form in itertools.product((lines, lines[header:]), NUMBERED):
+        found = [form.fullmatch(line) for line in some]
+        if all(found) and len(some) > 1:
+            names = {int(line["number"]): line["name"].strip('"') for line in found}
+            counts = sorted(names) in ([*range(len(some))], [*range(1, len(some) + 1)])
+            if counts and len(set(names.values())) == len(some):  # not of 1 star, 2 stars, 3 stars
+                return [names[number] for number in sorted(names)]
+    return lines[lines[0].lstrip("# ").casefold() in HEADERS :]
 
 
 def _by_number(mapping):
@@ -72,6 +79,27 @@ def _by_number(mapping):
         mapping = {number: name for name, number in mapping.items()}
     by_number = {int(number): name for number, name in mapping.items()}
     return [by_number[number] for number in range(len(by_number))]
+
+
+def places_of(labels, y, answers, given):
+    """(labels y of a Source, Answers) from 0 on, where their numbers count given names from 1."""
+    if not given or all_whole(given) or y.dtype == object or y.min() < 1:
+        return y, answers
+    read = [{c: a.read(c) for c in (a.predicted, a.own_labels) if c is not None} for a in answers]
+    read = [{c: of for c, of in one.items() if of.dtype != object} for one in read]
+    numbers = [y, *(of for one in read for of in one.values())]
+    if min(map(np.min, numbers)) < 1:
+        return y, answers
+    if max(map(np.max, numbers)) == len(given):
+        labels.note("numbers count the names of classes from 1.")
+        y, out = y - 1, []
+        for a, one in zip(answers, read, strict=True):
+            columns = a.source.columns | {c: of - 1 for c, of in one.items()}
+            out.append(replace(a, source=replace(a.source, columns=columns)))
+        return y, out
+    if len(numbers) > 1:
+        labels.note(f"numbers count the names of classes from 0, and {quoted(given[0])} is none.")
+    return y, answers
 
 
 def classes_of(y, answers, given=()):
@@ -156,6 +184,8 @@ def _names_of_scores(y, scored):
                 f"its columns come in another order than those of {first}, and the labels "
                 f"are numbers; {GIVE_NAMES}."
             )
+    if [*map(str.casefold, order)] == ["true", "false"]:  # which labels have as 1 and 0
+        return order[::-1]
     return order
 
 
@@ -203,5 +233,8 @@ def coded(found, values, names, what):
     place = "the place of a class but the name of one; call no class by a number, or every class"
     found.refuse(np.isin(values, numbered), values, what, place)
     outside = (values < 0) | (values >= len(names))
-    found.refuse(outside, values, what, f"a number from 0 to {len(names) - 1}")
+    allowed = f"a number from 0 to {len(names) - 1}"
+    if (values < 0).any():
+        allowed += "; leave out examples that are marked to be ignored"
+    found.refuse(outside, values, what, allowed)
     return values

@@ -6,8 +6,6 @@ safetensors do the parsing. What the columns mean is said in columns.
 """
 
 import bz2
-import contextlib
-import csv
 import gzip
 import hashlib
 import io
@@ -15,104 +13,19 @@ import itertools
 import json
 import lzma
 import re
-import warnings
 import zipfile
 
 import numpy as np
 import pandas as pd
 
 from kdlib.config import count_of
-from kdlib.reading.names import UNNAMED
-from kdlib.reading.sentences import AuditError, as_number, quoted
-from kdlib.reading.values import COMMA, decimal_comma
+from kdlib.reading.delimited import delimited
+from kdlib.reading.sentences import AuditError
 
-SEPARATORS = ("\t", "|", ";", ",")  # the last also stands in names and numbers
-SOME = 50  # rows by which a file is judged
 LARGEST = 2**32  # bytes of an archive, as unpacked
-LIST = re.compile(r"\[[-+.,\seE0-9]*\]")  # how a list of numbers stands in a cell
 
 
 # ---------------------------------------------------------------- text
-
-
-def _delimited(file):
-    """A table with named columns, or an array of numbers that stand there without names."""
-    start = file.read(2)
-    file.seek(0)
-    encoding = "utf-16" if start in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
-    with io.TextIOWrapper(file, newline="", encoding=encoding) as text:
-        separator = _separator(text)
-        text.seek(0)
-        rows = csv.reader(text, delimiter=separator, skipinitialspace=True)
-        first = next(rows, [""])
-        while len(first) > 1 and not first[-1].strip():  # commas at the end, as Excel leaves them
-            first.pop()
-        names = _header(first)
-        comma = separator != "," and decimal_comma(rows, first)
-        text.seek(0)
-        # rows that are too long, of which pandas only warns
-        with warnings.catch_warnings(action="error", category=pd.errors.ParserWarning):
-            frame = pd.read_csv(
-                text,
-                sep=separator,
-                decimal="," if comma else ".",
-                header=0 if names else None,
-                low_memory=False,
-                keep_default_na=False,
-                skip_blank_lines=False,
-                index_col=False,
-                skipinitialspace=True,
-            )
-    if not (frame.iloc[:, len(first) :] == "").all(axis=None):
-        raise AuditError(
-            f"its first line names {count_of(len(first), 'column')}, but others hold values too."
-        )
-    frame = frame.iloc[:, : len(first)]
-    while len(first) > 1 and len(frame) and (frame.iloc[-1] == "").all():  # blank last lines
-        frame = frame.iloc[:-1]
-    return _named(frame, names) if names else frame.to_numpy()
-
-
-def _separator(text):
-    """What cuts the first rows of a table alike, into several cells; else its first into most."""
-    rows = {}
-    for mark in SEPARATORS:
-        text.seek(0)
-        cut = csv.reader(text, delimiter=mark, skipinitialspace=True)
-        with contextlib.suppress(csv.Error):  # a line is too long for one cell
-            rows[mark] = [row for row in itertools.islice(cut, SOME) if row]
-            if len(set(map(len, rows[mark]))) == 1 < len(rows[mark][0]):
-                return mark
-    text.seek(0)
-    if _is_spaced([line.split(" ") for line in itertools.islice(text, SOME) if line.strip()]):
-        return " "
-    first = {mark: len(of[0]) for mark, of in rows.items() if of}
-    commas = [cell for row in rows.get("\t", ()) for cell in row if "," in cell]
-    if {*first.values()} == {1} and all(map(COMMA.fullmatch, commas)):  # one column of numbers
-        return "\t"
-    return max(reversed(SEPARATORS), key=lambda mark: first.get(mark, 0))
-
-
-def _is_spaced(lines):
-    """Whether lines cut by spaces are a table of numbers, some of them no whole numbers."""
-    cells = [cell for line in lines[1:] for cell in line]
-    numbers = not any(np.isnan(as_number(cell)) for cell in cells)
-    return numbers and any("." in cell for cell in cells) and len({*map(len, lines)}) == 1
-
-
-def _named(frame, names):
-    """The table with names of its columns, and the lists in its cells as arrays."""
-    frame = frame.set_axis(names, axis=1)
-    for name, values in frame.items():
-        if (values == name).any():
-            raise AuditError(
-                f"its first line has {quoted(name)}, which is also a value below it; "
-                "the first line must name the columns."
-            )
-        if len(values) and LIST.fullmatch(str(values.iloc[0])):
-            rows = [np.fromstring(text.strip("[]").replace(",", " "), sep=" ") for text in values]
-            frame[name] = pd.Series(rows, index=frame.index, dtype=object)
-    return frame
 
 
 def _numbers(file):
@@ -120,30 +33,8 @@ def _numbers(file):
     first = file.readline()
     file.seek(0)
     if re.search(rb"[^-+.\seE0-9nainf,#]", first.partition(b"#")[0]):
-        return _delimited(file)
+        return delimited(file)
     return np.loadtxt(file, delimiter="," if b"," in first else None, ndmin=1)
-
-
-def _header(first):
-    """Names of the columns by the first line of a table; [] where that is a row of numbers.
-
-    Whole numbers can be names, but not of one column: a file of labels that has lost its first row
-    would go unnoticed.
-    """
-    names = [cell.strip().removeprefix("# ") for cell in first]  # as np.savetxt begins
-    named = any(names) and all(names[1:])
-    numbers = not any(np.isnan(as_number(name.replace(",", "."))) for name in names)
-    if len(names) == 1:
-        named = named and not numbers
-    elif numbers and not all(map(str.isdecimal, names)):
-        return []
-    if not named:
-        raise AuditError(
-            f"its first line is {quoted(','.join(first))}; "
-            "it must hold the names of the columns, such as label."
-        )
-    names[0] = names[0] or UNNAMED  # how pandas writes an index
-    return names
 
 
 def _json_lines(file):
@@ -257,8 +148,8 @@ def _unzipped(file):
 READERS = {
     ".npz": _npz,
     ".npy": _npy,
-    ".csv": _delimited,
-    ".tsv": _delimited,
+    ".csv": delimited,
+    ".tsv": delimited,
     ".txt": _numbers,
     ".parquet": pd.read_parquet,
     ".feather": pd.read_feather,

@@ -139,7 +139,7 @@ def in_pairs(found):
     scipy.sparse.save_npz makes of a matrix."""
     columns = set(found.columns)
     if columns == {"group"} and found.ids is not None:
-        return not pd.Index(found.ids).is_unique
+        return not found.unnamed and not pd.Index(found.ids).is_unique
     return columns == {"example", "group"} or {"format", "shape", "data"} <= columns
 
 
@@ -272,8 +272,12 @@ def counts_of(found, groups):
         raise found.error(f"holds {listed(columns)}; two columns are needed, group and count.")
     counts = names_or_numbers(found, columns.pop(called or list(columns)[-1]), "count")
     names = columns.get("group", found.ids)
-    if len(columns) == 1:
-        names = next(iter(columns.values()))
+    if names is None and columns:
+        named = [of for of in columns.values() if {*groups.names} <= {*map(str, list(of))}]
+        if len(columns) > 1 and len(named) != 1:
+            held = listed(columns)
+            raise found.error(f"holds {held} beside the counts; call the groups' column group.")
+        names = next(iter(named or columns.values()))
     wrong = [not WHOLE.fullmatch(str(c)) or int(c) < 0 for c in counts.tolist()]
     found.refuse(wrong, counts, "count", "a whole number, 0 or more")
     if names is not None:

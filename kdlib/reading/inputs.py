@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from kdlib.reading.classes import classes_of, coded
+from kdlib.reading.classes import classes_of, coded, places_of
 from kdlib.reading.columns import answers_of, labels_of
 from kdlib.reading.formats import is_known
 from kdlib.reading.groups import in_pairs, with_group
@@ -70,6 +70,7 @@ def in_rows(first, models, more, given, missing_groups=None, by=None):
     others, how = aligned(replace(first, columns={"": y}), others)
     answers = [replace(a, source=s) for a, s in zip(answers, others, strict=False)]
     known = members | dict(zip(known, others[count:], strict=True))
+    y, answers = places_of(first, y, answers, given)
     names, answers = classes_of(y, answers, given)
     y = coded(first, y, names, "label")
     for a in answers:

@@ -160,6 +160,12 @@ def by_column(first, others):
     letters, or whole numbers which are the same on both sides. One without a name that only counts
     the rows is no id unless the labels have such a column too.
     """
+    # of tables that were put together
+    again = [s.unnamed and not pd.Index(s.ids).is_unique for s in (first, *others)]
+    first, *others = (
+        replace(s, ids=None, unnamed=False) if a else s
+        for s, a in zip((first, *others), again, strict=True)
+    )
     if not first.unnamed:
         count = [s.unnamed and np.array_equal(s.ids, np.arange(len(s.ids))) for s in others]
         others = [replace(s, ids=None) if c else s for s, c in zip(others, count, strict=True)]
@@ -167,10 +173,31 @@ def by_column(first, others):
         return first, others
     for name in first.columns:
         values = first.columns[name]
+        for s in others:
+            _check_order(s, name, values, first)
         labels, *out = (_with_id(s, name, values) for s in (first, *others))
         if labels is not first and any(s is not own for s, own in zip(out, others, strict=True)):
             return labels, out
     return first, others
+
+
+def _check_order(found, name, wanted, first):
+    """AuditError where a column of text has the values that the labels have, in another order."""
+    values = found.columns.get(name)
+    if found.ids is not None or np.shape(values) != np.shape(wanted) or np.ndim(values) != 1:
+        return
+    if plain(name) in (*LABELS, *PREDICTED) or not all(
+        isinstance(v, str) for v in (*values, *wanted)
+    ):
+        return
+    repeats = len(set(wanted)) < len(wanted)  # else it tells rows apart
+    differ = np.asarray(values) != np.asarray(wanted)
+    if repeats and differ.any() and sorted(values) == sorted(wanted):
+        row = int(np.argmax(differ))
+        raise found.error(
+            f"{name} in row {row} is {quoted(values[row])}, {quoted(wanted[row])} in {first.name}: "
+            "its rows come in another order; name a column that tells rows apart id in both."
+        )
 
 
 def _with_id(found, name, wanted):

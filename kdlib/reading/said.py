@@ -49,12 +49,14 @@ def warnings(y, names, found, sources):
 
     sources: {role: [Source of each]}.
     """
-    out = _strangers(y, names, found)
+    out = [*_strangers(y, names, found), *_marks(y, names, found)]
     classes, n = len(names), len(y)
-    chance = 1 / classes
+    shares = np.bincount(y, minlength=classes) / n
     for role, many in found.items():
         for x, s in zip(many, sources[role], strict=True):
             right = (x.predicted == y).mean()
+            # of a model that knows nothing of the labels but how often each occurs
+            chance = shares @ np.bincount(x.predicted, minlength=classes) / n
             called = role if s.name == role else f"{role} {s.name}"
             other = 0.0
             if right < 1 / 1.5 and classes <= MOST_ORDERED:
@@ -98,6 +100,19 @@ def _strangers(y, names, found):
                 f"is of {'these: are they classes' if more > 0 else 'this class: is it a class'}?"
             )
     return out
+
+
+def _marks(y, names, found):
+    """A sentence on a label far above all others that no model predicts, such as 255."""
+    occur, counts = np.unique(y, return_counts=True)
+    most = max(x.predicted.max() for many in found.values() for x in many)
+    if len(occur) < 3 or occur[-1] <= max(most, 2 * occur[-2] + 1):
+        return []
+    share = 100 * counts[-1] / len(y)
+    return [
+        f"Label {printable(names[occur[-1]])}, in {share:.2g} % of examples, lies far above all "
+        "others, and no model predicts it: are these examples to be left out?"
+    ]
 
 
 def _in_another_order(y, predicted, classes):

@@ -25,6 +25,7 @@ FLOOR = np.log(1e-12)
 # another threshold than a half
 AGREES = 0.9
 AGREES_OF_TWO = 0.5
+MANY = 20  # rows whose sums are not alike by chance
 CHUNK = 1 << 23  # scores converted at once
 
 
@@ -170,7 +171,11 @@ def _of_one_class(found, column, names, kind, called):
 
 
 def _class_in(column, names):
-    """0 or 1: after which of two classes a column is called; 1 where that cannot be told."""
+    """0 or 1: after which of two classes a column is called; 1 where that cannot be told.
+
+    One that is called 0 is the only one of a table without names."""
+    if column == "0":
+        return 1
     for key in (column, column.partition("_")[2]):  # -1 is not 1
         if key in names:
             return names.index(key)
@@ -238,9 +243,13 @@ def kind_of_rows(found, rows, kind, called="", slack=SUM_ERROR):
     kind: what the user says, or auto. called: what the column is called.
     """
     like = rows.like_probabilities(slack)
-    hundred = (np.abs(rows.total - 100) <= 100 * slack) & (rows.least >= 0)
+    # also in per cent, and sums of several models, or votes
+    alike = len(like) >= MANY and np.ptp(rows.total) <= SUM_ERROR * rows.total.max()
+    multiple = (rows.least >= 0).all() and (
+        alike or (np.abs(rows.total - 100) <= 100 * slack).all()
+    )
     asked = called if kind == "auto" else kind
-    if asked != "logits" and (like.all() or hundred.all()):
+    if asked != "logits" and (like.all() or multiple):
         if np.abs(rows.total - 1).max() > SUM_ERROR:
             sums = f"{rows.total.min():.3g} to {rows.total.max():.3g}"
             found.note(f"each row was divided by its sum; the sums run from {sums}.")

@@ -55,6 +55,13 @@ def test_the_answer_names_who_lost_and_by_how_much():
     assert f"The largest losses are in {losses[0]} and {losses[1]}." in said(a)
 
 
+def test_one_run_of_each_is_told_as_two_networks_not_as_what_distillation_does():
+    words = said(audited(harmed=(1, 4)))
+    assert "This student is worse than this baseline in 2 of 6 groups, better in none" in words
+    assert "expected to be a false alarm about these two networks." in words
+    assert "harmed" not in words and "about these networks only: two runs of the same" in words
+
+
 def test_no_finding_is_not_told_as_no_harm():
     a = audited(3, 3)
     enough = np.median(a.groups.detectable)

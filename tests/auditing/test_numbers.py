@@ -1,5 +1,6 @@
 """The audit's numbers against definitions by hand, scikit-learn, fairlearn and simulation."""
 
+import itertools
 import json
 import subprocess
 import sys
@@ -776,3 +777,20 @@ def test_the_package_names_only_what_it_has():
     with pytest.raises(AttributeError, match="audits"):
         kdlib.audits  # noqa: B018
     assert source({"a": [1]}, "x").columns["a"][0] == 1
+
+
+@pytest.mark.parametrize("name", ["cifar100-lt-self", "cifar20-short"])
+def test_one_run_of_each_tells_apart_networks_that_differ_in_their_seed(name):
+    """What docs/audit.md says of pairs of one-hot networks, and of three against three."""
+    p = panel(study(name), study(name).pairs[0], 4)
+    right, w = p.predicted("one_hot") == p.y, np.ones(len(p.y))
+    n, rng = len(right), np.random.default_rng(0)
+
+    def harmed(mine, other):
+        found = change(right[mine], p.members, w, right[other])
+        return (called(found.estimate, found.q) == "harmed").any()
+
+    alone = np.mean([harmed([i], [j]) for i, j in itertools.permutations(range(n), 2)])
+    threes = [rng.permutation(n)[:6] for _ in range(60)]
+    assert alone > 0.8  # the more images, the more
+    assert np.mean([harmed(some[:3], some[3:]) for some in threes]) <= 0.1

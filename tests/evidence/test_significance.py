@@ -8,6 +8,7 @@ from scipy import optimize, special, stats
 
 from kdlib.config import KdlibError
 from kdlib.evidence.significance import (
+    Change,
     agreement,
     false_discovery,
     shrunk_variances,
@@ -244,3 +245,13 @@ def test_agreement_drops_nan_groups_repeats_itself_and_needs_two_of_everything()
 def test_shrunk_variances_refuse_a_single_row():
     with pytest.raises(KdlibError, match=r"needs samples \(S, G\), one row per network"):
         shrunk_variances(np.ones(5), np.ones((2, 5)))
+
+
+def test_the_detectable_change_is_called_one_with_power_80_percent_beside_99_others():
+    df, se = np.full(100, 30.0), np.full(100, 2.0)
+    found = Change(se, se, se, se, df, np.full(100, 0.5))
+    critical = stats.t.ppf(
+        1 - 0.05 / 100 / 2, 30
+    )  # of the smallest of 100 p, by Benjamini-Hochberg
+    power = stats.nct.sf(critical, 30, found.detectable / 2)
+    np.testing.assert_allclose(power, 0.8, atol=0.02)

@@ -427,7 +427,173 @@ def test_numbers_cut_by_spaces_lose_no_row_to_the_header(tmp_path):
 def test_blank_lines_at_the_end_of_a_table_are_no_rows(tmp_path):
     def make(role):
         text = pd.DataFrame(Z[role]).add_prefix("logit_").assign(label=Y).to_csv(index=False)
-        (tmp_path / f"{role}.csv").write_text(text + "\n,,,,\n\n")
+        (tmp_path / f"{role}.csv").write_text(text + "\n\n")
         return tmp_path / f"{role}.csv"
 
     right(audit(f"{make('teacher')}:label", make))
+
+
+@pytest.mark.parametrize("row_names", [False, True])
+def test_tables_as_r_writes_them(tmp_path, row_names):
+    """write.table(d, file), and the same with row.names = FALSE."""
+
+    def written(name, column, values):
+        lines = [f'"{v}"' if not row_names else f'"{i}" "{v}"' for i, v in enumerate(values, 1)]
+        (tmp_path / name).write_text("\n".join([f'"{column}"', *lines, ""]))
+        return tmp_path / name
+
+    labels = written("y.txt", "label", NAMES[Y])
+    right(audit(labels, lambda role: written(f"{role}.txt", "pred", NAMES[A[role]])))
+    groups = "\n".join(['"sex" "race"', *(f'"{"FM"[i % 2]}" "a b {i % 3}"' for i in range(N))])
+    (tmp_path / "groups.txt").write_text(groups)
+    found = audit(Y, Z.get, groups=tmp_path / "groups.txt", by=["race"])
+    expected = [100 * (A["student"] == Y)[k::3].mean() for k in range(3)]
+    np.testing.assert_allclose(found.groups.student, expected)
+
+
+@pytest.mark.parametrize("suffix", ["csv", "txt"])
+def test_a_list_of_files_and_classes_cut_by_spaces_is_refused(tmp_path, suffix):
+    """Its first row would be lost, and each line be a class."""
+    listed = tmp_path / f"pred.{suffix}"
+    listed.write_text("".join(f"img_{i}.jpg {c}\n" for i, c in enumerate(A["student"])))
+    said = refused(Y, lambda role: Z[role] if role == "teacher" else listed)
+    assert "spaces cut its rows, such as 'img_49.jpg " in said and "put tabs or commas" in said
+
+
+def test_missing_values_of_all_columns_of_groups_are_rows(tmp_path):
+    table = pd.DataFrame({"sex": ["F", "M"] * (N // 2), "race": ["a", "b", "b"] * (N // 3)})
+    table.iloc[-2:] = ""
+    table.to_csv(tmp_path / "groups.csv", index=False)
+    groups = {"groups": tmp_path / "groups.csv", "missing_groups": "own"}
+    assert audit(Y, Z.get, **groups).n == N
+
+
+# ---------------------------------------------------------------- names of classes in a file
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        "id,name\n0,aquarium\n1,truck\n2,cat\n3,oak\n",
+        ",name\n0,aquarium\n1,truck\n2,cat\n3,oak\n",
+        "name\naquarium\ntruck\ncat\noak\n",
+        "cat,2\noak,3\naquarium,0\ntruck,1\n",
+        '0,"aquarium"\n1,truck\n2,cat\n3,"oak"\n',
+    ],
+)
+def test_headers_numbers_and_quotes_are_no_names(tmp_path, lines):
+    (tmp_path / "names.csv").write_text(lines)
+    found = audit(Y, Z.get, classes=tmp_path / "names.csv")
+    assert found.class_names == ("aquarium", "truck", "cat", "oak")
+
+
+@pytest.mark.parametrize("unit", ["star{}", "to 9", "background{}"])
+def test_names_that_begin_with_numbers_stay_whole_if_only_these_tell_them_apart(tmp_path, unit):
+    names = [f"{k} {unit.format('s' if k > 1 else '')}" for k in range(1, 5)]
+    (tmp_path / "names.txt").write_text("\n".join(names))
+    assert audit(Y, Z.get, classes=tmp_path / "names.txt").class_names == tuple(names)
+
+
+def test_given_names_are_counted_from_where_labels_and_answers_count(tmp_path):
+    names = ["aquarium", "truck", "cat", "oak"]
+    found = right(audit(Y + 1, lambda role: A[role] + 1, classes=names))
+    assert found.class_names == tuple(names)
+    assert "labels: numbers count the names of classes from 1." in found.read
+    found = audit(Y + 1, lambda role: A[role] + 1, classes=[*names, "yak"])
+    assert "numbers count the names of classes from 0, and 'aquarium' is none." in found.read[1]
+
+
+# ---------------------------------------------------------------- scores
+
+
+def test_the_only_column_of_a_table_without_names_is_the_second_class(tmp_path):
+    y = (Y > 1).astype(int)
+    p = {role: expit(RNG.normal(size=N) + 3 * y - 1.5) for role in ("teacher", "student")}
+
+    def make(role):
+        pd.DataFrame(p[role]).to_csv(tmp_path / f"{role}.csv")
+        return tmp_path / f"{role}.csv"
+
+    answers = {role: (of > 0.5).astype(int) for role, of in p.items()}
+    right(audit(y, make), y, answers)
+
+
+def test_labels_of_yes_and_no_are_columns_called_so(tmp_path):
+    y = Y > 1
+    p = {role: expit(RNG.normal(size=N) + 3 * y - 1.5) for role in ("teacher", "student")}
+    pd.DataFrame({"label": y}).to_csv(tmp_path / "y.csv", index=False)
+    answers = {role: of > 0.5 for role, of in p.items()}
+    for order in (["True", "False"], ["False", "True"]):
+
+        def make(role, order=order):
+            table = pd.DataFrame({"prob_True": p[role], "prob_False": 1 - p[role]})
+            return table[[f"prob_{name}" for name in order]]
+
+        right(audit(tmp_path / "y.csv", make), y, answers)
+
+
+@pytest.mark.parametrize("make", [lambda p: 5 * p, lambda p: np.round(500 * p)])
+def test_sums_of_several_models_and_votes_are_probabilities(make):
+    p = np.array([RNG.multinomial(500, row) for row in softmax(logits(0.8), axis=1)]) / 500
+    found = audit(Y, lambda role: make(p) if role == "teacher" else Z[role])
+    true = log_loss(Y, np.clip(p, 1e-12, 1), labels=range(C))
+    assert found.metrics["teacher_log_loss"] == pytest.approx(true, rel=1e-3)
+
+
+# ---------------------------------------------------------------- rows, groups, counts
+
+
+def test_groups_of_tables_that_were_put_together_are_a_row_an_example(tmp_path):
+    parts = [pd.DataFrame({"group": ["A"] * 200}), pd.DataFrame({"group": ["B"] * (N - 200)})]
+    pd.concat(parts).to_csv(tmp_path / "groups.csv")
+    found = audit(Y, Z.get, groups=tmp_path / "groups.csv")
+    hits = A["student"] == Y
+    expected = [100 * hits[:200].mean(), 100 * hits[200:].mean()]
+    np.testing.assert_allclose(found.groups.student, expected)
+
+
+def test_counts_go_by_the_column_that_names_the_groups(tmp_path):
+    counts = pd.DataFrame({"class": range(C), "count": [5, 500, 60, 900]})
+    counts = counts.assign(share=counts["count"] / 1465).sort_values("count")
+    counts.to_csv(tmp_path / "counts.csv", index=False)
+    found = audit(Y, Z.get, train_counts=tmp_path / "counts.csv")
+    assert found.groups.n_train.to_list() == [5, 500, 60, 900]
+    counts.drop(columns="class").assign(other=1).to_csv(tmp_path / "counts.csv", index=False)
+    said = refused(Y, Z.get, train_counts=tmp_path / "counts.csv")
+    assert "holds share, other beside the counts; call the groups' column group" in said
+
+
+def test_rows_in_another_order_are_told_from_chance_also_where_classes_are_rare():
+    y = (RNG.random(1500) < 0.08).astype(int)
+    z = np.column_stack([np.zeros(1500), 6 * y - 3 + RNG.normal(size=1500)])
+    moved = z[RNG.permutation(1500)]
+    found = audit(y, lambda role: z if role == "teacher" else moved)
+    assert any("are its rows in the same order as the labels?" in w for w in found.warnings)
+    assert not audit(y, lambda role: z).warnings
+
+
+def test_text_in_another_order_is_no_misread_pair_of_rows(tmp_path):
+    """Also where one text is there twice, so that it cannot tell rows apart."""
+    text = [f"sentence {i}" for i in range(N)]
+    text[200] = text[20]
+    pd.DataFrame({"sentence": text, "label": Y}).to_csv(tmp_path / "y.csv", index=False)
+
+    def make(role, order=slice(None)):
+        table = pd.DataFrame(Z[role]).add_prefix("logit_").assign(sentence=text)
+        table.iloc[order].to_csv(tmp_path / f"{role}.csv", index=False)
+        return tmp_path / f"{role}.csv"
+
+    right(audit(tmp_path / "y.csv", make))
+    said = refused(tmp_path / "y.csv", lambda role: make(role, ORDER))
+    assert "its rows come in another order; name a column that tells rows apart id" in said
+
+
+def test_a_label_that_marks_what_is_to_be_ignored_is_pointed_at():
+    y = np.where(np.arange(N) % 8, Y, 255)
+    found = audit(y, A.get)
+    assert any(
+        w.startswith("Label 255, in 13 % of examples, lies far above") for w in found.warnings
+    )
+    assert not any("far above" in w for w in audit(Y, A.get).warnings)
+    said = refused(np.where(np.arange(N) % 8, Y, -100), A.get)
+    assert "-100, not a number from 0 to 3; leave out examples that are marked" in said

@@ -529,7 +529,7 @@ NO_NAMES = "it must hold the names of the columns, such as label."
         ("y.csv", "a,b\n1,2\n1,2,3\n", "not a readable csv file ("),
         ("y.csv", 'a,b\n"1,2\n', "not a readable csv file ("),
         ("y.csv", "label\n1\n\n2\n", "label in row 1 is '', not a name or a number."),
-        ("y.csv", "label,x\n1,\n\n2,\n", "label in row 1 is '', not a name or a number."),
+        ("y.csv", "label,x\n1,\n,\n2,\n", "label in row 1 is '', not a name or a number."),
         ("y.csv", b"\xe9\n1\n", "can't decode byte 0xe9"),
         ("y.csv", "cat\ndog\ncat\n", "its first line has 'cat', which is also a value below it; "),
     ],
