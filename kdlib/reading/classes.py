@@ -27,6 +27,12 @@ HEADERS = ("name", "names", "class", "classes", "class_name", "label", "labels")
 GIVE_NAMES = "give the names of the classes in the order that the numbers mean (--classes)"
 
 
+class Names(tuple):
+    """Names of classes in order; start: the number of the first, as far as it is known."""
+
+    start = 0
+
+
 def given_names(given):
     """Names of the classes: of a list, the lines of a file, or a JSON file; () of None.
 
@@ -34,15 +40,18 @@ def given_names(given):
     JSON: a list, {number: name}, {name: number}, or a configuration that holds such an id2label, or
     a list as label_names, as those of timm do.
     """
+    start = 0
     if given is None:
-        return ()
+        return Names()
     found = Source("class names", {})
     called = printable(given, None if isinstance(given, (str, os.PathLike)) else 60)
     try:
         if isinstance(given, (str, os.PathLike)):
             text = Path(given).read_text(encoding="utf-8-sig")
             is_json = Path(given).suffix.lower() == ".json"
-            given = json.loads(text) if is_json else _of_lines(text.rstrip("\n").split("\n"))
+            given = json.loads(text) if is_json else text.rstrip("\n").split("\n")
+            if not is_json:
+                given, start = _of_lines(given)
         if isinstance(given, dict):
             given = given.get("label_names") or _by_number(given)
         names = np.array([*given], dtype=object)
@@ -51,7 +60,8 @@ def given_names(given):
             f"{called} cannot be read ({reason(error)}); "
             "a list of names is needed, or a file with one name per line."
         ) from None
-    names = tuple(name.strip() for name in texts(found, names, "the name"))
+    names = Names(name.strip() for name in texts(found, names, "the name"))
+    names.start = start
     if (name := repeated(names)) is not None:
         raise found.error(f"{quoted(name)} is there twice; each class has its own name.")
     if len(names) < 2:
@@ -60,7 +70,7 @@ def given_names(given):
 
 
 def _of_lines(lines):
-    """The names in lines, by their numbers where all have some, from 0 or 1 on; no header."""
+    """(names, number of the first) in lines, by their numbers where all have some; no header."""
     header = re.search("[,;\t]", lines[0]) is not None
     for some, form in itertools.product((lines, lines[header:]), NUMBERED):
         found = [form.fullmatch(line) for line in some]
@@ -68,8 +78,8 @@ def _of_lines(lines):
             names = {int(line["number"]): line["name"].strip('"') for line in found}
             counts = sorted(names) in ([*range(len(some))], [*range(1, len(some) + 1)])
             if counts and len(set(names.values())) == len(some):  # not of 1 star, 2 stars, 3 stars
-                return [names[number] for number in sorted(names)]
-    return lines[lines[0].lstrip("# ").casefold() in HEADERS :]
+                return [names[number] for number in sorted(names)], min(names)
+    return lines[lines[0].lstrip("# ").casefold() in HEADERS :], 0
 
 
 def _by_number(mapping):
@@ -90,7 +100,7 @@ def places_of(labels, y, answers, given):
     numbers = [y, *(of for one in read for of in one.values())]
     if min(map(np.min, numbers)) < 1:
         return y, answers
-    if max(map(np.max, numbers)) == len(given):
+    if max(map(np.max, numbers)) == len(given) or given.start:
         labels.note("numbers count the names of classes from 1.")
         y, out = y - 1, []
         for a, one in zip(answers, read, strict=True):
