@@ -139,7 +139,7 @@ def in_pairs(found):
     scipy.sparse.save_npz makes of a matrix."""
     columns = set(found.columns)
     if columns == {"group"} and found.ids is not None:
-        return not found.unnamed and not pd.Index(found.ids).is_unique
+        return not pd.Index(found.ids).is_unique
     return columns == {"example", "group"} or {"format", "shape", "data"} <= columns
 
 

@@ -186,6 +186,8 @@ def _with_ids(found, index):
     if unnamed:
         single.remove(UNNAMED)
         index = columns.pop(UNNAMED)
+        if index.dtype.kind in "iu" and len(set(index.tolist())) < len(index):
+            index, unnamed = None, False  # of tables that were put together
     name = None
     if len(columns) > 1:
         name = called(single, IDS)

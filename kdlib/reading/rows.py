@@ -160,12 +160,6 @@ def by_column(first, others):
     letters, or whole numbers which are the same on both sides. One without a name that only counts
     the rows is no id unless the labels have such a column too.
     """
-    # of tables that were put together
-    again = [s.unnamed and not pd.Index(s.ids).is_unique for s in (first, *others)]
-    first, *others = (
-        replace(s, ids=None, unnamed=False) if a else s
-        for s, a in zip((first, *others), again, strict=True)
-    )
     if not first.unnamed:
         count = [s.unnamed and np.array_equal(s.ids, np.arange(len(s.ids))) for s in others]
         others = [replace(s, ids=None) if c else s for s, c in zip(others, count, strict=True)]

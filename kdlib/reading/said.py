@@ -108,9 +108,8 @@ def _marks(y, names, found):
     most = max(x.predicted.max() for many in found.values() for x in many)
     if len(occur) < 3 or occur[-1] <= max(most, 2 * occur[-2] + 1):
         return []
-    share = 100 * counts[-1] / len(y)
     return [
-        f"Label {printable(names[occur[-1]])}, in {share:.2g} % of examples, lies far above all "
+        f"Label {printable(names[occur[-1]])}, in {100 * counts[-1] / len(y):.2g} % of examples, lies far above all "
         "others, and no model predicts it: are these examples to be left out?"
     ]
 

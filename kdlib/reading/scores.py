@@ -25,7 +25,8 @@ FLOOR = np.log(1e-12)
 # another threshold than a half
 AGREES = 0.9
 AGREES_OF_TWO = 0.5
-MANY = 20  # rows whose sums are not alike by chance
+# rows whose sums are not alike by chance, but of probabilities of several models, or of votes
+MANY, MULTIPLE = 20, 1.5
 CHUNK = 1 << 23  # scores converted at once
 
 
@@ -243,11 +244,9 @@ def kind_of_rows(found, rows, kind, called="", slack=SUM_ERROR):
     kind: what the user says, or auto. called: what the column is called.
     """
     like = rows.like_probabilities(slack)
-    # also in per cent, and sums of several models, or votes
-    alike = len(like) >= MANY and np.ptp(rows.total) <= SUM_ERROR * rows.total.max()
-    multiple = (rows.least >= 0).all() and (
-        alike or (np.abs(rows.total - 100) <= 100 * slack).all()
-    )
+    multiple = (rows.least >= 0).all() and (np.abs(rows.total - 100) <= 100 * slack).all()
+    if (rows.least >= 0).all() and len(like) >= MANY and rows.total.min() > MULTIPLE:
+        multiple |= np.ptp(rows.total) <= SUM_ERROR * rows.total.max()
     asked = called if kind == "auto" else kind
     if asked != "logits" and (like.all() or multiple):
         if np.abs(rows.total - 1).max() > SUM_ERROR:

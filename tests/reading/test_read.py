@@ -311,7 +311,7 @@ REFUSED = {
         (np.full(N, 2**63 + 5, np.uint64), "label in row 0 is 9223372036854775813, not a whole"),
         (Y + 2, "labels: label in row 1 is 3, not a number from 0 to 2."),
         (Y + 3 * (Y == 2), "labels: label in row 2 is 5, not a number from 0 to 2."),
-        (Y - 1, "labels: label in row 0 is -1, not a number from 0 to 2."),
+        (Y - 1, "labels: label in row 0 is -1, not a number from 0 to 2; leave out"),
         (Y + 0j, "labels: label must be one column of numbers or names, not complex128 of shape"),
         (np.eye(C)[Y] + 1, "not float64 of shape (30, 3)."),
         ([], "labels: holds no label."),
