@@ -109,8 +109,8 @@ def _marks(y, names, found):
     if len(occur) < 3 or occur[-1] <= max(most, 2 * occur[-2] + 1):
         return []
     return [
-        f"Label {printable(names[occur[-1]])}, in {100 * counts[-1] / len(y):.2g} % of examples, lies far above all "
-        "others, and no model predicts it: are these examples to be left out?"
+        f"Label {printable(names[occur[-1]])}, in {100 * counts[-1] / len(y):.2g} % of examples, "
+        "lies far above all others, and no model predicts it: are these examples to be left out?"
     ]
 
 
