@@ -63,18 +63,13 @@ def _whom(a):
         if a.reference == "teacher":
             said = f"In none of {every} is the student clearly worse or better than its teacher"
         return f"{said}{_would_have_been_found(a)}."
-    if a.reference == "teacher":
-        said = (
-            f"The student is worse than its teacher in {or_none(worse)} of {every} and better in "
-        )
-    elif _one_each(a):
-        said = (
-            f"This student is worse than this baseline in {or_none(worse)} of {every}, better in "
-        )
+    other = "its teacher" if a.reference == "teacher" else "this baseline"
+    if a.reference == "teacher" or one_each(a):
+        said = f"The student is worse than {other} in {or_none(worse)} of {every} and better in "
     else:
         said = f"This distillation harmed {or_none(worse)} of {every} and helped "
     said += f"{or_none(better)}; at most one in twenty of these is expected to be a false alarm"
-    said += " about these two networks." if _one_each(a) else "."
+    said += " about these two networks." if one_each(a) else "."
     if worse:
         most = a.groups[a.groups.finding == lost].sort_values("gain").head(NAMED)
         named = [f"{_name(r.group)} ({number(r.gain)})" for r in most.itertuples()]
@@ -147,7 +142,7 @@ def cautions(a):
             "teacher mix the effect of distillation with what a smaller network cannot do."
         )
     sides = {"student": a.seeds, a.reference: len(_given(a, a.reference))}
-    if _one_each(a):
+    if one_each(a):
         out.append(
             "With one training run on either side, this is about these networks only: two runs of "
             "the same training often differ in some groups. What distillation does, three runs or "
@@ -200,8 +195,8 @@ def about(a, today, students=None):
     }
 
 
-def _one_each(a):
-    """Whether there is one training run on either side."""
+def one_each(a):
+    """Whether there is one training run on either side: this is about two networks."""
     return max(a.seeds, len(_given(a, a.reference))) == 1
 
 

@@ -3,7 +3,7 @@
 import itertools
 from dataclasses import replace
 
-from kdlib.auditing.headline import in_a_row, or_none
+from kdlib.auditing.headline import in_a_row, one_each, or_none
 from kdlib.auditing.tables import CHANGED
 from kdlib.config import count_of
 from kdlib.evidence.words import told
@@ -59,6 +59,8 @@ def _whom(found):
     verbs = ("harmed", "helped")
     if found.reference == "teacher":
         verbs = ("is worse than its teacher in", "is better in")
+    elif any(map(one_each, found.audits.values())):
+        verbs = ("is worse than this baseline in", "is better in")
     counts = counts.sort_values("lost", ascending=False, kind="stable")
     some = [
         f"{r.student} {verbs[0]} {or_none(r.lost)} and {verbs[1]} {or_none(r.gained)}"

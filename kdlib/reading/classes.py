@@ -108,7 +108,9 @@ def places_of(labels, y, answers, given):
             out.append(replace(a, source=replace(a.source, columns=columns)))
         return y, out
     if len(numbers) > 1:
-        labels.note(f"numbers count the names of classes from 0, and {quoted(given[0])} is none.")
+        labels.note(
+            f"class 0 is {quoted(given[0])}, which never occurs; if 1 is, number the names (1 cat)."
+        )
     return y, answers
 
 

@@ -180,9 +180,8 @@ def _check_order(found, name, wanted, first):
     values = found.columns.get(name)
     if found.ids is not None or np.shape(values) != np.shape(wanted) or np.ndim(values) != 1:
         return
-    if plain(name) in (*LABELS, *PREDICTED) or not all(
-        isinstance(v, str) for v in (*values, *wanted)
-    ):
+    text = all(isinstance(v, str) for v in (*values, *wanted))
+    if not text or plain(name) in (*LABELS, *PREDICTED):
         return
     repeats = len(set(wanted)) < len(wanted)  # else it tells rows apart
     differ = np.asarray(values) != np.asarray(wanted)

@@ -77,8 +77,8 @@ def warnings(y, names, found, sources):
                 out.append(f"The {called} is right in every example: is its file one of labels?")
             elif right < chance + SIGMAS * np.sqrt(chance * (1 - chance) / n):
                 out.append(
-                    f"The {called} is right in {100 * right:.1f} %, where chance gives "
-                    f"{100 * chance:.3g} %: {ROWS}"
+                    f"The {called} is right in {100 * right:.1f} %, and would be in "
+                    f"{100 * chance:.3g} % if its rows were shuffled: {ROWS}"
                 )
     return out
 

@@ -57,7 +57,7 @@ def test_the_answer_names_who_lost_and_by_how_much():
 
 def test_one_run_of_each_is_told_as_two_networks_not_as_what_distillation_does():
     words = said(audited(harmed=(1, 4)))
-    assert "This student is worse than this baseline in 2 of 6 groups, better in none" in words
+    assert "The student is worse than this baseline in 2 of 6 groups and better in none" in words
     assert "expected to be a false alarm about these two networks." in words
     assert "harmed" not in words and "about these networks only: two runs of the same" in words
 

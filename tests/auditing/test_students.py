@@ -209,6 +209,14 @@ def test_the_answer_names_who_harmed_whom_and_what_is_not_decided(found):
     assert unclear.answer()[1].endswith("better than kd or placebo is not decided.")
 
 
+def test_one_run_of_each_speaks_of_networks_not_of_what_distillation_does(made):
+    y, teacher, students, baseline = made
+    alone = {name: of[0] for name, of in students.items()}
+    found = kdlib.audit_students(y, teacher, alone, baseline[0], resamples=50)
+    assert "kd is worse than this baseline in 1 and is better in none" in found.answer()[0]
+    assert any("about these networks only" in sentence for sentence in found.cautions())
+
+
 def test_worst_groups_are_decided_only_where_no_interval_overlaps(found):
     table = found.table.assign(
         worst_k_gain=[-20, 5, -3], worst_k_low=[-25, 1, -6], worst_k_high=[-15, 9, 0]

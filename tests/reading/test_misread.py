@@ -500,7 +500,10 @@ def test_given_names_are_counted_from_where_labels_and_answers_count(tmp_path):
     assert found.class_names == tuple(names)
     assert "labels: numbers count the names of classes from 1." in found.read
     found = audit(Y + 1, lambda role: A[role] + 1, classes=[*names, "yak"])
-    assert "numbers count the names of classes from 0, and 'aquarium' is none." in found.read[1]
+    assert (
+        "class 0 is 'aquarium', which never occurs; if 1 is, number the names (1 cat)."
+        in found.read[1]
+    )
     lines = [f"{k} {name}" for k, name in enumerate([*names, "yak"], 1)]
     (tmp_path / "classes.txt").write_text("\n".join(lines))
     found = audit(Y + 1, lambda role: A[role] + 1, classes=tmp_path / "classes.txt")
