@@ -78,7 +78,7 @@ def warnings(y, names, found, sources):
             elif right < chance + SIGMAS * np.sqrt(chance * (1 - chance) / n):
                 out.append(
                     f"The {called} is right in {100 * right:.1f} %, and would be in "
-                    f"{100 * chance:.3g} % if its rows were shuffled: {ROWS}"
+                    f"{100 * chance:.3g} % if its predictions were shuffled: {ROWS}"
                 )
     return out
 
