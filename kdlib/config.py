@@ -8,7 +8,7 @@ import json
 import typing
 from dataclasses import dataclass
 
-from kdlib.methods import METHODS, loss_fields
+from kdlib.methods import METHODS, idle_fields
 
 FOLDS = 5  # of a crossfit
 RECIPE = 1  # of what fields mean: records of another one do not answer to the keys of this one
@@ -18,8 +18,11 @@ HIDDEN = ("superclass", "superclass_small", "adult")  # their groups are not the
 TABLES = ("adult",)  # rows of a table, not images
 DEPTHS = (8, 14, 20, 32, 44, 56, 110)
 RESNETS = [f"resnet{depth}{shortcut}" for shortcut in ("", "-conv") for depth in DEPTHS]
+# networks, by what they read: digits in grey, images in colour, rows of a table
+OF_DIGITS = ("cnn", "cnn_small")
+OF_IMAGES = (*RESNETS, "resnet8x2")
 OF_TABLES = ("mlp", "mlp_small", "logistic", "boosted_trees")
-MODELS = ("cnn", "cnn_small", *RESNETS, "resnet8x2", *OF_TABLES)
+MODELS = (*OF_DIGITS, *OF_IMAGES, *OF_TABLES)
 
 
 class KdlibError(Exception):
@@ -113,12 +116,13 @@ class Config:
 
     def _check_combination(self):
         knobs = METHODS[self.method].knobs
-        for name in sorted(loss_fields() - set(knobs)):
+        for name in sorted(idle_fields(self.method)):
             if (value := getattr(self, name)) != DEFAULTS[name]:
                 unused = f"method {self.method!r} does not use it; leave it at {DEFAULTS[name]!r}"
                 raise _wrong(f"{name}={value!r}: {unused}.")
         if "teacher" in knobs and self.teacher is None:
-            raise _wrong(f"teacher: method {self.method!r} needs one of {self._networks()}.")
+            allowed = ", ".join(self._networks())
+            raise _wrong(f"teacher: method {self.method!r} needs one of {allowed}.")
         if self.teacher == self.student and self.teacher_seed == self.seed:
             raise _wrong(
                 f"teacher_seed={self.teacher_seed}: in self-distillation the teacher would be the "
@@ -129,7 +133,7 @@ class Config:
                 "margin_level='example': there are no held-out margins of training examples on "
                 "val; use margin_source 'crossfit' or 'train'."
             )
-        reads_images = self.method == "ada_margin" and self.margin_reading == "B"
+        reads_images = "margin_reading" in knobs and self.margin_reading == "B"
         if reads_images and self.margin_source != "val":
             raise _wrong(
                 "margin_source: reading 'B' of ada_margin takes its margin from each training "
@@ -140,10 +144,11 @@ class Config:
                 f"margin_reading={self.margin_reading!r}: a margin for each class needs groups "
                 f"that are the classes; in {self.dataset!r} they are not."
             )
-        self._check_table()
+        self._check_networks()
         if self.fold is not None and self.method != "one_hot":
             raise _wrong("fold: only teachers of a crossfit (method 'one_hot') leave a fold out.")
-        if self.with_val and (self.teacher or self.method == "post_hoc" or self.fold is not None):
+        chooses = METHODS[self.method].adjusted
+        if self.with_val and (self.teacher or chooses or self.fold is not None):
             raise _wrong(
                 "with_val: only a method without a teacher that chooses nothing on val, and no "
                 "fold of a crossfit, may train on val's labels; leave it at False."
@@ -163,18 +168,18 @@ class Config:
             raise _wrong("profile: without imbalance there is no profile; leave it at 'exp'.")
 
     def _networks(self):
-        """Those that read the data set, in words."""
-        table = self.dataset in TABLES
-        return ", ".join(model for model in MODELS if (model in OF_TABLES) == table)
+        """Those that read the data set."""
+        if self.dataset in TABLES:
+            return OF_TABLES
+        return OF_DIGITS if self.dataset == "digits" else OF_IMAGES
 
-    def _check_table(self):
-        table = self.dataset in TABLES
+    def _check_networks(self):
         for name in ("student", "teacher"):
-            network = getattr(self, name)
-            if network and (network in OF_TABLES) != table:
-                reads = f"does not read what {self.dataset!r} holds; {self._networks()} do"
+            network, allowed = getattr(self, name), self._networks()
+            if network in MODELS and network not in allowed:  # not one of another library
+                reads = f"does not read what {self.dataset!r} holds; {', '.join(allowed)} do"
                 raise _wrong(f"{name}={network!r}: {reads}.")
-        if table and (self.imbalance != 1 or self.draw_seed is not None):
+        if self.dataset in TABLES and (self.imbalance != 1 or self.draw_seed is not None):
             raise _wrong(f"imbalance: {self.dataset!r} is used whole; leave it and draw_seed.")
         if self.student == "boosted_trees" and self.method != "one_hot":
             raise _wrong(
@@ -201,7 +206,7 @@ class Config:
         """The run that trains this run's teacher: one_hot, or another teacher_method."""
         if self.teacher is None:
             raise KdlibError(f"Config {self.key()}: method {self.method!r} has no teacher.")
-        loss = {knob: DEFAULTS[knob] for knob in METHODS[self.method].knobs}
+        loss = {knob: DEFAULTS[knob] for knob in method_of(self).knobs}
         teacher = {"student": self.teacher, "seed": self.teacher_seed, "with_val": False}
         return built(self.fields() | loss | teacher | {"method": self.teacher_method})
 
@@ -219,6 +224,16 @@ class Config:
         if unknown := [name for name in fields if name not in DEFAULTS]:
             raise _wrong(f"{unknown[0]!r:.80} is unknown: {did_you_mean(unknown[0], DEFAULTS)}")
         return cls(**fields)
+
+
+def method_of(cfg):
+    """The Method of a Config; KdlibError where the Config came from a process that knows more."""
+    if cfg.method not in METHODS:
+        raise KdlibError(
+            f"Config {cfg.key()}: this process has no method {cfg.method!r}; add it to "
+            "kdlib/methods.py, or run it with one job in the process that has it."
+        )
+    return METHODS[cfg.method]
 
 
 DEFAULTS = {field.name: field.default for field in dataclasses.fields(Config)}

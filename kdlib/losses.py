@@ -16,6 +16,7 @@ except ModuleNotFoundError as error:
     raise ModuleNotFoundError(sentence, name=error.name) from None
 
 from kdlib.arguments import checked
+from kdlib.methods import needs_margins
 
 FLOOR = 0.01  # smallest class margin under the logarithm of reading C
 
@@ -162,11 +163,3 @@ def ada_margin_of(cfg, margins, train):
         return distill(logits - shift, batch.teacher_logits, *soft)
 
     return a_or_b if cfg.margin_reading in ("A", "B") else c
-
-
-def needs_margins(cfg):
-    """Whether the loss reads margins that are measured before training; else from each batch."""
-    if cfg.method == "ada_margin":
-        return cfg.margin_reading != "B"
-    by_image = cfg.margin_level == "example" and cfg.margin_source == "train"
-    return cfg.method == "ada_alpha" and not by_image

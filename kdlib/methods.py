@@ -12,7 +12,9 @@ GREEN, PURPLE, OCHRE = "#007a5a", "#8a4f7d", "#9a6a00"
 _TEACHER = ("teacher", "teacher_seed", "teacher_method", "temperature")
 _SOFT = (*_TEACHER, "soften")
 _MARGIN = (*_SOFT, "margin_source", "margin_kind", "margin_temperature")
+_READING = ("margin_reading", "margin_scale")
 _ADA_ALPHA = {"method": "ada_alpha"}
+_LUKASIK = "Lukasik et al. 2021, reconstructed"
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,9 @@ class Method:
     knobs: tuple = ()  # the loss fields of Config that it reads; all others stay at their defaults
     about: str = ""  # what it is, and whose
     loss: Callable | None = None  # see step.method_loss; None: NAME_of in losses.py or rivals.py
+    remedy: bool = False  # softens the teacher where it is unreliable: F4 is about it
+    whole_batch: bool = False  # its loss looks at all examples of a batch together
+    adjusted: bool = False  # after training, by a number that is chosen on val
 
 
 @dataclass(frozen=True)
@@ -35,20 +40,16 @@ class Arm:
     look: tuple
     fields: dict  # of Config: the method, and what else is set
     about: str = ""
+    remedy: bool = False
 
 
 METHODS = {
     "one_hot": Method("one-hot", (BLACK, "x"), (), "cross-entropy of the label"),
     "kd": Method("distillation", (BLUE, "o"), (*_SOFT, "alpha"), "Hinton et al. 2015"),
     "ada_alpha": Method(
-        "AdaAlpha", (ORANGE, "s"), (*_MARGIN, "margin_level"), "Lukasik et al. 2021, reconstructed"
+        "AdaAlpha", (ORANGE, "s"), (*_MARGIN, "margin_level"), _LUKASIK, remedy=True
     ),
-    "ada_margin": Method(
-        "AdaMargin",
-        (GREEN, "^"),
-        (*_MARGIN, "margin_reading", "margin_scale"),
-        "Lukasik et al. 2021, reconstructed",
-    ),
+    "ada_margin": Method("AdaMargin", (GREEN, "^"), (*_MARGIN, *_READING), _LUKASIK, remedy=True),
     # rivals
     "label_smoothing": Method(
         "label smoothing", (GREY, "v"), ("smoothing",), "Szegedy et al. 2016, 0.1"
@@ -61,8 +62,11 @@ METHODS = {
         (OCHRE, "1"),
         (),
         "Menon et al. 2021, eq. 9; tau of each run chosen on val: uses extra labels",
+        adjusted=True,
     ),
-    "group_dro": Method("group DRO", (OCHRE, "2"), ("step_size",), "Sagawa et al. 2020, step 0.01"),
+    "group_dro": Method(
+        "group DRO", (OCHRE, "2"), ("step_size",), "Sagawa et al. 2020, 0.01", whole_batch=True
+    ),
     "balanced_kd": Method(
         "class-balanced distillation",
         (PURPLE, "<"),
@@ -81,12 +85,14 @@ METHODS = {
         (PURPLE, ">"),
         _TEACHER,
         "Kim 2025 (2506.18496), reconstructed from the abstract",
+        whole_batch=True,
     ),
     "robust_kd": Method(
         "robust student",
         (PURPLE, "X"),
         (*_TEACHER, "step_size"),
         "Wang et al. 2023, reconstructed; weights follow the training loss",
+        whole_batch=True,
     ),
 }
 
@@ -96,12 +102,14 @@ ARMS = {
         (ORANGE, "D"),
         {**_ADA_ALPHA, "margin_source": "crossfit"},
         "AdaAlpha with margins that need no labels of val",
+        remedy=True,
     ),
     "ada_alpha_by_label": Arm(
         "AdaAlpha, margins by label",
         (ORANGE, "3"),
         {**_ADA_ALPHA, "margin_level": "class"},
         "AdaAlpha of somebody who has the labels but not the groups",
+        remedy=True,
     ),
     "one_hot_with_val": Arm(
         "one-hot, also on the labels of val", (BLACK, "+"), {"method": "one_hot", "with_val": True}
@@ -124,6 +132,7 @@ ARMS = {
         (ORANGE, "*"),
         {**_ADA_ALPHA, "margin_level": "example", "margin_source": "train", "margin_kind": "hit"},
         "the teacher counts only where it is right on the training image",
+        remedy=True,
     ),
     "kd_adjusted_teacher": Arm(
         "adjusted teacher",
@@ -155,6 +164,20 @@ def look_of(title):
 def loss_fields():
     """Every field of Config that belongs to a loss."""
     return {knob for method in METHODS.values() for knob in method.knobs}
+
+
+def idle_fields(method):
+    """Those that the loss of a method does not read."""
+    return loss_fields() - set(METHODS[method].knobs)
+
+
+def needs_margins(cfg):
+    """Whether the loss reads margins that are measured before training; else from each batch."""
+    knobs = METHODS[cfg.method].knobs
+    if "margin_reading" in knobs and cfg.margin_reading == "B":
+        return False
+    by_image = cfg.margin_level == "example" and cfg.margin_source == "train"
+    return "margin_source" in knobs and not by_image
 
 
 def arms(*names):

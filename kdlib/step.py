@@ -11,10 +11,10 @@ from torch.nn import functional as F
 
 from kdlib import losses, rivals
 from kdlib.arguments import trusted
-from kdlib.config import Config, KdlibError
+from kdlib.config import Config, KdlibError, method_of
 from kdlib.data import Data, crop_and_flip, normalise, padded, schedule
-from kdlib.losses import Batch, needs_margins
-from kdlib.methods import METHODS
+from kdlib.losses import Batch
+from kdlib.methods import needs_margins
 
 MOMENTUM = 0.9
 
@@ -42,12 +42,11 @@ def method_loss(cfg, margins=None, train=None):
     Made by METHODS[cfg.method].loss, or else by the function of its name, from the Config and
     margins: (G,), or (N_train,) for a crossfit by example; None if it needs none.
     train: the training Split, for methods that count its classes or groups."""
-    if cfg.method not in METHODS:  # unpickled, in a process that never saw the entry being added
-        raise KdlibError(f"Config {cfg.key()}: this process has no method {cfg.method!r}.")
+    made = method_of(cfg).loss
     if needs_margins(cfg) and margins is None:
         raise KdlibError(f"Config {cfg.key()}: method {cfg.method!r} needs the teacher's margins.")
     name = f"{cfg.method}_of"
-    make = METHODS[cfg.method].loss or getattr(losses, name, None) or getattr(rivals, name, None)
+    make = made or getattr(losses, name, None) or getattr(rivals, name, None)
     if make is None:
         raise KdlibError(
             f"method {cfg.method!r} needs a function {name} in losses.py or rivals.py."

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 import torchvision
 
-from kdlib.config import count_of
+from kdlib.config import OF_IMAGES, count_of
 from kdlib.models import MODELS
 from kdlib.reading.sentences import AuditError, reason
 
@@ -118,7 +118,7 @@ def check_name(asked):
     if asked.library == "torchvision":
         known = torchvision.models.list_models(module=torchvision.models)
     elif asked.library == "kdlib":
-        known = [name for name in MODELS if not name.startswith("cnn")]  # which see digits, in grey
+        known = OF_IMAGES
     else:
         timm = timm_of(asked)
         known = timm.list_models(include_tags=True) + timm.list_models()

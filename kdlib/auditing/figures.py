@@ -12,20 +12,20 @@ from kdlib.auditing.tables import CHANGED
 from kdlib.config import count_of
 from kdlib.evidence.significance import UNCHANGED
 from kdlib.evidence.words import number, p_value, told
+from kdlib.methods import BLACK, BLUE, GREY, ORANGE, PURPLE
 from kdlib.pages.drawing import DESK, LINE, captioned, drawn, legend, margin_against_gain
 from kdlib.reading.sentences import printable
 
 MOST = 40  # groups in a figure
 EDGE = 12  # of more, those at either end
 ROWS = 200  # groups in a table
-BLUE, ORANGE = "#0072B2", "#D55E00"
 LOST, GAINED = (ORANGE, "v"), (BLUE, "^")  # colour and marker
 FINDINGS = {
     **{lost: LOST for lost, _ in CHANGED.values()},
     **{gained: GAINED for _, gained in CHANGED.values()},
-    UNCHANGED: ("#767676", "o"),
+    UNCHANGED: (GREY, "o"),
 }
-MODELS = {"teacher": ("#8a4f7d", "P"), "student": (BLUE, "o"), "baseline": ("#000000", "x")}
+MODELS = {"teacher": (PURPLE, "P"), "student": (BLUE, "o"), "baseline": (BLACK, "x")}
 SMALL = {"fontsize": 8}
 HEADERS = {  # of columns that have short names in files
     "n": "examples",

@@ -117,26 +117,19 @@ def margins_by_group(margins, group, names):
     return mean, said
 
 
-def held_out_margins(teacher, data, cfg):
-    """((N_val,) margins of the teacher on val, what they are averaged by)."""
-    how = (cfg.margin_temperature, cfg.margin_kind)
-    return label_margin(teacher.val, data.val.y.cpu(), *how), _averaged_by(cfg, data.val)
-
-
-def crossfit_margins(models, data, cfg):
-    """The same on train, (N_train,): models[k] scores the fold that it was not shown."""
-    y, how = data.train.y.cpu(), (cfg.margin_temperature, cfg.margin_kind)
-    fold, margins = fold_of(y), torch.zeros(len(y))
-    for k in range(FOLDS):
-        own = fold == k
-        logits = processes.predicted(models[k], some(data.train, own).x, data)
-        margins[own] = label_margin(logits, y[own], *how)
-    return margins, _averaged_by(cfg, data.train)
-
-
-def _averaged_by(cfg, examples):
-    """(N,) the class or the group of each example, as the loss looks margins up."""
-    return (examples.y if cfg.margin_level == "class" else examples.group).cpu()
+def margins(teacher, models, data, cfg):
+    """((N,) margins of the teacher on val, or on train where it is a crossfit, in which models[k]
+    scores the fold that it was not shown; (N,) the class or group of each, as they are looked up).
+    """
+    split, logits = data.val, teacher.val
+    if cfg.margin_source == "crossfit":
+        split, logits = data.train, torch.zeros(len(data.train), data.classes)
+        fold = fold_of(split.y.cpu())
+        for k, model in enumerate(models):
+            logits[fold == k] = processes.predicted(model, some(split, fold == k).x, data)
+    y = split.y.cpu()
+    of_each = label_margin(logits, y, cfg.margin_temperature, cfg.margin_kind)
+    return of_each, y if cfg.margin_level == "class" else split.group.cpu()
 
 
 def counts(examples, configs):

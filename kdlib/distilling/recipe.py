@@ -7,15 +7,11 @@ from dataclasses import dataclass
 from kdlib.asking.networks import named
 from kdlib.config import Config, KdlibError, choice, count_of, did_you_mean, number
 from kdlib.distilling.views import AUGMENTATIONS
-from kdlib.methods import ARMS, METHODS, loss_fields
+from kdlib.methods import ARMS, METHODS, idle_fields, loss_fields
 
 SMALL = 64  # pixels; images up to this size are moved in training, larger ones cut
 TEACHER = "teacher"  # name of what is trained on labels alone before the students
 TEACHER_SEED = 1000  # of the teacher that is trained here
-# these need what own images do not bring: val as training images, another teacher, a choice after
-# training
-NOT_HERE = ("one_hot_with_val", "kd_adjusted_teacher", "post_hoc")
-WHOLE_BATCH = ("group_dro", "robust_kd", "long_tailed_kd")  # look at all examples of a batch
 LEAST_IN_BATCH = 2  # images that a process needs for the statistics of a batch norm
 
 USUAL = {"epochs": 90, "batch_size": 256, "warmup": 5, "weight_decay": 1e-4, "size": 224}
@@ -65,7 +61,7 @@ def own(name, **fields):
     A name that is neither is that of a teacher, which is trained on labels alone."""
     method = {"method": name if name in METHODS else "one_hot"}
     fields = {"name": name} | fields | (ARMS[name].fields if name in ARMS else method)
-    idle = loss_fields() - set(METHODS[fields["method"]].knobs)
+    idle = idle_fields(fields["method"])
     return Own(**{field: value for field, value in fields.items() if field not in idle})
 
 
@@ -89,13 +85,21 @@ def asked(preset, teacher, student, methods, fields):
     return networks, [own(name, **fields) for name in methods], fields
 
 
+def offered():
+    """Methods and arms for own images: none that needs val as training images, another teacher, or
+    a choice after training."""
+    methods = [name for name, method in METHODS.items() if not method.adjusted]
+    lacking = {"with_val", "teacher_method"}
+    return [*methods, *(name for name, arm in ARMS.items() if lacking.isdisjoint(arm.fields))]
+
+
 def check_methods(names, processes=1):
     """KdlibError for methods that own images cannot be trained with, or that leave no question."""
-    known = [name for name in (*METHODS, *ARMS) if name not in NOT_HERE]
+    known = offered()
     for name in names:
         if name not in known:
             raise KdlibError(f"--methods {name!r}: {did_you_mean(name, known)}")
-        if processes > 1 and name in WHOLE_BATCH:
+        if processes > 1 and name in METHODS and METHODS[name].whole_batch:
             raise KdlibError(
                 f"--methods {name}: it looks at all images of a batch, of which each of the "
                 f"{processes} processes has a part; run it in one process."

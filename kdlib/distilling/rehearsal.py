@@ -11,7 +11,7 @@ from kdlib.distilling import processes
 from kdlib.distilling.networks import fresh
 from kdlib.distilling.prepared import some
 from kdlib.distilling.steps import Once, shared
-from kdlib.losses import needs_margins
+from kdlib.methods import needs_margins
 from kdlib.step import Run, method_loss
 from kdlib.study.pace import in_words
 from kdlib.teacher import frozen

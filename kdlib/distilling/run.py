@@ -16,7 +16,7 @@ from kdlib.distilling.listing import listing
 from kdlib.distilling.networks import check_output, colours, fresh, given
 from kdlib.distilling.recipe import TEACHER_SEED, asked, check_batches, check_methods, own
 from kdlib.distilling.views import NO_WORKER, died
-from kdlib.losses import needs_margins
+from kdlib.methods import needs_margins
 from kdlib.study.files import check_writable
 from kdlib.study.machine import default_device
 
@@ -191,10 +191,7 @@ def _margins(setting, configs, teacher, network):
     if any(cfg.margin_source == "crossfit" for cfg in wanted):
         models = [_of_fold(setting, network, k) for k in range(FOLDS)]
     for cfg in wanted:
-        if cfg.margin_source == "crossfit":
-            values, group = prepared.crossfit_margins(models, data, cfg)
-        else:
-            values, group = prepared.held_out_margins(teacher, data, cfg)
+        values, group = prepared.margins(teacher, models, data, cfg)
         names = data.class_names if cfg.margin_level == "class" else data.group_names
         by_group, said = prepared.margins_by_group(values, group, names)
         if cfg.margin_level == "all":

@@ -17,7 +17,7 @@ from kdlib.evidence.stats import (
     welch,
 )
 from kdlib.evidence.words import labels_read, number, told, told_p
-from kdlib.methods import name_of
+from kdlib.methods import entry, name_of
 
 HARM = -0.5  # points: the smallest mean loss that F2b calls harm
 AVERAGE_MARGIN = 1.0  # points: F4
@@ -265,7 +265,7 @@ def mitigated(p, method):
 
 def remedies(p):
     """The methods that F4 is about."""
-    return [m for m in p.runs if m.startswith("ada_")]
+    return [m for m in p.runs if (known := entry(m)) and known.remedy]
 
 
 def findings(p):

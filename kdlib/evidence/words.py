@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from kdlib.methods import METHODS, needs_margins
+
 
 def number(value, unit="points", digits=1, signed=True):
     """A number with its unit and sign: +1.2 points. What rounds to zero has no sign.
@@ -46,9 +48,8 @@ def labels_read(cfg):
     """Which labels a run of a Config reads beyond those of its training images, or ""."""
     if cfg.with_val:
         return "labels of val, to train on"
-    if cfg.method == "post_hoc":
+    if METHODS[cfg.method].adjusted:
         return "labels of val, for one number"
-    margins = cfg.method == "ada_alpha" or cfg.method == "ada_margin" and cfg.margin_reading != "B"
-    if margins and cfg.margin_source == "val":
+    if needs_margins(cfg) and cfg.margin_source == "val":
         return "labels of val, for its margins"
     return ""

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 
 from kdlib.evidence.words import number
-from kdlib.methods import name_of
+from kdlib.methods import BLUE, name_of
 from kdlib.pages.drawing import axes_of, captioned, drawn
 from kdlib.pages.gains import gain_by_bucket, rarest
 from kdlib.pages.shown import ends
@@ -175,7 +175,7 @@ def plot_variances(panels):
         figure, both = axes_of(width, columns=2, height=2.0, sharey=True)
         for axes, place in zip(both, PLACES, strict=True):
             rows = table[table.bucket == place]
-            axes.barh(rows.source, rows["standard deviation"], height=0.5, color="#0072B2")
+            axes.barh(rows.source, rows["standard deviation"], height=0.5, color=BLUE)
             axes.set_title(place)
         both[0].invert_yaxis()
         figure.supxlabel("standard deviation of the gain, points", fontsize=10)

@@ -8,7 +8,7 @@ import pandas as pd
 from kdlib.evidence.counts import by_group
 from kdlib.evidence.significance import called, change
 from kdlib.evidence.words import number
-from kdlib.methods import name_of
+from kdlib.methods import GREY, ORANGE, name_of
 from kdlib.pages.drawing import DESK, axes_of, captioned, drawn, legend, shot
 from kdlib.pages.shown import Appendix, ends
 
@@ -170,8 +170,8 @@ def plot_margins(p):
 
     def paint(width):
         figure, axes = axes_of(width, height=3.7)
-        axes.plot(table.on_training, "o", color="#767676", label="on its training images")
-        axes.plot(table.held_out, "s", color="#D55E00", label="held out: the alpha of AdaAlpha")
+        axes.plot(table.on_training, "o", color=GREY, label="on its training images")
+        axes.plot(table.held_out, "s", color=ORANGE, label="held out: the alpha of AdaAlpha")
         name_groups(axes, table, p)
         axes.set_ylim(-0.03, 1.03)
         axes.set_ylabel("teacher's margin")

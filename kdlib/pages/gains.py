@@ -10,7 +10,7 @@ from kdlib.evidence.panel import panel
 from kdlib.evidence.rules import classes
 from kdlib.evidence.stats import interval, worst
 from kdlib.evidence.words import brief, labels_read, p_value, told
-from kdlib.methods import look_of, name_of
+from kdlib.methods import GREY, look_of, name_of
 from kdlib.pages.anchors import WANG
 from kdlib.pages.drawing import (
     DESK,
@@ -206,7 +206,7 @@ def plot_trade_off(p, methods=None):
         figure, axes = axes_of(width, height=4.4)
         axes.axhline(0, **LINE)
         axes.axvline(0, **LINE)
-        axes.plot(*others.T, "o", color="#767676", markersize=4)
+        axes.plot(*others.T, "o", color=GREY, markersize=4)
         colour, marker = look_of(name_of("one_hot"))
         axes.plot(0, 0, marker, color=colour, markersize=7)
         marks = [(0, 0, name_of("one_hot"), colour)]
@@ -276,7 +276,7 @@ def plot_power(p, methods=None):
         look = {"color": [look_of(m)[0] for m in table.method], "alpha": 0.2}
         axes.use_sticky_edges = False  # a bar needs room at its end, as a mark does
         axes.bar(at, 2 * reach, 0.75 * room, bottom=-reach, **look)
-        axes.bar(0, 0, color="#767676", alpha=0.3, label="found less than 4 times in 5")
+        axes.bar(0, 0, color=GREY, alpha=0.3, label="found less than 4 times in 5")
         legend(figure, axes)
         return figure
 

@@ -10,12 +10,11 @@ from matplotlib.ticker import NullLocator
 from kdlib.evidence import ridge, smoothers
 from kdlib.evidence.ridge import BOTH, EXAMPLES, ONLY_MAJORITY, ONLY_MINORITY
 from kdlib.evidence.words import number
-from kdlib.methods import look_of
+from kdlib.methods import BLACK, BLUE, GREEN, look_of
 from kdlib.pages import theory
 from kdlib.pages.drawing import DESK, LINE, axes_of, captioned, legend
 from kdlib.pages.theory import ADAPTED, CHANGES, DISTILLED, GROUPS, KEPT_OUT, ON_A_LINE, ONE_HOT
 
-GREEN = "#007a5a"  # of a teacher from which the majority alone learns
 TRUTH = "#d98cb8"
 COLOURS = {name: look_of(name)[0] for name in (ONE_HOT, DISTILLED, ADAPTED)} | {KEPT_OUT: GREEN}
 SHARES, NOISES = (0.02, 0.05, 0.1, 0.2, 0.4), (0.05, 0.2, 0.5, 1.5)  # that are simulated
@@ -43,7 +42,7 @@ def plot_functions(setting):
             shape = {"rows": 2, "height_ratios": (1.3, 1)}
         figure, (left, right) = axes_of(width, 3.0 if width >= DESK else 5.2, **shape)
         x, true = line.tests, smoothers.truth(line.tests)
-        left.axvspan(smoothers.EDGE, 1, color="#000000", alpha=0.06, linewidth=0)
+        left.axvspan(smoothers.EDGE, 1, color=BLACK, alpha=0.06, linewidth=0)
         left.plot(x, true, color=TRUTH, linewidth=4, label="truth")
         for method, style in ((ONE_HOT, "--"), (DISTILLED, "-"), (KEPT_OUT, ":")):
             _, matrix = fitted[method]
@@ -148,7 +147,7 @@ def plot_region(setting):
         axes[0].plot(shares, spared, ":", color="black", label="above: AdaAlpha spares it")
         _marks(axes[0], table[:first], "share", "noise")
         _marks(axes[1], table[first:], "teacher's penalty", "weight")
-        star = {"marker": "*", "color": "#0072B2", "markersize": 15, "linestyle": "none"}
+        star = {"marker": "*", "color": BLUE, "markersize": 15, "linestyle": "none"}
         star |= {"markerfacecolor": "none", "markeredgewidth": 1.5}
         axes[0].plot(setting.share, setting.noise, label="this page", **star)
         axes[1].plot(setting.teacher_penalty, setting.alpha, **star)

@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import hashlib
+import itertools
 import json
 import math
 import os
@@ -27,12 +28,8 @@ from kdlib.study.provenance import provenance as provenance_of
 from kdlib.study.records import RecordError
 
 STAMPS = ".stamps.json"
-# what pages count with, and take the words for studies and methods from
-EVIDENCE, STUDY, METHODS = (
-    HERE.parent / "evidence",
-    HERE.parent / "study",
-    HERE.parent / "methods.py",
-)
+# what pages are made with; of the helper module they take words, such as the names of methods
+CODE = (HERE, HERE.parent / "evidence", HERE.parent / "study", HERE.parent)
 A_PAGE = 7  # seconds that one takes on one core
 MOST_AT_ONCE = 8  # kernels; each takes half a gigabyte
 # it warns of names that only its own parser misses; what is an error is raised too
@@ -183,7 +180,7 @@ def build(studies, out, notebooks, *, books, inputs, provenance, verdicts, say=p
         run = more if study == THEORY else {"study": study, **more}
         looks = _digest(*_files(TEMPLATE), provenance[study], links[study])
         for book in of[study]:
-            code = *_files(HERE), *_files(EVIDENCE), *_files(STUDY), METHODS
+            code = itertools.chain.from_iterable(map(_files, CODE))
             stamp = [_digest(book, *code, run, inputs), looks]
             made_from = run, provenance[study], links[study]
             planned.append(Page(study, book, out / study, *made_from, stamp))

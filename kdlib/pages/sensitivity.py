@@ -11,19 +11,19 @@ from kdlib.evidence import choice
 from kdlib.evidence.rules import verdict_bucket
 from kdlib.evidence.stats import interval
 from kdlib.evidence.words import brief, labels_read, number
-from kdlib.methods import look_of, name_of
+from kdlib.methods import BLACK, BLUE, GREEN, GREY, OCHRE, ORANGE, PURPLE, look_of, name_of
 from kdlib.pages.ablations import plot_ablations
 from kdlib.pages.classes import by_frequency, name_groups
 from kdlib.pages.drawing import DESK, axes_of, captioned, drawn, legend
 from kdlib.pages.gains import changes, plot_forest, plot_trade_off, rarest, rarest_classes
 from kdlib.pages.shown import Table, row_of
 
-PALETTE = ("#D55E00", "#0072B2", "#007a5a", "#8a4f7d", "#9a6a00", "#000000", "#767676")
+PALETTE = (ORANGE, BLUE, GREEN, PURPLE, OCHRE, BLACK, GREY)
 MARKERS = "osDv^Px<>"  # both of variants of AdaAlpha
 STANDINGS = {  # of a setting
-    "chosen": ("#D55E00", "*"),
-    "passes the gate": ("#0072B2", "o"),
-    "does not pass": ("#767676", "x"),
+    "chosen": (ORANGE, "*"),
+    "passes the gate": (BLUE, "o"),
+    "does not pass": (GREY, "x"),
 }
 
 
@@ -118,10 +118,10 @@ def search_steps(table, title):
         figure, all_axes = axes_of(width, height, sharex=True, **rows_of_steps)
         for axes, (question, rows) in zip(all_axes[:, 0], by_question, strict=True):
             seeds = rows.explode("per_seed").astype({"per_seed": float})
-            look = {"jitter": False, "color": "#767676", "size": 3, "zorder": 1}
+            look = {"jitter": False, "color": GREY, "size": 3, "zorder": 1}
             seaborn.stripplot(seeds, x="per_seed", y="level", ax=axes, **look)
             for y, row in enumerate(rows.itertuples()):
-                marker, colour, size = ("*", "#D55E00", 11) if row.chosen else ("o", "#0072B2", 6)
+                marker, colour, size = ("*", ORANGE, 11) if row.chosen else ("o", BLUE, 6)
                 axes.plot(row.mean, y, marker, color=colour, markersize=size)
             axes.tick_params(axis="y", labelsize=8)
             axes.set(xlabel="", ylabel="", ylim=(len(rows) - 0.5, -0.5))

@@ -13,7 +13,7 @@ import torch
 
 from kdlib import cuda
 from kdlib.config import OF_TABLES, TABLES, Config, KdlibError
-from kdlib.losses import needs_margins
+from kdlib.methods import METHODS, needs_margins
 from kdlib.models import build
 from kdlib.rivals import post_hoc_tau, prior_of
 from kdlib.step import Run, method_loss
@@ -189,7 +189,7 @@ def _write(ready, outcome, seconds, count):
     held = {name: split for name, split in data.splits().items() if name != "train"}
     logits = {name: predict(model, split.x, data) for name, split in held.items()}
     tau = None
-    if cfg.method == "post_hoc":
+    if METHODS[cfg.method].adjusted:
         prior = prior_of(data.train).cpu()
         tau = post_hoc_tau(logits["val"], data.val.y.cpu(), prior)
         logits = {name: values - tau * prior.log() for name, values in logits.items()}

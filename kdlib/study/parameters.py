@@ -4,7 +4,7 @@ import ast
 import math
 from dataclasses import replace
 
-from kdlib.config import DEFAULTS, MODELS, OF_TABLES, KdlibError, checked, did_you_mean
+from kdlib.config import DEFAULTS, KdlibError, checked, did_you_mean
 from kdlib.study.grids import JUDGED, STUDIES, study
 from kdlib.study.studies import Study, told
 
@@ -70,7 +70,6 @@ def overridden(chosen, overrides) -> Study:
     if not fields:
         return chosen
     explored = _with(chosen, fields)
-    _check_networks(chosen, fields)
     for pair in explored.pairs:
         for method in explored.methods:
             try:
@@ -106,19 +105,6 @@ def _fields(overrides):
         except KdlibError as error:
             raise KdlibError(f"{PARAMETER}: {error}{_hint(value)}") from None
     return found
-
-
-def _check_networks(chosen, fields):
-    """KdlibError for a network that does not take the images of the study."""
-    on_digits = chosen.shared["dataset"] == "digits"
-    of_images = [name for name in MODELS if name not in OF_TABLES]
-    fitting = [name for name in of_images if name.startswith("cnn") == on_digits]
-    for name in NETWORKS & fields.keys():
-        if fields[name] not in fitting:
-            raise KdlibError(
-                f"{PARAMETER}: {name}={fields[name]!r} does not fit the images of {chosen.name}. "
-                f"Allowed: {', '.join(fitting)}."
-            )
 
 
 def _read(text):

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from kdlib.config import Config, KdlibError, built, did_you_mean
-from kdlib.methods import ARMS, METHODS, arms, loss_fields
+from kdlib.methods import ARMS, METHODS, arms, idle_fields
 
 MOST_SEEDS = 64  # of a study
 CLASSES = ("class", "classes")
@@ -98,7 +98,7 @@ def told(fields):
 
 def run_of(fields):
     """The Config of a run, without the loss fields that its method does not read."""
-    idle = loss_fields() - set(METHODS[fields["method"]].knobs)
+    idle = idle_fields(fields["method"])
     return built({name: value for name, value in fields.items() if name not in idle})
 
 

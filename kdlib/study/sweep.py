@@ -116,7 +116,9 @@ def _do_all(todo, folder, device, jobs, deadline, place):
                 if isinstance(error, cuda.CaptureError):
                     raise error
     failures = [error for error in failures if not isinstance(error, OutOfTime)]
-    if len(failures) > 1:
+    # a fault in the code, as it is, before anything that the user could mend
+    failures.sort(key=lambda error: isinstance(error, KdlibError))
+    if len(failures) > 1 and isinstance(failures[0], KdlibError):
         more = count_of(len(failures) - 1, "more run")
         raise KdlibError(f"{failures[0]} ({more} failed.)")
     if failures:

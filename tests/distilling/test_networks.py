@@ -91,6 +91,7 @@ def test_pretrained_is_a_word_after_an_at_alone():
         ("timm:test_resnett", "test_resnet"),
         ("kdlib:resnet21", "resnet20"),
         ("kdlib:cnn", "some are resnet8"),  # of digits, in grey
+        ("kdlib:mlp", "some are resnet8"),  # of rows of a table
     ],
 )
 @pytest.mark.parametrize("weights", ["", "@pretrained"])

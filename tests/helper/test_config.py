@@ -203,8 +203,16 @@ def test_the_default_teacher_seed_is_never_the_seed(seed, teacher):
         ({"dataset": "superclas"}, "did you mean 'superclass'"),
         ({"method": "decoupledkd", "teacher": "cnn"}, "did you mean 'decoupled_kd'"),
         ({"method": "kd", "teacher": "cnn", "balance": 1.0}, "between 0 and 0.999999"),
-        ({"method": "balanced_kd"}, "teacher: method 'balanced_kd' needs one of cnn, cnn_small,"),
-        ({"method": "kd"}, "resnet110-conv, resnet8x2."),  # none of those of tables
+        ({"method": "balanced_kd"}, "teacher: method 'balanced_kd' needs one of cnn, cnn_small."),
+        (
+            {"method": "kd", "dataset": "cifar10", "student": "resnet8"},
+            "resnet110-conv, resnet8x2.",  # none of those of tables
+        ),
+        ({"student": "resnet8"}, "does not read what 'digits' holds; cnn, cnn_small do."),
+        (
+            {"dataset": "cifar10"},
+            "student='cnn_small': does not read what 'cifar10' holds; resnet8, ",
+        ),
         (
             {"method": "kd", "dataset": "adult", "student": "mlp"},
             "teacher: method 'kd' needs one of mlp, mlp_small, logistic, boosted_trees.",
@@ -267,8 +275,10 @@ def test_keys_of_configs_from_before_the_rivals_are_what_they_were(method, more,
 
 
 def test_every_field_that_is_not_at_its_default_has_a_key_of_its_own():
-    new = {"label_noise": 0.2, "nesterov": True, "dataset": "superclass", "with_val": True}
-    assert len({Config(**{k: v}).key() for k, v in new.items()} | {Config().key()}) == len(new) + 1
+    new = {"label_noise": 0.2, "nesterov": True, "with_val": True}
+    others = [{name: value} for name, value in new.items()]
+    others += [{"dataset": d, "student": "resnet8"} for d in ("cifar100", "superclass")]
+    assert len({Config(**fields).key() for fields in [{}, *others]}) == 1 + len(others)
     for method in METHODS:
         base = plain(method, draw_seed=3)
         varied = {name: ELSEWHERE[name] for name in METHODS[method].knobs if name != "teacher"}

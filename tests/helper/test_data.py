@@ -165,7 +165,7 @@ def test_digits_splits_are_disjoint_and_complete():
 
 
 def test_cifar20_is_the_first_class_of_each_superclass(data_root):
-    d = datasets.load(replace(TAIL, dataset="cifar20", imbalance=20), data_root)
+    d = datasets.load(replace(TAIL, dataset="cifar20", student="resnet8", imbalance=20), data_root)
     assert sizes(d) == [2615, 2000, 2000, 8000 - 2615]
     counts = torch.bincount(d.train.y).tolist()
     assert sorted(counts, reverse=True) == data.long_tail_counts(400, 20, 20)
@@ -179,7 +179,7 @@ def test_cifar20_is_the_first_class_of_each_superclass(data_root):
 
 
 def test_cifar100_lt_and_its_halves(data_root):
-    d = datasets.load(Config(dataset="cifar100", imbalance=100), data_root)
+    d = datasets.load(Config(dataset="cifar100", student="resnet8", imbalance=100), data_root)
     assert len(d.train) == 10_847 and len(d.left_out) == 50_000 - 10_847
     assert torch.bincount(d.val.y).tolist() == torch.bincount(d.test.y).tolist() == [50] * 100
     assert torch.bincount(d.train.y).tolist() == data.long_tail_counts(500, 100, 100)

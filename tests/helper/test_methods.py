@@ -1,14 +1,28 @@
 """One entry says everything about a method: added at run time, it trains, is compared and drawn."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch.nn.functional as F
 
 from kdlib import losses, rivals
 from kdlib.config import DEFAULTS, Config, KdlibError
+from kdlib.distilling.recipe import check_methods, offered
 from kdlib.evidence.panel import panel
-from kdlib.methods import ARMS, METHODS, Method, arms, entry, look_of, loss_fields, name_of
+from kdlib.evidence.rules import remedies
+from kdlib.evidence.words import labels_read
+from kdlib.methods import (
+    ARMS,
+    METHODS,
+    Method,
+    arms,
+    entry,
+    look_of,
+    loss_fields,
+    name_of,
+    needs_margins,
+)
 from kdlib.pages import gains
 from kdlib.step import method_loss
 from kdlib.study.experiment import run
@@ -60,6 +74,27 @@ def test_a_method_that_is_added_is_trained_compared_and_drawn(records_folder, mo
     assert rows.estimate["average"] == pytest.approx(by_hand)
 
 
+def test_what_a_method_reads_is_known_from_its_entry(monkeypatch):
+    knobs = METHODS["ada_alpha"].knobs
+    mine = Method("my own loss", ("#123456", "P"), knobs, loss=squared, remedy=True)
+    monkeypatch.setitem(METHODS, "mine", mine)
+    cfg = Config(method="mine", teacher="cnn")
+    assert needs_margins(cfg) and labels_read(cfg) == "labels of val, for its margins"
+    crossfit = replace(cfg, margin_source="crossfit")
+    assert needs_margins(crossfit) and labels_read(crossfit) == ""
+    by_image = replace(cfg, margin_source="train", margin_level="example")
+    assert not needs_margins(by_image) and labels_read(by_image) == ""
+    with pytest.raises(KdlibError, match="needs the teacher's margins"):
+        method_loss(cfg)
+    assert remedies(SimpleNamespace(runs={"kd": [], "mine": [], "ada_made_up": []})) == ["mine"]
+    for name in ("kd", "post_hoc", "ada_alpha_crossfit", "one_hot_with_val", "group_dro", "mine"):
+        here = name in offered()
+        assert here == (name not in ("post_hoc", "one_hot_with_val", "kd_adjusted_teacher"))
+    monkeypatch.setitem(METHODS, "mine", replace(mine, whole_batch=True))
+    with pytest.raises(KdlibError, match="all images of a batch"):
+        check_methods(["one_hot", "mine"], processes=2)
+
+
 def test_a_method_that_nobody_knows_is_refused_with_the_nearest(monkeypatch):
     with pytest.raises(KdlibError, match="did you mean 'decoupled_kd'"):
         STUDIES["digits"].with_methods(["decoupled"])
@@ -68,8 +103,14 @@ def test_a_method_that_nobody_knows_is_refused_with_the_nearest(monkeypatch):
     with monkeypatch.context() as m:
         m.setitem(METHODS, "mine", Method("my own loss", ("#123456", "P"), loss=squared))
         cfg = Config(method="mine")
-    with pytest.raises(KdlibError, match="this process has no method 'mine'"):
-        method_loss(cfg)  # as in another process of a sweep
+        taught = Method("my own loss", ("#123456", "P"), METHODS["kd"].knobs, loss=squared)
+        m.setitem(METHODS, "mine", taught)
+        student = Config(method="mine", teacher="cnn")
+    for ask in (lambda: method_loss(cfg), student.teacher_config, student.dependencies):
+        with pytest.raises(
+            KdlibError, match="this process has no method 'mine'; add it to kdlib/methods.py, or "
+        ):
+            ask()  # as in another process of a sweep
 
 
 def test_fields_that_belong_to_a_loss_are_those_that_some_method_reads():

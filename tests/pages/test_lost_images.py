@@ -160,7 +160,8 @@ def test_a_page_without_the_data_says_how_to_get_them_and_does_not_fail(monkeypa
     monkeypatch.setenv("KDLIB_DATA", str(tmp_path / "nothing"))
     monkeypatch.setenv("KDLIB_CACHE", str(tmp_path / "no cache"))
     p = made(kd=but(0.7, few=0.5), copies=("kd",), **NOISY)
-    coloured = [replace(t, config=replace(t.config, dataset="cifar20")) for t in p.teachers]
+    of_images = {"dataset": "cifar20", "student": "resnet8"}
+    coloured = [replace(t, config=replace(t.config, **of_images)) for t in p.teachers]
     shown = pictures.lost(replace(p, teachers=tuple(coloured)))
     assert "run python -m kdlib data get cifar100, or" in shown.caption
     assert str(tmp_path) not in shown._repr_html_() and shown.rows == ()

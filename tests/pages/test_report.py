@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import nbformat
 import pytest
@@ -401,14 +402,24 @@ def test_only_what_changed_is_built_again(tmp_path, monkeypatch):
     assert again(parameters={"seeds": 2}) == (["built", "built"], ["a", "b"])
     (tmp_path / "reports/digits/a.html").unlink()
     assert again(parameters={"seeds": 2}) == (["built", "unchanged"], [])
-    (words := tmp_path / "words.py").write_text("other words for methods")
-    monkeypatch.setattr(report, "METHODS", words)
+    (words := tmp_path / "code").mkdir()
+    monkeypatch.setattr(report, "CODE", (*report.CODE, words))
+    (words / "words.py").write_text("other words for methods")
     assert again(parameters={"seeds": 2}) == (["built", "built"], ["a", "b"])
-    monkeypatch.setattr(report, "STUDY", tmp_path)  # and for studies
-    assert again(parameters={"seeds": 2}) == (["built", "built"], ["a", "b"])
+    assert again(parameters={"seeds": 2}) == (["unchanged", "unchanged"], [])
     (tmp_path / "reports/.stamps.json").write_text("{")
     assert again(parameters={"seeds": 2}) == (["built", "built"], ["a", "b"])
     assert one.exists() and not list((tmp_path / "reports").rglob("*.partial*"))
+
+
+def test_pages_are_made_with_every_module_that_a_notebook_reads():
+    modules = ", ".join(path.stem for path in report._files(shown.HERE) if path.suffix == ".py")
+    code = f"import sys; from kdlib.pages import {modules}; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    own = {name for name in loaded.stdout.split() if name.startswith("kdlib.")}
+    known = {path for folder in report.CODE for path in report._files(folder)}
+    paths = {Path(ROOT, *name.split(".")).with_suffix(".py") for name in own}
+    assert len(own) > 20 and {path for path in paths if path.exists()} <= known
 
 
 def test_a_failing_notebook_is_a_page_that_says_so(tmp_path):

@@ -106,8 +106,9 @@ REFUSED = [
     ({"epochs": 2.5}, "epochs=2.5: must be a whole number"),
     ({"alpha": 1.5}, "alpha=1.5: must lie between 0 and 1"),
     ({"student": "cnn_smal"}, "student='cnn_smal': did you mean 'cnn_small'?"),
-    ({"student": "resnet14"}, "does not fit the images of digits. Allowed: cnn, cnn_small."),
-    ({"teacher": None}, "teacher=None does not fit the images of digits. Allowed: cnn, "),
+    ({"student": "resnet14"}, "does not read what 'digits' holds; cnn, cnn_small do."),
+    ({"student": "mlp"}, "student='mlp': does not read what 'digits' holds; cnn, cnn_small do."),
+    ({"teacher": None}, "teacher: method 'kd' needs one of cnn, cnn_small."),
     ({"warmup": 40}, "one_hot of cnn → cnn_small cannot run: Config field warmup=40: "),
     ({"milestones": [3]}, "cannot run: Config field milestones: only decay='step'"),
     (

@@ -8,8 +8,6 @@ import json
 import math
 import os
 import stat
-import subprocess
-import sys
 import threading
 import time
 from dataclasses import replace
@@ -22,13 +20,11 @@ from synthetic import facts_of
 
 from kdlib.config import Config, KdlibError
 from kdlib.data import Split
-from kdlib.models import build
 from kdlib.study import facts, records, watch
 from kdlib.study.facts import SPLITS
 from kdlib.study.files import DATA, claim, sweep_leftovers, whole_file
 from kdlib.study.grids import STUDIES
 from kdlib.study.records import Record, RecordError
-from kdlib.teacher import weights_sha256
 
 ROOT = Path(__file__).parents[2]
 CFG = Config(imbalance=50, draw_seed=0)
@@ -293,44 +289,6 @@ def test_a_link_to_nothing_is_no_record_and_gives_way_to_one(records_folder):
     assert not records.exists(CFG) and records.paths() == []
     records.write(record())
     assert records.paths() == [path] and records.read(CFG).facts == record().facts
-
-
-def test_records_of_older_versions_are_sealed_once_and_damaged_ones_are_named(tmp_path):
-    """By the command, beside weights of the right and of the wrong network."""
-    older, paths = replace(CFG, epochs=2), {}
-    for seed in (0, 1):
-        cfg = replace(older, seed=seed)
-        model = build(cfg.student, C, seed)
-        records.write(record(cfg, weights_sha256=weights_sha256(model)), tmp_path)
-        paths[seed] = tmp_path / f"{cfg.key()}.json"
-        held = json.loads(paths[seed].read_text())
-        held.pop("sha256")
-        paths[seed].write_text(json.dumps(held, indent=1))
-        torch.save(model.state_dict(), paths[seed].with_suffix(".pt"))
-    good = paths[1].with_suffix(".safetensors")
-    good.write_bytes(b"of the right network")
-    paths[1].with_suffix(".pt").write_bytes(paths[0].with_suffix(".pt").read_bytes())
-    copy = tmp_path / "another_name.json"
-    copy.write_text(paths[0].read_text())
-    before = {path: json.loads(path.read_text()) for path in paths.values()}
-    command = [sys.executable, ROOT / "tools" / "seal_records.py", tmp_path]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
-    assert done.returncode == 1
-    assert done.stdout == "2 of 3 records sealed\n1 of 2 weights converted\n"
-    lines = done.stderr.splitlines()
-    assert [line.partition(": stays as it is")[0] for line in lines] == [
-        str(copy),
-        str(paths[1].with_suffix(".pt")),
-    ]
-    assert "not the weights of its record" in lines[1]
-    assert good.read_bytes() == b"of the right network"
-    assert "sha256" not in json.loads(copy.read_text())
-    assert not paths[0].with_suffix(".pt").exists()
-    for path, old in before.items():
-        new = json.loads(path.read_text())
-        assert new.pop("sha256") and list(new.items()) == list(old.items())
-    again = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
-    assert again.stdout == "0 of 3 records sealed\n0 of 1 weights converted\n"
 
 
 def test_leftovers_are_no_records_and_old_ones_are_swept(records_folder):

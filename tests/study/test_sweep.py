@@ -291,6 +291,14 @@ def test_runs_that_fail_stop_nothing_else(pretend, failed, said):
     assert [k for k in range(5) if not records.exists(SEEDS[k])] == failed
 
 
+def test_a_fault_in_the_code_is_raised_as_it_is(pretend):
+    fault = KeyError("mine")
+    pretend.fails = {SEEDS[1].key(): Diverged("no 1"), SEEDS[3].key(): fault}
+    with pytest.raises(KeyError) as raised:
+        sweep.sweep(SEEDS, device="cuda", jobs=2)
+    assert raised.value is fault
+
+
 def test_runs_that_gave_up_in_time_are_not_failures(pretend):
     pretend.fails[SEEDS[0].key()] = OutOfTime("its time is up")
     done = sweep.sweep(SEEDS[:2], device="cuda", jobs=2, budget=60)
