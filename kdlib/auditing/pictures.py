@@ -56,7 +56,8 @@ def pictures_of(source, y, predicted, class_names, members, table):
         pictures = found.pictures(new, each_of(with_some), y, class_names, images)
         shown += [p.row for p in pictures]
         of = table.iloc[g]
-        gain = f"{number(of.gain)} over the {reference}, {of.finding}"
+        # not what it is called, which depends on how many students are compared
+        gain = f"{number(of.gain)} over the {reference}"
         note = f"{gain}; {len(pictures)} of {len(some):,} such examples"
         if pictures:
             lost.append(Row(of.group, note, pictures))

@@ -83,7 +83,8 @@ def _on_average(found):
         said += f", which is not clear once it is corrected for {len(found.table)} students"
     open_ = _undecided(found.pairs, best.student)
     if not open_:
-        return f"{said}, clearly better than every other student."
+        others = "every other student" if len(found.table) > 2 else "the other student"
+        return f"{said}, clearly better than {others}."
     return f"{said}; whether that is better than {_names(open_)} is not decided."
 
 

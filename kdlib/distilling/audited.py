@@ -63,7 +63,7 @@ def _source(name, x, class_names):
 
 def apt(sentence):
     """A sentence on what was read; the rows of networks that were asked here are in order."""
-    return sentence.replace(ROWS, "it has hardly learned anything.")
+    return sentence.replace(ROWS, "whether it has learned anything is not clear.")
 
 
 def called(listing):

@@ -25,8 +25,18 @@ def check_command(data, out, networks, seeds, workers, looks, teacher_looks, tea
     _check_number("--seeds", seeds, 1, MOST_SEEDS)
     if workers is not None:
         _check_number("--workers", workers, 0, MOST_WORKERS)
+    if not str(out).strip():
+        raise KdlibError("--out: names no folder; give one, as in --out distilled.")
+    out = Path(out).expanduser()
+    others = [out / "README.md", *out.glob("report*")]
+    others = [file.name for file in others if file.exists()]
+    if others and not any(out.glob("students/*.json")):
+        raise KdlibError(
+            f"--out {out}: holds {others[0]}, which no distillation wrote and this one would "
+            "replace; choose an empty folder."
+        )
     folder = Path(data).expanduser().resolve()
-    if folder.is_dir() and Path(out).resolve().is_relative_to(folder):
+    if folder.is_dir() and out.resolve().is_relative_to(folder):
         raise KdlibError(
             f"--out {out}: lies in the folder of the images, {data}, where the next run would "
             "look for images in it; choose one outside."

@@ -13,6 +13,7 @@ from kdlib.config import count_of
 from kdlib.distilling.recipe import own
 from kdlib.evidence.counts import by_group
 from kdlib.evidence.words import labels_read, number, told
+from kdlib.reading.sentences import listed
 
 BASELINE = "one_hot"
 NAMED = 3  # harmed groups in a sentence
@@ -108,6 +109,7 @@ def choose(students, listing, audits, about=None):
     said = (
         *_hopeless(table, method),
         f"{_ship(method, table, len(listing.val))} {_on_test(method, audits)}",
+        *_untested(listing),
         f"The file to ship is {file}{of_runs if len(runs) > 1 else ''}.",
         *_how_close(table),
     )
@@ -193,6 +195,15 @@ def _on_test(method, audits):
             "images did not show: with more validation images, choose again."
         )
     return said
+
+
+def _untested(listing):
+    """A sentence on groups that the audit cannot see, in a tuple."""
+    held = np.bincount(listing.test.group, minlength=len(listing.group_names))
+    without = [listing.group_names[k] for k in np.flatnonzero(held == 0)]
+    if not without:
+        return ()
+    return (f"No test image tells what it does to {listed(without)}.",)
 
 
 def harms(a, most=NAMED):

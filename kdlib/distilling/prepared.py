@@ -20,6 +20,7 @@ from kdlib.study.files import available_cores
 from kdlib.study.table_cache import free_memory
 from kdlib.teacher import group_margins
 
+FIRST = 8  # images by which their size is judged
 HELD = 2**31  # bytes of images that are held in memory at most, where their views are few
 
 
@@ -53,6 +54,17 @@ def data_of(listing, size, augment, mean, std, device, workers):
     names = {"class_names": listing.class_names, "group_names": listing.group_names}
     data = OwnData(**splits, left_out=some(splits["test"], []), **names, **looks, augment=augment)
     return data.to(device)
+
+
+def enlarged(examples, size):
+    """A sentence, in a tuple, where the first images are far smaller than networks are shown."""
+    sides = [max(examples.open(i).size) for i in range(min(FIRST, len(examples)))]
+    if 2 * max(sides) > size:
+        return ()
+    return (
+        f"--size {size}: the first {count_of(len(sides), 'image')} are at most {max(sides)} pixels "
+        f"wide or high and will be enlarged; --size {max(sides)} takes less time and memory.",
+    )
 
 
 def some(split, rows):

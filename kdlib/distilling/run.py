@@ -21,6 +21,7 @@ from kdlib.study.files import check_writable
 from kdlib.study.machine import default_device
 
 METHODS = ("one_hot", "kd", "ada_alpha")  # by default
+NO_MEMORY = "DefaultCPUAllocator"  # how torch tells that a CPU has no more
 
 
 def distil(
@@ -62,10 +63,11 @@ def distil(
     # what is wrong is said before anything is read
     networks, configs, fields = asked(preset, teacher, student, methods, fields)
     asked_teacher, asked_student = networks
-    out, looks, teacher_looks = Path(out).expanduser(), (mean, std), (teacher_mean, teacher_std)
+    looks, teacher_looks = (mean, std), (teacher_mean, teacher_std)
     check_command(data, out, networks, seeds, workers, looks, teacher_looks, teacher_classes)
+    out = Path(out).expanduser()
     together = processes.joined(device or default_device())
-    with together as device, _within_memory(fields["batch_size"]):
+    with together as device, _within_memory(fields["size"], fields["batch_size"]):
         say = (lambda line: None) if processes.rank() else say
         if device == "cuda":
             cuda.settings()
@@ -82,6 +84,8 @@ def distil(
         workers = prepared.default_workers() if workers is None else workers
         how = (fields["size"], fields["augment"], *looks, device, workers)
         images = prepared.data_of(found, *how)
+        for sentence in prepared.enlarged(found.train, fields["size"]):
+            say(sentence)
         sha256 = prepared.fingerprint(found, images, fields["size"])
         setting = written.Setting(out, found, images, sha256, fields, device, say)
         if dry_run:
@@ -98,7 +102,7 @@ def distil(
 
 
 @contextlib.contextmanager
-def _within_memory(batch_size):
+def _within_memory(size, batch_size):
     """A block of work for which memory may be too small."""
     try:
         yield
@@ -108,6 +112,11 @@ def _within_memory(batch_size):
             "methods are trained side by side; a smaller one, or fewer --methods at a time, do."
         ) from None
     except RuntimeError as error:
+        if NO_MEMORY in str(error):
+            raise KdlibError(
+                f"--size {size}, --batch-size {batch_size}: do not fit into memory; smaller images "
+                "or batches do."
+            ) from None
         if NO_WORKER not in str(error):
             raise
         raise died(error) from None
@@ -134,7 +143,7 @@ def _parts(setting, asked_teacher, methods, seeds):
 def _students(setting, teacher, asked_teacher, methods, seeds):
     """The Audit, or Students, of what a Teacher teaches here."""
     configs = [_configs(setting, methods, seed) for seed in range(seeds)]
-    margins = _margins(setting, configs[0], teacher, asked_teacher)
+    margins, of_margins = _margins(setting, configs[0], teacher, asked_teacher)
     for of_seed in configs:
         training.train(setting, of_seed, teacher, margins)
     if processes.rank():
@@ -142,7 +151,7 @@ def _students(setting, teacher, asked_teacher, methods, seeds):
     students = [written.trained(setting, cfg) for of_seed in configs for cfg in of_seed]
     said = written.write_teacher(setting, teacher)
     about = setting.about | {"teacher_sha256": teacher.sha256}
-    listed = replace(setting.listing, read=(*setting.listing.read, *teacher.said))
+    listed = replace(setting.listing, read=(*setting.listing.read, *teacher.said, *of_margins))
     return results.finished(setting.out, listed, said, students, about, setting.say)
 
 
@@ -184,8 +193,8 @@ def _trained_here(setting, network, fold=None):
 
 
 def _margins(setting, configs, teacher, network):
-    """{name of a method: (G,) margins of the teacher, or (C,)} of those that read them."""
-    margins, data = {}, setting.data
+    """({name of a method that reads margins: (G,) those of the teacher, or (C,)}, sentences)."""
+    margins, sentences, data = {}, [], setting.data
     wanted = [cfg for cfg in configs if needs_margins(cfg)]
     models = ()
     if any(cfg.margin_source == "crossfit" for cfg in wanted):
@@ -197,9 +206,10 @@ def _margins(setting, configs, teacher, network):
         if cfg.margin_level == "all":
             by_group = by_group[data.train.group.cpu()].mean().expand(len(by_group))
         margins[cfg.name] = by_group.to(data.train.y.device)
-        for sentence in said:
-            setting.say(f"{cfg.name}: {sentence}")
-    return margins
+        sentences += [f"{cfg.name}: {sentence}" for sentence in said]
+    for sentence in sentences:
+        setting.say(sentence)
+    return margins, sentences
 
 
 def _of_fold(setting, network, fold):

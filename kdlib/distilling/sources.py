@@ -10,6 +10,7 @@ from torchvision.datasets.folder import IMG_EXTENSIONS, is_image_file
 from kdlib.config import count_of
 from kdlib.distilling.examples import Files, Shards
 from kdlib.distilling.splits import PART_OF, PARTS, TRAIN
+from kdlib.reading.classes import folded
 from kdlib.reading.names import LABELS, called
 from kdlib.reading.read import source
 from kdlib.reading.rows import paths_below, rows_of, unique_ids
@@ -72,6 +73,7 @@ def of_folders(folder):
     if passed:
         several = count_of(len(passed), "file or folder", "files or folders")
         said += f". Passed over, as no image or in no class: {several}, first {passed[0]}"
+    said += alike(class_names)
     numbers = np.array(y, dtype=np.int64), np.array(part, dtype=np.int8)
     return Found(folder, np.array(names, dtype=str), *numbers, class_names, Files(folder), said)
 
@@ -88,12 +90,14 @@ def _roots(folder):
             )
         if part is not None:
             roots[part] = folder / name
-    others = len(inside) - len(roots)
-    if not roots or others and not (TRAIN in roots and next(_walked(roots[TRAIN]))[1]):
+    others = [name for name in inside if folder / name not in roots.values()]
+    holds_classes = any(next(_walked(root))[1] for root in roots.values())
+    if not roots or others and not holds_classes:
         return {TRAIN: folder}  # also where a class is called train
     if TRAIN not in roots:
         has = " and ".join(roots[part].name for part in sorted(roots))
-        raise AuditError(f"{folder}: has {has}, but no train; {IN_TRAIN}.")
+        beside = f" beside {listed(others)}" if others else ""
+        raise AuditError(f"{folder}: has {has}{beside}, but no train; {IN_TRAIN}.")
     return dict(sorted(roots.items()))
 
 
@@ -160,7 +164,18 @@ def of_table(file):
     if groups is not None:
         groups = names_or_numbers(found, found.columns[groups], "group")
     part = _parts_in(found, len(names))
-    return Found(Path(file), names.astype(str), y, part, class_names, home, groups=groups)
+    said = alike(class_names)
+    return Found(Path(file), names.astype(str), y, part, class_names, home, said, groups)
+
+
+def alike(class_names):
+    """What is said of the first two classes of which spelling alone makes two, or ""."""
+    taken = {}
+    for name in class_names:
+        other = taken.setdefault(folded(name), name)
+        if other != name:
+            return f". {quoted(other)} and {quoted(name)} are two classes"
+    return ""
 
 
 def check_files(source, folder, names):
@@ -189,7 +204,11 @@ def label_column(found, names):
 
 
 def numbered(values):
-    """((N,) int64, names) of names or numbers (N,): names by alphabet, numbers by size."""
+    """((N,) int64, names) of names or numbers (N,): names by alphabet, numbers by size.
+
+    Spaces around a name say nothing."""
+    if values.dtype == object:
+        values = np.array([value.strip() for value in values], dtype=object)
     names, index = np.unique(values, return_inverse=True)
     return index.astype(np.int64), tuple(map(str, names.tolist()))
 

@@ -15,12 +15,16 @@ import numpy as np
 from kdlib.config import KdlibError
 from kdlib.evidence.resample import GroupMeans
 
+NOTHING = 1e-18  # variance of what is equal on paper
 CERTAIN = 0.9999  # correlations beyond are taken for this one on Fisher's scale
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean over networks and its 95 % interval; without one, low, high, se, df are NaN."""
+    """A mean over networks and its 95 % interval; without one, low, high, se, df are NaN.
+
+    se is 0 where there is none because nothing varied, neither networks nor examples: others may.
+    """
 
     estimate: float
     low: float
@@ -34,10 +38,8 @@ class Interval:
 
     def p(self, threshold: float = 0.0) -> float:
         """Two-sided p of a true value of `threshold`; NaN without an interval."""
-        if np.isnan(self.se):
+        if np.isnan(self.df):
             return np.nan
-        if self.se == 0:  # nothing varies
-            return float(self.estimate == threshold)
         from scipy.special import stdtr
 
         ends = np.array([self.estimate, threshold])
@@ -146,12 +148,12 @@ def _two_way(samples, moved, alone, facts, df=None) -> Interval:
     df = alone if not any(several) else df or len(moved) - 1
     networks = sum(variance for variance, _ in by_network)
     variance = max(networks + by_example - in_both, networks, by_example)
+    if variance < NOTHING:  # as of a group in which all are wrong
+        return Interval(estimate, np.nan, np.nan, 0.0, np.nan, *facts)
     added = max(0.0, by_example - in_both)
     scatter = sum(v**2 / its for v, its in by_network) + added**2 / df
-    if scatter:
+    if scatter:  # else networks agree by chance, and the examples are all there is
         df = float(variance**2 / scatter)
-    elif by_network:
-        df = float(sum(its for _, its in by_network))
     se = float(np.sqrt(variance))
     half = float(stdtrit(df, 0.975)) * se
     return Interval(estimate, estimate - half, estimate + half, se, df, *facts)

@@ -18,8 +18,10 @@ def told(result, unit="points", digits=1):
     """An interval in words: +1.2 points (95 % interval −0.3 to +2.7)."""
     if np.isnan(result.estimate):
         return "not defined (every value tied, or nothing to count)"
-    if np.isnan(result.se):
+    if np.isnan(result.low):
         why = "one seed: no interval" if result.n == 1 else "no interval"
+        if result.se == 0:
+            why = "no interval, as nothing varies"
         return f"{number(result.estimate, unit, digits)} ({why})"
     low, high = (number(v, "", digits) for v in (result.low, result.high))
     return f"{number(result.estimate, unit, digits)} (95 % interval {low} to {high})"
@@ -35,7 +37,9 @@ def brief(result, digits=1, signed=True):
 
 
 def p_value(p):
-    """A p-value for a cell: 0.012, or <0.001."""
+    """A p-value for a cell: 0.012, <0.001, or – for none."""
+    if np.isnan(p):
+        return "–"
     return "<0.001" if p < 0.001 else f"{p:.3f}"
 
 

@@ -102,7 +102,7 @@ def differences(p, methods=None):
         for place, weights in p.places().items():
             result = p.gain(method, weights)
             row[place] = plus_minus(result, signed=True)
-            row[f"p, {place}"] = "–" if np.isnan(result.se) else p_value(result.p())
+            row[f"p, {place}"] = p_value(result.p())
         rows.append(row)
     caption = (
         "Difference to the mean of all baselines, with Welch's p, in points ± half-width of its "

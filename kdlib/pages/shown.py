@@ -161,7 +161,7 @@ def ends(table, column="estimate"):
 def plus_minus(result, digits=1, signed=False):
     """An Interval in a narrow cell: 38.0 ± 0.9; without the half-width where it has none."""
     estimate = number(result.estimate, "", digits) if signed else f"{result.estimate:.{digits}f}"
-    if np.isnan(result.se):
+    if np.isnan(result.low):
         return estimate
     return f"{estimate} ± {result.high - result.estimate:.{digits}f}"
 

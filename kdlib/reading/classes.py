@@ -13,12 +13,13 @@ from pathlib import Path
 
 import numpy as np
 
+from kdlib.config import count_of
 from kdlib.reading.read import Source
 from kdlib.reading.sentences import AuditError, listed, printable, quoted, reason, repeated
 from kdlib.reading.values import WHOLE, all_whole, texts
 
 MOST_CLASSES = 2**20
-ONE_CLASS = "with one class there is nothing to predict; an audit needs two at least."
+ONE_CLASS = "with one class there is nothing to predict; two are needed at least."
 NUMBERED = (  # a line of a number and a name, either first
     re.compile(r"\s*(?P<number>\d+)\s*[,;:\s]\s*(?P<name>.*\S)\s*"),
     re.compile(r"\s*(?P<name>.*\S)\s*[,;\t]\s*(?P<number>\d+)\s*"),
@@ -65,7 +66,7 @@ def given_names(given):
     if (name := repeated(names)) is not None:
         raise found.error(f"{quoted(name)} is there twice; each class has its own name.")
     if len(names) < 2:
-        raise AuditError(ONE_CLASS)
+        raise found.error(f"{called} names {count_of(len(names), 'class', 'classes')}; {ONE_CLASS}")
     return names
 
 
@@ -136,7 +137,9 @@ def classes_of(y, answers, given=()):
 
 
 def folded(name):
-    """A name as its spellings are compared; a - at its end stays, as B- is not B."""
+    """A name as its spellings are compared; a - at its end stays, as B- is not B; 01 is 1."""
+    if WHOLE.fullmatch(name):
+        return str(int(name))
     return name.strip().casefold().replace("_", " ").replace("-", " ")
 
 
@@ -232,6 +235,9 @@ def coded(found, values, names, what):
     in_order = names == tuple(map(str, range(len(names))))
     if values.dtype == object or (all_whole(names) and not in_order):
         at = {name: k for k, name in enumerate(names)}
+        if values.dtype != object:  # 1 is class 01, unless there is a class 1 beside it
+            by_number = {str(int(name)): k for k, name in enumerate(names)}
+            at = by_number if len(by_number) == len(names) else at
         index = np.array([at.get(str(value), -1) for value in values.tolist()], dtype=np.int64)
         if (index < 0).any():
             word = str(values[np.argmin(index)])

@@ -77,6 +77,9 @@ def source(given, role):
         columns, index = _columns(held)
     except AuditError as error:
         raise AuditError(f"{name}: {error}") from None
+    except UnicodeDecodeError as error:
+        why = f"is not text in UTF-8 ({reason(error)})"
+        raise AuditError(f"{name}: {why}; save it so (in Excel: as CSV UTF-8).") from None
     # numpy, pandas, pyarrow and zipfile raise a dozen classes on damaged bytes, and an object of
     # another library may raise anything when it is asked for an array
     except Exception as error:

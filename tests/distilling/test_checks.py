@@ -8,6 +8,7 @@ from safetensors.torch import load_file, save_file
 from kdlib.__main__ import main
 from kdlib.config import KdlibError
 from kdlib.distilling import run
+from kdlib.distilling.checks import check_command
 from kdlib.distilling.recipe import check_batches, check_read
 
 NETWORKS = {"--teacher": "kdlib:resnet8", "--student": "kdlib:resnet8", "--device": "cpu"}
@@ -72,6 +73,24 @@ def test_a_gpu_that_is_not_there_is_named(said):
 def test_a_run_is_not_written_among_the_images(said, tmp_path, out):
     (tmp_path / "data" / "train").mkdir(parents=True)
     assert said("", out=out).startswith(f"kdlib: --out {out}: lies in the folder of the images")
+
+
+@pytest.mark.parametrize("name", ["README.md", "report.html", "report-kd.csv"])
+def test_files_that_no_distillation_wrote_are_not_replaced(said, tmp_path, name):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / name).write_text("my own")
+    assert said("", out="mine").startswith(
+        f"kdlib: --out mine: holds {name}, which no distillation"
+    )
+    (tmp_path / "mine" / "students").mkdir()
+    (tmp_path / "mine" / "students" / "kd-s0.json").write_text("{}")  # as one leaves it
+    no_colours = (None, None)
+    check_command("none", tmp_path / "mine", [], 1, None, no_colours, no_colours, None)
+    assert (tmp_path / "mine" / name).read_text() == "my own"
+
+
+def test_a_folder_without_a_name_is_refused(said):
+    assert said("", out="") == "kdlib: --out: names no folder; give one, as in --out distilled."
 
 
 def test_an_option_that_one_of_the_methods_reads_is_right():

@@ -223,10 +223,25 @@ def test_what_is_no_data_is_said_in_a_sentence(tmp_path):
     assert refused(listing, one).startswith(f"{one}: has 1 class;")
     without = images(tmp_path / "without", {"val/cat": 4, "test/cat": 4})
     assert "has val and test, but no train" in refused(listing, without)
+    other = {f"{part}/{name}": 4 for part in ("training", "val", "test") for name in ("cat", "dog")}
+    said = refused(listing, images(tmp_path / "other", other))
+    assert "has val and test beside training, but no train; each class needs a folder" in said
     both = images(
         tmp_path / "both", {f"{p}/{c}": 2 for p in ("train", "val", "valid") for c in "ab"}
     )
     assert "has val and valid, which are one part" in refused(listing, both)
+
+
+def test_names_of_classes_that_spelling_alone_tells_apart_are_pointed_at(tmp_path):
+    folder = images(tmp_path / "two", {"Cat": 9, "cat": 9, "dog": 9})
+    assert "'Cat' and 'cat' are two classes" in " ".join(listing(folder).read)
+    rows = [
+        (f"{name}/{i:02}.png", name + " " * (i % 2)) for name in ("cat", "dog") for i in range(9)
+    ]
+    table = pd.DataFrame(rows, columns=["path", "label"])
+    table.to_csv(folder / "images.csv", index=False)
+    found = listing(folder / "images.csv")
+    assert found.class_names == ("cat", "dog") and "two classes" not in " ".join(found.read)
 
 
 @pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root reads everything")

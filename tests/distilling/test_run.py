@@ -24,7 +24,7 @@ from kdlib.distilling.lockstep import Lockstep
 from kdlib.distilling.networks import fresh
 from kdlib.distilling.prepared import margins_by_group
 from kdlib.distilling.recipe import check_batches, check_methods, own, recipe
-from kdlib.distilling.run import _margins, distil
+from kdlib.distilling.run import _margins, _within_memory, distil
 from kdlib.models import build
 
 ROOT = Path(__file__).parents[2]
@@ -244,10 +244,23 @@ def test_a_dry_run_says_how_long_it_would_take_and_trains_nothing(pictures, tmp_
     assert said[-1].startswith("Training would take about ")
     assert "one_hot, kd, ada_alpha_crossfit at " in said[-1] and "2 times; teacher at" in said[-1]
     assert said[-1].endswith("images a second, 5 times. Nothing was trained.")
+    assert not any("will be enlarged" in sentence for sentence in said)
     file = tmp_path / "five.pt"
     torch.save(fresh(named("kdlib:resnet8"), 5, 0).state_dict(), file)
     with pytest.raises(KdlibError, match="the teacher has 5 classes, the images 3"):
         distilled(pictures, tmp_path / "out", dry_run=True, teacher=f"kdlib:resnet8@{file}")
+
+
+def test_images_that_would_be_enlarged_much_are_pointed_at(pictures, tmp_path):
+    _, said = distilled(pictures, tmp_path / "out", dry_run=True, size=200)
+    assert any(one.startswith("--size 200: the first 8 images are at most ") for one in said)
+
+
+def test_too_little_memory_is_a_sentence():
+    """As torch says it of a CPU: no computer has 2^60 bytes."""
+    said = "^--size 224, --batch-size 64: do not fit into memory;"
+    with pytest.raises(KdlibError, match=said), _within_memory(224, 64):
+        torch.empty(2**60, dtype=torch.uint8)
 
 
 # ---------------------------------------------------------------- what is refused

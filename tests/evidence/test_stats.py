@@ -21,6 +21,7 @@ from kdlib.evidence.stats import (
     welch,
     worst,
 )
+from kdlib.evidence.words import told
 
 DIGITS = np.linspace(50, 150, 10).astype(int)  # test examples per group
 FEW_OF_CIFAR20 = np.full(6, 470)
@@ -136,6 +137,32 @@ def test_detectable_effect_is_found_with_power_80_percent():
     assert got.detectable == pytest.approx((stats.t.ppf(0.975, 11) + stats.t.ppf(0.8, 11)) * got.se)
     power = stats.nct.sf(stats.t.ppf(0.975, 11), 11, got.detectable / got.se)
     assert power == pytest.approx(0.8, abs=0.02)
+
+
+def test_where_nothing_varies_there_is_no_interval_and_no_p():
+    """All wrong on a few examples: of others nothing is known."""
+    nothing = GroupMeans(np.zeros(3), np.zeros((50, 3)))
+    one = GroupMeans(np.array([100.0]), np.full((50, 1), 100.0))
+    for got in (interval(*nothing), welch(nothing, nothing), welch(one, nothing.seeds([0]), 20)):
+        assert np.isnan([got.low, got.high, got.df, got.detectable, got.p(), got.p(5)]).all()
+        assert got.se == 0 and told(got).endswith(" (no interval, as nothing varies)")
+    assert got.estimate == 100
+
+
+def test_networks_that_agree_by_chance_do_not_widen_the_interval():
+    """The limit of networks that nearly agree."""
+    rng = np.random.default_rng(5)
+    examples = rng.normal(0, 1, (4000, 1))
+    student = GroupMeans(np.array([72.0]), 72 + 1.2 * rng.normal(0, 1, (4000, 1)) + examples)
+
+    def with_pool(apart):
+        pool = np.array([67.0 - apart, 67 + apart])
+        own = 1.2 * rng.normal(0, 1, (4000, 2))
+        return welch(student, GroupMeans(pool, pool + own + examples), alone=300)
+
+    same, nearly = with_pool(0.0), with_pool(1e-4)
+    assert same.high - same.low == pytest.approx(nearly.high - nearly.low, rel=0.1)
+    assert same.high - same.low < with_pool(1.0).high - with_pool(1.0).low
 
 
 @pytest.mark.parametrize(

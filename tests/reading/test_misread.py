@@ -604,3 +604,29 @@ def test_a_label_that_marks_what_is_to_be_ignored_is_pointed_at():
     assert not any("far above" in w for w in audit(Y, A.get).warnings)
     said = refused(np.where(np.arange(N) % 8, Y, -100), A.get)
     assert "-100, not a number from 0 to 3; leave out examples that are marked" in said
+
+
+@pytest.mark.parametrize("in_text", [True, False])
+def test_classes_that_are_called_by_numbers_with_zeros_in_front(tmp_path, in_text):
+    """pandas reads 01 as 1."""
+    names = [f"{k:02}" for k in range(1, C + 1)]
+    pd.DataFrame({"label": np.array(names)[Y]}).to_csv(tmp_path / "y.csv", index=False)
+
+    def make(role):
+        pd.DataFrame(Z[role], columns=names).to_csv(tmp_path / f"{role}.csv", index=False)
+        answers = pd.DataFrame({"prediction": np.array(names)[A[role]]})
+        answers.to_csv(tmp_path / f"{role}-text.csv", index=False)
+        return tmp_path / f"{role}{'-text' * in_text}.csv"
+
+    (tmp_path / "names.txt").write_text("\n".join(names))
+    for classes in (None, tmp_path / "names.txt"):
+        found = right(audit(tmp_path / "y.csv", make, classes=classes))
+        assert len(found.class_names) == C
+
+
+def test_text_that_is_not_utf_8_is_told_how_to_be_saved(tmp_path):
+    """As Excel writes CSV by default."""
+    file = tmp_path / "y.csv"
+    file.write_bytes("label\ncaf\xe9\ncat\n".encode("cp1252"))
+    said = refused(file, lambda role: Z[role])
+    assert said.startswith(f"{file}: is not text in UTF-8 (") and "CSV UTF-8" in said

@@ -338,7 +338,10 @@ REFUSED = {
     "classes": [
         (["a", "a", "b"], "class names: 'a' is there twice; each class has its own name."),
         (["a", "b"], "labels: label in row 2 is 2, not a number from 0 to 1."),
-        (["a"], "with one class there is nothing to predict; an audit needs two at least."),
+        (
+            ["a"],
+            "names 1 class; with one class there is nothing to predict; two are needed at least.",
+        ),
         ([], "with one class there is nothing to predict"),
         ({"id2label": {}}, "with one class there is nothing to predict"),
         (3, "class names: 3 cannot be read ("),
