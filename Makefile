@@ -33,7 +33,7 @@ report: $(READY)  ## train the digits study, then draw every page: reports/index
 	$(PY) -m kdlib report
 
 test: $(READY)  ## run the tests, as many files at a time as there are cores
-	$(PY) -m pytest -q -n auto --maxprocesses 8 --dist loadfile
+	$(PY) -m pytest -q -n auto --maxprocesses 8 --dist loadfile --durations 20
 
 test-cluster: $(READY)  ## run the tests that start a Ray cluster of two nodes here
 	KDLIB_REQUIRE=$(KDLIB_REQUIRE),ray $(PY) -m pytest -q tests/study/test_two_nodes.py

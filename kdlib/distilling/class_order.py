@@ -55,13 +55,14 @@ def _imagenet(class_names):
 
 
 def compared(names, source, class_names):
-    """A sentence: that a teacher's names, from a source, are class_names, or cannot be compared.
+    """(A sentence on a teacher's names, from a source, against class_names; which of its outputs is
+    that of each class, or None where they come in the same order or nobody knows).
 
-    KdlibError where they are others or in another order; case, spaces and _ do not matter.
+    KdlibError where they are others; case, spaces and _ do not matter.
     """
     unknown = f"their order could not be compared with that of the folders; {UNKNOWN} ({HELP})."
     if not names or all(map(PLACEHOLDER.fullmatch, names)):
-        return f"Nothing says what the teacher's classes are called, so {unknown}"
+        return f"Nothing says what the teacher's classes are called, so {unknown}", None
     if len(names) != len(class_names):
         raise KdlibError(
             f"{source}: names {count_of(len(names), 'class', 'classes')} of the teacher, but the "
@@ -71,16 +72,19 @@ def compared(names, source, class_names):
         return (
             f"{source} calls the teacher's classes {quoted(names[0])} and so on, the folders are "
             f"called {quoted(class_names[0])}, so {unknown}"
-        )
+        ), None
     ours, theirs = (list(map(folded, several)) for several in (class_names, names))
     differ = [k for k, our in enumerate(ours) if our != theirs[k]]
-    if differ:
-        same = sorted(ours) == sorted(theirs)
-        what = "the same classes in another order" if same else "other classes"
-        k = differ[0]
-        raise KdlibError(
-            f"{source}: the teacher has {what}: its class {k} is {quoted(names[k])}, that of the "
-            f"images {quoted(class_names[k])}; rename the folders so that they sort in its order, "
-            f"or if it is not as {source} says, {HELP}."
-        )
-    return f"The teacher's classes are those of the images, in the same order (by {source})."
+    if not differ:
+        said = f"The teacher's classes are those of the images, in the same order (by {source})."
+        return said, None
+    k = differ[0]
+    which = f"its class {k} is {quoted(names[k])}, that of the images {quoted(class_names[k])}"
+    if sorted(set(ours)) == sorted(theirs):
+        return (
+            f"The teacher's classes come in another order than those of the images (by {source}: "
+            f"{which}); its outputs are put into that of the images."
+        ), tuple(map(theirs.index, ours))
+    raise KdlibError(
+        f"{source}: the teacher has other classes: {which}; if they are called otherwise, {HELP}."
+    )

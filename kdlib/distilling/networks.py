@@ -165,7 +165,7 @@ def given(asked, class_names, names_file=None, mean=None, std=None):
     config.json beside them, and in what the library says of pretrained weights.
     mean, std: by which its images are normalised; without them the weights' own, or the library's.
     KdlibError for weights that cannot be had, of another number of classes, or of classes that are
-    called otherwise or come in another order.
+    called otherwise. Where they come in another order, the outputs are put into that of the images.
     """
     check_colours(mean, std, ("--teacher-mean", "--teacher-std"))
     if asked.file is None:
@@ -180,7 +180,7 @@ def given(asked, class_names, names_file=None, mean=None, std=None):
     config = {} if pretrained else config_beside(asked.file)
     held = metadata_of(asked.file)
     names, source = names_of(asked, class_names, names_file, held, config, library)
-    order = compared(names, source, class_names)
+    told, order = compared(names, source, class_names)
     module = untrained(asked, len(class_names))
     weights = fetched(asked) if pretrained else weights_of(asked.file)
     if differ := fill(module, asked, weights, len(class_names)):
@@ -188,10 +188,12 @@ def given(asked, class_names, names_file=None, mean=None, std=None):
     module.eval().requires_grad_(False).to(memory_format=torch.channels_last)
     mean, std, said = _colours(asked, module, mean, std, held, config, library)
     colours = f"The teacher's images are {said}"
-    sha256 = weights_sha256(module)
+    if order:
+        module = Reordered(module, order)
+    sha256 = weights_sha256(module)  # of the order too
     source = f", fetched from {library.source}" if pretrained else ""
     read = f"The teacher is {asked.text}{source}; its weights are {sha256[:12]}."
-    return Given(module, mean, std, sha256, (read, order, colours))
+    return Given(module, mean, std, sha256, (read, told, colours))
 
 
 def _check_count(asked, own, class_names):
@@ -230,6 +232,18 @@ def _colours(asked, module, mean, std, held, config, library):
     why_std, std = next((why, tuple(values)) for why, _, values in known if values is not None)
     source = why if why == why_std else f"{why}; the deviation {why_std}"
     return mean, std, f"normalised with the mean {mean} and the deviation {std}: {source}."
+
+
+class Reordered(nn.Module):
+    """A network whose outputs are put into another order: order[k] is the one that comes as k."""
+
+    def __init__(self, module, order):
+        super().__init__()
+        self.module = module
+        self.register_buffer("order", torch.tensor(order))
+
+    def forward(self, images):
+        return self.module(images)[:, self.order]
 
 
 class Renormalised(nn.Module):
