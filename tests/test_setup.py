@@ -118,7 +118,7 @@ def test_help_is_the_default_and_lists_every_target():
     assert make("help").stdout == listed.stdout
 
 
-TESTS = "-m pytest -q -n auto --maxprocesses 8 --dist loadfile"
+TESTS = "-m pytest -q -n auto --maxprocesses 8 --dist loadfile --durations 20"
 
 
 @pytest.mark.parametrize(
