@@ -37,7 +37,8 @@ def did_you_mean(word, allowed):
     """The allowed values as a sentence, the likeliest one first if one is likely.
 
     That is the first one that begins with the word, else the nearest one."""
-    word, names = str(word), [str(a) for a in allowed]
+    word = str(word)
+    names = [str(a) for a in allowed]
     begun = [name for name in names if word and name.startswith(word)]
     likely = begun or difflib.get_close_matches(word, names, n=1)
     hint = f"did you mean {likely[0]!r}? " if likely else ""
@@ -175,7 +176,8 @@ class Config:
 
     def _check_networks(self):
         for name in ("student", "teacher"):
-            network, allowed = getattr(self, name), self._networks()
+            network = getattr(self, name)
+            allowed = self._networks()
             if network in MODELS and network not in allowed:  # not one of another library
                 reads = f"does not read what {self.dataset!r} holds; {', '.join(allowed)} do"
                 raise _wrong(f"{name}={network!r}: {reads}.")

@@ -59,11 +59,14 @@ class Captured(Stepper):
 
     def __init__(self, run, x):
         super().__init__(run, x)
-        cfg, n, device = run.cfg, len(run.data.train), x.device
+        cfg = run.cfg
+        n = len(run.data.train)
+        device = x.device
         if x.is_cuda:
             settings()
         if self.graphs:
-            self.stream, self.pool = torch.cuda.Stream(device), None
+            self.stream = torch.cuda.Stream(device)
+            self.pool = None
         steps = range(cfg.epochs * self.steps_per_epoch)
         rates = [learning_rate(cfg, step, self.steps_per_epoch) for step in steps]
         self.rates = torch.tensor(rates, device=device)
@@ -107,7 +110,8 @@ class Captured(Stepper):
 
     def _prepared(self):
         """{batch size: function that does the next step}. Warm-up steps leave no trace."""
-        model, sizes = self.run.model.train(), sorted(set(self.sizes), reverse=True)
+        model = self.run.model.train()
+        sizes = sorted(set(self.sizes), reverse=True)
         before = {name: value.clone() for name, value in model.state_dict().items()}
         state = getattr(self.run.loss, "state", None)
         first = None if state is None else state.clone()

@@ -165,7 +165,8 @@ def long_tail_draw(y, largest, cfg, part=()):
 
 def halves(y, seed=SPLIT_SEED):
     """Indices of two halves of y (N,), stratified by class, by a fixed seed."""
-    generator, first = np.random.default_rng(seed), []
+    generator = np.random.default_rng(seed)
+    first = []
     for c in range(int(y.max()) + 1):
         members = generator.permutation(np.flatnonzero(y == c))
         first.append(np.sort(members[: len(members) // 2]))

@@ -23,9 +23,12 @@ class Block(nn.Module):
 
     def __init__(self, inputs, outputs, stride, shortcut):
         super().__init__()
-        self.conv1, self.bn1 = _conv3x3(inputs, outputs, stride), nn.BatchNorm2d(outputs)
-        self.conv2, self.bn2 = _conv3x3(outputs, outputs), nn.BatchNorm2d(outputs)
-        self.stride, self.new_channels = stride, outputs - inputs
+        self.conv1 = _conv3x3(inputs, outputs, stride)
+        self.bn1 = nn.BatchNorm2d(outputs)
+        self.conv2 = _conv3x3(outputs, outputs)
+        self.bn2 = nn.BatchNorm2d(outputs)
+        self.stride = stride
+        self.new_channels = outputs - inputs
         self.shortcut = None
         if shortcut == "conv" and (stride != 1 or inputs != outputs):
             projection = nn.Conv2d(inputs, outputs, 1, stride=stride, bias=False)
@@ -53,7 +56,8 @@ class ResNet(nn.Module):
         super().__init__()
         n = (depth - 2) // 6
         stages = [16 * width, 32 * width, 64 * width]
-        self.conv, self.bn = _conv3x3(3, stages[0]), nn.BatchNorm2d(stages[0])
+        self.conv = _conv3x3(3, stages[0])
+        self.bn = nn.BatchNorm2d(stages[0])
         widths = stages[:1] + [channels for channels in stages for _ in range(n)]
         pairs = zip(widths, widths[1:], strict=False)
         self.blocks = nn.Sequential(*(Block(a, b, 1 if a == b else 2, shortcut) for a, b in pairs))
@@ -85,7 +89,8 @@ TREES, LEAVES, DEPTH = 100, 31, 6  # boosted trees; leaves and depth of each, at
 
 def mlp(classes, widths):
     """Hidden layers with ReLU, for (B, COLUMNS) rows; without any it is logistic regression."""
-    layers, inputs = [], COLUMNS
+    layers = []
+    inputs = COLUMNS
     for outputs in widths:
         layers += [nn.Linear(inputs, outputs), nn.ReLU()]
         inputs = outputs
@@ -114,7 +119,8 @@ class BoostedTrees(nn.Module):
     def forward(self, x):  # (B, COLUMNS)
         first = torch.arange(TREES, device=x.device) * self.value.shape[1]
         feature, left, right = (of.flatten().long() for of in (self.feature, self.left, self.right))
-        threshold, x = self.threshold.flatten(), x.double()
+        threshold = self.threshold.flatten()
+        x = x.double()
         at = first.repeat(len(x), 1)  # (B, TREES), node reached, counted through all trees
         for _ in range(DEPTH):
             goes_left = x.gather(1, feature[at]) <= threshold[at]

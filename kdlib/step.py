@@ -70,7 +70,9 @@ class Stepper:
 
     def __init__(self, run, x):
         """x: of `held`."""
-        self.run, self.x, self.device = run, x, x.device
+        self.run = run
+        self.x = x
+        self.device = x.device
         self.net = run.model  # what is called in a step
         self.steps_per_epoch = math.ceil(len(run.data.train) / run.cfg.batch_size)
         self.sums = torch.zeros(self.steps_per_epoch, 2, device=x.device)  # see train_on
@@ -141,7 +143,8 @@ class Stepper:
 
     def end(self, epoch):
         """Means of the epoch into the curves: all that waits for the device. Raises Diverged."""
-        sums, cfg = self.sums.double().cpu(), self.run.cfg
+        sums = self.sums.double().cpu()
+        cfg = self.run.cfg
         for step, loss in enumerate(sums[:, 0].tolist(), start=1):
             if not math.isfinite(loss):
                 raise Diverged(

@@ -36,7 +36,9 @@ class Table:
 
     def __init__(self, logits, codes, n, views):
         """logits (P, C) float16; codes (P,) int64, see planned; all n * views of them, or some."""
-        self.logits, self.views, self.row = logits, views, None
+        self.logits = logits
+        self.views = views
+        self.row = None
         if len(codes) < n * views:
             row = torch.full((n * views,), -1, dtype=torch.int32)
             row[codes] = torch.arange(len(codes), dtype=torch.int32)
@@ -54,7 +56,8 @@ class Table:
     @classmethod
     def fill(cls, model, data, codes=None):
         """The table of a model over the views of data.train that `codes` names; default: all."""
-        n, views = len(data.train), data.views
+        n = len(data.train)
+        views = data.views
         codes = torch.arange(n * views) if codes is None else codes
         return cls(view_logits(model, data, codes), codes, n, views)
 
@@ -63,7 +66,9 @@ class Table:
 def view_logits(model, data, codes):
     """Logits (P, C) float16 of the views of data.train that codes (P,) name, see planned."""
     keep_memory()
-    net, x, parts = folded(model), padded(data.train.x, data.pad), []
+    net = folded(model)
+    x = padded(data.train.x, data.pad)
+    parts = []
     for some in codes.to(x.device).split(EVALUATION_BATCH[x.device.type]):
         images = normalise(crop_and_flip(x, some // data.views, some % data.views, data.pad), data)
         parts.append(net(images).half())

@@ -70,5 +70,6 @@ def predict(model, x, data):
     The model stays as it is. data: where mean and std are from. x: a tensor, or what has its
     `device`, and `split` into batches of at most so many images."""
     keep_memory()
-    net, size = folded(model), EVALUATION_BATCH[x.device.type]
+    net = folded(model)
+    size = EVALUATION_BATCH[x.device.type]
     return torch.cat([net(normalise(images, data)).float() for images in x.split(size)]).cpu()

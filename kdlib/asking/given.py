@@ -33,7 +33,8 @@ def audit_study(name, pair=None, method="kd", seeds=None, images=None, **how):
     chosen = study(name).with_methods(methods)  # also those that were added and run
     p = panel(chosen, pair, seeds or some_seeds(name))
 
-    group_names, class_names = np.array(p.group_names), tuple(p.teachers[0].facts["class_names"])
+    group_names = np.array(p.group_names)
+    class_names = tuple(p.teachers[0].facts["class_names"])
     groups = None
     if p.group_names != class_names:
         groups = Source(f"groups of {name}", {"": group_names[p.group]}, None)
@@ -44,7 +45,8 @@ def audit_study(name, pair=None, method="kd", seeds=None, images=None, **how):
     students = {m: _sources(p, m)[:runs] for m in methods}
     compare = audit_students
     if isinstance(method, str):
-        students, compare = students[method], audit
+        students = students[method]
+        compare = audit
     return compare(
         Source(f"labels of {name}", {"": np.asarray(p.y)}, None),
         _sources(p, "teacher")[:runs],

@@ -88,7 +88,8 @@ def _choice(found):
 
 def _gate(judged):
     """The earlier audit and the verdicts of a Judgement, or of None."""
-    against, verdicts = None, judged.verdicts if judged else ()
+    against = None
+    verdicts = judged.verdicts if judged else ()
     if judged and judged.against:
         against = {"name": judged.against.name, "sha256": judged.against.sha256}
         against |= {"cautions": judged.cautions}
@@ -148,7 +149,8 @@ def earlier(path):
     several = held.get("students")
     for of_student in several.values() if isinstance(several, dict) else [held]:
         _check_facts(of_student, name)
-    file, sha256 = encodable(str(path)), hashlib.sha256(content).hexdigest()
+    file = encodable(str(path))
+    sha256 = hashlib.sha256(content).hexdigest()
     if not isinstance(several, dict):
         return Earlier(file, sha256, held)
     students = {student: Earlier(file, sha256, of) for student, of in several.items()}

@@ -110,7 +110,8 @@ def _of_halves(of, means, k, fixed):
 
     What is picked is (..., S, n): of each student over each baseline, or its teacher. fixed (G,):
     bucket of each group by training examples; None: by margin, on each half."""
-    weight, out = of.weight_of_halves, {}
+    weight = of.weight_of_halves
+    out = {}
     used = [] if fixed is None else np.unique(fixed)
     for role in of.right:
         halves = 100 * means[role]
@@ -150,7 +151,8 @@ def _of_halves(of, means, k, fixed):
 
 def _accuracies(of, means):
     """{name: Interval}: accuracy of each model, and the gain, every example or group alike."""
-    overall, df = of.everybody(), max(1.0, effective_number(of.w) - 1)
+    overall = of.everybody()
+    df = max(1.0, effective_number(of.w) - 1)
     out = {}
     for role in of.right:
         out[f"{role}_accuracy"] = interval(*overall[role], alone=df).within(0, 100)
@@ -192,7 +194,8 @@ def _copies(of, means, same):
     same (T, n) bool: whether a baseline is the same network as a teacher."""
     teachers, students = of.predicted["teacher"], of.predicted["student"]
     baselines = of.predicted.get("baseline", students[:0])
-    own, pool = [None] * of.seeds, []
+    own = [None] * of.seeds
+    pool = []
     for t, teacher in enumerate(teachers):
         taught = range(of.seeds) if len(teachers) == 1 else [t]
         shares = copied_share(teacher, np.vstack([students[taught], baselines]), of.y, of.averages)

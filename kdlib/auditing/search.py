@@ -60,7 +60,8 @@ def search(found, y, right, w, seed=0):
     reference = "baseline" if "baseline" in right else "teacher"
     d = right["student"].mean(axis=0) - right[reference].mean(axis=0)
     first, other = (np.flatnonzero(half == side) for side in (0, 1))
-    kept, compared = [], 0
+    kept = []
+    compared = 0
     if len(conditions.words):
         kept, compared = _kept(conditions, d, w, first)
     table = _tested(conditions, kept, right, reference, w, (first, other))

@@ -58,7 +58,9 @@ class Judgement:
 
     def said(self):
         """What it comes to, in a sentence."""
-        every, met, unknown = len(self.verdicts), self.count(MET), self.count(UNKNOWN)
+        every = len(self.verdicts)
+        met = self.count(MET)
+        unknown = self.count(UNKNOWN)
         gate = {0: "The gate passes", 1: "The gate fails", 3: "The gate is undecided"}[self.code]
         are = "is" if met == 1 or every == 1 else "are"
         more = f", {unknown} unknown" if unknown else ""
@@ -99,7 +101,8 @@ def _verdict(c, audited, now, against):
     # those that meet it most come first
     order = sorted(known, key=known.get, reverse=c.comparison in (">", ">="))
     those = [name for name in order if c.holds(known[name])]
-    state, why = NOT_MET, ""
+    state = NOT_MET
+    why = ""
     if those:
         state = MET
         why = _named("met by", those, known) if c.any else ""
@@ -130,7 +133,8 @@ def _number(value):
 
 def _apart(c, now, against):
     """Why a condition means something else in the earlier audit; "" if it means the same."""
-    before, name = against.facts, printable(against.name, None)
+    before = against.facts
+    name = printable(against.name, None)
     if other_examples(now, before):
         return f"{name} has other examples or labels"
     gain = "gain" in c.name or c.name.startswith("groups_") or c.name in ("q", "detectable")

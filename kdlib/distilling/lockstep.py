@@ -26,8 +26,10 @@ class Lockstep:
 
     def __init__(self, kept, keys):
         """kept: their Kept; keys: of the runs that go on."""
-        self.kept, self.expected = kept, set(keys)
-        self.epoch, self.states = None, {}
+        self.kept = kept
+        self.expected = set(keys)
+        self.epoch = None
+        self.states = {}
         self.cost = 0.0  # seconds that keeping the states took
         self.told = lambda: None  # hears that an epoch began to end
 
@@ -36,7 +38,8 @@ class Lockstep:
         if epoch != self.epoch:
             if self.epoch is not None:
                 self.expected = set(self.states)
-            self.epoch, self.states = epoch, {}
+            self.epoch = epoch
+            self.states = {}
             self.told()
         self.states[key] = state
         if self.states.keys() >= self.expected and self._due() and not processes.rank():

@@ -27,7 +27,9 @@ def margins_of(teacher, loader, group_of=None, limit=None):
     whole. KdlibError for a group without an example, and for whatever cannot be used."""
     model = Reduced(teacher, "teacher")
     of_class = None if group_of is None else torch.as_tensor(group_of)
-    margins, groups, n = [], [], 0
+    margins = []
+    groups = []
+    n = 0
     with as_asked([model]):
         for batch in loader:
             args, named, labels, more = parts_of(batch)

@@ -108,7 +108,8 @@ def offered(asked):
     check_name(asked)
     if asked.library == "torchvision":
         weights = torchvision.models.get_model_weights(asked.name).DEFAULT
-        names, looks = tuple(weights.meta["categories"]), weights.transforms()
+        names = tuple(weights.meta["categories"])
+        looks = weights.transforms()
         colours = tuple(looks.mean), tuple(looks.std)
         if asked.name in ("googlenet", "inception_v3"):
             colours = (0.5,) * 3, (0.5,) * 3  # to which they turn ImageNet's themselves
@@ -208,7 +209,8 @@ def _check_count(asked, own, class_names):
 def colours(asked, module, mean=None, std=None):
     """(mean, std) of the images that a student is shown: as asked, or as its network takes them."""
     check_colours(mean, std)
-    held, library = {}, None
+    held = {}
+    library = None
     if asked.file == PRETRAINED:
         library = offered(asked)
     elif asked.file is not None:

@@ -126,7 +126,8 @@ def answer(found, data):
 
 def figures(found):
     """[Shown]: the gains of all methods, where there are several; the gain by group of each."""
-    audits, shown = audits_of(found), []
+    audits = audits_of(found)
+    shown = []
     if len(audits) > 1:
         shown = [comparison.gain_by_student(found.table, found.first.worst, found.reference)]
     for method, a in audits.items():
@@ -154,7 +155,8 @@ def tables(found):
 
 def links(found, out):
     """Said, with links: the pages of what was found in a folder, and the student to ship."""
-    audits, ship = audits_of(found), found.choice.file
+    audits = audits_of(found)
+    ship = found.choice.file
     whole = _link(out, "report.html")
     said = [Markup("The audit as a page, with its numbers in files beside it: {}.").format(whole)]
     if len(audits) > 1:

@@ -135,7 +135,8 @@ def margins(teacher, models, data, cfg):
     """
     split, logits = data.val, teacher.val
     if cfg.margin_source == "crossfit":
-        split, logits = data.train, torch.zeros(len(data.train), data.classes)
+        split = data.train
+        logits = torch.zeros(len(data.train), data.classes)
         fold = fold_of(split.y.cpu())
         for k, model in enumerate(models):
             logits[fold == k] = processes.predicted(model, some(split, fold == k).x, data)

@@ -25,7 +25,8 @@ def seconds_an_image(data, configs, device):
     n = min(len(data.train), STEPS * configs[0].batch_size)
     rows = np.random.default_rng(0).permutation(len(data.train))[:n].tolist()
     few = replace(data, train=some(data.train, rows))
-    ask, margins = None, few.train.y.new_ones(len(data.group_names)).float()
+    ask = None
+    margins = few.train.y.new_ones(len(data.group_names)).float()
     teacher = next((cfg.teacher for cfg in configs if cfg.teacher), None)
     if teacher:
         ask = Once(frozen(fresh(named(teacher), data.classes, 0).to(device)))
@@ -43,7 +44,8 @@ def seconds_an_image(data, configs, device):
 
 def told(setting, parts):
     """A sentence: how long the parts take, (Configs side by side, how many times)."""
-    data, total = setting.data, 0.0
+    data = setting.data
+    total = 0.0
     shown = []
     for configs, times in parts:
         pace = seconds_an_image(data, configs, setting.device)

@@ -194,7 +194,9 @@ def _trained_here(setting, network, fold=None):
 
 def _margins(setting, configs, teacher, network):
     """({name of a method that reads margins: (G,) those of the teacher, or (C,)}, sentences)."""
-    margins, sentences, data = {}, [], setting.data
+    margins = {}
+    sentences = []
+    data = setting.data
     wanted = [cfg for cfg in configs if needs_margins(cfg)]
     models = ()
     if any(cfg.margin_source == "crossfit" for cfg in wanted):

@@ -53,7 +53,8 @@ def of_shards(folder, files):
     """The Found of Parquet files of a folder; its images stay in memory as they are encoded."""
     _check_room(folder, files)
     found = Source(str(folder), {})
-    image, schema = image_column(files[0]), parquet.read_schema(files[0])
+    image = image_column(files[0])
+    schema = parquet.read_schema(files[0])
     label = label_column(found, [name for name in schema.names if name != image])
     group = called(schema.names, GROUPS)
     wanted = [name for name in (image, label, group) if name is not None]
@@ -95,7 +96,8 @@ def _parts(folder, files):
 
 def _check_room(folder, files):
     """AuditError for images that half of the free memory cannot hold, as they are encoded."""
-    need, free = sum(file.stat().st_size for file in files), free_memory("cpu")
+    need = sum(file.stat().st_size for file in files)
+    free = free_memory("cpu")
     if need > 0.5 * free:
         raise AuditError(
             f"{folder}: its images take {need / 1e9:.1f} GB as Parquet holds them, more than half "

@@ -14,7 +14,9 @@ class Source:
 
     def __init__(self, data, told):
         """told(images): hears of each batch how many images it has, in all processes."""
-        self.data, self.told, self.device = data, told, data.train.x.device
+        self.data = data
+        self.told = told
+        self.device = data.train.x.device
         self.read = isinstance(data.train.x, Pictures)
         self.x = data.train.x if self.read else Stepper.held(data)
         self.epoch = self.at = self.images = None
@@ -29,7 +31,8 @@ class Source:
         """(B, channels, H, W) float32 of the batch at (epoch, number): `size` in all processes."""
         if at != self.at:
             self.told(size)
-            self.at, self.images = at, normalise(self._cut(index, view), self.data)
+            self.images = normalise(self._cut(index, view), self.data)
+            self.at = at
         return self.images
 
     def _cut(self, index, view):
@@ -42,11 +45,14 @@ class Once:
     """A teacher that is asked once about images which several students are shown."""
 
     def __init__(self, teacher):
-        self.teacher, self.images, self.logits = teacher, None, None
+        self.teacher = teacher
+        self.images = None
+        self.logits = None
 
     def __call__(self, images, index, view):
         if images is not self.images:
-            self.images, self.logits = images, self.teacher(images, index, view)
+            self.logits = self.teacher(images, index, view)
+            self.images = images
         return self.logits
 
 

@@ -29,7 +29,8 @@ def train(setting, configs, teacher=None, margins=None, data=None):
         return
     data = data or setting.data
     kept = _kept(setting, configs, teacher)
-    states, keys = kept.before.get("states", {}), [cfg.key() for cfg in todo]
+    states = kept.before.get("states", {})
+    keys = [cfg.key() for cfg in todo]
     before = {key: state for key, state in states.items() if key in keys}
     going = [cfg for cfg in todo if cfg.key() in before or not before]
     lockstep = Lockstep(kept, [cfg.key() for cfg in going])

@@ -150,7 +150,8 @@ def write_teacher(setting, teacher):
 def write(setting, run, curves, teacher, seconds):
     """Write what a network predicts, its weights and, when all is there, its facts."""
     cfg, data = run.cfg, setting.data
-    files, logits = _predictions(setting, cfg), {}
+    files = _predictions(setting, cfg)
+    logits = {}
     for _, name in files:
         logits[name] = processes.predicted(run.model, getattr(data, name).x, data)
     if processes.rank():

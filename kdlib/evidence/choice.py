@@ -188,7 +188,8 @@ def settings(search, seeds):
 
 def headline(search, seeds):
     """What val chose and whether the gate is passed, in sentences."""
-    table, shown = scores(search, seeds), settings(search, seeds)
+    table = scores(search, seeds)
+    shown = settings(search, seeds)
     chosen = "; ".join(table[table.chosen == "yes"].level)
     said = [f"{search.title}: the search chose {chosen}."]
     if shown is not None:
@@ -204,7 +205,8 @@ def _by_chance(search, table):
     # of epochs not the best is taken, but the fewest that are enough
     for step in (step for step in search.steps if "epochs" not in step.levels[0]):
         ordered = table[table.question == step.question].sort_values("mean")
-        lead, spread = ordered["mean"].diff().iloc[-1], np.ptp(ordered.per_seed.iloc[-1])
+        lead = ordered["mean"].diff().iloc[-1]
+        spread = np.ptp(ordered.per_seed.iloc[-1])
         if lead < spread:
             said.append(
                 f"{step.question}: the best level leads by {number(lead, signed=False)}, less than "

@@ -50,7 +50,8 @@ def rank_from_highest(values):
 
 def tenths(margin):
     """Bucket of each group by a reliability such as its margin, (G,) -> (G,) index into TENTHS."""
-    rank, groups = rank_from_highest(margin), len(margin)
+    rank = rank_from_highest(margin)
+    groups = len(margin)
     k = max(1, round(groups / 10))
     return np.where(rank < k, 0, np.where(rank >= groups - k, 2, 1))
 

@@ -59,7 +59,8 @@ def _cached(path):
 
 
 def _fired(p, splits, rng):
-    counts, known = Counter(), set()
+    counts = Counter()
+    known = set()
     for _ in range(splits):
         found = rules.decided(rules.findings(posing(p, rng)))
         known |= {f.name for f, *_ in found}
@@ -72,7 +73,9 @@ def _fired(p, splits, rng):
 
 
 def _idle(p, splits, rng):
-    real, pool, shares = rules.findings(p), p.runs["one_hot"], {}
+    real = rules.findings(p)
+    pool = p.runs["one_hot"]
+    shares = {}
     for method in rules.remedies(p):
         name = f"F4 {name_of(method)}"
         others = [f for f in real if f.name != name]
@@ -91,7 +94,8 @@ def posing(p, rng):
 
     Distillation with a tuned weight is compared with the pool too, so it needs networks of its own;
     where they are too few it is left out."""
-    pool, seeds = p.runs["one_hot"], p.seeds
+    pool = p.runs["one_hot"]
+    seeds = p.seeds
     teachers = [t.config for t in p.teachers]
     while True:
         order = [pool[k] for k in rng.permutation(len(pool))]

@@ -96,7 +96,8 @@ def _decided_card(p, finding, word, corrected, number_of, alarms):
 def _card(p, name, word, sentence, alarms, finding=None):
     planned, seeds = p.study.seeds, p.seeds
     if finding and finding.method in p.study.fewer:
-        planned, seeds = p.study.fewer[finding.method], finding.result.n
+        planned = p.study.fewer[finding.method]
+        seeds = finding.result.n
     return {
         "study": p.study.name,
         "finding": name,
@@ -202,7 +203,8 @@ def panels(name, seeds=None):
     """The Panels of a study, given or by name: one per setting and pair, over the first `seeds`.
 
     By default over all complete seeds; KdlibError if there is none."""
-    seeds, chosen = seeds or some_seeds(name), study(name)
+    seeds = seeds or some_seeds(name)
+    chosen = study(name)
     return [
         panel(chosen, pair, seeds, setting=setting)
         for setting in chosen.settings

@@ -234,7 +234,8 @@ def panel(study, pair, seeds, split="test_plus", setting=None):
         raise KdlibError(
             f"seeds={seeds}: must be between 1 and 1000; the study plans {study.seeds}."
         )
-    setting, wanted = setting or {}, {}
+    setting = setting or {}
+    wanted = {}
     for method in (m for m in study.methods if m != "one_hot"):
         some = study.seeds_of(method, seeds)
         wanted[method] = [study.config(pair, method, s, setting) for s in some]

@@ -122,7 +122,8 @@ class Sample:
         self.places = [slice(a, b) for a, b in zip(ends[:-1], ends[1:], strict=True)]
         lengths = np.diff(ends)
         self.filled = np.flatnonzero(lengths)
-        self.disjoint, self.among = members.disjoint, n
+        self.disjoint = members.disjoint
+        self.among = n
         self.sizes = tuple(lengths.tolist()) if self.disjoint else (n,)
         self.alone = np.flatnonzero(lengths == 1) if self.disjoint else self.filled[:0]
         self.drawn = np.setdiff1d(self.filled, self.alone)
@@ -133,7 +134,8 @@ class Sample:
     def means(self, g):
         """(means (S, sides) of a group, and what each example adds to them, (S * sides, n))."""
         place = self.places[g]
-        values, w = self.values[:, place].astype(np.float64), self.w[place]
+        values = self.values[:, place].astype(np.float64)
+        w = self.w[place]
         weights = w * self.side[:, place]
         total = weights.sum(axis=1)
         with np.errstate(invalid="ignore"):  # an empty half

@@ -114,7 +114,8 @@ def change(mine, members: Groups, w, other=None, pseudo: int = 1) -> Change:
             p = _mid_p(d, members, w)
         else:
             p = 2 * stdtr(df, -np.abs(np.where(se > 0, centre / se, 0.0)))
-    low, high = np.maximum(centre - half, -1), np.minimum(centre + half, 1)
+    low = np.maximum(centre - half, -1)
+    high = np.minimum(centre + half, 1)
     return Change(estimate, low, high, se, df, np.where(np.isnan(estimate), np.nan, p))
 
 
@@ -148,7 +149,8 @@ def shrunk_variances(*samples) -> tuple[np.ndarray, float]:
     for gains in [gains for gains in samples if len(gains) > 1]:
         varies = np.ptp(gains, axis=0) > TIE  # NaN: not, but its variance is NaN
         variances += (len(gains) - 1) / d * gains.var(axis=0, ddof=1) * np.where(varies, 1, 0)
-    out, kept = np.full(len(variances), np.nan), np.isfinite(variances)
+    out = np.full(len(variances), np.nan)
+    kept = np.isfinite(variances)
     positive = variances[kept & (variances > TIE**2)]
     if not len(positive):
         return out, np.nan
@@ -190,7 +192,8 @@ def false_discovery(p) -> np.ndarray:
     from scipy.stats import false_discovery_control
 
     p = np.asarray(p, dtype=np.float64)
-    q, kept = np.full(p.shape, np.nan), np.isfinite(p)
+    q = np.full(p.shape, np.nan)
+    kept = np.isfinite(p)
     if kept.any():
         q[kept] = false_discovery_control(p[kept])
     return q
@@ -235,7 +238,8 @@ def agreement(mine, pool, permutations: int = 4000, seed: int = 0) -> tuple[floa
         return np.nan, np.nan
     centred = networks - networks.mean(axis=-1, keepdims=True)
     here, there = centred[:, 0], centred[:, 1]  # (K, N, G)
-    scale, rng = len(centred) * (groups - 1), np.random.default_rng(seed)
+    scale = len(centred) * (groups - 1)
+    rng = np.random.default_rng(seed)
     pairs = seeds * (seeds - 1), baselines * (baselines - 1), seeds * baselines
     # what the product of two networks counts for: no network is compared with itself
     method = np.arange(seeds + baselines) < seeds
@@ -244,7 +248,8 @@ def agreement(mine, pool, permutations: int = 4000, seed: int = 0) -> tuple[floa
     np.fill_diagonal(counts, 0)
 
     by_group = np.einsum("kag,ab,kbh->gh", here, counts, there, optimize=True) / scale
-    measured, labels = np.trace(by_group), np.arange(groups)
+    measured = np.trace(by_group)
+    labels = np.arange(groups)
     orders = rng.permuted(np.tile(labels, (permutations, 1)), axis=1)
     null = by_group[labels, orders].sum(axis=1)
     of_groups = np.count_nonzero(null >= measured - TIE * np.abs(by_group).sum())

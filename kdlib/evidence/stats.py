@@ -136,12 +136,15 @@ def _two_way(samples, moved, alone, facts, df=None) -> Interval:
     if not enough or 2 * kept.sum() < len(moved) or kept.sum() < 2 or not np.isfinite(estimate):
         return Interval(estimate, *[np.nan] * 4, *facts)
     moved = moved[kept]
-    by_example, in_both, by_network = moved.var(ddof=1), 0.0, []
+    by_example = moved.var(ddof=1)
+    in_both = 0.0
+    by_network = []
     for observed, resampled, share in samples:
         if len(observed) == 1:
             continue
         redrawn = resampled[kept]
-        single, joint = redrawn.var(axis=0, ddof=1).mean(), redrawn.mean(axis=1).var(ddof=1)
+        single = redrawn.var(axis=0, ddof=1).mean()
+        joint = redrawn.mean(axis=1).var(ddof=1)
         both = max(0.0, single - joint) * len(observed) / (len(observed) - 1)  # R
         in_both += both * (1 / len(observed) + of_single)
         by_network.append((observed.var(ddof=1) * (share + of_single), len(observed) - 1))
@@ -205,7 +208,8 @@ def correlation_with_gain(
     """
     gains = np.asarray(gains, dtype=np.float64)
     kept = np.isfinite(gains).all(axis=0)
-    gains, traits = gains[:, kept], [np.asarray(trait)[:, kept] for trait in traits]
+    gains = gains[:, kept]
+    traits = [np.asarray(trait)[:, kept] for trait in traits]
     seeds, groups = gains.shape
     per_seed = statistic(gains, *traits)
     facts = seeds, tuple(per_seed.tolist()), baselines

@@ -24,7 +24,8 @@ def steps(panels):
     A setting of one field is compared with the primary one; of several, by its first field, with
     those that share the rest (`fixed`, a dictionary): {"lr": 0.1, "temperature": 2.0} with
     {"temperature": 2.0}. Crossed teacher seeds are not steps."""
-    base, found = next(p for p in panels if not p.setting), {}
+    base = next(p for p in panels if not p.setting)
+    found = {}
     some = [p for p in panels if "teacher_seed" not in p.setting]
     changed = {name for p in some for name in p.setting}
     for setting in (p.setting for p in some if p.setting):
@@ -53,7 +54,8 @@ def _depth(value):
 
 def plot_ablations(panels):
     """[Shown]: gains over one_hot by level, a figure for each step."""
-    base, shown = next(p for p in panels if not p.setting), []
+    base = next(p for p in panels if not p.setting)
+    shown = []
     for field, fixed, levels in steps(panels):
         words = field + "".join(f" at {name} {value:g}" for name, value in fixed.items())
         rows = []
@@ -125,9 +127,11 @@ def variance_components(panels, method="kd"):
     draws, teachers = (sorted(set(seeds)) for seeds in zip(*by_level, strict=True))
     if len(draws) < 2 or len(by_level) != len(draws) * len(teachers):
         return None
-    rows, levels = [], {"draw": len(draws), "teacher": len(teachers)}
+    rows = []
+    levels = {"draw": len(draws), "teacher": len(teachers)}
     for place in PLACES:
-        gains, luck = np.full((len(draws), len(teachers), some[0].seeds), np.nan), []
+        gains = np.full((len(draws), len(teachers), some[0].seeds), np.nan)
+        luck = []
         for (draw, teacher), p in by_level.items():
             weights = p.average if place == "average" else rarest(p)[1]
             of_seeds = (p.group_gain(method) * weights).sum(axis=1)

@@ -176,7 +176,8 @@ def comparison():
     temperature, test half and (long tails) the draw differ."""
     rows = []
     for (name, pair), methods in WANG.items():
-        chosen, seeds = study_of(name), complete_seeds(name)
+        chosen = study_of(name)
+        seeds = complete_seeds(name)
         ours = panel(chosen, pair, seeds, "test") if seeds and pair in chosen.pairs else None
         for method, (published, published_worst) in methods.items():
             planned = pair in chosen.pairs and method in chosen.methods

@@ -98,7 +98,8 @@ def plot_gain_by_group(p, method="kd", over="one_hot"):
     intervals over networks and test images; a star marks a class harmed or helped at a false
     discovery rate of 5 %. One-hot networks are trained on labels alone; a gain over them is a gain
     over their mean."""
-    table, base = gain_by_group(p, method, over), name_of(over)
+    table = gain_by_group(p, method, over)
+    base = name_of(over)
     marks = table.assign(estimate=table.gain, bucket=table.bucket.map(shot))
     star = {"xytext": (0, 4), "textcoords": "offset points", "fontsize": 13, "ha": "center"}
 

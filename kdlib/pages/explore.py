@@ -218,7 +218,9 @@ class Menus:
             self.menus[name] = menu
         self.said = ipywidgets.Label()
         self.box = ipywidgets.VBox([*self.menus.values(), self.said])
-        self.choice, self.draw, self.filling = choice, draw, False
+        self.choice = choice
+        self.draw = draw
+        self.filling = False
         self._fill(choice)
         for menu in self.menus.values():
             menu.observe(self._chosen, "value")

@@ -146,7 +146,8 @@ def plot_gain_by_bucket(p, methods=None, over="one_hot"):
     and test images; within a bucket every class counts alike. Above zero, a method is better than
     what it is compared with. Test images include those that the long-tailed draw left out of
     training."""
-    methods, base = list(methods or p.methods), name_of(over)
+    methods = list(methods or p.methods)
+    base = name_of(over)
     table = gain_by_bucket(p, methods, over)
 
     def paint(width):
@@ -161,7 +162,8 @@ def plot_forest(p, methods=None, over="one_hot"):
     """Small dots are seeds, large marks their mean, bars its 95 % interval over networks and test
     images, not corrected for the number of rows. To the right of zero, a method is better than what
     it is compared with."""
-    methods, base = list(methods or p.methods), name_of(over)
+    methods = list(methods or p.methods)
+    base = name_of(over)
     table, (rare, weights) = gain_by_bucket(p, methods, over), rarest(p)
     both = table[table.bucket.isin(["average", rare])]
     title = rarest_classes(p).removeprefix("the ")

@@ -41,7 +41,8 @@ def as_drawn(p):
 
 def answer(p):
     """What the labels show and what the groups show, in sentences."""
-    labels, groups = gain_by_label(p), gain_by_group(p)
+    labels = gain_by_label(p)
+    groups = gain_by_group(p)
     _, rare = rarest(p)
     alike, drawn = (told(p.gain("kd", weights)) for weights in (p.average, as_drawn(p)))
     one, many = p.study.groups

@@ -105,7 +105,8 @@ def plot_gain_by_group(p, methods=None):
     table = gain_by_group(p, methods or p.methods)
 
     def paint(width):
-        wide, label = width >= DESK, "gain over one-hot, points"
+        wide = width >= DESK
+        label = "gain over one-hot, points"
         height = 3.9 if wide else 1.4 + 0.42 * len(p.group_names)
         figure, (axes,) = drawn(table, "group", label, width=width, height=height, across=not wide)
         _name_groups(axes, table, wide)
@@ -182,7 +183,8 @@ def change(p, method, name, by):
 
 def rates_by_group(p, methods):
     """Rates in per cent: one row per (rate, group, method), groups from most to fewest rows."""
-    order, rows = np.argsort(-p.train_counts, kind="stable"), []
+    order = np.argsort(-p.train_counts, kind="stable")
+    rows = []
     for method in methods:
         for rate, found in of_networks(p, method).items():
             for g in order:

@@ -41,7 +41,8 @@ def plot_functions(setting):
         if width < DESK:
             shape = {"rows": 2, "height_ratios": (1.3, 1)}
         figure, (left, right) = axes_of(width, 3.0 if width >= DESK else 5.2, **shape)
-        x, true = line.tests, smoothers.truth(line.tests)
+        x = line.tests
+        true = smoothers.truth(line.tests)
         left.axvspan(smoothers.EDGE, 1, color=BLACK, alpha=0.06, linewidth=0)
         left.plot(x, true, color=TRUTH, linewidth=4, label="truth")
         for method, style in ((ONE_HOT, "--"), (DISTILLED, "-"), (KEPT_OUT, ":")):
@@ -126,7 +127,8 @@ def plot_region(setting):
     errors decide. The star is the setting of this page, if it lies within the axes."""
     table = checks(setting)
     shares, noises = np.geomspace(0.01, 0.5, CELLS), np.geomspace(0.02, 4, CELLS)
-    penalties, weights = np.geomspace(1e-4, 1, CELLS), np.linspace(0.01, 1, CELLS)
+    penalties = np.geomspace(1e-4, 1, CELLS)
+    weights = np.linspace(0.01, 1, CELLS)
     first = len(SHARES) * len(NOISES)
 
     def paint(width):
@@ -217,7 +219,8 @@ def plot_weights(setting):
     that harm the group."""
     noises = np.geomspace(0.05, 5, 60)
     grid = replace(setting, noise=noises)
-    best, given = ridge.best_weights(grid), ridge.reliability(grid)
+    best = ridge.best_weights(grid)
+    given = ridge.reliability(grid)
     limits = [ridge.weight_limit(grid, groups) for groups in (ONLY_MAJORITY, ONLY_MINORITY)]
 
     def paint(width):
@@ -257,7 +260,9 @@ def plot_shared(setting):
     dashed line no weights by group lower the average error; up to the solid line, every choice of
     weights except (0, 0) raises the minority's; above it, some weights lower both. Share and
     penalties are those of this page."""
-    relations, low, high = np.linspace(1, 4, CELLS), 0.02, 5
+    relations = np.linspace(1, 4, CELLS)
+    low = 0.02
+    high = 5
     spared, average = ridge.shared_limits(setting, relations)
     rises, falls = np.clip(spared, low, high), np.clip(average, low, high)
 

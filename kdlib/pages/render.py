@@ -51,7 +51,8 @@ MATHML = (
 
 def read_parameters(source, where):
     """{name: (default, comment)} of a `parameters` cell; KdlibError unless all are literals."""
-    found, lines = {}, source.encode().splitlines()
+    found = {}
+    lines = source.encode().splitlines()
     try:
         for line in ast.parse(source).body:
             (name,) = line.targets
@@ -157,7 +158,8 @@ def write_index(pages, html, verdicts, provenance):
 
     The main study is the first with verdicts that is neither superseded nor a demonstration, if
     there is one. Returns `html`."""
-    studies, theory = [], [_glance(page, html.parent) for page in pages if page.study == THEORY]
+    studies = []
+    theory = [_glance(page, html.parent) for page in pages if page.study == THEORY]
     for name in dict.fromkeys(page.study for page in pages if page.study != THEORY):
         glances = [_glance(page, html.parent) for page in pages if page.study == name]
         facts = {"name": name, "about": STUDIES[name], "pages": glances}
@@ -194,7 +196,8 @@ def _place(studies):
     order = list(dict.fromkeys(chapter(s["name"]) for s in studies))
 
     def key(study):
-        own, about = chapter(study["name"]), study["about"]
+        own = chapter(study["name"])
+        about = study["about"]
         last = about.demonstration, about.superseded
         return *last, own not in decided, order.index(own), study["name"] != own
 

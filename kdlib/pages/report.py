@@ -169,7 +169,9 @@ def build(studies, out, notebooks, *, books, inputs, provenance, verdicts, say=p
     verdicts(study): the cards of findings.verdicts, asked for when the pages are there, since those
     compute what it needs. Pages are built side by side, one for each core. Returns [Page], a failed
     notebook among them. KdlibError if `out` cannot be written."""
-    out, found, planned = Path(out), sorted(Path(notebooks).glob("*.ipynb")), []
+    out = Path(out)
+    found = sorted(Path(notebooks).glob("*.ipynb"))
+    planned = []
     if not found:
         raise KdlibError(
             f"{notebooks}: no notebooks here; run this in the repository, or name their folder."
@@ -207,7 +209,8 @@ def _built(planned, stamps_file, say):
         pages[page.name] = page
         say(f"{page.name}: {page.status} ({page.seconds:.0f} s) {page.message}".strip())
 
-    old, todo = dict(stamps), []
+    old = dict(stamps)
+    todo = []
     for page in planned:
         if old.get(page.name) == page.stamp and page.html.exists():
             ended(page)
@@ -229,7 +232,9 @@ def _built(planned, stamps_file, say):
 
 def _page(page, kernel, old):
     """The Page, run if its sources changed since the stamps `old`, and drawn."""
-    began, failure, stamp = time.perf_counter(), "", old.get(page.name)
+    began = time.perf_counter()
+    failure = ""
+    stamp = old.get(page.name)
     if not (stamp and stamp[0] == page.stamp[0] and page.executed.exists()):
         try:
             execute(page.book, page.executed, page.parameters, kernel)
@@ -238,7 +243,8 @@ def _page(page, kernel, old):
                 raise
             failure = str(error)
             kernel.end()  # whatever it has done to it
-    seconds, status = time.perf_counter() - began, "failed" if failure else "built"
+    seconds = time.perf_counter() - began
+    status = "failed" if failure else "built"
     render(page.executed, page.html, page.provenance, page.links, seconds, failure)
     return replace(page, status=status, seconds=seconds, message=failure)
 

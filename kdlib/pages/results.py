@@ -104,7 +104,8 @@ def texts(outside=""):
     answer, svg = "No study is on record yet; `make report` shows the demonstration.", None
     if judged:
         figure = plot_gain_by_bucket(judged[0].panels[0])
-        answer, svg = _answer(judged[0], figure, beyond), figure.svg()
+        answer = _answer(judged[0], figure, beyond)
+        svg = figure.svg()
     parts = [ABOUT]
     for shown in (s for s in judged if not s.study.superseded):
         parts += _study(shown)
@@ -231,7 +232,8 @@ def _verdict(card):
 
 def _study(shown):
     """The section of a study with verdicts."""
-    baselines, seeds = len(shown.panels[0].runs["one_hot"]), shown.panels[0].seeds
+    baselines = len(shown.panels[0].runs["one_hot"])
+    seeds = shown.panels[0].seeds
     splits = math.comb(baselines, seeds)
     daggers = [
         f"† {c['finding']}, {c['pair']}: {c['control']}" for c in shown.cards if c["control"]

@@ -29,7 +29,8 @@ STANDINGS = {  # of a setting
 
 def headlines(panels):
     """The sentences of a study's main figures; [] for kinds of studies that have none."""
-    p, kind = panels[0], panels[0].study.kind
+    p = panels[0]
+    kind = panels[0].study.kind
     if kind == "rivals":
         said = [plot_trade_off(p).sentence, ahead_of_ada_alpha(p)]
         return [*said, weight_by_class(p)] if "kd_mean_alpha" in p.runs else said
@@ -82,7 +83,8 @@ def mitigations(p, methods=None):
     bucket = verdict_bucket(p)
     name, rare = rarest(p)
     if bucket is not None:
-        name, rare = p.bucket_names[bucket], p.in_bucket(bucket)
+        name = p.bucket_names[bucket]
+        rare = p.in_bucket(bucket)
     rows = []
     for method in methods or [m for m in p.methods if m != "kd"]:
         rows.append(
@@ -175,7 +177,8 @@ def mean_alpha(p, method):
     """Weight (S,) that a method gave the teacher, mean over training images; None without one."""
     out = []
     for record in p.runs[method]:
-        cfg, used = record.config, record.facts.get("margins")
+        cfg = record.config
+        used = record.facts.get("margins")
         if cfg.method == "one_hot":
             out.append(0.0)
         elif cfg.method == "kd":

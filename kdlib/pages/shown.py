@@ -109,7 +109,8 @@ def table_html(table, caption):
     """A DataFrame as an HTML table with caption and scopes; names from data are escaped.
 
     Words stand left, numbers right; only the cells of a column of class "long" are wrapped."""
-    columns, cells = [], table.map(_cell)
+    columns = []
+    cells = table.map(_cell)
     for column in table.columns:
         words = any(isinstance(v, str) and re.match(r"[^\W\d]|[/.]", v) for v in table[column])
         side = ' style="text-align: left"' if words else ""

@@ -122,7 +122,8 @@ def tunings(setting):
 
     CHANGES are from TUNED, one-hot with the best penalty: SAME has its penalty and the best teacher
     and weight, OWN the best of all three."""
-    line, rows = smoothers.line(setting.share), []
+    line = smoothers.line(setting.share)
+    rows = []
 
     def of_line(at):
         return line.errors(_student(line, at, (at.alpha, at.alpha)), at.noise)

@@ -78,7 +78,8 @@ def plot_copied_and_amplified(p, sentence):
     that is weakest for other seeds' teachers, minus the same in the rest. Dots are seeds, bars 95 %
     intervals. Here accuracies are not made equal, and in the right panel each one-hot network is
     compared with one of the teachers; the rules use all baselines."""
-    copied, amplified = copied_errors(p, p.runs), amplified_errors(p, p.runs)
+    copied = copied_errors(p, p.runs)
+    amplified = amplified_errors(p, p.runs)
     table = pd.concat([copied, amplified], ignore_index=True)
     titles = {"teacher wrong": "Transferred", "weakest fifth − rest": "Amplified"}
     labels = {"Transferred": "same wrong label, %", "Amplified": "excess error, points"}
@@ -103,7 +104,8 @@ def cells(p, method="kd"):
     one-hot network of the same seed."""
     rights = [predicted == p.y for predicted in p.paired("teacher", "one_hot", method)]
     found = outcomes(rights, p.averages)
-    rows, words = [], {True: "right", False: "wrong"}
+    rows = []
+    words = {True: "right", False: "wrong"}
     for (teacher, one_hot, distilled), name in CELLS.items():
         count, share = found[name]
         result = interval(*share).within(0, 100)

@@ -34,7 +34,8 @@ def log_loss(p, methods):
     """Mean -log probability of the label in nats: one row per (bucket, method).
 
     On average and by bucket; every class counts alike."""
-    nats, places = {}, p.places()
+    nats = {}
+    places = p.places()
     for m in methods:
         nats[m] = p.means(np.array([-x.log_p[:, 0].astype(np.float64) for x in p.predictions(m)]))
 

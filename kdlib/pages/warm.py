@@ -58,7 +58,8 @@ class Kernel:
 
     def end(self):
         """End the process, at once; a later `ready` starts another."""
-        manager, self._manager = self._manager, None
+        manager = self._manager
+        self._manager = None
         if manager:
             manager.shutdown_kernel(now=True)
 
@@ -88,13 +89,17 @@ def side_by_side(tasks, work, at_once):
     A kernel goes on with the study of its last task, or takes one that no other is at. What `work`
     raises is raised here; then, and when the caller has had enough, all kernels are stopped."""
     kernels = [Kernel() for _ in range(at_once)]
-    pending, idle, running, study_of = list(tasks), list(kernels), {}, {}
+    pending = list(tasks)
+    idle = list(kernels)
+    running = {}
+    study_of = {}
     pool = futures.ThreadPoolExecutor(max(1, at_once))
     try:
         while pending or running:
             while pending and idle:
                 kernel = idle.pop(0)
-                own, taken = study_of.get(kernel), set(study_of.values())
+                own = study_of.get(kernel)
+                taken = set(study_of.values())
                 task = min(pending, key=lambda task: (task.study != own, task.study in taken))
                 pending.remove(task)
                 study_of[kernel] = task.study

@@ -103,7 +103,8 @@ def places_of(labels, y, answers, given):
         return y, answers
     if max(map(np.max, numbers)) == len(given) or given.start:
         labels.note("numbers count the names of classes from 1.")
-        y, out = y - 1, []
+        y = y - 1
+        out = []
         for a, one in zip(answers, read, strict=True):
             columns = a.source.columns | {c: of - 1 for c, of in one.items()}
             out.append(replace(a, source=replace(a.source, columns=columns)))

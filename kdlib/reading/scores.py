@@ -180,7 +180,8 @@ def _class_in(column, names):
     for key in (column, column.partition("_")[2]):  # -1 is not 1
         if key in names:
             return names.index(key)
-    short, words = plain(column), ("", *SCORES)
+    short = plain(column)
+    words = ("", *SCORES)
     after = [any(short == plain(f"{word}{name}") for word in words) for name in names]
     return int(after != [True, False])
 

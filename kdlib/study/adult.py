@@ -69,7 +69,8 @@ def load_table(data=None):
     """The Table, from the folder that `find` says; DataError if it is not whole."""
     import pandas as pd
 
-    folder, frames = find(data), []
+    folder = find(data)
+    frames = []
     for name in FILES:
         rows = _rows(name, (folder / name).read_bytes(), folder / name)
         cells = [[cell.strip() for cell in row.decode().split(",")] for row in rows]
@@ -121,7 +122,8 @@ def download(folder=None, url=None):
     """Fetch what is missing or damaged of the two files: the Path of their folder, checked.
 
     folder: else $KDLIB_DATA, else data/. url: a folder that holds copies. DataError if it fails."""
-    url, to = (url or URL).rstrip("/"), _folder(folder)
+    url = (url or URL).rstrip("/")
+    to = _folder(folder)
     print(f"kdlib: adult: 6 MB from {url} to {to}, if not there already", file=sys.stderr)
     for name in FILES:
         try:

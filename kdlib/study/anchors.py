@@ -34,7 +34,8 @@ class Anchor:
         than `planned` there is no judgement, but "preliminary" or "not run"."""
         if seeds < planned:
             return "preliminary" if seeds else "not run"
-        low, high = min(self.published), max(self.published)
+        low = min(self.published)
+        high = max(self.published)
         if len(self.published) == 1:
             low, high = low - TOLERANCE, high + TOLERANCE
         # rounded: 73.34 is within a point of 72.34

@@ -23,7 +23,10 @@ def attempt(configs, folder, device, deadline):
     """The Outcome of Configs that are done in lockstep; arguments as of experiment.together.
 
     Data are loaded before the clock starts: once in a process, which says nothing of a run."""
-    start, failures, elsewhere, full = time.monotonic(), [], [], False
+    start = time.monotonic()
+    failures = []
+    elsewhere = []
+    full = False
     with collected(failures):
         try:
             for cfg in configs:

@@ -40,7 +40,8 @@ def grown(run):
         signs = np.where(y == 1, -1.0, 1.0)
         # of the first tree, of the first two, and so on
         losses = [np.logaddexp(0, signs * s).mean() for s in booster.staged_decision_function(x)]
-    curves, done = {"loss": [], "cross_entropy": []}, 0
+    curves = {"loss": [], "cross_entropy": []}
+    done = 0
     for epoch in range(run.cfg.epochs):
         upto = max(1, round(TREES * (epoch + 1) / run.cfg.epochs))
         take(run.model, booster, range(done, upto))
@@ -61,7 +62,8 @@ def take(model, booster, some):
     model.base.fill_(float(booster._baseline_prediction.item()))
     for number in some:
         nodes = booster._predictors[number][0].nodes
-        leaf, itself = nodes["is_leaf"].astype(bool), np.arange(len(nodes))
+        leaf = nodes["is_leaf"].astype(bool)
+        itself = np.arange(len(nodes))
         values = {
             "feature": np.where(leaf, 0, nodes["feature_idx"]),
             "threshold": np.where(leaf, 0.0, nodes["num_threshold"]),

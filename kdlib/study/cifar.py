@@ -190,7 +190,8 @@ def _read(name, layout, path, y, train):
     for part, inside in (("train", train), ("test", ~train)):
         pixels, labels = READERS[layout](name, path, part)
         for label in range(len(NAMES[name])):
-            ours, theirs = inside & (y == label), np.flatnonzero(labels == label)
+            ours = inside & (y == label)
+            theirs = np.flatnonzero(labels == label)
             if len(theirs) != ours.sum():
                 raise _error(
                     f"{path} is incomplete or not {name}: {len(theirs)} {part} images with label "

@@ -138,7 +138,8 @@ class Crew:
         if all(hand.node != other.node for other in self.unfit):
             warn(f"{why} The node is left out.")
         self.unfit.append(hand)
-        self.why, self.looked = why, 0.0
+        self.why = why
+        self.looked = 0.0
 
     def close(self):
         """Send all away."""

@@ -73,7 +73,8 @@ def digits(cfg, folder=None):
     from sklearn.datasets import load_digits
 
     raw = load_digits()
-    x, y = (raw.images * 15).astype(np.uint8)[..., None], raw.target
+    x = (raw.images * 15).astype(np.uint8)[..., None]
+    y = raw.target
     shuffled = np.random.default_rng(SPLIT_SEED).permutation(len(y))
     by_class = [shuffled[y[shuffled] == c] for c in range(10)]
     test, val = _joined([of[:50] for of in by_class]), _joined([of[50:74] for of in by_class])

@@ -162,7 +162,9 @@ def no_room(cfg):
 def _ready(cfg, folder, device, deadline, teachers, count):
     """The _Ready run of a Config, one of `count`; see _teacher for `teachers`."""
     data, data_sha256 = load(cfg, folder, device)
-    facts, teacher, margins = {"data_sha256": data_sha256}, None, None
+    facts = {"data_sha256": data_sha256}
+    teacher = None
+    margins = None
     if cfg.teacher:
         teacher, margins, more = _teacher(cfg, data, data_sha256, folder, device, teachers)
         facts |= more

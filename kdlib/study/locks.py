@@ -65,13 +65,16 @@ def mount_of(where, mounts="/proc/self/mounts"):
         lines = Path(mounts).read_text().splitlines()
     except OSError:
         return "", []
-    here, found, longest = os.path.realpath(where), ("", []), -1
+    here = os.path.realpath(where)
+    found = ("", [])
+    longest = -1
     for line in lines:
         _, point, kind, options, *_ = line.split()
         point = re.sub(r"\\(\d{3})", lambda octal: chr(int(octal[1], 8)), point)  # spaces
         # of two at one place the later one hides the other
         if os.path.commonpath([here, point]) == point and len(point) >= longest:
-            found, longest = (kind, options.split(",")), len(point)
+            found = (kind, options.split(","))
+            longest = len(point)
     return found
 
 

@@ -35,11 +35,13 @@ def machine(device, precision="fp32"):
     fp32 on a GPU lets convolutions and products use TF32. Runs repeat bit for bit where `processor`
     and `versions` are the same, and differ where its kernels differ."""
     processor = _processor()
-    name, kernels = processor["name"], {}
+    name = processor["name"]
+    kernels = {}
     if str(device).startswith("cuda"):
         name = torch.cuda.get_device_name()
         kernels = {"kernels": {"graphs": cuda.Captured.graphs}}
-    python, numpy = platform.python_version(), np.__version__
+    python = platform.python_version()
+    numpy = np.__version__
     return {
         "device": name,
         **kernels,

@@ -61,7 +61,8 @@ def packed(key, where):
 
 def unpacked(cfg, found):
     """Write the files of a run as packed; RecordError, and none is written, if it is no record."""
-    where, key = records.folder(), cfg.key()
+    where = records.folder()
+    key = cfg.key()
     whole = f"{key}.json" in found
     if whole and records.exists(cfg):  # somebody was faster
         return
@@ -81,7 +82,8 @@ class Worker:
     """Does runs on its node, one after another or in lockstep."""
 
     def __init__(self, told):
-        self.told, self.shared = told, False
+        self.told = told
+        self.shared = False
         node_id = ray.get_runtime_context().get_node_id()
         self.node = f"{socket.gethostname()} ({node_id[:6]})"
         if told.device == "cpu":

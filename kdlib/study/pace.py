@@ -59,11 +59,13 @@ def shares(configs, folder, device, jobs):
     Counted are the steps, the evaluations and, for the first student of each teacher, the teacher's
     table."""
     count = 1 if device == "cpu" else min(jobs, len(configs), MEASURED)
-    found, tables = {}, set()
+    found = {}
+    tables = set()
     with one_thread(device):
         for cfg in configs:
             data = load(cfg, folder, device)[0]
-            n, how = len(data.train), (data, cfg.batch_size, cfg.precision, count)
+            n = len(data.train)
+            how = (data, cfg.batch_size, cfg.precision, count)
             images = EVALUATIONS * len(data.val) + sum(map(len, data.splits().values()))
             step, forward = _pace(cfg.student, *how)
             left = cfg.epochs - epochs_done(cfg.key())
@@ -106,7 +108,8 @@ def _pace(name, data, batch_size, precision, count=1):
     how = {"student": name, "batch_size": batch_size, "precision": precision}
     cfg = Config(**how, epochs=3, **of_table)
     models = [build(name, data.classes, 0).to(train.x.device) for _ in range(count)]
-    ends, runs = [], [Run(cfg, m, method_loss(cfg), some) for m in models]
+    ends = []
+    runs = [Run(cfg, m, method_loss(cfg), some) for m in models]
     runs[-1] = replace(runs[-1], after_epoch=lambda *_: ends.append(time.perf_counter()))
     for outcome in fit(runs):
         if isinstance(outcome, Exception):

@@ -105,7 +105,8 @@ class Progress:
 
     def names(self):
         """The runs in progress, by key without data set and hash; or what is waited for."""
-        running, others = list(self.plan.running), len(self.plan.others)
+        running = list(self.plan.running)
+        others = len(self.plan.others)
         if others and not running:
             return f"waiting for {count_of(others, 'run')} elsewhere"
         some = ["_".join(cfg.key().split("_")[1:-1]) for cfg in running[:SHOWN]]

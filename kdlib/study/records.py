@@ -121,7 +121,8 @@ def paths(where=None):
 
 def taught_by(key):
     """The keys of the runs on record that the run of a key taught. Damaged files do not count."""
-    named, found = f'"teacher_key": "{key}"'.encode(), []
+    named = f'"teacher_key": "{key}"'.encode()
+    found = []
     for path in paths():
         with contextlib.suppress(OSError, ValueError):
             if named in read_file(path, LARGEST[".json"]):

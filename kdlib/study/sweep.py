@@ -105,7 +105,8 @@ def _do_all(todo, folder, device, jobs, deadline, place):
     """Do the runs at a place. Raises the first failure when all that can be done is done."""
     todo = missing(todo)  # again: it is called once more without graphs
     jobs = min(jobs or place.default_jobs(device), max(1, len(todo)))
-    plan, failures = _planned(todo, folder, device, jobs, deadline, place), []
+    plan = _planned(todo, folder, device, jobs, deadline, place)
+    failures = []
     with (
         shown(plan, place.workers(todo, device, jobs), place.starting(device)) as ended,
         contextlib.closing(place.work(plan, jobs, (folder, device, deadline), failures)) as steps,

@@ -28,13 +28,15 @@ def teacher_of(model, data, data_sha256, cfg, say=print, warn=print):
     On a GPU the table is complete and serves all seeds; on a CPU it holds what the schedule of
     cfg.seed shows, and serves all methods of that seed. say(line) hears what memory it takes before
     it is taken; warn(line) why a cached file was refused, or why the teacher is live after all."""
-    n, device = len(data.train), data.train.x.device
+    n = len(data.train)
+    device = data.train.x.device
     plan = {"teacher": weights_sha256(model), "data": data_sha256, "pairs": "all", "layout": 2}
     codes = torch.arange(n * data.views)
     if device.type == "cpu":
         codes = planned(cfg.seed, cfg.epochs, n, data.views)
         plan["pairs"] = f"seed {cfg.seed}, {cfg.epochs} epochs"
-    need, free = table_bytes(len(codes), n, data.views, data.classes), free_memory(device)
+    need = table_bytes(len(codes), n, data.views, data.classes)
+    free = free_memory(device)
     say(f"teacher table: {len(codes)} views, {need / 1e6:.0f} MB of {free / 1e9:.1f} GB free")
     if need > 0.5 * free:
         said = f"{need / 1e6:.0f} MB do not fit into {free / 1e6:.0f} MB free"
@@ -73,7 +75,8 @@ def _read(path, plan, shape, warn):
             declared = sum(member.file_size for member in file.zip.infolist())
             if declared > math.prod(shape) * 2 + MORE:
                 raise ValueError("larger than what is needed")
-            found, logits = json.loads(str(file["plan"])), file["logits"]
+            found = json.loads(str(file["plan"]))
+            logits = file["logits"]
         wrong = next((f"of another {part}" for part in plan if found.get(part) != plan[part]), None)
         if wrong is None and (logits.shape != shape or logits.dtype != np.float16):
             wrong = f"{logits.shape} {logits.dtype}, expected {shape} float16"
