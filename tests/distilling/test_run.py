@@ -22,7 +22,7 @@ from kdlib.distilling import lockstep, training
 from kdlib.distilling.listing import listing
 from kdlib.distilling.lockstep import Lockstep
 from kdlib.distilling.networks import fresh
-from kdlib.distilling.prepared import margins_by_group
+from kdlib.distilling.prepared import enlarged, margins_by_group
 from kdlib.distilling.recipe import check_batches, check_methods, own, recipe
 from kdlib.distilling.run import _margins, _within_memory, distil
 from kdlib.models import build
@@ -149,7 +149,8 @@ def test_margins_by_label_are_means_over_labels_where_groups_are_others():
     setting = SimpleNamespace(data=data, say=print)
     names = "ada_alpha", "ada_alpha_by_label"
     configs = [own(name, teacher="kdlib:resnet8") for name in names]
-    found = _margins(setting, configs, SimpleNamespace(val=logits), None)
+    found, said = _margins(setting, configs, SimpleNamespace(val=logits), None)
+    assert said == []  # every group has a held-out image
     each = 2 * logits.softmax(dim=1)[torch.arange(5), y].double().numpy() - 1
     by_group, by_label = (found[name].tolist() for name in names)
     assert by_group == pytest.approx([each[:2].mean(), each[2], each[3:].mean()])
@@ -244,16 +245,16 @@ def test_a_dry_run_says_how_long_it_would_take_and_trains_nothing(pictures, tmp_
     assert said[-1].startswith("Training would take about ")
     assert "one_hot, kd, ada_alpha_crossfit at " in said[-1] and "2 times; teacher at" in said[-1]
     assert said[-1].endswith("images a second, 5 times. Nothing was trained.")
-    assert not any("will be enlarged" in sentence for sentence in said)
     file = tmp_path / "five.pt"
     torch.save(fresh(named("kdlib:resnet8"), 5, 0).state_dict(), file)
     with pytest.raises(KdlibError, match="the teacher has 5 classes, the images 3"):
         distilled(pictures, tmp_path / "out", dry_run=True, teacher=f"kdlib:resnet8@{file}")
 
 
-def test_images_that_would_be_enlarged_much_are_pointed_at(pictures, tmp_path):
-    _, said = distilled(pictures, tmp_path / "out", dry_run=True, size=200)
-    assert any(one.startswith("--size 200: the first 8 images are at most ") for one in said)
+def test_images_that_would_be_enlarged_much_are_pointed_at(pictures):
+    [said] = enlarged(listing(pictures).train, 200)
+    assert said.startswith("--size 200: the first 8 images are at most ")
+    assert enlarged(listing(pictures).train, 20) == ()
 
 
 def test_too_little_memory_is_a_sentence():

@@ -45,7 +45,7 @@ def test_a_worker_that_dies_is_told_in_one_sentence(begun):
     x, worker = begun
     os.kill(worker.pid, signal.SIGKILL)
     said = "--workers: a process that reads images has died"
-    with pytest.raises(KdlibError, match=said), _within_memory(16):
+    with pytest.raises(KdlibError, match=said), _within_memory(20, 16):
         for _ in range(19):
             x.batch()
         time.sleep(10)  # torch tells of it wherever we are
