@@ -50,6 +50,13 @@ def count_of(number, noun, several=None):
     return f"{number:,} {noun if number == 1 else several or noun + 's'}"
 
 
+def networks_of(dataset):
+    """Names of the networks that read a data set."""
+    if dataset in TABLES:
+        return OF_TABLES
+    return OF_DIGITS if dataset == "digits" else OF_IMAGES
+
+
 def choice(default, words):
     """A field that is one of some words."""
     return dataclasses.field(default=default, metadata={"words": words})
@@ -122,7 +129,7 @@ class Config:
                 unused = f"method {self.method!r} does not use it; leave it at {DEFAULTS[name]!r}"
                 raise _wrong(f"{name}={value!r}: {unused}.")
         if "teacher" in knobs and self.teacher is None:
-            allowed = ", ".join(self._networks())
+            allowed = ", ".join(networks_of(self.dataset))
             raise _wrong(f"teacher: method {self.method!r} needs one of {allowed}.")
         if self.teacher == self.student and self.teacher_seed == self.seed:
             raise _wrong(
@@ -168,16 +175,10 @@ class Config:
         if self.imbalance == 1 and self.profile != "exp":
             raise _wrong("profile: without imbalance there is no profile; leave it at 'exp'.")
 
-    def _networks(self):
-        """Those that read the data set."""
-        if self.dataset in TABLES:
-            return OF_TABLES
-        return OF_DIGITS if self.dataset == "digits" else OF_IMAGES
-
     def _check_networks(self):
         for name in ("student", "teacher"):
             network = getattr(self, name)
-            allowed = self._networks()
+            allowed = networks_of(self.dataset)
             if network in MODELS and network not in allowed:  # not one of another library
                 reads = f"does not read what {self.dataset!r} holds; {', '.join(allowed)} do"
                 raise _wrong(f"{name}={network!r}: {reads}.")

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from kdlib import cuda
-from kdlib.config import OF_TABLES, TABLES, Config, KdlibError
+from kdlib.config import Config, KdlibError, networks_of
 from kdlib.methods import METHODS, needs_margins
 from kdlib.models import build
 from kdlib.rivals import post_hoc_tau, prior_of
@@ -49,9 +49,8 @@ def _load(cfg, folder, device):
 def load(cfg, folder=None, device="cpu"):
     """(Data on the device, its sha256) of a Config. The last two are kept in memory."""
     fields = {name: getattr(cfg, name) for name in DATA_FIELDS}
-    if cfg.dataset in TABLES:
-        fields["student"] = OF_TABLES[0]  # any, so that all networks share the Data
-    return _load(Config(**fields), folder, device)
+    any_network = networks_of(cfg.dataset)[0]  # all share the Data
+    return _load(Config(student=any_network, **fields), folder, device)
 
 
 def run(cfg, folder=None, device=None):

@@ -10,7 +10,7 @@ import torch
 from tqdm import tqdm  # tqdm.auto warns in notebooks without ipywidgets
 
 from kdlib import cuda
-from kdlib.config import TABLES, Config
+from kdlib.config import DATASETS, Config, networks_of
 from kdlib.data import Split
 from kdlib.models import build
 from kdlib.step import Run, method_loss
@@ -104,9 +104,9 @@ def _pace(name, data, batch_size, precision, count=1):
     n = min(len(train), batch_size * (20 if train.x.is_cuda else 1))
     some = replace(data, train=Split(train.x[:n], train.y[:n], train.group[:n]))
     # the first epoch warms up
-    of_table = {"dataset": TABLES[0]} if train.x.ndim == 2 else {}
-    how = {"student": name, "batch_size": batch_size, "precision": precision}
-    cfg = Config(**how, epochs=3, **of_table)
+    dataset = next(dataset for dataset in DATASETS if name in networks_of(dataset))
+    how = {"dataset": dataset, "batch_size": batch_size, "precision": precision}
+    cfg = Config(student=name, epochs=3, **how)
     models = [build(name, data.classes, 0).to(train.x.device) for _ in range(count)]
     ends = []
     runs = [Run(cfg, m, method_loss(cfg), some) for m in models]
