@@ -75,6 +75,13 @@ def view_logits(model, data, codes):
     return torch.cat(parts)
 
 
+def near_chance(accuracy, classes):
+    """Whether an accuracy, mean over the classes, is too low to teach: below twice chance, and of
+    few classes, of which twice chance would be perfect, not a tenth of the way from it to 1."""
+    chance = 1 / classes
+    return accuracy < min(2 * chance, chance + 0.1 * (1 - chance))
+
+
 def weights_sha256(model):
     """Hash of every parameter and buffer, by name, in order."""
     digest = hashlib.sha256()

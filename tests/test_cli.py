@@ -75,7 +75,8 @@ def interrupted(tmp_path_factory):
         text=True,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # ignored under nohup
     )
-    while not list(folder.glob("*.json")) and first.poll() is None:
+    # not one that is being written
+    while not list(folder.glob("digits_*.json")) and first.poll() is None:
         time.sleep(0.01)
     first.send_signal(signal.SIGINT)
     out, err = first.communicate(timeout=60)

@@ -18,7 +18,7 @@ from kdlib.distilling.views import PAD, OwnData, Pictures, in_memory
 from kdlib.losses import label_margin
 from kdlib.study.files import available_cores
 from kdlib.study.table_cache import free_memory
-from kdlib.teacher import group_margins
+from kdlib.teacher import group_margins, near_chance
 
 FIRST = 8  # images by which their size is judged
 HELD = 2**31  # bytes of images that are held in memory at most, where their views are few
@@ -97,7 +97,7 @@ def asked(module, given, data, helps):
     accuracy = np.mean([*by_class.values()])
     least = min(by_class, key=by_class.get)
     chance = 1 / data.classes
-    if accuracy < min(2 * chance, chance + 0.1 * (1 - chance)):
+    if near_chance(accuracy, data.classes):
         raise KdlibError(
             f"--teacher: is right in {100 * accuracy:.1f} % of the held-out images, mean over "
             f"{data.classes} classes, which is near chance ({100 * chance:.1f} %); {helps}."

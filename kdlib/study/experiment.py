@@ -25,7 +25,7 @@ from kdlib.study.machine import default_device, machine
 from kdlib.study.records import Record
 from kdlib.study.table_cache import teacher_of
 from kdlib.study.watch import log, warn, watch
-from kdlib.teacher import Table, measured_margins, weights_sha256
+from kdlib.teacher import Table, measured_margins, near_chance, weights_sha256
 from kdlib.train import predict
 
 # of a Config, those that its Data depend on
@@ -261,8 +261,7 @@ def _checked_teacher(cfg, data, folder, device):
     model = trained(teacher_cfg, folder, device)
     val = records.read(teacher_cfg).splits["val"]
     accuracy = np.mean([val.right[val.y == c].mean() for c in np.unique(val.y)])
-    # of two classes twice chance would be perfect
-    if accuracy < min(2 / data.classes, 0.6):
+    if near_chance(accuracy, data.classes):
         raise TeacherError(
             f"Teacher {teacher_cfg.key()} is near chance ({100 * accuracy:.1f} % on val, "
             f"{data.classes} classes); train it longer or choose another recipe before distilling."

@@ -18,11 +18,18 @@ from kdlib.step import Run, method_loss
 from kdlib.study import experiment, records, table_cache
 from kdlib.study.experiment import load, run, trained
 from kdlib.study.table_cache import table_bytes, teacher_of
-from kdlib.teacher import Table, frozen, group_margins, measured_margins
+from kdlib.teacher import Table, frozen, group_margins, measured_margins, near_chance
 from kdlib.train import fit, predict
 
 CFG = Config(imbalance=50, draw_seed=0, epochs=4, batch_size=32, lr=0.05)
 ADA = replace(CFG, method="ada_alpha", teacher="cnn", temperature=2.0)
+
+
+@pytest.mark.parametrize(
+    "classes, least", [(2, 0.55), (3, 0.4), (10, 0.19), (20, 0.1), (100, 0.02)]
+)
+def test_what_is_near_chance(classes, least):
+    assert near_chance(least - 1e-9, classes) and not near_chance(least + 1e-9, classes)
 
 
 def by_hand(network, split, d, kind="avg", temperature=1.0):
