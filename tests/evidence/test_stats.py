@@ -482,6 +482,18 @@ def correlated(rng, slope, groups=20, seeds=6, baselines=12):
     )
 
 
+def test_rank_correlations_of_resamples_are_those_of_the_groups_drawn():
+    rng = np.random.default_rng(1)
+    a = rng.integers(0, 12, (3, 20)) / 3  # with ties
+    b, c = a + rng.normal(size=(2, *a.shape))
+    drawn = rng.integers(20, size=(40, 20))
+    counts = np.array([np.bincount(of, minlength=20) for of in drawn])
+    wanted = [[stats.spearmanr(x[of], y[of])[0] for x, y in zip(a, b, strict=True)] for of in drawn]
+    np.testing.assert_allclose(rank_correlation(a, b, counts), wanted, atol=1e-12)
+    each = [partial_rank_correlation(a[:, of], b[:, of], c[:, of]) for of in drawn]
+    np.testing.assert_allclose(partial_rank_correlation(a, b, c, counts), each, atol=1e-12)
+
+
 def test_a_correlation_with_the_gain_covers_other_classes_and_stays_in_its_range():
     rng = np.random.default_rng(8)
     truth = np.mean(
