@@ -13,6 +13,7 @@ from kdlib.auditing.facts import earlier
 from kdlib.auditing.found import places as places_of_pages
 from kdlib.auditing.found import write as write_text
 from kdlib.auditing.gate import conditions
+from kdlib.auditing.headline import words_of
 from kdlib.auditing.tables import CHANGED
 from kdlib.auditing.verdicts import MET, NOT_MET, UNKNOWN, shown
 from kdlib.evidence.words import brief, p_value
@@ -192,7 +193,7 @@ def _changed(a):
         for r in rows.assign(estimate=rows.gain).head(LISTED).itertuples()
     ]
     first = f" (first {LISTED} of {len(rows):,})" if len(rows) > LISTED else ""
-    title = f"### Groups {lost}, gain over the {a.reference}{first}"
+    title = f"### Groups {words_of(a)[0]}, gain over the {a.reference}{first}"
     header = ["group", "examples", "points (95 % interval)", "q"]
     return ["", title, "", *table(header, cells)]
 

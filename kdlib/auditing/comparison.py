@@ -11,6 +11,7 @@ import pandas as pd
 from kdlib.auditing import page
 from kdlib.auditing.facts import facts_of_students
 from kdlib.auditing.figures import BLUE, ORANGE, cells
+from kdlib.auditing.headline import in_words, words_of
 from kdlib.auditing.tables import CHANGED
 from kdlib.evidence.significance import UNCHANGED
 from kdlib.evidence.words import brief, number
@@ -61,7 +62,8 @@ def overview(found):
         row |= {"p": r.p, "p_holm": r.p_holm}
         if "worst_k_gain" in a.metrics:
             row["gain in its worst groups"] = brief(a.metrics["worst_k_gain"])
-        row |= {word: a.metrics[f"groups_{word}"] for word in CHANGED[a.reference]}
+        counts = [a.metrics[f"groups_{word}"] for word in CHANGED[a.reference]]
+        row |= dict(zip(words_of(*found.audits.values()), counts, strict=True))
         row["accuracy"] = number(r.accuracy, "", signed=False)
         row["mean of the groups"] = number(r.average_accuracy, "", signed=False)
         rows.append(row)
@@ -92,6 +94,8 @@ def files(found, judged, out):
     """{suffix: text} of the page, the same as JSON, and all groups; see found.Found."""
     lost, gained = CHANGED[found.reference]
     changed = found.groups[found.groups.finding.isin([lost, gained])]
+    words = words_of(*found.audits.values())
+    changed = in_words(changed, found.reference, words)
     html = page.rendered(
         "students.html.j2",
         found,
@@ -103,7 +107,7 @@ def files(found, judged, out):
         differences=differences(found),
         changed=cells(changed.sort_values("gain", kind="stable").head(page.ROWS)),
         changes=len(changed),
-        words=(lost, gained),
+        words=words,
         links={name: out[name][".html"].name for name in found.audits},
     )
     return {

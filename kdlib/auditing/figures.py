@@ -7,7 +7,7 @@ letters of every script and the font of matplotlib has not; it measures those as
 import numpy as np
 import pandas as pd
 
-from kdlib.auditing.headline import gain_in_words, within_text
+from kdlib.auditing.headline import gain_in_words, in_words, within_text
 from kdlib.auditing.tables import CHANGED
 from kdlib.config import count_of
 from kdlib.evidence.significance import UNCHANGED
@@ -63,9 +63,10 @@ def cells(table):
 
 
 @captioned
-def gain_by_group(table, reference):
+def gain_by_group(table, reference, words=None):
     """Marks are gains, bars 95 % intervals; the number of examples is in brackets."""
-    lost, gained = CHANGED[reference]
+    lost, gained = words = words or CHANGED[reference]
+    table = in_words(table, reference, words)
     rows = table.sort_values(["gain", "group"], kind="stable")
     caption = (
         f"Colour and shape say which groups are {lost} or {gained} at a false discovery rate of "

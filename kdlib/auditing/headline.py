@@ -58,13 +58,14 @@ def _whom(a):
     lost, gained = CHANGED[a.reference]
     worse, better = (int((a.groups.finding == word).sum()) for word in (lost, gained))
     every = count_of(len(a.groups), "group")
+    other = "its teacher" if a.reference == "teacher" else "this baseline"
+    of_networks = a.reference == "teacher" or one_each(a)
     if not worse + better:
         said = f"None of {every} is clearly {lost} or {gained}"
-        if a.reference == "teacher":
-            said = f"In none of {every} is the student clearly worse or better than its teacher"
+        if of_networks:
+            said = f"In none of {every} is the student clearly worse or better than {other}"
         return f"{said}{_would_have_been_found(a)}."
-    other = "its teacher" if a.reference == "teacher" else "this baseline"
-    if a.reference == "teacher" or one_each(a):
+    if of_networks:
         said = f"The student is worse than {other} in {or_none(worse)} of {every} and better in "
     else:
         said = f"This distillation harmed {or_none(worse)} of {every} and helped "
@@ -198,6 +199,18 @@ def about(a, today, students=None):
 def one_each(a):
     """Whether there is one training run on either side: this is about two networks."""
     return max(a.seeds, len(_given(a, a.reference))) == 1
+
+
+def words_of(*audits):
+    """What pages call groups that changed. Two networks are worse or better than each other: what
+    distillation does, more of them would tell."""
+    return CHANGED["teacher"] if any(map(one_each, audits)) else CHANGED[audits[0].reference]
+
+
+def in_words(table, reference, words):
+    """A table with findings that pages call so; in files they keep their own words."""
+    own = dict(zip(CHANGED[reference], words, strict=True))
+    return table.assign(finding=table.finding.replace(own))
 
 
 def _given(a, wanted):

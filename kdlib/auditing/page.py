@@ -14,9 +14,8 @@ from kdlib import __version__
 from kdlib.auditing.facts import facts
 from kdlib.auditing.figures import ROWS, by_bucket, calibration, cells, gain_by_group
 from kdlib.auditing.gate import METRICS
-from kdlib.auditing.headline import gain_in_words
+from kdlib.auditing.headline import gain_in_words, in_words, words_of
 from kdlib.auditing.pictures import alt
-from kdlib.auditing.tables import CHANGED
 from kdlib.auditing.verdicts import Judgement
 from kdlib.config import count_of
 from kdlib.evidence.significance import UNCHANGED
@@ -96,15 +95,17 @@ def notable(table):
 def appendix(a, name="audit"):
     """Every group, those that lost first, as a folded table and a file to save."""
     rows = notable(a.groups)
+    words = words_of(a)
     counts = ["n_train"] if a.groups.n_train.notna().all() else []
     columns = ["group", "n", *counts, "bucket", *a.scored, "gain", "low", "high", "p", "q"]
     columns += ["finding", "detectable", "teacher_margin", "ada_alpha"]
     which = "The one group" if len(rows) == 1 else f"All {len(rows):,} groups"
     if len(rows) > ROWS:
-        which = f"{ROWS:,} of {len(rows):,} groups, {CHANGED[a.reference][0]} ones first"
+        which = f"{ROWS:,} of {len(rows):,} groups, {words[0]} ones first"
     caption = f"{which}: accuracies in per cent, gain in points with its 95 % interval."
     file = f"{name}.csv" if len(rows) <= HELD else f"{name}-first-{HELD}.csv"
-    return Appendix(cells(rows[columns].head(ROWS)), caption, rows.head(HELD), file)
+    shown = in_words(rows[columns].head(ROWS), a.reference, words)
+    return Appendix(cells(shown), caption, rows.head(HELD), file)
 
 
 # ---------------------------------------------------------------- the page
@@ -135,21 +136,25 @@ def page(a, judged=None, name="audit"):
     """
     copies = {role: a.metrics[f"{role}_copies"] for role in ROLES if f"{role}_copies" in a.metrics}
     inputs = [(role, printable(file, 120), sha[:16] or "–") for role, file, sha in a.inputs]
+    words = words_of(a)
+    subgroups = None
+    if a.subgroups is not None:
+        subgroups = cells(in_words(a.subgroups[SUBGROUPS], a.reference, words))
     return rendered(
         "audit.html.j2",
         a,
         judged or Judgement(),
         name,
-        changed=CHANGED[a.reference],
+        changed=words,
         overview=overview(a),
         transfer=cells(a.transfer),
-        figure=gain_by_group(a.groups, a.reference),
+        figure=gain_by_group(a.groups, a.reference, words),
         by_bucket=by_bucket(a),
         copies="; ".join(f"the {role} {value_of(v, 1)} %" for role, v in copies.items()),
         calibration=calibration(a.calibration) if len(a.calibration) else None,
         appendix=appendix(a, name),
         metrics=metrics(a),
-        subgroups=None if a.subgroups is None else cells(a.subgroups[SUBGROUPS]),
+        subgroups=subgroups,
         inputs=pd.DataFrame(inputs, columns=["input", "from", "sha256"]),
         alt=alt,
     )
@@ -197,8 +202,10 @@ def view(a, bucket="all", metric="gain", group=""):
     rows = a.groups if bucket == "all" else a.groups[a.groups.bucket == bucket]
     rows = rows.sort_values(metric, kind="stable")
     columns = list(dict.fromkeys(["group", "n", metric, "gain", "low", "high", "finding"]))
-    out = [gain_by_group(rows, a.reference)] if len(rows) > 1 else []
+    words = words_of(a)
+    out = [gain_by_group(rows, a.reference, words)] if len(rows) > 1 else []
     caption = f"{count_of(len(rows), 'group')} of bucket {bucket}, lowest {metric} first"
-    out.append(Table(cells(rows[columns].head(ROWS)), caption))
+    shown = in_words(rows[columns].head(ROWS), a.reference, words)
+    out.append(Table(cells(shown), caption))
     chosen = a.groups[a.groups.group.map(printable) == group].head(1)
     return out + [Headline([describe(row, a)]) for row in chosen.itertuples()]

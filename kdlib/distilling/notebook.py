@@ -9,6 +9,7 @@ from markupsafe import Markup, escape
 
 from kdlib.auditing import comparison
 from kdlib.auditing.figures import gain_by_group
+from kdlib.auditing.headline import words_of
 from kdlib.auditing.page import appendix
 from kdlib.config import KdlibError, checked
 from kdlib.distilling import example
@@ -131,7 +132,7 @@ def figures(found):
     if len(audits) > 1:
         shown = [comparison.gain_by_student(found.table, found.first.worst, found.reference)]
     for method, a in audits.items():
-        figure = gain_by_group(a.groups, a.reference)
+        figure = gain_by_group(a.groups, a.reference, words_of(a))
         words = figure.sentence[0].lower() + figure.sentence[1:]
         shown.append(replace(figure, sentence=f"{method}: {words}"))
     return shown

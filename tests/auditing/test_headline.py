@@ -60,6 +60,18 @@ def test_one_run_of_each_is_told_as_two_networks_not_as_what_distillation_does()
     assert "The student is worse than this baseline in 2 of 6 groups and better in none" in words
     assert "expected to be a false alarm about these two networks." in words
     assert "harmed" not in words and "about these networks only: two runs of the same" in words
+    none = said(audited())
+    assert "In none of 6 groups is the student clearly worse or better than this baseline" in none
+
+
+@pytest.mark.parametrize(("runs", "words"), [(1, ("worse", "better")), (3, ("harmed", "helped"))])
+def test_a_page_calls_groups_as_its_answer_does_and_files_as_conditions_do(runs, words):
+    a = audited(runs, runs, harmed=(1, 4))
+    shown = figures.gain_by_group(a.groups, a.reference, headline.words_of(a))
+    assert headline.words_of(a) == words and words[0] in shown.caption
+    assert set(shown.table.finding) == {words[0], "no clear difference"}
+    assert f">{words[0]}<" in page.appendix(a)._repr_html_()
+    assert (a.groups.finding == "harmed").sum() == a.metrics["groups_harmed"] == 2
 
 
 def test_no_finding_is_not_told_as_no_harm():
