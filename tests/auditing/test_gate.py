@@ -632,7 +632,7 @@ def test_the_summary_has_headline_gate_groups_and_what_was_read(audited, before)
     assert headings == [
         "Night *run* <b>",
         "The gate fails: 2 of 3 conditions are met, 1 unknown",
-        "Groups harmed, gain over the baseline",
+        "Groups worse, gain over the baseline",
         "What was read",
     ]
     rows = [words for words, _ in document.all("td")]
