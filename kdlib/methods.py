@@ -65,7 +65,7 @@ METHODS = {
         adjusted=True,
     ),
     "group_dro": Method(
-        "group DRO", (OCHRE, "2"), ("step_size",), "Sagawa et al. 2020, 0.01", whole_batch=True
+        "group DRO", (OCHRE, "2"), ("step_size",), "Sagawa et al. 2020, step 0.01", whole_batch=True
     ),
     "balanced_kd": Method(
         "class-balanced distillation",

@@ -190,16 +190,19 @@ def _glance(page, folder):
 
 
 def _place(studies):
-    """Key that sorts studies of the index: chapters with verdicts first, then what no verdict
-    depends on, then what is superseded, demonstrations last; in a chapter the findings first."""
+    """Key that sorts studies of the index: chapters with verdicts first, those with too few seeds
+    for a test after the others, then what no verdict depends on, then what is superseded,
+    demonstrations last; in a chapter the findings first."""
     decided = {chapter(s["name"]) for s in studies if s["verdicts"]}
+    words = {s["name"]: {card["verdict"] for card in s["verdicts"]} for s in studies}
+    tested = {chapter(name) for name, found in words.items() if found - {"not tested"}}
     order = list(dict.fromkeys(chapter(s["name"]) for s in studies))
 
     def key(study):
         own = chapter(study["name"])
         about = study["about"]
         last = about.demonstration, about.superseded
-        return *last, own not in decided, order.index(own), study["name"] != own
+        return *last, own not in tested, own not in decided, order.index(own), study["name"] != own
 
     return key
 

@@ -14,6 +14,12 @@ def complete_seeds(name):
     return min(missing, default=chosen.seeds)
 
 
+def needed(chosen, seeds):
+    """The Configs that pages of the first seeds of a Study show; of extras, those on record."""
+    others = {run.config.key() for run in chosen.runs if not run.extra}
+    return [cfg for cfg in chosen(seeds) if cfg.key() in others or exists(cfg)]
+
+
 def some_seeds(name):
     """complete_seeds, of which there must be one: else KdlibError saying how to get it."""
     done = complete_seeds(name)

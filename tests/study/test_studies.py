@@ -105,6 +105,11 @@ def test_a_seed_is_complete_without_the_extras(monkeypatch):
     there = {r.config for r in s.runs if r.seed < 3 and not r.extra}
     monkeypatch.setattr(done, "exists", there.__contains__)
     assert done.complete_seeds(s.name) == 3
+    # pages neither wait for extras nor train them
+    assert set(done.needed(s, 3)) == there
+    extra = next(r.config for r in s.runs if r.extra and r.seed == 0)
+    there.add(extra)
+    assert set(done.needed(s, 3)) == there
     there.remove(s.config(s.pairs[0], "kd", 1).teacher_config())
     assert done.complete_seeds(s.name) == 1
     there.clear()
