@@ -136,10 +136,10 @@ def lost(p, method="kd", over="one_hot", groups=()):
     if p.runs[method][0].config.teacher:
         teachers = p.predicted("teacher")[: len(mine)]
         whose = "the wrong label of its own teacher"
-    which = (
-        f"that most of the {len(base)} {name_of(over)} networks get right and to which at least "
-        f"one of the {len(mine)} {name_of(method)} networks gives {whose}"
-    )
+    own = f"{name_of(method)} network"
+    own = f"the {own}" if len(mine) == 1 else f"at least one of the {len(mine)} {own}s"
+    which = f"that most of the {len(base)} {name_of(over)} networks get right and to which "
+    which += f"{own} gives {whose}"
     caption = (
         "Below each picture are its class, after the arrow that label (the most common one, if "
         "there are several), and how many networks give it. Images that most networks get wrong "
