@@ -1,6 +1,7 @@
 """What is there before training begins: the images as batches, and the teacher with its margins."""
 
 import hashlib
+from collections import defaultdict
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -16,6 +17,7 @@ from kdlib.distilling.networks import Renormalised
 from kdlib.distilling.splits import PARTS
 from kdlib.distilling.views import PAD, OwnData, Pictures, in_memory
 from kdlib.losses import label_margin
+from kdlib.reading.sentences import listed, quoted
 from kdlib.study.files import available_cores
 from kdlib.study.table_cache import free_memory
 from kdlib.teacher import group_margins, near_chance
@@ -65,6 +67,39 @@ def enlarged(examples, size):
         f"--size {size}: the first {count_of(len(sides), 'image')} are at most {max(sides)} pixels "
         f"wide or high and will be enlarged; --size {max(sides)} takes less time and memory.",
     )
+
+
+def repeated(listing, data):
+    """Sentences on equal images in train and another split, or in several classes, by their pixels.
+
+    None where images are not in memory."""
+    if isinstance(data.train.x, Pictures):
+        return []
+    digests = {}
+    classes = defaultdict(set)  # {digest of an image: its classes}
+    for part in PARTS:
+        split = getattr(data, part)
+        digests[part] = [hashlib.sha256(image).digest() for image in split.x.cpu().numpy()]
+        for digest, k in zip(digests[part], split.y.tolist(), strict=True):
+            classes[digest].add(data.class_names[k])
+    trained_on = set(digests["train"])
+    said = []
+    for part in PARTS[1:]:
+        again = np.array([digest in trained_on for digest in digests[part]])
+        if again.any():
+            said.append(
+                f"{count_of(int(again.sum()), f'{part} image')} of {len(again):,} "
+                f"{'are' if again.sum() > 1 else 'is'} in train too (the first is "
+                f"{quoted(getattr(listing, part).names[again][0])}), so that {part} tells too "
+                "little of images that are new; keep each image in one of train, val and test."
+            )
+    several = [names for names in classes.values() if len(names) > 1]
+    if several:
+        said.append(
+            f"{count_of(len(several), 'image')} {'lie' if several[1:] else 'lies'} in more than "
+            f"one class (the first in {listed(sorted(several[0]))})."
+        )
+    return said
 
 
 def some(split, rows):

@@ -84,8 +84,10 @@ def distil(
         workers = prepared.default_workers() if workers is None else workers
         how = (fields["size"], fields["augment"], *looks, device, workers)
         images = prepared.data_of(found, *how)
-        for sentence in prepared.enlarged(found.train, fields["size"]):
+        again = prepared.repeated(found, images)
+        for sentence in (*prepared.enlarged(found.train, fields["size"]), *again):
             say(sentence)
+        found = replace(found, read=(*found.read, *again))
         sha256 = prepared.fingerprint(found, images, fields["size"])
         setting = written.Setting(out, found, images, sha256, fields, device, say)
         if dry_run:

@@ -14,10 +14,12 @@ KERNEL.KernelManager = Config(transport="tcp", transport_encryption="auto")
 QUIET = ["--log-level=CRITICAL", "--HistoryManager.hist_file=:memory:"]
 KERNEL.NotebookClient = Config(extra_arguments=QUIET[:1])
 # what a notebook may change besides names; of matplotlib's style, what a figure does not set itself
+# (reset takes __spec__ too, without which no process can be spawned)
 REMEMBER = """
 import os, sys
 get_ipython().begun = os.getcwd(), dict(os.environ), list(sys.path)
 get_ipython().reset()
+__spec__ = None
 """
 FORGET = """
 import os, sys
@@ -29,6 +31,7 @@ sys.path[:] = paths
 if "matplotlib" in sys.modules:
     sys.modules["matplotlib"].rc_file_defaults()
 get_ipython().reset()
+__spec__ = None
 """
 PATIENCE = 60  # seconds that a kernel may take to answer
 ASYNCHRONOUS = "jupyter_client.asynchronous.AsyncKernelClient"  # as papermill wants it

@@ -34,11 +34,7 @@ def examined():
         wrong.append(f"torch cannot be imported ({error}): {INSTALL} installs one that works")
     here = nearest(folder())
     free = shutil.disk_usage(here).free / 1e9
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
-    lines.append(
-        f"{available_cores()} CPU cores, {memory:.1f} GB of memory, {free:.1f} GB of disk free in "
-        f"{here}"
-    )
+    lines.append(f"{available_cores()} CPU cores{_memory()}, {free:.1f} GB of disk free in {here}")
     if free < 0.1:
         wrong.append(f"records: less than 0.1 GB is free in {here}: set KDLIB_RECORDS elsewhere")
     try:
@@ -50,6 +46,13 @@ def examined():
     except KdlibError as error:
         wrong.append(str(error))
     return [*lines, f"records: {folder()}"], wrong
+
+
+def _memory():
+    """The memory built in, in words; "" on Windows, which does not tell."""
+    if not hasattr(os, "sysconf"):
+        return ""
+    return f", {os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 1e9:.1f} GB of memory"
 
 
 def _audits():

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -255,6 +256,21 @@ def test_images_that_would_be_enlarged_much_are_pointed_at(pictures):
     [said] = enlarged(listing(pictures).train, 200)
     assert said.startswith("--size 200: the first 8 images are at most ")
     assert enlarged(listing(pictures).train, 20) == ()
+
+
+def test_images_in_two_parts_or_two_classes_are_pointed_at(pictures, tmp_path):
+    folder = shutil.copytree(pictures, tmp_path / "images")
+    for place in ("test/ant/a.png", "test/ant/b.png", "val/bee/a.png"):
+        shutil.copy(folder / "train" / "ant" / "000.png", folder / place)
+    _, said = distilled(folder, tmp_path / "out", dry_run=True)
+    in_val, in_test, in_classes = said[-4:-1]
+    assert in_val.startswith("1 val image of 31 is in train too (the first is 'val/bee/a.png')")
+    assert in_test.startswith(
+        "2 test images of 32 are in train too (the first is 'test/ant/a.png')"
+    )
+    assert in_classes == "1 image lies in more than one class (the first in ant, bee)."
+    _, said = distilled(pictures, tmp_path / "out", dry_run=True)
+    assert not any(" too (" in line for line in said)
 
 
 def test_too_little_memory_is_a_sentence():

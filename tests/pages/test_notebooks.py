@@ -342,7 +342,7 @@ def test_a_notebook_of_findings_runs_from_records(executed, request):
         in text
     )
     assert "a demonstration, not a reproduction" in pages[-1]  # what deviates comes last
-    assert "runs, with teachers: 18; methods: 4; seeds: 2" in printed
+    assert "runs, teachers included: 18; seeds: 2" in printed
     assert in_order(pages) == ELEMENTS[book]
 
 

@@ -66,6 +66,16 @@ def test_a_kernel_keeps_its_modules_and_forgets_its_names(tmp_path, one_core):
     assert two == [*one, "False", one[0]]  # as many cells as in a fresh one
 
 
+def test_a_notebook_can_start_processes_as_in_a_fresh_kernel(tmp_path, one_core):
+    pool = (
+        "import math, multiprocessing\n"
+        "from concurrent.futures import ProcessPoolExecutor\n"
+        "with ProcessPoolExecutor(1, multiprocessing.get_context('spawn')) as workers:\n"
+        "    print(workers.submit(math.sqrt, 9).result())"
+    )
+    assert [said(page) for page in build(tmp_path, {"a": pool, "b": pool})] == ["3.0\n"] * 2
+
+
 def test_what_a_failed_notebook_did_to_its_kernel_hurts_no_other(tmp_path, one_core):
     spoilt = "import os, textwrap\ntextwrap.dedent = None\n"
     fine = "import textwrap\nprint(textwrap.dedent(' [1]'))"
