@@ -104,10 +104,7 @@ def plain(value):
         value = value.to_dict("records")
     if isinstance(value, Interval):
         names = ("estimate", "low", "high", "detectable", "per_seed")
-        of = value
-        value = {name: getattr(of, name) for name in names}
-        if of.fisher:  # its seeds are on Fisher's scale
-            value["per_seed"] = np.tanh(of.per_seed).tolist()
+        value = {name: getattr(value, name) for name in names}
     if isinstance(value, dict):
         return {name: plain(part) for name, part in value.items()}
     if isinstance(value, (list, tuple)):

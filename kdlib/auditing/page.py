@@ -16,6 +16,7 @@ from kdlib.auditing.figures import ROWS, by_bucket, calibration, cells, gain_by_
 from kdlib.auditing.gate import METRICS
 from kdlib.auditing.headline import gain_in_words, in_words, words_of
 from kdlib.auditing.pictures import alt
+from kdlib.auditing.tables import CHANGED
 from kdlib.auditing.verdicts import Judgement
 from kdlib.config import count_of
 from kdlib.evidence.significance import UNCHANGED
@@ -140,6 +141,7 @@ def page(a, judged=None, name="audit"):
     subgroups = None
     if a.subgroups is not None:
         subgroups = cells(in_words(a.subgroups[SUBGROUPS], a.reference, words))
+    clearly = a.groups.group[a.groups.finding == CHANGED[a.reference][0]]
     return rendered(
         "audit.html.j2",
         a,
@@ -155,6 +157,7 @@ def page(a, judged=None, name="audit"):
         appendix=appendix(a, name),
         metrics=metrics(a),
         subgroups=subgroups,
+        lost_clearly=any(row.group in set(clearly) for row in a.lost),
         inputs=pd.DataFrame(inputs, columns=["input", "from", "sha256"]),
         alt=alt,
     )

@@ -26,7 +26,9 @@ def seconds_an_image(data, configs, device):
     rows = np.random.default_rng(0).permutation(len(data.train))[:n].tolist()
     few = replace(data, train=some(data.train, rows))
     ask = None
-    margins = few.train.y.new_ones(len(data.group_names)).float()
+    # one for each class or group, whichever a method looks up
+    most = max(len(data.class_names), len(data.group_names))
+    margins = few.train.y.new_ones(most).float()
     teacher = next((cfg.teacher for cfg in configs if cfg.teacher), None)
     if teacher:
         ask = Once(frozen(fresh(named(teacher), data.classes, 0).to(device)))

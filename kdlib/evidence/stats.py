@@ -233,14 +233,15 @@ def correlation_with_gain(
     traits = [np.asarray(trait)[:, kept] for trait in traits]
     seeds, groups = gains.shape
     per_seed = statistic(gains, *traits)
-    facts = seeds, tuple(per_seed.tolist()), baselines
     z = fisher(per_seed)
     drawn = np.random.default_rng(seed).integers(groups, size=(resamples, groups))
     places = drawn + groups * np.arange(resamples)[:, None]
     counts = np.bincount(places.ravel(), minlength=drawn.size).reshape(drawn.shape)
     redrawn = fisher(statistic(gains, *traits, counts=counts))
     if min(seeds, baselines) < 2 or groups < 4:
+        facts = seeds, tuple(per_seed.tolist()), baselines
         return Interval(float(per_seed.mean()), *[np.nan] * 4, *facts)
+    facts = seeds, tuple(z.tolist()), baselines
     sample = z, redrawn, 1 / seeds + 1 / baselines
     return from_fisher(_two_way([sample], redrawn.mean(axis=1), None, facts, groups - 2))
 
@@ -253,7 +254,8 @@ def fisher(correlation):
 def from_fisher(found: Interval) -> Interval:
     """An Interval that was computed on Fisher's scale, as one of a correlation."""
     estimate, low, high = np.tanh([found.estimate, found.low, found.high]).tolist()
-    return replace(found, estimate=estimate, low=low, high=high, fisher=True)
+    per_seed = tuple(np.tanh(found.per_seed).tolist())
+    return replace(found, estimate=estimate, low=low, high=high, per_seed=per_seed, fisher=True)
 
 
 def nan_groups(values: np.ndarray) -> np.ndarray:

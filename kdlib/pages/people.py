@@ -67,7 +67,9 @@ def _found(p, method):
 
 
 def answer_of_others(some):
-    """One sentence: the same changes in further pairs."""
+    """A sentence, in a list, on the same changes in further pairs; none without any."""
+    if not some:
+        return []
     said = []
     for p in some:
         odds, parity = (told(change(p, "kd", name, "sex")) for name in (rates.ODDS, rates.PARITY))
@@ -76,10 +78,10 @@ def answer_of_others(some):
             f"{p.name}: accuracy on all test rows by {together}, equalised odds by {odds}, "
             f"demographic parity by {parity}"
         )
-    return (
+    return [
         "What distillation changes in the other pairs, whose temperature was chosen for the first: "
         f"{'; '.join(said)}."
-    )
+    ]
 
 
 # ---------------------------------------------------------------- gains

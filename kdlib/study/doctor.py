@@ -12,8 +12,8 @@ from kdlib.config import KdlibError
 from kdlib.study import locks
 from kdlib.study.files import available_cores, check_writable, folder, nearest
 
-BY_AUDITS = ("numpy", "scipy", "pandas", "pyarrow", "matplotlib", "jinja2")
-NEEDED = ("torch", "numpy", "scikit-learn", "tqdm", "filelock")  # by a run of digits
+BY_AUDITS = ("numpy", "scipy", "pandas", "pyarrow", "matplotlib", "jinja2", "safetensors")
+NEEDED = ("torch", "numpy", "scikit-learn", "safetensors", "tqdm", "filelock")  # by a run of digits
 INSTALL = '`make setup` or `pip install ".[study]"`'
 ALSO_USED = ("torchvision", "pandas", "scipy", "matplotlib", "papermill", "nbconvert")
 

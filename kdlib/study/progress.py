@@ -109,7 +109,9 @@ class Progress:
         others = len(self.plan.others)
         if others and not running:
             return f"waiting for {count_of(others, 'run')} elsewhere"
-        some = ["_".join(cfg.key().split("_")[1:-1]) for cfg in running[:SHOWN]]
+        some = [
+            cfg.key().removeprefix(f"{cfg.dataset}_").rpartition("_")[0] for cfg in running[:SHOWN]
+        ]
         more = [f"{len(running) - SHOWN} more"] if len(running) > SHOWN else []
         return ", ".join([*some, *more])
 

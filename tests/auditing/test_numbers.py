@@ -738,6 +738,8 @@ def test_teachers_are_paired_with_students_in_order_and_baselines_are_pooled():
     assert paired.per_seed == pytest.approx(
         [average(s) - average(t) for t, s in zip(teachers, students, strict=True)]
     )
+    ranked = found.metrics["margin_gain_correlation"]  # each seed's too is a correlation
+    assert np.arctanh(ranked.per_seed).mean() == pytest.approx(np.arctanh(ranked.estimate))
     one = kdlib.audit(y, teachers[0], students, baselines[0])
     assert any("One teacher serves all 2 students" in sentence for sentence in one.limits)
     assert any("spread over training runs is assumed" in sentence for sentence in one.limits)

@@ -140,6 +140,17 @@ def test_overlapping_groups_show_no_example_twice():
     assert len(rows) == len(set(rows)) > 6 and len(found.lost) > 2
 
 
+def test_that_no_group_shown_has_clearly_lost_is_said():
+    said = "None of these groups has clearly lost"
+    y, predicted = predictions()
+    found = audited(arrays(), y, predicted)
+    assert set(found.groups.finding) == {"no clear difference"} and said in page(found)
+    predicted["baseline"] = np.array([y, y])
+    predicted["student"][:, y == 0] = predicted["teacher"][0, y == 0]
+    found = audited(arrays(), y, predicted)
+    assert "harmed" in set(found.groups.finding) and said not in page(found)
+
+
 def test_of_a_student_that_copies_nothing_there_is_no_section():
     y, predicted = predictions()
     predicted["teacher"] = y[None]

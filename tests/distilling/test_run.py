@@ -252,6 +252,16 @@ def test_a_dry_run_says_how_long_it_would_take_and_trains_nothing(pictures, tmp_
         distilled(pictures, tmp_path / "out", dry_run=True, teacher=f"kdlib:resnet8@{file}")
 
 
+def test_a_dry_run_has_a_margin_for_each_class_and_each_group(pictures, tmp_path):
+    table = tmp_path / "groups.csv"
+    names = [path.relative_to(pictures).as_posix() for path in sorted(pictures.glob("*/*/*.png"))]
+    lines = [f"{name},{'odd' if i % 2 else 'even'}" for i, name in enumerate(names)]
+    table.write_text("\n".join(["path,group", *lines]))
+    methods = ("one_hot", "ada_alpha_by_label", "ada_alpha")  # 3 classes, 2 groups
+    _, said = distilled(pictures, tmp_path / "out", methods, groups=table, dry_run=True)
+    assert said[-1].startswith("Training would take about ")
+
+
 def test_images_that_would_be_enlarged_much_are_pointed_at(pictures):
     [said] = enlarged(listing(pictures).train, 200)
     assert said.startswith("--size 200: the first 8 images are at most ")

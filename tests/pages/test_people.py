@@ -181,3 +181,9 @@ def test_accuracies_are_over_rows_over_groups_and_of_nobody(p):
 def test_figures_fit_a_desk_and_a_phone(p, plot):
     for width in (DESK, PHONE):
         check_layout(plot(p).drawn(width))
+
+
+def test_without_further_pairs_nothing_is_said_of_them(p):
+    assert people.answer_of_others([]) == []
+    [said] = people.answer_of_others([p])
+    assert f"{p.name}: accuracy on all test rows by " in said

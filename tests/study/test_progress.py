@@ -50,6 +50,14 @@ def test_the_first_estimate_is_the_one_that_was_told_before(clock, monkeypatch):
     assert follow.told().endswith("about 2 min left") and follow.least == 150.0
 
 
+def test_a_run_is_named_by_its_networks_whatever_its_data_set_is_called(clock):
+    cfg = replace(RUNS[0], dataset="superclass_small", student="resnet8", imbalance=1.0)
+    plan = Plan([cfg], lambda cfg: False, None, *[{cfg.key(): 1.0}] * 2, lambda cfg: False)
+    follow = progress.Progress(plan, workers=1, starting=0.0)
+    plan.next(1)
+    assert follow.names() == "resnet8_one_hot_s0"
+
+
 def test_a_run_that_gave_up_or_failed_is_not_counted_as_done(clock):
     there = []
     plan, follow = followed(there=there)
