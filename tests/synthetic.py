@@ -13,7 +13,7 @@ from kdlib.data import Data, Split
 from kdlib.evidence import resample
 from kdlib.evidence.panel import panel
 from kdlib.evidence.resample import Groups
-from kdlib.methods import loss_fields
+from kdlib.methods import loss_fields, needs_margins
 from kdlib.study.facts import CURVES, SPLITS
 from kdlib.study.grids import STUDIES
 from kdlib.study.records import Predictions, Record, write
@@ -120,7 +120,7 @@ def facts_of(cfg, names, margin=None, train_counts=COUNTS):
         "teacher_logits": "table",
         "teacher_margin_val": [float(m) for m in margin],
         "teacher_margin_train": [1.0] * len(names),
-        "margins": None,
+        "margins": [float(m) for m in margin] if needs_margins(cfg) else None,
         "fold_teacher_keys": folds,
     }
 

@@ -54,9 +54,7 @@ METRICS = {  # name: what it is; gains over the reference, in points
     ),
     "student_copies": COPIED.format("student"),
     "baseline_copies": COPIED.format("baseline"),
-    "copied_excess": (
-        "the student's copies beyond those of baselines of equal accuracy, in points"
-    ),
+    "copied_excess": "the student's copies beyond the baselines', scaled to as many errors, points",
     **{
         f"{role}_calibration_error": f"expected calibration error of the {role}, per cent, 15 bins"
         for role in ROLES

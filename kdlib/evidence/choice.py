@@ -222,26 +222,57 @@ def _of_recipe(search, seeds):
     row = _passes(search, length, length | {"teacher": search.pair[0]}, seeds)
     ends = f"{number(row['low'], '', 1)} to {number(row['high'], '', 1)}"
     ends = ONE_SEED if np.isnan(row["low"]) else f"95 % interval over networks {ends}"
-    margin = "not known yet" if np.isnan(row[MARGIN]) else f"{row[MARGIN]:.3f}"
     return row["passes"], (
         f"With {search.shared['epochs']} epochs, the recipe {PASSES[row['passes']]} the gate. "
         f"Twice the epochs change the average by {number(row[CHANGE], digits=2)} ("
-        f"{ends}; required: less than {LEAST_CHANGE:g}); the teacher's margin on its training "
-        f"images is {margin} (at least {LEAST_MARGIN:g}); the lowest few-shot class "
-        f"is at {row['lowest few-shot class']:.1f} % (at least {LEAST_FEW_SHOT:g})."
+        f"{ends}; required: less than {LEAST_CHANGE:g}); "
+        f"{_conditions(row[MARGIN], row['lowest few-shot class'])}."
     )
 
 
 def gate_failed(study):
     """[A sentence] if the search of a study's recipe is complete, and its gate is not passed."""
-    searches = (s for s in STUDIES.values() if s.kind == "recipe" and s.epochs)
-    search = next((s for s in searches if s.shared == study.shared), None)  # several may share one
+    search = _search_of(study)
     seeds = complete_seeds(search) if search else 0
     if not seeds:
         return []
     passes, said = _of_recipe(search, seeds)
     before = "These networks may be trained too little (the page on their recipe says more)."
     return [f"{before} {said}"] if passes == "no" else []
+
+
+def _search_of(study):
+    """The search that tried lengths of training for a study's recipe, which several may share."""
+    searches = (s for s in STUDIES.values() if s.kind == "recipe" and s.epochs)
+    return next((s for s in searches if s.shared == study.shared), None)
+
+
+def gate_without_search(p):
+    """[A sentence] on what a Panel's own runs say of the gate, where no search tried longer ones.
+
+    [] of balanced data, where no class is few-shot."""
+    if _search_of(p.study) or not p.study.bucket_edges:
+        return []
+    margins = [r.facts["teacher_margin_train"] for r in p.runs["kd"]]
+    margin = np.mean([np.average(m, weights=p.train_counts) for m in margins])
+    few = p.train_counts < p.study.bucket_edges[1]
+    lowest = p.val_accuracy("one_hot").mean(axis=0)[few].min()
+    passes = margin >= LEAST_MARGIN and lowest >= LEAST_FEW_SHOT
+    said = "passes what they show of" if passes else "does not pass"
+    return [
+        f"{p.name}: no search has tried whether longer training changes these networks. By their "
+        f"own runs the recipe {said} the gate that recipes of ours have to pass: "
+        f"{_conditions(margin, lowest)}."
+    ]
+
+
+def _conditions(margin, lowest):
+    """Two conditions of the gate, in words."""
+    known = "not known yet" if np.isnan(margin) else f"{margin:.3f}"
+    return (
+        f"the teacher's margin on its training images is {known} (at least {LEAST_MARGIN:g}); the "
+        f"lowest few-shot class is at {lowest:.1f} % (at least {LEAST_FEW_SHOT:g})"
+    )
 
 
 def _said_of_setting(search, table):

@@ -29,12 +29,12 @@ CLAIMS = {
     "F1": "Distillation raises the student's average accuracy.",
     "F1 tuned": "Distillation with the constant weight chosen on val raises average accuracy.",
     "F2a": "The gain is not the same for all classes.",
-    "F2b": "The rarest classes lose accuracy (estimate: half a point or more).",
+    "F2b": "The rarest classes lose an estimated half point of accuracy or more.",
     "F3a": "The teacher's margin is larger in the classes that gain more.",
     "F3b": "Errors of the teacher are transferred to the student.",
     "F3c": "Errors of the teacher are amplified: the student's grow in its weakest classes, "
     "compared with the rest.",
-    "F4": "Softening the teacher keeps the average and lifts the rarest classes.",
+    "F4": "Softening the teacher costs less than a point on average and lifts the rarest classes.",
 }
 # F3c of two networks
 ANOTHER_TEACHER = (
@@ -188,7 +188,7 @@ def margin_predicts(p):
 def errors_transferred(p):
     """F3b: the student gives the teacher's wrong label, beyond what its accuracy explains.
 
-    Compared with one-hot students of equal accuracy."""
+    Compared with what one-hot students would copy if they erred as often."""
     of_teacher, of_baseline = p.copied_by_pool(len(p.runs["kd"]))
     errors = (p.accuracy(method).mean() * -1 + 100 for method in ("kd", "one_hot"))
     copies = p.copied_by_itself("kd")
@@ -197,7 +197,8 @@ def errors_transferred(p):
     def say():
         return (
             "where the teacher is wrong, the share of distilled students that give its wrong label "
-            f"differs from that of one-hot students of equal accuracy by {told(result)}"
+            "differs from that of one-hot students, scaled to as many errors, by "
+            f"{told(result)}"
         )
 
     return Finding("F3b", result, above(result), below(result), say)

@@ -1,4 +1,4 @@
-"""README's answer and RESULTS.md, from the records: nobody types a number."""
+"""README.md and RESULTS.md from the records: nobody types a number."""
 
 import math
 import re
@@ -7,14 +7,15 @@ from dataclasses import dataclass
 from kdlib.config import KdlibError
 from kdlib.evidence import choice
 from kdlib.evidence.findings import UNDECIDED, marked, pair_verdicts, panels, share
-from kdlib.evidence.rules import LEAST_SEEDS, classes, verdict_bucket
-from kdlib.evidence.words import labels_read, told
+from kdlib.evidence.rules import LEAST_SEEDS
 from kdlib.pages import anchors, hidden, people, sensitivity
+from kdlib.pages.answer import headline, standing
 from kdlib.pages.gains import plot_gain_by_bucket
 from kdlib.pages.render import write
 from kdlib.study.done import complete_seeds
 from kdlib.study.files import whole_file
 from kdlib.study.grids import JUDGED, STUDIES, Study
+from kdlib.study.provenance import provenance
 
 FIGURE = "docs/answer.svg"
 ANSWERS = {"groups": people.answer, "hidden": hidden.answer}  # what else is said of a kind of study
@@ -32,7 +33,10 @@ computed from them in the same way, and `python -m kdlib run adult` makes them a
   (*one-hot*), in points. The one-hot networks of a study are its *baselines*. Every class counts
   alike.
 - Classes are *many-*, *medium-* or *few-shot*, by their number of training images.
-- Brackets hold the 95 % interval over networks and test examples. F3a is a rank correlation.
+- Brackets hold the 95 % interval over networks and test examples; that of F3a, a rank correlation
+  over classes, is over networks and classes.
+- F2a, F3a and F3c look at one pattern from three sides, since a teacher's margin is mostly smallest
+  in the rarest classes: they do not confirm one another.
 - A claim *holds*, is *contradicted*, or is *not decided*, at a nominal level of 5 % for all
   findings of a pair together (Holm). With fewer than {LEAST_SEEDS} seeds it is *not tested*.
 - The *matched control* has no teacher: baselines are split at random, some pose as a method and the
@@ -102,22 +106,55 @@ def texts(outside=""):
     judged.sort(key=lambda shown: shown.study.superseded)  # stable
     beyond = [shown for shown in found if not shown.cards]
     answer, svg = "No study is on record yet; `make report` shows the demonstration.", None
+    parts = [ABOUT]
     if judged:
         figure = plot_gain_by_bucket(judged[0].panels[0])
         answer = _answer(judged[0], figure, beyond)
         svg = figure.svg()
-    parts = [ABOUT]
     for shown in (s for s in judged if not s.study.superseded):
         parts += _study(shown)
     for shown in beyond:
         parts += [f"## {shown.title}", "\n".join(f"- {said}" for said in _said(shown))]
     if outside:
         parts.append(f"<!-- outside:start -->\n{outside}\n<!-- outside:end -->")
+    if judged:
+        others = _decided("\n".join(parts)) if not judged[0].study.superseded else {}
+        answer += _of_others(others, judged[0].study.name)
+    parts += _waiting([shown.study.name for shown in found])
     parts.append("## Published numbers that a correct implementation must reach, and ours")
     parts.append(anchors.markdown().rstrip())
     for shown in (s for s in judged if s.study.superseded):
         parts += _study(shown)
     return answer + "\n", svg, "\n\n".join(parts) + "\n"
+
+
+def _decided(everything):
+    """{study: (findings that are decided, all findings)} of the sections of RESULTS.md."""
+    found = {}
+    for section in re.split("^(?=## )", everything, flags=re.M):
+        title = re.match(r"## .*?\(`(.+?)`\)", section)
+        words = re.findall(r"^\| F[^|]*\|[^|]*\| \*\*(.+?)†?\*\* \|", section, re.M)
+        if words:
+            found[title[1]] = sum(word not in UNDECIDED for word in words), len(words)
+    return found
+
+
+def _of_others(decided, name):
+    """How much the other studies with verdicts decide, in a sentence; "" if there is none."""
+    some = {other: numbers for other, numbers in decided.items() if other != name}
+    said = [f"`{other}` decides {n} of its {of} findings" for other, (n, of) in some.items()]
+    return f" Other studies with verdicts: {', '.join(said)}." if said else ""
+
+
+def _waiting(shown):
+    """What studies have too few runs to be shown here, as a section; [] where there is none."""
+    names = [s.name for s in STUDIES.values() if not (s.demonstration or s.outside)]
+    begun = {name: complete_seeds(name) for name in names if name not in shown}
+    some = [f"`{n}` ({k} of {STUDIES[n].seeds} seeds)" for n, k in begun.items() if k]
+    none = [f"`{n}`" for n, k in begun.items() if not k]
+    said = [f"- Begun: {', '.join(some)}."] if some else []
+    said += [f"- Without a complete seed: {', '.join(none)}."] if none else []
+    return ["## Studies that are not shown here", "\n".join(said)] if said else []
 
 
 def _shown(study):
@@ -152,81 +189,6 @@ def _answer(shown, figure, beyond):
     return "\n\n".join([picture, caption, "\n".join(lines), standing(p, cards)])
 
 
-def headline(p, cards):
-    """[(lead, sentence)]: the average, the rarest classes, the remedy, with their terms explained.
-
-    cards: {finding: card} of the pair, see findings.pair_verdicts."""
-    said = [
-        (
-            "On average,",
-            " distillation, which trains a network (the *student*) on the predictions of another "
-            f"(the *teacher*), {_moves(cards['F1'])} compared with the same network trained on "
-            f"labels alone (*one-hot*). {_verdict(cards['F1'])}",
-        )
-    ]
-    rare, remedy = cards.get("F2b"), cards.get("F4 AdaAlpha")
-    if rare and rare["result"]:
-        rarest, explained = _rarest(p)
-        said.append((f"In {rarest}", f"{explained}, it {_moves(rare)}. {_verdict(rare)}"))
-    if remedy and remedy["result"]:  # where F2b is untested, so is F4
-        average = told(p.gain("ada_alpha", p.average, "kd"))
-        over_one_hot = told(p.gain("ada_alpha", p.in_bucket(verdict_bucket(p))))
-        reads = ", whose labels it reads" if labels_read(p.runs["ada_alpha"][0].config) else ""
-        sentence = (
-            " the remedy of the paper that is reproduced here, trusts the teacher less in classes "
-            f"where it is often wrong on held-out images{reads}. Compared with distillation, it "
-            f"{_moves(remedy)} in {rarest}, and the average by {average}; compared with one-hot, "
-            f"it changes accuracy in {rarest} by {over_one_hot}. {_verdict(remedy)}"
-        )
-        if "kd_tuned" not in p.runs:
-            sentence += (
-                " Whether its weight by class matters, or any smaller weight of the teacher would "
-                "do as well, was not tested here."
-            )
-        said.append(("AdaAlpha,", sentence))
-    return said
-
-
-def standing(p, cards):
-    """How far the verdicts of a pair can be trusted, in one sentence."""
-    if p.seeds < LEAST_SEEDS:
-        seeds = f"A verdict needs {LEAST_SEEDS} seeds, and {p.seeds} are complete"
-        return f"{seeds}: nothing is decided yet."
-    alarm = cards["F1"]["any_alarm"]
-    if alarm is None:
-        return "There are too few baselines to say how often these rules give false alarms."
-    return (
-        "On the matched control, one-hot networks that pose as distilled ones, at least one of the "
-        f"{len(cards)} rules of this study fires in {share(alarm)} of random draws."
-    )
-
-
-def _rarest(p):
-    """The classes that F2b is about, in words, and what these words mean."""
-    bucket = verdict_bucket(p)
-    if not p.study.bucket_edges:
-        return f"the {classes(p, bucket)}", " by the teacher's margin"
-    if bucket < len(p.bucket_names) - 1:
-        return f"the {classes(p, bucket)}", ""
-    images = p.study.bucket_edges[1]
-    return "the rarest classes", f" (*few-shot*: fewer than {images} training images each)"
-
-
-def _moves(card):
-    """What happens to an accuracy: a direction only where the verdict is one."""
-    result = card["result"]
-    decided = card["verdict"] not in UNDECIDED
-    if decided and (result.low > 0 or result.high < 0):
-        size = told(result).removeprefix("+").removeprefix("−")
-        return f"{'raises' if result.low > 0 else 'lowers'} accuracy by {size}"
-    return f"changes accuracy by {told(result)}"
-
-
-def _verdict(card):
-    """A claim with its verdict, marked where the rule also fires on the matched control."""
-    return f"*{card['claim'].rstrip('.')}: {marked(card)}.* {card['control']}".strip()
-
-
 # ---------------------------------------------------------------- RESULTS.md
 
 
@@ -243,13 +205,16 @@ def _study(shown):
         numbers = f"{c['sentence']} {c['alarm']}".rstrip()
         rows.append([c["finding"], c["pair"], f"**{marked(c)}**", numbers])
     answers = [ANSWERS[kind] for kind in shown.study.kinds if kind in ANSWERS]
+    if shown.study.kind == "findings" and not shown.study.superseded:
+        answers.append(choice.gate_without_search)
     said = [f"- {sentence}" for p in shown.panels for of in answers for sentence in of(p)]
+    machines = "; ".join(provenance(shown.study, shown.seeds)["hardware"])
     header = ["finding", "teacher → student", "verdict", "the numbers"]
     return [
         f"## {shown.title}",
         *["\n".join(said)] * bool(said),
         f"{shown.study.about} {baselines} baselines, which can be split for the matched control in "
-        f"{splits:,} ways.",
+        f"{splits:,} ways. Trained on: {machines}.",
         _short(shown.cards),
         *daggers,
         "<details><summary>Every finding in words, with its test</summary>",

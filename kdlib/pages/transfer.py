@@ -37,7 +37,7 @@ def answer(cards):
         return found["F3b"]["said"]
     return (
         "compared with one-hot training, distillation changes how often students repeat the "
-        f"teacher's wrong label by {told(copied)} at equal accuracy, and their error in the "
+        f"teacher's wrong label by {told(copied)} at equally many errors, and their error in the "
         f"teacher's weakest classes minus that in the rest by {told(amplified)}."
     )
 

@@ -1,0 +1,95 @@
+"""README's answer in words: average, rarest classes, remedy, and how far to trust them."""
+
+import numpy as np
+
+from kdlib.evidence.findings import UNDECIDED, marked, share
+from kdlib.evidence.rules import LEAST_SEEDS, classes, verdict_bucket
+from kdlib.evidence.words import labels_read, told
+
+
+def headline(p, cards):
+    """[(lead, sentence)]: the average, the rarest classes, the remedy, with their terms explained.
+
+    cards: {finding: card} of the pair, see findings.pair_verdicts."""
+    said = [
+        (
+            "On average,",
+            " distillation, which trains a network (the *student*) on the predictions of another "
+            f"(the *teacher*), {_moves(cards['F1'])} compared with the same network trained on "
+            f"labels alone (*one-hot*). {_verdict(cards['F1'])}",
+        )
+    ]
+    rare, remedy = cards.get("F2b"), cards.get("F4 AdaAlpha")
+    if rare and rare["result"]:
+        rarest, explained = _rarest(p)
+        said.append((f"In {rarest}", f"{explained}, it {_moves(rare)}. {_verdict(rare)}"))
+    if remedy and remedy["result"]:  # where F2b is untested, so is F4
+        average = told(p.gain("ada_alpha", p.average, "kd"))
+        over_one_hot = told(p.gain("ada_alpha", p.in_bucket(verdict_bucket(p))))
+        runs = p.runs["ada_alpha"]
+        held_out = "held-out images"
+        if labels_read(runs[0].config):
+            images = int(p.train_counts.sum())
+            held_out = (
+                f"{len(runs[0].splits['val'].y):,} held-out images, whose labels it reads beside "
+                f"those of the {images:,} training images"
+            )
+        weight = np.mean([r.facts["margins"] for r in runs], axis=0)
+        share_of_teacher = (p.in_bucket(verdict_bucket(p)).mean(axis=0) * weight).sum()
+        sentence = (
+            " the remedy of the paper that is reproduced here, trusts the teacher less in classes "
+            f"where it is often wrong on {held_out}. Compared with distillation, it "
+            f"{_moves(remedy)} in {rarest}, and the average by {average}; compared with one-hot, "
+            f"it changes accuracy in {rarest} by {over_one_hot}: there its weight of the teacher "
+            f"is {share_of_teacher:.2f} on average, where 0 is one-hot and 1 is distillation. "
+            f"{_verdict(remedy)}"
+        )
+        if "kd_tuned" not in p.runs:
+            sentence += (
+                " Whether its weight by class matters, or any smaller weight of the teacher would "
+                "do as well, was not tested here."
+            )
+        said.append(("AdaAlpha,", sentence))
+    return said
+
+
+def standing(p, cards):
+    """How far the verdicts of a pair can be trusted, in one sentence."""
+    if p.seeds < LEAST_SEEDS:
+        seeds = f"A verdict needs {LEAST_SEEDS} seeds, and {p.seeds} are complete"
+        return f"{seeds}: nothing is decided yet."
+    alarm = cards["F1"]["any_alarm"]
+    if alarm is None:
+        return "There are too few baselines to say how often these rules give false alarms."
+    return (
+        f"These are {p.seeds} distilled and {len(p.runs['one_hot'])} one-hot networks on one draw "
+        "of the training images. On the *matched control*, where one-hot networks pose as "
+        "distilled ones so that there is nothing to find, at least one of the "
+        f"{len(cards)} rules of this study fires in {share(alarm)} of random draws."
+    )
+
+
+def _rarest(p):
+    """The classes that F2b is about, in words, and what these words mean."""
+    bucket = verdict_bucket(p)
+    if not p.study.bucket_edges:
+        return f"the {classes(p, bucket)}", " by the teacher's margin"
+    if bucket < len(p.bucket_names) - 1:
+        return f"the {classes(p, bucket)}", ""
+    images = p.study.bucket_edges[1]
+    return "the rarest classes", f" (*few-shot*: fewer than {images} training images each)"
+
+
+def _moves(card):
+    """What happens to an accuracy: a direction only where the verdict is one."""
+    result = card["result"]
+    decided = card["verdict"] not in UNDECIDED
+    if decided and (result.low > 0 or result.high < 0):
+        size = told(result).removeprefix("+").removeprefix("−")
+        return f"{'raises' if result.low > 0 else 'lowers'} accuracy by {size}"
+    return f"changes accuracy by {told(result)}"
+
+
+def _verdict(card):
+    """A claim with its verdict, marked where the rule also fires on the matched control."""
+    return f"*{card['claim'].rstrip('.')}: {marked(card)}.* {card['control']}".strip()
