@@ -113,6 +113,7 @@ def facts_of(cfg, names, margin=None, train_counts=COUNTS):
     }
     if not cfg.teacher:
         return known
+    by_group = needs_margins(cfg) and cfg.margin_level == "group"
     teacher, *folds = [run.key() for run in cfg.dependencies()]
     return known | {
         "teacher_key": teacher,
@@ -120,7 +121,7 @@ def facts_of(cfg, names, margin=None, train_counts=COUNTS):
         "teacher_logits": "table",
         "teacher_margin_val": [float(m) for m in margin],
         "teacher_margin_train": [1.0] * len(names),
-        "margins": [float(m) for m in margin] if needs_margins(cfg) else None,
+        "margins": [float(m) for m in margin] if by_group else None,
         "fold_teacher_keys": folds,
     }
 

@@ -29,7 +29,7 @@ from kdlib.auditing.slices import conditions_of, least
 from kdlib.auditing.tables import CHANGED
 from kdlib.config import count_of
 from kdlib.evidence.resample import Groups
-from kdlib.evidence.significance import called, change
+from kdlib.evidence.significance import called, gain_of
 from kdlib.evidence.words import number
 from kdlib.reading.sentences import listed, printable
 
@@ -176,9 +176,7 @@ def _gains(names, inside, right, w, examples):
     group, example = np.nonzero(inside[:, examples])
     members = Groups(tuple(names), example, group)
     of = {role: values[:, examples] for role, values in right.items()}
-    if "baseline" in of:
-        return change(of["student"], members, w[examples], of["baseline"])
-    return change(of["student"].astype(float) - of["teacher"], members, w[examples])
+    return gain_of(of, members, w[examples])
 
 
 # ---------------------------------------------------------------- in words

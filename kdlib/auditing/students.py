@@ -274,7 +274,7 @@ def _table(audits):
             }
         )
     table = pd.DataFrame(rows)
-    return table.assign(p_holm=_holm(table.p))
+    return table.assign(p_holm=holm(table.p))
 
 
 def _pairs(labels, teacher, students, shared):
@@ -292,9 +292,4 @@ def _pairs(labels, teacher, students, shared):
         rows.append((name, other, gain.estimate, gain.low, gain.high, gain.p()))
     columns = ["student", "other", "difference", "low", "high", "p"]
     table = pd.DataFrame(rows, columns=columns)
-    return table.assign(p_holm=_holm(table.p))
-
-
-def _holm(p):
-    """p corrected by Holm; unknown where p is."""
-    return np.where(np.isnan(p), np.nan, holm(p)) if len(p) else p
+    return table.assign(p_holm=holm(table.p))

@@ -15,7 +15,7 @@ from kdlib.evidence.counts import (
     thirds,
 )
 from kdlib.evidence.redraws import LEAST_SPREAD, effective_number
-from kdlib.evidence.significance import called, change
+from kdlib.evidence.significance import called, change, gain_of
 from kdlib.evidence.stats import interval
 
 FEWEST = 3  # groups, below which nothing is picked or ranked
@@ -32,10 +32,7 @@ def group_table(of, train_counts, fixed):
     def mean(values):  # (S, N) -> (G,)
         return (members.sums(w * values) / total).mean(axis=0)
 
-    if of.baselines:
-        gain = change(right["student"], members, w, right["baseline"])
-    else:
-        gain = change(right["student"].astype(float) - right["teacher"], members, w)
+    gain = gain_of(right, members, w)
     margin = change(of.margin, members, w, pseudo=0)
     columns = {
         "group": members.names,

@@ -42,14 +42,12 @@ class Lockstep:
             self.states = {}
             self.told()
         self.states[key] = state
-        if self.states.keys() >= self.expected and self._due() and not processes.rank():
+        due = time.monotonic() - self.kept.saved > max(LEAST, SHARE * self.cost)
+        if due and self.states.keys() >= self.expected and not processes.rank():
             start = time.monotonic()
             states = {key: state() for key, state in self.states.items()}
             self.kept.write(git_sha(), states=states)
             self.cost = time.monotonic() - start
-
-    def _due(self):
-        return time.monotonic() - self.kept.saved > max(LEAST, SHARE * self.cost)
 
 
 def begins(configs, images, done):

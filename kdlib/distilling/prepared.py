@@ -2,14 +2,12 @@
 
 import hashlib
 from collections import defaultdict
-from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import nn
 
-from kdlib.asking.images import MOST_WORKERS
 from kdlib.config import FOLDS, KdlibError, count_of
 from kdlib.data import Split, fold_of
 from kdlib.distilling import processes
@@ -18,7 +16,6 @@ from kdlib.distilling.splits import PARTS
 from kdlib.distilling.views import PAD, OwnData, Pictures, in_memory
 from kdlib.losses import label_margin
 from kdlib.reading.sentences import listed, quoted
-from kdlib.study.files import available_cores
 from kdlib.study.table_cache import free_memory
 from kdlib.teacher import group_margins, near_chance
 
@@ -34,11 +31,6 @@ class Teacher(NamedTuple):
     val: torch.Tensor  # (N_val, C) logits
     test: torch.Tensor
     said: tuple  # sentences on it
-
-
-def default_workers():
-    """Processes that read images for this one."""
-    return min(MOST_WORKERS, available_cores() // processes.local_count())
 
 
 def data_of(listing, size, augment, mean, std, device, workers):
@@ -186,11 +178,6 @@ def counts(examples, configs):
     crossfit = any(cfg.margin_source == "crossfit" for cfg in configs)
     folds = range(FOLDS) if crossfit else ()
     return [len(y), *(int((fold_of(y) != k).sum()) for k in folds)]
-
-
-def without_fold(data, k):
-    """The Data whose training images lack fold k."""
-    return replace(data, train=some(data.train, fold_of(data.train.y.cpu()) != k))
 
 
 def fingerprint(listing, data, size):

@@ -71,13 +71,6 @@ def write_predictions(path, examples, x):
     _write(path, examples, dict(zip(REDUCED, columns, strict=True)))
 
 
-def write_labels(path, examples, names):
-    """Write what `kdlib audit` needs beside predictions: labels, and the group of each image.
-
-    names: of the groups."""
-    _write(path, examples, {"label": examples.y, "group": np.array(names)[examples.group]})
-
-
 def _ids(examples):
     return np.array([encodable(name) for name in examples.names], dtype=str)
 
@@ -158,7 +151,8 @@ def finished(out, listing, teacher, students, about, say=None):
         found = replace(audits[distilled[0]], choice=chosen)
     for split in ("val", "test"):
         examples = getattr(listing, split)
-        write_labels(place(out, "labels", split), examples, group_names(listing))
+        group = np.array(group_names(listing))[examples.group]
+        _write(place(out, "labels", split), examples, {"label": examples.y, "group": group})
     found.save(Path(out) / "report.html")
     write_cards(Path(out), listing, methods, about, audits, chosen)
     return found

@@ -7,8 +7,10 @@ from pathlib import Path
 import torch
 
 from kdlib import cuda
+from kdlib.asking.images import MOST_WORKERS
 from kdlib.asking.networks import named
 from kdlib.config import FOLDS, KdlibError
+from kdlib.data import fold_of
 from kdlib.distilling import prepared, processes, rehearsal, results, training, written
 from kdlib.distilling.checks import check_command
 from kdlib.distilling.imagenet import imagenet_lt
@@ -17,7 +19,7 @@ from kdlib.distilling.networks import check_output, colours, fresh, given
 from kdlib.distilling.recipe import TEACHER_SEED, asked, check_batches, check_methods, own
 from kdlib.distilling.views import NO_WORKER, died
 from kdlib.methods import needs_margins
-from kdlib.study.files import check_writable
+from kdlib.study.files import available_cores, check_writable
 from kdlib.study.machine import default_device
 
 METHODS = ("one_hot", "kd", "ada_alpha")  # by default
@@ -81,7 +83,8 @@ def distil(
         check_batches(counts, fields["batch_size"], processes.count())
         check_output(network, len(found.class_names), fields["size"], asked_student.text)
         looks = colours(asked_student, network, *looks)
-        workers = prepared.default_workers() if workers is None else workers
+        if workers is None:
+            workers = min(MOST_WORKERS, available_cores() // processes.local_count())
         how = (fields["size"], fields["augment"], *looks, device, workers)
         images = prepared.data_of(found, *how)
         again = prepared.repeated(found, images)
@@ -189,7 +192,10 @@ def _trained_here(setting, network, fold=None):
     fold: of the training images, which it is not shown."""
     fields = setting.fields | {"student": network.network, "seed": TEACHER_SEED, "fold": fold}
     cfg = own(written.TEACHER, **fields)
-    data = setting.data if fold is None else prepared.without_fold(setting.data, fold)
+    data = setting.data
+    if fold is not None:
+        others = fold_of(data.train.y.cpu()) != fold
+        data = replace(data, train=prepared.some(data.train, others))
     training.train(setting, [cfg], data=data)
     return named(f"{network.network}@{written.weights_of(setting, cfg)}")
 

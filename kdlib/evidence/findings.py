@@ -98,6 +98,9 @@ def _card(p, name, word, sentence, alarms, finding=None):
     if finding and finding.method in p.study.fewer:
         planned = p.study.fewer[finding.method]
         seeds = finding.result.n
+    number = ""
+    if finding:
+        number = ("" if finding.unit else "correlation ") + brief(finding.result, finding.digits)
     return {
         "study": p.study.name,
         "finding": name,
@@ -116,13 +119,8 @@ def _card(p, name, word, sentence, alarms, finding=None):
         "idle": alarms.get(f"idle {name}"),
         "any_alarm": alarms.get("any"),
         "result": finding and finding.result,
-        "brief": _brief(finding) if finding else "",
+        "brief": number,  # that decides; points, unless it says what it is
     }
-
-
-def _brief(finding):
-    """The number that decides, in a cell; points, unless it says what it is."""
-    return ("" if finding.unit else "correlation ") + brief(finding.result, finding.digits)
 
 
 def _alarm(alarms, name):

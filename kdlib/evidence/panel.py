@@ -63,6 +63,10 @@ class Panel:
         return tuple(self.teachers[0].facts["group_names"])
 
     @property
+    def class_names(self):
+        return tuple(self.teachers[0].facts["class_names"])
+
+    @property
     def train_counts(self):
         return np.array(self.teachers[0].facts["train_counts"])
 
@@ -213,7 +217,7 @@ class Panel:
         """(S, G) per cent on val, which may choose."""
 
         def compute(records):
-            sizes = len(self.group_names), len(records[0].facts["class_names"])
+            sizes = len(self.group_names), len(self.class_names)
             tables = [by_group(r.splits["val"], *sizes) for r in records]
             return [100 * t["correct"] / t["n"] for t in tables]
 

@@ -10,7 +10,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from kdlib.config import KdlibError
 from kdlib.evidence.redraws import Sample, effective_number, moved, redraws
 
 BLOCK = 4_000_000  # resampled means held at once: 32 MB
@@ -29,9 +28,6 @@ class Groups:
     def of(cls, group, names):
         """Groups that do not overlap, from the group of each example, (N,) ints."""
         group = np.asarray(group)
-        whole = np.issubdtype(group.dtype, np.integer)
-        if not whole or group.min(initial=0) < 0 or group.max(initial=0) >= len(names):
-            raise KdlibError(f"groups must be whole numbers from 0 to {len(names) - 1}.")
         order = np.argsort(group, kind="stable")
         return cls(tuple(names), order, group[order].astype(np.int64))
 
@@ -132,7 +128,6 @@ def group_means(values, members, weights=None, half=None, resamples=1000, seed=0
     Each resample redraws the examples of every group with replacement, those of overlapping groups
     among all; the same redraw for all networks and for every call with equal groups, weights,
     resamples and seed. Groups of one example take each other's deviations, see redraws.lent.
-    KdlibError on wrong shapes and NaN.
 
     A resampled mean is the observed one plus the mean of (count - 1) * (value - mean): the same as
     the mean of what was drawn where weights are alike, and stable where they are not.
@@ -147,7 +142,6 @@ def average_means(values, members, weights=None, resamples=1000, seed=0) -> Grou
         blocks = mean_blocks(values, members, weights, None, resamples, seed)
         return reduced(blocks, lambda means: {"average": means.mean(axis=-1)})["average"]
     values = np.asarray(values)
-    _check(values, members, resamples)
     # the same for far less work: redrawn among all, it is one sum over examples
     sample = Sample(values, members, weights, None)
     observed, deviations = sample.average()
@@ -177,7 +171,6 @@ def mean_blocks(
     First the observed means, (S, G) or with half (S, 2, G); then those of resamples, (b, S, G) or
     (b, S, 2, G), for b resamples after the other."""
     values = np.asarray(values)
-    _check(values, members, resamples)
     sample = Sample(values, members, weights, half)
     sides = slice(None) if half is not None else 0
     observed = sample.observed()
@@ -200,27 +193,6 @@ def mean_blocks(
                 block[:, :, side, alone] = sample.singles() + borrowed
             yield block[:, :, sides]
         start += held
-
-
-def _check(values: np.ndarray, members: Groups, resamples: int) -> None:
-    if values.ndim != 2 or not values.size:
-        raise KdlibError(
-            f"group_means needs values (S, N) of one network and one example at least, not of "
-            f"shape {values.shape}."
-        )
-    if members.example.max(initial=0) >= values.shape[1]:
-        raise KdlibError(
-            f"group_means has groups of {members.example.max() + 1} examples and values of "
-            f"{values.shape[1]}."
-        )
-    if resamples < 2:
-        raise KdlibError(f"group_means needs at least 2 resamples, got {resamples}.")
-    if not np.isfinite(values).all():
-        row, example = np.argwhere(~np.isfinite(values))[0]
-        raise KdlibError(
-            f"group_means needs finite values, got {values[row, example]} in row {row}, "
-            f"example {example}."
-        )
 
 
 def degrees_of_examples(members: Groups, w: np.ndarray) -> float:

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from kdlib.config import KdlibError
 from kdlib.evidence.resample import Groups
 from kdlib.evidence.stats import nan_groups
 
@@ -50,6 +49,13 @@ class Change:
 def called(gain, q, words=("harmed", "helped")):
     """(G,) words: which groups changed, at a false discovery rate of 5 %, down or up."""
     return np.where(q <= FALSE_DISCOVERIES, np.where(gain < 0, *words), UNCHANGED)
+
+
+def gain_of(right, members: Groups, w) -> Change:
+    """The change of the student, of {role: (S, N) bool}, over the baselines, or its teachers."""
+    if "baseline" in right:
+        return change(right["student"], members, w, right["baseline"])
+    return change(right["student"].astype(float) - right["teacher"], members, w)
 
 
 def change(mine, members: Groups, w, other=None, pseudo: int = 1) -> Change:
@@ -142,8 +148,6 @@ def shrunk_variances(*samples) -> tuple[np.ndarray, float]:
     1e-5 of the median (of the positive ones if that is zero), as limma does. A group with a NaN
     stays NaN; no spread anywhere, or single networks alone, gives NaN throughout."""
     samples = [np.asarray(gains, dtype=np.float64) for gains in samples]
-    if any(gains.ndim != 2 or not gains.size for gains in samples):
-        raise KdlibError("shrunk_variances needs samples (S, G), one row per network.")
     d = sum(len(gains) - 1 for gains in samples)
     variances = np.zeros(samples[0].shape[1])
     for gains in [gains for gains in samples if len(gains) > 1]:
@@ -163,6 +167,7 @@ def shrunk_variances(*samples) -> tuple[np.ndarray, float]:
 
 def _variance_prior(variances: np.ndarray, d: int) -> tuple[float, float]:
     """(d0, s0^2) of the prior, from (G,) positive variances with d degrees of freedom each."""
+    from scipy.optimize import brentq
     from scipy.special import digamma, polygamma
 
     if len(variances) == 1:  # nothing to shrink towards
@@ -171,14 +176,8 @@ def _variance_prior(variances: np.ndarray, d: int) -> tuple[float, float]:
     excess = logs.var(ddof=1) - polygamma(1, d / 2)
     if excess <= 0:  # no more spread than chance: one common variance
         return np.inf, float(variances.mean())
-    # trigamma(half) = excess by Newton on 1 / trigamma, which is monotone (Smyth, appendix)
-    half = 0.5 + 1 / excess
-    for _ in range(50):
-        value = polygamma(1, half)
-        step = value * (1 - value / excess) / polygamma(2, half)
-        half += step
-        if abs(step) < 1e-10 * half:
-            break
+    # trigamma(x) falls from infinity, and is below 1 / (x - 1/2)
+    half = brentq(lambda x: polygamma(1, x) - excess, 1e-9, 0.5 + 1 / excess)
     return float(2 * half), float(np.exp(logs.mean() + digamma(half) - np.log(half)))
 
 
@@ -200,12 +199,11 @@ def false_discovery(p) -> np.ndarray:
 
 
 def holm(p) -> np.ndarray:
-    """Holm's adjusted p, (m,) -> (m,); NaN counts as 1.
+    """Holm's adjusted p, (m,) -> (m,); NaN stays, and counts as 1 for the others.
 
     Of findings with adjusted p <= 0.05 none is false in 95 % of families."""
     p = np.asarray(p, dtype=np.float64)
-    p = np.where(np.isnan(p), 1.0, p)
-    order = np.argsort(p, kind="stable")
+    order = np.argsort(p, kind="stable")  # NaN last
     steps = p[order] * (len(p) - np.arange(len(p)))
     out = np.empty(len(p))
     out[order] = np.minimum(1.0, np.maximum.accumulate(steps))

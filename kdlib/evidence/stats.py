@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from kdlib.config import KdlibError
 from kdlib.evidence.resample import GroupMeans
 
 NOTHING = 1e-18  # variance of what is equal on paper
@@ -88,11 +87,6 @@ def interval(observed, resampled, baselines: int = 0, alone: float | None = None
     """
     observed = np.asarray(observed, dtype=np.float64)
     resampled = np.asarray(resampled, dtype=np.float64)
-    if observed.ndim != 1 or not observed.size or resampled.shape[1:] != observed.shape:
-        raise KdlibError(
-            f"interval needs observed (S,), resampled (B, S), got {observed.shape} and "
-            f"{resampled.shape}."
-        )
     seeds = len(observed)
     facts = seeds, tuple(observed.tolist()), baselines
     share = 1 / seeds + 1 / baselines if baselines else 1 / seeds
@@ -176,10 +170,6 @@ def rank_correlation(a, b, counts=None) -> np.ndarray:
     (B, S), each over its resample.
     """
     a, b = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
-    if not a.ndim or a.shape[-1:] != b.shape[-1:]:
-        raise KdlibError(
-            f"rank_correlation needs the same groups on both sides, got {a.shape}, {b.shape}."
-        )
     kept = ~(nan_groups(a) | nan_groups(b))
     counts = None if counts is None else counts[:, kept]
     a, b = (_centred_ranks(x[..., kept], counts) for x in (a, b))
@@ -267,13 +257,6 @@ def worst(values, k: int) -> np.ndarray:
     """Mean of the k smallest over the trailing group axis, (..., G) -> (...); NaN does not count.
 
     Picked on the examples it is measured on, so below the mean of the truly worst groups
-    (PROTOCOL.md, section 6). KdlibError if k is not between 1 and the number of groups with test
-    examples.
+    (PROTOCOL.md, section 6).
     """
-    values = np.asarray(values, dtype=np.float64)
-    filled = int((~np.isnan(values)).sum(axis=-1).min())
-    if not 1 <= k <= filled:
-        raise KdlibError(
-            f"worst needs k from 1 to {filled}, the groups with test examples, got {k}."
-        )
     return np.partition(values, k - 1, axis=-1)[..., :k].mean(axis=-1)  # NaN sorts last

@@ -19,26 +19,17 @@ FIELDS = {  # of Config, in words
 
 
 def steps(panels):
-    """Which panels differ in one field alone: [(field, fixed, [(value, Panel), ...] in order)].
+    """{field: [(value, Panel), ...] in order}: panels that differ from the primary one in a field.
 
-    A setting of one field is compared with the primary one; of several, by its first field, with
-    those that share the rest (`fixed`, a dictionary): {"lr": 0.1, "temperature": 2.0} with
-    {"temperature": 2.0}. Crossed teacher seeds are not steps."""
+    Crossed teacher seeds, which change two, are not steps."""
     base = next(p for p in panels if not p.setting)
     found = {}
-    some = [p for p in panels if "teacher_seed" not in p.setting]
-    changed = {name for p in some for name in p.setting}
-    for setting in (p.setting for p in some if p.setting):
-        field, *more = setting
-        fixed = {name: setting[name] for name in more}
-        wanted = {name: fixed.get(name, _value(base, name)) for name in changed - {field}}
-        levels = [
-            (_value(p, field), p)
-            for p in some
-            if all(_value(p, name) == v for name, v in wanted.items())
-        ]
-        found[field, str(fixed)] = field, fixed, sorted(levels, key=lambda level: _depth(level[0]))
-    return list(found.values())
+    for p in panels:
+        if len(p.setting) == 1:
+            [field] = p.setting
+            levels = found.setdefault(field, [(_value(base, field), base)])
+            levels.append((_value(p, field), p))
+    return {field: sorted(levels, key=lambda at: _depth(at[0])) for field, levels in found.items()}
 
 
 def _value(p, field):
@@ -56,8 +47,7 @@ def plot_ablations(panels):
     """[Shown]: gains over one_hot by level, a figure for each step."""
     base = next(p for p in panels if not p.setting)
     shown = []
-    for field, fixed, levels in steps(panels):
-        words = field + "".join(f" at {name} {value:g}" for name, value in fixed.items())
+    for field, levels in steps(panels).items():
         rows = []
         for value, p in levels:
             table = gain_by_bucket(p, p.methods)
@@ -65,7 +55,7 @@ def plot_ablations(panels):
             bucket = np.where(keep.bucket == "average", *PLACES)
             level = f"{value:g}" if isinstance(value, float) else str(value)
             primary = "yes" if value == _value(base, field) else ""
-            rows.append(keep.assign(bucket=bucket, field=words, level=level, base=primary))
+            rows.append(keep.assign(bucket=bucket, field=field, level=level, base=primary))
         shown.append(_plot_ablation(panels[0].name, pd.concat(rows, ignore_index=True)))
     return shown
 

@@ -139,7 +139,7 @@ def by_class_and_seed(p):
     """The counts, before any mean over seeds: one row per (method, seed, group).
 
     The teacher is one of the methods."""
-    sizes = len(p.group_names), len(p.teachers[0].facts["class_names"])
+    sizes = len(p.group_names), len(p.class_names)
     shared = {p.study.groups[0]: p.group_names, "training images": p.train_counts}
     shared["bucket"] = [p.bucket_names[b] for b in p.bucket]
     frames = []

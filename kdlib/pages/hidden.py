@@ -12,14 +12,9 @@ from kdlib.pages.drawing import LINE, axes_of, captioned, legend, shot
 from kdlib.pages.gains import rarest, rarest_classes
 
 
-def label_names(p):
-    """(C,) names of the labels."""
-    return p.teachers[0].facts["class_names"]
-
-
 def label_of(p):
     """{name of a group: name of its label, which all its examples have}."""
-    labels = np.array(label_names(p))[p.y]
+    labels = np.array(p.class_names)[p.y]
     return dict(zip(np.array(p.group_names)[p.group], labels, strict=True))
 
 
@@ -27,7 +22,7 @@ def gain_by_label(p):
     """Gain of distillation in points with its test, as in classes.gain_by_group: a row per label.
 
     Every test image of a label counts alike."""
-    names = label_names(p)
+    names = p.class_names
     right, baseline = ((p.predicted(m) == p.y).mean(axis=0) for m in ("kd", "one_hot"))
     gain = 100 * np.bincount(p.y, right - baseline) / np.bincount(p.y)
     return pd.DataFrame({"label": names, "gain": gain, **tested(p, Groups.of(p.y, names))})

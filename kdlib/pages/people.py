@@ -68,8 +68,6 @@ def _found(p, method):
 
 def answer_of_others(some):
     """A sentence, in a list, on the same changes in further pairs; none without any."""
-    if not some:
-        return []
     said = []
     for p in some:
         odds, parity = (told(change(p, "kd", name, "sex")) for name in (rates.ODDS, rates.PARITY))
@@ -78,10 +76,8 @@ def answer_of_others(some):
             f"{p.name}: accuracy on all test rows by {together}, equalised odds by {odds}, "
             f"demographic parity by {parity}"
         )
-    return [
-        "What distillation changes in the other pairs, whose temperature was chosen for the first: "
-        f"{'; '.join(said)}."
-    ]
+    lead = "What distillation changes in other pairs, whose temperature was chosen for the first:"
+    return [f"{lead} {'; '.join(said)}."] if said else []
 
 
 # ---------------------------------------------------------------- gains
@@ -280,12 +276,11 @@ def plot_differences(p):
 
 def by_label(p):
     """Table: accuracy of one-hot in each group and label, and the gain of each method."""
-    classes = p.teachers[0].facts["class_names"]
     test = np.bincount(2 * p.group + p.y, minlength=2 * len(p.group_names))
     rows = []
     for g in np.argsort(-p.train_counts, kind="stable"):
         for label, rate, sign in ((1, rates.TPR, 1), (0, rates.FPR, -1)):
-            row = {"group": p.group_names[g], "earns": classes[label]}
+            row = {"group": p.group_names[g], "earns": p.class_names[label]}
             row["test rows"] = test[2 * g + label]
             base = of_networks(p, "one_hot")[rate].map(np.take, indices=g, axis=-1)
             right = base.observed.mean()

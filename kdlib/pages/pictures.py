@@ -209,8 +209,7 @@ def _pictures(p, method, over, groups, found, students, which, caption):
     rows = []
     for g in shown:
         some = np.flatnonzero(found.some & (p.group == g))
-        names = p.teachers[0].facts["class_names"]
-        pictures = found.pictures(some, each_of(shown), p.y, names, image)
+        pictures = found.pictures(some, each_of(shown), p.y, p.class_names, image)
         note = f"{number(gain[g])}; {len(pictures)} of {len(some):,} such images"
         rows.append(Row(p.group_names[g], note, pictures))
     return Pictures(*what, sentence, caption, tuple(rows))

@@ -258,8 +258,6 @@ def plot_alphas(p):
     intervals. Alpha is the weight of the teacher in AdaAlpha: 1 is plain distillation, 0 one-hot
     training."""
     table = alphas(p, p.runs)
-    if not len(table):
-        return None
 
     def paint(width):
         figure, axes = axes_of(width, height=3.9)

@@ -184,6 +184,8 @@ def _read(name, layout, path, y, train):
     """Pixels (N, 32, 32, 3) uint8 in canonical order, of which y and train are known.
 
     The number of images of each class is right, else DataError."""
+    if layout == "decoded":
+        raise _error(f"nothing but {path} was found", name)
     with np.load(ORDER) as places:
         place = places[name]
     x = np.empty((len(y), 32, 32, 3), np.uint8)
@@ -198,13 +200,9 @@ def _read(name, layout, path, y, train):
                     f"{label}, expected {ours.sum()}",
                     name,
                 )
-            x[ours] = pixels[_by_pixels(pixels, theirs)[place[ours]]]
+            ordered = np.array(sorted(theirs, key=lambda i: pixels[i].tobytes()))
+            x[ours] = pixels[ordered[place[ours]]]
     return x
-
-
-def _by_pixels(pixels, some):
-    """Indices `some` into pixels (n, 32, 32, 3), sorted by the bytes of their images."""
-    return np.array(sorted(some, key=lambda i: pixels[i].tobytes()))
 
 
 def _pickles(name, path, part):
@@ -256,11 +254,7 @@ def _pixels(content, where, name):
     raise _error(f"{where} is {problem}", name)
 
 
-def _decoded(name, path, part):
-    raise _error(f"nothing but {path} was found", name)
-
-
-READERS = {"pickles": _pickles, "parquet": _parquet, "decoded": _decoded}
+READERS = {"pickles": _pickles, "parquet": _parquet}
 
 
 # ---------------------------------------------------------------- cache

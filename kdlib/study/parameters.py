@@ -1,7 +1,7 @@
 """What a notebook is given: names that papermill sets, and overrides of a study to explore with."""
 
 import ast
-import math
+import contextlib
 from dataclasses import replace
 
 from kdlib.config import DEFAULTS, KdlibError, checked, did_you_mean
@@ -100,10 +100,13 @@ def _fields(overrides):
             raise KdlibError(f"{PARAMETER}: {name} cannot be overridden: {FIXED[name]}.")
         if name not in OPEN:
             raise KdlibError(f"{PARAMETER}: {name!r} is unknown: {did_you_mean(name, OPEN)}")
+        if isinstance(value, str):
+            with contextlib.suppress(ValueError):
+                value = float(value)  # YAML takes 1e-5 for text
         try:
             found[name] = checked(name, value)
         except KdlibError as error:
-            raise KdlibError(f"{PARAMETER}: {error}{_hint(value)}") from None
+            raise KdlibError(f"{PARAMETER}: {error}") from None
     return found
 
 
@@ -116,19 +119,6 @@ def _read(text):
     # a date or a number that there cannot be, and brackets in thousands
     except (yaml.YAMLError, ValueError, RecursionError):
         return None
-
-
-def _hint(value):
-    """What may be wrong about a value that is text; "" without a guess."""
-    import yaml  # 1e-5 is text there, 1.0e-05 a number
-
-    try:
-        number = float(value) if isinstance(value, str) else math.nan
-    except ValueError:
-        return ""
-    if not math.isfinite(number):
-        return ""
-    return f" It is text here: write {yaml.safe_dump(number).split()[0]} without quotes."
 
 
 def _with(chosen, fields):

@@ -3,7 +3,7 @@
 import torch
 from safetensors import torch as safetensors
 
-from kdlib.config import KdlibError, count_of
+from kdlib.config import KdlibError
 from kdlib.study.files import folder, read_file, whole_file
 from kdlib.teacher import weights_sha256
 
@@ -40,18 +40,12 @@ def read_into(model, key, sha256):
     # safetensors and torch raise many classes on damaged bytes
     except Exception as error:
         raise _refused(path, f"not weights ({str(error).partition(chr(10))[0]})") from None
-    own = model.state_dict()
-    differ = [name for name in {**own, **held} if _shape(own, name) != _shape(held, name)]
-    if differ:
-        of = count_of(len(differ), "tensor")
-        raise _refused(path, f"of another network ({of} differ in shape, such as {differ[0]!r})")
-    model.load_state_dict(held)
+    try:
+        model.load_state_dict(held)
+    except RuntimeError:
+        raise _refused(path, "of another network") from None
     if weights_sha256(model) != sha256:
         raise _refused(path, "not the weights of its record")
-
-
-def _shape(tensors, name):
-    return tensors[name].shape if name in tensors else None
 
 
 def _refused(path, why):

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from scipy import optimize, special, stats
 
-from kdlib.config import KdlibError
 from kdlib.evidence.significance import (
     Change,
     agreement,
@@ -240,11 +239,6 @@ def test_agreement_drops_nan_groups_repeats_itself_and_needs_two_of_everything()
     assert agreement(mine, pool, 300, seed=1) != agreement(mine, pool, 300, seed=2)
     for small in ((mine[:, :, :1], pool), (mine, pool[:, :, :1]), (mine[..., :1], pool[..., :1])):
         assert np.isnan(agreement(*small, 10)).all()
-
-
-def test_shrunk_variances_refuse_a_single_row():
-    with pytest.raises(KdlibError, match=r"needs samples \(S, G\), one row per network"):
-        shrunk_variances(np.ones(5), np.ones((2, 5)))
 
 
 def test_the_detectable_change_is_called_one_with_power_80_percent_beside_99_others():

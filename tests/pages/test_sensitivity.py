@@ -223,18 +223,6 @@ def test_an_ablation_has_every_level_and_the_primary_one_in_order(panels_of):
     both_widths(temperature)
 
 
-def test_a_setting_of_two_fields_is_compared_with_the_one_that_shares_the_second(panels_of):
-    settings = ({}, {"temperature": 4.0}, {"lr": 0.1, "temperature": 4.0})
-    shown = ablations.plot_ablations(panels_of(replace(ABLATIONS, settings=settings)))
-    table = pd.concat([s.table for s in shown])
-    assert list(dict.fromkeys(zip(table.field, table.level, table.base, strict=True))) == [
-        ("temperature", "2", "yes"),
-        ("temperature", "4", ""),
-        ("lr at temperature 4", "0.05", "yes"),
-        ("lr at temperature 4", "0.1", ""),
-    ]
-
-
 @pytest.mark.parametrize(
     "levels, wanted",
     [
@@ -254,7 +242,6 @@ def test_without_a_step_and_with_one_draw_there_is_nothing_to_draw(panels_of):
     alone = panels_of(replace(ABLATIONS, settings=({},)))
     assert ablations.plot_ablations(alone) == []
     assert ablations.plot_variances(alone) is None
-    assert sensitivity.plot_alphas(alone[0]) is None
     assert trust.plot_optimism(alone[0]) is None and trust.optimism(alone[0], []) is None
 
 

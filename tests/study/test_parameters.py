@@ -1,7 +1,6 @@
 """Overrides of a study: which fields reach which runs, what is refused before anything trains, and
 that nothing of it is ever counted."""
 
-import re
 from dataclasses import replace
 
 import numpy as np
@@ -98,11 +97,10 @@ REFUSED = [
     ("epochs: " + 5000 * "1", "must be fields of Config"),  # more digits than Python reads
     pytest.param(5000 * "[", "must be fields of Config", id="thousands of brackets"),
     ({"temperature": 10**40}, f"temperature={10**40}: must lie between 0.001 and 1000.0"),
-    ({"temperature": "nan"}, "temperature='nan': must be a number."),
+    ({"temperature": "nan"}, "temperature=nan: must lie between 0.001 and 1000.0"),
     ({"temprature": 4}, "overrides: 'temprature' is unknown: did you mean 'temperature'?"),
     ({4: 4}, "overrides: 4 is unknown: "),
     ({"temperature": "hot"}, "temperature='hot': must be a number."),
-    ({"lr": "1e-3"}, "lr='1e-3': must be a number. It is text here: write 0.001 without quotes."),
     ({"epochs": 2.5}, "epochs=2.5: must be a whole number"),
     ({"alpha": 1.5}, "alpha=1.5: must lie between 0 and 1"),
     ({"student": "cnn_smal"}, "student='cnn_smal': did you mean 'cnn_small'?"),
@@ -134,13 +132,9 @@ def test_wrong_overrides_are_one_sentence(overrides, said):
     assert len(str(caught.value)) < 1000
 
 
-@pytest.mark.parametrize("text", ["1e-3", "2e-05", "1e1", "0.25", "3"])
-def test_a_number_that_yaml_takes_for_text_is_told_as_one_that_it_does_not(text):
-    with pytest.raises(KdlibError) as caught:
-        overridden(DIGITS, {"weight_decay": text})
-    told = re.search("write (.*) without quotes", str(caught.value))[1]
-    explored = overridden(DIGITS, f"{{weight_decay: {told}, temperature: 8}}")
-    assert by_run(explored, "kd").weight_decay == float(text)
+@pytest.mark.parametrize("text", ["{lr: 1e-3}", "lr: 1e-3", "{lr: '0.001'}"])
+def test_a_number_that_yaml_takes_for_text_is_a_number(text):
+    assert overridden(DIGITS, text).overrides == {"lr": 0.001}
 
 
 def test_every_field_is_open_or_has_a_reason():
