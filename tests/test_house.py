@@ -20,7 +20,7 @@ FLOORS = [
     "__main__",
 ]  # each may know those before it
 LIGHT = {"numpy", "torch"}  # what the helper module may import beside the standard library
-LONGEST, HELPER, WHOLE = 300, 1978, 25_985  # lines of a module, of the helper module, of kdlib
+LONGEST, HELPER, WHOLE = 300, 1978, 25_987  # lines of a module, of the helper module, of kdlib
 
 
 def modules():

@@ -99,11 +99,11 @@ def _anew():
 def texts(outside=""):
     """(answer of README.md, its figure as SVG bytes or None, RESULTS.md), Markdown.
 
-    outside: see kept. The first study with verdicts that is not superseded gives answer and
-    figure."""
+    outside: see kept. The first study that has seeds enough for a test and is not superseded gives
+    answer and figure."""
     found = [shown for shown in map(_shown, STUDIES.values()) if shown]
     judged = [shown for shown in found if shown.cards]
-    judged.sort(key=lambda shown: shown.study.superseded)  # stable
+    judged.sort(key=lambda shown: (shown.study.superseded, shown.seeds < LEAST_SEEDS))  # stable
     beyond = [shown for shown in found if not shown.cards]
     answer, svg = "No study is on record yet; `make report` shows the demonstration.", None
     parts = [ABOUT]
@@ -129,12 +129,14 @@ def texts(outside=""):
 
 
 def _decided(everything):
-    """{study: (findings that are decided, all findings)} of the sections of RESULTS.md."""
+    """{study: (findings that are decided, all findings)} of the sections of RESULTS.md.
+
+    Of studies with seeds enough for a test."""
     found = {}
     for section in re.split("^(?=## )", everything, flags=re.M):
         title = re.match(r"## .*?\(`(.+?)`\)", section)
         words = re.findall(r"^\| F[^|]*\|[^|]*\| \*\*(.+?)†?\*\* \|", section, re.M)
-        if words:
+        if set(words) - {"not tested"}:
             found[title[1]] = sum(word not in UNDECIDED for word in words), len(words)
     return found
 

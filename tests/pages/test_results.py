@@ -164,3 +164,15 @@ def test_the_gate_is_told_as_far_as_runs_without_a_search_show_it(monkeypatch):
     )
     assert "is at 0.0 % (at least 2)." in everything
     assert "Trained on: a processor." in everything
+
+
+def test_a_study_with_too_few_seeds_gives_no_answer_while_another_has_enough(monkeypatch):
+    early = replace(FIVE, name="early", title="Early", shared=FIVE.shared | {"epochs": 41})
+    monkeypatch.setattr(findings, "false_alarms", lambda p: {})
+    monkeypatch.setitem(STUDIES, "early", early)
+    monkeypatch.setitem(STUDIES, "tiny", FIVE)
+    write_study(early, seeds=2, **HELPS_MANY_HARMS_FEW)
+    write_study(FIVE, seeds=4, **HELPS_MANY_HARMS_FEW)
+    answer, _, everything = results.texts()
+    assert "*Tiny. Dots" in answer and "`early`" not in answer
+    assert everything.index("## Tiny") < everything.index("## Early (`early`), 2 of 5")
