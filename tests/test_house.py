@@ -20,7 +20,9 @@ FLOORS = [
     "__main__",
 ]  # each may know those before it
 LIGHT = {"numpy", "torch"}  # what the helper module may import beside the standard library
-LONGEST, HELPER, WHOLE = 300, 1978, 25_987  # lines of a module, of the helper module, of kdlib
+LONGEST, HELPER, WHOLE = 300, 2000, 26_100  # lines of a module, of the helper module, of kdlib
+
+TOO_LONG = "take out as many lines as you add, or raise the limit here and say why"
 
 
 def modules():
@@ -95,11 +97,11 @@ def test_no_module_is_longer_than_a_reader_keeps_in_mind():
 
 
 def test_the_helper_module_is_read_in_an_evening():
-    assert sum(n for (room, _), n in lines().items() if room == "") <= HELPER
+    assert sum(n for (room, _), n in lines().items() if room == "") <= HELPER, TOO_LONG
 
 
 def test_the_whole_of_kdlib_keeps_its_budget():
-    assert sum(lines().values()) <= WHOLE
+    assert sum(lines().values()) <= WHOLE, TOO_LONG
 
 
 @pytest.mark.parametrize("command", [("format", "--check"), ("check",)], ids=" ".join)

@@ -6,6 +6,7 @@ import contextlib
 import functools
 import hashlib
 import io
+import json
 import math
 import os
 from dataclasses import dataclass, field
@@ -239,7 +240,13 @@ def _check_arrays(splits, facts):
 def _refused(path, why):
     if isinstance(why, OSError):
         why = f"cannot be read ({why.strerror})"
-    return RecordError(f"{path}: {str(why).rstrip('.')}; delete it and run again.")
+    if isinstance(why, json.JSONDecodeError):
+        why = "cut short or changed, so that it is no JSON"
+    files = f"{path.stem}.json and {path.stem}.npz"
+    return RecordError(
+        f"{path}: {str(why).rstrip('.')}; delete {files} there and run again, or put back the ones "
+        "that git has."
+    )
 
 
 def check_pair(record, other):

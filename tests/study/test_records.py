@@ -164,7 +164,7 @@ def test_damaged_and_foreign_records_are_refused_by_name(records_folder):
     good, whole = json.loads(text.read_text()), arrays.read_bytes()
     other, unknown = good["config"] | {"lr": 0.2}, good["config"] | {"lrr": 1}
     for wrong, said in (
-        ("{", "Expecting property name"),
+        ("{", "cut short or changed, so that it is no JSON"),
         ("[]", "it holds no facts by name"),
         ("[" * 100_000, "its brackets are nested too deeply"),
         (text.read_bytes().replace(b"digits", b"\xff"), "it is not text"),
@@ -190,7 +190,9 @@ def test_damaged_and_foreign_records_are_refused_by_name(records_folder):
         arrays.unlink()
         if of_arrays:
             arrays.write_bytes(of_arrays)
-        assert f"{CFG.key()}.npz: {said}" in refused(records_folder)
+        told = refused(records_folder)
+        assert f"{CFG.key()}.npz: {said}" in told
+        assert f"; delete {text.name} and {arrays.name} there and run again" in told
         arrays.touch()
     with pytest.raises(RecordError, match="there is no record of this run"):
         records.read(replace(CFG, seed=5))
@@ -242,10 +244,10 @@ def test_what_is_no_file_or_far_too_large_is_not_read(records_folder):
     for path, whole in ((arrays, good), (text, content)):
         path.unlink()
         path.mkdir()
-        assert f"{path.name}: not a file; delete it" in refused(records_folder)
+        assert f"{path.name}: not a file; delete " in refused(records_folder)
         path.rmdir()
         os.mkfifo(path)
-        assert f"{path.name}: not a file; delete it" in refused(records_folder)
+        assert f"{path.name}: not a file; delete " in refused(records_folder)
         path.unlink()
         with open(path, "wb") as sparse:
             sparse.truncate(5 * 2**30)
