@@ -1,6 +1,8 @@
 """Whom does knowledge distillation hurt, and how to stop it: a reproduction of *Teacher's pet*
 (arXiv 2106.10494)."""
 
+import sys
+
 __version__ = "0.1.0"
 
 
@@ -23,4 +25,9 @@ def __getattr__(name):
         from kdlib.distilling.run import distil
 
         return distil
-    raise AttributeError(f"module 'kdlib' has no attribute {name!r}")
+    said = f"module 'kdlib' has no attribute {name!r}"
+    raise AttributeError(said, name=name, obj=sys.modules["kdlib"])  # Python adds the likeliest
+
+
+def __dir__():
+    return [*globals(), "audit", "audit_students", "audit_models", "distil"]

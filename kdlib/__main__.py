@@ -20,6 +20,7 @@ if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_
 from kdlib import __version__
 from kdlib.config import KdlibError, count_of, did_you_mean
 from kdlib.study import stopping
+from kdlib.study.done import complete_seeds
 from kdlib.study.files import check_writable, exists, folder
 from kdlib.study.grids import STUDIES, study
 from kdlib.study.part import lacking, part_of
@@ -55,6 +56,7 @@ def run(args):
     jobs = args.jobs or place.default_jobs(device)
     todo = sweep.missing(configs)
     done = len(configs) - len(todo)
+    _say_if_new()
     print(f"{args.study}: {count_of(len(configs), 'run')}, {done} on record", flush=True)
     if todo and not _agreed(args, todo, place, device, jobs):
         return 1
@@ -66,7 +68,18 @@ def run(args):
     if part.compared and not left:
         from kdlib.pages.gains import compared
 
-        print(lacking(part) or "\n".join(compared(part.compared, part.seeds)))
+        of = part.compared, part.seeds
+        print(lacking("comparison", *of) or "\n".join(compared(*of)))
+        if not todo:
+            print("all were read, not repeated; CONTRIBUTING.md says what to do after a change")
+    elif not left and complete_seeds(args.study):
+        print(f"python -m kdlib report {args.study} draws its pages")
+
+
+def _say_if_new():
+    """Say that the folder of records is not there: its name may be misspelt."""
+    if not folder().is_dir():
+        print(f"there are no records yet in {folder()} (KDLIB_RECORDS)")
 
 
 def _on_record(configs):
@@ -190,9 +203,9 @@ def distill(args):
 
 def status(args):
     """Show how many runs of each study are on record."""
-    from kdlib.study.done import complete_seeds
-
-    for s in [study(name) for name in args.studies or STUDIES]:
+    chosen = [study(name) for name in args.studies or STUDIES]
+    _say_if_new()
+    for s in chosen:
         complete = f"{complete_seeds(s.name)} of {count_of(s.seeds, 'seed')} complete"
         print(f"{s.name}: {_on_record(s())}, {complete}")
 
@@ -290,9 +303,11 @@ def _parse(argv):
         raise KdlibError(f"command {argv[0]!r} is unknown: {did_you_mean(argv[0], subs.choices)}")
     args, unknown = parser.parse_known_args(argv)
     if unknown:
-        usage = commands.get(args.command, parser).format_help()
-        known = dict.fromkeys(re.findall(r"^  (?:-\w, )?(--[a-z-]+)", usage, re.M))
+        of = commands.get(args.command, parser)
+        known = dict.fromkeys(re.findall(r"^  (?:-\w, )?(--[a-z-]+)", of.format_help(), re.M))
         word = unknown[0].partition("=")[0]
+        if not word.startswith("-"):
+            of.error(f"{word!r} is one word too many")
         raise KdlibError(f"{word!r} is unknown: {did_you_mean(word, known)}")
     return args
 

@@ -8,7 +8,7 @@ import json
 import typing
 from dataclasses import dataclass
 
-from kdlib.methods import METHODS, idle_fields
+from kdlib.methods import METHODS, loss_fields
 
 FOLDS = 5  # of a crossfit
 RECIPE = 1  # of what fields mean: records of another one do not answer to the keys of this one
@@ -124,8 +124,11 @@ class Config:
 
     def _check_combination(self):
         knobs = METHODS[self.method].knobs
-        for name in sorted(idle_fields(self.method)):
-            if (value := getattr(self, name)) != DEFAULTS[name]:
+        for name in sorted(loss_fields()):
+            if name not in DEFAULTS:
+                known = did_you_mean(name, DEFAULTS)
+                raise _wrong(f"{name!r} is unknown, but kdlib/methods.py has it as a knob: {known}")
+            if name not in knobs and (value := getattr(self, name)) != DEFAULTS[name]:
                 unused = f"method {self.method!r} does not use it; leave it at {DEFAULTS[name]!r}"
                 raise _wrong(f"{name}={value!r}: {unused}.")
         if "teacher" in knobs and self.teacher is None:

@@ -134,6 +134,11 @@ class Stepper:
         logits = logits.float()
         with trusted():
             values = run.loss(logits, batch)
+        if values.shape != batch.y.shape:
+            raise KdlibError(
+                f"method {run.cfg.method!r}: its loss has the shape {tuple(values.shape)}, but "
+                f"must be one number for each of the {len(batch.y)} images; leave out the mean."
+            )
         self.optimizer.zero_grad()
         self.mean(values).backward()
         self.optimizer.step()

@@ -120,7 +120,8 @@ def test_the_same_command_resumes_and_redoes_nothing(interrupted):
     done, left = len(kept), 12 - len(kept)
     begin = f"digits: 12 runs, {done} on record\n{left} to do: about "
     assert again.stdout.startswith(begin)
-    assert again.stdout.endswith("12 of 12 runs on record\n") and 1 <= done < 12
+    end = "12 of 12 runs on record\npython -m kdlib report digits draws its pages\n"
+    assert again.stdout.endswith(end) and 1 <= done < 12
     assert kept == {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in kept}
     assert all(records.read(cfg, folder).config == cfg for cfg in SMALL(4))
     assert not list(folder.glob(".tmp-*"))
@@ -132,7 +133,7 @@ def test_a_complete_study_starts_nothing_and_refuses_a_damaged_record(
     monkeypatch.setattr(sweep, "_pool", None)
     assert cli.main(["run", "digits"]) == 0
     said = "digits: 12 runs, 12 on record\n12 of 12 runs on record\n"
-    assert capsys.readouterr().out == said
+    assert capsys.readouterr().out == f"{said}python -m kdlib report digits draws its pages\n"
     (complete / f"{SMALL(1)[0].key()}.npz").write_bytes(b"PK")
     assert cli.main(["run", "digits"]) == 2
     assert "truncated or changed" in capsys.readouterr().err
@@ -213,20 +214,36 @@ def test_a_method_is_compared_with_what_is_on_record(complete, monkeypatch, caps
     assert cli.main([*command, "--seeds", "2"]) == 0
     said = capsys.readouterr().out.splitlines()
     assert "2 of 2 runs on record" in said
-    at = said.index("cnn_small → cnn_small: points over 8 one-hot networks, with 95 % intervals")
+    networks = "cnn_small → cnn_small, first 2 seeds"
+    at = said.index(f"{networks}: points over 8 one-hot networks, with 95 % intervals")
     rows = [line.strip().partition(": ")[0] for line in said[at + 1 :]]
     assert rows[:2] == ["distillation, average", "label smoothing, average"] and len(rows) == 4
     (complete / f"{SMALL.config(SMALL.pairs[0], 'kd', 1).key()}.json").unlink()
     assert cli.main([*command, "--seeds", "2"]) == 0
     assert capsys.readouterr().out.splitlines()[1:] == [
         "2 of 2 runs on record",
-        "no comparison yet, for want of 1 run: python -m kdlib run digits --pair "
-        "cnn_small/cnn_small --method one_hot --method kd --method label_smoothing --seeds 2",
+        "no comparison of the first 2 seeds yet, for want of 1 run: python -m kdlib run digits "
+        "--pair cnn_small/cnn_small --method one_hot --method kd --method label_smoothing "
+        "--seeds 2",
+        "all were read, not repeated; CONTRIBUTING.md says what to do after a change",
     ]
     assert cli.main(command) == 0  # of as many seeds as can be compared
     assert "points over 8 one-hot networks" in capsys.readouterr().out
     assert cli.main(["run", "digits", "--method", "label_smooth"]) == 2
     assert "did you mean 'label_smoothing'" in capsys.readouterr().err
+
+
+def test_an_audit_of_a_study_says_which_runs_it_lacks(complete, tmp_path, capsys):
+    command = ["audit", "--study", "digits", "--out", str(tmp_path / "audit.html")]
+    assert cli.main(command) == 0
+    (complete / f"{SMALL.config(SMALL.pairs[0], 'kd', 1).key()}.json").unlink()
+    assert cli.main(command) == 0  # of the one seed that is complete
+    capsys.readouterr()
+    assert cli.main([*command, "--seeds", "2"]) == 2
+    assert capsys.readouterr().err == (
+        "kdlib: study digits: no audit of the first 2 seeds yet, for want of 1 run: python -m kdlib "
+        "run digits --pair cnn_small/cnn_small --method one_hot --method kd --seeds 2\n"
+    )
 
 
 def test_a_part_of_a_study_is_run_alone(long):
@@ -432,6 +449,12 @@ def test_status_counts_runs_and_complete_seeds(complete, capsys):
     )
 
 
+def test_a_folder_of_records_that_is_not_there_may_be_misspelt_and_is_named(empty, capsys):
+    assert cli.main(["status", "digits"]) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert said[0] == f"there are no records yet in {empty} (KDLIB_RECORDS)" and len(said) == 2
+
+
 def test_data_says_what_is_where(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("KDLIB_DATA", str(tmp_path))
     (tmp_path / "cifar-100-python").mkdir()
@@ -531,6 +554,7 @@ def nearest(wrong, near, allowed):
             nearest("'--bugdet'", "--budget", OF_RUN),
         ),
         ("doctor --now", "'--now' is unknown: Allowed: --help."),
+        ("run digits adult", "'adult' is one word too many; see: python -m kdlib run --help"),
         (
             "run imagenet-lt",
             "imagenet-lt is a preset, since its images are read while it trains: python -m kdlib "
@@ -545,6 +569,11 @@ def nearest(wrong, near, allowed):
             "study digits-recipe has no pairs or methods to choose from.",
         ),
         ("audit --study anchors", "study anchors has no pairs or methods to choose from."),
+        (
+            "audit --study digits --method one_hot",
+            "--method one_hot: it is the baseline; choose one to compare with it.",
+        ),
+        ("audit --study digits --seeds 17", "--seeds 17: study digits plans 16 seeds."),
         (
             "data get cifar11",
             f"data set 'cifar11' {DOWNLOADED}: did you mean 'cifar10'? Allowed: cifar100, cifar10, adult.",

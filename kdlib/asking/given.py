@@ -1,6 +1,7 @@
 """Audits of what is at hand: runs on record, and what the parameters of the notebook name."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,15 +9,16 @@ import numpy as np
 from kdlib.auditing.audit import audit
 from kdlib.auditing.found import places
 from kdlib.auditing.students import audit_students, named_files
-from kdlib.config import KdlibError
+from kdlib.config import KdlibError, count_of
 from kdlib.evidence.panel import panel
 from kdlib.pages.pictures import images_of
 from kdlib.reading.names import REDUCED, ROLES
 from kdlib.reading.read import Source
 from kdlib.reading.sentences import repeated
-from kdlib.study.done import some_seeds
+from kdlib.study.done import complete_seeds, some_seeds
 from kdlib.study.grids import study
 from kdlib.study.parameters import check_names
+from kdlib.study.part import lacking
 
 
 def audit_study(name, pair=None, method="kd", seeds=None, images=None, **how):
@@ -26,12 +28,20 @@ def audit_study(name, pair=None, method="kd", seeds=None, images=None, **how):
     method: or a list of several, of which the Students are returned, with as many training runs as
     the one that has fewest. images: the folder of the data set, so that pictures show what was
     lost; see cifar.find. how: title, say; see audit. KdlibError for a pair or method that the study
-    does not have.
+    does not have, and for runs that are not on record.
     """
     methods = [method] if isinstance(method, str) else method
-    pair = study(name).part([pair] if pair else [], methods).pairs[0]
-    chosen = study(name).with_methods(methods)  # also those that were added and run
-    p = panel(chosen, pair, seeds or some_seeds(name))
+    if "one_hot" in methods:
+        raise KdlibError("--method one_hot: it is the baseline; choose one to compare with it.")
+    # also methods that were added and run
+    chosen = study(name).part([pair] if pair else [], ["one_hot", "kd", *methods])
+    seeds = seeds or complete_seeds(chosen) or some_seeds(name)
+    if seeds > chosen.seeds:
+        raise KdlibError(f"--seeds {seeds}: study {name} plans {count_of(chosen.seeds, 'seed')}.")
+    chosen = replace(chosen, pairs=chosen.pairs[:1])
+    if said := lacking("audit", chosen, seeds):
+        raise KdlibError(f"study {name}: {said}")
+    p = panel(chosen, chosen.pairs[0], seeds)
 
     group_names = np.array(p.group_names)
     class_names = tuple(p.teachers[0].facts["class_names"])

@@ -26,7 +26,7 @@ def margins_of(teacher, loader, group_of=None, limit=None):
     Of several processes each shows the part that its own loader holds; all get the margins of the
     whole. KdlibError for a group without an example, and for whatever cannot be used."""
     model = Reduced(teacher, "teacher")
-    of_class = None if group_of is None else torch.as_tensor(group_of)
+    of_class = None if group_of is None else _numbers(group_of)
     margins = []
     groups = []
     n = 0
@@ -37,6 +37,11 @@ def margins_of(teacher, loader, group_of=None, limit=None):
             logits = torch.from_numpy(model.scores(args, named, len(y), n))
             margins.append(label_margin(logits, y))
             if of_class is not None:
+                if of_class.shape != (model.classes,):
+                    raise KdlibError(
+                        f"group_of: has the shape {tuple(of_class.shape)}, must hold the group of "
+                        f"each of the {model.classes} classes."
+                    )
                 y = of_class[y]
             groups.append(y if more is None or group_of is not None else _numbers(more))
             n += len(y)
@@ -51,7 +56,7 @@ def margins_of(teacher, loader, group_of=None, limit=None):
 
 
 def _numbers(groups):
-    """(B,) int64 of the groups of a batch."""
+    """int64 of the groups of a batch, or of the classes."""
     numbers = array_of(groups, "groups")
     if numbers.dtype.kind not in "iu":
         raise KdlibError(f"groups: must be whole numbers from 0 on, not {numbers.dtype}.")

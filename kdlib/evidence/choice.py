@@ -250,12 +250,14 @@ def _search_of(study):
 def gate_without_search(p):
     """[A sentence] on what a Panel's own runs say of the gate, where no search tried longer ones.
 
-    [] of balanced data, where no class is few-shot."""
-    if _search_of(p.study) or not p.study.bucket_edges:
+    [] of balanced data, where no class is few-shot, and of what is superseded."""
+    study = p.study
+    judged = study.kind == "findings" and study.bucket_edges and not study.superseded
+    if not judged or _search_of(study):
         return []
     margins = [r.facts["teacher_margin_train"] for r in p.runs["kd"]]
     margin = np.mean([np.average(m, weights=p.train_counts) for m in margins])
-    few = p.train_counts < p.study.bucket_edges[1]
+    few = p.train_counts < study.bucket_edges[1]
     lowest = p.val_accuracy("one_hot").mean(axis=0)[few].min()
     passes = margin >= LEAST_MARGIN and lowest >= LEAST_FEW_SHOT
     said = "passes what they show of" if passes else "does not pass"

@@ -10,14 +10,16 @@ from kdlib.config import KdlibError, did_you_mean
 from kdlib.evidence.choice import gate_failed
 from kdlib.evidence.findings import DEMONSTRATION
 from kdlib.evidence.panel import panel
+from kdlib.evidence.rules import LEAST_SEEDS
 from kdlib.evidence.rules import classes as in_words
 from kdlib.evidence.stats import interval
 from kdlib.evidence.words import brief, number
-from kdlib.methods import name_of
+from kdlib.methods import ARMS, METHODS, name_of
 from kdlib.pages import classes, gains, pictures
 from kdlib.pages.shown import Headline, Table, plus_minus
 from kdlib.study import files
-from kdlib.study.done import complete_seeds
+from kdlib.study.done import complete_seeds, some_seeds
+from kdlib.study.files import exists
 from kdlib.study.grids import STUDIES, study
 from kdlib.study.parameters import check_names
 from kdlib.study.studies import told
@@ -67,14 +69,24 @@ class Choice(NamedTuple):
 def on_record():
     """The names of the studies that compare methods and have a complete seed.
 
-    Superseded ones and demonstrations come last."""
+    First come those with enough seeds for a verdict, last superseded ones and demonstrations."""
     found = [s for s in STUDIES.values() if s.pairs and s.methods and complete_seeds(s.name)]
-    return [s.name for s in sorted(found, key=lambda s: (s.demonstration, s.superseded))]
+
+    def last(s):
+        return s.demonstration, s.superseded, complete_seeds(s.name) < LEAST_SEEDS
+
+    return [s.name for s in sorted(found, key=last)]
 
 
 def panel_of(name, pair):
-    """The Panel of a study's pair, without any change of setting, over all complete seeds."""
-    return panel(study(name), tuple(pair.split("/")), complete_seeds(name))
+    """The Panel of a study's pair, without any change of setting, over all complete seeds.
+
+    It has further methods that were run for all of these."""
+    chosen, pair, seeds = study(name), tuple(pair.split("/")), complete_seeds(name)
+    more = [m for m in (*METHODS, *ARMS) if m not in chosen.methods]
+    whole = chosen.with_methods(more)
+    some = [m for m in more if all(exists(whole.config(pair, m, s)) for s in range(seeds))]
+    return panel(chosen.with_methods(some), pair, seeds)
 
 
 def menus(given, strict=False):
@@ -85,8 +97,13 @@ def menus(given, strict=False):
     chosen, allowed = {}, {}
     for name in Choice._fields:
         allowed[name] = _options(name, **chosen)
-        value = given.get(name) or next(iter(allowed[name]))
+        value = given.get(name, "")
+        value = str(value) if type(value) is int else value or ""  # papermill's -p group 7
+        if not value:
+            value = next(iter(allowed[name]))
         if value not in list(allowed[name]):  # which lists have no hash for
+            if strict and name == "study" and value in list(STUDIES):
+                some_seeds(value)
             if strict:
                 known = [word for word in allowed[name] if word]
                 said = f"notebook parameter {name}={value!r}"

@@ -6,6 +6,7 @@ import textwrap
 import numpy as np
 import pandas as pd
 
+from kdlib.config import count_of
 from kdlib.evidence.panel import panel
 from kdlib.evidence.rules import classes
 from kdlib.evidence.stats import interval, worst
@@ -105,7 +106,7 @@ def differences(p, methods=None):
             row[f"p, {place}"] = p_value(result.p())
         rows.append(row)
     caption = (
-        "Difference to the mean of all baselines, with Welch's p, in points ± half-width of its "
+        "Difference from the mean of all baselines, with Welch's p, in points ± half-width of its "
         f"95 % interval, {p.name}"
     )
     return Table(pd.DataFrame(rows), caption, dict.fromkeys(p.places(), "points"))
@@ -122,8 +123,8 @@ def compared(chosen, seeds):
     for setting in chosen.settings:
         for pair in chosen.pairs:
             p = panel(chosen, pair, seeds, setting=setting)
-            networks = f"{len(p.runs['one_hot'])} one-hot networks"
-            yield f"{p.name}: points over {networks}, with 95 % intervals"
+            of = f"first {count_of(seeds, 'seed')}: points over {len(p.runs['one_hot'])} one-hot"
+            yield f"{p.name}, {of} networks, with 95 % intervals"
             for row in gain_by_bucket(p, p.methods).itertuples():
                 yield f"  {row.method}, {row.bucket}: {brief(row)}"
 

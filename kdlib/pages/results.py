@@ -207,8 +207,7 @@ def _study(shown):
         numbers = f"{c['sentence']} {c['alarm']}".rstrip()
         rows.append([c["finding"], c["pair"], f"**{marked(c)}**", numbers])
     answers = [ANSWERS[kind] for kind in shown.study.kinds if kind in ANSWERS]
-    if shown.study.kind == "findings" and not shown.study.superseded:
-        answers.append(choice.gate_without_search)
+    answers.append(choice.gate_without_search)
     said = [f"- {sentence}" for p in shown.panels for of in answers for sentence in of(p)]
     machines = "; ".join(provenance(shown.study, shown.seeds)["hardware"])
     header = ["finding", "teacher → student", "verdict", "the numbers"]

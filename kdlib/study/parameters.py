@@ -5,6 +5,7 @@ import contextlib
 from dataclasses import replace
 
 from kdlib.config import DEFAULTS, KdlibError, checked, did_you_mean
+from kdlib.study.done import complete_seeds
 from kdlib.study.grids import JUDGED, STUDIES, study
 from kdlib.study.studies import Study, told
 
@@ -36,25 +37,32 @@ def check_names(namespace, known):
                 raise KdlibError(f"{said}: {did_you_mean(name, known)}")
 
 
-def check_parameters(namespace):
-    """The Study that a notebook's parameters `study`, `seeds` and `overrides` ask for.
+def check_parameters(namespace) -> tuple[Study, int]:
+    """(Study, seeds) that a notebook's parameters `study`, `seeds` and `overrides` ask for.
 
     Call it as check_parameters(globals()). A notebook serves the studies of its `KIND`; those that
-    have verdicts take `overrides`. KdlibError for a name that only papermill knows, a study
-    that is unknown or of another kind, seeds out of range, or overrides that overridden refuses."""
+    have verdicts take `overrides`, and all that train take `hours`, see sweep. seeds None: those
+    that are complete, or where none is, and for a demonstration, all that are planned. KdlibError
+    for a name that only papermill knows, a study that is unknown or of another kind, seeds or hours
+    out of range, or overrides that overridden refuses."""
     name, seeds, kind = namespace["study"], namespace["seeds"], namespace["KIND"]
-    more = ("overrides",) if kind in JUDGED else ()
+    more = [*["overrides"] * (kind in JUDGED), *["hours"] * (kind != "anchors")]
     check_names(namespace, ("study", "seeds", *more))
     fitting = [s.name for s in STUDIES.values() if kind in s.kinds]
     if not isinstance(name, str) or name not in fitting:
         raise KdlibError(f"notebook parameter study={name!r}: {did_you_mean(name, fitting)}")
     chosen = study(name)
-    if type(seeds) is not int or not 1 <= seeds <= chosen.seeds:
+    if seeds is not None and (type(seeds) is not int or not 1 <= seeds <= chosen.seeds):
         raise KdlibError(
             f"notebook parameter seeds={seeds!r}: must be a whole number from 1 to {chosen.seeds} "
-            f"for {name}."
+            f"for {name}, or None."
         )
-    return overridden(chosen, namespace.get("overrides", {}))
+    hours = namespace.get("hours", 1)
+    if type(hours) not in (int, float) or not hours > 0:
+        raise KdlibError(f"notebook parameter hours={hours!r}: must be a number above 0.")
+    chosen = overridden(chosen, namespace.get("overrides", {}))
+    done = 0 if chosen.demonstration else complete_seeds(chosen)
+    return chosen, seeds or done or chosen.seeds
 
 
 def overridden(chosen, overrides) -> Study:

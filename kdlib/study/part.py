@@ -57,10 +57,10 @@ def _range_of(text, whole):
     return some
 
 
-def lacking(part):
-    """How many runs the comparison lacks, and the command that does them; "" if it lacks none."""
-    chosen = part.compared
-    missing = [cfg for cfg in chosen(part.seeds) if not exists(cfg)]
+def lacking(what, chosen, seeds):
+    """Why there is no comparison, say, of a Study's first seeds yet: how many runs they lack, and
+    the command that does them. "" if they lack none."""
+    missing = [cfg for cfg in chosen(seeds) if not exists(cfg)]
     if not missing:
         return ""
     words = ["python", "-m", "kdlib", "run", chosen.name]
@@ -68,5 +68,6 @@ def lacking(part):
         words += ["--pair", "/".join(pair)]
     for method in chosen.methods:
         words += ["--method", method]
-    command = shlex.join([*words, "--seeds", str(part.seeds)])
-    return f"no comparison yet, for want of {count_of(len(missing), 'run')}: {command}"
+    command = shlex.join([*words, "--seeds", str(seeds)])
+    of_seeds = f"{what} of the first {count_of(seeds, 'seed')} yet"
+    return f"no {of_seeds}, for want of {count_of(len(missing), 'run')}: {command}"

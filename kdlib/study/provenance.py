@@ -2,7 +2,7 @@
 
 import hashlib
 
-from kdlib.config import HIDDEN
+from kdlib.config import HIDDEN, count_of
 from kdlib.study import records
 from kdlib.study.done import baselines
 from kdlib.study.grids import study
@@ -22,6 +22,8 @@ def provenance(chosen, seeds):
     """{label: value} of the pages of the first `seeds` seeds of a study, or of its name."""
     chosen = study(chosen)
     configs = chosen(seeds)
+    of_seeds = count_of(len(configs), "planned run")
+    lacking = len(configs) - sum(map(records.exists, configs))
     for pair in chosen.pairs:  # whose pages depend on every baseline
         for setting in chosen.settings:
             configs += baselines(chosen, pair, setting)
@@ -42,6 +44,7 @@ def provenance(chosen, seeds):
         "data": sorted({DATA_FROM[cfg.dataset] for cfg in configs}),
         "data sha256": sorted({f["data_sha256"] for f in facts}),
         "seeds": f"{seeds} of {chosen.seeds} planned",
+        **({"not on record": f"{lacking} of {of_seeds} of these seeds"} if lacking else {}),
         "versions": sorted(versions),
         "hardware": sorted({_hardware(f) for f in facts}),
         "number of runs": len(configs),

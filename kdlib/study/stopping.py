@@ -31,9 +31,13 @@ def listen():
             _heard.append(number)
             raise Stopped(number)
 
-    for number in SIGNALS:
-        if signal.getsignal(number) is not signal.SIG_IGN:
-            signal.signal(number, stop)
+    for number in _minded():
+        signal.signal(number, stop)
+
+
+def _minded():
+    """The signals that this process was not told to ignore; what it starts is told the same."""
+    return [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
 
 
 def signal_behind(error):
@@ -62,8 +66,8 @@ def held():
         yield
         return
     came = []
-    before = {number: signal.getsignal(number) for number in SIGNALS}
-    for number in SIGNALS:
+    before = {number: signal.getsignal(number) for number in _minded()}
+    for number in before:
         signal.signal(number, lambda number, frame: came.append(number))
     _mask("SIG_BLOCK")
     try:
@@ -86,7 +90,7 @@ def released():
         signal.signal(number, signal.SIG_DFL)
         signal.raise_signal(number)
 
-    for number in SIGNALS:
+    for number in _minded():
         signal.signal(number, end)
     _mask("SIG_UNBLOCK")
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import gc
+import math
 import multiprocessing
 import os
 import threading
@@ -25,7 +26,7 @@ from kdlib.study.files import (
     sweep_leftovers,
 )
 from kdlib.study.machine import default_device
-from kdlib.study.pace import falls_back, one_thread, shares, starting, workers
+from kdlib.study.pace import falls_back, in_words, one_thread, shares, starting, workers
 from kdlib.study.plan import Plan
 from kdlib.study.progress import shown
 from kdlib.study.watch import OutOfTime
@@ -53,11 +54,12 @@ def default_jobs(device):
     return 9 if cuda.Captured.graphs else min(9, cores)
 
 
-def sweep(configs, folder=None, device=None, jobs=None, budget=None, ray=None):
+def sweep(configs, folder=None, device=None, jobs=None, budget=None, ray=None, hours=None):
     """The records of Configs, in order; what is missing is done first.
 
     jobs: runs at a time; default: default_jobs. budget: seconds. A run that would not end in time
-    is not started, one that does not end in time gives up, and the records are those at hand. A run
+    is not started, one that does not end in time gives up, and the records are those at hand.
+    hours: of a notebook, which asks nobody: what would take longer is refused as a whole. A run
     fails alone: the others go on, and the first failure is raised at the end. Several processes may
     share the work, also on several machines: what one has claimed the others leave to it, and wait
     for it when nothing else is left. ray: the address of a cluster whose nodes do the runs, see
@@ -71,7 +73,10 @@ def sweep(configs, folder=None, device=None, jobs=None, budget=None, ray=None):
         sweep_leftovers(cache_folder())
         deadline = None if budget is None else time.monotonic() + budget
         place = place_of(ray)
-        _do_all(todo, folder, device or place.default_device(), jobs, deadline, place)
+        device = device or place.default_device()
+        if hours:
+            _refuse_longer(hours, todo, folder, device, jobs or place.default_jobs(device), place)
+        _do_all(todo, folder, device, jobs, deadline, place)
     return [records.read(cfg) for cfg in configs if budget is None or records.exists(cfg)]
 
 
@@ -98,6 +103,17 @@ def seconds_at(place, configs, folder, device, jobs):
     """Seconds that all Configs take at a place, `jobs` at a time."""
     expected = place.shares(configs, folder, device, jobs)
     return place.starting(device) + sum(expected.values()) / place.workers(configs, device, jobs)
+
+
+def _refuse_longer(hours, todo, folder, device, jobs, place):
+    seconds = seconds_at(place, todo, folder, device, jobs)
+    if seconds > 3600 * hours:
+        runs = f"{count_of(len(todo), 'run')} that this page lacks would take"
+        raise KdlibError(
+            f"notebook parameter hours={hours}: the {runs} about {in_words(seconds)} here, and "
+            f"none was started; hours={math.ceil(1.5 * seconds / 3600)} starts them, and so does "
+            "`python -m kdlib run STUDY`; either goes on where it was interrupted."
+        )
 
 
 @falls_back

@@ -358,6 +358,22 @@ def test_a_loader_that_cannot_be_used_is_refused(batches, said):
     assert said in refused(margins_of, lambda x: x, batches)
 
 
+@pytest.mark.parametrize(
+    ("group_of", "said"),
+    [
+        ([0, 1], "group_of: has the shape (2,), must hold the group of each of the 3 classes."),
+        ([[0, 1, 1]], "group_of: has the shape (1, 3), must hold"),
+        (["a", "b", "b"], "groups: must be whole numbers from 0 on, not"),
+        ([0.0, 1.0, 1.0], "groups: must be whole numbers from 0 on, not float64."),
+        ([0, -1, 1], "group[1] is -1, but must lie between 0 and 1"),
+        ([0, 2, 2], "Group 1 has no example"),
+    ],
+)
+def test_groups_of_classes_that_cannot_be_are_refused(group_of, said):
+    batches = [(3 * torch.eye(3), torch.arange(3))]
+    assert said in refused(margins_of, lambda x: x, batches, group_of)
+
+
 # ---------------------------------------------------------------- the page
 
 PAGE = (Path(__file__).parents[2] / "docs/own_trainer.md").read_text()

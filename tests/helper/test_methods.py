@@ -74,6 +74,25 @@ def test_a_method_that_is_added_is_trained_compared_and_drawn(records_folder, mo
     assert rows.estimate["average"] == pytest.approx(by_hand)
 
 
+def test_a_loss_that_is_not_one_number_for_each_image_is_refused(records_folder, monkeypatch):
+    def mean(cfg, margins, train):
+        return lambda logits, batch: F.cross_entropy(logits, batch.y)
+
+    monkeypatch.setitem(METHODS, "mine", Method("my own loss", ("#123456", "P"), loss=mean))
+    with pytest.raises(KdlibError, match=r"'mine': its loss has the shape \(\), but must be one n"):
+        run(Config(method="mine", epochs=1, batch_size=32))
+    assert not list(records_folder.glob("*.json"))
+
+
+def test_a_knob_that_is_no_field_of_config_is_named(monkeypatch):
+    monkeypatch.setitem(METHODS, "mine", Method("my own loss", ("#123456", "P"), ("temprature",)))
+    for method in ("mine", "one_hot"):
+        with pytest.raises(KdlibError) as refused:
+            Config(method=method)
+        said = "'temprature' is unknown, but kdlib/methods.py has it as a knob: did you mean 'temp"
+        assert said in str(refused.value)
+
+
 def test_what_a_method_reads_is_known_from_its_entry(monkeypatch):
     knobs = METHODS["ada_alpha"].knobs
     mine = Method("my own loss", ("#123456", "P"), knobs, loss=squared, remedy=True)

@@ -82,11 +82,11 @@ def test_papermill_shows_what_its_parameters_chose(committed):
 
 @pytest.fixture
 def on_record(records_folder):
-    """Records of two seeds of digits and its rivals, made by hand."""
+    """Records of three seeds of digits and two of its rivals, made by hand."""
     of = {"git": "abc", "versions": {}, "device": "cpu", "seconds": 1.0}
     rates = {"kd": but(0.7, g3=0.4, g9=0.9), "ada_alpha": but(0.7, g3=0.6)}
-    for name in ("digits", "digits-rivals"):
-        write_study(STUDIES[name], 2, facts=lambda *_: of, **rates)
+    for name, seeds in (("digits-rivals", 2), ("digits", 3)):
+        write_study(STUDIES[name], seeds, facts=lambda *_: of, **rates)
 
 
 def test_without_a_choice_it_is_the_first_of_everything(on_record):
@@ -103,12 +103,11 @@ def test_without_a_choice_it_is_the_first_of_everything(on_record):
 
 WRONG = [
     ({"study": "digit"}, "study='digit': did you mean 'digits'? Allowed: digits, digits-rivals."),
-    ({"study": "cifar20-lt"}, "study='cifar20-lt': "),  # without records
     ({"pair": "cnn/cnn"}, "pair='cnn/cnn': did you mean"),
     ({"method": "one_hot"}, "method='one_hot': Allowed: kd, ada_alpha, ada_margin."),
     ({"over": "kd"}, "over='kd': Allowed: one_hot, ada_alpha, ada_margin."),
     ({"group": "class"}, "group='class': did you mean 'class "),
-    ({"group": 3}, "group=3: Allowed: class "),
+    ({"group": 3}, "group='3': Allowed: class "),
     ({"study": ["digits"]}, "study=['digits']: did you mean 'digits'?"),  # no hash
     ({"method": {"kd": 1}}, "method={'kd': 1}: Allowed: kd, ada_alpha, ada_margin."),
 ]
@@ -128,6 +127,19 @@ def test_an_unknown_parameter_and_an_empty_folder_are_refused(records_folder):
         explore.check_parameters(names | {"In": ["", "# Parameters\nmetod = 'kd'\n"]})
     with pytest.raises(KdlibError, match="no study has a complete seed on record; `python"):
         explore.check_parameters(names)
+
+
+def test_a_study_without_records_is_refused_with_the_command_that_makes_them(on_record):
+    with pytest.raises(KdlibError, match="`python -m kdlib run cifar20-lt` makes them"):
+        menus({"study": "cifar20-lt"}, strict=True)
+
+
+def test_a_method_that_the_study_did_not_plan_is_there_once_it_has_all_seeds(on_record):
+    pair = DIGITS.pairs[0]
+    assert "label_smoothing" not in explore.panel_of("digits", "/".join(pair)).methods
+    assert "label_smoothing" in explore.panel_of("digits-rivals", "/".join(pair)).methods
+    write_study(DIGITS.part(["/".join(pair)], ["one_hot", "kd", "label_smoothing"]), 3)
+    assert "label_smoothing" in explore.panel_of("digits", "/".join(pair)).methods
 
 
 def test_menus_follow_each_other_and_draw_once(on_record):

@@ -19,6 +19,7 @@ from kdlib.config import KdlibError
 from kdlib.distilling import notebook as distilling
 from kdlib.pages import explore, render, report
 from kdlib.pages.warm import Kernel
+from kdlib.study.done import complete_seeds
 from kdlib.study.grids import JUDGED, KINDS, STUDIES
 from kdlib.study.parameters import check_parameters
 from kdlib.study.sweep import sweep
@@ -56,7 +57,7 @@ FIGURES = {  # notebook without verdicts: its figures
 # notebook of findings: of what it alone shows, in this order, words of the captions
 ELEMENTS = {
     "00_overview": ["the highest estimate is that of", "Accuracy in per cent"]
-    + ["Difference to the mean of all baselines"],
+    + ["Difference from the mean of all baselines"],
     "01_gains_are_not_uniform": [
         "in the few-shot classes, compared with one-hot.",
         "a star marks a class",
@@ -136,12 +137,13 @@ def test_every_parameter_is_seen_by_papermill_and_by_the_report(path):
     ours = render.read_parameters(read(path).cells[1].source, path)
     assigned = re.findall(r"^(\w+)\s*[:=]", read(path).cells[1].source, re.M)
     kind = KIND[path.stem]
-    names = ["study", "seeds"] + ["overrides"] * (kind in JUDGED)
+    names = ["study", "seeds"] + ["hours"] * (kind != "anchors") + ["overrides"] * (kind in JUDGED)
     assert list(seen) == list(ours) == assigned == names
     assert all(parameter["help"] for parameter in seen.values())  # what papermill prints of them
     defaults = {name: default for name, (default, _) in ours.items()}
-    chosen = check_parameters({"KIND": kind, **defaults})
-    assert chosen is STUDIES[DEMO[kind]] and ours["seeds"][0] == chosen.seeds
+    chosen, seeds = check_parameters({"KIND": kind, **defaults})
+    assert chosen is STUDIES[DEMO[kind]]
+    assert seeds == (not chosen.demonstration and complete_seeds(chosen) or chosen.seeds)
     named = re.split(r", | or ", ours["study"][1].removeprefix("which study: "))
     assert set(named) == {s.name for s in STUDIES.values() if kind in s.kinds}
 
@@ -150,7 +152,7 @@ def test_every_parameter_is_seen_by_papermill_and_by_the_report(path):
 def test_parameters_are_checked_right_after_the_imports(path):
     lines = code(read(path))[1].source.splitlines()
     kind = lines.index(f'KIND = "{KIND[path.stem]}"')
-    imports, checks = lines[:kind], ["chosen = check_parameters(globals())"]
+    imports, checks = lines[:kind], ["chosen, seeds = check_parameters(globals())"]
     # whose page says at the top that it is exploratory, or a demonstration
     if KIND[path.stem] in (*JUDGED, "knobs", "ablations", "rivals"):
         checks.append("explore.banner(chosen)")
@@ -170,10 +172,20 @@ def injected(*lines, study="digits", seeds=2):
 def test_good_parameters():
     for seeds in (1, 8):
         names = injected('study = "digits"', f"seeds = {seeds}", seeds=seeds)
-        assert check_parameters(names) is STUDIES["digits"]
+        assert check_parameters(names) == (STUDIES["digits"], seeds)
     script = {"study": "cifar20-lt", "seeds": 6, "KIND": "findings"}  # run as a script: no In
-    assert check_parameters(script) is STUDIES["cifar20-lt"]
+    assert check_parameters(script) == (STUDIES["cifar20-lt"], 6)
     check_parameters({"In": ["x = 1", "note = '# Parameters'"], **script})  # of other cells
+
+
+def test_without_seeds_they_are_those_on_record_else_those_that_are_planned(records_folder):
+    small = injected(study="cifar20-lt-wide", seeds=None)
+    assert check_parameters(small) == (STUDIES["cifar20-lt-wide"], 4)
+    for name in ("cifar20-lt-wide", "digits"):
+        write_study(STUDIES[name], 3)
+    assert check_parameters(small)[1] == 3
+    # a demonstration that was interrupted goes on
+    assert check_parameters(injected(seeds=None))[1] == 16
 
 
 NEAREST = "did you mean 'digits'? Allowed: cifar20-lt, "
@@ -184,17 +196,22 @@ WHOLE = "must be a whole number from 1 to "
     ("names", "said"),
     [
         (injected("sees = 4"), "'sees' is unknown: did you mean 'seeds'? Allowed: study, seeds, "),
+        (injected("hour = 4"), "'hour' is unknown: did you mean 'hours'?"),
         (injected("seeds = 4", "studdy = 'x'"), "'studdy' is unknown: did you mean 'study'?"),
         (injected("temperature = 4"), "'temperature' is unknown: Allowed: study, seeds, "),
         (injected(study="digit"), f"parameter study='digit': {NEAREST}"),
         (injected(study="digits-rivals"), f"parameter study='digits-rivals': {NEAREST}"),
         (injected(study=3), "parameter study=3: Allowed: cifar20-lt, "),
-        (injected(seeds="2"), f"parameter seeds='2': {WHOLE}16 for digits."),
-        (injected(seeds=2.0), f"parameter seeds=2.0: {WHOLE}16 for digits."),
+        (injected(seeds="2"), f"parameter seeds='2': {WHOLE}16 for digits, or None."),
+        (injected(seeds=2.0), f"parameter seeds=2.0: {WHOLE}16 for digits, or None."),
+        *(
+            (injected() | {"hours": wrong}, f"parameter hours={wrong!r}: must be a number above 0.")
+            for wrong in ("1", None, True, 0, -1, float("nan"))
+        ),
         (injected(seeds=True), "parameter seeds=True: must be"),
         (injected(seeds=0), "parameter seeds=0: must be"),
         (injected(seeds=17), "parameter seeds=17: must be"),
-        (injected(seeds=9, study="cifar20-lt"), f"{WHOLE}8 for cifar20-lt."),
+        (injected(seeds=9, study="cifar20-lt"), f"{WHOLE}8 for cifar20-lt, or None."),
     ],
 )
 def test_bad_parameters(names, said):

@@ -29,7 +29,7 @@ def by_run(chosen, method, seed=0, pair=None):
 def test_without_overrides_it_is_the_study_itself():
     assert all(overridden(DIGITS, nothing) is DIGITS for nothing in ({}, "", "{}"))
     asked = {"study": "digits", "seeds": 2, "KIND": "findings", "overrides": {}}
-    assert check_parameters(asked) is DIGITS
+    assert check_parameters(asked) == (DIGITS, 2)
 
 
 @pytest.mark.parametrize(
@@ -192,7 +192,16 @@ def test_exploratory_runs_are_in_no_list_of_studies(explored):
         study(explored.name)
     source = provenance(explored, 4)
     assert source["exploratory, counted nowhere"] == "temperature = 8, lr = 0.1"
-    assert not [label for label in provenance("digits", 2) if "exploratory" in label]
+    plain = provenance("digits", 2)
+    assert not [label for label in plain if "exploratory" in label] and "not on record" not in plain
+
+
+def test_provenance_counts_the_runs_that_are_not_on_record(records_folder):
+    written(DIGITS, 2)
+    (records_folder / f"{DIGITS.config(DIGITS.pairs[0], 'kd', 1).key()}.json").unlink()
+    planned = len(DIGITS(2))
+    said = f"1 of {planned} planned runs of these seeds"
+    assert provenance("digits", 2)["not on record"] == said
 
 
 def test_exploratory_runs_join_no_pool_of_baselines(records_folder):

@@ -134,12 +134,13 @@ def test_what_a_comparison_lacks_comes_with_the_command_that_makes_it(there):
     digits = study("digits")
     some = part_of(digits, ["cnn/cnn_small"], ["label_smoothing"], "2-3")
     there |= set(some.configs)
-    said = lacking(some)
+    said = lacking("comparison", some.compared, some.seeds)
     wanted = by_hand(some.compared, digits.pairs[:1], some.compared.methods, range(4))
     assert len(wanted - there) == 14
-    assert said.startswith("no comparison yet, for want of 14 runs: python -m kdlib run digits ")
+    lacks = "no comparison of the first 4 seeds yet, for want of 14 runs"
+    assert said.startswith(f"{lacks}: python -m kdlib run digits ")
     args = cli._parse(shlex.split(said.partition("python -m kdlib ")[2]))
     again = part_of(study(args.study), args.pair, args.method, args.seeds)
     assert set(again.configs) == wanted
     there |= wanted
-    assert lacking(some) == lacking(again) == ""
+    assert lacking("comparison", some.compared, 4) == lacking("audit", again.compared, 4) == ""

@@ -75,6 +75,18 @@ def test_a_process_that_starts_in_a_held_block_hears_of_it_when_it_says_so(handl
     assert (child.returncode, out) == (-signal.SIGINT, b"imports go on\n")
 
 
+def test_what_a_process_ignores_those_that_it_starts_ignore_too(handlers):
+    code = (
+        "import os, signal; from kdlib.study import stopping; stopping.released(); "
+        "os.kill(os.getpid(), signal.SIGINT); print('goes on')"
+    )
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with stopping.held():
+        child = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE)
+    out, _ = child.communicate()
+    assert (child.returncode, out) == (0, b"goes on\n")
+
+
 def test_another_thread_holds_nothing_and_goes_on():
     done = []
 

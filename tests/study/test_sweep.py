@@ -269,6 +269,18 @@ def test_a_budget_takes_what_fits_and_what_is_there_costs_nothing(pretend):
     assert [r.config for r in sweep.sweep(SEEDS[:1], budget=0.0)] == SEEDS[:1]
 
 
+def test_a_page_refuses_what_would_take_longer_than_its_hours(pretend):
+    pretend.seconds = dict.fromkeys(keys(SEEDS), 1800.0)
+    with pytest.raises(KdlibError) as refused:
+        sweep.sweep(SEEDS, device="cuda", jobs=1, hours=2)
+    said = "the 5 runs that this page lacks would take about 2 h 30 min here"
+    assert f"hours=2: {said}, and none was started; hours=4 starts them" in str(refused.value)
+    assert pretend == [] and not any(map(records.exists, SEEDS))
+    assert len(sweep.sweep(SEEDS, device="cuda", jobs=5, hours=2.6)) == 5
+    pretend.seconds = dict.fromkeys(pretend.seconds, 1e9)
+    assert len(sweep.sweep(SEEDS, hours=1)) == 5  # on record
+
+
 def test_out_of_memory_means_fewer_at_once_and_loses_nothing(pretend, capsys):
     pretend.room = 2
     done = sweep.sweep(SEEDS, device="cuda", jobs=5)
