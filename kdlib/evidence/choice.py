@@ -263,8 +263,8 @@ def gate_without_search(p):
     said = "passes what they show of" if passes else "does not pass"
     return [
         f"{p.name}: no search has tried whether longer training changes these networks. By their "
-        f"own runs the recipe {said} the gate that recipes of ours have to pass: "
-        f"{_conditions(margin, lowest)}."
+        f"own runs the recipe {said} the gate, a test of enough training that recipes of ours have "
+        f"to pass: {_conditions(margin, lowest)}."
     ]
 
 

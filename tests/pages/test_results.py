@@ -159,9 +159,8 @@ def test_the_gate_is_told_as_far_as_runs_without_a_search_show_it(monkeypatch):
         f"margin on its training images is {margin:.3f} (at least 0.9); the lowest few-shot class"
     )
     everything = results.texts()[2]
-    assert f"does not pass the gate that recipes of ours have to pass: the teacher's {said}" in (
-        everything
-    )
+    gate = "the gate, a test of enough training that recipes of ours have to pass"
+    assert f"does not pass {gate}: the teacher's {said}" in (everything)
     assert "is at 0.0 % (at least 2)." in everything
     assert "Trained on: a processor." in everything
 
