@@ -31,25 +31,14 @@ def audit_study(name, pair=None, method="kd", seeds=None, images=None, **how):
     does not have, and for runs that are not on record.
     """
     methods = [method] if isinstance(method, str) else method
-    if "one_hot" in methods:
-        raise KdlibError("--method one_hot: it is the baseline; choose one to compare with it.")
-    # also methods that were added and run
-    chosen = study(name).part([pair] if pair else [], ["one_hot", "kd", *methods])
-    seeds = seeds or complete_seeds(chosen) or some_seeds(name)
-    if seeds > chosen.seeds:
-        raise KdlibError(f"--seeds {seeds}: study {name} plans {count_of(chosen.seeds, 'seed')}.")
-    chosen = replace(chosen, pairs=chosen.pairs[:1])
-    if said := lacking("audit", chosen, seeds):
-        raise KdlibError(f"study {name}: {said}")
-    p = panel(chosen, chosen.pairs[0], seeds)
-
+    p = _on_record(name, pair, methods, seeds)
     group_names = np.array(p.group_names)
     class_names = tuple(p.teachers[0].facts["class_names"])
     groups = None
     if p.group_names != class_names:
         groups = Source(f"groups of {name}", {"": group_names[p.group]}, None)
     counts = None
-    if chosen.bucket_edges:
+    if p.study.bucket_edges:
         counts = {"group": group_names, "count": p.train_counts}
     runs = min(len(p.runs[m]) for m in methods)
     students = {m: _sources(p, m)[:runs] for m in methods}
@@ -65,10 +54,24 @@ def audit_study(name, pair=None, method="kd", seeds=None, images=None, **how):
         groups,
         classes=class_names,
         train_counts=counts,
-        edges=chosen.bucket_edges or (100, 20),
+        edges=p.study.bucket_edges or (100, 20),
         images=images and images_of(p, images),
         **how,
     )
+
+
+def _on_record(name, pair, methods, seeds):
+    """The Panel of what an audit of a study is asked for, also of methods that it did not plan."""
+    if "one_hot" in methods:
+        raise KdlibError("--method one_hot: it is the baseline; choose one to compare with it.")
+    chosen = study(name).part([pair] if pair else [], ["one_hot", "kd", *methods])
+    chosen = replace(chosen, pairs=chosen.pairs[:1])
+    seeds = seeds or complete_seeds(chosen) or some_seeds(name)
+    if seeds > chosen.seeds:
+        raise KdlibError(f"--seeds {seeds}: study {name} plans {count_of(chosen.seeds, 'seed')}.")
+    if said := lacking("audit", chosen, seeds):
+        raise KdlibError(f"study {name}: {said}")
+    return panel(chosen, chosen.pairs[0], seeds)
 
 
 def _sources(p, role):

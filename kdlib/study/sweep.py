@@ -111,8 +111,8 @@ def _refuse_longer(hours, todo, folder, device, jobs, place):
         runs = f"{count_of(len(todo), 'run')} that this page lacks would take"
         raise KdlibError(
             f"notebook parameter hours={hours}: the {runs} about {in_words(seconds)} here, and "
-            f"none was started; hours={math.ceil(1.5 * seconds / 3600)} starts them, and so does "
-            "`python -m kdlib run STUDY`; either goes on where it was interrupted."
+            f"none was started; hours={math.ceil(1.5 * seconds / 3600)} starts them, and goes on "
+            "where it was interrupted."
         )
 
 
