@@ -1,8 +1,7 @@
 """What is known beside labels and predictions: groups, weights of examples, training counts.
 
-Groups are the values of columns (see subgroups), a matrix of 0 and 1, or pairs of an example and a
-group: a long table, or a sparse matrix. N examples, G groups, M pairs. Whatever cannot be used
-raises an AuditError.
+Groups are the values of columns (see subgroups), a matrix of 0 and 1, or a table of pairs of an
+example and a group. N examples, G groups, M pairs. Whatever cannot be used raises an AuditError.
 """
 
 from dataclasses import replace
@@ -14,7 +13,7 @@ from kdlib.config import count_of
 from kdlib.evidence.resample import Groups
 from kdlib.reading.read import let_go
 from kdlib.reading.rows import rows_of
-from kdlib.reading.sentences import AuditError, listed, quoted, reason, repeated
+from kdlib.reading.sentences import AuditError, listed, quoted, repeated
 from kdlib.reading.subgroups import entries, groups_by
 from kdlib.reading.values import (
     WHOLE,
@@ -133,24 +132,19 @@ def _overlapping(found, matrix):
 
 
 def in_pairs(found):
-    """Whether a Source holds members of groups, not a row for each example.
+    """Whether a Source has a row for each member of a group, not for each example.
 
-    These are a table with the columns example (or id, where one occurs again) and group, and what
-    scipy.sparse.save_npz makes of a matrix."""
-    columns = set(found.columns)
-    if columns == {"group"} and found.ids is not None:
+    Its columns are group and example, or group and an id that occurs again."""
+    if {*found.columns} == {"group"} and found.ids is not None:
         return not pd.Index(found.ids).is_unique
-    return columns == {"example", "group"} or {"format", "shape", "data"} <= columns
+    return {*found.columns} == {"example", "group"}
 
 
 def _of_pairs(found, n, ids):
     """Groups of n examples from a Source that is in_pairs.
 
-    A table names an example by its row among the labels, counted from 0, or where they have ids
-    (N,), by its id; an example may be in several groups or in none. A sparse matrix is one of 0 and
-    1, (N, G), and calls its columns group 0, group 1, ..."""
-    if "shape" in found.columns:
-        return _of_sparse(found, n)
+    They name an example by its row among the labels, counted from 0, or where these have ids (N,),
+    by its id; an example may be in several groups or in none."""
     example = found.columns.get("example", found.ids)
     if not len(example):
         raise found.error("holds no pair of an example and a group.")
@@ -184,41 +178,6 @@ def _numbered(found, values, what):
     index, different = pd.factorize(values)
     found.refuse(index < 0, values, what, "a name or a number")
     return index, texts(found, np.asarray(different), what)
-
-
-def _of_sparse(found, n):
-    """Groups of a sparse matrix (N, G), from the arrays that scipy.sparse.save_npz writes."""
-    from scipy import sparse
-
-    columns = found.columns
-    kind = str(np.asarray(columns["format"]).astype(str))
-    if kind not in ("csr", "csc", "coo"):
-        raise found.error(f"a sparse matrix in the format {kind!r}; csr, csc and coo are read.")
-    shape = tuple(np.asarray(columns["shape"]).tolist())
-    if len(shape) != 2 or shape[0] != n or not shape[1]:
-        has = " x ".join(map(str, shape))
-        raise found.error(f"has {has} cells; a row for each of {count_of(n, 'example')} is needed.")
-    try:
-        if kind == "coo":
-            at = columns["coords"] if "coords" in columns else (columns["row"], columns["col"])
-            matrix = sparse.coo_array((columns["data"], tuple(at)), shape=shape).tocsr()
-        else:
-            make = {"csr": sparse.csr_array, "csc": sparse.csc_array}[kind]
-            parts = columns["data"], columns["indices"], columns["indptr"]
-            matrix = make(parts, shape=shape)
-            matrix.check_format()
-        matrix = matrix.tocoo()
-        matrix.sum_duplicates()
-    except KeyError as error:
-        raise found.error(f"no sparse matrix as scipy writes it (it lacks {error}).") from None
-    except (ValueError, TypeError, IndexError) as error:
-        raise found.error(f"no sparse matrix as scipy writes it ({reason(error)}).") from None
-    if not np.isin(matrix.data, (0, 1)).all():
-        raise found.error(ONLY_0_AND_1)
-    member = matrix.data == 1
-    names = np.array([f"group {g}" for g in range(shape[1])], dtype=object)
-    example, group = (at[member].astype(np.int64) for at in matrix.coords)
-    return _groups(found, names, example, group)
 
 
 def _groups(found, names, example, group):

@@ -129,10 +129,8 @@ def _columns(held):
         held = held.to_pandas()
     if hasattr(held, "to_frame"):  # a Series
         held = held.to_frame("")
-    if hasattr(held, "tocsr"):  # sparse, of scipy: as scipy.sparse.save_npz names the parts
-        rows = held.tocsr()
-        arrays = {"indices": rows.indices, "indptr": rows.indptr, "data": rows.data}
-        return arrays | {"format": np.array("csr"), "shape": np.array(rows.shape)}, None
+    if hasattr(held, "toarray"):  # a sparse matrix of scipy
+        held = held.toarray()
     if getattr(getattr(held, "dtype", None), "names", None):  # a structured array of numpy
         held = {name: held[name] for name in held.dtype.names}
     if not hasattr(held, "columns") and not isinstance(held, dict):
