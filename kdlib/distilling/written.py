@@ -15,7 +15,7 @@ from kdlib.distilling import processes, results
 from kdlib.distilling.listing import Listing
 from kdlib.distilling.recipe import TEACHER
 from kdlib.distilling.views import AUGMENTATIONS, OwnData
-from kdlib.study.files import claim, whole_file
+from kdlib.study.files import claim, write_whole
 from kdlib.study.machine import machine
 from kdlib.teacher import weights_sha256
 
@@ -168,5 +168,4 @@ def write(setting, run, curves, teacher, seconds):
         "seconds": round(seconds, 1),
         **machine(setting.device, cfg.precision),
     }
-    with whole_file(weights_of(setting, cfg).with_suffix(".json")) as temporary:
-        temporary.write_text(json.dumps(facts, indent=1))
+    write_whole(weights_of(setting, cfg).with_suffix(".json"), json.dumps(facts, indent=1))

@@ -13,7 +13,7 @@ import numpy as np
 from kdlib.evidence import rules
 from kdlib.methods import name_of
 from kdlib.study.facts import parsed, share, table_of
-from kdlib.study.files import cache_folder, claim, read_file, whole_file
+from kdlib.study.files import cache_folder, claim, read_file, write_whole
 
 LARGEST = 2**20  # bytes of a file of the cache
 SPLITS = 500  # of the baselines
@@ -44,8 +44,7 @@ def false_alarms(p, splits=None):
             return found
         rng = np.random.default_rng(0)
         shares = _fired(p, splits, rng) | _idle(p, splits, rng)
-        with whole_file(path) as temporary:
-            temporary.write_text(json.dumps(shares))
+        write_whole(path, json.dumps(shares))
     return shares
 
 

@@ -1,10 +1,54 @@
-"""README's answer in words: average, rarest classes, remedy, and how far to trust them."""
+"""README's answer: average, rarest classes, remedy, and how far to trust them."""
+
+import textwrap
 
 import numpy as np
+import pandas as pd
 
 from kdlib.evidence.findings import UNDECIDED, marked, share
 from kdlib.evidence.rules import LEAST_SEEDS, classes, verdict_bucket
 from kdlib.evidence.words import labels_read, told
+from kdlib.pages.drawing import captioned, drawn, in_words
+from kdlib.pages.gains import changes, gain_by_bucket
+
+
+@captioned
+def plot_side_by_side(panels):
+    """Small dots are seeds, large marks their mean, bars its 95 % interval over seeds, baselines
+    and test images; within a bucket every class counts alike."""
+    methods = [m for m in panels[0].methods if all(m in p.methods for p in panels)]
+    tables = [in_words(gain_by_bucket(p, methods)).assign(study=p.study.title) for p in panels]
+    table = pd.concat(tables)
+
+    def paint(width):
+        named = table.assign(
+            bucket=table.bucket.str.replace("-", "-\n"),
+            study=[textwrap.fill(title, 32) for title in table.study],
+        )
+        label = "gain over one-hot, points"
+        figure, axes = drawn(named, "bucket", label, "study", width=width, height=4.0)
+        lows, highs = zip(*(one.get_ylim() for one in axes), strict=True)
+        for one in axes:
+            one.set_ylim(min(lows), max(highs))
+        return figure
+
+    said = [f"{p.study.title}: {changes(p, methods[0], 'one_hot')}" for p in panels]
+    return paint, f"{'. '.join(said)}, compared with one-hot.", table
+
+
+def elsewhere(p, cards):
+    """(lead, sentence) of average, rarest classes and remedy in another study; None if some were
+    not tested."""
+    said = [cards[name] for name in ("F1", "F2b", "F4 AdaAlpha") if name in cards]
+    if len(said) < 3 or not all(card["result"] for card in said):
+        return None
+    average, rare, remedy = map(_moves, said)
+    rarest, explained = _rarest(p)
+    sentence = (
+        f" (`{p.study.name}`): distillation {average} on average; in {rarest}{explained} it "
+        f"{rare}, and there AdaAlpha {remedy} compared with distillation."
+    )
+    return p.study.title, sentence
 
 
 def headline(p, cards):

@@ -16,7 +16,7 @@ from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 from kdlib.config import KdlibError
 from kdlib.evidence.findings import DEMONSTRATION
 from kdlib.pages.shown import HERE, TEMPLATE, TEMPLATES, tidy
-from kdlib.study.files import whole_file
+from kdlib.study.files import write_whole
 from kdlib.study.grids import JUDGED, STUDIES
 from kdlib.study.provenance import marked
 
@@ -106,8 +106,7 @@ def render(executed, html, provenance=None, links=None, seconds=None, failure=""
     and resumes it. links: {study: [(address, words)]} of pages on the same data. seconds: how long
     it took. failure: why it stopped. Only the last line differs from build to build.
 
-    Cells come in the order of the notebook, its parameters and code at the foot. Returns
-    `html`."""
+    Cells come in the order of the notebook, its parameters and code at the foot."""
     notebook = read(executed)
     ran = notebook.metadata.get("papermill", {})
     tagged = [c.source for c in notebook.cells if "parameters" in c.metadata.get("tags", [])]
@@ -143,21 +142,14 @@ def render(executed, html, provenance=None, links=None, seconds=None, failure=""
         "provenance": marked(ran.get("parameters", {}).get("overrides")) | (provenance or {}),
     }
     page, _ = exporter.from_notebook_node(notebook, facts)
-    return write(Path(html), tidy(page))
-
-
-def write(path, text):
-    """Write a file whole or not at all. Returns its path."""
-    with whole_file(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
-    return path
+    write_whole(Path(html), tidy(page))
 
 
 def write_index(pages, html, verdicts, provenance):
     """Write index.html: theory, the main study with its answer, and every other one folded.
 
     The main study is the first with verdicts that is neither superseded nor a demonstration, if
-    there is one. Returns `html`."""
+    there is one."""
     studies = []
     theory = [_glance(page, html.parent) for page in pages if page.study == THEORY]
     for name in dict.fromkeys(page.study for page in pages if page.study != THEORY):
@@ -168,7 +160,7 @@ def write_index(pages, html, verdicts, provenance):
     index = TEMPLATES.get_template("index.html.j2")
     facts = {"judged": JUDGED, "demonstration": DEMONSTRATION, "now": datetime.now(UTC)}
     text = index.render(theory=theory, studies=studies, **facts)
-    return write(html, tidy(text))
+    write_whole(html, tidy(text))
 
 
 def _glance(page, folder):

@@ -17,12 +17,12 @@ from papermill.exceptions import PapermillExecutionError
 
 from kdlib.config import KdlibError, count_of
 from kdlib.evidence import findings
-from kdlib.pages.render import THEORY, THEORY_BOOK, links_of, render, write, write_index
+from kdlib.pages.render import THEORY, THEORY_BOOK, links_of, render, write_index
 from kdlib.pages.shown import HERE, TEMPLATE
 from kdlib.pages.warm import KERNEL, side_by_side
 from kdlib.study import cifar, grids
 from kdlib.study.done import complete_seeds, some_seeds
-from kdlib.study.files import available_cores
+from kdlib.study.files import available_cores, write_whole
 from kdlib.study.provenance import of_code
 from kdlib.study.provenance import provenance as provenance_of
 from kdlib.study.records import RecordError
@@ -218,14 +218,14 @@ def _built(planned, stamps_file, say):
             todo.append(page)
             stamps.pop(page.name, None)  # lest a run cut short pass for a good one
     if todo:
-        write(stamps_file, json.dumps(stamps))
+        write_whole(stamps_file, json.dumps(stamps))
     at_once = min(available_cores(), MOST_AT_ONCE, len(todo))
     make = functools.partial(_page, old=old)
     with contextlib.closing(side_by_side(todo, make, at_once)) as steps:
         for _, page in steps:
             if page.status == "built":
                 stamps[page.name] = page.stamp
-                write(stamps_file, json.dumps(stamps))
+                write_whole(stamps_file, json.dumps(stamps))
             ended(page)
     return [pages[page.name] for page in planned]
 

@@ -9,13 +9,12 @@ from kdlib.evidence import choice
 from kdlib.evidence.findings import UNDECIDED, marked, pair_verdicts, panels, share
 from kdlib.evidence.rules import LEAST_SEEDS
 from kdlib.pages import anchors, hidden, people, sensitivity
-from kdlib.pages.answer import headline, standing
-from kdlib.pages.gains import plot_gain_by_bucket
-from kdlib.pages.render import write
+from kdlib.pages.answer import elsewhere, headline, plot_side_by_side, standing
 from kdlib.study.done import complete_seeds
-from kdlib.study.files import whole_file
+from kdlib.study.files import write_whole
 from kdlib.study.grids import JUDGED, STUDIES, Study
 from kdlib.study.provenance import provenance
+from kdlib.study.studies import CLASSES
 
 FIGURE = "docs/answer.svg"
 ANSWERS = {"groups": people.answer, "hidden": hidden.answer}  # what else is said of a kind of study
@@ -74,10 +73,9 @@ def publish(page):
     before = beside.read_text(encoding="utf-8") if beside.exists() else ""
     new, figure, everything = texts(_anew() or kept(before))
     if figure:
-        with whole_file(page.parent / FIGURE) as temporary:
-            temporary.write_bytes(figure)
-    write(page, new.join(parts))
-    write(beside, everything)
+        write_whole(page.parent / FIGURE, figure)
+    write_whole(page, new.join(parts))
+    write_whole(beside, everything)
 
 
 def kept(everything):
@@ -100,7 +98,7 @@ def texts(outside=""):
     """(answer of README.md, its figure as SVG bytes or None, RESULTS.md), Markdown.
 
     outside: see kept. The first study that has seeds enough for a test and is not superseded gives
-    answer and figure."""
+    answer and figure; others like it stand beside it, the next one in the figure too."""
     found = [shown for shown in map(_shown, STUDIES.values()) if shown]
     judged = [shown for shown in found if shown.cards]
     judged.sort(key=lambda shown: (shown.study.superseded, shown.seeds < LEAST_SEEDS))  # stable
@@ -108,8 +106,9 @@ def texts(outside=""):
     answer, svg = "No study is on record yet; `make report` shows the demonstration.", None
     parts = [ABOUT]
     if judged:
-        figure = plot_gain_by_bucket(judged[0].panels[0])
-        answer = _answer(judged[0], figure, beyond)
+        alike = [shown for shown in judged[1:] if _alike(shown, judged[0])]
+        figure = plot_side_by_side([shown.panels[0] for shown in (judged[0], *alike[:1])])
+        answer = _answer(judged[0], figure, beyond, alike)
         svg = figure.svg()
     for shown in (s for s in judged if not s.study.superseded):
         parts += _study(shown)
@@ -178,17 +177,32 @@ def _judged(study, seeds):
 # ---------------------------------------------------------------- the answer of README.md
 
 
-def _answer(shown, figure, beyond):
-    p = shown.panels[0]
-    cards = {card["finding"]: card for card in shown.cards if card["pair"] == p.name}
-    lines = [f"- **{lead}**{said}" for lead, said in headline(p, cards)]
+def _alike(shown, first):
+    """Whether another study with seeds enough for a test is of rare and frequent classes too."""
+    old = shown.study.superseded or shown.seeds < LEAST_SEEDS
+    about = {(s.study.groups, bool(s.study.bucket_edges)) for s in (shown, first)}
+    return not old and about == {(CLASSES, True)}
+
+
+def _cards(shown):
+    """{finding: card} of the first pair."""
+    return {card["finding"]: card for card in shown.cards if card["pair"] == shown.panels[0].name}
+
+
+def _answer(shown, figure, beyond, alike):
+    p, cards = shown.panels[0], _cards(shown)
+    said = headline(p, cards)
+    said += filter(None, (elsewhere(other.panels[0], _cards(other)) for other in alike))
+    lines = [f"- **{lead}**{sentence}" for lead, sentence in said]
     for rivals in beyond:
         if rivals.study.name == f"{shown.study.name}-rivals":
             said = sensitivity.ahead_of_ada_alpha(panels(rivals.study.name)[0])
             lines.append(f"- **Rivals.** {said}")
     picture = f'<img src="{FIGURE}" width="560" alt="{figure.sentence}">'
-    caption = f"*{shown.study.title}. Dots are training runs (*seeds*), bars 95 % intervals.*"
-    return "\n\n".join([picture, caption, "\n".join(lines), standing(p, cards)])
+    caption = f"{shown.study.title}. Dots are training runs (*seeds*), bars 95 % intervals."
+    if alike:
+        caption += " The first sentences below are about the study on the left."
+    return "\n\n".join([picture, f"*{caption}*", "\n".join(lines), standing(p, cards)])
 
 
 # ---------------------------------------------------------------- RESULTS.md

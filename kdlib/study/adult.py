@@ -133,8 +133,7 @@ def download(folder=None, url=None):
             with urllib.request.urlopen(f"{url}/{name}", timeout=PATIENCE) as answer:
                 content = answer.read()
             _rows(name, content, f"{url}/{name}")  # lest a page of errors be kept
-            with files.whole_file(to / name) as temporary:
-                temporary.write_bytes(content)
+            files.write_whole(to / name, content)
         except (OSError, ValueError, HTTPException) as error:  # the last: of an answer cut short
             raise DataError(
                 f"adult could not be fetched from {url} to {to} ({error}): try again, name a "

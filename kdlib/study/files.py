@@ -82,6 +82,12 @@ def whole_file(path):
             os.replace(temporary, path)
 
 
+def write_whole(path, content):
+    """Write bytes, or text in UTF-8, whole or not at all; errors as of whole_file."""
+    with whole_file(path) as temporary:
+        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
 @contextlib.contextmanager
 def _written(path, errors=FULL_OR_CLOSED):
     """A block that writes a path. Such errors become a KdlibError, as others may be of reading."""

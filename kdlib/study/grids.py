@@ -35,7 +35,7 @@ JUDGED = ("findings", "groups")  # the kinds of studies that have verdicts
 _TUNED = arms("one_hot", "kd", "kd_tuned", "ada_alpha", "ada_margin")
 _WIDE = Grid(
     name="cifar20-lt-wide",
-    title="Twenty classes of CIFAR-100, long-tailed, and a wider teacher",
+    title="Twenty classes of CIFAR-100, long-tailed: a wider ResNet-8 teaches a ResNet-8",
     about="The first fine class of each CIFAR-100 superclass, 400 down to 20 training images.",
     pairs=(("resnet8x2", "resnet8"),),
     methods=_TUNED,
@@ -48,7 +48,7 @@ _WIDE = Grid(
 _CIFAR20 = replace(
     _WIDE,
     name="cifar20-lt",
-    title="Twenty classes of CIFAR-100, long-tailed",
+    title="Twenty classes of CIFAR-100, long-tailed: a ResNet-8 teaches another",
     pairs=(("resnet8", "resnet8"),),
     methods=arms(
         *("one_hot", "kd", "kd_tuned", "ada_alpha", "ada_alpha_crossfit", "ada_margin"),

@@ -11,7 +11,7 @@ import time
 import torch
 
 from kdlib.config import KdlibError
-from kdlib.study.files import folder, read_file, whole_file
+from kdlib.study.files import folder, read_file, write_whole
 
 EVERY = 120.0  # seconds between two savings; a shorter run is never kept
 LARGEST = 2**33  # bytes that are read
@@ -83,8 +83,7 @@ class Kept:
         contents["seconds"] = self.before["seconds"] + (self.saved - self.started) / self.count
         content = packed(contents)
         try:
-            with whole_file(self.path) as temporary:
-                temporary.write_bytes(content)
+            write_whole(self.path, content)
         except (KdlibError, OSError) as error:
             self.warn(f"{self.path}: not kept ({error}); the run goes on")
 

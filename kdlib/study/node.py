@@ -18,7 +18,7 @@ from kdlib.config import KdlibError
 from kdlib.study import pace, records
 from kdlib.study.attempt import Outcome, attempt
 from kdlib.study.experiment import load
-from kdlib.study.files import whole_file
+from kdlib.study.files import write_whole
 from kdlib.study.kept import path_of
 from kdlib.study.weights import SUFFIX
 
@@ -72,8 +72,7 @@ def unpacked(cfg, found):
                 Path(own, name).write_bytes(content)
             records.read(cfg, Path(own))
     for name, content in found.items():
-        with whole_file(where / name) as temporary:
-            temporary.write_bytes(content)
+        write_whole(where / name, content)
     if whole:
         path_of(key).unlink(missing_ok=True)
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from kdlib.config import RECIPE, Config, KdlibError
 from kdlib.study.facts import SEAL, SPLITS, check, laid_out, parsed, sealed
-from kdlib.study.files import exists, folder, read_file, whole_file
+from kdlib.study.files import exists, folder, read_file, write_whole
 
 ARRAYS = ("y", "group", "predicted", "log_p")
 REMEMBERED = 400  # records, of about 100 kB each and what was computed of them
@@ -108,8 +108,7 @@ def write(record, where=None):
         raise RecordError(f"{path}: not written: {str(error).rstrip('.')}.") from None
     facts = sealed({"recipe": RECIPE, "config": record.config.fields(), **facts})
     for suffix, data in ((".npz", content.getvalue()), (".json", laid_out(facts).encode())):
-        with whole_file(path.with_suffix(suffix)) as temporary:
-            temporary.write_bytes(data)
+        write_whole(path.with_suffix(suffix), data)
 
 
 def paths(where=None):

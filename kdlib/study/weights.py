@@ -4,7 +4,7 @@ import torch
 from safetensors import torch as safetensors
 
 from kdlib.config import KdlibError
-from kdlib.study.files import folder, read_file, whole_file
+from kdlib.study.files import folder, read_file, write_whole
 from kdlib.teacher import weights_sha256
 
 SUFFIX = ".safetensors"
@@ -25,9 +25,7 @@ def write_to(path, model, metadata=None):
     order would differ from file to file."""
     whole = {"memory_format": torch.contiguous_format}
     held = {name: of.detach().cpu().clone(**whole) for name, of in model.state_dict().items()}
-    content = safetensors.save(held, metadata)
-    with whole_file(path) as temporary:
-        temporary.write_bytes(content)
+    write_whole(path, safetensors.save(held, metadata))
 
 
 def read_into(model, key, sha256):

@@ -8,6 +8,7 @@ from synthetic import SELF, TINY, but, write_study
 
 from kdlib.evidence import findings, rules
 from kdlib.pages import anchors, results
+from kdlib.pages import answer as answer_page
 from kdlib.study.grids import STUDIES
 
 HELPS_MANY_HARMS_FEW = {"one_hot": but(0.6, few=0.5), "kd": but(0.8, few=0.2)}
@@ -147,6 +148,26 @@ def test_the_answer_says_how_much_other_studies_decide_and_what_has_no_runs(monk
     assert (
         "## Studies that are not shown here\n\n- Without a complete seed: `none`.\n" in everything
     )
+
+
+def test_another_study_of_rare_classes_stands_beside_the_answer(monkeypatch):
+    monkeypatch.setitem(STUDIES, "tiny", replace(FIVE, shared=FIVE.shared | {"epochs": 41}))
+    monkeypatch.setitem(STUDIES, "other", replace(FIVE, name="other", title="Other"))
+    same = {"one_hot": but(0.6), "kd": but(0.6), "ada_alpha": but(0.6)}
+    write_study(STUDIES["tiny"], seeds=4, **same)
+    write_study(STUDIES["other"], seeds=4, **HELPS_MANY_HARMS_FEW, ada_alpha=but(0.8, few=0.5))
+    answer, svg, _ = results.texts()
+    first, *_, last = [line for line in answer.splitlines() if line.startswith("- **")]
+    assert "labels alone (*one-hot*). *Distillation raises" in first and "not decided" in first
+    assert last.startswith("- **Other** (`other`): distillation raises accuracy by 10.0 points")
+    assert "it lowers accuracy by 30.0 points" in last and "AdaAlpha raises accuracy by 30" in last
+    assert svg.count(b"Tiny") == svg.count(b"Other") > 0  # the titles of two axes
+    shown = answer_page.plot_side_by_side([findings.panels(name)[0] for name in STUDIES])
+    left, right = shown.figure.axes
+    assert left.get_ylim() == right.get_ylim()
+    assert answer_page.elsewhere(findings.panels("other")[0], {}) is None  # nothing was tested
+    low, high = left.get_ylim()
+    assert low < shown.table.low.min() < shown.table.high.max() < high
 
 
 def test_the_gate_is_told_as_far_as_runs_without_a_search_show_it(monkeypatch):
