@@ -41,8 +41,8 @@ def did_you_mean(word, allowed):
     names = [str(a) for a in allowed]
     begun = [name for name in names if word and name.startswith(word)]
     likely = begun or difflib.get_close_matches(word, names, n=1)
-    hint = f"did you mean {likely[0]!r}? " if likely else ""
-    return f"{hint}Allowed: {', '.join(names)}."
+    begins = f"did you mean {likely[0]!r}? Allowed:" if likely else "allowed are"
+    return f"{begins} {', '.join(names)}."
 
 
 def count_of(number, noun, several=None):

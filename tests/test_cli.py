@@ -553,7 +553,7 @@ def nearest(wrong, near, allowed):
             "run digits --bugdet 9m",
             nearest("'--bugdet'", "--budget", OF_RUN),
         ),
-        ("doctor --now", "'--now' is unknown: Allowed: --help."),
+        ("doctor --now", "'--now' is unknown: allowed are --help."),
         ("run digits adult", "'adult' is one word too many; see: python -m kdlib run --help"),
         (
             "run imagenet-lt",
@@ -578,7 +578,7 @@ def nearest(wrong, near, allowed):
             "data get cifar11",
             f"data set 'cifar11' {DOWNLOADED}: did you mean 'cifar10'? Allowed: cifar100, cifar10, adult.",
         ),
-        ("data get mnist", f"data set 'mnist' {DOWNLOADED}: Allowed: cifar100, cifar10, adult."),
+        ("data get mnist", f"data set 'mnist' {DOWNLOADED}: allowed are cifar100, cifar10, adult."),
         ("data get", "data get needs a NAME: cifar100, cifar10 or adult."),
         ("run cifar20", nearest("study 'cifar20'", "cifar20-lt", ", ".join(STUDIES))),
         ("run digits --see 2", nearest("'--see'", "--seeds", OF_RUN)),

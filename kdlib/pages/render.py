@@ -106,7 +106,8 @@ def render(executed, html, provenance=None, links=None, seconds=None, failure=""
     and resumes it. links: {study: [(address, words)]} of pages on the same data. seconds: how long
     it took. failure: why it stopped. Only the last line differs from build to build.
 
-    Cells come in the order of the notebook, its parameters and code at the foot."""
+    Cells come in the order of the notebook, its parameters and code at the foot. Returns
+    `html`."""
     notebook = read(executed)
     ran = notebook.metadata.get("papermill", {})
     tagged = [c.source for c in notebook.cells if "parameters" in c.metadata.get("tags", [])]
@@ -143,6 +144,7 @@ def render(executed, html, provenance=None, links=None, seconds=None, failure=""
     }
     page, _ = exporter.from_notebook_node(notebook, facts)
     write_whole(Path(html), tidy(page))
+    return Path(html)
 
 
 def write_index(pages, html, verdicts, provenance):

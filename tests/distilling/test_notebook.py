@@ -135,8 +135,7 @@ def test_the_notebook_distils_own_images_and_begins_with_the_answer(pictures, tm
     read = shown[-1]
     assert "114 images of 3 classes" in read and "The teacher is right in" in read
 
-    render.render(tmp_path / "a.ipynb", tmp_path / "a.html")
-    page = (tmp_path / "a.html").read_text()
+    page = render.render(tmp_path / "a.ipynb", tmp_path / "a.html").read_text()
     assert page.count('<figure class="kd-figure">') == 3 and "Messages" not in page
     assert page.index("Ship ") < page.index("<figure")
     assert "<math" in page and 'class="tex"' not in page  # every formula is one

@@ -308,7 +308,7 @@ def test_a_teacher_near_chance_stops_before_anything_is_trained(pictures, tmp_pa
         (("one_hot",), "at least one more"),
         (("one_hot", "kd", "kd"), "named twice"),
         (("one_hot", "kdd"), "did you mean 'kd'"),
-        (("one_hot", "post_hoc"), "Allowed"),
+        (("one_hot", "post_hoc"), "allowed are one_hot, kd"),
     ],
 )
 def test_methods_that_answer_no_question_are_refused(methods, sentence):

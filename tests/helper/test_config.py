@@ -223,7 +223,7 @@ def test_the_default_teacher_seed_is_never_the_seed(seed, teacher):
         ),
         (
             {"method": "kd", "teacher": "cnn", "teacher_method": "group_dro"},
-            "Allowed: one_hot, logit_adjusted",
+            "allowed are one_hot, logit_adjusted",
         ),
         (
             {"method": "ada_alpha", "teacher": "cnn", "margin_level": "example"},
@@ -330,7 +330,9 @@ def test_the_first_that_begins_with_a_word_is_meant_before_the_one_spelled_most_
     known = ["cifar10", "cifar20-lt", "cifar20-short", "temperature"]
     assert did_you_mean("cifar20", known).startswith("did you mean 'cifar20-lt'? Allowed: cifar10")
     assert did_you_mean("cifer10", known).startswith("did you mean 'cifar10'? ")
-    assert did_you_mean("", known) == did_you_mean("xyz", known) == f"Allowed: {', '.join(known)}."
+    assert (
+        did_you_mean("", known) == did_you_mean("xyz", known) == f"allowed are {', '.join(known)}."
+    )
 
 
 @pytest.mark.parametrize(

@@ -104,12 +104,12 @@ def test_without_a_choice_it_is_the_first_of_everything(on_record):
 WRONG = [
     ({"study": "digit"}, "study='digit': did you mean 'digits'? Allowed: digits, digits-rivals."),
     ({"pair": "cnn/cnn"}, "pair='cnn/cnn': did you mean"),
-    ({"method": "one_hot"}, "method='one_hot': Allowed: kd, ada_alpha, ada_margin."),
-    ({"over": "kd"}, "over='kd': Allowed: one_hot, ada_alpha, ada_margin."),
+    ({"method": "one_hot"}, "method='one_hot': allowed are kd, ada_alpha, ada_margin."),
+    ({"over": "kd"}, "over='kd': allowed are one_hot, ada_alpha, ada_margin."),
     ({"group": "class"}, "group='class': did you mean 'class "),
-    ({"group": 3}, "group='3': Allowed: class "),
+    ({"group": 3}, "group='3': allowed are class "),
     ({"study": ["digits"]}, "study=['digits']: did you mean 'digits'?"),  # no hash
-    ({"method": {"kd": 1}}, "method={'kd': 1}: Allowed: kd, ada_alpha, ada_margin."),
+    ({"method": {"kd": 1}}, "method={'kd': 1}: allowed are kd, ada_alpha, ada_margin."),
 ]
 
 

@@ -198,10 +198,10 @@ WHOLE = "must be a whole number from 1 to "
         (injected("sees = 4"), "'sees' is unknown: did you mean 'seeds'? Allowed: study, seeds, "),
         (injected("hour = 4"), "'hour' is unknown: did you mean 'hours'?"),
         (injected("seeds = 4", "studdy = 'x'"), "'studdy' is unknown: did you mean 'study'?"),
-        (injected("temperature = 4"), "'temperature' is unknown: Allowed: study, seeds, "),
+        (injected("temperature = 4"), "'temperature' is unknown: allowed are study, seeds, "),
         (injected(study="digit"), f"parameter study='digit': {NEAREST}"),
         (injected(study="digits-rivals"), f"parameter study='digits-rivals': {NEAREST}"),
-        (injected(study=3), "parameter study=3: Allowed: cifar20-lt, "),
+        (injected(study=3), "parameter study=3: allowed are cifar20-lt, "),
         (injected(seeds="2"), f"parameter seeds='2': {WHOLE}16 for digits, or None."),
         (injected(seeds=2.0), f"parameter seeds=2.0: {WHOLE}16 for digits, or None."),
         *(

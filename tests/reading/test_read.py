@@ -394,7 +394,7 @@ REFUSED = {
         ({"a": [1], "b": [1], "c": [1]}, "holds a, b, c; two columns are needed, group and count."),
     ],
     "kind": [
-        ("foo", "kind 'foo': Allowed: auto, logits"),
+        ("foo", "kind 'foo': allowed are auto, logits"),
         ("classes", "--kind classes needs one column"),
         ("probabilities", "probabilities lie between 0 and 1 and add up to 1."),
     ],

@@ -101,7 +101,7 @@ PAIRS = "Allowed: cnn/cnn_small, cnn_small/cnn_small."
         ("digits", {"pairs": ["cnn-cnn_small"]}, f"did you mean 'cnn/cnn_small'? {PAIRS}"),
         ("digits", {"pairs": ["cnn_small/cnn"]}, "study digits has no pair 'cnn_small/cnn': "),
         ("digits", {"methods": ["ada"]}, "has no method 'ada': did you mean 'ada_alpha'?"),
-        ("digits", {"methods": ["teacher"]}, "has no method 'teacher': Allowed: one_hot, kd,"),
+        ("digits", {"methods": ["teacher"]}, "has no method 'teacher': allowed are one_hot, kd,"),
         ("digits-recipe", {"pairs": ["cnn/cnn_small"]}, "has no pairs or methods to choose from."),
         ("anchors", {"methods": ["kd"]}, "study anchors has no pairs or methods to choose from."),
         (
