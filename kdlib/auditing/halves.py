@@ -52,8 +52,7 @@ def lowest_gain(students, others, k):
     """lowest of the gain of each student over each baseline: (..., S, n).
 
     students (..., S, 2, M); others (..., S, n, 2, M), or (..., 1, n, 2, M) where they are the same
-    beside every student. The other students and the other baselines choose; of a single one, that
-    one chooses."""
+    beside every student. The other students and baselines choose; a single one itself."""
     found = []
     for s in range(students.shape[-3]):
         beside = others[..., min(s, others.shape[-4] - 1), :, :, :]

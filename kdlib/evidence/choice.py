@@ -30,8 +30,7 @@ def _val(cfg):
 def scores(search, seeds):
     """DataFrame: accuracy on val, in per cent, of every level of every step, by seed and as a mean.
 
-    `chosen` marks the level that a step chose; of epochs, one for each choice of other fields. The
-    setting of a demonstration has a table of its own: see settings."""
+    `chosen` marks the level that a step chose; of epochs, one for each choice of other fields."""
     rows = []
     for step in search.steps:
         if step.shows:
@@ -77,8 +76,7 @@ def gate(search, seeds):
     """DataFrame: each number of epochs whose double was run too, and whether it is enough.
 
     change: what twice the epochs add to one_hot's average on val. lowest: accuracy in the weakest
-    few-shot class. margin: of the teacher on its own training images, known only for the lengths
-    at which there are students, who record it."""
+    few-shot class. margin: of the teacher on its own training images, where students record it."""
     lengths = _lengths(search)
     rows = []
     for level in lengths.levels:
@@ -90,10 +88,9 @@ def gate(search, seeds):
 
 def _passes(search, length, setting, seeds):
     """A row of the gate: one_hot at a length, and teachers of the setting of a student."""
-    lengths = _lengths(search)
-    here = _accuracies(search, lengths, length, "one_hot", seeds)
-    longer = length | {"epochs": 2 * length["epochs"]}
-    there = _accuracies(search, lengths, longer, "one_hot", seeds)
+    twice = length | {"epochs": 2 * length["epochs"]}
+    both = [_accuracies(search, _lengths(search), of, "one_hot", seeds) for of in (length, twice)]
+    here, there = both
     change = _difference(there.mean(axis=1), here.mean(axis=1))
     counts = _counts(search, length)
     margin = _teacher_margin(search, seeds, counts, setting)
@@ -135,8 +132,8 @@ def _difference(a, b):
 def _teacher_margin(search, seeds, counts, setting):
     """Mean margin over their training images of the teachers of a setting.
 
-    Students record it: those of the first level of the search that has its fields, or else those
-    of the study that are on record. NaN where there are none."""
+    Students record it: of the first level of the search with its fields, else of the study. NaN
+    where there are none."""
     steps = [step for step in search.steps if "kd" in step.methods]
     levels = [(step, level, "kd") for step in steps for level in step.levels]
     candidates = [[search.config(*of, s) for s in range(seeds)] for of in levels]
@@ -158,10 +155,10 @@ def _teacher_margin(search, seeds, counts, setting):
 def settings(search, seeds):
     """DataFrame: what kd changes on val in every setting of a demonstration, which one is chosen.
 
-    Gains over one_hot, on average and in the few-shot classes, are in points, each with its
-    standard error over networks. Chosen is, among the settings that pass the gate (all, if none
-    does), the one with the lowest few-shot gain whose average gain is not below 0; if there is
-    none, the one with the highest average gain. None: the search chooses no such setting."""
+    Gains over one_hot are in points, each with its standard error over networks. Chosen is, among
+    the settings that pass the gate (all, if none does), the one with the lowest few-shot gain whose
+    average gain is not below 0, or else the one with the highest average gain. None: no such search
+    was made."""
     step = next((step for step in search.steps if step.shows), None)
     if step is None:
         return None
@@ -190,13 +187,12 @@ def headline(search, seeds):
     """What val chose and whether the gate is passed, in sentences."""
     table = scores(search, seeds)
     shown = settings(search, seeds)
-    chosen = "; ".join(table[table.chosen == "yes"].level)
-    said = [f"{search.title}: the search chose {chosen}."]
+    of_recipe = [_of_recipe(search, seeds)[1]] if search.epochs else []
     if shown is not None:
-        said = [_said_of_setting(search, shown)]
-    if search.epochs:
-        said.append(_of_recipe(search, seeds)[1])
-    return said if shown is not None else said + _by_chance(search, table)
+        return [_said_of_setting(search, shown), *of_recipe]
+    chosen = "; ".join(table[table.chosen == "yes"].level)
+    said = f"{search.title}: the search chose {chosen}."
+    return [said, *of_recipe, *_by_chance(search, table)]
 
 
 def _by_chance(search, table):
@@ -232,40 +228,49 @@ def _of_recipe(search, seeds):
 
 def gate_failed(study):
     """[A sentence] if the search of a study's recipe is complete, and its gate is not passed."""
-    search = _search_of(study)
-    seeds = complete_seeds(search) if search else 0
-    if not seeds:
-        return []
-    passes, said = _of_recipe(search, seeds)
+    passes, said = _searched(study) or ("", "")
     before = "These networks may be trained too little (the page on their recipe says more)."
     return [f"{before} {said}"] if passes == "no" else []
 
 
-def _search_of(study):
-    """The search that tried lengths of training for a study's recipe, which several may share."""
-    searches = (s for s in STUDIES.values() if s.kind == "recipe" and s.epochs)
-    return next((s for s in searches if s.shared == study.shared), None)
+def gate_of(p):
+    """Whether the training of a Panel's networks passes the gate: a word of PASSES."""
+    return (_searched(p.study) or _of_own_runs(p))[0]
 
 
 def gate_without_search(p):
-    """[A sentence] on what a Panel's own runs say of the gate, where no search tried longer ones.
+    """[A sentence] on the gate by a Panel's own runs, where no search tried longer ones; [] of
+    balanced data, where no class is few-shot, and of what is superseded."""
+    judged = p.study.kind == "findings" and p.study.bucket_edges and not p.study.superseded
+    return [_of_own_runs(p)[1]] if judged and not _search_of(p.study) else []
 
-    [] of balanced data, where no class is few-shot, and of what is superseded."""
-    study = p.study
-    judged = study.kind == "findings" and study.bucket_edges and not study.superseded
-    if not judged or _search_of(study):
-        return []
+
+def _search_of(study):
+    """The search that tried lengths of training for a study's recipe, which several may share."""
+    searches = [s for s in STUDIES.values() if s.kind == "recipe" and s.epochs]
+    return next((s for s in searches if s.shared == study.shared), None)
+
+
+def _searched(study):
+    """_of_recipe of the search of a study's recipe; None where there is no seed of one."""
+    search = _search_of(study)
+    seeds = complete_seeds(search) if search else 0
+    return _of_recipe(search, seeds) if seeds else None
+
+
+def _of_own_runs(p):
+    """_of_recipe, as far as a Panel's own runs show it: longer ones were not tried."""
     margins = [r.facts["teacher_margin_train"] for r in p.runs["kd"]]
     margin = np.mean([np.average(m, weights=p.train_counts) for m in margins])
-    few = p.train_counts < study.bucket_edges[1]
+    few = p.train_counts < p.study.bucket_edges[1]
     lowest = p.val_accuracy("one_hot").mean(axis=0)[few].min()
     passes = margin >= LEAST_MARGIN and lowest >= LEAST_FEW_SHOT
     said = "passes what they show of" if passes else "does not pass"
-    return [
+    return "not known" if passes else "no", (
         f"{p.name}: no search has tried whether longer training changes these networks. By their "
         f"own runs the recipe {said} the gate, a test of enough training that recipes of ours have "
         f"to pass: {_conditions(margin, lowest)}."
-    ]
+    )
 
 
 def _conditions(margin, lowest):

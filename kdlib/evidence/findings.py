@@ -124,8 +124,7 @@ def _card(p, name, word, sentence, alarms, finding=None):
 
 
 def _alarm(alarms, name):
-    """How often a rule fires where there is nothing to find, in words; "" with too few baselines
-    to tell."""
+    """How often a rule fires where there is nothing to find, in words; "" where that is unknown."""
     if name not in alarms:
         return ""
     said = (

@@ -288,8 +288,7 @@ def findings(p):
 def decided(found):
     """[(Finding, word, Holm's p)], corrected for the number of findings.
 
-    "holds" or "contradicted" where the corrected p of either is at most LEVEL; else "not
-    decided"."""
+    "holds" or "contradicted" where the corrected p is at most LEVEL; else "not decided"."""
     corrected = holm([f.p for f in found])
     return [(f, _word(f, p), float(p)) for f, p in zip(found, corrected, strict=True)]
 

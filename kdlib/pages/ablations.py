@@ -159,8 +159,7 @@ def moments(gains):
 @captioned
 def plot_variances(panels):
     """Estimates are by the method of moments for main effects; a source that varies no more than
-    the rest is shown as 0. "What is left" is what varies within a draw (and teacher), test images
-    included."""
+    the rest is shown as 0. "What is left" varies within a draw (and teacher), test images too."""
     table = variance_components(panels)
     if table is None:  # of one draw
         return None

@@ -4,6 +4,7 @@ import textwrap
 
 import pandas as pd
 
+from kdlib.evidence.choice import PASSES, gate_of
 from kdlib.evidence.findings import UNDECIDED, marked, share
 from kdlib.evidence.rules import LEAST_SEEDS, classes, verdict_bucket
 from kdlib.evidence.words import labels_read, told
@@ -33,16 +34,16 @@ def plot_side_by_side(panels):
 
 
 def elsewhere(p, cards):
-    """(lead, sentence) of average, rarest classes and remedy in another study; None if some were
-    not tested."""
+    """(lead, sentence) on the same in another study; None if a part of it was not tested."""
     said = [cards[name] for name in ("F1", "F2b", "F4 AdaAlpha") if name in cards]
     if len(said) < 3 or not all(card["result"] for card in said):
         return None
     average, rare, remedy = map(_moves, said)
     rarest, explained = _rarest(p)
     sentence = (
-        f" (`{p.study.name}`): distillation {average} on average; in {rarest}{explained} it "
-        f"{rare}, and there AdaAlpha {remedy} compared with distillation."
+        f" (`{p.study.name}`, whose training {PASSES[gate_of(p)]} the gate, see below): "
+        f"distillation {average} on average; in {rarest}{explained} it {rare}, and there AdaAlpha "
+        f"{remedy} compared with distillation."
     )
     return p.study.title, sentence
 
@@ -107,8 +108,9 @@ def standing(p, cards):
         return "There are too few baselines to say how often these rules give false alarms."
     return (
         f"These are {p.seeds} distilled and {len(p.runs['one_hot'])} one-hot networks on one draw "
-        "of the training images. On the *matched control*, where one-hot networks pose as "
-        "distilled ones so that there is nothing to find, at least one of the "
+        f"of the training images, whose training {PASSES[gate_of(p)]} the *gate*, a test fixed "
+        "beforehand of whether it is long enough. On the *matched control*, where one-hot networks "
+        "pose as distilled ones so that there is nothing to find, at least one of the "
         f"{len(cards)} rules of this study fires in {share(alarm)} of random draws."
     )
 

@@ -96,8 +96,7 @@ def counted(table, what):
 def plot_gain_by_group(p, method="kd", over="one_hot"):
     """Classes run from most to fewest training images. Marks are means over seeds, bars 95 %
     intervals over networks and test images; a star marks a class harmed or helped at a false
-    discovery rate of 5 %. One-hot networks are trained on labels alone; a gain over them is a gain
-    over their mean."""
+    discovery rate of 5 %. A gain over one-hot networks is over their mean."""
     table = gain_by_group(p, method, over)
     base = name_of(over)
     marks = table.assign(estimate=table.gain, bucket=table.bucket.map(shot))

@@ -138,8 +138,7 @@ def legend(figure, axes, beside=False):
 
 
 def places_of(table, place, hue="method"):
-    """((N,) position of the mark of each row, the room of one): places count from 0, hues are side
-    by side in them."""
+    """((N,) where the mark of each row is, the room of one): hues are side by side in a place."""
     at = pd.factorize(table[place])[0].astype(float)
     if not table[place].duplicated().any():
         return at, 0.8

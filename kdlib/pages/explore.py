@@ -138,8 +138,7 @@ def _options(name, study="", pair="", method="", over=""):
 def check_parameters(namespace):
     """The Choice of the parameters of notebooks/explore.ipynb: check_parameters(globals()).
 
-    KdlibError for a name that papermill was given and the notebook does not know, and for what is
-    not on record."""
+    KdlibError for a name that the notebook does not know, and for what is not on record."""
     check_names(namespace, Choice._fields)
     return menus({name: namespace[name] for name in Choice._fields}, strict=True)[0]
 

@@ -41,8 +41,7 @@ def rarest_classes(p):
 
 
 def shots(p):
-    """How many training images the classes of a bucket have, in a sentence; "" where all have as
-    many."""
+    """How many training images classes of a bucket have, in a sentence; "" where all have alike."""
     if not p.study.bucket_edges:
         return ""
     (many, few), groups = p.study.bucket_edges, p.study.groups[1]

@@ -85,8 +85,7 @@ def chapter(name):
 def links_of(books):
     """Links between the pages of a chapter: {study: {study: [(address, words)]}}.
 
-    books: {study: names of its notebooks}. Addresses are those from a page of the first study; the
-    findings come first."""
+    books: {study: names of its notebooks}. Addresses are those from a page of the first study."""
     links = {}
     for here in books:
         own = [study for study in books if chapter(study) == chapter(here)]
@@ -106,8 +105,7 @@ def render(executed, html, provenance=None, links=None, seconds=None, failure=""
     and resumes it. links: {study: [(address, words)]} of pages on the same data. seconds: how long
     it took. failure: why it stopped. Only the last line differs from build to build.
 
-    Cells come in the order of the notebook, its parameters and code at the foot. Returns
-    `html`."""
+    Cells come in the order of the notebook, parameters and code at the foot. Returns `html`."""
     notebook = read(executed)
     ran = notebook.metadata.get("papermill", {})
     tagged = [c.source for c in notebook.cells if "parameters" in c.metadata.get("tags", [])]
@@ -150,8 +148,7 @@ def render(executed, html, provenance=None, links=None, seconds=None, failure=""
 def write_index(pages, html, verdicts, provenance):
     """Write index.html: theory, the main study with its answer, and every other one folded.
 
-    The main study is the first with verdicts that is neither superseded nor a demonstration, if
-    there is one."""
+    The main study is the first with verdicts that is neither superseded nor a demonstration."""
     studies = []
     theory = [_glance(page, html.parent) for page in pages if page.study == THEORY]
     for name in dict.fromkeys(page.study for page in pages if page.study != THEORY):

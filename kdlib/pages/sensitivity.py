@@ -255,8 +255,7 @@ def alphas(p, methods):
 @captioned
 def plot_alphas(p):
     """Classes run from most to fewest training images; lines are means over seeds, without
-    intervals. Alpha is the weight of the teacher in AdaAlpha: 1 is plain distillation, 0 one-hot
-    training."""
+    intervals. Alpha is the weight of the teacher in AdaAlpha: 1 is distillation, 0 one-hot."""
     table = alphas(p, p.runs)
 
     def paint(width):

@@ -32,8 +32,7 @@ LOCKSTEP = 9  # runs side by side on a GPU, as in sweep.default_jobs
 def connect(address):
     """The Cluster at an address, which this process joins: "auto", "local" or HOST:PORT.
 
-    A process joins one cluster: later calls return it whatever the address. KdlibError if there is
-    none."""
+    A process joins one cluster, which later calls return. KdlibError if there is none."""
     if not ray.is_initialized():
         _join(address)
         Cluster.only = None

@@ -1,7 +1,6 @@
 """The pre-registered studies: STUDIES[name](seeds) is the list of a study's Configs.
 
-Each pair and method has one primary Config. PROTOCOL.md gives the reasons, and says when each
-choice was made."""
+Each pair and method has one primary Config. PROTOCOL.md says when each was chosen, and why."""
 
 from dataclasses import replace
 

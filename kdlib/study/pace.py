@@ -56,8 +56,7 @@ def shares(configs, folder, device, jobs):
     """{key: seconds} that each Config takes on this machine beside others, `jobs` at a time.
 
     On a CPU each has a thread; on a GPU its share of the time of those that go side by side.
-    Counted are the steps, the evaluations and, for the first student of each teacher, the teacher's
-    table."""
+    Counted are steps, evaluations and, for the first student of each teacher, the table of that."""
     count = 1 if device == "cpu" else min(jobs, len(configs), MEASURED)
     found = {}
     tables = set()

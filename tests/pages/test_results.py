@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 from synthetic import SELF, TINY, but, write_study
 
-from kdlib.evidence import findings, rules
+from kdlib.evidence import choice, findings, rules
 from kdlib.pages import anchors, results
 from kdlib.pages import answer as answer_page
 from kdlib.study.grids import STUDIES
@@ -60,6 +60,7 @@ def test_the_answer_marks_what_the_matched_control_does_too(monkeypatch):
     answer, _, everything = results.texts()
     assert "average accuracy: holds†.* This rule also fires on the matched control" in answer
     assert "rarest classes: holds†.* The matched control passes too" in answer
+    assert "training images, whose training is not known to pass the *gate*, a test" in answer
     assert "at least one of the 8 rules of this study fires in 10.0 % of random draws." in answer
     assert everything.count("**holds†**<br>") == 2 and everything.count("\n† F") == 2
     assert everything.count("| **holds†** |") == 2
@@ -159,7 +160,8 @@ def test_another_study_of_rare_classes_stands_beside_the_answer(monkeypatch):
     answer, svg, _ = results.texts()
     first, *_, last = [line for line in answer.splitlines() if line.startswith("- **")]
     assert "labels alone (*one-hot*). *Distillation raises" in first and "not decided" in first
-    assert last.startswith("- **Other** (`other`): distillation raises accuracy by 10.0 points")
+    gate = "whose training is not known to pass the gate, see below"
+    assert last.startswith(f"- **Other** (`other`, {gate}): distillation raises accuracy by 10.0")
     assert "it lowers accuracy by 30.0 points" in last and "AdaAlpha raises accuracy by 30" in last
     assert svg.count(b"Tiny") == svg.count(b"Other") > 0  # the titles of two axes
     shown = answer_page.plot_side_by_side([findings.panels(name)[0] for name in STUDIES])
@@ -179,6 +181,7 @@ def test_the_gate_is_told_as_far_as_runs_without_a_search_show_it(monkeypatch):
     said = (
         f"margin on its training images is {margin:.3f} (at least 0.9); the lowest few-shot class"
     )
+    assert choice.gate_of(findings.panels("tiny")[0]) == "no"
     everything = results.texts()[2]
     gate = "the gate, a test of enough training that recipes of ours have to pass"
     assert f"does not pass {gate}: the teacher's {said}" in (everything)
