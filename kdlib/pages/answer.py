@@ -108,8 +108,8 @@ def standing(p, cards):
         return "There are too few baselines to say how often these rules give false alarms."
     return (
         f"These are {p.seeds} distilled and {len(p.runs['one_hot'])} one-hot networks on one draw "
-        f"of the training images, whose training {PASSES[gate_of(p)]} the *gate*, a test fixed "
-        "beforehand of whether it is long enough. On the *matched control*, where one-hot networks "
+        f"of the training images. Their training {PASSES[gate_of(p)]} the *gate*, a test of "
+        "whether it is long enough that was fixed beforehand. On the *matched control*, where one-hot networks "
         "pose as distilled ones so that there is nothing to find, at least one of the "
         f"{len(cards)} rules of this study fires in {share(alarm)} of random draws."
     )

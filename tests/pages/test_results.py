@@ -60,7 +60,7 @@ def test_the_answer_marks_what_the_matched_control_does_too(monkeypatch):
     answer, _, everything = results.texts()
     assert "average accuracy: holds†.* This rule also fires on the matched control" in answer
     assert "rarest classes: holds†.* The matched control passes too" in answer
-    assert "training images, whose training is not known to pass the *gate*, a test" in answer
+    assert "training images. Their training is not known to pass the *gate*, a test" in answer
     assert "at least one of the 8 rules of this study fires in 10.0 % of random draws." in answer
     assert everything.count("**holds†**<br>") == 2 and everything.count("\n† F") == 2
     assert everything.count("| **holds†** |") == 2
