@@ -109,9 +109,9 @@ def standing(p, cards):
     return (
         f"These are {p.seeds} distilled and {len(p.runs['one_hot'])} one-hot networks on one draw "
         f"of the training images. Their training {PASSES[gate_of(p)]} the *gate*, a test of "
-        "whether it is long enough that was fixed beforehand. On the *matched control*, where one-hot networks "
-        "pose as distilled ones so that there is nothing to find, at least one of the "
-        f"{len(cards)} rules of this study fires in {share(alarm)} of random draws."
+        "whether it is long enough that was fixed beforehand. On the *matched control*, where "
+        "one-hot networks pose as distilled ones so that there is nothing to find, at least one of "
+        f"the {len(cards)} rules of this study fires in {share(alarm)} of random draws."
     )
 
 
