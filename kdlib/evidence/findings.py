@@ -80,17 +80,19 @@ def _decided_card(p, finding, word, corrected, number_of, alarms):
         f"{said} The test of {claim} gives {told_p(finding.p)} alone and {told_p(corrected)} after "
         f"correction for {number_of} findings (Holm)."
     )
-    smallest = finding.result.smallest(LEVEL / number_of / finding.tests)
-    if word == "not decided" and np.isfinite(smallest):
+    size = finding.result.smallest(LEVEL / number_of / finding.tests)
+    smallest = ""
+    if word == "not decided" and np.isfinite(size):
         besides = f", if {finding.besides} is shown as well" if finding.besides else ""
-        smallest = f"{smallest:.{finding.digits}f} {finding.unit}".rstrip()
+        smallest = f"{size:.{finding.digits}f} {finding.unit}".rstrip()
         sentence += (
             f" The smallest effect that this study detects in four of five cases is {smallest}"
             f"{besides}."
         )
     if word == "contradicted" and finding.name.startswith("F4"):
         word = "not under this reading"
-    return _card(p, finding.name, word, sentence, alarms, finding) | {"said": said}
+    found = {"said": said, "smallest": smallest}
+    return _card(p, finding.name, word, sentence, alarms, finding) | found
 
 
 def _card(p, name, word, sentence, alarms, finding=None):

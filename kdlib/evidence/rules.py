@@ -34,7 +34,8 @@ CLAIMS = {
     "F3b": "Errors of the teacher are transferred to the student.",
     "F3c": "Errors of the teacher are amplified: the student's grow in its weakest classes, "
     "compared with the rest.",
-    "F4": "Softening the teacher costs less than a point on average and lifts the rarest classes.",
+    "F4": "Compared with distillation, the remedy costs less than a point on average and lifts the "
+    "rarest classes.",
 }
 # F3c of two networks
 ANOTHER_TEACHER = (

@@ -2,10 +2,11 @@
 
 import textwrap
 
+import numpy as np
 import pandas as pd
 
 from kdlib.evidence.choice import PASSES, gate_of
-from kdlib.evidence.findings import UNDECIDED, marked, share
+from kdlib.evidence.findings import UNDECIDED, marked, pair_verdicts, share
 from kdlib.evidence.rules import LEAST_SEEDS, classes, verdict_bucket
 from kdlib.evidence.words import labels_read, told
 from kdlib.pages.drawing import captioned, drawn, in_words
@@ -29,29 +30,15 @@ def plot_side_by_side(panels):
             one.set_ylim(min(lows), max(highs))
         return figure
 
-    said = [f"{p.study.title}: {changes(p, methods[0], 'one_hot')}" for p in panels]
+    said = [f"{p.study.title}. {changes(p, methods[0], 'one_hot').capitalize()}" for p in panels]
     return paint, f"{'. '.join(said)}, compared with one-hot.", table
 
 
-def elsewhere(p, cards):
-    """(lead, sentence) on the same in another study; None if a part of it was not tested."""
-    said = [cards[name] for name in ("F1", "F2b", "F4 AdaAlpha") if name in cards]
-    if len(said) < 3 or not all(card["result"] for card in said):
-        return None
-    average, rare, remedy = map(_moves, said)
-    rarest, explained = _rarest(p)
-    sentence = (
-        f" (`{p.study.name}`, whose training {PASSES[gate_of(p)]} the gate, see below): "
-        f"distillation {average} on average; in {rarest}{explained} it {rare}, and there AdaAlpha "
-        f"{remedy} compared with distillation."
-    )
-    return p.study.title, sentence
+def headline(p):
+    """[(lead, sentence)]: the average, the rarest classes, why, the remedy, how sure all this is.
 
-
-def headline(p, cards):
-    """[(lead, sentence)]: the average, the rarest classes, the remedy, with their terms explained.
-
-    cards: {finding: card} of the pair, see findings.pair_verdicts."""
+    Terms are explained."""
+    cards = _cards(p)
     said = [
         (
             "On average,",
@@ -60,58 +47,95 @@ def headline(p, cards):
             f"labels alone (*one-hot*). {_verdict(cards['F1'])}",
         )
     ]
-    rare, remedy = cards.get("F2b"), cards.get("F4 AdaAlpha")
+    rare, copied, remedy = (cards.get(name) for name in ("F2b", "F3b", "F4 AdaAlpha"))
     if rare and rare["result"]:
         rarest, explained = _rarest(p)
         said.append((f"In {rarest}", f"{explained}, it {_moves(rare)}. {_verdict(rare)}"))
+    if copied and copied["result"]:
+        both = " ".join(_verdict(card | {"smallest": ""}) for card in (copied, cards["F3c"]))
+        said.append(("Why?", f" {copied['said']} {both}"))
     if remedy and remedy["result"]:  # where F2b is untested, so is F4
-        in_rarest = p.in_bucket(verdict_bucket(p))
         average = told(p.gain("ada_alpha", p.average, "kd"))
-        runs = p.runs["ada_alpha"]
-        held_out = "held-out images"
-        if labels_read(runs[0].config):
-            held_out = (
-                f"{len(runs[0].splits['val'].y):,} held-out images, whose labels it reads beside "
-                f"those of the {int(p.train_counts.sum()):,} training images"
+        run = p.runs["ada_alpha"][0]
+        reads = ""
+        if labels_read(run.config):
+            held_out = len(run.splits["val"].y)
+            reads = (
+                f" (it reads the labels of {held_out:,}, {held_out // len(p.class_names):,} in "
+                f"each class, beside those of {int(p.train_counts.sum()):,} training images)"
             )
-        weight = (in_rarest.mean(axis=0) * [r.facts["margins"] for r in runs]).sum(axis=1).mean()
         sentence = (
-            " the remedy of the paper that is reproduced here, trusts the teacher less in classes "
-            f"where it is often wrong on {held_out}. Compared with distillation, it "
-            f"{_moves(remedy)} in {rarest}, and the average by {average}; compared with one-hot, "
-            f"it changes accuracy in {rarest} by {told(p.gain('ada_alpha', in_rarest))}: there its "
-            f"weight of the teacher is {weight:.2f} on average, where 0 is one-hot and 1 is "
-            f"distillation. {_verdict(remedy)} "
+            " our reconstruction of the paper's remedy, weighs the teacher against the labels "
+            "class by class: the less sure the teacher is of the right class on held-out images"
+            f"{reads}, the less it counts: at a weight of 1 this is distillation, at 0 one-hot. In "
+            f"{rarest}, {_of_remedy(p, remedy)}. On average it changes accuracy by {average} "
+            f"compared with distillation. {_verdict(remedy)}"
         )
         if "kd_tuned" in p.runs:
-            tuned = told(p.gain("ada_alpha", in_rarest, "kd_tuned"))
+            tuned = told(p.gain("ada_alpha", p.in_bucket(verdict_bucket(p)), "kd_tuned"))
             sentence += (
-                "Compared with distillation by one weight of the teacher for all classes, chosen "
-                f"on held-out images, it changes accuracy there by {tuned}."
-            )
-        else:
-            sentence += (
-                "Whether its weight by class matters, or any smaller weight of the teacher would "
-                "do as well, was not tested here."
+                " Outside the verdicts: compared with distillation at a weight of "
+                f"{p.runs['kd_tuned'][0].config.alpha:g} in all classes, chosen on held-out images "
+                f"for the best average, it changes accuracy in {rarest} by {tuned}."
             )
         said.append(("AdaAlpha,", sentence))
-    return said
+    return [*said, ("How sure is this?", f" {standing(p, cards)}")]
+
+
+def elsewhere(p):
+    """[(lead, sentence)] on the same in another study; [] if a part of it was not tested."""
+    said = [_cards(p).get(name) for name in ("F1", "F2b", "F4 AdaAlpha")]
+    if not all(card and card["result"] for card in said):
+        return []
+    rarest, explained = _rarest(p)
+    sentence = (
+        f" (`{p.study.name}`, whose training {PASSES[gate_of(p)]} the gate): distillation "
+        f"{_moves(said[0])} on average; in {rarest}{explained} it {_moves(said[1])}. There "
+        f"{_of_remedy(p, said[2])}."
+    )
+    return [(p.study.title, sentence)]
+
+
+def _cards(p):
+    """{finding: card} of a Panel, see findings.pair_verdicts."""
+    return {card["finding"]: card for card in pair_verdicts(p)}
+
+
+def _of_remedy(p, card):
+    """What AdaAlpha does in the rarest classes, and how much of the teacher it leaves there."""
+    weights = p.in_bucket(verdict_bucket(p))
+    margins = np.array([r.facts["margins"] for r in p.runs["ada_alpha"]])
+    untested = "; whether one smaller weight for all classes does as well was not tested"
+    return (
+        f"the teacher's weight is {(weights * margins).sum(axis=1).mean():.2f} on average, and "
+        f"AdaAlpha {_moves(card)} compared with distillation, and changes it by "
+        f"{told(p.gain('ada_alpha', weights))} compared with one-hot"
+        f"{'' if 'kd_tuned' in p.runs else untested}"
+    )
 
 
 def standing(p, cards):
-    """How far the verdicts of a pair can be trusted, in one sentence."""
+    """How far the verdicts of a pair can be trusted, in sentences."""
     if p.seeds < LEAST_SEEDS:
         seeds = f"A verdict needs {LEAST_SEEDS} seeds, and {p.seeds} are complete"
         return f"{seeds}: nothing is decided yet."
-    alarm = cards["F1"]["any_alarm"]
-    if alarm is None:
-        return "There are too few baselines to say how often these rules give false alarms."
-    return (
+    said = (
         f"These are {p.seeds} distilled and {len(p.runs['one_hot'])} one-hot networks on one draw "
         f"of the training images. Their training {PASSES[gate_of(p)]} the *gate*, a test of "
-        "whether it is long enough that was fixed beforehand. On the *matched control*, where "
-        "one-hot networks pose as distilled ones so that there is nothing to find, at least one of "
-        f"the {len(cards)} rules of this study fires in {share(alarm)} of random draws."
+        "whether it is long enough whose conditions were fixed beforehand."
+    )
+    if p.seeds < p.study.seeds:
+        said += (
+            f" All verdicts are preliminary: {p.study.seeds} seeds are planned, and what is not "
+            "decided with fewer may be decided with all."
+        )
+    alarm = cards["F1"]["any_alarm"]
+    if alarm is None:
+        return f"{said} There are too few baselines to say how often these rules give false alarms."
+    return (
+        f"{said} On the *matched control*, where one-hot networks pose as distilled ones so that "
+        f"there is nothing to find, at least one of the {len(cards)} rules of this study fires in "
+        f"{share(alarm)} of random splits."
     )
 
 
@@ -138,4 +162,6 @@ def _moves(card):
 
 def _verdict(card):
     """A claim with its verdict, marked where the rule also fires on the matched control."""
-    return f"*{card['claim'].rstrip('.')}: {marked(card)}.* {card['control']}".strip()
+    seen = card.get("smallest")
+    power = f" (four of five such studies would find an effect of {seen})" if seen else ""
+    return f"*{card['claim'].rstrip('.')}: {marked(card)}{power}.* {card['control']}".strip()

@@ -75,7 +75,7 @@ def said_of_harm(p, labels, groups):
     if worse.empty:
         return (
             f"{p.name}: these runs cannot answer. With {count_of(p.seeds, 'seed')}, no {one} is "
-            "shown to be harmed, so nothing is known of harm that labels hide."
+            "shown to be harmed, so they do not tell whether labels would hide such harm."
         )
     seen = labels.label[labels.finding == "harmed"]
     hidden = (~worse.group.map(label_of(p)).isin(seen)).sum()

@@ -9,7 +9,7 @@ from kdlib.evidence import choice
 from kdlib.evidence.findings import UNDECIDED, marked, pair_verdicts, panels, share
 from kdlib.evidence.rules import LEAST_SEEDS
 from kdlib.pages import anchors, hidden, people, sensitivity
-from kdlib.pages.answer import elsewhere, headline, plot_side_by_side, standing
+from kdlib.pages.answer import elsewhere, headline, plot_side_by_side
 from kdlib.study.done import complete_seeds
 from kdlib.study.files import write_whole
 from kdlib.study.grids import JUDGED, STUDIES, Study
@@ -22,25 +22,31 @@ OUTSIDE = re.compile(r"<!-- outside:start -->\n(.*?)\n<!-- outside:end -->", re.
 ABOUT = f"""\
 # Results
 
-Every verdict, interval and published number, computed from the records in `data/records` by the
-rules of [PROTOCOL.md](PROTOCOL.md). `python -m kdlib report --readme` writes this page; no number
-is typed by hand. The figures are on the pages of `make report`. The digits study is a demonstration
-and is not listed. The records of adult are too large for the repository: what stands here of it was
-computed from them in the same way, and `python -m kdlib run adult` makes them again.
+Every verdict and interval, computed from the records in `data/records` by the rules of
+[PROTOCOL.md](PROTOCOL.md), and published numbers beside ours. `python -m kdlib report --readme`
+writes this page; no number of ours is typed by hand. The figures are on the pages of `make report`.
+The digits study is a demonstration and is not listed. The records of adult are too large for the
+repository: what stands here of it was computed from them in the same way, and
+`python -m kdlib run adult` makes them again.
 
 - The *gain* of a student is its accuracy minus that of the same network trained on labels alone
   (*one-hot*), in points. The one-hot networks of a study are its *baselines*. Every class counts
   alike.
 - Classes are *many-*, *medium-* or *few-shot*, by their number of training images.
 - Brackets hold the 95 % interval over networks and test examples; that of F3a, a rank correlation
-  over classes, is over networks and classes.
+  over classes, is over networks and classes. Intervals are not corrected for the number of
+  findings, so that one may exclude 0 where the verdict is *not decided*.
+- A teacher's *margin* in a class is the probability that it gives the right class minus the mean of
+  the others, averaged over held-out images (*val*).
 - F2a, F3a and F3c look at one pattern from three sides, since a teacher's margin is mostly smallest
   in the rarest classes: they do not confirm one another.
 - A claim *holds*, is *contradicted*, or is *not decided*, at a nominal level of 5 % for all
   findings of a pair together (Holm). With fewer than {LEAST_SEEDS} seeds it is *not tested*.
 - The *matched control* has no teacher: baselines are split at random, some pose as a method and the
   rest serve as its baselines, and the same rules judge them. A rule that fires there fires where
-  there is nothing to find; a verdict whose rule does so too often is marked †."""
+  there is nothing to find. One-hot networks also stand in for each remedy: where they pass F4, the
+  remedy need do no more than leave the teacher out. A verdict is marked † where either happens in
+  more than 5 % of random splits. A rate of 0 says little where there are few splits."""
 
 
 @dataclass(frozen=True)
@@ -106,7 +112,7 @@ def texts(outside=""):
     answer, svg = "No study is on record yet; `make report` shows the demonstration.", None
     parts = [ABOUT]
     if judged:
-        alike = [shown for shown in judged[1:] if _alike(shown, judged[0])]
+        alike = [s for s in judged[1:] if _alike(s, judged[0]) and elsewhere(s.panels[0])]
         figure = plot_side_by_side([shown.panels[0] for shown in (judged[0], *alike[:1])])
         answer = _answer(judged[0], figure, beyond, alike)
         svg = figure.svg()
@@ -118,7 +124,8 @@ def texts(outside=""):
         parts.append(f"<!-- outside:start -->\n{outside}\n<!-- outside:end -->")
     if judged:
         others = _decided("\n".join(parts)) if not judged[0].study.superseded else {}
-        answer += _of_others(others, judged[0].study.name)
+        told = {shown.study.name for shown in (judged[0], *alike)}
+        answer += _of_others({name: of for name, of in others.items() if name not in told})
     parts += _waiting([shown.study.name for shown in found])
     parts.append("## Published numbers that a correct implementation must reach, and ours")
     parts.append(anchors.markdown().rstrip())
@@ -140,11 +147,10 @@ def _decided(everything):
     return found
 
 
-def _of_others(decided, name):
+def _of_others(decided):
     """How much the other studies with verdicts decide, in a sentence; "" if there is none."""
-    some = {other: numbers for other, numbers in decided.items() if other != name}
-    said = [f"`{other}` decides {n} of its {of} findings" for other, (n, of) in some.items()]
-    return f" Other studies with verdicts: {', '.join(said)}." if said else ""
+    said = [f"`{name}` decides {n} of its {of} findings" for name, (n, of) in decided.items()]
+    return f"\n\nOther studies with verdicts: {', '.join(said)}." if said else ""
 
 
 def _waiting(shown):
@@ -184,25 +190,24 @@ def _alike(shown, first):
     return not old and about == {(CLASSES, True)}
 
 
-def _cards(shown):
-    """{finding: card} of the first pair."""
-    return {card["finding"]: card for card in shown.cards if card["pair"] == shown.panels[0].name}
-
-
 def _answer(shown, figure, beyond, alike):
-    p, cards = shown.panels[0], _cards(shown)
-    said = headline(p, cards)
-    said += filter(None, (elsewhere(other.panels[0], _cards(other)) for other in alike))
-    lines = [f"- **{lead}**{sentence}" for lead, sentence in said]
+    points = headline(shown.panels[0])
     for rivals in beyond:
         if rivals.study.name == f"{shown.study.name}-rivals":
             said = sensitivity.ahead_of_ada_alpha(panels(rivals.study.name)[0])
-            lines.append(f"- **Rivals.** {said}")
-    picture = f'<img src="{FIGURE}" width="560" alt="{figure.sentence}">'
-    caption = f"{shown.study.title}. Dots are training runs (*seeds*), bars 95 % intervals."
+            points.append(("Rivals.", f" {said}"))
+    of = shown.study.title
     if alike:
-        caption += " The first sentences below are about the study on the left."
-    return "\n\n".join([picture, f"*{caption}*", "\n".join(lines), standing(p, cards)])
+        of = f"Left, and in the first {len(points)} points: `{shown.study.name}`. Right: "
+        of += f"`{alike[0].study.name}`"
+    points += [said for other in alike for said in elsewhere(other.panels[0])]
+    picture = f'<img src="{FIGURE}" width="560" alt="{figure.sentence}">'
+    caption = (
+        f"*{of}. Small dots are training runs (*seeds*), large marks their means, bars 95 % "
+        "intervals; 0 is the same network trained on labels alone.*"
+    )
+    lines = [f"- **{lead}**{sentence}" for lead, sentence in points]
+    return "\n\n".join([picture, caption, "\n".join(lines)])
 
 
 # ---------------------------------------------------------------- RESULTS.md
