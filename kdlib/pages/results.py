@@ -234,7 +234,7 @@ def _study(shown):
         f"## {shown.title}",
         *["\n".join(said)] * bool(said),
         f"{shown.study.about} {baselines} baselines, which can be split for the matched control in "
-        f"{splits:,} ways. Trained on: {machines}.",
+        f"{splits:,} ways. Trained on, with the number of runs: {machines}.",
         _short(shown.cards),
         *daggers,
         "<details><summary>Every finding in words, with its test</summary>",

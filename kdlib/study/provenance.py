@@ -1,6 +1,7 @@
 """Where the numbers of a study's pages come from."""
 
 import hashlib
+from collections import Counter
 
 from kdlib.config import HIDDEN, count_of
 from kdlib.study import records
@@ -46,7 +47,7 @@ def provenance(chosen, seeds):
         "seeds": f"{seeds} of {chosen.seeds} planned",
         **({"not on record": f"{lacking} of {of_seeds} of these seeds"} if lacking else {}),
         "versions": sorted(versions),
-        "hardware": sorted({_hardware(f) for f in facts}),
+        "hardware": _machines(configs, facts),
         "number of runs": len(configs),
         "wall time of the runs": in_words(sum(f["seconds"] for f in facts)),
     }
@@ -63,6 +64,15 @@ def marked(overrides):
     """{label: value} that tells a page of overrides, fields or text, from others; {} without."""
     words = told(overrides) if isinstance(overrides, dict) else str(overrides or "")
     return {"exploratory, counted nowhere": words} if words else {}
+
+
+def _machines(configs, facts):
+    """Each machine with how many runs of each method it did: a comparison may hang on it."""
+    runs = Counter((_hardware(f), cfg.method) for cfg, f in zip(configs, facts, strict=True))
+    found = {}
+    for (machine, method), count in sorted(runs.items()):
+        found.setdefault(machine, []).append(f"{count} {method}")
+    return [f"{machine} ({', '.join(methods)})" for machine, methods in found.items()]
 
 
 def _hardware(facts):

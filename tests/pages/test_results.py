@@ -189,7 +189,8 @@ def test_the_gate_is_told_as_far_as_runs_without_a_search_show_it(monkeypatch):
     gate = "the gate, a test of enough training that recipes of ours have to pass"
     assert f"does not pass {gate}: the teacher's {said}" in (everything)
     assert "is at 0.0 % (at least 2)." in everything
-    assert "Trained on: a processor." in everything
+    # four teachers and four baselines, four students of each of three methods
+    assert "number of runs: a processor (4 ada_alpha, 4 ada_margin, 4 kd, 8 one_hot)." in everything
 
 
 def test_a_study_with_too_few_seeds_gives_no_answer_while_another_has_enough(monkeypatch):
