@@ -35,7 +35,7 @@ def plot_side_by_side(panels):
 
 
 def headline(p):
-    """[(lead, sentence)]: the average, the rarest classes, why, the remedy, how sure all this is.
+    """[(lead, sentence)]: average, rarest classes, cause, remedy, how sure all this is.
 
     Terms are explained."""
     cards = _cards(p)
@@ -53,7 +53,7 @@ def headline(p):
         said.append((f"In {rarest}", f"{explained}, it {_moves(rare)}. {_verdict(rare)}"))
     if copied and copied["result"]:
         both = " ".join(_verdict(card | {"smallest": ""}) for card in (copied, cards["F3c"]))
-        said.append(("Why?", f" {copied['said']} {both}"))
+        said.append(("The suspected cause.", f" {copied['said']} {both}"))
     if remedy and remedy["result"]:  # where F2b is untested, so is F4
         average = told(p.gain("ada_alpha", p.average, "kd"))
         run = p.runs["ada_alpha"][0]

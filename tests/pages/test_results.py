@@ -48,7 +48,9 @@ def test_the_answer_says_who_gains_who_loses_and_what_the_remedy_does(monkeypatc
     assert "the labels of 200, 20 in each class, beside those of 296 training images)" in ada
     # margins from 0.9 down to 0.1: of the rarest two 0.189 and 0.1
     assert "In the rarest classes, the teacher's weight is 0.14 on average" in ada
-    assert why.startswith("- **Why?** Where the teacher is wrong, the share of distilled students")
+    assert why.startswith(
+        "- **The suspected cause.** Where the teacher is wrong, the share of distilled students"
+    )
     assert "*Errors of the teacher are transferred to the student: " in why
     assert "one smaller weight for all classes does as well was not tested. On average" in ada
     assert "All verdicts are preliminary: 5 seeds are planned" in sure
