@@ -264,13 +264,13 @@ def sent_back(tmp_path):
 
 
 def test_what_comes_back_is_written_whole_and_the_json_last(sent_back, records_folder, monkeypatch):
-    written, plain = [], node.whole_file
+    written, plain = [], node.write_whole
 
-    def whole_file(path):
+    def write_whole(path, content):
         written.append(path.suffix)
-        return plain(path)
+        plain(path, content)
 
-    monkeypatch.setattr(node, "whole_file", whole_file)
+    monkeypatch.setattr(node, "write_whole", write_whole)
     records_folder.mkdir()
     kept.path_of(CFG.key()).write_bytes(b"of an earlier try")
     node.unpacked(CFG, sent_back)
