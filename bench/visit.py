@@ -19,7 +19,7 @@ from pathlib import Path
 from bench import checks
 from kdlib.config import KdlibError
 from kdlib.study import records, weights
-from kdlib.study.files import ROOT, whole_file
+from kdlib.study.files import ROOT, write_whole
 from kdlib.study.grids import study
 from kdlib.study.machine import git_sha
 from kdlib.study.sweep import missing, sweep
@@ -205,8 +205,7 @@ def save_results(plan, out, brought):
     for k, start in enumerate(range(0, len(content), PIECE)):
         piece, file = content[start : start + PIECE], out / f"results.tar.{k}"
         if not (file.exists() and file.read_bytes() == piece):
-            with whole_file(file) as temporary:
-                temporary.write_bytes(piece)
+            write_whole(file, piece)
     return len(files)
 
 
