@@ -76,7 +76,7 @@ METHODS = {
     ),
     "decoupled_kd": Method(
         "decoupled distillation",
-        (BLUE, "d"),
+        (BLUE, "h"),
         (*_TEACHER, "beta"),
         "Zhao et al. 2022, weights 1 and 2 (theirs for R56 → R20), without warm-up",
     ),
@@ -123,7 +123,7 @@ ARMS = {
     ),
     "kd_tuned": Arm(
         "distillation, alpha tuned",
-        (BLUE, "h"),
+        (BLUE, "d"),
         {"method": "kd", "alpha": 0.5},
         "the constant weight below 1 that val chooses (recipe study)",
     ),

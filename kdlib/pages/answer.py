@@ -1,16 +1,26 @@
-"""README's answer: average, rarest classes, remedy, and how far to trust them."""
+"""README's answer: which claims hold, study by study, and how far to trust that."""
 
 import textwrap
+from collections import Counter
 
 import numpy as np
 import pandas as pd
 
-from kdlib.evidence.choice import PASSES, gate_of
+from kdlib.evidence.choice import gate_of
 from kdlib.evidence.findings import UNDECIDED, marked, pair_verdicts, share
 from kdlib.evidence.rules import LEAST_SEEDS, classes, verdict_bucket
-from kdlib.evidence.words import labels_read, told
+from kdlib.evidence.words import brief, labels_read
+from kdlib.pages.anchors import markdown_table
 from kdlib.pages.drawing import captioned, drawn, in_words
 from kdlib.pages.gains import changes, gain_by_bucket
+
+SHOWN = ("F1", "F2b", "F3b", "F3c", "F4 AdaAlpha")
+VERDICTS = ("holds", "contradicted", "not under this reading", *UNDECIDED)
+TRAINING = {  # by whether it passes the gate
+    "yes": "training is long enough",
+    "no": "training may be too short",
+    "not known": "whether training is long enough is not known",
+}
 
 
 @captioned
@@ -34,135 +44,141 @@ def plot_side_by_side(panels):
     return paint, f"{'. '.join(said)}, compared with one-hot.", table
 
 
-def headline(p):
-    """[(lead, sentence)]: average, rarest classes, cause, remedy, how sure all this is.
-
-    Terms are explained."""
-    cards = _cards(p)
-    said = [
-        (
-            "On average,",
-            " distillation, which trains a network (the *student*) on the predictions of another "
-            f"(the *teacher*), {_moves(cards['F1'])} compared with the same network trained on "
-            f"labels alone (*one-hot*). {_verdict(cards['F1'])}",
-        )
-    ]
-    rare, copied, remedy = (cards.get(name) for name in ("F2b", "F3b", "F4 AdaAlpha"))
-    if rare and rare["result"]:
-        rarest, explained = _rarest(p)
-        said.append((f"In {rarest}", f"{explained}, it {_moves(rare)}. {_verdict(rare)}"))
-    if copied and copied["result"]:
-        both = " ".join(_verdict(card | {"smallest": ""}) for card in (copied, cards["F3c"]))
-        said.append(("The suspected cause.", f" {copied['said']} {both}"))
-    if remedy and remedy["result"]:  # where F2b is untested, so is F4
-        average = told(p.gain("ada_alpha", p.average, "kd"))
-        run = p.runs["ada_alpha"][0]
-        reads = ""
-        if labels_read(run.config):
-            held_out = len(run.splits["val"].y)
-            reads = (
-                f" (it reads the labels of {held_out:,}, {held_out // len(p.class_names):,} in "
-                f"each class, beside those of {int(p.train_counts.sum()):,} training images)"
-            )
-        sentence = (
-            " our reconstruction of the paper's remedy, weighs the teacher against the labels "
-            "class by class: the less sure the teacher is of the right class on held-out images"
-            f"{reads}, the less it counts: at a weight of 1 this is distillation, at 0 one-hot. In "
-            f"{rarest}, {_of_remedy(p, remedy)}. On average it changes accuracy by {average} "
-            # what it would have found hangs on two parts, which RESULTS.md says
-            f"compared with distillation. {_verdict(remedy | {'smallest': ''})}"
-        )
-        if "kd_tuned" in p.runs:
-            tuned = told(p.gain("ada_alpha", p.in_bucket(verdict_bucket(p)), "kd_tuned"))
-            sentence += (
-                " Outside the verdicts: compared with distillation at a weight of "
-                f"{p.runs['kd_tuned'][0].config.alpha:g} in all classes, chosen on held-out images "
-                f"for the best average, it changes accuracy in {rarest} by {tuned}."
-            )
-        said.append(("AdaAlpha,", sentence))
-    return [*said, ("How sure is this?", f" {standing(p, cards)}")]
+def counted(panels):
+    """How many of the claims hold in each study, and whether its training is long enough."""
+    said = []
+    for p in panels:
+        words = Counter(card["verdict"] for card in _cards(p).values())
+        parts = [_count(words[word], word) for word in sorted(words, key=VERDICTS.index)]
+        last = f" and {parts.pop()}" if len(parts) > 1 else ""
+        early = f"{p.seeds} of {p.study.seeds} planned seeds; " if p.seeds < p.study.seeds else ""
+        said.append(f"{', '.join(parts)}{last} in `{p.study.name}` ({early}{TRAINING[gate_of(p)]})")
+    return f"**Of the claims in the table, {'; '.join(said)}.**"
 
 
-def elsewhere(p):
-    """[(lead, sentence)] on the same in another study; [] if a part of it was not tested."""
-    said = [_cards(p).get(name) for name in ("F1", "F2b", "F4 AdaAlpha")]
-    if not all(card and card["result"] for card in said):
-        return []
-    rarest, explained = _rarest(p)
-    sentence = (
-        f" (`{p.study.name}`, whose training {PASSES[gate_of(p)]} the gate): distillation "
-        f"{_moves(said[0])} on average; in {rarest}{explained} it {_moves(said[1])}. There "
-        f"{_of_remedy(p, said[2])}."
-    )
-    return [(p.study.title, sentence)]
+def _count(n, word):
+    """n claims and their verdict: 1 holds, 2 are not decided."""
+    if word == "holds":
+        return f"{n} hold{'s' if n == 1 else ''}"
+    said = word.replace("not under", "contradicted under")  # of a method that is reconstructed
+    return f"{n} {'is' if n == 1 else 'are'} {said}"
 
 
 def _cards(p):
-    """{finding: card} of a Panel, see findings.pair_verdicts."""
-    return {card["finding"]: card for card in pair_verdicts(p)}
+    """{finding: card} of what is shown, see findings.pair_verdicts."""
+    return {card["finding"]: card for card in pair_verdicts(p) if card["finding"] in SHOWN}
 
 
-def _of_remedy(p, card):
-    """What AdaAlpha does in the rarest classes, and how much of the teacher it leaves there."""
-    weights = p.in_bucket(verdict_bucket(p))
-    margins = np.array([r.facts["margins"] for r in p.runs["ada_alpha"]])
-    untested = "; whether one smaller weight for all classes does as well was not tested"
-    return (
-        f"the teacher's weight is {(weights * margins).sum(axis=1).mean():.2f} on average, and "
-        f"AdaAlpha {_moves(card)} compared with distillation, and changes it by "
-        f"{told(p.gain('ada_alpha', weights))} compared with one-hot"
-        f"{'' if 'kd_tuned' in p.runs else untested}"
-    )
+def compared(panels):
+    """The claims as a Markdown table with a column for each study; below, what is marked there."""
+    columns = {f"`{p.study.name}`": list(_cards(p).values()) for p in panels}
+    beside = [_beside(p) for p in panels]
+    rows = [[label, *(of[label] or "–" for of in beside)] for label in beside[0]]
+    marks = [
+        f"† {card['finding']}, {name}: {card['control']}"
+        for name, cards in columns.items()
+        for card in cards
+        if card["control"]
+    ]
+    table = markdown_table(["claim", *columns], [*verdict_rows(columns), *rows])
+    return "\n\n".join([table, *marks])
 
 
-def standing(p, cards):
-    """How far the verdicts of a pair can be trusted, in sentences."""
-    if p.seeds < LEAST_SEEDS:
-        seeds = f"A verdict needs {LEAST_SEEDS} seeds, and {p.seeds} are complete"
-        return f"{seeds}: nothing is decided yet."
-    said = (
-        f"These are {p.seeds} distilled and {len(p.runs['one_hot'])} one-hot networks on one draw "
-        f"of the training images. Their training {PASSES[gate_of(p)]} the *gate*, a test of "
-        "whether it is long enough whose conditions were fixed beforehand."
-    )
-    if p.seeds < p.study.seeds:
-        said += (
-            f" All verdicts are preliminary: {p.study.seeds} seeds are planned, and what is not "
-            "decided with fewer may be decided with all."
+def verdict_rows(columns):
+    """A row of cells for each finding, a cell for each column; columns: {heading: cards}.
+
+    The last row says how often any rule of a column fires on the matched control."""
+    rows = []
+    for finding in dict.fromkeys(c["finding"] for cards in columns.values() for c in cards):
+        own = {head: c for head, cards in columns.items() for c in cards if c["finding"] == finding}
+        claims = list(dict.fromkeys(c["claim"] for c in own.values()))
+        if len(claims) > 1:
+            claims = [f"{c['claim']} ({head})" for head, c in own.items()]
+        cells = dict.fromkeys(columns, "–")
+        for head, c in own.items():
+            cells[head] = f"**{marked(c)}**<br>{c['brief']}".removesuffix("<br>")
+        rows.append([f"**{finding}** {' '.join(claims)}", *cells.values()])
+    alarms = (share(cards[0]["any_alarm"]) for cards in columns.values())
+    return [*rows, ["any rule fires, on the matched control", *alarms]]
+
+
+def _beside(p):
+    """{label: cell, "" for none}: what else tells how to read the verdicts of a study."""
+    cards = _cards(p)
+    sizes = {name: cards[name].get("smallest") for name in ("F1", "F2b")}
+    found = "; ".join(f"{name}: {size}" for name, size in sizes.items() if size)
+    weight = less = over_one_hot = over_tuned = ""
+    if cards.get("F4 AdaAlpha", {}).get("result"):  # where F2b is untested, so is F4
+        rarest = p.in_bucket(verdict_bucket(p))
+        margins = np.array([r.facts["margins"] for r in p.runs["ada_alpha"]])
+        weight = f"{(rarest * margins).sum(axis=1).mean():.2f}"
+        less = brief(p.gain("ada_alpha", p.average, "kd"))
+        over_one_hot = brief(p.gain("ada_alpha", rarest))
+        over_tuned = "not run"
+        if "kd_tuned" in p.runs:
+            over_tuned = brief(p.gain("ada_alpha", rarest, "kd_tuned"))
+    return {
+        "training passes the *gate*": gate_of(p),
+        "networks: distilled, one-hot": f"{p.seeds} and {len(p.runs['one_hot'])}",
+        "effect that four of five such studies would find, where undecided": found,
+        "weight of the teacher in AdaAlpha, rarest classes": weight,
+        "AdaAlpha minus distillation, on average": less,
+        "AdaAlpha minus one-hot, rarest classes": over_one_hot,
+        "AdaAlpha minus distillation at one tuned weight, rarest classes": over_tuned,
+    }
+
+
+def explained(panels):
+    """[(lead, sentence)]: what the table counts, the remedy, how sure all this is."""
+    said = [
+        (
+            "The numbers",
+            " are differences in points, with 95 % intervals: the accuracy of distilled minus that "
+            "of one-hot networks, on average (F1) and in the rarest classes (F2b); how much more "
+            "often they repeat a wrong label of their teacher, at equally many errors (F3b); how "
+            "much more their errors grow in its weakest fifth of classes than in the rest (F3c); "
+            "the accuracy of AdaAlpha minus that of distillation in the rarest classes (F4).",
         )
-    alarm = cards["F1"]["any_alarm"]
-    if alarm is None:
-        return f"{said} There are too few baselines to say how often these rules give false alarms."
+    ]
+    rarest = [f"{_rarest(p)} of `{p.study.name}`" for p in panels if verdict_bucket(p) is not None]
+    if rarest:
+        said.append(("The rarest classes", f" are {' and '.join(rarest)}."))
+    if _cards(panels[0]).get("F4 AdaAlpha", {}).get("result"):
+        said.append(("AdaAlpha,", _remedy(panels[0])))
+    sure = (
+        " Each study has one draw of its training images. The *gate* is a test of whether training "
+        "is long enough, whose conditions were fixed beforehand. On the *matched control*, one-hot "
+        "networks pose as distilled ones, so that there is nothing to find. A verdict needs "
+        f"{LEAST_SEEDS} distilled networks; with fewer than planned it is preliminary, and what is "
+        "not decided may be decided with all."
+    )
+    return [*said, ("How sure is this?", sure)]
+
+
+def _remedy(p):
+    """What AdaAlpha is, and what it reads."""
+    run = p.runs["ada_alpha"][0]
+    reads = ""
+    if labels_read(run.config):
+        held_out = len(run.splits["val"].y)
+        reads = (
+            f" (in `{p.study.name}` it reads the labels of {held_out:,}, "
+            f"{held_out // len(p.class_names):,} in each class, beside those of "
+            f"{int(p.train_counts.sum()):,} training images)"
+        )
     return (
-        f"{said} On the *matched control*, where one-hot networks pose as distilled ones so that "
-        f"there is nothing to find, at least one of the {len(cards)} rules of this study fires in "
-        f"{share(alarm)} of random splits."
+        " our reconstruction of the paper's remedy, weighs the teacher against the labels class by "
+        f"class: the less sure the teacher is of the right class on held-out images{reads}, the "
+        "less it counts. At a weight of 1 this is distillation, at 0 one-hot. The last rows of the "
+        "table are outside the verdicts."
     )
 
 
 def _rarest(p):
-    """The classes that F2b is about, in words, and what these words mean."""
+    """The classes that F2b is about, in words."""
     bucket = verdict_bucket(p)
+    few = p.study.bucket_edges and bucket == len(p.bucket_names) - 1
+    how = f" (fewer than {p.study.bucket_edges[1]} training images each)" if few else ""
     if not p.study.bucket_edges:
-        return f"the {classes(p, bucket)}", " by the teacher's margin"
-    if bucket < len(p.bucket_names) - 1:
-        return f"the {classes(p, bucket)}", ""
-    images = p.study.bucket_edges[1]
-    return "the rarest classes", f" (*few-shot*: fewer than {images} training images each)"
-
-
-def _moves(card):
-    """What happens to an accuracy: a direction only where the verdict is one."""
-    result = card["result"]
-    decided = card["verdict"] not in UNDECIDED
-    if decided and (result.low > 0 or result.high < 0):
-        size = told(result).removeprefix("+").removeprefix("−")
-        return f"{'raises' if result.low > 0 else 'lowers'} accuracy by {size}"
-    return f"changes accuracy by {told(result)}"
-
-
-def _verdict(card):
-    """A claim with its verdict, marked where the rule also fires on the matched control."""
-    seen = card.get("smallest")
-    power = f" (four of five such studies would find an effect of {seen})" if seen else ""
-    return f"*{card['claim'].rstrip('.')}: {marked(card)}{power}.* {card['control']}".strip()
+        how = " by the teacher's margin"
+    return f"the {classes(p, bucket)}{how}"

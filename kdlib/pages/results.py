@@ -6,10 +6,17 @@ from dataclasses import dataclass
 
 from kdlib.config import KdlibError
 from kdlib.evidence import choice
-from kdlib.evidence.findings import UNDECIDED, marked, pair_verdicts, panels, share
+from kdlib.evidence.findings import UNDECIDED, marked, pair_verdicts, panels
 from kdlib.evidence.rules import LEAST_SEEDS
 from kdlib.pages import anchors, hidden, people, sensitivity
-from kdlib.pages.answer import elsewhere, headline, plot_side_by_side
+from kdlib.pages.answer import (
+    TRAINING,
+    compared,
+    counted,
+    explained,
+    plot_side_by_side,
+    verdict_rows,
+)
 from kdlib.study.done import complete_seeds
 from kdlib.study.files import write_whole
 from kdlib.study.grids import JUDGED, STUDIES, Study
@@ -112,7 +119,7 @@ def texts(outside=""):
     answer, svg = "No study is on record yet; `make report` shows the demonstration.", None
     parts = [ABOUT]
     if judged:
-        alike = [s for s in judged[1:] if _alike(s, judged[0]) and elsewhere(s.panels[0])]
+        alike = [s for s in judged[1:] if _alike(s, judged[0])]
         figure = plot_side_by_side([shown.panels[0] for shown in (judged[0], *alike[:1])])
         answer = _answer(judged[0], figure, beyond, alike)
         svg = figure.svg()
@@ -123,9 +130,7 @@ def texts(outside=""):
     if outside:
         parts.append(f"<!-- outside:start -->\n{outside}\n<!-- outside:end -->")
     if judged:
-        others = _decided("\n".join(parts)) if not judged[0].study.superseded else {}
-        told = {shown.study.name for shown in (judged[0], *alike)}
-        answer += _of_others({name: of for name, of in others.items() if name not in told})
+        answer += _others("\n".join(parts), {shown.study.name for shown in (judged[0], *alike)})
     parts += _waiting([shown.study.name for shown in found])
     parts.append("## Published numbers that a correct implementation must reach, and ours")
     parts.append(anchors.markdown().rstrip())
@@ -134,22 +139,18 @@ def texts(outside=""):
     return answer + "\n", svg, "\n\n".join(parts) + "\n"
 
 
-def _decided(everything):
-    """{study: (findings that are decided, all findings)} of the sections of RESULTS.md.
+def _others(everything, told):
+    """How much the studies decide that are in RESULTS.md and not `told`, in a sentence; or "".
 
     Of studies with seeds enough for a test."""
-    found = {}
+    said = []
     for section in re.split("^(?=## )", everything, flags=re.M):
         title = re.match(r"## .*?\(`(.+?)`\)", section)
         words = re.findall(r"^\| F[^|]*\|[^|]*\| \*\*(.+?)†?\*\* \|", section, re.M)
-        if set(words) - {"not tested"}:
-            found[title[1]] = sum(word not in UNDECIDED for word in words), len(words)
-    return found
-
-
-def _of_others(decided):
-    """How much the other studies with verdicts decide, in a sentence; "" if there is none."""
-    said = [f"`{name}` decides {n} of its {of} findings" for name, (n, of) in decided.items()]
+        if set(words) - {"not tested"} and title[1] not in told:
+            decided = sum(word not in UNDECIDED for word in words)
+            gate = f" ({TRAINING['no']})" if "does not pass the gate" in section else ""
+            said.append(f"`{title[1]}` decides {decided} of its {len(words)} findings{gate}")
     return f"\n\nOther studies with verdicts: {', '.join(said)}." if said else ""
 
 
@@ -191,23 +192,20 @@ def _alike(shown, first):
 
 
 def _answer(shown, figure, beyond, alike):
-    points = headline(shown.panels[0])
+    first = [each.panels[0] for each in (shown, *alike)]
+    points = explained(first)
     for rivals in beyond:
         if rivals.study.name == f"{shown.study.name}-rivals":
             said = sensitivity.ahead_of_ada_alpha(panels(rivals.study.name)[0])
             points.append(("Rivals.", f" {said}"))
-    of = shown.study.title
-    if alike:
-        of = f"Left, and in the first {len(points)} points: `{shown.study.name}`. Right: "
-        of += f"`{alike[0].study.name}`"
-    points += [said for other in alike for said in elsewhere(other.panels[0])]
+    of = f"Left `{shown.study.name}`, right `{alike[0].study.name}`." if alike else ""
     picture = f'<img src="{FIGURE}" width="560" alt="{figure.sentence}">'
     caption = (
-        f"*{of}. Small dots are training runs (*seeds*), large marks their means, bars 95 % "
+        f"*{of} Small dots are training runs (*seeds*), large marks their means, bars 95 % "
         "intervals; 0 is the same network trained on labels alone.*"
-    )
+    ).replace("* ", "*", 1)
     lines = [f"- **{lead}**{sentence}" for lead, sentence in points]
-    return "\n\n".join([picture, caption, "\n".join(lines)])
+    return "\n\n".join([counted(first), picture, caption, compared(first), "\n".join(lines)])
 
 
 # ---------------------------------------------------------------- RESULTS.md
@@ -221,8 +219,9 @@ def _study(shown):
     daggers = [
         f"† {c['finding']}, {c['pair']}: {c['control']}" for c in shown.cards if c["control"]
     ]
-    rows = []
+    by_pair, rows = {}, []
     for c in shown.cards:
+        by_pair.setdefault(c["pair"], []).append(c)
         numbers = f"{c['sentence']} {c['alarm']}".rstrip()
         rows.append([c["finding"], c["pair"], f"**{marked(c)}**", numbers])
     answers = [ANSWERS[kind] for kind in shown.study.kinds if kind in ANSWERS]
@@ -235,7 +234,7 @@ def _study(shown):
         *["\n".join(said)] * bool(said),
         f"{shown.study.about} {baselines} baselines, which can be split for the matched control in "
         f"{splits:,} ways. Trained on, with the number of runs: {machines}.",
-        _short(shown.cards),
+        anchors.markdown_table(["finding", *by_pair], verdict_rows(by_pair)),
         *daggers,
         "<details><summary>Every finding in words, with its test</summary>",
         anchors.markdown_table(header, rows),
@@ -248,23 +247,3 @@ def _said(shown):
     if shown.study.kind == "recipe":
         return choice.headline(shown.study, shown.seeds)
     return sensitivity.headlines(panels(shown.study.name))
-
-
-def _short(cards):
-    """A row for each finding, a column for each pair.
-
-    The last row says how often any rule of a pair fires on the matched control."""
-    pairs = {c["pair"]: c["any_alarm"] for c in cards}
-    rows = []
-    for finding in dict.fromkeys(c["finding"] for c in cards):
-        own = {c["pair"]: c for c in cards if c["finding"] == finding}
-        claims = list(dict.fromkeys(c["claim"] for c in own.values()))
-        if len(claims) > 1:
-            claims = [f"{c['claim']} ({pair})" for pair, c in own.items()]
-        cells = dict.fromkeys(pairs, "–")
-        for pair, c in own.items():
-            cells[pair] = f"**{marked(c)}**<br>{c['brief']}".removesuffix("<br>")
-        rows.append([f"**{finding}** {' '.join(claims)}", *cells.values()])
-    what = "any of these rules, on the matched control"
-    rows.append([what, *map(share, pairs.values())])
-    return anchors.markdown_table(["finding", *pairs], rows)

@@ -4,7 +4,7 @@ import re
 from dataclasses import replace
 
 import pytest
-from synthetic import SELF, TINY, but, write_study
+from synthetic import ROLES, SELF, TINY, but, write_study
 
 from kdlib.evidence import choice, findings, rules
 from kdlib.pages import anchors, results
@@ -32,29 +32,38 @@ def test_a_demonstration_is_no_answer(monkeypatch):
     assert svg is None and anchors.markdown() in everything
 
 
+def cells(answer):
+    """{first cell: the others} of the table in an answer."""
+    rows = [line.strip("| ").split(" | ") for line in answer.splitlines() if line.startswith("| ")]
+    return {label.removeprefix("**").split("**")[0]: found for label, *found in rows}
+
+
 def test_the_answer_says_who_gains_who_loses_and_what_the_remedy_does(monkeypatch):
     monkeypatch.setitem(STUDIES, "tiny", FIVE)
-    remedy = {"ada_alpha": but(0.8, few=0.5)}
-    write_study(FIVE, seeds=4, **HELPS_MANY_HARMS_FEW, **remedy)
+    write_study(FIVE, seeds=4, **HELPS_MANY_HARMS_FEW, ada_alpha=but(0.8, few=0.5))
     answer, svg, _ = results.texts()
     assert svg.startswith(b"<?xml") and f'<img src="{results.FIGURE}"' in answer
-    assert "*Tiny. Small dots are training runs" in answer
-    average, rare, why, ada, sure = [line for line in answer.split("\n") if line.startswith("- **")]
+    assert "\n*Small dots are training runs" in answer
+    found = cells(answer.replace("\u00a0", " "))
+    assert found["claim"] == ["`tiny`"]
     # (8 * 20 - 2 * 30) / 10 points on average, 30 fewer and 30 more in the rarest classes
-    assert "raises accuracy by 10.0 points (95 % interval +" in average
-    assert average.endswith("*Distillation raises the student's average accuracy: holds.*")
-    assert "(*few-shot*: fewer than 7 training images each), it lowers accuracy by 30.0" in rare
-    assert "raises accuracy by 30.0 points" in ada and "it changes accuracy by +6.0" in ada
-    assert "the labels of 200, 20 in each class, beside those of 296 training images)" in ada
+    assert found["F1"][0].startswith("**holds**<br>+10.0 (+")
+    assert found["F2b"][0].startswith("**holds**<br>−30.0 (−")
+    assert found["F4 AdaAlpha"][0].startswith("**holds**<br>+30.0 (+")
+    assert found["AdaAlpha minus distillation, on average"][0].startswith("+6.0 (+")
+    assert found["AdaAlpha minus one-hot, rarest classes"] == ["0.0"]
+    assert found["AdaAlpha minus distillation at one tuned weight, rarest classes"] == ["not run"]
     # margins from 0.9 down to 0.1: of the rarest two 0.189 and 0.1
-    assert "In the rarest classes, the teacher's weight is 0.14 on average" in ada
-    assert why.startswith(
-        "- **The suspected cause.** Where the teacher is wrong, the share of distilled students"
-    )
-    assert "*Errors of the teacher are transferred to the student: " in why
-    assert "one smaller weight for all classes does as well was not tested. On average" in ada
-    assert "All verdicts are preliminary: 5 seeds are planned" in sure
-    assert sure.endswith("false alarms.")  # 4 baselines are too few for a control
+    assert found["weight of the teacher in AdaAlpha, rarest classes"] == ["0.14"]
+    assert found["networks: distilled, one-hot"] == ["4 and 4"]
+    # 4 baselines are too few for a control
+    assert found["any rule fires, on the matched control"] == ["–"]
+    words = [found[name][0].split("**")[1] for name in ("F1", "F2b", "F3b", "F3c", "F4 AdaAlpha")]
+    assert words == ["holds", "holds", "not decided", "contradicted", "holds"]
+    counted = "3 hold, 1 is contradicted and 1 is not decided in `tiny` (4 of 5 planned seeds;"
+    assert answer.startswith(f"**Of the claims in the table, {counted} whether training is long")
+    assert "the few-shot classes (fewer than 7 training images each) of `tiny`." in answer
+    assert "the labels of 200, 20 in each class, beside those of 296 training images)" in answer
 
 
 def test_the_answer_marks_what_the_matched_control_does_too(monkeypatch):
@@ -63,20 +72,31 @@ def test_the_answer_marks_what_the_matched_control_does_too(monkeypatch):
     shares = {"F1": 0.1, "any": 0.1, "idle F4 AdaAlpha": 0.588}
     monkeypatch.setattr(findings, "false_alarms", lambda p: shares)
     answer, _, everything = results.texts()
-    assert "average accuracy: holds†.* This rule also fires on the matched control" in answer
-    assert "rarest classes: holds†.* The matched control passes too" in answer
-    assert "training images. Their training is not known to pass the *gate*, a test" in answer
-    assert "at least one of the 8 rules of this study fires in 10.0 % of random splits." in answer
+    found = cells(answer)
+    assert found["F1"][0].startswith("**holds†**") and found["F2b"][0].startswith("**holds**")
+    assert found["F4 AdaAlpha"][0].startswith("**holds†**")
+    assert "\n\n† F1, `tiny`: This rule also fires on the matched control" in answer
+    assert "\n\n† F4 AdaAlpha, `tiny`: The matched control passes too" in answer
+    assert found["any rule fires, on the matched control"] == ["10.0 %"]
+    assert found["training passes the *gate*"] == ["not known"]
     assert everything.count("**holds†**<br>") == 2 and everything.count("\n† F") == 2
     assert everything.count("| **holds†** |") == 2
 
 
-def test_what_is_not_decided_has_no_direction(monkeypatch):
+def test_what_is_not_decided_is_no_claim_and_says_what_would_have_been_found(monkeypatch):
+    monkeypatch.setattr(findings, "false_alarms", lambda p: {})
     monkeypatch.setitem(STUDIES, "tiny", FIVE)
     write_study(FIVE, seeds=3, **HELPS_MANY_HARMS_FEW)
     answer, *_ = results.texts()
-    assert "changes accuracy by +10.0 points" in answer and "raises" not in answer.split("(*one")[0]
-    assert "A verdict needs 4 seeds, and 3 are complete: nothing is decided yet." in answer
+    assert answer.startswith("**Of the claims in the table, 5 are not tested in `tiny` (3 of 5 ")
+    assert "A verdict needs 4 distilled networks" in answer
+    write_study(FIVE, seeds=4, one_hot=but(0.6), kd=but(0.6), shuffled=ROLES)
+    found = cells(results.texts()[0])
+    (panel,) = findings.panels("tiny")
+    sizes = {card["finding"]: card["smallest"] for card in findings.pair_verdicts(panel)}
+    assert found["F1"][0].startswith("**not decided**<br>")
+    label = "effect that four of five such studies would find, where undecided"
+    assert found[label] == [f"F1: {sizes['F1']}; F2b: {sizes['F2b']}"]
 
 
 def test_the_results_state_every_finding_and_what_lies_beyond(monkeypatch):
@@ -110,12 +130,12 @@ def test_a_superseded_study_gives_no_answer_while_there_is_another(monkeypatch):
     monkeypatch.setattr(findings, "false_alarms", lambda p: {})  # of eight baselines, half a minute
     monkeypatch.setitem(STUDIES, "old", old)
     write_study(old, seeds=4, **HELPS_MANY_HARMS_FEW)
-    assert "*Old. Small dots" in results.texts()[0]
+    assert "in `old` (4 of 5" in results.texts()[0]
     assert results.texts()[2].count("no search has tried") == 0  # it was known to be too short
     monkeypatch.setitem(STUDIES, "tiny", itself)
     write_study(itself, seeds=4, teacher=but(0.6, few=0.5), **HELPS_MANY_HARMS_FEW)
     answer, _, everything = results.texts()
-    assert "*Tiny. Small dots" in answer
+    assert "in `tiny` (4 of 5" in answer and "`old`" not in answer
     assert (
         everything.index("## Tiny") < everything.index("## Published") < everything.index("## Old")
     )
@@ -149,7 +169,7 @@ def test_the_answer_says_how_much_other_studies_decide_and_what_has_no_runs(monk
     decided = sum(word in ("holds", "contradicted", "not under this reading") for word in words)
     assert 0 < decided < len(words) == 8
     told = f"\n\nOther studies with verdicts: `other` decides {decided} of its 8 findings.\n"
-    assert answer.endswith(told) and "**Other**" not in answer
+    assert answer.endswith(told) and cells(answer)["claim"] == ["`tiny`"]
     assert (
         "## Studies that are not shown here\n\n- Without a complete seed: `none`.\n" in everything
     )
@@ -162,13 +182,13 @@ def test_another_study_of_rare_classes_stands_beside_the_answer(monkeypatch):
     write_study(STUDIES["tiny"], seeds=4, **same)
     write_study(STUDIES["other"], seeds=4, **HELPS_MANY_HARMS_FEW, ada_alpha=but(0.8, few=0.5))
     answer, svg, _ = results.texts()
-    first, *_, last = [line for line in answer.splitlines() if line.startswith("- **")]
-    assert "labels alone (*one-hot*). *Distillation raises" in first and "not decided" in first
-    gate = "whose training is not known to pass the gate"
-    assert last.startswith(f"- **Other** (`other`, {gate}): distillation raises accuracy by 10.0")
-    assert "*Left, and in the first 5 points: `tiny`. Right: `other`. Small dots" in answer
-    assert "it lowers accuracy by 30.0 points" in last
-    assert "There the teacher's weight is 0.14 on average, and AdaAlpha raises accuracy by" in last
+    found = cells(answer)
+    assert found["claim"] == ["`tiny`", "`other`"]
+    none, lowered = found["F2b"]
+    assert none.startswith("**not decided**") and lowered.startswith("**holds**<br>−30.0")
+    assert found["weight of the teacher in AdaAlpha, rarest classes"] == ["0.14", "0.14"]
+    assert "; 3 hold, 1 is contradicted and 1 is not decided in `other` (4 of" in answer
+    assert "\n*Left `tiny`, right `other`. Small dots are" in answer
     assert svg.count(b"Tiny") == svg.count(b"Other") > 0  # the titles of two axes
     shown = answer_page.plot_side_by_side([findings.panels(name)[0] for name in STUDIES])
     left, right = shown.figure.axes
@@ -203,5 +223,5 @@ def test_a_study_with_too_few_seeds_gives_no_answer_while_another_has_enough(mon
     write_study(early, seeds=2, **HELPS_MANY_HARMS_FEW)
     write_study(FIVE, seeds=4, **HELPS_MANY_HARMS_FEW)
     answer, _, everything = results.texts()
-    assert "*Tiny. Small dots" in answer and "`early`" not in answer
+    assert "in `tiny` (4 of 5" in answer and "`early`" not in answer
     assert everything.index("## Tiny") < everything.index("## Early (`early`), 2 of 5")
