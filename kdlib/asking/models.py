@@ -41,6 +41,8 @@ def audit_models(
         returns names or numbers (B,), or a dictionary of such columns. By default `more`, or what
         a dictionary calls "group": names or numbers (B,). Where these differ for all examples they
         are taken as ids, and the classes are the groups; so they are where there is nothing.
+    progress: whether a bar of the batches is shown; a function is also told the parts of the audit,
+        as in kdlib.audit.
     device: where the models run. By default each stays where it is, and the batches go there.
     options: of kdlib.audit.
 
@@ -62,6 +64,8 @@ def audit_models(
     examples = Examples(groups)
     with as_asked(everyone, device):
         _ask(everyone, loader, examples, names, progress)
+    if callable(progress):
+        options["progress"] = progress
     labels, found_groups = examples.sources(names)
     if getattr(loader, "drop_last", False):
         labels.note("the loader leaves out its last, incomplete batch (drop_last=True).")

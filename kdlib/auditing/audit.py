@@ -49,6 +49,8 @@ class Audit(Found):
     scored: dict  # role: whether it gave scores, not only predicted classes
     n: int  # examples
     seeds: int
+    averages: object  # GroupMeans (S,): each student's mean of the groups, redrawn
+    df: float  # degrees of freedom of what was redrawn, where a single network stands alone
     class_names: tuple
     disjoint: bool  # no example is in two groups
     metrics: dict  # name: Interval, or a number; see METRICS

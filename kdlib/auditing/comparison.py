@@ -76,8 +76,10 @@ def by_group(found):
     first = found.first.groups
     accuracy = [number(value, "", signed=False) for value in first[found.reference]]
     table = cells(first[["group", "n"]]).assign(**{f"{found.reference}, %": accuracy})
-    gains = pd.DataFrame({name: a.groups.gain for name, a in found.audits.items()})
-    stars = [np.where(a.groups.finding == UNCHANGED, "", "*") for a in found.audits.values()]
+    # by name: each student's file may have its classes in another order
+    own = {name: a.groups.set_index("group").loc[first.group] for name, a in found.audits.items()}
+    gains = pd.DataFrame({name: of.gain.to_numpy() for name, of in own.items()})
+    stars = [np.where(of.finding == UNCHANGED, "", "*") for of in own.values()]
     shown = gains.map(number, unit="") + np.transpose(stars)
     lowest = gains.min(axis=1).argsort(kind="stable")
     return pd.concat([table, shown], axis=1).iloc[lowest]

@@ -90,6 +90,8 @@ def numbers(
         "scored": of.scored,
         "n": len(y),
         "seeds": of.seeds,
+        "averages": means["student_average"],
+        "df": of.df,
         "disjoint": members.disjoint,
         "metrics": metrics,
         "groups": groups,

@@ -49,5 +49,7 @@ def _check_file(option, file):
 
 
 def _check_number(option, value, lowest, highest):
+    if type(value) is not int:
+        raise KdlibError(f"{option} {value!r}: must be a whole number.")
     if not lowest <= value <= highest:
         raise KdlibError(f"{option} {value}: must lie between {lowest} and {highest}.")

@@ -136,6 +136,8 @@ def recipe(preset=None, **given):
     given = {name: value for name, value in given.items() if value is not None}
     usual = PRESETS[preset] if preset else USUAL
     fields = usual | given
+    # checked here, since others are reckoned from them
+    Own(**{name: fields[name] for name in ("epochs", "batch_size", "size")})
     if "lr" not in fields:
         fields["lr"] = RATE * fields["batch_size"]
     if "warmup" not in given:

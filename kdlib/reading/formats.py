@@ -32,7 +32,8 @@ def _numbers(file):
     """Numbers without a header, as np.savetxt writes them; else a table."""
     first = file.readline()
     file.seek(0)
-    if re.search(rb"[^-+.\seE0-9nainf,#]", first.partition(b"#")[0]):
+    words = re.sub(rb"(?i)\b(nan|inf)\b", b"", first.partition(b"#")[0])
+    if re.search(rb"[^-+.\seE0-9,]", words):
         return delimited(file)
     return np.loadtxt(file, delimiter="," if b"," in first else None, ndmin=1)
 

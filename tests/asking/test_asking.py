@@ -26,6 +26,7 @@ from torch.utils.data import (
 
 import kdlib
 from kdlib.asking.reduced import Reduced
+from kdlib.auditing.progress import PARTS
 
 N, C, WIDTH = 90, 3, 5
 RNG = np.random.default_rng(0)
@@ -544,6 +545,12 @@ def test_progress_is_shown_on_request_and_never_needed(monkeypatch, capsys):
     monkeypatch.setitem(__import__("sys").modules, "tqdm", None)
     same(ask(progress=True), by_hand(TEACHER, STUDENT))
     assert capsys.readouterr().err == ""
+
+
+def test_a_function_is_told_the_parts_of_the_audit():
+    told = []
+    ask(progress=told.append)
+    assert told == list(PARTS)
 
 
 # ---------------------------------------------------------------- refusals

@@ -256,6 +256,32 @@ def test_the_page_has_the_gain_of_each_group_under_each_student(made, found, tmp
     assert len(changed)
 
 
+def test_classes_in_another_order_stand_in_their_own_rows(tmp_path):
+    """Teacher and baseline are names alone, so that each student's columns say the order."""
+    names, rng = np.array(["cat", "dog", "truck"]), np.random.default_rng(2)
+    y = np.arange(300) % 3
+    right = {"teacher": (1, 1, 1), "baseline": (0.9, 0.9, 0.9), "a": (0.9, 0.8, 0.9)}
+    right["b"] = (0.9, 0.9, 0.1)  # truck is lost
+    files, named = {}, {}
+    for role, rates in right.items():
+        p = np.where(rng.random(300) < np.array(rates)[y], y, (y + 1) % 3)
+        table = pd.DataFrame(np.eye(3)[p] * 0.9 + 0.03, columns=names)
+        files[role], named[role] = tmp_path / f"{role}.csv", names[p]
+        table[table.columns[:: -1 if role == "b" else 1]].to_csv(files[role], index=False)
+        right[role] = np.array([100 * (p == y)[y == c].mean() for c in range(3)])
+    students = {name: files[name] for name in "ab"}
+    of = kdlib.audit_students(names[y], named["teacher"], students, named["baseline"], resamples=50)
+    assert of.audits["a"].class_names != of.audits["b"].class_names
+    shown = comparison.by_group(of).set_index("group")
+    for name in "ab":
+        gains = shown[name].str.replace("−", "-").str.rstrip("*").astype(float)
+        expected = dict(zip(names, right[name] - right["baseline"], strict=True))
+        assert gains.to_dict() == pytest.approx(expected, abs=0.051)
+    assert shown.b[shown.b.str.endswith("*")].index.tolist() == ["truck"]
+    (row,) = of.pairs.itertuples()
+    assert row.difference == pytest.approx((right["a"] - right["b"]).mean())
+
+
 def test_a_gain_that_the_number_of_students_makes_unclear_is_called_so(found):
     table = found.table.assign(p=0.03, p_holm=0.09)
     said = dataclasses.replace(found, table=table).answer()[1]

@@ -10,6 +10,7 @@ from kdlib.config import KdlibError
 from kdlib.distilling import run
 from kdlib.distilling.checks import check_command
 from kdlib.distilling.recipe import check_batches, check_read
+from kdlib.distilling.run import distil
 
 NETWORKS = {"--teacher": "kdlib:resnet8", "--student": "kdlib:resnet8", "--device": "cpu"}
 
@@ -62,6 +63,15 @@ def said(tmp_path, monkeypatch, capsys):
 )
 def test_an_option_that_cannot_work_is_named_as_it_was_typed(said, options, sentence):
     assert said(options).startswith(f"kdlib: {sentence}")
+
+
+@pytest.mark.parametrize(
+    "name, value", [("seeds", 2.0), ("seeds", "2"), ("workers", True), ("epochs", "90")]
+)
+def test_a_value_of_python_that_is_no_whole_number_is_refused(name, value):
+    networks = "kdlib:resnet8", "kdlib:resnet8"
+    with pytest.raises(KdlibError, match=rf"^--{name} {value!r}: must be a whole number\.$"):
+        distil("nowhere", *networks, **{name: value})
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")

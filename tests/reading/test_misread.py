@@ -433,6 +433,13 @@ def test_blank_lines_at_the_end_of_a_table_are_no_rows(tmp_path):
     right(audit(f"{make('teacher')}:label", make))
 
 
+@pytest.mark.parametrize("header", ["fine", "naive", "infant", "#label", ""])
+def test_a_text_file_whose_header_has_the_letters_of_nan_and_inf_is_a_table(tmp_path, header):
+    lines = [header] * bool(header) + [str(c) for c in Y]
+    (tmp_path / "y.txt").write_text("\n".join(lines))
+    right(audit(tmp_path / "y.txt", Z.get))
+
+
 @pytest.mark.parametrize("row_names", [False, True])
 def test_tables_as_r_writes_them(tmp_path, row_names):
     """write.table(d, file), and the same with row.names = FALSE."""
