@@ -194,7 +194,7 @@ class Config:
 
     def fields(self):
         """{name: value} of every field."""
-        return {name: getattr(self, name) for name in DEFAULTS}
+        return {name: getattr(self, name) for name in self.__dataclass_fields__}
 
     def key(self):
         """Stable, readable name of the run, with a hash of the fields that are not at defaults."""

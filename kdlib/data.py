@@ -26,6 +26,10 @@ class Split:
     def __len__(self):
         return len(self.y)
 
+    def __getitem__(self, rows):
+        """The Split of some rows: a slice, numbers or a mask."""
+        return Split(self.x[rows], self.y[rows], self.group[rows])
+
     def to(self, device):
         return Split(self.x.to(device), self.y.to(device), self.group.to(device))
 

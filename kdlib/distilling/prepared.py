@@ -46,7 +46,8 @@ def data_of(listing, size, augment, mean, std, device, workers):
         splits = {name: in_memory(split) for name, split in splits.items()}
     looks = {"mean": tuple(mean), "std": tuple(std), "pad": PAD if augment == "padded" else 0}
     names = {"class_names": listing.class_names, "group_names": listing.group_names}
-    data = OwnData(**splits, left_out=some(splits["test"], []), **names, **looks, augment=augment)
+    nothing = splits["test"][torch.arange(0)]
+    data = OwnData(**splits, left_out=nothing, **names, **looks, augment=augment)
     return data.to(device)
 
 
@@ -92,14 +93,6 @@ def repeated(listing, data):
             f"one class (the first in {listed(sorted(several[0]))})."
         )
     return said
-
-
-def some(split, rows):
-    """The Split of some rows: a list, or a tensor of bool."""
-    rows = torch.as_tensor(rows, dtype=torch.int64 if isinstance(rows, list) else torch.bool)
-    there = rows.to(split.y.device)
-    x = split.x[rows.numpy()] if isinstance(split.x, Pictures) else split.x[there]
-    return Split(x, split.y[there], split.group[there])
 
 
 def in_frame(module, data, mean, std):
@@ -166,7 +159,7 @@ def margins(teacher, models, data, cfg):
         logits = torch.zeros(len(data.train), data.classes)
         fold = fold_of(split.y.cpu())
         for k, model in enumerate(models):
-            logits[fold == k] = processes.predicted(model, some(split, fold == k).x, data)
+            logits[fold == k] = processes.predicted(model, split[fold == k].x, data)
     y = split.y.cpu()
     of_each = label_margin(logits, y, cfg.margin_temperature, cfg.margin_kind)
     return of_each, y if cfg.margin_level == "class" else split.group.cpu()

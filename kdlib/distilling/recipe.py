@@ -1,6 +1,5 @@
 """How own students are trained: the Config of each, and the recipes that have a name."""
 
-import dataclasses
 import re
 from dataclasses import dataclass
 
@@ -45,9 +44,6 @@ class Own(Config):
             said = str(error).removeprefix("Config field ")
             said = FIELD.sub(lambda found: f"--{found[1].replace('_', '-')} ", said)
             raise KdlibError(said) from None
-
-    def fields(self):
-        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
 
     def key(self):
         """The name of its files."""

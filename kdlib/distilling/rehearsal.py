@@ -9,7 +9,6 @@ from kdlib.asking.networks import named
 from kdlib.config import count_of
 from kdlib.distilling import processes
 from kdlib.distilling.networks import fresh
-from kdlib.distilling.prepared import some
 from kdlib.distilling.steps import Once, shared
 from kdlib.methods import needs_margins
 from kdlib.step import Run, method_loss
@@ -24,7 +23,7 @@ def seconds_an_image(data, configs, device):
     """What an image of an epoch takes, all methods side by side, with an untrained teacher."""
     n = min(len(data.train), STEPS * configs[0].batch_size)
     rows = np.random.default_rng(0).permutation(len(data.train))[:n].tolist()
-    few = replace(data, train=some(data.train, rows))
+    few = replace(data, train=data.train[rows])
     ask = None
     # one for each class or group, whichever a method looks up
     most = max(len(data.class_names), len(data.group_names))

@@ -195,7 +195,7 @@ def _trained_here(setting, network, fold=None):
     data = setting.data
     if fold is not None:
         others = fold_of(data.train.y.cpu()) != fold
-        data = replace(data, train=prepared.some(data.train, others))
+        data = replace(data, train=data.train[others])
     training.train(setting, [cfg], data=data)
     return named(f"{network.network}@{written.weights_of(setting, cfg)}")
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from kdlib.evidence import rules
 from kdlib.methods import name_of
-from kdlib.study.facts import parsed, share, table_of
+from kdlib.study.facts import is_share, parsed, table_of
 from kdlib.study.files import cache_folder, claim, read_file, write_whole
 
 LARGEST = 2**20  # bytes of a file of the cache
@@ -54,7 +54,7 @@ def _cached(path):
         found = parsed(read_file(path, LARGEST))
     except (OSError, ValueError):
         return None
-    return found if "any" in found and table_of(share, found) else None
+    return found if "any" in found and table_of(is_share, found) else None
 
 
 def _fired(p, splits, rng):

@@ -6,9 +6,12 @@ numpy and scipy only. Axes as in resample.py.
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.optimize import brentq
+from scipy.special import bdtr, digamma, ndtr, polygamma, stdtr, stdtrit
+from scipy.stats import false_discovery_control
 
 from kdlib.evidence.resample import Groups
-from kdlib.evidence.stats import nan_groups
+from kdlib.evidence.stats import detectable, nan_groups
 
 TIE = 1e-12  # differences of means that are equal on paper differ by about 1e-16
 MANY = 1e9  # degrees of freedom where only examples are drawn
@@ -40,10 +43,8 @@ class Change:
         """The smallest true change that is called one with power 80 %, if no other group changed.
 
         The first of many q is then compared with 5 %, so its p with 5 % of their number."""
-        from scipy.special import stdtrit
-
         level = FALSE_DISCOVERIES / max(1, np.isfinite(self.p).sum())
-        return (stdtrit(self.df, 1 - level / 2) + stdtrit(self.df, 0.8)) * self.se
+        return detectable(self.df, self.se, level)
 
 
 def called(gain, q, words=("harmed", "helped")):
@@ -72,8 +73,6 @@ def change(mine, members: Groups, w, other=None, pseudo: int = 1) -> Change:
     stats.interval and welch, with the pooled variance over networks shrunk (shrunk_variances); p is
     that of the interval's centre.
     """
-    from scipy.special import stdtr, stdtrit
-
     samples = [np.asarray(mine, dtype=np.float64)]
     if other is not None:
         samples.append(np.asarray(other, dtype=np.float64))
@@ -127,8 +126,6 @@ def change(mine, members: Groups, w, other=None, pseudo: int = 1) -> Change:
 
 def _mid_p(d, members: Groups, w) -> np.ndarray:
     """Two-sided p of no change, (G,), of one pair: differences d (N,) of -1, 0 and 1."""
-    from scipy.special import bdtr, ndtr
-
     if np.ptp(w):
         z = np.abs(members.sums(w * d)) / np.sqrt(members.sums((w * d) ** 2))
         return np.where(np.isnan(z), 1.0, 2 * ndtr(-z))
@@ -167,9 +164,6 @@ def shrunk_variances(*samples) -> tuple[np.ndarray, float]:
 
 def _variance_prior(variances: np.ndarray, d: int) -> tuple[float, float]:
     """(d0, s0^2) of the prior, from (G,) positive variances with d degrees of freedom each."""
-    from scipy.optimize import brentq
-    from scipy.special import digamma, polygamma
-
     if len(variances) == 1:  # nothing to shrink towards
         return 0.0, float(variances[0])
     logs = np.log(variances) - digamma(d / 2) + np.log(d / 2)
@@ -188,8 +182,6 @@ def false_discovery(p) -> np.ndarray:
     """Benjamini-Hochberg adjusted p, (G,) -> (G,): of q <= 0.05, 5 % are false on average.
 
     NaN stays."""
-    from scipy.stats import false_discovery_control
-
     p = np.asarray(p, dtype=np.float64)
     q = np.full(p.shape, np.nan)
     kept = np.isfinite(p)

@@ -11,6 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
+from scipy.special import stdtr, stdtrit
+from scipy.stats import rankdata
 
 from kdlib.evidence.resample import GroupMeans
 
@@ -39,8 +41,6 @@ class Interval:
         """Two-sided p of a true value of `threshold`; NaN without an interval."""
         if np.isnan(self.df):
             return np.nan
-        from scipy.special import stdtr
-
         ends = np.array([self.estimate, threshold])
         distance = abs(np.subtract(*(fisher(ends) if self.fisher else ends)))
         return float(2 * stdtr(self.df, -distance / self.se))
@@ -52,15 +52,18 @@ class Interval:
 
     def smallest(self, level: float) -> float:
         """The smallest true effect that is found with power 80 % in a two-sided test at `level`."""
-        from scipy.special import stdtrit
-
-        effect = float((stdtrit(self.df, 1 - level / 2) + stdtrit(self.df, 0.8)) * self.se)
+        effect = float(detectable(self.df, self.se, level))
         return float(np.tanh(effect)) if self.fisher else effect
 
     def within(self, low: float, high: float) -> "Interval":
         """The same with ends that do not leave the range of what they bound."""
         ends = np.clip([self.low, self.high], low, high).tolist()
         return replace(self, low=ends[0], high=ends[1])
+
+
+def detectable(df, se, level):
+    """The smallest true effects that are found with power 80 % in two-sided tests at `level`."""
+    return (stdtrit(df, 1 - level / 2) + stdtrit(df, 0.8)) * se
 
 
 def interval(observed, resampled, baselines: int = 0, alone: float | None = None) -> Interval:
@@ -120,8 +123,6 @@ def _two_way(samples, moved, alone, facts, df=None) -> Interval:
     samples: [(observed (S,), resampled (B, S), share of the variance over networks that the mean
     has), ...]. moved (B,): the resampled estimate. df: degrees of freedom of what was resampled, by
     default B - 1."""
-    from scipy.special import stdtrit
-
     estimate = float(samples[0][0].mean() - sum(observed.mean() for observed, *_ in samples[1:]))
     kept = np.isfinite(moved)
     several = [len(observed) > 1 for observed, *_ in samples]
@@ -183,8 +184,6 @@ def _centred_ranks(values, counts):
     """Ranks (..., G) of values, less their mean; with counts (B, G), of each resample, (B, S, G).
 
     The groups are sorted once, and not in each resample."""
-    from scipy.stats import rankdata
-
     values = np.round(values, 12)
     if counts is None:
         return rankdata(values, axis=-1) - (values.shape[-1] + 1) / 2

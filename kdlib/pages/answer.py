@@ -74,21 +74,15 @@ def compared(panels):
     columns = {f"`{p.study.name}`": list(_cards(p).values()) for p in panels}
     beside = [_beside(p) for p in panels]
     rows = [[label, *(of[label] or "–" for of in beside)] for label in beside[0]]
-    marks = [
-        f"† {card['finding']}, {name}: {card['control']}"
-        for name, cards in columns.items()
-        for card in cards
-        if card["control"]
-    ]
-    table = markdown_table(["claim", *columns], [*verdict_rows(columns), *rows])
-    return "\n\n".join([table, *marks])
+    return "\n\n".join(verdict_table("claim", columns, rows))
 
 
-def verdict_rows(columns):
-    """A row of cells for each finding, a cell for each column; columns: {heading: cards}.
+def verdict_table(first, columns, more=()):
+    """[Markdown table, a line for each mark in it]: a row for each finding, and `more` rows.
 
-    The last row says how often any rule of a column fires on the matched control."""
-    rows = []
+    columns: {heading: cards}; first: the heading before them. The row below the findings says how
+    often any rule of a column fires on the matched control."""
+    rows, marks = [], []
     for finding in dict.fromkeys(c["finding"] for cards in columns.values() for c in cards):
         own = {head: c for head, cards in columns.items() for c in cards if c["finding"] == finding}
         claims = list(dict.fromkeys(c["claim"] for c in own.values()))
@@ -97,9 +91,11 @@ def verdict_rows(columns):
         cells = dict.fromkeys(columns, "–")
         for head, c in own.items():
             cells[head] = f"**{marked(c)}**<br>{c['brief']}".removesuffix("<br>")
+            marks += [f"† {finding}, {head}: {c['control']}"] * bool(c["control"])
         rows.append([f"**{finding}** {' '.join(claims)}", *cells.values()])
     alarms = (share(cards[0]["any_alarm"]) for cards in columns.values())
-    return [*rows, ["any rule fires, on the matched control", *alarms]]
+    rows.append(["any rule fires, on the matched control", *alarms])
+    return [markdown_table([first, *columns], [*rows, *more]), *marks]
 
 
 def _beside(p):

@@ -5,7 +5,7 @@ import re
 import numpy as np
 import pandas as pd
 
-from kdlib.evidence.counts import by_group
+from kdlib.evidence.counts import BUCKETS, TENTHS, by_group
 from kdlib.evidence.significance import called, change
 from kdlib.evidence.words import number
 from kdlib.methods import GREY, ORANGE, name_of
@@ -15,14 +15,8 @@ from kdlib.pages.shown import Appendix, ends
 MOST_NAMES = 40  # of classes below a figure
 MOST_NAMED = 3  # of classes in a sentence
 # by training images; by teacher margin, where classes are balanced; no method looks like one
-BUCKET_LOOKS = {
-    "many-shot": ("#b08a1e", "d"),
-    "medium-shot": ("#7a5c10", "p"),
-    "few-shot": ("#3d2b00", "v"),
-    "highest tenth": ("#b08a1e", "d"),
-    "middle": ("#7a5c10", "p"),
-    "lowest tenth": ("#3d2b00", "v"),
-}
+LOOKS = (("#b08a1e", "d"), ("#7a5c10", "p"), ("#3d2b00", "v"))
+BUCKET_LOOKS = dict(zip(map(shot, (*BUCKETS, *TENTHS)), 2 * LOOKS, strict=True))
 
 
 def by_frequency(p, /, **columns):

@@ -15,7 +15,7 @@ from kdlib.pages.answer import (
     counted,
     explained,
     plot_side_by_side,
-    verdict_rows,
+    verdict_table,
 )
 from kdlib.study.done import complete_seeds
 from kdlib.study.files import write_whole
@@ -216,9 +216,6 @@ def _study(shown):
     baselines = len(shown.panels[0].runs["one_hot"])
     seeds = shown.panels[0].seeds
     splits = math.comb(baselines, seeds)
-    daggers = [
-        f"† {c['finding']}, {c['pair']}: {c['control']}" for c in shown.cards if c["control"]
-    ]
     by_pair, rows = {}, []
     for c in shown.cards:
         by_pair.setdefault(c["pair"], []).append(c)
@@ -234,8 +231,7 @@ def _study(shown):
         *["\n".join(said)] * bool(said),
         f"{shown.study.about} {baselines} baselines, which can be split for the matched control in "
         f"{splits:,} ways. Trained on, with the number of runs: {machines}.",
-        anchors.markdown_table(["finding", *by_pair], verdict_rows(by_pair)),
-        *daggers,
+        *verdict_table("finding", by_pair),
         "<details><summary>Every finding in words, with its test</summary>",
         anchors.markdown_table(header, rows),
         "</details>",

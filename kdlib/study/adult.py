@@ -2,17 +2,15 @@
 
 import contextlib
 import hashlib
-import os
 import sys
 import urllib.request
 from http.client import HTTPException
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from kdlib.study import files
-from kdlib.study.cifar import PATIENCE, DataError
+from kdlib.study.cifar import PATIENCE, DataError, unusable
 
 URL = "https://archive.ics.uci.edu/ml/machine-learning-databases/adult"
 FILES = {  # name: sha256 of its rows, joined by \n, without the remark that adult.test begins with
@@ -94,19 +92,20 @@ def _rows(name, content, where):
     """Rows of a file of FILES, bytes; DataError if they are not the published ones."""
     rows = [line for line in content.splitlines() if line.strip() and not line.startswith(b"|")]
     if (found := hashlib.sha256(b"\n".join(rows)).hexdigest()) != FILES[name]:
-        raise _error(
+        raise unusable(
             f"{where} does not hold the published rows: sha256 {found[:12]}..., expected "
-            f"{FILES[name][:12]}..."
+            f"{FILES[name][:12]}...",
+            "adult",
         )
     return rows
 
 
 def find(data=None):
     """The folder adult/ in the folder `data`, else in $KDLIB_DATA, else in data/; or DataError."""
-    folder = _folder(data)
+    folder = files.data_folder(data) / "adult"
     for name in FILES:
         if not (folder / name).is_file():
-            raise _error(f"adult was not found: there is no {folder / name}")
+            raise unusable(f"adult was not found: there is no {folder / name}", "adult")
     return folder
 
 
@@ -123,7 +122,7 @@ def download(folder=None, url=None):
 
     folder: else $KDLIB_DATA, else data/. url: a folder that holds copies. DataError if it fails."""
     url = (url or URL).rstrip("/")
-    to = _folder(folder)
+    to = files.data_folder(folder) / "adult"
     print(f"kdlib: adult: 6 MB from {url} to {to}, if not there already", file=sys.stderr)
     for name in FILES:
         try:
@@ -142,11 +141,3 @@ def download(folder=None, url=None):
             ) from error
     load_table(to.parent)
     return to
-
-
-def _folder(data):
-    return Path(data or os.environ.get("KDLIB_DATA") or files.DATA) / "adult"
-
-
-def _error(what):
-    return DataError(f"{what}; get the data with: python -m kdlib data get adult")

@@ -86,7 +86,7 @@ def load_images(name, data=None):
     if x is None:
         x = _read(name, layout, path, y, train)
         if (found := _sha256(x, y, train)) != SHA256[name]:
-            raise _error(
+            raise unusable(
                 f"{path} has images enough but not those of {name}: sha256 of pixels and labels "
                 f"{found[:12]}..., expected {SHA256[name][:12]}...",
                 name,
@@ -112,7 +112,7 @@ def find(name, data=None):
     if not (data or os.environ.get("KDLIB_DATA")) and _cache(name).exists():
         return "decoded", _cache(name)
     looked = f"looked in {folder} for {PICKLES[name]}/ and {name}/*.parquet"
-    raise _error(f"{name} was not found: {looked}", name)
+    raise unusable(f"{name} was not found: {looked}", name)
 
 
 def found():
@@ -156,10 +156,11 @@ def _folder(name, data):
             f"data set {name!r} is not one that kdlib downloads (digits come with scikit-learn): "
             f"{did_you_mean(name, [*NAMES, 'adult'])}"
         )
-    return Path(data or os.environ.get("KDLIB_DATA") or files.DATA)
+    return files.data_folder(data)
 
 
-def _error(what, name):
+def unusable(what, name):
+    """The DataError of a data set that cannot be read, which says how to get it."""
     return DataError(f"{what}; get the data with: python -m kdlib data get {name}")
 
 
@@ -185,7 +186,7 @@ def _read(name, layout, path, y, train):
 
     The number of images of each class is right, else DataError."""
     if layout == "decoded":
-        raise _error(f"nothing but {path} was found", name)
+        raise unusable(f"nothing but {path} was found", name)
     with np.load(ORDER) as places:
         place = places[name]
     x = np.empty((len(y), 32, 32, 3), np.uint8)
@@ -195,7 +196,7 @@ def _read(name, layout, path, y, train):
             ours = inside & (y == label)
             theirs = np.flatnonzero(labels == label)
             if len(theirs) != ours.sum():
-                raise _error(
+                raise unusable(
                     f"{path} is incomplete or not {name}: {len(theirs)} {part} images with label "
                     f"{label}, expected {ours.sum()}",
                     name,
@@ -215,7 +216,7 @@ def _pickles(name, path, part):
         read = getattr(datasets, name.upper())(path.parent, train=part == "train")
     except (OSError, RuntimeError) as error:
         wrong = "lacks a file, or has one that is truncated or not the published one"
-        raise _error(f"{path} {wrong}, and was not opened", name) from error
+        raise unusable(f"{path} {wrong}, and was not opened", name) from error
     return read.data, np.array(read.targets)
 
 
@@ -234,7 +235,7 @@ def _parquet(name, path, part):
         except (OSError, ValueError, KeyError, ArrowException) as error:
             expected = f"{name}, with img{{bytes}} and {LABEL[name]}"
             reason = str(error).partition("\n")[0]
-            raise _error(f"{file} is damaged or not {expected} ({reason})", name) from error
+            raise unusable(f"{file} is damaged or not {expected} ({reason})", name) from error
         x += [_pixels(image, f"row {row} of {file}", name) for row, image in enumerate(images)]
         y += table[LABEL[name]].to_pylist()
     return np.array(x), np.array(y)
@@ -251,7 +252,7 @@ def _pixels(content, where, name):
         problem = f"{image.mode} of {image.width} x {image.height} pixels, expected RGB of 32 x 32"
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
         problem = "not a whole PNG or WebP image"
-    raise _error(f"{where} is {problem}", name)
+    raise unusable(f"{where} is {problem}", name)
 
 
 READERS = {"pickles": _pickles, "parquet": _parquet}

@@ -140,8 +140,7 @@ class Cluster:
 
     def _have_crew(self, folder, device, jobs):
         """Make a Crew for such runs, unless the present one was told the same."""
-        usual = os.environ.get("KDLIB_DATA") or files.DATA
-        places = [folder, usual, records.folder(), files.cache_folder()]
+        places = [folder, files.data_folder(), records.folder(), files.cache_folder()]
         places = [place and os.path.abspath(place) for place in places]
         told = Told(device, cuda.Captured.graphs, versions(), *places)
         need = {"CPU": 1}

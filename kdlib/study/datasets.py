@@ -53,8 +53,7 @@ def _data(cfg, x, y, deal, names, group=None, group_names=None, **looks):
         splits[name] = Split(torch.from_numpy(x[of]), _int64(labels), _int64(groups))
     if cfg.fold is not None:
         train = splits["train"]
-        keep = fold_of(train.y) != cfg.fold
-        splits["train"] = Split(train.x[keep], train.y[keep], train.group[keep])
+        splits["train"] = train[fold_of(train.y) != cfg.fold]
     return Data(**splits, class_names=names, group_names=group_names or names, **looks)
 
 

@@ -52,7 +52,7 @@ def table_of(right, value, names=None):
     return named and all(map(right, value.values()))
 
 
-def share(value):
+def is_share(value):
     return finite(value, 0, 1)
 
 
@@ -80,7 +80,7 @@ def by_group(right):
 
 def by_epoch(value, cfg, length):
     """Whether a value is {epoch: list of `length` rates} of some epochs."""
-    if not table_of(lambda rates: list_of(nothing_or(share), rates, length), value):
+    if not table_of(lambda rates: list_of(nothing_or(is_share), rates, length), value):
         return False
     return set(value) <= {str(epoch) for epoch in range(1, cfg.epochs + 1)}
 
@@ -93,17 +93,17 @@ def of_margins(value, cfg, facts):
     if value is None:
         return True
     if cfg.margin_level == "example":
-        return list_of(share, value, sum(facts["train_counts"]))
+        return list_of(is_share, value, sum(facts["train_counts"]))
     if cfg.margin_level == "class":
-        return list_of(share, value, len(facts["class_names"]))
-    return by_group(share)(value, cfg, facts)
+        return list_of(is_share, value, len(facts["class_names"]))
+    return by_group(is_share)(value, cfg, facts)
 
 
 HASH = Fact(alone(is_hash), "64 hexadecimal digits")
 NAMES = Fact(alone(names), "a list of different names")
 TEXT = Fact(alone(text), "text")
 COUNT = Fact(alone(lambda value: whole(value, 1)), "a whole number, 1 or more")
-MARGINS = Fact(by_group(share), "a number from 0 to 1 for each group", student=True)
+MARGINS = Fact(by_group(is_share), "a number from 0 to 1 for each group", student=True)
 
 # in an order in which none needs one that comes later
 FACTS = {

@@ -27,6 +27,11 @@ def folder():
     return Path(os.environ.get("KDLIB_RECORDS") or DATA / "records")
 
 
+def data_folder(given=None):
+    """Where data sets are: in the folder that is given, else $KDLIB_DATA, else data/."""
+    return Path(given or os.environ.get("KDLIB_DATA") or DATA)
+
+
 def exists(cfg, where=None):
     """Whether a record answers to this Config's key; records.read says if it can be believed."""
     return os.path.exists(f"{where or folder()}/{cfg.key()}.json")

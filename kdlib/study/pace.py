@@ -11,7 +11,6 @@ from tqdm import tqdm  # tqdm.auto warns in notebooks without ipywidgets
 
 from kdlib import cuda
 from kdlib.config import DATASETS, Config, networks_of
-from kdlib.data import Split
 from kdlib.models import build
 from kdlib.step import Run, method_loss
 from kdlib.study.boosting import fit
@@ -101,7 +100,7 @@ def _pace(name, data, batch_size, precision, count=1):
     if key in _PACES:
         return _PACES[key]
     n = min(len(train), batch_size * (20 if train.x.is_cuda else 1))
-    some = replace(data, train=Split(train.x[:n], train.y[:n], train.group[:n]))
+    some = replace(data, train=train[:n])
     # the first epoch warms up
     dataset = next(dataset for dataset in DATASETS if name in networks_of(dataset))
     how = {"dataset": dataset, "batch_size": batch_size, "precision": precision}

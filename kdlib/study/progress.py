@@ -154,9 +154,7 @@ def shown(plan, workers, starting):
         thread.start()
         try:
             yield lambda: None
-            over.set()
-            thread.join()
-            draw()
         finally:
             over.set()
             thread.join()
+        draw()
