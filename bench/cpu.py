@@ -19,7 +19,7 @@ import numpy as np
 import kdlib
 from bench import inputs, peer
 from kdlib.data import crop_and_flip, normalise, padded, schedule
-from kdlib.teacher import Table, frozen, planned
+from kdlib.teacher import frozen, planned
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results/cpu.json"
@@ -119,9 +119,9 @@ def measure(size):
             pool,
             size.rounds,
             (peer.train, data, cfg, network),
-            cached=(inputs.engine, data, [cfg], Table.fill(network, data, codes)),
+            cached=(inputs.engine, data, [cfg], inputs.table(network, data, codes)),
             live=(inputs.engine, data, [cfg], frozen(network)),
-            fill=(Table.fill, network, data, codes),
+            fill=(inputs.table, network, data, codes),
         )
         for part, student in zip(("C2 small", "C2 large"), size.students, strict=True):
             cfg = config(student)

@@ -12,6 +12,7 @@ from kdlib.data import Data, Split, normalise
 from kdlib.models import build
 from kdlib.step import Run, method_loss
 from kdlib.study import experiment
+from kdlib.teacher import Table, view_logits
 from kdlib.train import fit, predict
 
 
@@ -51,6 +52,13 @@ def teacher(name, data):
             module.momentum = None  # the plain mean of what comes next
     network(normalise(data.train.x[:256], data))
     return network.eval()
+
+
+def table(model, data, codes=None):
+    """The Table of a model over the views of data.train that `codes` names; default: all."""
+    n, views = len(data.train), data.views
+    codes = torch.arange(n * views) if codes is None else codes
+    return Table(view_logits(model, data, codes), codes, n, views)
 
 
 def engine(data, cfgs, teacher=None):

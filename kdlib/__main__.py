@@ -464,7 +464,6 @@ def main(argv=None):
     141 (the reader of the output has gone).
     """
     args = argparse.Namespace(configs=())
-    code = 2
     try:
         try:
             if argv is None:
@@ -475,42 +474,44 @@ def main(argv=None):
             sys.stdout.flush()
             if argv is None:
                 stopping.ignore()
-    except KdlibError as error:
-        said = error
-    except ModuleNotFoundError as error:
-        if not error.name or error.name.startswith("kdlib"):
+    except (KeyboardInterrupt, Exception) as error:
+        code, said = _ended_by(error, args)
+        if code is None:  # a fault of ours, which a traceback tells best
             raise
+    if said and _speaks():
+        print(f"kdlib: {said}", file=sys.stderr, flush=True)
+    return code
+
+
+def _ended_by(error, args):
+    """(exit code, a sentence, "" if nobody reads it) of what ended a command; (None, "") if neither
+    its user nor its machine did."""
+    if isinstance(error, KdlibError):
+        return 2, str(error)
+    of_others = isinstance(error, ModuleNotFoundError) and error.name
+    if of_others and not error.name.startswith("kdlib"):
         extra = "ray" if error.name == "ray" else "study"
         install = f'pip install ".[{extra}]" in the clone of kdlib installs all that it needs'
-        said = f"this command needs {error.name}, which is not installed; {install}"
-    except OSError as error:
-        if error.errno not in (errno.EPIPE, *FULL, *CLOSED):
-            raise
+        return 2, f"this command needs {error.name}, which is not installed; {install}"
+    if isinstance(error, OSError) and error.errno in (errno.EPIPE, *FULL, *CLOSED):
         # or what is left of the output fails again at the exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         if error.errno == errno.EPIPE:  # the reader has seen enough
-            return 141
+            return 141, ""
         cannot = "used" if error.errno in CLOSED else "written"
+        what = error.filename or "the output"
         helps = (FULL | CLOSED)[error.errno]
-        said = (
-            f"{error.filename or 'the output'} cannot be {cannot}: {error.strerror}; "
-            f"{helps}, then run it again"
-        )
-    except (KeyboardInterrupt, Exception) as error:
-        number = stopping.signal_behind(error)
-        if number is None:
-            raise
-        word = "interrupted" if number == signal.SIGINT else "told to stop"
-        keeps = getattr(args, "command", None) is distill
-        again = "goes on from what is kept" if keeps else "starts again"
-        said = f"{word}; the same command {again}"
-        if args.configs:
-            kept = f"finished runs are kept ({_on_record(args.configs)})"
-            said = f"{word}; {kept}, and the same command goes on with the rest"
-        code = 128 + number
-    if _speaks():
-        print(f"kdlib: {said}", file=sys.stderr, flush=True)
-    return code
+        return 2, f"{what} cannot be {cannot}: {error.strerror}; {helps}, then run it again"
+    number = stopping.signal_behind(error)
+    if number is None:
+        return None, ""
+    word = "interrupted" if number == signal.SIGINT else "told to stop"
+    keeps = getattr(args, "command", None) is distill
+    said = f"{word}; the same command {'goes on from what is kept' if keeps else 'starts again'}"
+    if args.configs:
+        kept = f"finished runs are kept ({_on_record(args.configs)})"
+        said = f"{word}; {kept}, and the same command goes on with the rest"
+    return 128 + number, said
 
 
 def _speaks():

@@ -120,9 +120,13 @@ class Config:
             object.__setattr__(self, field.name, value)
         if self.teacher is not None and self.teacher_seed is None:
             object.__setattr__(self, "teacher_seed", checked("teacher_seed", 1000 + self.seed))
-        self._check_combination()
+        self._check_knobs()
+        self._check_teacher(METHODS[self.method].knobs)
+        self._check_networks()
+        self._check_training_images()
+        self._check_schedule()
 
-    def _check_combination(self):
+    def _check_knobs(self):
         knobs = METHODS[self.method].knobs
         for name in sorted(loss_fields()):
             if name not in DEFAULTS:
@@ -131,6 +135,8 @@ class Config:
             if name not in knobs and (value := getattr(self, name)) != DEFAULTS[name]:
                 unused = f"method {self.method!r} does not use it; leave it at {DEFAULTS[name]!r}"
                 raise _wrong(f"{name}={value!r}: {unused}.")
+
+    def _check_teacher(self, knobs):
         if "teacher" in knobs and self.teacher is None:
             allowed = ", ".join(networks_of(self.dataset))
             raise _wrong(f"teacher: method {self.method!r} needs one of {allowed}.")
@@ -155,28 +161,6 @@ class Config:
                 f"margin_reading={self.margin_reading!r}: a margin for each class needs groups "
                 f"that are the classes; in {self.dataset!r} they are not."
             )
-        self._check_networks()
-        if self.fold is not None and self.method != "one_hot":
-            raise _wrong("fold: only teachers of a crossfit (method 'one_hot') leave a fold out.")
-        chooses = METHODS[self.method].adjusted
-        if self.with_val and (self.teacher or chooses or self.fold is not None):
-            raise _wrong(
-                "with_val: only a method without a teacher that chooses nothing on val, and no "
-                "fold of a crossfit, may train on val's labels; leave it at False."
-            )
-        if self.margin_source == "crossfit" and self.teacher_method != "one_hot":
-            raise _wrong("teacher_method: the teachers of a crossfit are trained by 'one_hot'.")
-        in_steps = self.milestones or self.decay_factor != DEFAULTS["decay_factor"]
-        if self.decay != "step" and in_steps:
-            raise _wrong("milestones: only decay='step' uses milestones and decay_factor.")
-        epochs = [0, *self.milestones, self.epochs]
-        if epochs != sorted(set(epochs)):
-            allowed = f"must be in rising order, each above 0 and below epochs={self.epochs}"
-            raise _wrong(f"milestones={_shown(self.milestones)}: {allowed}.")
-        if self.warmup >= self.epochs:
-            raise _wrong(f"warmup={self.warmup}: must be less than epochs={self.epochs}.")
-        if self.imbalance == 1 and self.profile != "exp":
-            raise _wrong("profile: without imbalance there is no profile; leave it at 'exp'.")
 
     def _check_networks(self):
         for name in ("student", "teacher"):
@@ -191,6 +175,31 @@ class Config:
             raise _wrong(
                 f"student='boosted_trees': trees teach, they do not learn {self.method!r}."
             )
+
+    def _check_training_images(self):
+        if self.fold is not None and self.method != "one_hot":
+            raise _wrong("fold: only teachers of a crossfit (method 'one_hot') leave a fold out.")
+        chooses = METHODS[self.method].adjusted
+        if self.with_val and (self.teacher or chooses or self.fold is not None):
+            raise _wrong(
+                "with_val: only a method without a teacher that chooses nothing on val, and no "
+                "fold of a crossfit, may train on val's labels; leave it at False."
+            )
+        if self.margin_source == "crossfit" and self.teacher_method != "one_hot":
+            raise _wrong("teacher_method: the teachers of a crossfit are trained by 'one_hot'.")
+        if self.imbalance == 1 and self.profile != "exp":
+            raise _wrong("profile: without imbalance there is no profile; leave it at 'exp'.")
+
+    def _check_schedule(self):
+        in_steps = self.milestones or self.decay_factor != DEFAULTS["decay_factor"]
+        if self.decay != "step" and in_steps:
+            raise _wrong("milestones: only decay='step' uses milestones and decay_factor.")
+        epochs = [0, *self.milestones, self.epochs]
+        if epochs != sorted(set(epochs)):
+            allowed = f"must be in rising order, each above 0 and below epochs={self.epochs}"
+            raise _wrong(f"milestones={_shown(self.milestones)}: {allowed}.")
+        if self.warmup >= self.epochs:
+            raise _wrong(f"warmup={self.warmup}: must be less than epochs={self.epochs}.")
 
     def fields(self):
         """{name: value} of every field."""

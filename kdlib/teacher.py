@@ -53,14 +53,6 @@ class Table:
                 raise KeyError("the teacher's table lacks views that were asked for")
         return self.logits[at].float()
 
-    @classmethod
-    def fill(cls, model, data, codes=None):
-        """The table of a model over the views of data.train that `codes` names; default: all."""
-        n = len(data.train)
-        views = data.views
-        codes = torch.arange(n * views) if codes is None else codes
-        return cls(view_logits(model, data, codes), codes, n, views)
-
 
 @torch.no_grad()
 def view_logits(model, data, codes):

@@ -17,7 +17,7 @@ from kdlib.data import crop_and_flip, normalise, padded, schedule
 from kdlib.models import build
 from kdlib.study.datasets import load
 from kdlib.study.grids import STUDIES
-from kdlib.teacher import Table, frozen
+from kdlib.teacher import frozen
 from kdlib.train import predict
 
 ROOT = Path(__file__).parents[2]
@@ -46,7 +46,7 @@ def teacher(augmented):
 @pytest.mark.parametrize("teaching", ["none", "live", "table"])
 def test_usual_loop_and_engine_train_the_same_network(plain, teacher, teaching):
     cfg = inputs.config("resnet8", batch_size=16) if teaching == "none" else CFG
-    ask = {"none": None, "live": frozen(teacher), "table": Table.fill(teacher, plain)}[teaching]
+    ask = {"none": None, "live": frozen(teacher), "table": inputs.table(teacher, plain)}[teaching]
     (ours,), ends = inputs.engine(plain, [cfg], ask)
     theirs, accuracies = peer.train(plain, cfg, teacher if ask else None)
     before = build("resnet8", plain.classes, cfg.seed).linear.weight

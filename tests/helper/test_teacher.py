@@ -18,7 +18,7 @@ from kdlib.step import Run, method_loss
 from kdlib.study import experiment, records, table_cache
 from kdlib.study.experiment import load, run, trained
 from kdlib.study.table_cache import table_bytes, teacher_of
-from kdlib.teacher import Table, frozen, group_margins, measured_margins, near_chance
+from kdlib.teacher import Table, frozen, group_margins, measured_margins, near_chance, view_logits
 from kdlib.train import fit, predict
 
 CFG = Config(imbalance=50, draw_seed=0, epochs=4, batch_size=32, lr=0.05)
@@ -295,7 +295,8 @@ def test_a_cache_that_is_full_or_cannot_be_used_costs_the_cache_not_the_run(
 def test_memory_of_a_table_is_what_is_said():
     assert table_bytes(10_847 * 162, 10_847, 162, 100) == 10_847 * 162 * 100 * 2  # 351 MB
     model, d = build("resnet8", 10, 0), coloured(4, 10)
-    some, whole = Table.fill(model, d, torch.tensor([3, 200, 647])), Table.fill(model, d)
+    codes = torch.tensor([3, 200, 647]), torch.arange(648)
+    some, whole = (Table(view_logits(model, d, of), of, 4, 162) for of in codes)
     assert some.logits.nbytes + some.row.nbytes == table_bytes(3, 4, 162, 10)
     assert whole.row is None and whole.logits.nbytes == table_bytes(648, 4, 162, 10)
     assert torch.allclose(whole.logits[[3, 200, 647]].float(), some.logits.float(), atol=1e-3)
