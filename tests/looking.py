@@ -61,7 +61,8 @@ class Document(HTMLParser):
         ]
 
 
-TEXT = "p, a, li, h1, h2, h3, h4, th, td, dt, dd, summary, figcaption, caption, code, pre, pre span, .verdict"
+TEXT = "p, a, li, h1, h2, h3, h4, th, td, dt, dd, summary, figcaption, caption, code, pre, "
+TEXT += "pre span, .verdict"
 
 
 CONTRAST = """
@@ -70,10 +71,12 @@ const linear = v => (v /= 255) <= .04045 ? v / 12.92 : ((v + .055) / 1.055) ** 2
 const luminance = ([r, g, b]) => .2126 * linear(r) + .7152 * linear(g) + .0722 * linear(b);
 const paper = e => { const [r, g, b, a] = parts(getComputedStyle(e).backgroundColor);
                      return a === 0 ? paper(e.parentElement) : [r, g, b]; };
-return [...document.querySelectorAll(arguments[0])].filter(e => e.checkVisibility() && e.textContent.trim())
+return [...document.querySelectorAll(arguments[0])]
+    .filter(e => e.checkVisibility() && e.textContent.trim())
   .map(e => { const ink = luminance(parts(getComputedStyle(e).color)) + .05;
               const ground = luminance(paper(e)) + .05;
-              return [Math.max(ink / ground, ground / ink), e.tagName + " " + e.textContent.slice(0, 30)]; });
+              const name = e.tagName + " " + e.textContent.slice(0, 30);
+              return [Math.max(ink / ground, ground / ink), name]; });
 """
 
 

@@ -241,7 +241,8 @@ def test_an_audit_of_a_study_says_which_runs_it_lacks(complete, tmp_path, capsys
     capsys.readouterr()
     assert cli.main([*command, "--seeds", "2"]) == 2
     assert capsys.readouterr().err == (
-        "kdlib: study digits: no audit of the first 2 seeds yet, for want of 1 run: python -m kdlib "
+        "kdlib: study digits: no audit of the first 2 seeds yet, for want of 1 run: python -m "
+        "kdlib "
         "run digits --pair cnn_small/cnn_small --method one_hot --method kd --seeds 2\n"
     )
 
@@ -576,7 +577,8 @@ def nearest(wrong, near, allowed):
         ("audit --study digits --seeds 17", "--seeds 17: study digits plans 16 seeds."),
         (
             "data get cifar11",
-            f"data set 'cifar11' {DOWNLOADED}: did you mean 'cifar10'? Allowed: cifar100, cifar10, adult.",
+            f"data set 'cifar11' {DOWNLOADED}: did you mean 'cifar10'? Allowed: cifar100, cifar10, "
+            "adult.",
         ),
         ("data get mnist", f"data set 'mnist' {DOWNLOADED}: allowed are cifar100, cifar10, adult."),
         ("data get", "data get needs a NAME: cifar100, cifar10 or adult."),

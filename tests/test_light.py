@@ -1,4 +1,4 @@
-"""The light install: `pip install .` into a fresh environment that has what it asks for and no more."""
+"""The light install: `pip install .` into a fresh environment with what it asks for and no more."""
 
 import importlib.metadata
 import json

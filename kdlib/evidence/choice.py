@@ -191,7 +191,7 @@ def headline(search, seeds):
     if shown is not None:
         return [_said_of_setting(search, shown), *of_recipe]
     chosen = "; ".join(table[table.chosen == "yes"].level)
-    said = f"{search.title}: the search chose {chosen}."
+    said = f"The search chose {chosen}."
     return [said, *of_recipe, *_by_chance(search, table)]
 
 
@@ -293,7 +293,7 @@ def _said_of_setting(search, table):
         spread = ONE_SEED if np.isnan(error) else f"standard error {error:.1f}"
         gains.append(f"{number(row[name])} ({spread})")
     return (
-        f"{search.title}: among {len(table)} settings, {(table.passes == 'yes').sum()} of which "
+        f"Among {len(table)} settings, {(table.passes == 'yes').sum()} of which "
         f"pass the gate, the search chose {chosen}, where distillation changes accuracy on val by "
         f"{gains[0]} on average and by {gains[1]} in the few-shot classes. The choice favours a "
         "loss there: it makes a demonstration, and no evidence."

@@ -105,7 +105,7 @@ def mitigations(p, methods=None):
 
 
 @captioned
-def search_steps(table, title):
+def search_steps(table):
     """Small dots are seeds that no other study uses, large marks their means, without intervals; a
     star marks the level that was chosen. Each step builds on what the steps above it chose. Test
     images are not looked at."""
@@ -132,7 +132,7 @@ def search_steps(table, title):
         return figure
 
     chosen = "; ".join(table[table.chosen == "yes"].level)
-    return paint, f"{title}: the search chose {chosen}.", table
+    return paint, f"The search chose {chosen}.", table
 
 
 @captioned

@@ -322,7 +322,8 @@ def test_answer_facts_and_figure_stand_in_the_first_screen(shown, name):
 
 @pytest.mark.parametrize("width", [1280, 1920])
 def test_no_table_is_cut_on_a_desk(shown, width):
-    cut = "return [...document.querySelectorAll('.scroll')].filter(e => e.scrollWidth > e.clientWidth + 1).length"
+    boxes = "[...document.querySelectorAll('.scroll')]"
+    cut = f"return {boxes}.filter(e => e.scrollWidth > e.clientWidth + 1).length"
     for name in ("forty", "thousand", "classes"):
         opened = shown(name, width, unfolded=True)
         assert len(opened.find_elements("css selector", ".scroll")) >= 7
@@ -333,8 +334,10 @@ def test_no_table_is_cut_on_a_desk(shown, width):
 def test_on_a_phone_a_table_scrolls_in_its_box_beside_its_first_column(shown):
     opened = shown("forty", 390, unfolded=True)
     moved = """
-    const box = document.querySelector(".kd-appendix .scroll"), cells = box.querySelector("tbody tr").cells;
-    const left = cell => cell.getBoundingClientRect().left, before = [left(cells[0]), left(cells[3])];
+    const box = document.querySelector(".kd-appendix .scroll");
+    const cells = box.querySelector("tbody tr").cells;
+    const left = cell => cell.getBoundingClientRect().left;
+    const before = [left(cells[0]), left(cells[3])];
     box.scrollLeft = 200;
     return [left(cells[0]) - before[0], left(cells[3]) - before[1], cells[0].offsetWidth];
     """

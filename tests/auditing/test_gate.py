@@ -729,6 +729,7 @@ def files(tmp_path_factory):
 USUAL = {"--classes": ["names.txt"]}
 BASELINE = ("--baseline", "baseline.npy")
 WRITTEN = ("audit.html", "audit.json", "audit.csv", "s.md", "j.xml")
+HARM = ("--fail-if", "groups_harmed > 0")
 
 
 @pytest.mark.parametrize(
@@ -775,8 +776,8 @@ def test_exit_codes_a_line_for_each_condition_and_every_file(command, tmp_path, 
         (["--summary", "y.npy"], "--summary y.npy: would write over what this audit reads"),
         (["--summary", "names.txt"], "would write over what this audit reads"),
         (["--summary", "x/../audit.json"], "would write over what --out writes"),
-        (["--fail-if", "groups_harmed > 0", "--junit", "good.txt", "--gate", "good.txt"], "this audit reads"),
-        (["--fail-if", "groups_harmed > 0", "--junit", "s.md", "--summary", "s.md"], "--summary writes"),
+        ([*HARM, "--junit", "good.txt", "--gate", "good.txt"], "this audit reads"),
+        ([*HARM, "--junit", "s.md", "--summary", "s.md"], "--summary writes"),
         (["--against", "audit.json"], "would write over audit.json, which this audit reads"),
         (["--summary", "y.npy/s.md"], "cannot be written"),
         (["--summary", "a" * 300], "cannot be written"),

@@ -760,7 +760,8 @@ def test_the_audit_runs_without_torch(tmp_path):
     script = (
         "import sys\nclass NoTorch:\n def find_spec(self, name, path=None, target=None):\n"
         "  if name.split('.')[0] in ('torch', 'torchvision'): raise ImportError('no torch here')\n"
-        "sys.meta_path.insert(0, NoTorch())\nfrom kdlib.__main__ import main\nsys.exit(main(sys.argv[1:]))"
+        "sys.meta_path.insert(0, NoTorch())\nfrom kdlib.__main__ import "
+        "main\nsys.exit(main(sys.argv[1:]))"
     )
     how = {"cwd": ROOT, "capture_output": True, "text": True}
     done = subprocess.run([sys.executable, "-c", script, *words], **how)

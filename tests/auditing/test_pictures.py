@@ -1,4 +1,4 @@
-"""Pictures of what the student lost: the right examples, whatever the files are, and how they look."""
+"""Pictures of what the student lost: the right examples, whatever the files are; their looks."""
 
 import base64
 import builtins
@@ -338,7 +338,8 @@ def test_how_it_looks(browser, saved_page, width, in_a_row):
     assert len(requested(browser)) == 1
     assert browser.execute_script("return document.documentElement.scrollWidth") <= width
     boxes = browser.execute_script(
-        "return [...document.querySelectorAll('.tiles img')].map(e => e.getBoundingClientRect().toJSON())"
+        "return [...document.querySelectorAll('.tiles img')].map(e => "
+        "e.getBoundingClientRect().toJSON())"
     )
     assert all((round(box["width"]), round(box["height"])) == (64, 64) for box in boxes)
     assert sum(box["top"] == boxes[0]["top"] for box in boxes) == in_a_row

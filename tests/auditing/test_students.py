@@ -1,4 +1,4 @@
-"""Several students against one baseline: what is corrected for their number, and how it is shown."""
+"""Several students against one baseline: what is corrected for their number, how it is shown."""
 
 import dataclasses
 import json
@@ -26,7 +26,7 @@ N, CLASSES = 480, 6
 
 
 def scores(rng, by, y, lost=None):
-    """(N, C) logits that are right the oftener the larger `by` is, but seldom for a class `lost`."""
+    """(N, C) logits right the oftener the larger `by` is, but seldom for a class `lost`."""
     found = rng.normal(size=(len(y), CLASSES)) + by * np.eye(CLASSES)[y]
     found[y == lost] -= 2 * np.eye(CLASSES)[lost or 0]
     return found
@@ -541,7 +541,8 @@ def test_the_page_fits_its_window_shows_its_figure_first_and_links_to_each_stude
         assert browser.execute_script("return document.documentElement.scrollWidth") <= width
         figure = "return document.querySelector('.kd-figure img').getBoundingClientRect().top"
         assert browser.execute_script(figure) < height
-        cut = "return [...document.querySelectorAll('.scroll')].filter(e => e.scrollWidth > e.clientWidth + 1).length"
+        boxes = "[...document.querySelectorAll('.scroll')]"
+        cut = f"return {boxes}.filter(e => e.scrollWidth > e.clientWidth + 1).length"
         unfold(browser)
         assert width == 390 or browser.execute_script(cut) == 0
         assert len(requested(browser)) == 1

@@ -1,4 +1,4 @@
-"""AdaAlpha in people's own trainers: timm's task, margins on any loader, and docs/own_trainer.md."""
+"""AdaAlpha in people's own trainers: timm's task, margins on any loader, docs/own_trainer.md."""
 
 import copy
 import re

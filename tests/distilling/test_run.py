@@ -1,4 +1,4 @@
-"""A distillation from a folder of images to its report: what is trained, kept, gone on with, told."""
+"""A distillation from a folder of images to its report: what is trained, kept, resumed, told."""
 
 import json
 import os

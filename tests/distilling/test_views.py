@@ -1,4 +1,4 @@
-"""What an image looks like in training and prediction: as torchvision makes it, by a number alone."""
+"""What an image looks like in training and prediction: as torchvision does, by a number."""
 
 import numpy as np
 import pytest

@@ -37,8 +37,8 @@ def change(setting):
 
 
 def fitted(inputs, penalty):
-    """(J, n): ridge weights as a matrix to multiply targets with, by least squares on rows that stand
-    for the penalty."""
+    """(J, n): ridge weights as a matrix to multiply targets with, by least squares on rows that
+    stand for the penalty."""
     n, size = inputs.shape
     rows = np.vstack([inputs / np.sqrt(n), np.sqrt(penalty) * np.eye(size)])
     wanted = np.vstack([np.eye(n) / np.sqrt(n), np.zeros((size, n))])
@@ -58,7 +58,7 @@ def design(setting):
 
 
 def solved(setting, weights):
-    """(risks of the student, risks of the teacher), each (majority, minority), from the matrices."""
+    """(risks of the student, of the teacher), each (majority, minority), from the matrices."""
     inputs, of_example, of_input = design(setting)
     variances = np.concatenate([group.variances for group, _ in setting.groups])
     true = np.sqrt(np.concatenate([group.signals for group, _ in setting.groups]) / variances)

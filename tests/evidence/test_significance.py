@@ -13,7 +13,7 @@ from kdlib.evidence.significance import (
     shrunk_variances,
 )
 
-# ---- tests over seeds and groups ---------------------------------------------------------------------------
+# ---- tests over seeds and groups --------------------------------------------
 
 
 def hierarchical_gains(rng, seeds, groups, d0, prior=4.0, effect=0.0):
@@ -148,7 +148,7 @@ def test_false_discoveries_are_controlled_on_mixtures():
     assert np.mean(found) > 0.7
 
 
-# ---- agreement ---------------------------------------------------------------------------------------------
+# ---- agreement --------------------------------------------------------------
 
 
 def cut(rng, network, example, groups, splits=20, n=16, seeds=6, baselines=12, signal=0.0):

@@ -63,7 +63,7 @@ def covered(truth, intervals):
     return np.mean([i.low <= truth <= i.high for i in intervals])
 
 
-# ---- intervals ---------------------------------------------------------------------------------------------
+# ---- intervals --------------------------------------------------------------
 
 
 def anova(x):
@@ -223,7 +223,7 @@ def test_p_is_that_of_a_t_test_and_agrees_with_the_interval():
     assert got.p(got.low) == got.p(got.high) == pytest.approx(0.05)
 
 
-# ---- networks of two samples -------------------------------------------------------------------------------
+# ---- networks of two samples ------------------------------------------------
 
 
 def test_without_example_variance_welch_is_the_textbook_test():
@@ -399,7 +399,7 @@ def test_coverage_of_gains_at_the_sizes_of_studies(sizes, seeds, seed_sd, exampl
     assert 0.93 < covered(true_average_gain(seed_sd, example_sd, offset, gain), intervals) < 0.97
 
 
-# ---- statistics over groups --------------------------------------------------------------------------------
+# ---- statistics over groups -------------------------------------------------
 
 
 def test_rank_correlation_is_spearman_with_ties_and_broadcasts():

@@ -86,7 +86,8 @@ def page(request, browser, gallery):
 
 # ---------------------------------------------------------------- what is loaded
 
-LOADED = "return performance.getEntriesByType('resource').map(e => e.name).filter(name => !name.startsWith('data:'))"
+LOADED = """return performance.getEntriesByType('resource').map(e => e.name)
+    .filter(name => !name.startsWith('data:'))"""
 
 
 @pytest.mark.parametrize("how", ["file", "served"])
@@ -156,9 +157,11 @@ def test_headings_are_in_order_and_everything_has_a_name(browser, page):
 
 # ---------------------------------------------------------------- by keyboard
 
-REACHABLE = """window.reachable = [...document.querySelectorAll('a[href], summary, button, input, [tabindex="0"]')]
+REACHABLE = """const some = 'a[href], summary, button, input, [tabindex="0"]';
+window.reachable = [...document.querySelectorAll(some)]
   .filter(e => e.checkVisibility()); return reachable.length"""
-FOCUSED = "const e = document.activeElement; return [reachable.indexOf(e), e === document.body, e.tagName, e.textContent.slice(0, 30)]"
+FOCUSED = """const e = document.activeElement;
+return [reachable.indexOf(e), e === document.body, e.tagName, e.textContent.slice(0, 30)]"""
 
 
 @pytest.mark.parametrize("unfolded", [False, True])
@@ -214,7 +217,8 @@ def test_contrast(browser, page, scheme, media):
 RIGHT = (
     "return [...document.images].map(e => (e.closest('.frame') || e).getBoundingClientRect().right)"
 )
-WIDE = """return [...document.querySelectorAll('.scroll')].filter(e => e.scrollWidth > e.clientWidth)
+WIDE = """return [...document.querySelectorAll('.scroll')]
+    .filter(e => e.scrollWidth > e.clientWidth)
   .map(e => e.tabIndex)"""
 
 
@@ -240,7 +244,8 @@ def test_the_first_figure_stands_in_the_first_screen(browser, page, width, most)
 
 
 EDGE = 22  # pixels that stay free at either side of a window
-TABLES = """return [...document.querySelectorAll('.scroll')].filter(e => e.checkVisibility()).map(e =>
+TABLES = """const boxes = [...document.querySelectorAll('.scroll')];
+return boxes.filter(e => e.checkVisibility()).map(e =>
   [e.querySelector('caption').textContent.slice(0, 50), e.scrollWidth, e.clientWidth])"""
 
 
@@ -274,7 +279,8 @@ def test_on_a_phone_a_table_scrolls_beside_its_first_column_and_under_its_captio
         assert shift == 0 and 0 <= left < right <= 390
 
 
-LETTERS = "return [...document.querySelectorAll('.frame img')].map(e => [e.currentSrc, e.getBoundingClientRect().width])"
+LETTERS = """return [...document.querySelectorAll('.frame img')]
+    .map(e => [e.currentSrc, e.getBoundingClientRect().width])"""
 
 
 def test_letters_of_figures_are_9_pixels_high_on_a_phone(browser, page):

@@ -256,7 +256,8 @@ def test_an_exploratory_page_from_training_to_its_footer(records_folder, tmp_pat
     assert recorded == {cfg.key() for cfg in overridden(DIGITS, changes)(1)}
     assert not recorded & {cfg.key() for cfg in DIGITS()}
     text = "".join(words for words, _ in Document(page).all("body"))
-    said = "Exploratory: digits with epochs = 2, warmup = 0, temperature = 8. These runs were not planned"
+    said = "Exploratory: digits with epochs = 2, warmup = 0, temperature = 8. These runs were not "
+    said += "planned"
     assert said in text and page.index("Exploratory: digits") < page.index("<figure")
     words = {words for words, _ in Document(page).all("strong", **{"class": "verdict"})}
     assert {word.lower().strip(":") for word in words} == {"not tested"}

@@ -23,7 +23,8 @@ OWN = "10_distil_your_own.ipynb"
 THEORY, HIDDEN = "07_when_distillation_must_harm.ipynb", "09_would_the_labels_show_it.ipynb"
 FEWER = {"seeds": "1", "epochs": "5", "methods": '"one_hot,kd"'}  # of its parameters
 TOKEN = "for-this-test-only"
-PICTURES = "return [...document.querySelectorAll('.jp-OutputArea-output img')].filter(e => e.naturalWidth > 0).map(e => e.alt)"
+PICTURES = """return [...document.querySelectorAll('.jp-OutputArea-output img')]
+    .filter(e => e.naturalWidth > 0).map(e => e.alt)"""
 
 
 @pytest.fixture(scope="module")

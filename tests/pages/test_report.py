@@ -34,7 +34,9 @@ DRAW = (
 import base64, html, sys  # every kind of word that is coloured
 from IPython.display import HTML, Markdown, display
 data = base64.b64encode(PICTURE.encode()).decode()
-rows = "".join(f'<tr><th scope="row">class {i}</th>{f"<td>{i / 7:.3f}</td>" * 14}</tr>' for i in range(3))
+rows = "".join(
+    f'<tr><th scope="row">class {i}</th>{f"<td>{i / 7:.3f}</td>" * 14}</tr>' for i in range(3)
+)
 display(HTML(f'<figure class="kd-figure"><img alt="{html.escape(ALT)}" '
              f'src="data:image/svg+xml;base64,{data}"><figcaption>Gain by class.</figcaption>'
              f'<details><summary>Data of this figure</summary>'
@@ -201,7 +203,7 @@ def test_parameters_are_a_table_with_changed_ones_bold(built):
 
 
 def test_a_page_keeps_the_order_of_its_notebook_but_for_parameters_and_code(tmp_path):
-    """Its answer stands once, where the notebook shows it; what made the page stands at its foot."""
+    """Its answer stands once, where the notebook shows it; what made the page, at its foot."""
     said = "It helps <b>most</b> classes."
     show = f"from kdlib.pages.shown import Headline\nHeadline([{said!r}], [{CARDS[0]!r}])"
     book = house_notebook(tmp_path / "a.ipynb", new_code_cell(show))
@@ -254,8 +256,8 @@ def test_a_verdict_that_its_control_reaches_is_marked_wherever_it_is_shown(tmp_p
 
 
 def test_a_page_links_to_every_page_on_the_same_data():
-    """Of findings, rivals and knobs of one data set: by study, the findings first. Another data set and
-    a study of findings whose name begins alike are chapters of their own."""
+    """Of findings, rivals and knobs of one data set: by study, the findings first. Another data set
+    and a study of findings whose name begins alike are chapters of their own."""
     findings = ["00_overview", "03_softening_the_teacher"]
     books = {"cifar100-lt-rivals": ["new_one"], "cifar100-lt": findings}
     books["cifar100-lt-self"] = findings
@@ -345,7 +347,8 @@ def test_provenance_and_one_last_line(page):
 
 
 def test_pictures_of_other_kinds_and_damaged_formulas(tmp_path):
-    pixel = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
+    pixel = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk"
+    pixel += "+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
     widget = {"application/vnd.jupyter.widget-view+json": {}, "text/plain": "99%|####"}
     some = [({"image/png": pixel}, {"image/png": {"alt": "One red pixel"}})]
     some += [({"image/svg+xml": PICTURE}, {"alt": "A <b>"}), (widget, {})]

@@ -56,8 +56,8 @@ def test_the_non_dominated_set_is_the_one_by_hand():
         by_hand = 100 * (rate.mean() - 0.7), 100 * (rate[FEW].mean() - 0.7)
         assert (rows["average"], rows["few"]) == pytest.approx(by_hand)
     assert shown.sentence == (
-        "cnn → cnn_small: no other method has both a higher overall average and a higher mean in the "
-        "few-shot classes than AdaAlpha, halfway."
+        "cnn → cnn_small: no other method has both a higher overall average and a higher mean in "
+        "the few-shot classes than AdaAlpha, halfway."
     )
 
 
@@ -74,8 +74,8 @@ def test_forest_has_a_row_for_each_method_and_counts_who_gains():
     assert labels == [name_of(m) for m in METHODS]
     gain = words.told(p.gain("halfway", p.in_bucket(2)))
     said = (
-        "1 of 5 methods clearly gains over one-hot in the few-shot classes; the highest estimate is "
-        f"that of halfway, {gain}."
+        "1 of 5 methods clearly gains over one-hot in the few-shot classes; the highest estimate "
+        f"is that of halfway, {gain}."
     )
     assert gain.startswith("+20.0 points (95 % interval") and said in shown.sentence
 
@@ -302,7 +302,7 @@ def marks(axes, marker):
 
 
 def test_the_steps_of_a_search_are_drawn_one_below_the_other_with_a_star_at_what_is_taken():
-    shown = sensitivity.search_steps(SCORES, "Recipe")
+    shown = sensitivity.search_steps(SCORES)
     both_widths(shown)
     rate, epochs = shown.figure.axes
     assert (rate.get_title(loc="left"), epochs.get_title(loc="left")) == ("Rate", "Epochs")
@@ -314,9 +314,9 @@ def test_the_steps_of_a_search_are_drawn_one_below_the_other_with_a_star_at_what
     assert marks(epochs, "*") == [(70, 0)] and marks(epochs, "o") == [(72, 1)]
     dots = np.sort(np.concatenate([strip.get_offsets()[:, 0] for strip in rate.collections]))
     assert dots.tolist() == [57.5, 62.5, 62.5, 67.5, 67.5, 72.5]
-    assert shown.sentence == "Recipe: the search chose Rate = b; Epochs = a."
-    assert shown.table is SCORES and sensitivity.search_steps(SCORES, "Recipe").svg() == shown.svg()
-    assert len(sensitivity.search_steps(RATE, "Recipe").figure.axes) == 1
+    assert shown.sentence == "The search chose Rate = b; Epochs = a."
+    assert shown.table is SCORES and sensitivity.search_steps(SCORES).svg() == shown.svg()
+    assert len(sensitivity.search_steps(RATE).figure.axes) == 1
 
 
 def test_the_settings_of_a_demonstration_are_drawn_with_the_one_that_is_chosen():
@@ -449,8 +449,8 @@ def test_rivals_are_told_against_ada_alpha_and_against_the_constant_weight(panel
         and "few-shot classes than logit adjustment" in trade_off
     )
     rest = (
-        "The 95 % intervals are those of 3 seeds, not corrected for the number of methods. AdaAlpha "
-        "reads labels of val, for its margins."
+        "The 95 % intervals are those of 3 seeds, not corrected for the number of methods. "
+        "AdaAlpha reads labels of val, for its margins."
     )
     beat = "methods clearly beat AdaAlpha both on average and in the few-shot classes"
     first = f"2 of 3 {beat}: logit adjustment by +2.0 and +10.0 points"
@@ -468,5 +468,6 @@ def test_rivals_are_told_against_ada_alpha_and_against_the_constant_weight(panel
     ]
     assert [float(said.split()[0]) for said in both] == [8, 40]
     assert weight.endswith(
-        f"AdaAlpha changes accuracy by {both[0]} on average and by {both[1]} in the few-shot classes."
+        f"AdaAlpha changes accuracy by {both[0]} on average and by {both[1]} in the few-shot "
+        "classes."
     )

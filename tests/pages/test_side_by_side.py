@@ -169,7 +169,8 @@ def running(number):
 
 
 def test_an_interrupt_stops_every_kernel_and_keeps_what_was_done(tmp_path):
-    here = f"import os, pathlib, time\npathlib.Path({str(tmp_path)!r}, 'number').write_text(str(os.getpid()))"
+    here = "import os, pathlib, time\n"
+    here += f"pathlib.Path({str(tmp_path)!r}, 'number').write_text(str(os.getpid()))"
 
     def interrupted(line):
         while not (tmp_path / "number").exists():

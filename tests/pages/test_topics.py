@@ -459,7 +459,7 @@ def test_the_answer_on_errors_says_both_what_is_transferred_and_what_is_amplifie
     assert transfer.answer(findings.pair_verdicts(made(seeds=1))) == one
 
 
-# ---------------------------------------------------------------- a method with fewer seeds than the study
+# ---------------------------------------------------------------- a method with fewer seeds
 
 
 def test_of_a_method_with_fewer_seeds_there_is_what_is_on_record():
@@ -481,7 +481,7 @@ def test_of_a_method_with_fewer_seeds_there_is_what_is_on_record():
         panel(FEWER, PAIR, 4)  # of the others all must be there
 
 
-def test_a_method_with_fewer_seeds_is_compared_with_the_whole_pool_and_with_the_same_seeds_of_another():
+def test_a_method_with_fewer_seeds_is_compared_with_the_pool_and_the_same_seeds_of_another():
     p = made(replace(POOL, fewer={"ada_alpha": 3}), **SHARP)
     frame = gains.gain_by_bucket(p, ["ada_alpha"]).set_index("bucket")
     paired = gains.gain_by_bucket(p, ["ada_alpha"], "kd").set_index("bucket")

@@ -283,8 +283,8 @@ def test_commas_that_may_separate_thousands_are_refused(tmp_path):
             tmp_path, [("id", "weight"), *((k, f"{v:,}") for k, v in enumerate(w))], mark=mark
         )
         assert refused(Y, Z.get, weights=path) == (
-            f"{path}: column 'weight' holds '12,345', which may mean 12345 or 12.345; write numbers "
-            "with a decimal point, or without any comma."
+            f"{path}: column 'weight' holds '12,345', which may mean 12345 or 12.345; write "
+            "numbers with a decimal point, or without any comma."
         )
     counts = [("class", "count"), *((k, f"{k + 1},000") for k in range(C))]
     said = refused(Y, Z.get, train_counts=delimited(tmp_path, counts))
@@ -292,7 +292,7 @@ def test_commas_that_may_separate_thousands_are_refused(tmp_path):
 
 
 def test_a_comma_is_a_decimal_one_where_a_number_says_so(tmp_path):
-    """To three digits, of which one that is below 1 has no thousands; the first rows do not tell."""
+    """To three digits, of which one below 1 has no thousands; the first rows do not tell."""
     w = np.round(np.r_[1.25 + np.arange(N - 1) / 100, 0.125], 3)
     rows = [("id", "weight"), *((k, f"{v:.3f}".replace(".", ",")) for k, v in enumerate(w))]
     found = audit(Y, Z.get, weights=delimited(tmp_path, rows))

@@ -161,8 +161,8 @@ def test_names_and_numbers_agree():
     mixed = audit(text[Y], teacher, text[student], classes=[*"abc"]).groups
     pd.testing.assert_frame_equal(mixed, by_name)
     assert refused(audit, text[Y], teacher, student) == (
-        "teacher: of labels and predicted classes, one are names, the other numbers; give the names "
-        "of the classes in the order that the numbers mean (--classes)."
+        "teacher: of labels and predicted classes, one are names, the other numbers; give the "
+        "names of the classes in the order that the numbers mean (--classes)."
     )
 
 
@@ -329,7 +329,8 @@ REFUSED = {
         ({1: Y, "1": Y}, "labels: two columns are called '1'."),
         (
             {"a": Y, "b": Y},
-            "holds a, b; call the one with the labels label, or give its name behind the file's, as in ",
+            "holds a, b; call the one with the labels label, or give its name behind the file's, "
+            "as in ",
         ),
         ([*"01"] * 14 + ["1", "x"], f"labels: label in row 29 is 'x', {WITHOUT_NAMES}"),
         (["²"] * N, f"labels: label in row 0 is '²', {WITHOUT_NAMES}"),

@@ -259,7 +259,7 @@ def test_by_without_groups_is_refused():
 
 
 def test_of_many_tiny_groups_of_equal_models_none_is_harmed_by_chance():
-    """Combinations of one to five examples: the exact test has no small p there to be lucky with."""
+    """Combinations of one to five examples: the exact test has no small p to be lucky with."""
     false = 0
     for seed in range(60):
         rng = np.random.default_rng(seed)

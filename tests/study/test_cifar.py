@@ -1,4 +1,4 @@
-"""CIFAR: every layout gives the same arrays, these are the published ones, bad data get one sentence.
+"""CIFAR: every layout gives the same arrays, the published ones; bad data get one sentence.
 
 Damage is done to a small set of random images that the reader is patched to expect; real data are
 read whole. What torchvision should fetch lies in a local archive.

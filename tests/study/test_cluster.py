@@ -1,4 +1,4 @@
-"""What a driver does about its workers, with a Ray of the test; test_two_nodes.py has a real one."""
+"""What a driver does about its workers, with a Ray of the test; test_two_nodes.py has one."""
 
 import collections
 import socket
