@@ -295,7 +295,7 @@ def _parse(argv):
     options |= {distill: _distill_options, status: _studies("all"), data: _data_options}
     options[doctor] = lambda add: None
     for command, add_options in options.items():
-        said = command.__doc__
+        said = " ".join(command.__doc__.split())
         commands[command] = subs.add_parser(command.__name__, help=said, description=said)
         commands[command].set_defaults(command=command)
         add_options(commands[command].add_argument)
@@ -403,7 +403,7 @@ def _audit_options(add):
     out = "default: audit.html; .json and .csv are written beside it"
     add("--out", default="audit.html", metavar="FILE.html", help=out)
     models = "audit networks on a folder of images with one folder per class; models are then "
-    models += "LIBRARY:NAME:FILE, as in torchvision:resnet50:weights.pt or timm:NAME:FILE"
+    models += "LIBRARY:NAME@FILE, as in torchvision:resnet50@weights.pt; or timm's, or kdlib's"
     add("--image-folder", type=Path, metavar="DIR", help=models)
     size = "with --image-folder: resize the shorter side to N and keep the centre; default: 256 "
     add("--image-size", **COUNT, help=size + "and 224, or what timm says of the network")
@@ -423,7 +423,8 @@ def _distill_options(add):
     start = "as --teacher; with @FILE it starts from those weights"
     add("--student", metavar="NETWORK", help=start)
     usual = ["one_hot", "kd", "ada_alpha"]
-    names = "one_hot, the baseline, and others; default: " + ",".join(usual)
+    names = "one_hot, the baseline, and others of kdlib/methods.py, such as ada_margin, kd_tuned; "
+    names += "default: " + ",".join(usual)
     add("--methods", nargs="+", default=usual, metavar="NAME", help=names)
     out = "default: distilled; if it exists, what is there goes on"
     add("--out", default="distilled", metavar="DIR", help=out)

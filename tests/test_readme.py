@@ -200,7 +200,7 @@ def test_a_wrong_command_is_noticed(wrong, error, says):
 def test_the_commands_a_reader_needs_are_there():
     told = {" ".join(words) for words in commands(README)}
     assert {f"make {target}" for target in ("report", "test", "lab", "help")} <= told
-    verbs = ("run cifar100-lt-self", "data get cifar100", "status", "doctor")
+    verbs = ("run cifar20-lt", "data get cifar100", "status", "doctor")
     assert {f"python -m kdlib {verb}" for verb in verbs} <= told
     assert any(command.startswith("papermill ") for command in told)
 

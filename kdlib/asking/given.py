@@ -152,7 +152,7 @@ def _check(options):
         why = "does not go with --image-folder, which has the labels"
         wrong = dict.fromkeys(("labels", "images", "study", *OF_STUDY), why)
         needed = ("teacher", "student")
-        lacking = "of --image-folder needs --{} LIBRARY:NAME:FILE"
+        lacking = "of --image-folder needs --{} LIBRARY:NAME@FILE"
     elif options["study"]:
         why = "does not go with --study, which takes everything from records"
         wrong |= dict.fromkeys(OF_FILES, why)

@@ -246,13 +246,9 @@ def within_text(name, columns=60):
     """A name as one line, at most so many columns wide, of which letters of China, Japan and Korea
     take two; one that runs from right to left is kept from turning the text around it."""
     name = printable(name, None)
-    ends = np.cumsum([_columns(letter) for letter in name])
+    ends = np.cumsum([1 + (east_asian_width(letter) in "WF") for letter in name])
     if len(ends) and ends[-1] > columns:
         name = name[: int((ends < columns).sum())] + "…"
     if any(bidirectional(letter) in ("R", "AL") for letter in name):
         return f"\N{FIRST STRONG ISOLATE}{name}\N{POP DIRECTIONAL ISOLATE}"
     return name
-
-
-def _columns(letter):
-    return 2 if east_asian_width(letter) in "WF" else 1

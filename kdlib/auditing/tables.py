@@ -135,58 +135,54 @@ def limits(of, table, metrics):
 
 
 def _limits_of_networks(of, metrics):
-    out = []
     if of.seeds == 1 and of.baselines > 1:
-        out.append(
+        yield (
             "One student: in gains, its spread over training runs is assumed to be that of the "
             "baselines; intervals of its own accuracy and of the outcomes cover new examples only."
         )
     if of.seeds == 3 and len(of.right[of.reference]) > 2:
-        out.append(
+        yield (
             "3 students: their spread over training runs is poorly known, so intervals are wide."
         )
     if len(of.members.names) >= FEWEST and not of.chosen_by_others:
-        out.append(
+        yield (
             "The groups that gain least are chosen by the networks that are scored there, on other "
             "examples: their gain is known for new examples for these networks, not for others."
         )
     if of.seeds > 1 and of.baselines == 1:
-        out.append(
+        yield (
             "One baseline: in gains and outcomes, its spread over training runs is assumed to be "
             "that of the students; the interval of its own accuracy covers new examples only."
         )
     if of.baselines and not np.isfinite(getattr(metrics.get("copied_excess"), "estimate", np.nan)):
-        out.append(
+        yield (
             "How many of the teacher's errors are copied beyond what accuracy explains is not "
             "known: baselines hardly err or give the teacher's own answers, or it never errs."
         )
     if of.seeds > len(of.found["teacher"]):
-        out.append(
+        yield (
             f"One teacher serves all {of.seeds} students, so the intervals do not include its own "
             "luck."
         )
-    return out
 
 
 def _limits_of_examples(of, table):
-    out = []
     blind = [role for role in of.scored if not of.scored[role]]
     if blind:
         also = ", and margin and alpha only reflect hits and misses" if "teacher" in blind else ""
-        out.append(
+        yield (
             f"Only predicted classes were given for {' and '.join(blind)}: "
             f"there is no calibration or log-loss{also}."
         )
     if effective_number(of.w) < LEAST_SPREAD:
-        out.append("One example carries nearly all weight, so overall accuracies have no interval.")
+        yield "One example carries nearly all weight, so overall accuracies have no interval."
     if not of.members.disjoint:
-        out.append(
+        yield (
             "Groups overlap: examples were resampled from all groups together, and an example "
             "counts in each of its groups."
         )
     if small := int((table.n < 10).sum()):
-        out.append(
+        yield (
             f"Fewer than 10 examples in {small} of {count_of(len(table), 'group')}: "
             "only large changes can be seen there."
         )
-    return out

@@ -21,12 +21,6 @@ ONE_SEED = "one seed: no interval"
 PASSES = {"yes": "passes", "no": "does not pass", "not known": "is not known to pass"}
 
 
-def _val(cfg):
-    """(G,) per cent: accuracy of a run on val by group."""
-    val = records.read(cfg).splits["val"]
-    return np.array([100 * val.right[val.group == g].mean() for g in np.unique(val.group)])
-
-
 def scores(search, seeds):
     """DataFrame: accuracy on val, in per cent, of every level of every step, by seed and as a mean.
 
@@ -113,8 +107,11 @@ def _passes(search, length, setting, seeds):
 
 def _accuracies(search, step, level, method, seeds):
     """(S, G) per cent on val of the networks of a level."""
-    some = range(search.seeds_of(step, seeds))
-    return np.array([_val(search.config(step, level, method, s)) for s in some])
+    found = []
+    for seed in range(search.seeds_of(step, seeds)):
+        val = records.read(search.config(step, level, method, seed)).splits["val"]
+        found.append([100 * val.right[val.group == g].mean() for g in np.unique(val.group)])
+    return np.array(found)
 
 
 def _counts(search, length):

@@ -29,10 +29,10 @@ CLAIMS = {
     "F1": "Distillation raises the student's average accuracy.",
     "F1 tuned": "Distillation with the constant weight chosen on val raises average accuracy.",
     "F2a": "The gain is not the same for all classes.",
-    "F2b": "The rarest classes lose an estimated half point of accuracy or more.",
+    "F2b": "The rarest classes lose accuracy, by an estimated half point or more.",
     "F3a": "The teacher's margin is larger in the classes that gain more.",
     "F3b": "Errors of the teacher are transferred to the student.",
-    "F3c": "Errors of the teacher are amplified: the student's grow in its weakest classes, "
+    "F3c": "Errors of the teacher are amplified: in its weakest classes the student's errors grow, "
     "compared with the rest.",
     "F4": "Compared with distillation, the remedy costs less than a point on average and lifts the "
     "rarest classes.",

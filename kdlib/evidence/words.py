@@ -48,6 +48,12 @@ def told_p(p):
     return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
 
 
+def all_of(parts):
+    """Parts of a sentence as one: a, b and c."""
+    *first, last = parts
+    return f"{', '.join(first)} and {last}" if first else last
+
+
 def labels_read(cfg):
     """Which labels a run of a Config reads beyond those of its training images, or ""."""
     if cfg.with_val:

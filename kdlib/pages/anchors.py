@@ -9,6 +9,7 @@ import pandas as pd
 from kdlib.evidence.counts import BUCKETS, buckets
 from kdlib.evidence.panel import panel
 from kdlib.evidence.stats import interval, worst
+from kdlib.evidence.words import all_of
 from kdlib.methods import name_of
 from kdlib.pages.shown import Table, over_seeds, plus_minus
 from kdlib.study import records
@@ -81,14 +82,24 @@ def table(study=ANCHORS, seeds=None):
     return pd.DataFrame(rows)
 
 
-def tally(table):
-    """How many published numbers were reproduced, in words."""
-    counts = table.result.value_counts()
-    words = ("pass", "explain", "preliminary", "not run")
-    found = ", ".join(f"{counts[word]} {word}" for word in words if word in counts)
-    said = f"f {len(table)} published numbers that a correct implementation must reach: {found}."
-    judged = "pass" in counts or "explain" in counts
-    return f"O{said}" if judged else f"Not known yet: o{said}"
+def so_far(study=ANCHORS, seeds=None):
+    """How many published numbers were compared, however few seeds, and what is missed."""
+    rows = zip(study.rows, table(study, seeds).itertuples(), strict=True)
+    done = [(anchor, row) for anchor, row in rows if row.seeds]
+    missed = [
+        max(min(anchor.published) - row.ours, row.ours - max(anchor.published))
+        for anchor, row in done
+        if anchor.word(row.ours, study.seeds, study.seeds) != "pass"
+    ]
+    said = f"Of {len(study.rows)} published numbers that a correct implementation must reach, "
+    if not done:
+        return f"{said}none has been compared yet."
+    away = f", by {all_of([f'{points:.1f}' for points in missed])} points" if missed else ""
+    fewest = min(row.seeds for _, row in done)
+    return (
+        f"{said}{len(done)} have been compared so far, with at least {fewest} of {study.seeds} "
+        f"seeds. Reached: {len(done) - len(missed)}; missed: {len(missed)}{away}."
+    )
 
 
 def by_bucket(study=ANCHORS, seeds=None):

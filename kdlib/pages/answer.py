@@ -1,25 +1,35 @@
 """README's answer: which claims hold, study by study, and how far to trust that."""
 
 import textwrap
-from collections import Counter
 
 import numpy as np
 import pandas as pd
 
-from kdlib.evidence.choice import gate_of
-from kdlib.evidence.findings import UNDECIDED, marked, pair_verdicts, share
-from kdlib.evidence.rules import LEAST_SEEDS, classes, verdict_bucket
-from kdlib.evidence.words import brief, labels_read
-from kdlib.pages.anchors import markdown_table
+from kdlib.evidence.choice import LEAST_CHANGE, LEAST_FEW_SHOT, gate_of
+from kdlib.evidence.findings import marked, pair_verdicts, share
+from kdlib.evidence.rules import AVERAGE_MARGIN, LEAST_SEEDS, classes, verdict_bucket
+from kdlib.evidence.words import all_of, brief, labels_read, number
+from kdlib.pages.anchors import markdown_table, so_far
 from kdlib.pages.drawing import captioned, drawn, in_words
-from kdlib.pages.gains import changes, gain_by_bucket
+from kdlib.pages.gains import changes, gain_by_bucket, rarest
 
 SHOWN = ("F1", "F2b", "F3b", "F3c", "F4 AdaAlpha")
-VERDICTS = ("holds", "contradicted", "not under this reading", *UNDECIDED)
+DECIDED = {  # what a verdict says; {size}: of the change, {rare}: the classes that F2b is about
+    ("F1", "holds"): "distillation raises average accuracy by {size}",
+    ("F1", "contradicted"): "distillation lowers average accuracy by {size}",
+    ("F2b", "holds"): "{rare} lose {size}",
+    ("F2b", "contradicted"): "{rare} lose less than half a point",
+    ("F3b", "holds"): "students repeat errors of their teacher",
+    ("F3b", "contradicted"): "students repeat fewer errors of their teacher than one-hot networks",
+    ("F3c", "holds"): "errors grow in the teacher's weakest classes",
+    ("F3c", "contradicted"): "errors do not grow in the teacher's weakest classes",
+    ("F4 AdaAlpha", "holds"): "AdaAlpha gives {rare} {size} more than distillation",
+    ("F4 AdaAlpha", "not under this reading"): "AdaAlpha as we read it is no remedy",
+}
 TRAINING = {  # by whether it passes the gate
-    "yes": "training is long enough",
-    "no": "training may be too short",
-    "not known": "whether training is long enough is not known",
+    "yes": "passes our test of sufficient training",
+    "no": "fails our test of sufficient training",
+    "not known": "sufficient training is not shown",
 }
 
 
@@ -44,24 +54,22 @@ def plot_side_by_side(panels):
     return paint, f"{'. '.join(said)}, compared with one-hot.", table
 
 
-def counted(panels):
-    """How many of the claims hold in each study, and whether its training is long enough."""
+def decided(p):
+    """What is decided in a study, as a line of a list."""
+    cards = _cards(p).values()
+    rare = _rare(p)
     said = []
-    for p in panels:
-        words = Counter(card["verdict"] for card in _cards(p).values())
-        parts = [_count(words[word], word) for word in sorted(words, key=VERDICTS.index)]
-        last = f" and {parts.pop()}" if len(parts) > 1 else ""
-        early = f"{p.seeds} of {p.study.seeds} planned seeds; " if p.seeds < p.study.seeds else ""
-        said.append(f"{', '.join(parts)}{last} in `{p.study.name}` ({early}{TRAINING[gate_of(p)]})")
-    return f"**Of the claims in the table, {'; '.join(said)}.**"
-
-
-def _count(n, word):
-    """n claims and their verdict: 1 holds, 2 are not decided."""
-    if word == "holds":
-        return f"{n} hold{'s' if n == 1 else ''}"
-    said = word.replace("not under", "contradicted under")  # of a method that is reconstructed
-    return f"{n} {'is' if n == 1 else 'are'} {said}"
+    for card in cards:
+        if words := DECIDED.get((card["finding"], card["verdict"])):
+            size = number(abs(card["result"].estimate), signed=False)
+            said.append(words.format(size=size, rare=rare))
+    early = f"{p.seeds} of {p.study.seeds} planned seeds; " if p.seeds < p.study.seeds else ""
+    where = f"- **In `{p.study.name}`** ({early}{TRAINING[gate_of(p)]})"
+    if not said:
+        return f"{where} none of the claims below is decided."
+    left = len(cards) - len(said)
+    rest = f"; of the {len(cards)} claims below, {left} {'is' if left == 1 else 'are'} not decided"
+    return f"{where} {all_of(said)}{rest if left else ''}."
 
 
 def _cards(p):
@@ -92,9 +100,9 @@ def verdict_table(first, columns, more=()):
         for head, c in own.items():
             cells[head] = f"**{marked(c)}**<br>{c['brief']}".removesuffix("<br>")
             marks += [f"† {finding}, {head}: {c['control']}"] * bool(c["control"])
-        rows.append([f"**{finding}** {' '.join(claims)}", *cells.values()])
+        rows.append([f"**{finding}** {'<br>'.join(claims)}", *cells.values()])
     alarms = (share(cards[0]["any_alarm"]) for cards in columns.values())
-    rows.append(["any rule fires, on the matched control", *alarms])
+    rows.append(["any finding decided, on the matched control", *alarms])
     return [markdown_table([first, *columns], [*rows, *more]), *marks]
 
 
@@ -105,22 +113,25 @@ def _beside(p):
     found = "; ".join(f"{name}: {size}" for name, size in sizes.items() if size)
     weight = less = over_one_hot = over_tuned = ""
     if cards.get("F4 AdaAlpha", {}).get("result"):  # where F2b is untested, so is F4
-        rarest = p.in_bucket(verdict_bucket(p))
+        tested = p.in_bucket(verdict_bucket(p))
         margins = np.array([r.facts["margins"] for r in p.runs["ada_alpha"]])
-        weight = f"{(rarest * margins).sum(axis=1).mean():.2f}"
+        weight = f"{(tested * margins).sum(axis=1).mean():.2f}"
         less = brief(p.gain("ada_alpha", p.average, "kd"))
-        over_one_hot = brief(p.gain("ada_alpha", rarest))
+        over_one_hot = brief(p.gain("ada_alpha", tested))
         over_tuned = "not run"
         if "kd_tuned" in p.runs:
-            over_tuned = brief(p.gain("ada_alpha", rarest, "kd_tuned"))
+            over_tuned = brief(p.gain("ada_alpha", tested, "kd_tuned"))
+    by_class = p.accuracy("one_hot").observed.mean(axis=0)
+    level = [f"{by_class @ of.mean(axis=0):.1f}" for of in (p.average, rarest(p)[1])]
     return {
+        f"AdaAlpha minus distillation, on average (F4: above −{AVERAGE_MARGIN:g} too)": less,
+        "AdaAlpha minus one-hot, in the rarest classes": over_one_hot,
+        "AdaAlpha minus distillation with one tuned weight, in the rarest classes": over_tuned,
+        "weight of the teacher in AdaAlpha, in the rarest classes": weight,
+        "accuracy of one-hot, %: on average; in the rarest classes": "; ".join(level),
+        "effects that four of five such studies would find": found,
+        "networks: distilled; one-hot": f"{p.seeds}; {len(p.runs['one_hot'])}",
         "training passes the *gate*": gate_of(p),
-        "networks: distilled, one-hot": f"{p.seeds} and {len(p.runs['one_hot'])}",
-        "effect that four of five such studies would find, where undecided": found,
-        "weight of the teacher in AdaAlpha, rarest classes": weight,
-        "AdaAlpha minus distillation, on average": less,
-        "AdaAlpha minus one-hot, rarest classes": over_one_hot,
-        "AdaAlpha minus distillation at one tuned weight, rarest classes": over_tuned,
     }
 
 
@@ -136,17 +147,21 @@ def explained(panels):
             "the accuracy of AdaAlpha minus that of distillation in the rarest classes (F4).",
         )
     ]
-    rarest = [f"{_rarest(p)} of `{p.study.name}`" for p in panels if verdict_bucket(p) is not None]
-    if rarest:
-        said.append(("The rarest classes", f" are {' and '.join(rarest)}."))
+    rare = [f"{_rarest(p)} of `{p.study.name}`" for p in panels if verdict_bucket(p) is not None]
+    if rare:
+        said.append(("The rarest classes", f" are {all_of(rare)}."))
     if _cards(panels[0]).get("F4 AdaAlpha", {}).get("result"):
-        said.append(("AdaAlpha,", _remedy(panels[0])))
+        said.append(("AdaAlpha", _remedy(panels[0])))
     sure = (
-        " Each study has one draw of its training images. The *gate* is a test of whether training "
-        "is long enough, whose conditions were fixed beforehand. On the *matched control*, one-hot "
-        "networks pose as distilled ones, so that there is nothing to find. A verdict needs "
-        f"{LEAST_SEEDS} distilled networks; with fewer than planned it is preliminary, and what is "
-        "not decided may be decided with all."
+        f" A verdict needs {LEAST_SEEDS} distilled networks; if fewer than planned are trained, it "
+        "is preliminary and may change. Verdicts are corrected for the number of findings, and "
+        "F3c and F4 each have a second condition, so an interval may exclude 0 where nothing is "
+        "decided. On the *matched control*, one-hot networks pose as distilled ones, so that every "
+        "finding decided there is a false alarm. The *gate* is our test of sufficient training: "
+        f"twice the epochs change average accuracy by less than {LEAST_CHANGE:g} point, the "
+        "teacher fits its training images, and no few-shot class is below "
+        f"{LEAST_FEW_SHOT:g} % on held-out images. Each study has one draw of its training images, "
+        f"and no interval covers another draw. {so_far()}"
     )
     return [*said, ("How sure is this?", sure)]
 
@@ -158,16 +173,22 @@ def _remedy(p):
     if labels_read(run.config):
         held_out = len(run.splits["val"].y)
         reads = (
-            f" (in `{p.study.name}` it reads the labels of {held_out:,}, "
+            f"; in `{p.study.name}` it reads the labels of {held_out:,} of them, "
             f"{held_out // len(p.class_names):,} in each class, beside those of "
-            f"{int(p.train_counts.sum()):,} training images)"
+            f"{int(p.train_counts.sum()):,} training images"
         )
     return (
-        " our reconstruction of the paper's remedy, weighs the teacher against the labels class by "
-        f"class: the less sure the teacher is of the right class on held-out images{reads}, the "
-        "less it counts. At a weight of 1 this is distillation, at 0 one-hot. The last rows of the "
-        "table are outside the verdicts."
+        " is our reconstruction of the paper's remedy. It gives the teacher a weight in each class "
+        "that is smaller the less sure the teacher is of the right class on held-out images"
+        f"{reads}. At a weight of 1 it is distillation, at 0 one-hot, so that with a small weight "
+        "it does little more than leave the teacher out. Its comparisons with one-hot and with one "
+        "tuned weight are part of no verdict."
     )
+
+
+def _rare(p):
+    """The classes that F2b is about, in a word or two."""
+    return "the rarest classes" if p.study.bucket_edges else f"the {classes(p, verdict_bucket(p))}"
 
 
 def _rarest(p):

@@ -55,8 +55,9 @@ def answer(p):
             "may be missed too."
         )
     said.append(
-        f"On data drawn like the training images it changes accuracy by {drawn}; with all {many} "
-        f"weighted equally, by {alike}; in {rarest_classes(p)}, by {told(p.gain('kd', rare))}."
+        f"On data drawn like the training images, distillation changes accuracy by {drawn}; "
+        f"with all {many} weighted equally, by {alike}; in {rarest_classes(p)}, by "
+        f"{told(p.gain('kd', rare))}."
     )
     if "ada_alpha_by_label" in p.runs:
         gains = [told(p.gain(m, rare, "kd")) for m in ("ada_alpha", "ada_alpha_by_label")]

@@ -49,7 +49,8 @@ def warnings(y, names, found, sources):
 
     sources: {role: [Source of each]}.
     """
-    out = [*_strangers(y, names, found), *_marks(y, names, found)]
+    yield from _strangers(y, names, found)
+    yield from _marks(y, names, found)
     classes, n = len(names), len(y)
     shares = np.bincount(y, minlength=classes) / n
     for role, many in found.items():
@@ -63,29 +64,27 @@ def warnings(y, names, found, sources):
                 other = _in_another_order(y, x.predicted, classes)
             only = printable(names[x.predicted[0]])
             if n >= MANY and (x.predicted == x.predicted[0]).all() and not (y == y[0]).all():
-                out.append(
+                yield (
                     f"The {called} predicts {only} in every example: are its columns, "
                     "or its file, what was meant?"
                 )
             elif other > right + GAINED / 100 and other > 1.5 * right:
-                out.append(
+                yield (
                     f"The {called} is right in {100 * right:.1f} %, but would be in "
                     f"{100 * other:.1f} % if the classes came in another order: "
                     "are they in the same order as the labels?"
                 )
             elif right == 1 and n >= MANY and not x.scored:
-                out.append(f"The {called} is right in every example: is its file one of labels?")
+                yield f"The {called} is right in every example: is its file one of labels?"
             elif right < chance + SIGMAS * np.sqrt(chance * (1 - chance) / n):
-                out.append(
+                yield (
                     f"The {called} is right in {100 * right:.1f} %, and would be in "
                     f"{100 * chance:.3g} % if its predictions were shuffled: {ROWS}"
                 )
-    return out
 
 
 def _strangers(y, names, found):
     """Sentences on classes that models predict and no example has: columns that are none?"""
-    out = []
     never = np.bincount(y, minlength=len(names)) == 0
     for role, many in found.items():
         predicted = np.concatenate([x.predicted for x in many])
@@ -95,11 +94,10 @@ def _strangers(y, names, found):
         if (more := np.count_nonzero(share) - 1) > 0:
             which += f" and {count_of(more, 'other class', 'other classes')}"
         if share.sum() > OFTEN:
-            out.append(
+            yield (
                 f"The {role} predicts {which} in {100 * share.sum():.0f} % of examples, and none "
                 f"is of {'these: are they classes' if more > 0 else 'this class: is it a class'}?"
             )
-    return out
 
 
 def _marks(y, names, found):

@@ -336,7 +336,7 @@ def test_options_of_a_folder_need_one(tmp_path, monkeypatch, capsys):
     said = "kdlib: --teacher timm:resnet18:t.pt: a network needs --image-folder DIR.\n"
     assert capsys.readouterr().err == said
     assert main(["audit", "--image-folder", ".", "--teacher", "timm:a:b"]) == 2
-    assert "needs --student LIBRARY:NAME:FILE." in capsys.readouterr().err
+    assert "needs --student LIBRARY:NAME@FILE." in capsys.readouterr().err
     models = ["--teacher", "timm:a:t.pt", "--student", "timm:a:s.pt", "--summary", "t.pt"]
     assert main(["audit", "--image-folder", ".", *models]) == 2
     assert "t.pt: would write over what this audit reads." in capsys.readouterr().err

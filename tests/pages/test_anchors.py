@@ -124,8 +124,15 @@ def test_without_records_nothing_was_run(records_folder):
     assert found[["ours", "low", "high"]].isna().all(axis=None)
     assert len(found) == 12 and len(anchors.table(ANCHORS_LT)) == 3
     assert found.source.str.endswith("(second-hand)").sum() == 3
-    said = anchors.tally(found.assign(result=["pass", "explain", *["not run"] * 10]))
-    assert said.endswith("must reach: 1 pass, 1 explain, 10 not run.")
+
+
+def test_what_was_compared_so_far_is_told_with_what_is_missed(records_folder):
+    said = "Of 12 published numbers that a correct implementation must reach, "
+    assert anchors.so_far() == f"{said}none has been compared yet."
+    write_row(0, [38.0] * 2)  # the row of RIDE, 39.1, has the same runs
+    write_row(1, [41.5])
+    compared = "3 have been compared so far, with at least 1 of 3 seeds."
+    assert anchors.so_far() == f"{said}{compared} Reached: 1; missed: 2, by 1.4 and 1.1 points."
 
 
 @pytest.mark.parametrize(
