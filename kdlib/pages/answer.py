@@ -57,7 +57,7 @@ def plot_side_by_side(panels):
 def decided(p):
     """What is decided in a study, as a line of a list."""
     cards = _cards(p).values()
-    rare = _rare(p)
+    rare = "the rarest classes" if p.study.bucket_edges else "the classes its teacher knows least"
     said = []
     for card in cards:
         if words := DECIDED.get((card["finding"], card["verdict"])):
@@ -111,9 +111,10 @@ def _beside(p):
     cards = _cards(p)
     sizes = {name: cards[name].get("smallest") for name in ("F1", "F2b")}
     found = "; ".join(f"{name}: {size}" for name, size in sizes.items() if size)
+    bucket = verdict_bucket(p)
+    tested = rarest(p)[1] if bucket is None else p.in_bucket(bucket)
     weight = less = over_one_hot = over_tuned = ""
-    if cards.get("F4 AdaAlpha", {}).get("result"):  # where F2b is untested, so is F4
-        tested = p.in_bucket(verdict_bucket(p))
+    if cards.get("F4 AdaAlpha", {}).get("result"):
         margins = np.array([r.facts["margins"] for r in p.runs["ada_alpha"]])
         weight = f"{(tested * margins).sum(axis=1).mean():.2f}"
         less = brief(p.gain("ada_alpha", p.average, "kd"))
@@ -122,7 +123,7 @@ def _beside(p):
         if "kd_tuned" in p.runs:
             over_tuned = brief(p.gain("ada_alpha", tested, "kd_tuned"))
     by_class = p.accuracy("one_hot").observed.mean(axis=0)
-    level = [f"{by_class @ of.mean(axis=0):.1f}" for of in (p.average, rarest(p)[1])]
+    level = [f"{by_class @ of.mean(axis=0):.1f}" for of in (p.average, tested)]
     return {
         f"AdaAlpha minus distillation, on average (F4: above −{AVERAGE_MARGIN:g} too)": less,
         "AdaAlpha minus one-hot, in the rarest classes": over_one_hot,
@@ -184,11 +185,6 @@ def _remedy(p):
         "it does little more than leave the teacher out. Its comparisons with one-hot and with one "
         "tuned weight are part of no verdict."
     )
-
-
-def _rare(p):
-    """The classes that F2b is about, in a word or two."""
-    return "the rarest classes" if p.study.bucket_edges else f"the {classes(p, verdict_bucket(p))}"
 
 
 def _rarest(p):
