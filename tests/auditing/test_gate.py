@@ -860,9 +860,12 @@ def test_the_step_for_continuous_integration_works(files, tmp_path):
     assert upload["if"] == "always()" and upload["with"]["path"] == "audit.*"
     for file in files.iterdir():
         (tmp_path / file.name.replace("labels", "y")).write_bytes(file.read_bytes())
-    for role in ROLES:
-        (tmp_path / f"{role}.npy").rename(tmp_path / f"{role[0]}.npy")
-    np.save(tmp_path / "good.npy", np.load(tmp_path / "b.npy") * 1.1)
+    (tmp_path / "teacher.npy").rename(tmp_path / "t.npy")
+    for name, role in (("s", "student"), ("b", "baseline"), ("good", "baseline")):
+        scores = np.load(tmp_path / f"{role}.npy")
+        for run in range(3):
+            scale = 1 + run / 10 + (name == "good") / 20  # each file is of a network of its own
+            np.save(tmp_path / f"{name}{run}.npy", scores * scale)
     environment = os.environ | {
         "GITHUB_STEP_SUMMARY": str(tmp_path / "summary"),
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
@@ -873,7 +876,7 @@ def test_the_step_for_continuous_integration_works(files, tmp_path):
         how = {"cwd": tmp_path, "env": environment, "capture_output": True, "text": True}
         return subprocess.run(["bash", "-e", "-c", script], **how)
 
-    first = step["run"].replace("s.npy", "good.npy")
+    first = re.sub(r"\bs(\d).npy", r"good\1.npy", step["run"])
     first = re.sub(r'--fail-if "change.*?--against \S+', "--fail-if 'overall_gain < -99'", first)
     done = run(first)
     assert done.returncode == 0, done.stderr

@@ -96,7 +96,7 @@ def test_claims_speak_of_the_groups_of_the_study():
     claims = [rules.claim_of(people, name) for name in rules.names_of(people)]
     assert not [claim for claim in claims if "class" in claim]
     assert "the teacher's weakest people, compared with the rest." in claims[5]
-    assert "The rarest people lose an estimated half point" in claims[2]
+    assert "The rarest people lose accuracy, by an estimated half point" in claims[2]
 
 
 HALF_GAIN = np.array([6, -6, 4, -4, 2, -2, 1, -1, 5, -5]) / 20

@@ -86,7 +86,7 @@ def lab(browser, tmp_path_factory):
         process.wait()
 
 
-def waited(for_what, process, log, seconds=60):
+def waited(for_what, process, log, seconds=180):  # of a busy machine
     """What `for_what` returns once that is true; fails with the server's log after too long."""
     end = time.time() + seconds
     while not (found := for_what()):
