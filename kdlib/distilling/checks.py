@@ -1,5 +1,6 @@
 """What can be said of a command before anything is read, fetched or trained."""
 
+from numbers import Integral
 from pathlib import Path
 
 from kdlib.asking.networks import check_colours, check_name
@@ -49,7 +50,7 @@ def _check_file(option, file):
 
 
 def _check_number(option, value, lowest, highest):
-    if type(value) is not int:
+    if not isinstance(value, Integral) or isinstance(value, bool):
         raise KdlibError(f"{option} {value!r}: must be a whole number.")
     if not lowest <= value <= highest:
         raise KdlibError(f"{option} {value}: must lie between {lowest} and {highest}.")

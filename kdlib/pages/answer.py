@@ -62,7 +62,7 @@ def decided(p):
     for card in cards:
         if words := DECIDED.get((card["finding"], card["verdict"])):
             size = number(abs(card["result"].estimate), signed=False)
-            said.append(words.format(size=size, rare=rare))
+            said.append(words.format(size=size, rare=rare) + "†" * bool(card["control"]))
     early = f"{p.seeds} of {p.study.seeds} planned seeds; " if p.seeds < p.study.seeds else ""
     where = f"- **In `{p.study.name}`** ({early}{TRAINING[gate_of(p)]})"
     if not said:

@@ -1,5 +1,6 @@
 """What cannot work is said in one sentence, by the option that was typed, before data are read."""
 
+import numpy as np
 import pytest
 import torch
 from folders import write_folder
@@ -72,6 +73,8 @@ def test_a_value_of_python_that_is_no_whole_number_is_refused(name, value):
     networks = "kdlib:resnet8", "kdlib:resnet8"
     with pytest.raises(KdlibError, match=rf"^--{name} {value!r}: must be a whole number\.$"):
         distil("nowhere", *networks, **{name: value})
+    with pytest.raises(KdlibError, match="^nowhere: does not exist"):  # all else was right
+        distil("nowhere", *networks, seeds=np.int64(2))
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")

@@ -88,6 +88,9 @@ def test_the_answer_marks_what_the_matched_control_does_too(monkeypatch):
     found = cells(answer)
     assert found["F1"][0].startswith("**holds†**") and found["F2b"][0].startswith("**holds**")
     assert found["F4 AdaAlpha"][0].startswith("**holds†**")
+    lead = answer.partition("\n")[0]
+    assert "average accuracy by 10.0 points†, the rarest classes lose 30.0 points, " in lead
+    assert "more than distillation†; of the 5 claims" in lead
     assert "\n\n† F1, `tiny`: This rule also fires on the matched control" in answer
     assert "\n\n† F4 AdaAlpha, `tiny`: The matched control passes too" in answer
     assert found["any finding decided, on the matched control"] == ["10.0 %"]
