@@ -17,7 +17,8 @@ from kdlib.config import DEFAULTS, Config, KdlibError
 from kdlib.data import long_tail_counts
 from kdlib.evidence import choice
 from kdlib.evidence.findings import panels
-from kdlib.evidence.rules import AVERAGE_MARGIN, CLAIMS, HALVES, HARM, LEVEL, LOWEST_ACCURACY
+from kdlib.evidence.panel import HALVES
+from kdlib.evidence.rules import AVERAGE_MARGIN, CLAIMS, HARM, LEVEL, LOWEST_ACCURACY
 from kdlib.methods import METHODS, entry, name_of
 from kdlib.pages import results
 from kdlib.pages.render import read_parameters
@@ -319,7 +320,7 @@ def test_the_recipe_is_what_val_chose_and_passes_the_gate(monkeypatch):
             if word != "yes":
                 assert fields.pop("epochs") == max(study.epochs)
             if complete_seeds(base.name):  # students tell the margin
-                assert word != "not known" and choice.gate_of(panels(base.name)[0]) == word
+                assert word != "not known" and choice.gate_of(panels(base.name)[0])[0] == word
         assert {choice.in_words({k: v}) for k, v in fields.items()} <= chosen
 
 

@@ -5,7 +5,7 @@ import pandas as pd
 
 from kdlib.evidence.resample import GroupMeans
 from kdlib.evidence.stats import welch
-from kdlib.evidence.words import number
+from kdlib.evidence.words import brief, number
 from kdlib.study import records
 from kdlib.study.done import complete_seeds
 from kdlib.study.grids import STUDIES
@@ -184,7 +184,7 @@ def headline(search, seeds):
     """What val chose and whether the gate is passed, in sentences."""
     table = scores(search, seeds)
     shown = settings(search, seeds)
-    of_recipe = [_of_recipe(search, seeds)[1]] if search.epochs else []
+    of_recipe = [_of_recipe(search, seeds)[-1]] if search.epochs else []
     if shown is not None:
         return [_said_of_setting(search, shown), *of_recipe]
     chosen = "; ".join(table[table.chosen == "yes"].level)
@@ -210,36 +210,38 @@ def _by_chance(search, table):
 
 
 def _of_recipe(search, seeds):
-    """(whether the recipe that a study has passes the gate, as in gate; a sentence on it)."""
+    """Of the recipe that a study has: (whether it passes the gate, as in gate; what twice the
+    epochs change, with its interval; a sentence on both)."""
     length = {name: search.shared[name] for name in _lengths(search).levels[0]}
     row = _passes(search, length, length | {"teacher": search.pair[0]}, seeds)
-    ends = f"{number(row['low'], '', 1)} to {number(row['high'], '', 1)}"
-    ends = ONE_SEED if np.isnan(row["low"]) else f"95 % interval over networks {ends}"
-    return row["passes"], (
+    change = brief(pd.Series(row).rename({CHANGE: "estimate"}))
+    ends = f"95 % interval over networks {number(row['low'], '')} to {number(row['high'], '')}"
+    said = (
         f"With {search.shared['epochs']} epochs, the recipe {PASSES[row['passes']]} the gate. "
         f"Twice the epochs change the average by {number(row[CHANGE], digits=2)} ("
-        f"{ends}; required: less than {LEAST_CHANGE:g}); "
+        f"{ONE_SEED if np.isnan(row['low']) else ends}; required: less than {LEAST_CHANGE:g}); "
         f"{_conditions(row[MARGIN], row['lowest few-shot class'])}."
     )
+    return row["passes"], change, said
 
 
 def gate_failed(study):
     """[A sentence] if the search of a study's recipe is complete, and its gate is not passed."""
-    passes, said = _searched(study) or ("", "")
+    passes, _, said = _searched(study) or ("", "", "")
     before = "These networks may be trained too little (the page on their recipe says more)."
     return [f"{before} {said}"] if passes == "no" else []
 
 
 def gate_of(p):
-    """Whether the training of a Panel's networks passes the gate: a word of PASSES."""
-    return (_searched(p.study) or _of_own_runs(p))[0]
+    """Whether a Panel's training passes the gate, see PASSES; and what twice the epochs change."""
+    return (_searched(p.study) or _of_own_runs(p))[:2]
 
 
 def gate_without_search(p):
     """[A sentence] on the gate by a Panel's own runs, where no search tried longer ones; [] of
     balanced data, where no class is few-shot, and of what is superseded."""
     judged = p.study.kind == "findings" and p.study.bucket_edges and not p.study.superseded
-    return [_of_own_runs(p)[1]] if judged and not _search_of(p.study) else []
+    return [_of_own_runs(p)[-1]] if judged and not _search_of(p.study) else []
 
 
 def _search_of(study):
@@ -262,12 +264,13 @@ def _of_own_runs(p):
     few = p.train_counts < p.study.bucket_edges[1]
     lowest = p.val_accuracy("one_hot").mean(axis=0)[few].min()
     passes = margin >= LEAST_MARGIN and lowest >= LEAST_FEW_SHOT
-    said = "passes what they show of" if passes else "does not pass"
-    return "not known" if passes else "no", (
+    how = "passes what they show of" if passes else "does not pass"
+    said = (
         f"{p.name}: no search has tried whether longer training changes these networks. By their "
-        f"own runs the recipe {said} the gate, a test of enough training that recipes of ours have "
+        f"own runs the recipe {how} the gate, a test of enough training that recipes of ours have "
         f"to pass: {_conditions(margin, lowest)}."
     )
+    return "not known" if passes else "no", "", said
 
 
 def _conditions(margin, lowest):

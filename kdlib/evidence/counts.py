@@ -164,6 +164,22 @@ def copied_by_pool(shares, keep):
     return stack(of_teacher), each.map(lambda values: np.nanmean(values, axis=-2))
 
 
+def of_own_teacher(shares, keep):
+    """GroupMeans (S,), points: what a student copies of its own teacher, beyond what it would of
+    one that it never met.
+
+    shares: for each of S teachers the copied_share of all S students. keep (S, S) bool: whether a
+    student is another network than a teacher. One effect of each teacher and one of each student
+    are fitted to the pairs that never met, by least squares, and predict those that did."""
+    teacher, student = np.indices(keep.shape).reshape(2, -1)
+    effects = np.hstack([each[:, None] == np.arange(len(keep)) for each in (teacher, student)])
+    own = teacher == student
+    strange = ~own & keep.ravel()
+    weights = (effects[own] @ np.linalg.pinv(effects[strange])).T
+    pairs = stack(shares).map(lambda values: values.reshape(*values.shape[:-2], -1))
+    return pairs.map(lambda values: values[..., own] - values[..., strange] @ weights)
+
+
 def beyond_accuracy(copies, of_teacher, of_baseline, error, error_of_pool):
     """(mine (S,), pool) GroupMeans whose means differ by c - C e / E, in points.
 

@@ -51,11 +51,11 @@ def pair_verdicts(p):
             f.name: _untested(p, f.name, f"{_said(f)} {why}", f) | {"said": _said(f)} for f in found
         }
         return [cards.get(name) or _untested(p, name, why) for name in names_of(p)]
-    enough = [f for f in found if f.result.n >= LEAST_SEEDS]
     alarms = false_alarms(p)
+    judged = decided(found)
     cards = {
-        f.name: _decided_card(p, f, word, corrected, len(enough), alarms)
-        for f, word, corrected in decided(enough)
+        f.name: _decided_card(p, f, word, corrected, len(judged), alarms)
+        for f, word, corrected in judged
     }
     for finding in found:
         why = f"{_said(finding)} A verdict needs {LEAST_SEEDS} seeds; there are {finding.result.n}."
@@ -100,9 +100,14 @@ def _card(p, name, word, sentence, alarms, finding=None):
     if finding and finding.method in p.study.fewer:
         planned = p.study.fewer[finding.method]
         seeds = finding.result.n
-    number = ""
+    numbers = []
     if finding:
-        number = ("" if finding.unit else "correlation ") + brief(finding.result, finding.digits)
+        found = filter(None, (finding.result, finding.second))
+        numbers = [
+            ("" if finding.unit else "correlation ") + brief(f, finding.digits) for f in found
+        ]
+    if (name, word) == ("F2b", "contradicted"):
+        alarms = {}  # rightly so of what does nothing: no false alarm, and not counted
     return {
         "study": p.study.name,
         "finding": name,
@@ -121,7 +126,9 @@ def _card(p, name, word, sentence, alarms, finding=None):
         "idle": alarms.get(f"idle {name}"),
         "any_alarm": alarms.get("any"),
         "result": finding and finding.result,
-        "brief": number,  # that decides; points, unless it says what it is
+        "p": finding and finding.p,
+        "second": finding and finding.second,
+        "numbers": numbers,  # result and second, in points, unless they say what they are
     }
 
 
@@ -181,12 +188,12 @@ def demonstrated(panels, cards):
 def short(cards):
     """Cards of one pair as a DataFrame, one row each; the last row is all its rules together.
 
-    Columns: finding, claim, verdict, the number that decides, how often its rule fires where there
+    Columns: finding, claim, verdict, the numbers that decide, how often its rule fires where there
     is nothing to find, how often one-hot networks standing in for a remedy pass."""
     rows = []
     for c in cards:
         fires = share(c["false_alarm"]), share(c["idle"])
-        rows.append((c["finding"], c["claim"], marked(c), c["brief"] or "–", *fires))
+        rows.append((c["finding"], c["claim"], marked(c), "; ".join(c["numbers"]) or "–", *fires))
     any_alarm = share(cards[0]["any_alarm"])
     rows.append(("any", "At least one of the rules above.", "–", "–", any_alarm, "–"))
     columns = ["finding", "claim", "verdict", "estimate", "false alarms", "one-hot passes"]

@@ -8,12 +8,14 @@ import numpy as np
 
 from kdlib.config import KdlibError
 from kdlib.evidence import counts
-from kdlib.evidence.counts import BUCKETS, TENTHS, by_group, tenths
+from kdlib.evidence.counts import BUCKETS, TENTHS, by_group, by_half, tenths
 from kdlib.evidence.resample import Groups, average_means, group_means, stack
 from kdlib.evidence.stats import interval, welch
 from kdlib.study import records
 from kdlib.study.done import baselines
 from kdlib.study.studies import Study, told
+
+HALVES = 200  # random splits of the examples in F2a
 
 
 @dataclass(frozen=True, eq=False)
@@ -147,6 +149,16 @@ class Panel:
 
         return stack(self.remembered("accuracy", self.records(method), compute))
 
+    def halves(self, method):
+        """(K, 2, S, G) per cent: accuracy on two halves of each group's examples, split K times."""
+
+        def compute(records):
+            right = 100.0 * np.array([self._predictions(r).right for r in records])
+            return list(by_half(right, self.group, len(self.group_names), HALVES).swapaxes(0, 2))
+
+        kept = self.remembered("halves", self.records(method), compute)
+        return np.array(kept).swapaxes(0, 2)
+
     def copied_share(self, method, seed):
         """counts.copied_share of the networks of a method, from the teacher of a seed."""
         record = self.teachers[seed]
@@ -165,11 +177,18 @@ class Panel:
 
     def copied_by_pool(self, seeds=None):
         """counts.copied_by_pool of the baselines and the teachers of the first seeds, or of all."""
-        teachers = self.teachers[:seeds]
-        keys = np.array([r.config.key() for r in self.runs["one_hot"]])
-        keep = np.array([keys != teacher.config.key() for teacher in teachers])
-        shares = [self.copied_share("one_hot", s) for s in range(len(teachers))]
-        return counts.copied_by_pool(shares, keep)
+        return counts.copied_by_pool(*self._copied(seeds or self.seeds, "one_hot"))
+
+    def copied_of_own(self, method):
+        """counts.of_own_teacher of the networks of a method."""
+        return counts.of_own_teacher(*self._copied(len(self.runs[method]), method))
+
+    def _copied(self, seeds, method):
+        """(copied_share of a method from each of the first teachers, (seeds, networks) bool: where
+        the two are not the same network)."""
+        keys = np.array([r.config.key() for r in self.runs[method]])
+        keep = np.array([keys != t.config.key() for t in self.teachers[:seeds]])
+        return [self.copied_share(method, s) for s in range(seeds)], keep
 
     # ---------------------------------------------------------------- gains: contrasts over groups
 

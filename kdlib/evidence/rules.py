@@ -22,8 +22,8 @@ from kdlib.methods import entry, name_of
 HARM = -0.5  # points: the smallest mean loss that F2b calls harm
 AVERAGE_MARGIN = 1.0  # points: F4
 LOWEST_ACCURACY = 5.0  # per cent on val: below it nothing can be harmed in a bucket
+COLLINEAR = 0.95  # correlation of margin and accuracy: variances inflated tenfold
 LEVEL = 0.05  # of all findings of a pair together (Holm)
-HALVES = 200  # random splits of the examples in F2a
 LEAST_SEEDS = 4  # for a verdict: with fewer, tests over networks are far from their level
 CLAIMS = {
     "F1": "Distillation raises the student's average accuracy.",
@@ -31,16 +31,14 @@ CLAIMS = {
     "F2a": "The gain is not the same for all classes.",
     "F2b": "The rarest classes lose accuracy, by an estimated half point or more.",
     "F3a": "The teacher's margin is larger in the classes that gain more.",
-    "F3b": "Errors of the teacher are transferred to the student.",
-    "F3c": "Errors of the teacher are amplified: in its weakest classes the student's errors grow, "
-    "compared with the rest.",
+    "F3b": "Errors of the teacher are transferred: students repeat its wrong labels more often "
+    "than one-hot networks do, and than students of other teachers.",
+    "F3c": "Errors of the teacher are amplified: in its weakest classes distillation helps less "
+    "than in the rest, and students exceed its errors by more.",
     "F4": "Compared with distillation, the remedy costs less than a point on average and lifts the "
     "rarest classes.",
 }
-# F3c of two networks
-ANOTHER_TEACHER = (
-    "Distillation adds errors in the teacher's weakest classes, compared with the rest."
-)
+ANOTHER_TEACHER = "Distillation helps less in the teacher's weakest classes than in the rest."
 
 
 def claim_of(p, name):
@@ -89,7 +87,8 @@ class Finding:
     unit: str = "points"
     digits: int = 1
     tests: int = 1  # of which one is enough
-    besides: str = ""  # what has to be shown as well, beside what `result` is of
+    second: Interval | None = None  # of what has to be shown as well
+    besides: str = ""  # the same in words
     opposite: str = "the opposite"  # what `contradicted` is the p-value of
 
     @property
@@ -108,6 +107,12 @@ def below(result, threshold=0.0):
     return np.nan_to_num(result.p(threshold), nan=1.0) if result.estimate < threshold else 1.0
 
 
+def _together(*numbers):
+    """p-values that all of several (Interval, threshold) are above, and that one is below."""
+    holds = max(above(*number) for number in numbers)
+    return holds, min(1.0, len(numbers) * min(below(*number) for number in numbers))
+
+
 def helps_on_average(p, method):
     """F1: the average gain is above 0."""
     result = p.gain(method, p.average)
@@ -123,7 +128,7 @@ def not_uniform(p):
     """F2a: few-shot and many-shot classes do not gain alike, or seeds agree on which gain."""
     filled = [index for index in range(3) if (p.bucket == index).any()]
     contrast = p.gain("kd", p.in_bucket(filled[-1]) - p.in_bucket(filled[0]))
-    covariance, agree = agreement(halves(p, "kd"), halves(p, "one_hot"))
+    covariance, agree = agreement(p.halves("kd"), p.halves("one_hot"))
     rarest, most = classes(p, filled[-1]), classes(p, filled[0])
 
     def say():
@@ -135,17 +140,6 @@ def not_uniform(p):
 
     either = min(1.0, 2 * np.nanmin([contrast.p(), agree, 1.0]))
     return Finding("F2a", contrast, either, 1.0, say, tests=2)
-
-
-def halves(p, method):
-    """(K, 2, S, G) per cent: accuracy of each network on two halves of each group's examples."""
-
-    def compute(runs):
-        right = 100.0 * np.array([p._predictions(r).right for r in runs])
-        out = counts.by_half(right, p.group, len(p.group_names), HALVES)
-        return [out[:, :, k] for k in range(len(runs))]
-
-    return np.stack(p.remembered("halves", p.records(method), compute), axis=2)
 
 
 def rarest_lose(p):
@@ -168,20 +162,20 @@ def margin_predicts(p):
     result = correlation_with_gain(rank_correlation, gains, baselines, traits[0])
 
     def say():
-        rest = correlation_with_gain(partial_rank_correlation, gains, baselines, *traits)
-        said = (
-            f"rank correlation across {p.study.groups[1]} between the teacher's margin and the "
-            f"gain: {told(result, '', 2)}; with the teacher's accuracy held fixed: "
-            f"{told(rest, '', 2)}"
-        )
-        if not np.ptp(p.train_counts):
-            return said
+        alike = rank_correlation(*traits)
+        fixed = f"not to be told, as both rank them alike ({number(alike.mean(), '', 3)})"
+        if not (np.abs(alike) >= COLLINEAR).any():
+            rest = correlation_with_gain(partial_rank_correlation, gains, baselines, *traits)
+            fixed = told(rest, "", 2)
         sizes = np.broadcast_to(p.train_counts, gains.shape)
         images = correlation_with_gain(rank_correlation, gains, baselines, sizes)
-        return (
-            f"{said}; that between the number of training images and the gain: "
-            f"{told(images, '', 2)}"
-        )
+        parts = [
+            f"rank correlation across {p.study.groups[1]} between the teacher's margin and the "
+            f"gain: {told(result, '', 2)}",
+            f"with the teacher's accuracy held fixed: {fixed}",
+            f"between the number of training images and the gain: {told(images, '', 2)}",
+        ]
+        return "; ".join(parts if np.ptp(p.train_counts) else parts[:2])
 
     return Finding("F3a", result, above(result), below(result), say, unit="", digits=2)
 
@@ -189,20 +183,25 @@ def margin_predicts(p):
 def errors_transferred(p):
     """F3b: the student gives the teacher's wrong label, beyond what its accuracy explains.
 
-    Compared with what one-hot students would copy if they erred as often."""
+    Compared with what one-hot students would copy if they erred as often; and with what it copies
+    of the other seeds' teachers, since whatever makes students alike makes them copy any teacher.
+    """
     of_teacher, of_baseline = p.copied_by_pool(len(p.runs["kd"]))
     errors = (p.accuracy(method).mean() * -1 + 100 for method in ("kd", "one_hot"))
     copies = p.copied_by_itself("kd")
     result = welch(*counts.beyond_accuracy(copies, of_teacher, of_baseline, *errors))
+    own = interval(*p.copied_of_own("kd"))
 
     def say():
         return (
             "where the teacher is wrong, the share of distilled students that give its wrong label "
             "differs from that of one-hot students, scaled to as many errors, by "
-            f"{told(result)}"
+            f"{told(result)}, and from the share for teachers that they were not trained on by "
+            f"{told(own)}"
         )
 
-    return Finding("F3b", result, above(result), below(result), say)
+    tested = _together((result, 0.0), (own, 0.0))
+    return Finding("F3b", result, *tested, say, second=own, besides="an excess over other teachers")
 
 
 def errors_amplified(p):
@@ -210,22 +209,22 @@ def errors_amplified(p):
 
     It is above that of one-hot students; and, in self-distillation, above 0."""
     weights = weakest_fifth(p)[: len(p.runs["kd"])]
-    results = [p.gain("kd", -weights)]
+    result, second = p.gain("kd", -weights), None
     if p.pair[0] == p.pair[1]:
-        results.append(interval(*amplification(p, "kd", weights)))
+        second = interval(*amplification(p, "kd", weights))
 
     def say():
-        own = f", and from the teacher's own by {told(results[1])}" if len(results) == 2 else ""
+        own = f", and from the teacher's own by {told(second)}" if second else ""
         weakest = p.gain("kd", np.maximum(weights, 0))
         return (
             f"the error in the teacher's weakest fifth of {p.study.groups[1]}, minus that in the "
-            f"rest, differs from that of one-hot students by {told(results[0])}{own}; in the "
+            f"rest, differs from that of one-hot students by {told(result)}{own}; in the "
             f"weakest fifth itself, distillation changes accuracy by {told(weakest)}"
         )
 
-    contradicted = min(1.0, len(results) * min(map(below, results)))
-    holds, besides = max(map(above, results)), "an excess over the teacher" if results[1:] else ""
-    return Finding("F3c", results[0], holds, contradicted, say, besides=besides)
+    tested = _together(*((number, 0.0) for number in (result, second) if number))
+    besides = "an excess over the teacher" if second else ""
+    return Finding("F3c", result, *tested, say, second=second, besides=besides)
 
 
 def weakest_fifth(p):
@@ -259,10 +258,9 @@ def mitigated(p, method):
             f"{told(average)} and that of the {classes(p, bucket)} by {told(rare)}; it reads {read}"
         )
 
-    holds = max(above(average, -AVERAGE_MARGIN), above(rare))
-    contradicted = min(1.0, 2 * min(below(average, -AVERAGE_MARGIN), below(rare)))
+    tested = _together((average, -AVERAGE_MARGIN), (rare, 0.0))
     name, besides = f"F4 {name_of(method)}", "an average that is kept"
-    return Finding(name, rare, holds, contradicted, say, method, besides=besides)
+    return Finding(name, rare, *tested, say, method, second=average, besides=besides)
 
 
 def remedies(p):
@@ -287,11 +285,12 @@ def findings(p):
 
 
 def decided(found):
-    """[(Finding, word, Holm's p)], corrected for the number of findings.
+    """[(Finding, word, Holm's p)] of those with enough networks, corrected for their number.
 
     "holds" or "contradicted" where the corrected p is at most LEVEL; else "not decided"."""
-    corrected = holm([f.p for f in found])
-    return [(f, _word(f, p), float(p)) for f, p in zip(found, corrected, strict=True)]
+    enough = [f for f in found if f.result.n >= LEAST_SEEDS]
+    corrected = holm([f.p for f in enough])
+    return [(f, _word(f, p), float(p)) for f, p in zip(enough, corrected, strict=True)]
 
 
 def _word(finding, corrected):

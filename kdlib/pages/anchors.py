@@ -96,9 +96,11 @@ def so_far(study=ANCHORS, seeds=None):
         return f"{said}none has been compared yet."
     away = f", by {all_of([f'{points:.1f}' for points in missed])} points" if missed else ""
     fewest = min(row.seeds for _, row in done)
+    recipes = len({anchor.config(0).key() for anchor, _ in done})
     return (
-        f"{said}{len(done)} have been compared so far, with at least {fewest} of {study.seeds} "
-        f"seeds. Reached: {len(done) - len(missed)}; missed: {len(missed)}{away}."
+        f"{said}{len(done)} have been compared so far, by {recipes} recipes of ours with at least "
+        f"{fewest} of {study.seeds} seeds. Reached: {len(done) - len(missed)}; missed: "
+        f"{len(missed)}{away}."
     )
 
 

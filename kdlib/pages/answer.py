@@ -7,7 +7,8 @@ import pandas as pd
 
 from kdlib.evidence.choice import LEAST_CHANGE, LEAST_FEW_SHOT, gate_of
 from kdlib.evidence.findings import marked, pair_verdicts, share
-from kdlib.evidence.rules import AVERAGE_MARGIN, LEAST_SEEDS, classes, verdict_bucket
+from kdlib.evidence.rules import AVERAGE_MARGIN, LEAST_SEEDS, LEVEL, classes, verdict_bucket
+from kdlib.evidence.significance import holm
 from kdlib.evidence.words import all_of, brief, labels_read, number
 from kdlib.pages.anchors import markdown_table, so_far
 from kdlib.pages.drawing import captioned, drawn, in_words
@@ -19,13 +20,21 @@ DECIDED = {  # what a verdict says; {size}: of the change, {rare}: the classes t
     ("F1", "contradicted"): "distillation lowers average accuracy by {size}",
     ("F2b", "holds"): "{rare} lose {size}",
     ("F2b", "contradicted"): "{rare} lose less than half a point",
-    ("F3b", "holds"): "students repeat errors of their teacher",
-    ("F3b", "contradicted"): "students repeat fewer errors of their teacher than one-hot networks",
-    ("F3c", "holds"): "errors grow in the teacher's weakest classes",
-    ("F3c", "contradicted"): "errors do not grow in the teacher's weakest classes",
-    ("F4 AdaAlpha", "holds"): "AdaAlpha gives {rare} {size} more than distillation",
+    ("F3b", "holds"): "students repeat their teacher's errors {size} more often than one-hot ones",
+    ("F3b", "contradicted"): "students do not repeat errors of their own teacher",
+    ("F3c", "holds"): "distillation helps the teacher's weakest classes {size} less than the rest",
+    ("F3c", "contradicted"): "distillation helps the teacher's weakest classes as much as the rest",
+    ("F4 AdaAlpha", "holds"): "AdaAlpha gives {rare} {size} over distillation, {over} over one-hot",
     ("F4 AdaAlpha", "not under this reading"): "AdaAlpha as we read it is no remedy",
 }
+TWO_NUMBERS = (
+    "F3b, F3c and F4 need two numbers. F3b: how much more often students repeat a wrong label of "
+    "their teacher than one-hot networks do, at equally many errors; and than students of other "
+    "teachers do. F3c: how much less distillation helps in the teacher's weakest fifth of classes "
+    "than in the rest; and, in self-distillation, how much more students exceed its errors there "
+    "than in the rest. F4: the gain over distillation in the rarest classes; and on average, above "
+    f"−{AVERAGE_MARGIN:g}."
+)
 TRAINING = {  # by whether it passes the gate
     "yes": "passes our test of sufficient training",
     "no": "fails our test of sufficient training",
@@ -57,14 +66,16 @@ def plot_side_by_side(panels):
 def decided(p):
     """What is decided in a study, as a line of a list."""
     cards = _cards(p).values()
-    rare = "the rarest classes" if p.study.bucket_edges else "the classes its teacher knows least"
     said = []
     for card in cards:
         if words := DECIDED.get((card["finding"], card["verdict"])):
-            size = number(abs(card["result"].estimate), signed=False)
-            said.append(words.format(size=size, rare=rare) + "†" * bool(card["control"]))
+            how = {"size": number(abs(card["result"].estimate), signed=False), "rare": _rare(p)}
+            if card["finding"] == "F4 AdaAlpha":
+                over = p.gain("ada_alpha", p.in_bucket(verdict_bucket(p)))
+                how["over"] = number(over.estimate)
+            said.append(words.format(**how) + "†" * bool(card["control"]))
     early = f"{p.seeds} of {p.study.seeds} planned seeds; " if p.seeds < p.study.seeds else ""
-    where = f"- **In `{p.study.name}`** ({early}{TRAINING[gate_of(p)]})"
+    where = f"- **In `{p.study.name}`** ({early}{TRAINING[gate_of(p)[0]]})"
     if not said:
         return f"{where} none of the claims below is decided."
     left = len(cards) - len(said)
@@ -80,9 +91,14 @@ def _cards(p):
 def compared(panels):
     """The claims as a Markdown table with a column for each study; below, what is marked there."""
     columns = {f"`{p.study.name}`": list(_cards(p).values()) for p in panels}
-    beside = [_beside(p) for p in panels]
-    rows = [[label, *(of[label] or "–" for of in beside)] for label in beside[0]]
-    return "\n\n".join(verdict_table("claim", columns, rows))
+    return "\n\n".join(verdict_table("claim", columns, _rows(map(_beside, panels))))
+
+
+def _rows(cells):
+    """Rows of a table from the columns that stand beside their labels: {label: cell}, ..."""
+    cells = list(cells)
+    labels = dict.fromkeys(label for column in cells for label in column)
+    return [[label, *(column.get(label) or "–" for column in cells)] for label in labels]
 
 
 def verdict_table(first, columns, more=()):
@@ -98,7 +114,7 @@ def verdict_table(first, columns, more=()):
             claims = [f"{c['claim']} ({head})" for head, c in own.items()]
         cells = dict.fromkeys(columns, "–")
         for head, c in own.items():
-            cells[head] = f"**{marked(c)}**<br>{c['brief']}".removesuffix("<br>")
+            cells[head] = "<br>".join([f"**{marked(c)}**", *c["numbers"]])
             marks += [f"† {finding}, {head}: {c['control']}"] * bool(c["control"])
         rows.append([f"**{finding}** {'<br>'.join(claims)}", *cells.values()])
     alarms = (share(cards[0]["any_alarm"]) for cards in columns.values())
@@ -107,64 +123,90 @@ def verdict_table(first, columns, more=()):
 
 
 def _beside(p):
-    """{label: cell, "" for none}: what else tells how to read the verdicts of a study."""
-    cards = _cards(p)
-    sizes = {name: cards[name].get("smallest") for name in ("F1", "F2b")}
-    found = "; ".join(f"{name}: {size}" for name, size in sizes.items() if size)
+    """{label: cell}: what else tells how to read the verdicts of a study."""
+    sizes = {name: card.get("smallest", "").split()[:1] for name, card in _cards(p).items()}
+    found = "; ".join(f"{name.split()[0]}: {size[0]}" for name, size in sizes.items() if size)
+    passes, change = gate_of(p)
+    return {
+        "effects that four of five such studies would find, points": found,
+        "networks: distilled; one-hot": f"{p.seeds}; {len(p.runs['one_hot'])}",
+        "training passes the *gate*; twice the epochs": f"{passes}; {change or 'not run'}",
+    }
+
+
+def beyond_verdicts(panels):
+    """Rows of a table with a column for each Panel: what belongs to the verdicts, and is none."""
+    return _rows(map(_beyond, panels))
+
+
+def _rare(p):
+    """What claims call the rarest groups, in words."""
+    rarest, least = "the rarest {}", "the {} its teacher knows least"
+    return (rarest if p.study.bucket_edges else least).format(p.study.groups[1])
+
+
+def _beyond(p):
+    """{label: cell} of a Panel: the level of one-hot, and AdaAlpha in the rarest groups."""
+    rare = _rare(p)
     bucket = verdict_bucket(p)
     tested = rarest(p)[1] if bucket is None else p.in_bucket(bucket)
-    weight = less = over_one_hot = over_tuned = ""
-    if cards.get("F4 AdaAlpha", {}).get("result"):
-        margins = np.array([r.facts["margins"] for r in p.runs["ada_alpha"]])
-        weight = f"{(tested * margins).sum(axis=1).mean():.2f}"
-        less = brief(p.gain("ada_alpha", p.average, "kd"))
-        over_one_hot = brief(p.gain("ada_alpha", tested))
-        over_tuned = "not run"
-        if "kd_tuned" in p.runs:
-            over_tuned = brief(p.gain("ada_alpha", tested, "kd_tuned"))
     by_class = p.accuracy("one_hot").observed.mean(axis=0)
     level = [f"{by_class @ of.mean(axis=0):.1f}" for of in (p.average, tested)]
-    return {
-        f"AdaAlpha minus distillation, on average (F4: above −{AVERAGE_MARGIN:g} too)": less,
-        "AdaAlpha minus one-hot, in the rarest classes": over_one_hot,
-        "AdaAlpha minus distillation with one tuned weight, in the rarest classes": over_tuned,
-        "weight of the teacher in AdaAlpha, in the rarest classes": weight,
-        "accuracy of one-hot, %: on average; in the rarest classes": "; ".join(level),
-        "effects that four of five such studies would find": found,
-        "networks: distilled; one-hot": f"{p.seeds}; {len(p.runs['one_hot'])}",
-        "training passes the *gate*": gate_of(p),
-    }
+    found = {f"accuracy of one-hot, %: on average; in {rare}": "; ".join(level)}
+    if bucket is None or "ada_alpha" not in p.runs:
+        return found
+    margins = np.array([r.facts["margins"] for r in p.runs["ada_alpha"]])
+    weight = (tested[: len(margins)] * margins).sum(axis=1).mean()
+    found[f"AdaAlpha minus one-hot, in {rare}"] = brief(p.gain("ada_alpha", tested))
+    if "kd_tuned" in p.runs:
+        over_tuned = brief(p.gain("ada_alpha", tested, "kd_tuned"))
+        found[f"AdaAlpha minus distillation with one tuned weight, in {rare}"] = over_tuned
+    return found | {f"weight of the teacher in AdaAlpha, in {rare}": f"{weight:.2f}"}
 
 
 def explained(panels):
     """[(lead, sentence)]: what the table counts, the remedy, how sure all this is."""
-    said = [
-        (
-            "The numbers",
-            " are differences in points, with 95 % intervals: the accuracy of distilled minus that "
-            "of one-hot networks, on average (F1) and in the rarest classes (F2b); how much more "
-            "often they repeat a wrong label of their teacher, at equally many errors (F3b); how "
-            "much more their errors grow in its weakest fifth of classes than in the rest (F3c); "
-            "the accuracy of AdaAlpha minus that of distillation in the rarest classes (F4).",
-        )
-    ]
+    numbers = (
+        " are differences in points, with 95 % intervals: the accuracy of distilled minus that of "
+        f"one-hot networks, on average (F1) and in the rarest classes (F2b). {TWO_NUMBERS} F2b and "
+        "F3c look at one pattern from two sides, since the teacher's weakest classes are mostly "
+        "the rarest."
+    )
+    said = [("The numbers", numbers)]
     rare = [f"{_rarest(p)} of `{p.study.name}`" for p in panels if verdict_bucket(p) is not None]
     if rare:
         said.append(("The rarest classes", f" are {all_of(rare)}."))
     if _cards(panels[0]).get("F4 AdaAlpha", {}).get("result"):
         said.append(("AdaAlpha", _remedy(panels[0])))
     sure = (
-        f" A verdict needs {LEAST_SEEDS} distilled networks; if fewer than planned are trained, it "
-        "is preliminary and may change. Verdicts are corrected for the number of findings, and "
-        "F3c and F4 each have a second condition, so an interval may exclude 0 where nothing is "
-        "decided. On the *matched control*, one-hot networks pose as distilled ones, so that every "
-        "finding decided there is a false alarm. The *gate* is our test of sufficient training: "
-        f"twice the epochs change average accuracy by less than {LEAST_CHANGE:g} point, the "
-        "teacher fits its training images, and no few-shot class is below "
-        f"{LEAST_FEW_SHOT:g} % on held-out images. Each study has one draw of its training images, "
-        f"and no interval covers another draw. {so_far()}"
+        f" A verdict needs {LEAST_SEEDS} distilled networks, with which the tests are somewhat too "
+        "bold (PROTOCOL.md, section 5); if fewer than planned are trained, it may change. Verdicts "
+        "are corrected for the number of findings of a study, so an interval may exclude 0 where "
+        f"nothing is decided{_over_all(panels)}. On the *matched control*, one-hot networks pose "
+        "as distilled ones, so that what is decided there is a false alarm; only F2b may be "
+        "contradicted. The *gate* is our test of sufficient training: twice the epochs change "
+        f"average accuracy by an estimate of less than {LEAST_CHANGE:g} point, the teacher fits "
+        f"its training images, and no few-shot class is below {LEAST_FEW_SHOT:g} % on held-out "
+        "images. Each study has one draw of its training images, and no interval covers another "
+        f"draw. {so_far()}"
     )
     return [*said, ("How sure is this?", sure)]
+
+
+def _over_all(panels):
+    """What one correction for the findings of all studies together would change, in words."""
+    if len(panels) == 1:
+        return ""
+    cards = [c for p in panels for c in pair_verdicts(p) if c["verdict"] != "not tested"]
+    corrected = holm([c["p"] for c in cards])
+    lost = {}
+    for card, p in zip(cards, corrected, strict=True):
+        if card["verdict"] != "not decided" and p > LEVEL:
+            lost.setdefault(f"`{card['study']}`", []).append(card["finding"])
+    if not lost:
+        return "; one correction for all columns would change no verdict"
+    names = all_of([f"{all_of(names)} in {study}" for study, names in lost.items()])
+    return f"; corrected for all columns together, {names} would not be decided"
 
 
 def _remedy(p):
@@ -182,8 +224,7 @@ def _remedy(p):
         " is our reconstruction of the paper's remedy. It gives the teacher a weight in each class "
         "that is smaller the less sure the teacher is of the right class on held-out images"
         f"{reads}. At a weight of 1 it is distillation, at 0 one-hot, so that with a small weight "
-        "it does little more than leave the teacher out. Its comparisons with one-hot and with one "
-        "tuned weight are part of no verdict."
+        "it does little more than leave the teacher out: RESULTS.md tells that weight."
     )
 
 

@@ -35,10 +35,8 @@ repository: what stands here of it was computed from them in the same way, and
 - A *pair* is a teacher and its student; a *seed* is a training run of each method. AdaAlpha and
   AdaMargin are our reconstructions of the paper's remedies. *F1 tuned* is about
   distillation with one weight of the teacher below 1, chosen on held-out images.
-- The number beside F2a is the gain of the few-shot classes minus that of the many-shot ones; beside
-  F3b, how much more often students repeat a wrong label of their teacher, at equally many errors;
-  beside F3c, how much more their errors grow in the teacher's weakest fifth of classes than in the
-  rest; beside F4, the gain over distillation in the rarest classes.
+- The number beside F2a is the gain of the few-shot classes minus that of the many-shot ones.
+  {answer.TWO_NUMBERS}
 - Brackets hold the 95 % interval over networks and test examples; that of F3a, a rank correlation
   over classes, is over networks and classes. Intervals are not corrected for the number of
   findings, so that one may exclude 0 where the verdict is *not decided*.
@@ -46,6 +44,7 @@ repository: what stands here of it was computed from them in the same way, and
   the others, averaged over held-out images (*val*).
 - F2a, F3a and F3c look at one pattern from three sides, since a teacher's margin is mostly smallest
   in the rarest classes: they do not confirm one another.
+- The rows below *any finding decided* are part of no verdict.
 - A claim *holds*, is *contradicted*, or is *not decided*, at a nominal level of 5 % for all
   findings of a pair together (Holm). With fewer than {LEAST_SEEDS} seeds it is *not tested*.
 - The *matched control* has no teacher: baselines are split at random, some pose as a method and the
@@ -238,7 +237,7 @@ def _study(shown):
         *["\n".join(said)] * bool(said),
         f"{shown.study.about} {baselines} baselines, which can be split for the matched control in "
         f"{splits:,} ways. Trained on, with the number of runs: {machines}.",
-        *answer.verdict_table("finding", by_pair),
+        *answer.verdict_table("finding", by_pair, answer.beyond_verdicts(shown.panels)),
         "<details><summary>Every finding in words, with its test</summary>",
         anchors.markdown_table(header, rows),
         "</details>",

@@ -38,7 +38,9 @@ def answer(cards):
     return (
         "compared with one-hot training, distillation changes how often students repeat the "
         f"teacher's wrong label by {told(copied)} at equally many errors, and their error in the "
-        f"teacher's weakest classes minus that in the rest by {told(amplified)}."
+        f"teacher's weakest classes minus that in the rest by {told(amplified)}. How much more "
+        "often students repeat that label than students of other teachers do: "
+        f"{told(found['F3b']['second'])}."
     )
 
 

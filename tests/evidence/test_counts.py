@@ -19,7 +19,8 @@ from kdlib.evidence.counts import (
     tenths,
     thirds,
 )
-from kdlib.evidence.resample import Groups, average_means
+from kdlib.evidence.resample import GroupMeans, Groups, average_means
+from kdlib.evidence.stats import interval
 from kdlib.study import records
 
 
@@ -154,3 +155,38 @@ def test_thirds_are_of_a_sorted_list_and_a_group_without_a_margin_is_in_the_last
     margin = np.array([0.2, 0.9, np.nan, 0.5, 0.1, 0.7])
     assert thirds(margin).tolist() == [1, 0, 2, 1, 2, 0]
     np.testing.assert_array_equal(thirds(np.stack([margin] * 2)), [thirds(margin)] * 2)
+
+
+def pairs(shares):
+    """GroupMeans of each teacher, as Panel.copied_share, from (B, teachers, students)."""
+    return [GroupMeans(shares[0, t], shares[1:, t]) for t in range(shares.shape[1])]
+
+
+@pytest.mark.parametrize("met", [[], [(1, 3), (4, 0)]])
+def test_what_is_copied_of_the_own_teacher_is_beyond_an_effect_of_each_student_and_teacher(met):
+    """Exactly so where the effects are all there is; a network that is a teacher is left out."""
+    rng = np.random.default_rng(0)
+    own = rng.normal(2, 1, (3, 5))
+    shares = rng.normal(40, 5, (3, 5, 1)) + rng.normal(0, 3, (3, 1, 5))
+    shares[:, np.arange(5), np.arange(5)] += own
+    keep = np.ones((5, 5), dtype=bool)
+    for teacher, student in met:
+        keep[teacher, student] = False
+        shares[:, teacher, student] = 100
+    found = counts.of_own_teacher(pairs(shares), keep)
+    np.testing.assert_allclose([found.observed, *found.resampled], own)
+
+
+def test_an_excess_over_other_teachers_is_the_mean_of_own_pairs_minus_that_of_the_others():
+    """And without one, its test fires seldom; a two-way layout of its own for each draw."""
+    rng = np.random.default_rng(1)
+    fired = []
+    for _ in range(1000):
+        effects = rng.normal(0, 3, (4, 1)) + rng.normal(0, 3, (1, 4))
+        shares = effects + rng.normal(0, 1, (4, 4))
+        draws = np.tile(shares, (3, 1, 1))
+        found = interval(*counts.of_own_teacher(pairs(draws), np.ones((4, 4), dtype=bool)))
+        others = (shares.sum() - np.trace(shares)) / 12
+        assert found.estimate == pytest.approx(np.trace(shares) / 4 - others)
+        fired.append(found.p() < 0.05)
+    assert 0.005 < np.mean(fired) < 0.05

@@ -131,7 +131,7 @@ def test_what_was_compared_so_far_is_told_with_what_is_missed(records_folder):
     assert anchors.so_far() == f"{said}none has been compared yet."
     write_row(0, [38.0] * 2)  # the row of RIDE, 39.1, has the same runs
     write_row(1, [41.5])
-    compared = "3 have been compared so far, with at least 1 of 3 seeds."
+    compared = "3 have been compared so far, by 2 recipes of ours with at least 1 of 3 seeds."
     assert anchors.so_far() == f"{said}{compared} Reached: 1; missed: 2, by 1.4 and 1.1 points."
 
 

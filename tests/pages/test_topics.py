@@ -19,7 +19,7 @@ from synthetic import (
 )
 
 from kdlib.config import KdlibError
-from kdlib.evidence import findings
+from kdlib.evidence import findings, words
 from kdlib.evidence.panel import panel
 from kdlib.evidence.significance import change
 from kdlib.pages import anchors, classes, gains, transfer, trust
@@ -107,7 +107,7 @@ def told(cell):
 
 def test_differences_to_the_pool_have_the_p_of_welch_in_scipy():
     p = made(POOL, **SHARP)
-    frame = gains.differences(p, ["kd", "ada_alpha"]).table.set_index("method")
+    frame = gains.differences(p).table.set_index("method")
     assert list(frame.columns) == [c for place in PLACES for c in (place, f"p, {place}")]
     for place in PLACES:
         mine, pool = sharp_accuracy("kd", 4, place), sharp_accuracy("one_hot", 7, place)
@@ -121,7 +121,7 @@ def test_differences_to_the_pool_have_the_p_of_welch_in_scipy():
 
 
 def test_one_seed_has_no_p():
-    row = gains.differences(made(seeds=1), ["kd"]).table.iloc[0]
+    row = gains.differences(made(seeds=1)).table.iloc[0]
     assert row.tolist() == ["distillation", *["0.0", "–"] * 4]
 
 
@@ -230,7 +230,7 @@ def test_accuracies_table():
     p = made(
         seeds=2, one_hot=lambda seed, split: val if split == "val" else but(0.7, g9=0.1, g8=0.3)
     )
-    frame = gains.accuracies(p, ("teacher", "one_hot")).table.set_index("method")
+    frame = gains.accuracies(p).table.set_index("method")
     numbers = [
         "average",
         "many",
@@ -254,15 +254,14 @@ def test_accuracies_table():
         "worst 3 by val": 50,
     }
     assert all(" ± " in v for v in frame[numbers].to_numpy().ravel())
-    assert not any(
-        "±" in v for v in gains.accuracies(made(seeds=1), ("kd",)).table[numbers].iloc[0]
-    )
+    single = gains.accuracies(made(seeds=1)).table.set_index("method")
+    assert not any("±" in v for v in single.loc["distillation", numbers])
 
 
 def test_accuracies_are_over_every_network_and_say_how_many():
     p = made(POOL, **SHARP)
-    frame = gains.accuracies(p, ("one_hot", "kd")).table.set_index("method")
-    assert frame.networks.to_dict() == {"one-hot": 7, "distillation": 4}
+    frame = gains.accuracies(p).table.set_index("method")
+    assert frame.networks["one-hot"] == 7 and frame.networks["distillation"] == 4
     for place in PLACES:
         pool = np.array(sharp_accuracy("one_hot", 7, place))
         half = stats.t.ppf(0.975, 6) * stats.sem(pool)
@@ -307,15 +306,14 @@ def test_classes_count_alike_however_many_images_they_have():
 
 def test_published_numbers_stand_beside_ours_only_where_the_setting_is_theirs(monkeypatch):
     p = made(seeds=2)
-    assert "published" not in gains.accuracies(p, ("kd",)).table
+    assert "published" not in gains.accuracies(p).table
     monkeypatch.setitem(anchors.WANG, ("tiny", PAIR), {"kd": ("74.61±0.15", "43.81±0.58")})
-    frame = gains.accuracies(p, ("teacher", "kd")).table.set_index("method")
+    frame = gains.accuracies(p).table.set_index("method")
     columns = list(frame.columns)
     assert columns[columns.index("average") + 1] == "published"
-    assert frame.published.to_dict() == {"teacher": "–", "distillation": "74.61 ± 0.15"}
-    assert (
-        "published" not in gains.accuracies(replace(p, setting={"temperature": 4.0}), ("kd",)).table
-    )
+    assert frame.published["distillation"] == "74.61 ± 0.15"
+    assert set(frame.drop("distillation").published) == {"–"}
+    assert "published" not in gains.accuracies(replace(p, setting={"temperature": 4.0})).table
 
 
 def test_log_loss_table_by_hand():
@@ -370,7 +368,7 @@ def test_tables_of_every_class():
     p = made(
         seeds=2, kd=but(0.8, few=0.5), names=["=first", *(f"class {g}" for g in range(1, GROUPS))]
     )
-    frame = classes.by_class(p, ["kd", "ada_alpha"]).set_index("class")
+    frame = classes.by_class(p).set_index("class")
     assert (
         list(frame["training images"]) == sorted(COUNTS, reverse=True)
         and (frame["test images"] == 40).all()
@@ -452,9 +450,11 @@ def test_the_answer_on_errors_says_both_what_is_transferred_and_what_is_amplifie
     }
     said = transfer.answer(cards.values())
     for name, of in (("F3b", "wrong label"), ("F3c", "minus that in the rest")):
-        estimate, ends = cards[name]["brief"].replace("\xa0", " ").split(" (")
+        estimate, ends = cards[name]["numbers"][0].replace("\xa0", " ").split(" (")
         assert f"{of} by {estimate} points (95 % interval {ends}" in said
-    assert said.count("95 % interval") == 2
+    second = cards["F3b"]["second"]
+    assert f"than students of other teachers do: {words.told(second)}." in said
+    assert said.count("95 % interval") == 3
     (one, *_) = {c["said"] for c in findings.pair_verdicts(made(seeds=1)) if c["finding"] == "F3b"}
     assert transfer.answer(findings.pair_verdicts(made(seeds=1))) == one
 
@@ -493,9 +493,9 @@ def test_a_method_with_fewer_seeds_is_compared_with_the_pool_and_the_same_seeds_
         )
         assert paired.per_seed[place] == pytest.approx(np.subtract(mine, kd))
     assert set(frame.seeds) == set(paired.seeds) == {3}
-    assert gains.accuracies(p, ("ada_alpha",)).table.networks.tolist() == [3]
+    assert gains.accuracies(p).table.set_index("method").networks["AdaAlpha"] == 3
     assert gains.power(p, ["ada_alpha"]).seeds.tolist() == [3] * 4
     pooled = np.mean([SHARP["one_hot"](seed, "") for seed in range(7)], axis=0)
     by_hand = 100 * (np.mean([SHARP["ada_alpha"](seed, "") for seed in range(3)], axis=0) - pooled)
-    np.testing.assert_allclose(classes.by_class(p, ["ada_alpha"])["gain of AdaAlpha"], by_hand)
+    np.testing.assert_allclose(classes.by_class(p)["gain of AdaAlpha"], by_hand)
     assert (classes.by_class_and_seed(p).method == "AdaAlpha").sum() == 3 * GROUPS
