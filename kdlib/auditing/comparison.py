@@ -94,10 +94,8 @@ def differences(found):
 
 def files(found, judged, out):
     """{suffix: text} of the page, the same as JSON, and all groups; see found.Found."""
-    lost, gained = CHANGED[found.reference]
-    changed = found.groups[found.groups.finding.isin([lost, gained])]
+    changed = found.groups[found.groups.finding != UNCHANGED]
     words = words_of(*found.audits.values())
-    changed = in_words(changed, found.reference, words)
     html = page.rendered(
         "students.html.j2",
         found,
@@ -107,7 +105,7 @@ def files(found, judged, out):
         overview=overview(found),
         by_group=by_group(found).head(page.ROWS),
         differences=differences(found),
-        changed=cells(changed.sort_values("gain", kind="stable").head(page.ROWS)),
+        changed=cells(in_words(changed, words).sort_values("gain", kind="stable").head(page.ROWS)),
         changes=len(changed),
         words=words,
         links={name: out[name][".html"].name for name in found.audits},

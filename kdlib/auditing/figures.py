@@ -7,7 +7,7 @@ letters of every script and the font of matplotlib has not; it measures those as
 import numpy as np
 import pandas as pd
 
-from kdlib.auditing.headline import gain_in_words, in_words, within_text
+from kdlib.auditing.headline import gain_in_words, in_words, within_text, words_of
 from kdlib.auditing.tables import CHANGED
 from kdlib.config import count_of
 from kdlib.evidence.significance import UNCHANGED
@@ -66,7 +66,7 @@ def cells(table):
 def gain_by_group(table, reference, words=None):
     """Marks are gains, bars 95 % intervals; the number of examples is in brackets."""
     lost, gained = words = words or CHANGED[reference]
-    table = in_words(table, reference, words)
+    table = in_words(table, words)
     rows = table.sort_values(["gain", "group"], kind="stable")
     caption = (
         f"Colour and shape say which groups are {lost} or {gained} at a false discovery rate of "
@@ -109,11 +109,9 @@ def by_bucket(a):
     """[gain by bucket, teacher's margin against gain], each a Shown; [] for fewer than 3 groups."""
     if not len(a.buckets):
         return []
-    correlation = a.metrics["margin_gain_correlation"]
-    return [
-        gain_by_bucket(a.buckets, a.reference),
-        margin_and_gain(a.groups, correlation, a.reference),
-    ]
+    groups = in_words(a.groups, words_of(a))
+    by_margin = margin_and_gain(groups, a.metrics["margin_gain_correlation"], a.reference)
+    return [gain_by_bucket(a.buckets, a.reference), by_margin]
 
 
 @captioned

@@ -33,8 +33,8 @@ METRICS = {  # name: what it is; gains over the reference, in points
         "baselines, by the other networks"
     ),
     "worst_k_gain": "the same of the k groups that gain least",
-    "groups_harmed": "groups harmed at a false discovery rate of 5 %",
-    "groups_helped": "groups helped at a false discovery rate of 5 %",
+    "groups_harmed": "groups harmed (of one network each: worse) at a false discovery rate of 5 %",
+    "groups_helped": "groups helped (of one network each: better) at a false discovery rate of 5 %",
     "groups_worse": "without a baseline: groups worse than the teacher, at the same rate",
     "groups_better": "without a baseline: groups better than the teacher, at the same rate",
     "subgroups_harmed": "subgroups that a search found and that other examples confirm as harmed",

@@ -11,6 +11,7 @@ import numpy as np
 from kdlib.auditing.search import told_subgroups
 from kdlib.auditing.tables import CHANGED
 from kdlib.config import count_of
+from kdlib.evidence.stats import Interval
 from kdlib.evidence.words import number, told
 from kdlib.reading.names import ROLES
 from kdlib.reading.sentences import printable
@@ -43,7 +44,9 @@ def answer(a):
     if len(a.buckets) and a.buckets.gain.notna().all():
         said.append(_by_bucket(a))
     if a.subgroups is not None:
-        said.append(told_subgroups(a.subgroups, a.reference))
+        lost = words_of(a)[0]
+        lost = f"worse than the {a.reference}" if lost == "worse" else lost
+        said.append(told_subgroups(a.subgroups, lost))
     return [unbroken(sentence) for sentence in said]
 
 
@@ -59,7 +62,7 @@ def _whom(a):
     worse, better = (int((a.groups.finding == word).sum()) for word in (lost, gained))
     every = count_of(len(a.groups), "group")
     other = "its teacher" if a.reference == "teacher" else "this baseline"
-    of_networks = a.reference == "teacher" or one_each(a)
+    of_networks = words_of(a) == CHANGED["teacher"]
     if not worse + better:
         said = f"None of {every} is clearly {lost} or {gained}"
         if of_networks:
@@ -156,10 +159,9 @@ def cautions(a):
             "training run may give another result."
         )
     if a.compared > 1:
-        lost, gained = CHANGED[a.reference]
         out.append(
             f"This is one of {a.compared} students that are compared. Which groups are called "
-            f"{lost} or {gained} is corrected for {a.compared} students x "
+            f"{' or '.join(words_of(a))} is corrected for {a.compared} students x "
             f"{count_of(len(a.groups), 'group')}."
         )
     if _given(a, "weights"):
@@ -180,9 +182,7 @@ def about(a, today, students=None):
     """
     models, runs = [], []
     for role in [role for role in ROLES if _given(a, role)]:
-        named = {f"the {role}": a}
-        if students and role == "student":
-            named = students
+        named = students if students and role == "student" else {f"the {role}": a}
         for name, of in named.items():
             models.append(f"{name.removeprefix('the ')} {short_name(of, role)}")
             runs.append(f"{len(_given(of, role))} of {name}")
@@ -202,14 +202,15 @@ def one_each(a):
 
 
 def words_of(*audits):
-    """What pages call groups that changed. Two networks are worse or better than each other: what
-    distillation does, more of them would tell."""
+    """What pages and cards call groups that changed. Two networks are worse or better than each
+    other: what distillation does, more of them would tell."""
     return CHANGED["teacher"] if any(map(one_each, audits)) else CHANGED[audits[0].reference]
 
 
-def in_words(table, reference, words):
-    """A table with findings that pages call so; in files they keep their own words."""
-    own = dict(zip(CHANGED[reference], words, strict=True))
+def in_words(table, words):
+    """A table with its findings in the words of words_of. In files they keep those of conditions,
+    so that groups_harmed > 0 counts what the column there calls harmed."""
+    own = {word: said for pair in CHANGED.values() for word, said in zip(pair, words, strict=True)}
     return table.assign(finding=table.finding.replace(own))
 
 
@@ -235,11 +236,8 @@ def short_name(a, role):
 
 
 def gain_in_words(row):
-    """The gain of a group or bucket with its interval, where it has one."""
-    said = number(row.gain)
-    if np.isnan(row.low):
-        return said
-    return f"{said} (95 % interval {number(row.low, '')} to {number(row.high, '')})"
+    """The gain of a group or bucket with its interval."""
+    return told(Interval(row.gain, row.low, row.high, np.nan, np.nan, 0, ()))
 
 
 def within_text(name, columns=60):

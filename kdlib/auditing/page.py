@@ -43,7 +43,7 @@ def value_of(value, digits=2):
 
 
 def describe(row, a):
-    """One row of Audit.groups in a sentence."""
+    """One row of Audit.groups, its finding in_words, as a sentence."""
     accuracy = ", ".join(f"{role} {getattr(row, role):.1f} %" for role in a.scored)
     return (
         f"{printable(row.group)}: {count_of(row.n, 'example')}; {accuracy}; "
@@ -105,7 +105,7 @@ def appendix(a, name="audit"):
         which = f"{ROWS:,} of {len(rows):,} groups, {words[0]} ones first"
     caption = f"{which}: accuracies in per cent, gain in points with its 95 % interval."
     file = f"{name}.csv" if len(rows) <= HELD else f"{name}-first-{HELD}.csv"
-    shown = in_words(rows[columns].head(ROWS), a.reference, words)
+    shown = in_words(rows[columns].head(ROWS), words)
     return Appendix(cells(shown), caption, rows.head(HELD), file)
 
 
@@ -138,9 +138,6 @@ def page(a, judged=None, name="audit"):
     copies = {role: a.metrics[f"{role}_copies"] for role in ROLES if f"{role}_copies" in a.metrics}
     inputs = [(role, printable(file, 120), sha[:16] or "–") for role, file, sha in a.inputs]
     words = words_of(a)
-    subgroups = None
-    if a.subgroups is not None:
-        subgroups = cells(in_words(a.subgroups[SUBGROUPS], a.reference, words))
     clearly = a.groups.group[a.groups.finding == CHANGED[a.reference][0]]
     return rendered(
         "audit.html.j2",
@@ -156,7 +153,7 @@ def page(a, judged=None, name="audit"):
         calibration=calibration(a.calibration) if len(a.calibration) else None,
         appendix=appendix(a, name),
         metrics=metrics(a),
-        subgroups=subgroups,
+        subgroups=None if a.subgroups is None else cells(in_words(a.subgroups[SUBGROUPS], words)),
         lost_clearly=any(row.group in set(clearly) for row in a.lost),
         inputs=pd.DataFrame(inputs, columns=["input", "from", "sha256"]),
         alt=alt,
@@ -202,13 +199,13 @@ def explore(a):
 
 def view(a, bucket="all", metric="gain", group=""):
     """What explore shows: the groups of a bucket ordered by a metric, and one group in words."""
-    rows = a.groups if bucket == "all" else a.groups[a.groups.bucket == bucket]
+    words = words_of(a)
+    groups = in_words(a.groups, words)
+    rows = groups if bucket == "all" else groups[groups.bucket == bucket]
     rows = rows.sort_values(metric, kind="stable")
     columns = list(dict.fromkeys(["group", "n", metric, "gain", "low", "high", "finding"]))
-    words = words_of(a)
     out = [gain_by_group(rows, a.reference, words)] if len(rows) > 1 else []
     caption = f"{count_of(len(rows), 'group')} of bucket {bucket}, lowest {metric} first"
-    shown = in_words(rows[columns].head(ROWS), a.reference, words)
-    out.append(Table(cells(shown), caption))
-    chosen = a.groups[a.groups.group.map(printable) == group].head(1)
+    out.append(Table(cells(rows[columns].head(ROWS)), caption))
+    chosen = groups[groups.group.map(printable) == group].head(1)
     return out + [Headline([describe(row, a)]) for row in chosen.itertuples()]

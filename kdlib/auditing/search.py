@@ -207,9 +207,8 @@ def confirmed(table):
     return int(table.finding.isin([lost for lost, _ in CHANGED.values()]).sum())
 
 
-def told_subgroups(table, reference):
-    """What a search found, as one sentence."""
-    lost = {"baseline": "harmed", "teacher": "worse than the teacher"}[reference]
+def told_subgroups(table, lost):
+    """What a search found, as one sentence; lost: what its subgroups are called."""
     harmed = table.head(confirmed(table))
     if not len(harmed):
         return f"A search found no subgroup that other examples confirm as {lost}."

@@ -3,7 +3,7 @@
 import itertools
 from dataclasses import replace
 
-from kdlib.auditing.headline import in_a_row, one_each, or_none
+from kdlib.auditing.headline import in_a_row, or_none, words_of
 from kdlib.auditing.tables import CHANGED
 from kdlib.config import count_of
 from kdlib.evidence.words import told
@@ -49,18 +49,13 @@ def _whom(found):
     counts = counts.set_axis(["student", "lost", "gained"], axis=1)
     groups = len(found.first.groups)
     corrected = f"corrected for {len(counts)} students x {count_of(groups, 'group')}"
+    verbs, clearly = ("harmed", "helped"), "clearly harmed or helped"
+    if words_of(*found.audits.values()) == CHANGED["teacher"]:
+        other = "its teacher" if found.reference == "teacher" else "this baseline"
+        verbs = f"is worse than {other} in", "is better in"
+        clearly = f"is clearly worse or better than {other} in"
     if not counts[["lost", "gained"]].to_numpy().any():
-        if found.reference == "teacher":
-            return (
-                f"No student is clearly worse or better than its teacher in any of {groups:,} "
-                f"groups, {corrected}."
-            )
-        return f"No student clearly harmed or helped any of {groups:,} groups, {corrected}."
-    verbs = ("harmed", "helped")
-    if found.reference == "teacher":
-        verbs = ("is worse than its teacher in", "is better in")
-    elif any(map(one_each, found.audits.values())):
-        verbs = ("is worse than this baseline in", "is better in")
+        return f"No student {clearly} any of {groups:,} groups, {corrected}."
     counts = counts.sort_values("lost", ascending=False, kind="stable")
     some = [
         f"{r.student} {verbs[0]} {or_none(r.lost)} and {verbs[1]} {or_none(r.gained)}"

@@ -13,6 +13,7 @@ from kdlib import __version__
 from kdlib.asking.networks import named
 from kdlib.auditing.ci import cell, code, prose, table
 from kdlib.auditing.found import write
+from kdlib.auditing.headline import in_words, words_of
 from kdlib.config import count_of
 from kdlib.distilling.audited import group_names
 from kdlib.distilling.choice import BASELINE, harms, labels_told, stem
@@ -142,7 +143,7 @@ def _worst(counts, names, a):
     header = ["group", "test images", "accuracy, %"]
     if a is not None:
         header += ["gain, points", "finding"]
-        gains = a.groups.assign(estimate=a.groups.gain).set_index("group")
+        gains = in_words(a.groups, words_of(a)).assign(estimate=a.groups.gain).set_index("group")
     tested = np.flatnonzero(counts["n"])
     accuracy = 100 * counts["correct"] / np.maximum(counts["n"], 1)
     rows = []

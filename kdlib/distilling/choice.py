@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from kdlib.auditing.headline import in_a_row, or_none, within_text
+from kdlib.auditing.headline import in_a_row, one_each, or_none, within_text
 from kdlib.config import count_of
 from kdlib.distilling.recipe import own
 from kdlib.evidence.counts import by_group
@@ -186,9 +186,9 @@ def _on_test(method, audits):
     a = audits[method]
     gain = a.metrics["average_gain"]
     said = f"On test images its gain is {told(gain)} on average over the groups, and it {harms(a)}."
-    unharmed = [name for name, of in audits.items() if not (of.groups.finding == "harmed").any()]
-    if (a.groups.finding == "harmed").any() and unharmed:
-        said += f" No harm can be seen of {in_a_row(unharmed)}."
+    unharmed = [name for name, of in audits.items() if not of.metrics["groups_harmed"]]
+    if a.metrics["groups_harmed"] and unharmed:
+        said += f" No such group can be seen with {in_a_row(unharmed, 'or')}."
     if gain.high < 0:
         said += (
             " On test images it is clearly less accurate than the baseline, which the validation "
@@ -207,9 +207,10 @@ def _untested(listing):
 
 
 def harms(a, most=NAMED):
-    """How many groups are harmed by an Audit, and the first of them by name."""
+    """How many groups a student harms, or is worse in (see words_of), and the first by name."""
     lost = a.groups[a.groups.finding == "harmed"].sort_values("gain", kind="stable")
-    said = f"harms {or_none(len(lost))} of {count_of(len(a.groups), 'group')}"
+    verb = "is worse than the baseline in" if one_each(a) else "harms"
+    said = f"{verb} {or_none(len(lost))} of {count_of(len(a.groups), 'group')}"
     if not len(lost):
         return f"{said} as far as can be seen"
     named = [f"{within_text(r.group)} ({number(r.gain)})" for r in lost.head(most).itertuples()]

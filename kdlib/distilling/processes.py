@@ -83,6 +83,14 @@ def joined(device):
         distributed.destroy_process_group()
 
 
+@contextlib.contextmanager
+def untouched(device):
+    """A block after which torch's random numbers, and filters of warnings, are the caller's own."""
+    gpus = [torch.cuda.current_device()] if device == "cuda" else []  # others need no context
+    with torch.random.fork_rng(gpus), warnings.catch_warnings():
+        yield
+
+
 def _is_of_another(error):
     """Whether a RuntimeError tells of a process that is no longer there."""
     lost = isinstance(error, distributed.DistError)
@@ -161,8 +169,7 @@ def parallel(model):
     batch norm is one over the whole batch. Its parameters are those of the model."""
     if count() == 1:
         return model
-    on_gpu = next(model.parameters()).is_cuda
-    if not on_gpu:
+    if not next(model.parameters()).is_cuda:
         _synchronised(model)
     elif any(isinstance(part, nn.modules.batchnorm._BatchNorm) for part in model.modules()):
         model = _converted(model)

@@ -24,13 +24,11 @@ def seconds_an_image(data, configs, device):
     n = min(len(data.train), STEPS * configs[0].batch_size)
     rows = np.random.default_rng(0).permutation(len(data.train))[:n].tolist()
     few = replace(data, train=data.train[rows])
-    ask = None
     # one for each class or group, whichever a method looks up
     most = max(len(data.class_names), len(data.group_names))
     margins = few.train.y.new_ones(most).float()
     teacher = next((cfg.teacher for cfg in configs if cfg.teacher), None)
-    if teacher:
-        ask = Once(frozen(fresh(named(teacher), data.classes, 0).to(device)))
+    ask = teacher and Once(frozen(fresh(named(teacher), data.classes, 0).to(device)))
     runs = []
     for cfg in configs:
         short = replace(cfg, epochs=1, warmup=0, milestones=())

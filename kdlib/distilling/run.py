@@ -69,7 +69,8 @@ def distil(
     check_command(data, out, networks, seeds, workers, looks, teacher_looks, teacher_classes)
     out = Path(out).expanduser()
     together = processes.joined(device or default_device())
-    with together as device, _within_memory(fields["size"], fields["batch_size"]):
+    memory = _within_memory(fields["size"], fields["batch_size"])
+    with together as device, memory, processes.untouched(device):
         say = (lambda line: None) if processes.rank() else say
         if device == "cuda":
             cuda.settings()

@@ -76,7 +76,10 @@ class Shared(Stepper):
     def step(self, number):
         # dropout and the like: the same for all runs, and after a stop the same again
         place = (self.run.cfg.seed, self.first + number, processes.rank())
-        torch.manual_seed(int(np.random.SeedSequence(place).generate_state(1)[0]))
+        seed = int(np.random.SeedSequence(place).generate_state(1)[0])
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed other GPUs too
+        if self.device.type == "cuda":
+            torch.cuda.manual_seed(seed)
         self.number = number
         super().step(number)
 

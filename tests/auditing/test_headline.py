@@ -72,6 +72,26 @@ def test_a_page_calls_groups_as_its_answer_does_and_files_as_conditions_do(runs,
     assert set(shown.table.finding) == {words[0], "no clear difference"}
     assert f">{words[0]}<" in page.appendix(a)._repr_html_()
     assert (a.groups.finding == "harmed").sum() == a.metrics["groups_harmed"] == 2
+    by_margin = figures.by_bucket(a)[1].svg(False).decode()  # whose legend names them
+    assert f">{words[0]}</text>" in by_margin
+    assert f": {words[0]}. Smallest effect" in page.view(a, group="1")[-1]._repr_html_()
+    text, conditions = shown_text(a).split("What --fail-if can ask")
+    assert ("harmed" in by_margin + text) == (runs == 3) and "groups_harmed" in conditions
+    [caution] = [said for said in replace(a, compared=2).cautions() if "compared" in said]
+    assert f"{words[0]} or {words[1]} is corrected for 2 students" in caution
+
+
+@pytest.mark.parametrize(
+    ("row", "words"),
+    [
+        ((1.234, -0.3, 2.7), "+1.2 points (95 % interval −0.3 to +2.7)"),
+        ((-1.234, np.nan, np.nan), "−1.2 points (no interval)"),
+        ((np.nan, np.nan, np.nan), "not defined (every value tied, or nothing to count)"),
+    ],
+)
+def test_a_gain_is_told_as_elsewhere_and_without_an_interval_that_is_said(row, words):
+    table = pd.DataFrame([row], columns=["gain", "low", "high"])
+    assert headline.gain_in_words(next(table.itertuples())) == words
 
 
 def test_no_finding_is_not_told_as_no_harm():

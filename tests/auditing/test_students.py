@@ -214,6 +214,9 @@ def test_one_run_of_each_speaks_of_networks_not_of_what_distillation_does(made):
     alone = {name: of[0] for name, of in students.items()}
     found = kdlib.audit_students(y, teacher, alone, baseline[0], resamples=50)
     assert "kd is worse than this baseline in 1 and is better in none" in found.answer()[0]
+    none = found.table.assign(groups_harmed=0, groups_helped=0)
+    first = dataclasses.replace(found, table=none).answer()[0]
+    assert first.startswith("No student is clearly worse or better than this baseline in any of 6 ")
     assert any("about these networks only" in sentence for sentence in found.cautions())
 
 

@@ -302,6 +302,33 @@ def test_what_was_chosen_on_val_and_fails_on_test_is_shipped_with_a_warning(tmp_
     assert "clearly less accurate than the baseline, which the validation" in found.answer()[0]
 
 
+@pytest.mark.parametrize("methods", [("one_hot", "kd"), ("one_hot", "kd", "ada_alpha")])
+def test_one_run_of_each_is_nowhere_told_as_what_a_distillation_does(tmp_path, methods):
+    listing = listing_of()
+    students = some_students(listing, methods, seeds=1)
+    rates = {name: [[50 + 10 * (name == "kd")] * 6] for name in methods}  # so kd is shipped
+    of_val = exactly(listing, rates)
+    students = [dataclasses.replace(b, val=a.val) for a, b in zip(of_val, students, strict=True)]
+    found = results.finished(tmp_path, listing, network(7, listing, 3.0), students, ABOUT)
+    first = found.answer()[0].replace("\N{NO-BREAK SPACE}", " ")
+    audits = {"kd": found} if len(methods) == 2 else found.audits
+    gain = audits["kd"].groups.set_index("group").gain["date"]
+    lost = f"is worse than the baseline in 1 of 6 groups: date (−{-gain:.1f} points)"
+    assert first.startswith("Ship kd: ") and lost in first
+    assert ("No such group can be seen with ada_alpha." in first) == (len(methods) == 3)
+    card = (tmp_path / "students" / "kd-s0.md").read_text()
+    assert f"It {lost}, at a false discovery rate of 5 %." in card
+    assert rows_of(card, "Its worst groups")[0][4] == "worse"
+    for text in (*found.headline(), card, (tmp_path / "README.md").read_text()):
+        assert not re.search("harm|helped", text), text
+    # files keep the word of the condition, which counts it
+    held = json.loads((tmp_path / "report.json").read_text())
+    held = held["students"]["kd"] if "students" in held else held
+    assert [row["group"] for row in held["groups"] if row["finding"] == "harmed"] == ["date"]
+    assert held["metrics"]["groups_harmed"] == 1
+    assert "harmed" in (tmp_path / "report.csv").read_text()
+
+
 def test_a_group_without_a_validation_image_does_not_count():
     listing = listing_of(("a", "b", "c"), train=(9, 9, 9), each=10)
     listing = dataclasses.replace(listing, val=listing.val[listing.val.y != 2])

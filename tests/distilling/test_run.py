@@ -2,9 +2,12 @@
 
 import json
 import os
+import random
 import shutil
+import socket
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -19,7 +22,7 @@ from kdlib.__main__ import main
 from kdlib.asking.networks import named
 from kdlib.config import KdlibError
 from kdlib.data import Data, Split, fold_of
-from kdlib.distilling import lockstep, training
+from kdlib.distilling import lockstep, prepared, training
 from kdlib.distilling.listing import listing
 from kdlib.distilling.lockstep import Lockstep
 from kdlib.distilling.networks import fresh
@@ -31,6 +34,7 @@ from kdlib.models import build
 ROOT = Path(__file__).parents[2]
 NETWORKS = {"teacher": "kdlib:resnet8", "student": "kdlib:resnet8"}
 RECIPE = {"epochs": 3, "size": 20, "batch_size": 16, "lr": 0.05}
+SHORT = {"epochs": 1, "lr": 0.003}
 ARGUMENTS = ["--student", "kdlib:resnet8", "--size", "20", "--device", "cpu", "--workers", "0"]
 ARGUMENTS += ["--epochs", "1", "--batch-size", "16", "--lr", "0.003"]
 
@@ -65,6 +69,11 @@ def run(pictures, tmp_path_factory):
         patch.setattr(training, "method_loss", method_loss)
         methods = ("one_hot", "kd", "ada_alpha", "ada_alpha_crossfit")
         return out, *distilled(pictures, out, methods), margins
+
+
+def teacher_of(run):
+    """The teacher of that distillation, by the name of its file."""
+    return f"kdlib:resnet8@{run[0] / 'teachers' / 'teacher-s1000.safetensors'}"
 
 
 def test_every_student_is_kept_with_its_card_its_predictions_and_the_report(run):
@@ -350,14 +359,55 @@ def test_recipes_are_those_that_are_published():
         recipe("imagent")
 
 
+# ---------------------------------------------------------------- the process it is called in
+
+
+@pytest.mark.parametrize("more", [{}, {"dry_run": True}], ids=["trained", "dry run"])
+def test_the_caller_draws_the_random_numbers_it_would_have_drawn(
+    run, pictures, tmp_path, no_pages, monkeypatch, more
+):
+    def seeded():
+        for seed in (torch.manual_seed, np.random.seed, random.seed):
+            seed(5)
+
+    def drawn():
+        return torch.rand(3).tolist(), np.random.rand(3).tolist(), random.random()
+
+    seeded()
+    expected = drawn()
+    monkeypatch.setattr(prepared, "HELD", 0)  # images are read by loaders, which draw a seed each
+    filters = warnings.filters[:]
+    seeded()
+    distilled(pictures, tmp_path, ("one_hot", "kd"), **SHORT, teacher=teacher_of(run), **more)
+    assert drawn() == expected and warnings.filters == filters
+
+
+def filters_after(rank, port, *how):
+    """Distil in one of two processes, and write which filters of warnings that has left."""
+    os.environ |= {"MASTER_ADDR": "localhost", "MASTER_PORT": str(port), "WORLD_SIZE": "2"}
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": "2"}
+    pictures, folder, teacher = how
+    before = warnings.filters[:]
+    distilled(pictures, folder / "out", ("one_hot", "kd"), **SHORT, teacher=teacher)
+    left = [one for one in warnings.filters if one not in before]
+    (folder / f"{rank}.txt").write_text(repr(left))
+
+
+def test_two_processes_leave_no_filters_of_warnings(run, pictures, tmp_path, no_pages):
+    with socket.create_server(("localhost", 0)) as server:
+        port = server.getsockname()[1]
+    how = (port, pictures, tmp_path, teacher_of(run))
+    torch.multiprocessing.start_processes(filters_after, how, 2, start_method="fork")
+    assert [(tmp_path / f"{rank}.txt").read_text() for rank in (0, 1)] == ["[]", "[]"]
+
+
 # ---------------------------------------------------------------- the command line
 
 
 def test_two_processes_leave_what_one_does_and_say_which_student_to_ship(
     run, pictures, tmp_path, capsys, no_pages
 ):
-    teacher = f"kdlib:resnet8@{run[0] / 'teachers' / 'teacher-s1000.safetensors'}"
-    options = ["distill", "--data", str(pictures), "--teacher", teacher, *ARGUMENTS]
+    options = ["distill", "--data", str(pictures), "--teacher", teacher_of(run), *ARGUMENTS]
     options += ["--methods", "one_hot,kd"]
     assert main([*options, "--out", str(tmp_path / "one")]) == 0
     first = capsys.readouterr().out
