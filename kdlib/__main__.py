@@ -21,7 +21,7 @@ from kdlib import __version__
 from kdlib.config import KdlibError, count_of, did_you_mean
 from kdlib.study import stopping
 from kdlib.study.done import complete_seeds
-from kdlib.study.files import check_writable, exists, folder
+from kdlib.study.files import HELPS, check_writable, exists, folder
 from kdlib.study.grids import STUDIES, study
 from kdlib.study.part import lacking, part_of
 
@@ -29,8 +29,6 @@ ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = ROOT / "notebooks"
 README = ROOT / "README.md"
 ASK_ABOVE = 600  # seconds of work that are not started without a yes
-FULL = {errno.ENOSPC: "free space", errno.EDQUOT: "free space", errno.EROFS: "choose another place"}
-CLOSED = dict.fromkeys((errno.EACCES, errno.EPERM), "change its permissions")  # also to a reader
 
 
 def run(args):
@@ -164,9 +162,9 @@ def audit(args):
 
     start = time.monotonic()
     # a typing error is said before anything is read
-    _, students = given.students_of(vars(args))
+    named, students = given.students_of(vars(args))
     conditions, before = ci.asked(args.fail_if, args.gate, args.against, args.junit, students)
-    places = ci.places(vars(args), given.read_by(vars(args)), students)
+    places = ci.places(vars(args), given.read_by(vars(args), named), students)
     with progress.bar(len(students)) as begin:
         found = given.asked(vars(args), args.out, print, begin)
     judged = found.judge(conditions, before)
@@ -494,15 +492,14 @@ def _ended_by(error, args):
         extra = "ray" if error.name == "ray" else "study"
         install = f'pip install ".[{extra}]" in the clone of kdlib installs all that it needs'
         return 2, f"this command needs {error.name}, which is not installed; {install}"
-    if isinstance(error, OSError) and error.errno in (errno.EPIPE, *FULL, *CLOSED):
+    if isinstance(error, OSError) and error.errno in (errno.EPIPE, *HELPS):
         # or what is left of the output fails again at the exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         if error.errno == errno.EPIPE:  # the reader has seen enough
             return 141, ""
-        cannot = "used" if error.errno in CLOSED else "written"
-        what = error.filename or "the output"
-        helps = (FULL | CLOSED)[error.errno]
-        return 2, f"{what} cannot be {cannot}: {error.strerror}; {helps}, then run it again"
+        cannot = "used" if isinstance(error, PermissionError) else "written"  # used: maybe read
+        said = f"{error.filename or 'the output'} cannot be {cannot}: {error.strerror}"
+        return 2, f"{said}; {HELPS[error.errno]}, then run it again"
     number = stopping.signal_behind(error)
     if number is None:
         return None, ""

@@ -167,9 +167,9 @@ def long_tail_draw(y, largest, cfg, part=()):
     return tuple(np.sort(np.concatenate(images)) for images in (drawn, rest, beyond))
 
 
-def halves(y, seed=SPLIT_SEED):
+def halves(y):
     """Indices of two halves of y (N,), stratified by class, by a fixed seed."""
-    generator = np.random.default_rng(seed)
+    generator = np.random.default_rng(SPLIT_SEED)
     first = []
     for c in range(int(y.max()) + 1):
         members = generator.permutation(np.flatnonzero(y == c))

@@ -116,7 +116,7 @@ def asked(options, out, say=None, progress=None):
     """
     _check(options)
     named, names = students_of(options)
-    places(out, read_by(options), names)  # refused before the work, not after it
+    places(out, read_by(options, named), names)  # refused before the work, not after it
     how = {"title": options["title"] or "", "say": say, "progress": progress}
     if options["study"]:
         method = list(names) or (options["method"] or ["kd"])[0]
@@ -167,9 +167,8 @@ def _check(options):
             raise KdlibError(f"--{name.replace('_', '-')} {why}.")
 
 
-def read_by(options):
-    """The files that an audit reads: every Path among its options, without a student's name."""
-    named, _ = students_of(options)
+def read_by(options, named):
+    """The files that an audit reads: every Path among its options, or of named students (named)."""
     options = options | ({"student": sum(named.values(), [])} if named else {})
     read = []
     for name, value in options.items():

@@ -159,7 +159,8 @@ def adaptive_noise_limit(setting):
     Above it the minority is spared, since that weight falls with the noise, and the one above which
     it would be harmed rises. 0 if it is spared at any noise that is tried."""
     noises = np.geomspace(1e-3, 1e3, 14_001)
-    grid = replace(setting, share=_each(setting.share), noise=noises)
+    each = {name: _each(getattr(setting, name)) for name in ("share", "teacher_penalty")}
+    grid = replace(setting, noise=noises, **each)
     harmed = reliability(grid)[1] > np.maximum(weight_limit(grid, ONLY_MINORITY), 0)
     return np.concatenate([[0], noises])[harmed.sum(-1)]
 

@@ -1,4 +1,4 @@
-"""Students and teachers that are linear in their targets: exact errors, and simulated ones.
+"""Students and teachers that are linear in their targets: exact errors.
 
 Ridge and kernel ridge regression predict S y with a matrix S that the targets y do not change, and
 so does a student fitted to a mixture of targets and of such a teacher's predictions. The expected
@@ -8,7 +8,6 @@ squared error is then (S f - f)² + noise² · sum of S², with f the truth: no 
 from typing import NamedTuple
 
 import numpy as np
-from scipy.linalg import block_diag
 
 from kdlib.evidence.ridge import EXAMPLES, average, r_squared
 
@@ -105,41 +104,3 @@ def line(share):
 def _spread(low, high, number):
     """Points in the middle of as many equal parts of an interval."""
     return low + (high - low) * (np.arange(number) + 0.5) / number
-
-
-# ---------------------------------------------------------------- simulation
-
-
-def simulated(setting, draws=400, seed=0):
-    """By how much distillation changes the risk in drawn data: (mean, standard error), each (3,).
-
-    Of the majority, the minority and the average. Teacher and students are fitted to `draws` draws
-    of the noise by solving their normal equations, in the design that ridge.py assumes; nothing
-    of its formulas is used. share · n must be a whole number of examples, none of them fewer than
-    the directions of its group."""
-    rng = np.random.default_rng(seed)
-    blocks = []
-    for group, share in setting.groups:
-        count = round(EXAMPLES * float(share))
-        axes, _ = np.linalg.qr(rng.normal(size=(count, len(group.variances))))
-        blocks.append(axes * np.sqrt(count * group.variances))
-    inputs = block_diag(*blocks)
-    variances = np.concatenate([group.variances for group, _ in setting.groups])
-    signals = np.concatenate([group.signals for group, _ in setting.groups])
-    true = np.sqrt(signals / variances)[:, None]
-    targets = inputs @ true + setting.noise * rng.normal(size=(EXAMPLES, draws))
-
-    def fit(wanted, penalty):
-        gram = inputs.T @ inputs / EXAMPLES + penalty * np.eye(len(variances))
-        return np.linalg.solve(gram, inputs.T @ wanted / EXAMPLES)
-
-    taught = inputs @ fit(targets, setting.teacher_penalty)
-    mixed = (1 - setting.alpha) * targets + setting.alpha * taught
-    students = fit(mixed, setting.penalty), fit(targets, setting.penalty)
-    after, before = (variances[:, None] * (weights - true) ** 2 for weights in students)
-    by_group = np.split(after - before, [blocks[0].shape[1]])
-    majority, minority = (of_one.sum(0) for of_one in by_group)
-    three = np.stack(
-        [majority, minority, (1 - setting.share) * majority + setting.share * minority]
-    )
-    return three.mean(1), three.std(1, ddof=1) / np.sqrt(draws)

@@ -104,8 +104,8 @@ def _plot_ablation(pair, table):
     return paint, sentence, table, rest
 
 
-def variance_components(panels, method="kd"):
-    """Variance of the gain by its source, in points squared: one row per (bucket, source).
+def variance_components(panels):
+    """Variance of distillation's gain by its source, in points squared: a row per (bucket, source).
 
     Sources: draw, teacher, student, and what is left (see moments). Method of moments for main
     effects in a crossed balanced design over the panels that differ in draw_seed or teacher_seed
@@ -124,7 +124,7 @@ def variance_components(panels, method="kd"):
         luck = []
         for (draw, teacher), p in by_level.items():
             weights = p.average if place == "average" else rarest(p)[1]
-            of_seeds = (p.group_gain(method) * weights).sum(axis=1)
+            of_seeds = (p.group_gain("kd") * weights).sum(axis=1)
             gains[draws.index(draw), teachers.index(teacher)] = of_seeds
             pool = p.accuracy("one_hot").observed @ weights.mean(axis=0)
             luck.append(pool.var(ddof=1) / len(pool))

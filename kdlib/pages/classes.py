@@ -114,7 +114,7 @@ def plot_gain_by_group(p, method="kd", over="one_hot"):
     return paint, sentence, table
 
 
-def by_class(p, methods):
+def by_class(p):
     """One row per group, most frequent first.
 
     Images, the teacher's held-out margin, accuracy of one_hot, gain of each method."""
@@ -122,7 +122,7 @@ def by_class(p, methods):
         "test images": np.bincount(p.group, minlength=len(p.group_names)),
         "teacher's margin": p.margins.mean(axis=0),
         "one-hot, %": p.accuracy("one_hot").observed.mean(axis=0),
-        **{f"gain of {name_of(m)}": p.group_gain(m).mean(axis=0) for m in methods},
+        **{f"gain of {name_of(m)}": p.group_gain(m).mean(axis=0) for m in p.methods},
     }
     words = {"group": p.study.groups[0], "n_train": "training images"}
     return by_frequency(p, **columns).rename(columns=words)
@@ -144,14 +144,14 @@ def by_class_and_seed(p):
     return pd.concat(frames, ignore_index=True).rename(columns=words)
 
 
-def every_class(p, methods=None):
+def every_class(p):
     """by_class as an Appendix, with by_class_and_seed as its file."""
     caption = (
         f"Every {p.study.groups[0]}, {p.name}: means over seeds, gains in points over one-hot."
     )
     words = "-".join(re.findall(r"[A-Za-z0-9_.=]+", p.name))
-    table = by_class(p, methods or p.methods)
-    return Appendix(table, caption, by_class_and_seed(p), f"{p.study.name}-{words}-by-class.csv")
+    file = f"{p.study.name}-{words}-by-class.csv"
+    return Appendix(by_class(p), caption, by_class_and_seed(p), file)
 
 
 @captioned

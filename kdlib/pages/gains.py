@@ -58,7 +58,7 @@ def changes(p, method, over):
     return f"{name_of(method)} {said}"
 
 
-def accuracies(p, methods=None):
+def accuracies(p):
     """Table of accuracy in per cent, average, each bucket and worst-k: one row per method.
 
     Cells are "estimate ± half-width". Worst-k picked on the examples that score it is too low, so
@@ -74,7 +74,7 @@ def accuracies(p, methods=None):
         places[f"worst {k} by val"] = lambda v, k=k: v[..., lowest[:k]].mean(axis=-1)
     published = {} if p.setting else WANG.get((p.study.name, p.pair), {})
     rows = []
-    for method in methods or ("teacher", *p.runs):
+    for method in ("teacher", *p.runs):
         labels = "–"
         if method != "teacher":
             labels = labels_read(p.runs[method][0].config).removeprefix("labels of val, ") or "no"
@@ -94,10 +94,10 @@ def accuracies(p, methods=None):
     return Table(pd.DataFrame(rows), caption, dict.fromkeys(places, "%"))
 
 
-def differences(p, methods=None):
+def differences(p):
     """Table of differences to the pooled baselines, each with its p: one row per method."""
     rows = []
-    for method in methods or p.methods:
+    for method in p.methods:
         row = {"method": name_of(method)}
         for place, weights in p.places().items():
             result = p.gain(method, weights)
@@ -186,10 +186,10 @@ def plot_forest(p, methods=None, over="one_hot"):
 
 
 @captioned
-def plot_trade_off(p, methods=None):
+def plot_trade_off(p):
     """Up and to the right is better; one-hot is the origin. A ring marks the methods that no other
     one beats on both axes, by their means; crosses are 95 % intervals and often overlap."""
-    table = gain_by_bucket(p, methods or p.methods)
+    table = gain_by_bucket(p, p.methods)
     means = table.pivot(index="method", columns="bucket", values="estimate")
     means = means.loc[table.method.unique()]
     name = table.bucket.iloc[-1]
@@ -263,11 +263,11 @@ def _spread(values):
 
 
 @captioned
-def plot_power(p, methods=None):
+def plot_power(p):
     """Marks are gains. A shaded bar is not an interval: it reaches as far from zero as a true
     effect must lie to be found with 80 % power at a two-sided level of 5 %. The table splits each
     standard error into a part from networks (students and baselines) and one from test images."""
-    table = power(p, methods or p.methods)
+    table = power(p, p.methods)
     at, room = places_of(table, "bucket")
 
     def paint(width):

@@ -17,9 +17,7 @@ from kdlib.pages.theory import ADAPTED, CHANGES, DISTILLED, GROUPS, KEPT_OUT, ON
 
 TRUTH = "#d98cb8"
 COLOURS = {name: look_of(name)[0] for name in (ONE_HOT, DISTILLED, ADAPTED)} | {KEPT_OUT: GREEN}
-SHARES, NOISES = (0.02, 0.05, 0.1, 0.2, 0.4), (0.05, 0.2, 0.5, 1.5)  # that are simulated
-PENALTIES, WEIGHTS = (0.001, 0.01, 0.05, 0.5), (0.2, 0.5, 0.8)
-DRAWS = 1000
+SHARES, PENALTIES = (0.02, 0.05, 0.1, 0.2, 0.4), (0.001, 0.01, 0.05, 0.5)  # in a table
 CELLS = 90  # of a heat map, along either axis
 
 
@@ -80,41 +78,19 @@ def plot_functions(setting):
 # ---------------------------------------------------------------- the region
 
 
-def checks(setting):
-    """Table: the changes by formula and in drawn data at a grid of settings, with standard errors.
+def limits(setting):
+    """DataFrame: the lines of the region's figure, at some shares and at some teacher's penalties.
 
-    Each row: share, noise, teacher's penalty, weight; and, for majority, minority and average,
-    the change of the squared error, as formula, simulation and standard error."""
-    points = [replace(setting, share=p, noise=v) for p in SHARES for v in NOISES]
-    whole = replace(setting, share=round(EXAMPLES * setting.share) / EXAMPLES)
-    points += [replace(whole, teacher_penalty=m, alpha=a) for m in PENALTIES for a in WEIGHTS]
-    rows = []
-    for seed, at in enumerate(points):
-        exact = theory.of_groups(at, np.subtract(ridge.risks(at), ridge.risks(at, (0, 0))))
-        mean, error = smoothers.simulated(at, draws=DRAWS, seed=seed)
-        known = {"share": at.share, "noise": at.noise, "teacher's penalty": at.teacher_penalty}
-        row = known | {"weight": at.alpha}
-        for i, group in enumerate(GROUPS):
-            row |= {group: exact[group], f"{group}, simulated": mean[i], f"{group}, s.e.": error[i]}
-        rows.append(row)
-    return pd.DataFrame(rows)
-
-
-def far(table):
-    """(number of simulated changes, those over 1.96 s.e. from the formula, the most s.e.)."""
-    away = [(table[f"{g}, simulated"] - table[g]).abs() / table[f"{g}, s.e."] for g in GROUPS]
-    away = np.array(away)
-    return away.size, (away > 1.96).sum(), away.max()
-
-
-def in_region(table):
-    """(rows,) bool, twice: drawn data say that a setting is in the region; that it is outside.
-
-    In it the average falls and the minority is harmed. Clear is what is 2 standard errors away."""
-    worse = table["minority, simulated"] / table["minority, s.e."]
-    better = -table["average, simulated"] / table["average, s.e."]
-    both = np.minimum(worse, better)
-    return both > 2, both < -2
+    What a row does not name is as in the setting."""
+    shares = [*SHARES, *(setting.share for _ in PENALTIES)]
+    penalties = [*(setting.teacher_penalty for _ in SHARES), *PENALTIES]
+    at = replace(setting, share=np.array(shares), teacher_penalty=np.array(penalties))
+    columns = {"share of the minority": shares, "teacher's penalty": penalties}
+    for groups, name in ((ONLY_MINORITY, "minority"), (BOTH, "average")):
+        columns[f"noise, limit of the {name}"] = ridge.noise_limit(at, groups)
+        columns[f"weight, limit of the {name}"] = ridge.weight_limit(at, groups)
+    columns["noise above which AdaAlpha spares the minority"] = ridge.adaptive_noise_limit(at)
+    return pd.DataFrame(columns).drop_duplicates()
 
 
 @captioned
@@ -122,14 +98,12 @@ def plot_region(setting):
     """Linear ridge regression. Coloured is the region where distillation lowers the average squared
     error and raises the minority's, by how many per cent of one-hot's, which is small where there
     is little noise; the limits of the region are lines from the formulas. Above the dotted line,
-    AdaAlpha's weight does not harm the minority. Marks are settings that were simulated: teacher
-    and students were fitted to draws of the noise; unclear are those which fewer than two standard
-    errors decide. The star is the setting of this page, if it lies within the axes."""
-    table = checks(setting)
+    AdaAlpha's weight does not harm the minority. The star is the setting of this page, if it lies
+    within the axes. Where a limit of the weight is 0 or less, every weight raises that error; where
+    it is 1 or more, none does."""
     shares, noises = np.geomspace(0.01, 0.5, CELLS), np.geomspace(0.02, 4, CELLS)
     penalties = np.geomspace(1e-4, 1, CELLS)
     weights = np.linspace(0.01, 1, CELLS)
-    first = len(SHARES) * len(NOISES)
 
     def paint(width):
         shape = {"columns": 2} if width >= DESK else {"rows": 2}
@@ -147,8 +121,6 @@ def plot_region(setting):
             axes[1].plot(penalties, np.where(limit > 1, np.nan, limit), **look)
         spared = ridge.adaptive_noise_limit(edges[0])
         axes[0].plot(shares, spared, ":", color="black", label="above: AdaAlpha spares it")
-        _marks(axes[0], table[:first], "share", "noise")
-        _marks(axes[1], table[first:], "teacher's penalty", "weight")
         star = {"marker": "*", "color": BLUE, "markersize": 15, "linestyle": "none"}
         star |= {"markerfacecolor": "none", "markeredgewidth": 1.5}
         axes[0].plot(setting.share, setting.noise, label="this page", **star)
@@ -165,15 +137,16 @@ def plot_region(setting):
         legend(figure, axes[0])
         return figure
 
-    count, beyond, most = far(table)
-    sentence = (
-        f"Of {count} changes of a squared error that the formulas give, {beyond} "
-        f"{'lies' if beyond == 1 else 'lie'} outside the 95 % interval of the simulation (by "
-        f"chance: about {round(count / 20)}), the furthest {most:.1f} standard errors away; "
-        f"they are those of both groups and of their average at {len(table)} settings, from "
-        f"{DRAWS:,} draws each."
-    )
-    return paint, sentence, table
+    least, most = (ridge.weight_limit(setting, groups) for groups in (ONLY_MINORITY, BOTH))
+    least, most = max(least, 0), min(most, 1)
+    where = "no weight of the teacher lowers the average error and harms the minority"
+    if least < most:
+        where = (
+            "the average error falls and the minority’s rises if and only if the teacher’s weight "
+            f"lies between {least:.2f} and {most:.2f}"
+        )
+    sentence = f"At the share, the noise and the penalties of this page, {where}."
+    return paint, sentence, limits(setting)
 
 
 def _heat(axes, x, y, grid):
@@ -195,18 +168,6 @@ def _log(axes, which, values):
     axes.set(**{f"{which}scale": "log", f"{which}lim": limits, f"{which}ticks": values})
     axes.set(**{f"{which}ticklabels": names})
     getattr(axes, f"{which}axis").set_minor_locator(NullLocator())
-
-
-def _marks(axes, table, x, y):
-    """The simulated settings, by what drawn data say of them."""
-    inside, outside = in_region(table)
-    for some, marker, face, words in (
-        (inside, "o", "black", "in the region"),
-        (outside, "o", "white", "outside it"),
-        (~inside & ~outside, "D", "#bbbbbb", "unclear"),
-    ):
-        look = {"markerfacecolor": face, "markeredgecolor": "black", "markersize": 6}
-        axes.plot(x, y, marker, data=table[some], label=f"simulated: {words}", **look)
 
 
 # ---------------------------------------------------------------- a weight by group

@@ -78,15 +78,15 @@ def weight_by_class(p):
     )
 
 
-def mitigations(p, methods=None):
-    """Table of the conditions of F4 for any method, by default all but kd: one row per method."""
+def mitigations(p):
+    """Table of the conditions of F4 for all methods but kd: one row per method."""
     bucket = verdict_bucket(p)
     name, rare = rarest(p)
     if bucket is not None:
         name = p.bucket_names[bucket]
         rare = p.in_bucket(bucket)
     rows = []
-    for method in methods or [m for m in p.methods if m != "kd"]:
+    for method in [m for m in p.methods if m != "kd"]:
         rows.append(
             {
                 "method": name_of(method),

@@ -1,7 +1,6 @@
 """When distillation must harm a minority: the numbers and words of notebook 07.
 
-Every number is exact, by the formulas of evidence/ridge.py or by linear algebra, but for the points
-that check them by simulation."""
+Every number is exact, by the formulas of evidence/ridge.py or by linear algebra."""
 
 import functools
 from dataclasses import replace

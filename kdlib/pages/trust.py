@@ -90,13 +90,13 @@ def without_val(p, methods):
 
 
 @captioned
-def plot_learning_curves(p, methods=None):
+def plot_learning_curves(p):
     """Lines are means over seeds, without intervals. The last epoch is the result; no epoch is
     chosen. Val is the set of held-out images that may be looked at before the test."""
     name, _ = rarest(p)
     members = {"average": p.bucket >= 0, name: p.bucket == p.bucket_names.index(name)}
     rows = []
-    for method in without_val(p, methods or p.runs):
+    for method in without_val(p, p.runs):
         runs = [r.facts["val_accuracy_by_group"] for r in p.runs[method]]
         for epoch in sorted(runs[0], key=int):
             accuracy = 100 * np.mean([np.array(run[epoch], float) for run in runs], axis=0)

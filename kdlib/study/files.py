@@ -18,7 +18,9 @@ LEFT = ".tmp-"  # with which the names of files that are being written begin
 A_DAY = 24 * 3600  # seconds after which nobody can still be writing such a file
 ROOM = 10**6  # bytes that a folder must take before a run begins
 _being_written = set()  # temporary paths of this process
-FULL_OR_CLOSED = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
+HELPS = {errno.EROFS: "choose another place"}  # where a disk is full, or closed to us
+HELPS |= dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "free space")
+HELPS |= dict.fromkeys((errno.EACCES, errno.EPERM), "change its permissions")
 NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)  # of a file system
 
 
@@ -94,7 +96,7 @@ def write_whole(path, content):
 
 
 @contextlib.contextmanager
-def _written(path, errors=FULL_OR_CLOSED):
+def _written(path, errors=HELPS):
     """A block that writes a path. Such errors become a KdlibError, as others may be of reading."""
     try:
         yield

@@ -446,3 +446,12 @@ def test_bad_parameters_of_the_audit(changed, said):
     assert {name: value for name, value in found.items() if value is not None} == of_study
     with pytest.raises(KdlibError, match=re.escape(said)):
         given.check_parameters({**usual, **changed})
+
+
+def test_a_page_over_what_the_audit_reads_is_refused_before_anything_is_read():
+    known = render.read_parameters(read(AUDIT).cells[1].source, AUDIT)
+    usual = {name: default for name, (default, _) in known.items()}
+    files = {"labels": "no.html", "teacher": "no-t.npy", "student": "no-s.npy"}
+    options = given.check_parameters(usual | files)
+    with pytest.raises(KdlibError, match="would write over no.html, which this audit reads"):
+        given.asked(options, "no.html")

@@ -513,6 +513,9 @@ def test_without_a_baseline_a_subgroup_is_worse_than_the_teacher_not_harmed():
     assert found.subgroups.subgroup[0] == "c0=a and c3=b" and found.subgroups.finding[0] == "worse"
     assert found.metrics["subgroups_worse"] >= 1 and "subgroups_harmed" not in found.metrics
     assert "worse than the teacher, confirmed" in " ".join(found.headline())
+    one_each = kdlib.audit(y, y, student[0], teacher[0], search=table, resamples=2)
+    said = " ".join(one_each.headline())
+    assert "worse than the baseline, confirmed" in said and "harmed" not in said
     row = found.subgroups.iloc[0]
     half = searching.halves_of(searching.Groups.of(y, range(10)), 8000, 0)
     some = (table["c0"] == "a") & (table["c3"] == "b") & (half == 1)
