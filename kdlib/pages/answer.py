@@ -91,12 +91,11 @@ def _cards(p):
 def compared(panels):
     """The claims as a Markdown table with a column for each study; below, what is marked there."""
     columns = {f"`{p.study.name}`": list(_cards(p).values()) for p in panels}
-    return "\n\n".join(verdict_table("claim", columns, _rows(map(_beside, panels))))
+    return "\n\n".join(verdict_table("claim", columns, _rows([_beside(p) for p in panels])))
 
 
 def _rows(cells):
-    """Rows of a table from the columns that stand beside their labels: {label: cell}, ..."""
-    cells = list(cells)
+    """Rows of a table from its columns: a list of {label: cell}."""
     labels = dict.fromkeys(label for column in cells for label in column)
     return [[label, *(column.get(label) or "–" for column in cells)] for label in labels]
 
@@ -126,17 +125,17 @@ def _beside(p):
     """{label: cell}: what else tells how to read the verdicts of a study."""
     sizes = {name: card.get("smallest", "").split()[:1] for name, card in _cards(p).items()}
     found = "; ".join(f"{name.split()[0]}: {size[0]}" for name, size in sizes.items() if size)
-    passes, change = gate_of(p)
+    enough = "; ".join(word or "not run" for word in gate_of(p))
     return {
         "effects that four of five such studies would find, points": found,
         "networks: distilled; one-hot": f"{p.seeds}; {len(p.runs['one_hot'])}",
-        "training passes the *gate*; twice the epochs": f"{passes}; {change or 'not run'}",
+        "passes our test of sufficient training; change by twice the epochs": enough,
     }
 
 
 def beyond_verdicts(panels):
     """Rows of a table with a column for each Panel: what belongs to the verdicts, and is none."""
-    return _rows(map(_beyond, panels))
+    return _rows([_beyond(p) for p in panels])
 
 
 def _rare(p):
@@ -184,9 +183,9 @@ def explained(panels):
         "are corrected for the number of findings of a study, so an interval may exclude 0 where "
         f"nothing is decided{_over_all(panels)}. On the *matched control*, one-hot networks pose "
         "as distilled ones, so that what is decided there is a false alarm; only F2b may be "
-        "contradicted. The *gate* is our test of sufficient training: twice the epochs change "
-        f"average accuracy by an estimate of less than {LEAST_CHANGE:g} point, the teacher fits "
-        f"its training images, and no few-shot class is below {LEAST_FEW_SHOT:g} % on held-out "
+        "contradicted. Our test of sufficient training asks that twice the epochs change average "
+        f"accuracy by an estimate of less than {LEAST_CHANGE:g} point, that the teacher fits its "
+        f"training images, and that no few-shot class is below {LEAST_FEW_SHOT:g} % on held-out "
         "images. Each study has one draw of its training images, and no interval covers another "
         f"draw. {so_far()}"
     )

@@ -36,11 +36,11 @@ def answer(cards):
     if copied is None or amplified is None:
         return found["F3b"]["said"]
     return (
-        "compared with one-hot training, distillation changes how often students repeat the "
-        f"teacher's wrong label by {told(copied)} at equally many errors, and their error in the "
-        f"teacher's weakest classes minus that in the rest by {told(amplified)}. How much more "
-        "often students repeat that label than students of other teachers do: "
-        f"{told(found['F3b']['second'])}."
+        "distillation changes how often students repeat the teacher's wrong label by "
+        f"{told(copied)}, compared with one-hot training at equally many errors, and by "
+        f"{told(found['F3b']['second'])}, compared with students of other teachers. It changes "
+        "their error in the teacher's weakest classes minus that in the rest by "
+        f"{told(amplified)}."
     )
 
 

@@ -17,6 +17,7 @@ from sklearn.metrics import accuracy_score
 from kdlib.config import KdlibError
 from kdlib.evidence import rates as counted
 from kdlib.evidence.panel import panel
+from kdlib.evidence.significance import change
 from kdlib.evidence.words import number
 from kdlib.pages import people, pictures
 from kdlib.pages.drawing import DESK, PHONE
@@ -115,6 +116,15 @@ def test_gains_by_group_are_differences_of_accuracy_most_frequent_group_first(p)
             for m in ("kd", "one_hot")
         )
         assert gain == pytest.approx(100 * (kd - base))
+
+
+def test_gains_by_group_have_the_intervals_of_an_audit(p):
+    right = {m: np.array(networks(p, m)) == p.y for m in ("kd", "one_hot")}
+    found = change(right["kd"], p.members, np.ones(len(p.y)), right["one_hot"])
+    table = people.gain_by_group(p, ["ada_alpha", "kd"]).set_index("method").loc["distillation"]
+    order = np.argsort(-p.train_counts, kind="stable")
+    np.testing.assert_allclose(table[["low", "high"]], 100 * np.c_[found.low, found.high][order])
+    assert [np.mean(seeds) for seeds in table.per_seed] == pytest.approx(list(table.estimate))
 
 
 def test_by_label_a_gain_is_more_true_or_fewer_false_positives(p):

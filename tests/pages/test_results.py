@@ -92,7 +92,8 @@ def test_the_answer_marks_what_the_matched_control_does_too(monkeypatch):
     assert "\n\n† F1, `tiny`: This rule also fires on the matched control" in answer
     assert "\n\n† F4 AdaAlpha, `tiny`: The matched control passes too" in answer
     assert found["any finding decided, on the matched control"] == ["10.0 %"]
-    assert found["training passes the *gate*; twice the epochs"] == ["not known; not run"]
+    label = "passes our test of sufficient training; change by twice the epochs"
+    assert found[label] == ["not known; not run"]
     assert everything.count("**holds†**<br>") == 2 and everything.count("\n† F") == 2
     assert everything.count("| **holds†** |") == 2
 

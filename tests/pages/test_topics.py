@@ -453,7 +453,7 @@ def test_the_answer_on_errors_says_both_what_is_transferred_and_what_is_amplifie
         estimate, ends = cards[name]["numbers"][0].replace("\xa0", " ").split(" (")
         assert f"{of} by {estimate} points (95 % interval {ends}" in said
     second = cards["F3b"]["second"]
-    assert f"than students of other teachers do: {words.told(second)}." in said
+    assert f"and by {words.told(second)}, compared with students of other teachers." in said
     assert said.count("95 % interval") == 3
     (one, *_) = {c["said"] for c in findings.pair_verdicts(made(seeds=1)) if c["finding"] == "F3b"}
     assert transfer.answer(findings.pair_verdicts(made(seeds=1))) == one
