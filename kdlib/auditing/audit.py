@@ -23,7 +23,7 @@ from kdlib.auditing.found import Found
 from kdlib.auditing.gate import METRICS
 from kdlib.auditing.numbers import numbers
 from kdlib.auditing.pictures import pictures_of
-from kdlib.auditing.search import confirmed
+from kdlib.auditing.search import confirmed, without_outputs
 from kdlib.auditing.search import search as search_in
 from kdlib.auditing.tables import CHANGED
 from kdlib.config import did_you_mean
@@ -153,6 +153,8 @@ def audit(
     more = {"groups": groups, "weights": weights, "training counts": train_counts}
     more |= {"search": search, "images": images}
     more = {what: source(given, what) for what, given in more.items() if given is not None}
+    if "search" in more:
+        more["search"] = without_outputs(more["search"], models)
     if by is not None:
         more["groups"] = used_by(more.get("groups"), by)
     warned = controls(models)
@@ -173,6 +175,7 @@ def audit(
     same = same_network(models["teacher"], models.get("baseline", ()))
     result = numbers(y, found, len(names), members, w, same=same, **how)
     _beyond_groups(result, by_example, y, found, names, members, w, seed)
+    result["metrics"]["warnings"] = len(warned)
     metrics = {name: result["metrics"][name] for name in METRICS if name in result["metrics"]}
     inputs = [("labels", first)]
     inputs += [(role, s) for role, many in models.items() for s in many]

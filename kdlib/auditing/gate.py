@@ -52,6 +52,7 @@ METRICS = {  # name: what it is; gains over the reference, in points
         "rank correlation across groups between the teacher's margin, on one half of the examples, "
         "and the gain, on the other"
     ),
+    "warnings": "warnings that what was read may not be what was meant",
     "student_copies": COPIED.format("student"),
     "baseline_copies": COPIED.format("baseline"),
     "copied_excess": "the student's copies beyond the baselines', scaled to as many errors, points",
@@ -61,7 +62,12 @@ METRICS = {  # name: what it is; gains over the reference, in points
     },
     **{f"{role}_log_loss": f"mean log-loss of the {role}, natural logarithm" for role in ROLES},
 }
-NO_INTERVAL = ("groups_", "_calibration_error", "_log_loss")  # in the names of such metrics
+NO_INTERVAL = (
+    "groups_",
+    "warnings",
+    "_calibration_error",
+    "_log_loss",
+)  # in the names of such metrics
 COLUMNS = {  # of the groups' table: what can be asked of a group
     "gain": "gain, points",
     **{role: f"accuracy of the {role}, per cent" for role in ROLES},

@@ -99,6 +99,8 @@ def _would_have_been_found(a):
     if not np.isfinite(enough):
         return ""
     which = "in half of them" if len(a.groups) > 1 else "in it"
+    if enough > 100:
+        return f"; {which}, not even the largest possible change would have been detected"
     return f"; {which}, a change of {enough:.1f} points would probably have been detected"
 
 

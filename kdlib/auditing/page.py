@@ -45,10 +45,11 @@ def value_of(value, digits=2):
 def describe(row, a):
     """One row of Audit.groups, its finding in_words, as a sentence."""
     accuracy = ", ".join(f"{role} {getattr(row, role):.1f} %" for role in a.scored)
+    found = f"{row.detectable:.1f} points" if not row.detectable > 100 else "none that is possible"
     return (
         f"{printable(row.group)}: {count_of(row.n, 'example')}; {accuracy}; "
         f"gain over the {a.reference} {gain_in_words(row)}, q = {row.q:.3f}: {row.finding}. "
-        f"Smallest effect that would be detected: {row.detectable:.1f} points. "
+        f"Smallest effect that would be detected: {found}. "
         f"Teacher's margin {row.teacher_margin:.2f}, "
         f"so AdaAlpha would use alpha = {row.ada_alpha:.2f}."
     )

@@ -19,6 +19,8 @@ The table must hold what was known before the predictions: a column made of them
 S students, N examples, M conditions.
 """
 
+import itertools
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -66,6 +68,23 @@ def search(found, y, right, w, seed=0):
         kept, compared = _kept(conditions, d, w, first)
     table = _tested(conditions, kept, right, reference, w, (first, other))
     return table, _how(found, conditions, compared, table, len(first), passed_over)
+
+
+def without_outputs(found, models):
+    """The Source of a table without the columns that outputs of the models were read from.
+
+    models: {role: Sources}; one of the whole table does not say which columns those are."""
+    own = set()
+    for model in itertools.chain(*models.values()):
+        if (
+            found.sha256
+            and model.sha256 == found.sha256
+            and len(model.columns) < len(found.columns)
+        ):
+            own |= set(model.columns)
+    if own:
+        found.note(f"Not searched, as they are outputs of the models: {listed(sorted(own))}.")
+    return replace(found, columns={k: v for k, v in found.columns.items() if k not in own})
 
 
 # ---------------------------------------------------------------- one half finds

@@ -100,7 +100,8 @@ def _verdict(c, audited, now, against):
     known = {name: value for name, value in values.items() if np.isfinite(value)}
     # those that meet it most come first
     order = sorted(known, key=known.get, reverse=c.comparison in (">", ">="))
-    those = [name for name in order if c.holds(known[name])]
+    # what is 0 but for rounding is not below it
+    those = [name for name in order if c.holds(round(known[name], 9))]
     state = NOT_MET
     why = ""
     if those:

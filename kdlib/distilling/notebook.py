@@ -48,20 +48,16 @@ def check_parameters(namespace):
     for name, what in NEEDED.items():
         if name not in given:
             raise KdlibError(f"{PARAMETER} {name}={namespace[name]!r}: must name {what}.")
+    data = namespace["data"] or f"{given['out']}/images"
+    fields = {name: given.get(name) for name in FIELDS}
+    as_usual = None, (None, None), (None, None)  # workers, and the colours
+    rest = given.get("teacher_classes")
     try:
-        _check(namespace["data"] or f"{given['out']}/images", given)
+        networks, *_ = asked(None, given["teacher"], given["student"], given["methods"], fields)
+        check_command(data, given["out"], networks, given.get("seeds", 1), *as_usual, rest)
     except KdlibError as error:
         raise KdlibError(f"{PARAMETER}{_as_parameter(str(error))}") from None
     return given
-
-
-def _check(data, given):
-    """KdlibError for what run.distil refuses before it reads anything."""
-    fields = {name: given.get(name) for name in FIELDS}
-    networks, *_ = asked(None, given["teacher"], given["student"], given["methods"], fields)
-    as_usual = None, (None, None), (None, None)  # workers, and the colours
-    rest = given.get("teacher_classes")
-    check_command(data, given["out"], networks, given.get("seeds", 1), *as_usual, rest)
 
 
 def _as_parameter(said):
@@ -83,8 +79,6 @@ def _value(name, value):
         raise KdlibError(f"{PARAMETER} {name}={value!r}: must be text.")
     if value is None or name in TEXTS and not value.strip():
         return None
-    if name == "seeds" and (type(value) is not int or value < 1):
-        raise KdlibError(f"{PARAMETER} seeds={value!r}: must be a whole number, at least 1.")
     if name not in FIELDS:
         return value
     try:

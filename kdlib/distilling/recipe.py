@@ -14,9 +14,7 @@ TEACHER_SEED = 1000  # of the teacher that is trained here
 LEAST_IN_BATCH = 2  # images that a process needs for the statistics of a batch norm
 
 USUAL = {"epochs": 90, "batch_size": 256, "warmup": 5, "weight_decay": 1e-4, "size": 224}
-PRESETS = {
-    "imagenet": USUAL | {"batch_size": 512, "decay": "step", "milestones": (30, 60, 80)},
-}
+PRESETS = {"imagenet": USUAL | {"batch_size": 512, "decay": "step", "milestones": (30, 60, 80)}}
 PRESETS["imagenet-lt"] = PRESETS["imagenet"]
 # of these presets: a teacher that is larger than the student, and one like it
 PRESET_TEACHERS = ("torchvision:resnet50", "torchvision:resnet18")

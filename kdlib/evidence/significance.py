@@ -94,6 +94,7 @@ def change(mine, members: Groups, w, other=None, pseudo: int = 1) -> Change:
         if other is not None:
             d = d - samples[1].mean(axis=0)
         estimate = mean(d)
+        estimate = np.where(np.abs(estimate) < TIE, 0.0, estimate)  # NaN stays
         centre = estimate * n / (n + 2 * pseudo)
         by_example = variance(d, pseudo)
         several = [sample for sample in samples if len(sample) > 1]

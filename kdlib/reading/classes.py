@@ -131,7 +131,10 @@ def classes_of(y, answers, given=()):
             answers = [replace(a, classes=a.keys or a.classes) for a in answers]
         answers = [_from_zero(y, a) for a in answers]
         scored = [a for a in answers if a.scores and not a.one_score]
-        names = _names_of_scores(y, scored) if scored else _names_that_occur(y, answers)
+        if named := [a for a in scored if _names_classes(a)]:
+            names = _named_order(y, answers, named)
+        else:
+            names = _places(y, scored[0]) if scored else _names_that_occur(y, answers)
     if len(names) < 2:
         raise AuditError(ONE_CLASS)
     return names, answers
@@ -181,27 +184,47 @@ def _from_zero(y, answers):
     return replace(answers, classes=tuple(str(int(name) - 1) for name in numbers))
 
 
-def _names_of_scores(y, scored):
-    """Names of the classes by the columns of scores."""
-    named = [a for a in scored if a.classes and not counted(a.classes)]
-    if not named:
-        first = scored[0]
-        width = len(first.scores)
-        if width == 1:
-            width = np.shape(first.source.columns[first.scores[0]])[1]
-        ones = y.dtype != object and len(y) and y.min() == 1 and y.max() == width
-        return tuple(str(k + ones) for k in range(width))
-    first = named[0].source.name
-    order = named[0].classes
-    for a in named:
-        reordered = a.classes != order and set(a.classes) == set(order)
-        if reordered and y.dtype != object and not all_whole(order):
-            raise a.source.error(
-                f"its columns come in another order than those of {first}, and the labels "
-                f"are numbers; {GIVE_NAMES}."
-            )
+def _places(y, first):
+    """Names of the classes by how many scores without names the first Answers have."""
+    width = len(first.scores)
+    if width == 1:
+        width = np.shape(first.source.columns[first.scores[0]])[1]
+    ones = y.dtype != object and len(y) and y.min() == 1 and y.max() == width
+    return tuple(str(k + ones) for k in range(width))
+
+
+def _names_classes(answers, numbers_do=False):
+    """Whether Answers name the classes, by text or, if these do, by numbers; or only count them."""
+    if answers.predicted is not None:
+        return numbers_do or answers.read(answers.predicted).dtype == object
+    return bool(answers.classes) and not counted(answers.classes)
+
+
+def _named_order(y, answers, named):
+    """Names of the classes by columns that are called so, in the order of the first that has one.
+
+    named: the Answers of which columns are. What only counts the classes is taken in that order, as
+    a note says. AuditError where that is, and columns come in several orders, or in none."""
+    # of kind 0, kind 1, ... the numbers are the order
+    by_number = [bool(a.keys) and counted(a.keys) for a in named]
+    ordered = [a for a, own in zip(named, by_number, strict=True) if own or not a.source.unordered]
+    first = (ordered or named)[0]
+    order = first.classes if ordered else tuple(sorted(first.classes))
+    numbers = y.dtype != object and not all_whole(order)
+    by_name = [a.one_score or _names_classes(a, all_whole(order)) for a in answers]
+    count = ["labels"] * numbers
+    count += [a.source.name for a, own in zip(answers, by_name, strict=True) if not own]
+    moved = [a for a in ordered if a.classes != order and set(a.classes) == set(order)]
+    if count and (moved or not ordered):
+        why = "its classes come in another order in each row"
+        if moved:
+            why = f"its columns come in another order than those of {first.source.name}"
+        found = (moved or named)[0].source
+        raise found.error(f"{why}, and {listed(count)} only count the classes; {GIVE_NAMES}.")
     if [*map(str.casefold, order)] == ["true", "false"]:  # which labels have as 1 and 0
-        return order[::-1]
+        order = order[::-1]
+    if count and not all(by_number):
+        first.source.note(f"its order of the classes, {listed(order)}, is that of {listed(count)}.")
     return order
 
 

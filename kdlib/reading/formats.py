@@ -23,6 +23,7 @@ from kdlib.reading.delimited import delimited
 from kdlib.reading.sentences import AuditError
 
 LARGEST = 2**32  # bytes of an archive, as unpacked
+UNORDERED = "unordered"  # attribute of a table whose columns stand in the order of one row
 
 
 # ---------------------------------------------------------------- text
@@ -39,7 +40,21 @@ def _numbers(file):
 
 
 def _json_lines(file):
-    return pd.DataFrame([json.loads(line) for line in file if line.strip()])
+    return _records([json.loads(line) for line in file if line.strip()])
+
+
+def _records(rows, unordered=False):
+    """The table of dictionaries, UNORDERED also where they hold their keys in several orders."""
+    frame = pd.DataFrame(rows)
+    frame.attrs[UNORDERED] = unordered or _differ(rows)
+    return frame
+
+
+def _differ(rows):
+    """Whether those of rows that are dictionaries have what all of them hold in several orders."""
+    rows = [row for row in rows if isinstance(row, dict)]
+    shared = set.intersection(*map(set, rows)) if rows else ()
+    return len({tuple(key for key in row if key in shared) for row in rows}) > 1
 
 
 def _json(file):
@@ -52,11 +67,13 @@ def _json(file):
     if isinstance(held, list) and held and isinstance(held[0], list):
         first = held[0][0] if held[0] else None
         if isinstance(first, dict) and {"label", "score"} <= first.keys():  # a pipeline's
-            held = [{one["label"]: one["score"] for one in row} for row in held]
+            rows = [{one["label"]: one["score"] for one in row} for row in held]
+            return _records(rows, unordered=True)  # the largest score of each row is the first
     if isinstance(held, list) and held and all(isinstance(row, dict) for row in held):
-        return pd.DataFrame(held)
+        return _records(held)
     if isinstance(held, dict) and any(isinstance(of, dict) for of in held.values()):
         frame = pd.DataFrame(held)
+        frame.attrs[UNORDERED] = _differ(held.values())
         counts = list(frame.index) == list(map(str, range(len(frame))))
         return frame.reset_index(drop=True) if counts else frame
     return held
@@ -182,7 +199,9 @@ def read(path):
         raise AuditError(f"is a folder; name the files in it, as in {path}/*.npz.")
     if not is_known(path):
         allowed = ", ".join([*READERS, *PACKED])
-        raise AuditError(f"ends in {path.suffix or 'nothing'!r}, but only {allowed} are read.")
+        raise AuditError(
+            f"ends in {path.suffix or 'nothing'!r}, but only {allowed} are read; save it so."
+        )
     with open(path, "rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
         file.seek(0)

@@ -76,6 +76,7 @@ def with_group(found, how):
     """
     nothing = np.zeros(rows_of(found), dtype=bool)
     columns = dict(found.columns)
+    lacking = []
     for column, values in found.columns.items():
         if len(values) != len(nothing) or not is_single(values):
             continue
@@ -96,12 +97,15 @@ def with_group(found, how):
             )
         if empty.any() and values.dtype.kind != "f":
             columns[column] = np.where(empty, None, values)
-        if how == "drop":
+        if how == "drop" and empty.any():
             nothing |= empty
+            lacking.append(called)
     if nothing.all():
         raise found.error("no example has a group.")
     if nothing.any():
-        found.note(f"Left out: {count_of(int(nothing.sum()), 'example')} without a group.")
+        every = " of every group" if len(lacking) < len(columns) else ""
+        examples = count_of(int(nothing.sum()), "example")
+        found.note(f"Left out{every}: {examples} without {' or '.join(lacking)}.")
     return replace(found, columns=columns), np.flatnonzero(~nothing)
 
 

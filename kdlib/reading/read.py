@@ -29,6 +29,7 @@ class Source:
     notes: list = field(default_factory=list)  # how it was taken, parts of sentences
     start: int | None = None  # of a batch: the number of its first example
     unnamed: bool = False  # whether the ids have no name, as where pandas writes an index
+    unordered: bool = False  # whether the order of the columns is only that of one row
 
     def error(self, sentence):
         """The AuditError that says it of this input."""
@@ -75,6 +76,7 @@ def source(given, role):
     try:
         held, sha256 = formats.read(path) if is_file else (given, "")
         columns, index = _columns(held)
+        unordered = is_file and getattr(held, "attrs", {}).get(formats.UNORDERED, False)
     except AuditError as error:
         raise AuditError(f"{name}: {error}") from None
     except UnicodeDecodeError as error:
@@ -85,7 +87,7 @@ def source(given, role):
     except Exception as error:
         what = f"not a readable {path.suffix[1:]} file" if is_file else "no array"
         raise AuditError(f"{name}: {what} ({reason(error)}).") from None
-    found = _with_ids(Source(name, columns, None, sha256), index)
+    found = _with_ids(Source(name, columns, None, sha256, unordered=unordered), index)
     if not found.columns:
         raise found.error("holds no column.")
     return replace(found, columns=_selected(found, wanted)) if wanted else found

@@ -109,7 +109,10 @@ def _places(found, ids, wanted, by):
     else:
         places = pd.Index(ids, dtype=object).get_indexer(wanted)
         missing = quoted(wanted[np.argmin(places)])
-        raise found.error(f"has no row with the id {missing}, which stands in {by.name}.")
+        lacks = int((places < 0).sum())
+        more = f", nor with {lacks - 1:,} more of the {len(wanted):,} there" if lacks > 1 else ""
+        more = "; it has none of the ids there" if lacks == len(wanted) else more
+        raise found.error(f"has no row with the id {missing}, which stands in {by.name}{more}.")
     if more := len(ids) - len(wanted):
         found.note(f"Left out: {count_of(more, 'row')} with ids that {by.name} lacks.")
     return places

@@ -2,16 +2,18 @@
 
 import numpy as np
 from scipy.optimize import linear_sum_assignment
+from scipy.stats import hypergeom
 
 from kdlib.config import count_of
-from kdlib.reading.sentences import ends, printable
+from kdlib.reading.sentences import ends, listed, printable
 
 MANY = 20  # examples that nobody gets right by chance
 SIGMAS = 3  # by which a model must beat chance
 MOST_ORDERED = 1000  # classes whose order is checked
 OFTEN = 0.05  # share of examples that are predicted to be of classes that none is of
-ROWS = "are its rows in the same order as the labels?"
-GAINED = 10  # points that another order of the classes must add
+ROWS = "are its rows, and its classes, in the same order as the labels?"
+EXCHANGED = 2  # times as often as now, examples must be right in another order
+BY_CHANCE = 1e-3  # at most, that any classes of a model without knowledge look exchanged
 
 
 def read(y, names, found, how):
@@ -57,26 +59,29 @@ def warnings(y, names, found, sources):
         for x, s in zip(many, sources[role], strict=True):
             right = (x.predicted == y).mean()
             # of a model that knows nothing of the labels but how often each occurs
-            chance = shares @ np.bincount(x.predicted, minlength=classes) / n
+            given = np.bincount(x.predicted, minlength=classes) / n
+            # the most that such a model gets right in any order of the classes
+            chance, blind = shares @ given, np.sort(shares) @ np.sort(given)
             called = role if s.name == role else f"{role} {s.name}"
-            other = 0.0
-            if right < 1 / 1.5 and classes <= MOST_ORDERED:
-                other = _in_another_order(y, x.predicted, classes)
+            other, where = _exchanged(y, x.predicted, names)
+            whole = _in_another_order(y, x.predicted, classes)
+            if whole > max(other, EXCHANGED * right, _above(blind, n)):
+                other, where = whole, ""
             only = printable(names[x.predicted[0]])
             if n >= MANY and (x.predicted == x.predicted[0]).all() and not (y == y[0]).all():
                 yield (
                     f"The {called} predicts {only} in every example: are its columns, "
                     "or its file, what was meant?"
                 )
-            elif other > right + GAINED / 100 and other > 1.5 * right:
+            elif other > right:
                 yield (
                     f"The {called} is right in {100 * right:.1f} %, but would be in "
-                    f"{100 * other:.1f} % if the classes came in another order: "
+                    f"{100 * other:.1f} % if the classes came in another order{where}: "
                     "are they in the same order as the labels?"
                 )
             elif right == 1 and n >= MANY and not x.scored:
                 yield f"The {called} is right in every example: is its file one of labels?"
-            elif right < chance + SIGMAS * np.sqrt(chance * (1 - chance) / n):
+            elif right < _above(chance, n):
                 yield (
                     f"The {called} is right in {100 * right:.1f} %, and would be in "
                     f"{100 * chance:.3g} % if its predictions were shuffled: {ROWS}"
@@ -112,18 +117,42 @@ def _marks(y, names, found):
     ]
 
 
+def _exchanged(y, predicted, names):
+    """(share right once classes given each other's labels are put right, which: ", for a, b").
+
+    Examples of each are given the label of the next at least EXCHANGED times as often as their own,
+    and are, of all that are given one of the two, less often given their own than others are: by
+    Fisher's exact test, corrected for the pairs of classes.
+    """
+    size = len(names)
+    if size > MOST_ORDERED:
+        return 0.0, ""
+    counts = np.bincount(y * size + predicted, minlength=size**2).reshape(size, size)
+    label, most, own, total = counts.argmax(1), counts.max(1), counts.diagonal(), counts.sum(0)
+    p = hypergeom.cdf(own, total + total[label], total, own + most)
+    sure = (most > 0) & (most >= EXCHANGED * own) & (p < BY_CHANCE / size**2)
+    after = {a: label[a] for a in np.flatnonzero(sure).tolist()}
+    while after.keys() != (nexts := set(after.values())):  # until only rounds are left
+        after = {a: b for a, b in after.items() if a in nexts and b in after}
+    right = (own.sum() + (most - own)[[*after]].sum()) / len(y)
+    return right, f", for {listed([names[a] for a in after])}" * bool(after)
+
+
+def _above(chance, n):
+    """What a share of n examples must reach to be clearly above one that chance gives."""
+    return chance + SIGMAS * np.sqrt(chance * (1 - chance) / n)
+
+
 def _in_another_order(y, predicted, classes):
     """Share of examples that is right once each predicted class is called by the label it suits.
 
     Chosen on every other example of a class, counted on the rest, so that chance gains nothing.
     """
-    order = np.argsort(y, kind="stable")
+    if classes > MOST_ORDERED:
+        return 0.0
     half = np.empty(len(y), dtype=np.int64)
-    half[order] = np.arange(len(y)) % 2
-    right = 0
+    half[np.argsort(y, kind="stable")] = np.arange(len(y)) % 2
     counts = np.zeros((2, classes, classes), dtype=np.int64)
     np.add.at(counts, (half, predicted, y), 1)
-    for k in (0, 1):
-        own, label = linear_sum_assignment(counts[k], maximize=True)
-        right += counts[1 - k][own, label].sum()
-    return right / len(y)
+    best = [linear_sum_assignment(of, maximize=True) for of in counts]
+    return sum(counts[1 - k][best[k]].sum() for k in (0, 1)) / len(y)

@@ -73,7 +73,7 @@ def reason(error):
     if isinstance(error, ModuleNotFoundError):
         return f"this needs {error.name}, which is not installed"
     if any(mark in said for mark in ("allow_pickle", "Python objects", "weights_only")):
-        return "it holds Python objects, which are not read"
+        return "it holds Python objects, which are not read; save numbers or text"
     if "index_col=False" in said:  # of pandas
         return "a row has more cells than the first line names"
     return said.splitlines()[0][:120]

@@ -7,7 +7,7 @@ import numpy as np
 from kdlib.reading.sentences import AuditError, as_number, encodable, quoted
 
 MISSING = ("None", "nan", "<NA>", "NaT")  # how missing values that are not text are printed
-ABSENT = (*MISSING, "NA", "NaN", "NULL")  # how these are written as text
+ABSENT = (*MISSING, "NA", "N/A", "#N/A", "NaN", "NULL", "?")  # how these are written as text
 WHOLE = re.compile(r"[ \t\r\n]*[+-]?[0-9]{1,18}[ \t\r\n]*")  # what int reads
 
 COMMA = re.compile(r"\s*[-+]?\d+,\d+(?:[eE][-+]?\d+)?\s*")  # in a number

@@ -46,11 +46,9 @@ def _join(address):
     if address.startswith("ray://"):
         raise _no_cluster(address, "clients from outside are not served")
     if port.isdecimal():
-        if int(port) > 65535:
-            raise _no_cluster(address, "there is no such port")
         try:  # Ray would try for minutes
             socket.create_connection((host, int(port)), REACHED).close()
-        except OSError as error:
+        except (OSError, OverflowError) as error:  # the latter: of a port that there cannot be
             raise _no_cluster(address, f"nothing answers there ({error})") from None
     code = {"py_modules": [str(Path(files.__file__).parents[1])], "excludes": ["__pycache__"]}
     code["env_vars"] = {"KDLIB_GIT": git_sha()}

@@ -90,13 +90,9 @@ def of_curves(value, cfg, facts):
 
 
 def of_margins(value, cfg, facts):
-    if value is None:
-        return True
-    if cfg.margin_level == "example":
-        return list_of(is_share, value, sum(facts["train_counts"]))
-    if cfg.margin_level == "class":
-        return list_of(is_share, value, len(facts["class_names"]))
-    return by_group(is_share)(value, cfg, facts)
+    lengths = {"example": sum(facts["train_counts"]), "class": len(facts["class_names"])}
+    length = lengths.get(cfg.margin_level, len(facts["group_names"]))
+    return value is None or list_of(is_share, value, length)
 
 
 HASH = Fact(alone(is_hash), "64 hexadecimal digits")

@@ -44,7 +44,7 @@ def cache_folder():
     return Path(os.environ.get("KDLIB_CACHE") or DATA / "cache")
 
 
-def read_file(path, most):
+def read_file(path, most=2**32):
     """The bytes of a regular file of at most `most` bytes; ValueError for anything else.
 
     OSError as of open. A device or a pipe might have no end."""

@@ -14,7 +14,6 @@ from kdlib.config import KdlibError
 from kdlib.study.files import folder, read_file, write_whole
 
 EVERY = 120.0  # seconds between two savings; a shorter run is never kept
-LARGEST = 2**33  # bytes that are read
 HASH = 64  # bytes in front: the hash of all that follows, since torch checks none
 
 
@@ -33,7 +32,7 @@ def packed(contents):
 
 def _read(path):
     """What was kept; an exception of any kind for a file that is not whole, or not ours."""
-    held = read_file(path, LARGEST)
+    held = read_file(path, 2**33)
     content = held[HASH:]
     if hashlib.sha256(content).hexdigest().encode() != held[:HASH]:
         raise ValueError("changed since it was written")

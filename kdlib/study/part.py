@@ -43,11 +43,8 @@ def part_of(whole, pairs=(), methods=(), seeds=None):
 
 def _range_of(text, whole):
     found = re.fullmatch(r"(?:(\d{1,9})-)?(\d{1,9})", text)
-    some = range(0)
-    if found and found[1]:
-        some = range(int(found[1]), int(found[2]) + 1)
-    elif found:
-        some = range(int(found[2]))
+    first, last = found.groups() if found else (None, 0)
+    some = range(int(first), int(last) + 1) if first else range(int(last))
     if not some or some.stop > whole.seeds:
         planned = f"study {whole.name} has {count_of(whole.seeds, 'planned seed')}"
         raise KdlibError(

@@ -46,8 +46,11 @@ class Progress:
         """Read on in the log; what is left is estimated anew whenever something was done."""
         with contextlib.suppress(OSError), open(log_file(), errors="replace") as log:
             log.seek(self.place)
-            for line in log.readlines():
-                self._read(line)
+            for key, again, epoch in EPOCH.findall(log.read()):
+                if key in self.todo:
+                    self.epochs[key] = int(epoch)
+                    if again:
+                        self.begun[key] = int(epoch)
             self.place = log.tell()
         self._count()
         for key in self.there:
@@ -80,13 +83,6 @@ class Progress:
         self.least = 0.0
         self.done = done
 
-    def _read(self, line):
-        found = EPOCH.search(line)
-        if found and found[1] in self.todo:
-            self.epochs[found[1]] = int(found[3])
-            if found[2]:
-                self.begun[found[1]] = int(found[3])
-
     def _share(self, key):
         """How much is done, 0 to 1, of what there was to do of a run."""
         there = self.todo[key].epochs - self.begun[key]
@@ -116,7 +112,8 @@ class Progress:
         return ", ".join([*some, *more])
 
     def say(self):
-        """A line for whoever reads the output later, if the last one was long ago."""
+        """Look, and print a line for whoever reads the output later, if the last was long ago."""
+        self.look()
         if self.ended and time.monotonic() - self.said > PAUSE:
             self.said = time.monotonic()
             print(self.told(), flush=True)
@@ -128,12 +125,7 @@ def shown(plan, workers, starting):
     progress = Progress(plan, workers, starting)
     notebook = in_notebook()
     if not notebook and not sys.stderr.isatty():
-
-        def line():
-            progress.look()
-            progress.say()
-
-        yield line
+        yield progress.say
         return
     how = {"total": 1.0, "bar_format": LOOKS, "dynamic_ncols": not notebook}
     over = threading.Event()

@@ -7,7 +7,6 @@ import functools
 import hashlib
 import io
 import json
-import math
 import os
 from dataclasses import dataclass, field
 
@@ -19,7 +18,6 @@ from kdlib.study.files import exists, folder, read_file, write_whole
 
 ARRAYS = ("y", "group", "predicted", "log_p")
 REMEMBERED = 400  # records, of about 100 kB each and what was computed of them
-LARGEST = {".json": 2**26, ".npz": 2**30}  # bytes that are read, those of arrays as unpacked
 
 
 class RecordError(KdlibError):
@@ -125,7 +123,7 @@ def taught_by(key):
     found = []
     for path in paths():
         with contextlib.suppress(OSError, ValueError):
-            if named in read_file(path, LARGEST[".json"]):
+            if named in read_file(path):
                 found.append(path.stem)
     return found
 
@@ -154,7 +152,7 @@ def _state(path):
 @functools.lru_cache(maxsize=REMEMBERED)
 def _read(cfg, path, *_):
     try:
-        written = parsed(read_file(path, LARGEST[".json"]))
+        written = parsed(read_file(path))
         facts = dict(written)
         recipe, fields = facts.pop("recipe", None), facts.pop("config", None)
         if recipe != RECIPE:
@@ -183,7 +181,7 @@ def _read(cfg, path, *_):
 
 def _read_arrays(path, sha256, facts):
     try:
-        content = read_file(path, LARGEST[".npz"])
+        content = read_file(path)
     except FileNotFoundError:
         raise _refused(path, "missing beside its JSON file") from None
     except (OSError, ValueError) as error:
@@ -195,28 +193,14 @@ def _read_arrays(path, sha256, facts):
     try:
         splits = {}
         with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
-            unpacked = sum(member.file_size for member in arrays.zip.infolist())
-            if unpacked > LARGEST[".npz"]:
-                raise ValueError(f"{unpacked / 2**30:.1f} GiB unpacked")
             for name in SPLITS:
-                splits[name] = Predictions(*(_array(arrays, f"{name}_{a}") for a in ARRAYS))
+                splits[name] = Predictions(*(arrays[f"{name}_{array}"] for array in ARRAYS))
         _check_arrays(splits, facts)
         return splits
     # zipfile, zlib and numpy raise a dozen classes on damaged bytes
     except Exception as error:
         said = f"not the arrays of a record ({type(error).__name__}: {error})"
         raise _refused(path, said) from None
-
-
-def _array(arrays, name):
-    """An array of an npz file. numpy would make room for whatever its header declares."""
-    with arrays.zip.open(f"{name}.npy") as member:
-        np.lib.format.read_magic(member)
-        shape, _, dtype = np.lib.format.read_array_header_1_0(member)
-    declared = math.prod(shape) * dtype.itemsize
-    if declared > arrays.zip.getinfo(f"{name}.npy").file_size:
-        raise ValueError(f"{name} declares {declared / 2**20:,.0f} MiB that are not there")
-    return arrays[name]
 
 
 def _check_arrays(splits, facts):

@@ -47,13 +47,11 @@ class Study:
         hidden = self.kind == "findings" and self.groups != CLASSES
         return (self.kind, "hidden") if hidden else (self.kind,)
 
-    def plan(self):
-        """The planned runs, in order; teachers may be left out."""
-        raise NotImplementedError
-
     @functools.cached_property
     def runs(self):
-        """All planned runs, in order, teachers before their students, some more than once."""
+        """All planned runs, in order, teachers before their students, some more than once.
+
+        Each kind of study has a method `plan` that yields them; it may leave out teachers."""
         found = []
         for run in self.plan():
             found += [run._replace(config=cfg) for cfg in run.config.dependencies()]

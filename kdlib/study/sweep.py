@@ -18,13 +18,7 @@ from kdlib import cuda
 from kdlib.config import KdlibError, count_of
 from kdlib.study import records, stopping
 from kdlib.study.attempt import Outcome, attempt
-from kdlib.study.files import (
-    available_cores,
-    cache_folder,
-    check_writable,
-    free,
-    sweep_leftovers,
-)
+from kdlib.study.files import available_cores, cache_folder, check_writable, free, sweep_leftovers
 from kdlib.study.machine import default_device
 from kdlib.study.pace import falls_back, in_words, one_thread, shares, starting, workers
 from kdlib.study.plan import Plan

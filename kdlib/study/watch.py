@@ -70,7 +70,5 @@ def log_file():
 
 def log(line):
     """A line in the log; where none can be written, a run goes on without."""
-    if log_file().exists() and not log_file().is_file():  # a pipe would wait for its reader
-        return
     with contextlib.suppress(OSError), open(log_file(), "a") as file:
         file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {line}\n")

@@ -8,7 +8,6 @@ from kdlib.study.files import folder, read_file, write_whole
 from kdlib.teacher import weights_sha256
 
 SUFFIX = ".safetensors"
-LARGEST = 2**32  # bytes that are read
 
 
 class WeightsError(KdlibError):
@@ -32,7 +31,7 @@ def read_into(model, key, sha256):
     """Load the weights of a run into a model. WeightsError unless their hash is `sha256`."""
     path = path_of(key)
     try:
-        held = safetensors.load(read_file(path, LARGEST))
+        held = safetensors.load(read_file(path))
     except OSError as error:
         raise _refused(path, f"cannot be read ({error.strerror})") from None
     # safetensors and torch raise many classes on damaged bytes

@@ -243,6 +243,20 @@ def test_a_metric_meets_its_condition_or_does_not(audited, text, state):
     assert one(audited, text).state == state
 
 
+def test_a_condition_can_ask_for_warnings_and_what_is_0_but_for_rounding_is_not_below(made):
+    y, logits = made
+    shuffled = np.random.default_rng(0).permutation(logits["student"])
+    a = kdlib.audit(y, logits["teacher"], shuffled, logits["baseline"], resamples=2)
+    assert a.warnings and a.metrics["warnings"] == len(a.warnings)
+    states = [v.state for v in judge(a, ["warnings > 0", "warnings > 9"]).verdicts]
+    assert states == ["met", "not met"]
+    right = np.array([[0, 1, 1], [1, 0, 1], [1, 1, 0]]).repeat([7, 5, 7], axis=1)
+    three = [np.where(r, y[:19], y[:19] + 1) for r in right]
+    same = kdlib.audit(y[:19], three[0], three, three[::-1], groups=np.zeros(19), resamples=2)
+    assert same.groups.gain[0] == 0
+    assert [v.state for v in judge(same, ["any gain < 0"]).verdicts] == ["not met"]
+
+
 def test_of_a_group_the_value_is_that_of_the_definition(audited, made):
     for name, gain in gains(*made).items():
         verdict = one(audited, f"gain[group={json.dumps(name)}] < {gain + 0.001}")

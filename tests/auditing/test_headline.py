@@ -101,6 +101,16 @@ def test_no_finding_is_not_told_as_no_harm():
     assert f"a change of {enough:.1f} points would probably have been detected." in said(a)
 
 
+def test_what_no_change_could_show_is_not_told_as_a_change_of_more_than_all():
+    y = np.repeat(np.arange(40), 2)
+    wrong = (y + 1) % 40
+    a = kdlib.audit(y, y, [y, wrong, y], [wrong, y, wrong], resamples=2)
+    assert np.median(a.groups.detectable) > 100
+    said_of_it = "in half of them, not even the largest possible change would have been detected."
+    assert said_of_it in said(a)
+    assert "detected: none that is possible." in page.describe(next(a.groups.itertuples()), a)
+
+
 @pytest.mark.parametrize("harmed", [(), (1, 4), range(6)])
 def test_the_average_is_called_by_its_interval(harmed):
     a = audited(3, 3, harmed)

@@ -223,9 +223,8 @@ def test_files_that_hold_too_much_or_would_run_are_refused(tmp_path):
     assert "holds 2 files; one that is read on its own is needed." in refused(Y, models)
     torch.save(types.SimpleNamespace(a=1), tmp_path / "s.pt")
     models["student"] = tmp_path / "s.pt"
-    assert "s.pt: not a readable pt file (it holds Python objects, which are not read)." in refused(
-        Y, models
-    )
+    why = "it holds Python objects, which are not read; save numbers or text"
+    assert f"s.pt: not a readable pt file ({why})." in refused(Y, models)
     for file in ("large.npz", "large.zip"):
         content = io.BytesIO()
         np.save(content, np.zeros((2**17, 16)))
@@ -402,6 +401,18 @@ def test_rows_of_examples_without_a_label_are_left_out():
             "teacher: has no row with the id 'new.png', which stands in labels.",
         ),
         (
+            pd.DataFrame({"id": ["a.png", "b.png", *FILES[2:]], "label": Y}),
+            lambda role: by_file(role, folder=""),
+            "teacher: has no row with the id 'a.png', which stands in labels, nor with 1 more of "
+            "the 240 there.",
+        ),
+        (
+            pd.DataFrame({"id": [f"x{file}" for file in FILES], "label": Y}),
+            lambda role: by_file(role, folder=""),
+            "teacher: has no row with the id 'x0000.png', which stands in labels; it has none of "
+            "the ids there.",
+        ),
+        (
             pd.DataFrame({"id": FILES, "label": Y}),
             lambda role: table(Z[role], filename=[*FILES[:-1], FILES[0]]),
             "teacher: id '0000.png' is there twice, again in row 239.",
@@ -490,7 +501,7 @@ def test_examples_without_a_group_are_left_out_or_a_group_of_their_own(nothing):
 def test_a_model_near_chance_and_classes_in_another_order_are_warnings():
     shuffled = audit(Y, Z | {"student": Z["student"][ORDER]})
     assert len(shuffled.warnings) == 1
-    assert "are its rows in the same order as the labels?" in shuffled.warnings[0]
+    assert "are its rows, and its classes, in the same order as the labels?" in shuffled.warnings[0]
     turned = audit(Y, Z | {"student": Z["student"][:, RNG.permutation(C)]})
     assert (
         f"would be in {TRUE['student']:.1f} % if the classes came in another order"

@@ -582,7 +582,10 @@ def test_rows_in_another_order_are_told_from_chance_also_where_classes_are_rare(
     z = np.column_stack([np.zeros(1500), 6 * y - 3 + RNG.normal(size=1500)])
     moved = z[RNG.permutation(1500)]
     found = audit(y, lambda role: z if role == "teacher" else moved)
-    assert any("are its rows in the same order as the labels?" in w for w in found.warnings)
+    assert any(
+        "are its rows, and its classes, in the same order as the labels?" in w
+        for w in found.warnings
+    )
     assert not audit(y, lambda role: z).warnings
 
 

@@ -3,6 +3,7 @@ simulation."""
 
 import itertools
 import json
+import re
 import time
 
 import numpy as np
@@ -195,13 +196,22 @@ def test_missing_values_are_dropped_or_a_group_of_their_own_of_the_columns_used_
         len(n) == 12 and n[[name for name in n.index if "missing" not in name]].sum() == known.sum()
     )
     n, said = groups(["age:3"], "drop")
-    assert n.sum() == 540 and "Left out: 60 examples without a group" in said
+    assert n.sum() == 540 and "Left out: 60 examples without 'age'." in said
     n, said = groups(["sex x age:3"], "drop")
     assert n.sum() == known.sum()
     assert groups(["a:4"], None)[0].sum() == N  # what is missing in other columns is no matter
     assert "missing in 60 of 600 rows" in refused(
         kdlib.audit, y, *predicted, groups=table, by=["age:4"]
     )
+    table["sex"] = table.sex.where(table.index % 7 > 0, "N/A")
+    n, said = groups(["sex", "age:3"], "drop")
+    assert n.sum() == 2 * known.sum()
+    lacking = f"Left out of every group: {N - known.sum()} examples without 'sex' or 'age'."
+    table["age"] = np.arange(N) % 50
+    n, said_of_one = groups(["sex", "age:3"], "drop")
+    assert n.sum() == 2 * (table.sex != "N/A").sum()
+    one = f"Left out of every group: {(table.sex == 'N/A').sum()} examples without 'sex'."
+    assert one in said_of_one and lacking.replace(" of every group", "") in said
 
 
 @pytest.mark.parametrize("shape", [(N,), (N, 1)])
@@ -521,6 +531,21 @@ def test_without_a_baseline_a_subgroup_is_worse_than_the_teacher_not_harmed():
     some = (table["c0"] == "a") & (table["c3"] == "b") & (half == 1)
     d = (right["student"] * 1.0 - right["teacher"]).mean(axis=0)
     assert row.gain == pytest.approx(100 * d[some].mean())
+
+
+def test_outputs_of_the_models_are_not_searched_where_they_stand_in_the_same_file(tmp_path):
+    """They find themselves: where the student is unsure, it is wrong."""
+    y, (teacher, student, baseline) = models()
+    table = people().assign(label=y, t=teacher, s=student, b=baseline)
+    table.to_csv(tmp_path / "all.csv", index=False)
+    file = str(tmp_path / "all.csv")
+    given = (f"{file}:{name}" for name in ("label", "t", "s", "b"))
+    found = kdlib.audit(*given, search=file, resamples=2)
+    assert found.read[-1].endswith("Not searched, as they are outputs of the models: b, s, t.")
+    looked_at = " ".join([*found.subgroups.subgroup, *found.searched])
+    assert not re.search(r"\b[tsb](=| up to| above)", looked_at)
+    conditions, _ = conditions_of(source(file, "search"))
+    assert any(word.startswith("s=") for word in conditions.words)  # it would be one
 
 
 def test_an_audit_without_a_search_has_none():
