@@ -127,7 +127,7 @@ def _beside(p):
     found = "; ".join(f"{name.split()[0]}: {size[0]}" for name, size in sizes.items() if size)
     enough = "; ".join(word or "not run" for word in gate_of(p))
     return {
-        "effects that four of five such studies would find, points": found,
+        "effects that four of five such studies would find, points (of the first number)": found,
         "networks: distilled; one-hot": f"{p.seeds}; {len(p.runs['one_hot'])}",
         "passes our test of sufficient training; change by twice the epochs": enough,
     }

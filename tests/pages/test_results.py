@@ -113,7 +113,7 @@ def test_what_is_not_decided_is_no_claim_and_says_what_would_have_been_found(mon
     sizes = {name: size.split()[0] for name, size in sizes.items() if size}
     shown = [name for name in ("F1", "F2b", "F3b", "F3c", "F4 AdaAlpha") if name in sizes]
     assert len(shown) == 5
-    label = "effects that four of five such studies would find, points"
+    label = "effects that four of five such studies would find, points (of the first number)"
     assert found[label] == ["; ".join(f"{name.split()[0]}: {sizes[name]}" for name in shown)]
 
 
