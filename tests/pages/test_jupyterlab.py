@@ -200,7 +200,9 @@ def test_own_images_are_distilled_and_the_answer_comes_first(browser, lab):
 
 def test_the_page_without_a_study_is_calculated_on_the_spot(browser, lab):
     run_all_cells(browser, lab, f"workspaces/theory/tree/{THEORY}")
-    effect, *_ = pictures_of(browser, lab, 4, start=("Computed", "Of 96", "From noise", "Where an"))
+    effect, *_ = pictures_of(
+        browser, lab, 4, start=("Computed", "At the share", "From noise", "Where an")
+    )
     assert effect in one(browser, ".kd-headline").text
     browser.get("about:blank")
 
