@@ -62,12 +62,8 @@ METRICS = {  # name: what it is; gains over the reference, in points
     },
     **{f"{role}_log_loss": f"mean log-loss of the {role}, natural logarithm" for role in ROLES},
 }
-NO_INTERVAL = (
-    "groups_",
-    "warnings",
-    "_calibration_error",
-    "_log_loss",
-)  # in the names of such metrics
+# in the names of such metrics
+NO_INTERVAL = ("groups_", "warnings", "_calibration_error", "_log_loss")
 COLUMNS = {  # of the groups' table: what can be asked of a group
     "gain": "gain, points",
     **{role: f"accuracy of the {role}, per cent" for role in ROLES},

@@ -76,11 +76,8 @@ def without_outputs(found, models):
     models: {role: Sources}; one of the whole table does not say which columns those are."""
     own = set()
     for model in itertools.chain(*models.values()):
-        if (
-            found.sha256
-            and model.sha256 == found.sha256
-            and len(model.columns) < len(found.columns)
-        ):
+        same = found.sha256 and model.sha256 == found.sha256
+        if same and len(model.columns) < len(found.columns):
             own |= set(model.columns)
     if own:
         found.note(f"Not searched, as they are outputs of the models: {listed(sorted(own))}.")
