@@ -17,12 +17,13 @@ from kdlib.step import Run, Stepper
 EVALUATION_BATCH = {"cpu": 125, "cuda": 2000}  # images; a CPU gains nothing from more
 
 
-def fit(runs: list[Run], stepper: type[Stepper] | None = None):
+def fit(runs: list[Run], stepper: type[Stepper] | None = None, after_all=None):
     """Train the networks of all runs in place, in lockstep; the last epoch is the result.
 
     Nothing inside an epoch waits for the device. Returns for each run, in order,
     {"loss": [...], "cross_entropy": [...]}, means per epoch over the training views; or the
-    KdlibError that stopped it alone, such as Diverged. stepper: default Captured on a GPU."""
+    KdlibError that stopped it alone, such as Diverged. stepper: default Captured on a GPU.
+    after_all(steppers): called when all have ended an epoch, with those that no error stopped."""
     keep_memory()
     if stepper is None:
         stepper = Captured if runs[0].data.train.x.is_cuda else Stepper
@@ -49,6 +50,8 @@ def fit(runs: list[Run], stepper: type[Stepper] | None = None):
                     s.end(s.epoch)
             except KdlibError as error:
                 stopped[s] = error
+        if after_all:
+            after_all([s for s in going if s not in stopped])
     return [stopped.get(s, s.curves) for s in steppers]
 
 

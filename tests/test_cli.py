@@ -422,18 +422,22 @@ def test_a_page_that_fails_is_exit_code_1(complete, notebooks, tmp_path, monkeyp
 def test_readme_changes_between_the_marks_only(empty, tmp_path, monkeypatch, capsys):
     page = tmp_path / "README.md"
     monkeypatch.setattr(cli, "README", page)
-    texts = ("| a \\1 |\n", b"<svg/>", "# Results\n")
+    texts = ("| a \\1 |\n", "- b\n", b"<svg/>", "# Results\n")
     monkeypatch.setattr("kdlib.pages.results.texts", lambda kept: texts)
-    marked = "# é\n<!-- answer:start -->\n{}<!-- answer:end -->\nrest"
+    marked = (
+        "# é\n<!-- answer:start -->\n{}<!-- answer:end -->\nmore\n"
+        "<!-- claims:start -->\n{}<!-- claims:end -->\nrest"
+    )
     for old in ("", "old\nlines\n"):
-        page.write_text(marked.format(old), encoding="utf-8")
+        page.write_text(marked.format(old, old), encoding="utf-8")
         assert cli.main(["report", "--readme"]) == 0
-        assert page.read_text(encoding="utf-8") == marked.format("| a \\1 |\n")
+        assert page.read_text(encoding="utf-8") == marked.format("| a \\1 |\n", "- b\n")
         assert (tmp_path / "docs" / "answer.svg").read_bytes() == b"<svg/>"
         assert (tmp_path / "RESULTS.md").read_text() == "# Results\n"
-    page.write_text("no marks")
-    assert cli.main(["report", "--readme"]) == 2 and page.read_text() == "no marks"
-    assert "<!-- answer:start -->" in capsys.readouterr().err
+    for missing in ("answer", "claims"):
+        page.write_text(unmarked := marked.replace(f"{missing}:end", ""))
+        assert cli.main(["report", "--readme"]) == 2 and page.read_text() == unmarked
+        assert f"one line <!-- {missing}:start -->" in capsys.readouterr().err
 
 
 # ---------------------------------------------------------------- status, data, doctor

@@ -34,7 +34,7 @@ DOCUMENTS = (
 )
 PAGES = {name: (ROOT / name).read_text() for name in DOCUMENTS}
 README, PROTOCOL = PAGES["README.md"], PAGES["PROTOCOL.md"]
-ANSWER = re.compile(r"<!-- answer:start -->\n.*?<!-- answer:end -->\n", re.S)
+GENERATED = re.compile(r"<!-- (answer|claims):start -->\n.*?<!-- \1:end -->\n", re.S)
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.M | re.S)
 WHOLE_COMMAND = re.compile(r"`((?:make|python -m kdlib|papermill) [^`]+)`")  # in running text
 
@@ -42,7 +42,7 @@ WHOLE_COMMAND = re.compile(r"`((?:make|python -m kdlib|papermill) [^`]+)`")  # i
 def commands(page):
     """Every shell command of a page as a list of words, from fenced blocks and from running
     text."""
-    text = ANSWER.sub("", page)
+    text = GENERATED.sub("", page)
     lines = "\n".join(
         block for language, block in FENCE.findall(text) if language in ("", "sh")
     ).splitlines()
@@ -95,13 +95,17 @@ def test_the_loop_is_the_one_that_is_run_for_the_page_on_trainers():
 
 
 def test_readme_is_read_in_minutes():
-    authored = ANSWER.sub("", README)  # the answer has a line for each of its findings
+    authored = GENERATED.sub("", README)  # claims have a line each
     assert authored.count("\n") <= 120 and len(authored.encode()) <= 7700
 
 
-def test_answer_has_its_place_and_no_measured_number_is_typed_beside_it():
-    assert len(ANSWER.findall(README)) == 1
-    assert not re.findall(r"\d+(?:\.\d+)? ?(?:%|±|points?|per cent)", ANSWER.sub("", README))
+def test_answer_and_claims_have_their_place_and_no_measured_number_is_typed_beside_them():
+    assert GENERATED.findall(README) == ["answer", "claims"]
+    assert not re.findall(r"\d+(?:\.\d+)? ?(?:%|±|points?|per cent)", GENERATED.sub("", README))
+
+
+def test_the_two_commands_stand_before_any_table():
+    assert README.index("make report") < re.search(r"^\|", README, re.M).start()
 
 
 # ---------------------------------------------------------------- commands
@@ -295,7 +299,7 @@ def test_protocol_states_the_settings_of_ablations_and_recipes():
         assert settings == "; ".join(levels) and seeds == str(study.seeds)
 
 
-def test_the_recipe_is_what_val_chose_and_passes_the_gate(monkeypatch):
+def test_the_recipe_is_what_val_chose_and_passes_the_training_check(monkeypatch):
     """From the committed records: each step of a complete search takes what the study has."""
     monkeypatch.delenv("KDLIB_RECORDS", raising=False)
     recipes = [s for s in STUDIES.values() if s.kind == "recipe" and not s.demonstration]
@@ -312,15 +316,15 @@ def test_the_recipe_is_what_val_chose_and_passes_the_gate(monkeypatch):
         if "alpha" in searched:
             fields["alpha"] = base.methods["kd_tuned"]["alpha"]
         if study.epochs:
-            gate = choice.gate(study, seeds).set_index("epochs")
-            word = gate.passes[base.shared["epochs"]]
+            check = choice.training_check(study, seeds).set_index("epochs")
+            word = check.passes[base.shared["epochs"]]
             if word == "no":  # D27, and whoever sees the study is told
-                assert study.name == "superclass-small-recipe" and set(gate.passes) == {"no"}
-                assert "does not pass the gate" in choice.gate_failed(base)[0]
+                assert study.name == "superclass-small-recipe" and set(check.passes) == {"no"}
+                assert "recipe fails the training check" in choice.check_failed(base)[0]
             if word != "yes":
                 assert fields.pop("epochs") == max(study.epochs)
             if complete_seeds(base.name):  # students tell the margin
-                assert word != "not known" and choice.gate_of(panels(base.name)[0])[0] == word
+                assert word != "not known" and choice.check_of(panels(base.name)[0])[0] == word
         assert {choice.in_words({k: v}) for k, v in fields.items()} <= chosen
 
 
@@ -355,6 +359,8 @@ def test_protocol_states_the_rules_and_their_thresholds():
 
 def test_the_answer_is_what_the_committed_records_say(monkeypatch):
     monkeypatch.delenv("KDLIB_RECORDS", raising=False)
-    answer, figure, everything = results.texts(results.kept(PAGES["RESULTS.md"]))
-    assert answer.rstrip() in README and everything == PAGES["RESULTS.md"]
+    answer, claims, figure, everything = results.texts(results.kept(PAGES["RESULTS.md"]))
+    for mark, text in (("answer", answer), ("claims", claims)):
+        assert f"<!-- {mark}:start -->\n{text}<!-- {mark}:end -->\n" in README
+    assert everything == PAGES["RESULTS.md"]
     assert figure is None or (ROOT / results.FIGURE).read_bytes() == figure

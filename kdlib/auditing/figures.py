@@ -11,7 +11,7 @@ from kdlib.auditing.headline import gain_in_words, in_words, within_text, words_
 from kdlib.auditing.tables import CHANGED
 from kdlib.config import count_of
 from kdlib.evidence.significance import UNCHANGED
-from kdlib.evidence.words import number, p_value, told
+from kdlib.evidence.words import all_of, number, p_value, told
 from kdlib.methods import BLACK, BLUE, GREY, ORANGE, PURPLE
 from kdlib.pages.drawing import DESK, LINE, captioned, drawn, legend, margin_against_gain
 from kdlib.reading.sentences import printable
@@ -170,21 +170,10 @@ def calibration(table):
         how = {"hue": "role", "looks": MODELS.get, "width": width, "height": 3.2}
         return drawn(marks, "place", "confidence minus accuracy, points", **how)[0]
 
-    return paint, _confidence_in_words(table), cells(table)
-
-
-def _confidence_in_words(table):
-    """Who is most over- or underconfident, and where; of models that err on one side, only that."""
-    over = table.loc[table.overconfidence.idxmax()]
-    under = table.loc[table.overconfidence.idxmin()]
-
     def where(row):
         place = "over all examples" if row.place == "all" else f"in “{row.place}”"
-        return f"the {row.role} {place} ({number(row.overconfidence)})"
+        return f"{number(row.overconfidence)} (the {row.role} {place})"
 
-    if over.overconfidence <= 0:
-        return f"No model is overconfident anywhere; most underconfident is {where(under)}."
-    said = f"Most overconfident is {where(over)}"
-    if under.overconfidence < 0:
-        return f"{said}, most underconfident {where(under)}."
-    return f"{said}; no model is underconfident anywhere."
+    ordered = table.sort_values("overconfidence", kind="stable")
+    ends = where(ordered.iloc[0]), where(ordered.iloc[-1])
+    return paint, f"Confidence minus accuracy lies between {all_of(ends)}.", cells(table)

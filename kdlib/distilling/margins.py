@@ -3,12 +3,12 @@
 N examples, B of them in a batch, C classes, G groups."""
 
 import torch
-from torch import distributed
 
 from kdlib.asking.batches import array_of, labels_of, parts_of
 from kdlib.asking.models import as_asked
 from kdlib.asking.reduced import Reduced
 from kdlib.config import KdlibError
+from kdlib.distilling import processes
 from kdlib.losses import label_margin
 from kdlib.teacher import group_margins
 
@@ -47,7 +47,8 @@ def margins_of(teacher, loader, group_of=None, limit=None):
             n += len(y)
     if not n:
         raise KdlibError("loader: yields no example to measure the teacher's margin on.")
-    margin, group = _of_all_processes(torch.cat(margins)[:limit], torch.cat(groups)[:limit])
+    parts = processes.gathered((torch.cat(margins)[:limit], torch.cat(groups)[:limit]))
+    margin, group = (torch.cat(of) for of in zip(*parts, strict=True))
     if of_class is not None:
         number = int(of_class.max()) + 1
     else:
@@ -61,13 +62,3 @@ def _numbers(groups):
     if numbers.dtype.kind not in "iu":
         raise KdlibError(f"groups: must be whole numbers from 0 on, not {numbers.dtype}.")
     return torch.from_numpy(numbers).long()
-
-
-def _of_all_processes(margin, group):
-    """Margins and groups of the examples that all processes have shown."""
-    if not (distributed.is_available() and distributed.is_initialized()):
-        return margin, group
-    parts = [None] * distributed.get_world_size()
-    distributed.all_gather_object(parts, (margin, group))
-    margins, groups = zip(*parts, strict=True)
-    return torch.cat(margins), torch.cat(groups)

@@ -24,17 +24,21 @@ AT_ONCE = datetime.timedelta(seconds=5)  # in which torchrun says whether anothe
 
 def count():
     """Processes that train together."""
-    return distributed.get_world_size() if distributed.is_initialized() else 1
+    return distributed.get_world_size() if _joined() else 1
 
 
 def rank():
     """Which of them this one is; the first one, 0, is the one that writes and prints."""
-    return distributed.get_rank() if distributed.is_initialized() else 0
+    return distributed.get_rank() if _joined() else 0
 
 
 def local_count():
     """Those of them that share this machine."""
-    return int(os.environ.get("LOCAL_WORLD_SIZE", 1)) if distributed.is_initialized() else 1
+    return int(os.environ.get("LOCAL_WORLD_SIZE", 1)) if _joined() else 1
+
+
+def _joined():
+    return distributed.is_available() and distributed.is_initialized()
 
 
 def _several():
@@ -145,20 +149,20 @@ def summed(values):
     return values
 
 
+def gathered(value):
+    """What each process has, as a list in the order of their ranks."""
+    parts = [value] * count()
+    if count() > 1:
+        distributed.all_gather_object(parts, value)
+    return parts
+
+
 def predicted(model, x, data):
     """train.predict, of which each process does a part; all are given the whole of it."""
     if count() == 1:
         return predict(model, x, data)
-    rows = np.arange(len(x))
-    own = predict(model, x[rows[rank() :: count()]], data)
-    home = torch.device(x.device)
-    most = -(-len(x) // count())
-    filled = torch.zeros(most, data.classes, device=home)
-    filled[: len(own)] = own.to(home)
-    parts = [torch.empty_like(filled) for _ in range(count())]
-    distributed.all_gather(parts, filled)
-    # row i is row i // count() of part i % count()
-    return torch.stack(parts, dim=1).flatten(0, 1)[: len(x)].cpu()
+    rows = np.array_split(np.arange(len(x)), count())[rank()]
+    return torch.cat(gathered(predict(model, x[rows], data)))
 
 
 # ---------------------------------------------------------------- a network that all have

@@ -1,4 +1,4 @@
-"""What a search found on val: the scores of its levels, and the gate for its recipe."""
+"""What a search found on val: the scores of its levels, and the training check of its recipe."""
 
 import numpy as np
 import pandas as pd
@@ -18,7 +18,7 @@ MARGIN = "teacher's margin on its training images"
 LEAST_FEW_SHOT = 2.0  # per cent on val in every few-shot class, mean over seeds
 AVERAGE, FEW = "average gain", "few-shot gain"
 ONE_SEED = "one seed: no interval"
-PASSES = {"yes": "passes", "no": "does not pass", "not known": "is not known to pass"}
+PASSES = {"yes": "passes", "no": "fails", "not known": "is not known to pass"}
 
 
 def scores(search, seeds):
@@ -52,9 +52,9 @@ def scores(search, seeds):
 
 
 def _shortest(search, seeds):
-    """Levels in words: the fewest epochs that pass the gate, if any, for all else in a level."""
+    """Levels in words: the fewest epochs that pass the check, if any, for all else in a level."""
     found = {}
-    for row in gate(search, seeds).to_dict("records"):
+    for row in training_check(search, seeds).to_dict("records"):
         level = {name: row[name] for name in _lengths(search).levels[0]}
         if row["passes"] == "yes":
             found.setdefault(in_words(level | {"epochs": ""}), in_words(level))
@@ -66,7 +66,7 @@ def _lengths(search):
     return next(s for s in search.steps if "epochs" in s.levels[0] and not s.fields)
 
 
-def gate(search, seeds):
+def training_check(search, seeds):
     """DataFrame: each number of epochs whose double was run too, and whether it is enough.
 
     change: what twice the epochs add to one_hot's average on val. lowest: accuracy in the weakest
@@ -81,7 +81,7 @@ def gate(search, seeds):
 
 
 def _passes(search, length, setting, seeds):
-    """A row of the gate: one_hot at a length, and teachers of the setting of a student."""
+    """A row of training_check: one_hot at a length, and teachers of the setting of a student."""
     twice = length | {"epochs": 2 * length["epochs"]}
     both = [_accuracies(search, _lengths(search), of, "one_hot", seeds) for of in (length, twice)]
     here, there = both
@@ -153,7 +153,7 @@ def settings(search, seeds):
     """DataFrame: what kd changes on val in every setting of a demonstration, which one is chosen.
 
     Gains over one_hot are in points, each with its standard error over networks. Chosen is, among
-    the settings that pass the gate (all, if none does), the one with the lowest few-shot gain whose
+    settings that pass the check (all, if none does), the one with the lowest few-shot gain whose
     average gain is not below 0, or else the one with the highest average gain. None: no such search
     was made."""
     step = next((step for step in search.steps if step.shows), None)
@@ -181,7 +181,7 @@ def settings(search, seeds):
 
 
 def headline(search, seeds):
-    """What val chose and whether the gate is passed, in sentences."""
+    """What val chose and whether the training check is passed, in sentences."""
     table = scores(search, seeds)
     shown = settings(search, seeds)
     of_recipe = [_of_recipe(search, seeds)[-1]] if search.epochs else []
@@ -210,35 +210,36 @@ def _by_chance(search, table):
 
 
 def _of_recipe(search, seeds):
-    """Of the recipe that a study has: (whether it passes the gate, as in gate; what twice the
+    """Of the recipe that a study has: (whether it passes the training check; what twice the
     epochs change, with its interval; a sentence on both)."""
     length = {name: search.shared[name] for name in _lengths(search).levels[0]}
     row = _passes(search, length, length | {"teacher": search.pair[0]}, seeds)
     change = brief(pd.Series(row).rename({CHANGE: "estimate"}))
     ends = f"95 % interval over networks {number(row['low'], '')} to {number(row['high'], '')}"
     said = (
-        f"With {search.shared['epochs']} epochs, the recipe {PASSES[row['passes']]} the gate. "
-        f"Twice the epochs change the average by {number(row[CHANGE], digits=2)} ("
+        f"With {search.shared['epochs']} epochs, the recipe {PASSES[row['passes']]} the training "
+        f"check. Twice the epochs change the average by {number(row[CHANGE], digits=2)} ("
         f"{ONE_SEED if np.isnan(row['low']) else ends}; required: less than {LEAST_CHANGE:g}); "
         f"{_conditions(row[MARGIN], row['lowest few-shot class'])}."
     )
     return row["passes"], change, said
 
 
-def gate_failed(study):
-    """[A sentence] if the search of a study's recipe is complete, and its gate is not passed."""
+def check_failed(study):
+    """[A sentence] if the search of a study's recipe is complete and it fails the check."""
     passes, _, said = _searched(study) or ("", "", "")
     before = "These networks may be trained too little (the page on their recipe says more)."
     return [f"{before} {said}"] if passes == "no" else []
 
 
-def gate_of(p):
-    """Whether a Panel's training passes the gate, see PASSES; and what twice the epochs change."""
-    return (_searched(p.study) or _of_own_runs(p))[:2]
+def check_of(p):
+    """Whether a Panel passes the training check, see PASSES; and what twice the epochs change."""
+    unsearched = _of_own_runs(p) if p.study.bucket_edges else ("not known", "")
+    return (_searched(p.study) or unsearched)[:2]
 
 
-def gate_without_search(p):
-    """[A sentence] on the gate by a Panel's own runs, where no search tried longer ones; [] of
+def check_without_search(p):
+    """[A sentence] on the check by a Panel's own runs, where no search tried longer ones; [] of
     balanced data, where no class is few-shot, and of what is superseded."""
     judged = p.study.kind == "findings" and p.study.bucket_edges and not p.study.superseded
     return [_of_own_runs(p)[-1]] if judged and not _search_of(p.study) else []
@@ -264,17 +265,16 @@ def _of_own_runs(p):
     few = p.train_counts < p.study.bucket_edges[1]
     lowest = p.val_accuracy("one_hot").mean(axis=0)[few].min()
     passes = margin >= LEAST_MARGIN and lowest >= LEAST_FEW_SHOT
-    how = "passes what they show of" if passes else "does not pass"
+    how = "passes what they show of" if passes else "fails"
     said = (
-        f"{p.name}: no search has tried whether longer training changes these networks. By their "
-        f"own runs the recipe {how} the gate, a test of enough training that recipes of ours have "
-        f"to pass: {_conditions(margin, lowest)}."
+        f"{p.name}: no search has tried whether longer training changes these networks. Judged by "
+        f"its own runs, this recipe {how} the training check: {_conditions(margin, lowest)}."
     )
     return "not known" if passes else "no", "", said
 
 
 def _conditions(margin, lowest):
-    """Two conditions of the gate, in words."""
+    """Two conditions of the check, in words."""
     known = "not known yet" if np.isnan(margin) else f"{margin:.3f}"
     return (
         f"the teacher's margin on its training images is {known} (at least {LEAST_MARGIN:g}); the "
@@ -293,8 +293,8 @@ def _said_of_setting(search, table):
         spread = ONE_SEED if np.isnan(error) else f"standard error {error:.1f}"
         gains.append(f"{number(row[name])} ({spread})")
     return (
-        f"Among {len(table)} settings, {(table.passes == 'yes').sum()} of which "
-        f"pass the gate, the search chose {chosen}, where distillation changes accuracy on val by "
+        f"Among {len(table)} settings, {(table.passes == 'yes').sum()} of which pass the training "
+        f"check, the search chose {chosen}, where distillation changes accuracy on val by "
         f"{gains[0]} on average and by {gains[1]} in the few-shot classes. The choice favours a "
         "loss there: it makes a demonstration, and no evidence."
     )

@@ -86,7 +86,7 @@ def _decided_card(p, finding, word, corrected, number_of, alarms):
         besides = f", if {finding.besides} is shown as well" if finding.besides else ""
         smallest = f"{size:.{finding.digits}f} {finding.unit}".rstrip()
         sentence += (
-            f" The smallest effect that this study detects in four of five cases is {smallest}"
+            f" In four of five cases, a study like this one detects an effect of {smallest}"
             f"{besides}."
         )
     if word == "contradicted" and finding.name.startswith("F4"):

@@ -35,8 +35,8 @@ CLAIMS = {
     "than one-hot networks do, and than students of other teachers.",
     "F3c": "Errors of the teacher are amplified: in its weakest classes distillation helps less "
     "than in the rest, and students exceed its errors by more.",
-    "F4": "Compared with distillation, the remedy costs less than a point on average and lifts the "
-    "rarest classes.",
+    "F4": "Compared with distillation, the remedy lifts the rarest classes and costs less than a "
+    "point on average.",
 }
 ANOTHER_TEACHER = "Distillation helps less in the teacher's weakest classes than in the rest."
 

@@ -5,9 +5,9 @@ import textwrap
 import numpy as np
 import pandas as pd
 
-from kdlib.evidence.choice import LEAST_CHANGE, LEAST_FEW_SHOT, gate_of
+from kdlib.evidence.choice import LEAST_CHANGE, LEAST_FEW_SHOT, check_of
 from kdlib.evidence.findings import marked, pair_verdicts, share
-from kdlib.evidence.rules import AVERAGE_MARGIN, LEAST_SEEDS, LEVEL, classes, verdict_bucket
+from kdlib.evidence.rules import LEAST_SEEDS, LEVEL, classes, verdict_bucket
 from kdlib.evidence.significance import holm
 from kdlib.evidence.words import all_of, brief, labels_read, number
 from kdlib.pages.anchors import markdown_table, so_far
@@ -20,25 +20,20 @@ DECIDED = {  # what a verdict says; {size}: of the change, {rare}: the classes t
     ("F1", "contradicted"): "distillation lowers average accuracy by {size}",
     ("F2b", "holds"): "{rare} lose {size}",
     ("F2b", "contradicted"): "{rare} lose less than half a point",
-    ("F3b", "holds"): "students repeat their teacher's errors {size} more often than one-hot ones",
-    ("F3b", "contradicted"): "students do not repeat errors of their own teacher",
+    ("F3b", "holds"): "students repeat their teacher's errors {size} more often than one-hot ones, "
+    "at equally many errors (than students of other teachers: {second})",
+    ("F3b", "contradicted"): "transfer of the teacher's errors is contradicted",
     ("F3c", "holds"): "distillation helps the teacher's weakest classes {size} less than the rest",
-    ("F3c", "contradicted"): "distillation helps the teacher's weakest classes as much as the rest",
-    ("F4 AdaAlpha", "holds"): "AdaAlpha gives {rare} {size} over distillation, {over} over one-hot",
+    ("F3c", "contradicted"): "amplification of the teacher's errors is contradicted",
+    ("F4 AdaAlpha", "holds"): "AdaAlpha lifts {rare} by {size} over distillation (over one-hot: "
+    "{over})",
     ("F4 AdaAlpha", "not under this reading"): "AdaAlpha as we read it is no remedy",
 }
-TWO_NUMBERS = (
-    "F3b, F3c and F4 need two numbers. F3b: how much more often students repeat a wrong label of "
-    "their teacher than one-hot networks do, at equally many errors; and than students of other "
-    "teachers do. F3c: how much less distillation helps in the teacher's weakest fifth of classes "
-    "than in the rest; and, in self-distillation, how much more students exceed its errors there "
-    "than in the rest. F4: the gain over distillation in the rarest classes; and on average, above "
-    f"−{AVERAGE_MARGIN:g}."
-)
-TRAINING = {  # by whether it passes the gate
-    "yes": "passes our test of sufficient training",
-    "no": "fails our test of sufficient training",
-    "not known": "sufficient training is not shown",
+RARE = {"F2b": "distillation", "F4 AdaAlpha": "AdaAlpha over distillation"}  # who changes them
+TRAINING = {  # by whether the training check is passed
+    "yes": "passes our training check",
+    "no": "fails our training check",
+    "not known": "our training check is not complete",
 }
 
 
@@ -70,17 +65,20 @@ def decided(p):
     for card in cards:
         if words := DECIDED.get((card["finding"], card["verdict"])):
             how = {"size": number(abs(card["result"].estimate), signed=False), "rare": _rare(p)}
+            if card["second"]:
+                how["second"] = number(card["second"].estimate, signed=False)
             if card["finding"] == "F4 AdaAlpha":
                 over = p.gain("ada_alpha", p.in_bucket(verdict_bucket(p)))
                 how["over"] = number(over.estimate)
             said.append(words.format(**how) + "†" * bool(card["control"]))
-    early = f"{p.seeds} of {p.study.seeds} planned seeds; " if p.seeds < p.study.seeds else ""
-    where = f"- **In `{p.study.name}`** ({early}{TRAINING[gate_of(p)[0]]})"
+    early = f", {p.seeds} of {p.study.seeds} planned distilled networks" * (p.seeds < p.study.seeds)
+    where = f"- **{p.study.title}** (`{p.study.name}`{early}; {TRAINING[check_of(p)[0]]})."
     if not said:
-        return f"{where} none of the claims below is decided."
+        return f"{where} None of the claims below is decided."
     left = len(cards) - len(said)
     rest = f"; of the {len(cards)} claims below, {left} {'is' if left == 1 else 'are'} not decided"
-    return f"{where} {all_of(said)}{rest if left else ''}."
+    told = all_of(said)
+    return f"{where} {told[0].upper()}{told[1:]}{rest if left else ''}."
 
 
 def _cards(p):
@@ -123,14 +121,8 @@ def verdict_table(first, columns, more=()):
 
 def _beside(p):
     """{label: cell}: what else tells how to read the verdicts of a study."""
-    sizes = {name: card.get("smallest", "").split()[:1] for name, card in _cards(p).items()}
-    found = "; ".join(f"{name.split()[0]}: {size[0]}" for name, size in sizes.items() if size)
-    enough = "; ".join(word or "not run" for word in gate_of(p))
-    return {
-        "effects that four of five such studies would find, points (of the first number)": found,
-        "networks: distilled; one-hot": f"{p.seeds}; {len(p.runs['one_hot'])}",
-        "passes our test of sufficient training; change by twice the epochs": enough,
-    }
+    enough = "; ".join(word or "not run" for word in check_of(p))
+    return {"passes our training check; change of the average by twice the epochs": enough}
 
 
 def beyond_verdicts(panels):
@@ -154,42 +146,76 @@ def _beyond(p):
     found = {f"accuracy of one-hot, %: on average; in {rare}": "; ".join(level)}
     if bucket is None or "ada_alpha" not in p.runs:
         return found
-    margins = np.array([r.facts["margins"] for r in p.runs["ada_alpha"]])
-    weight = (tested[: len(margins)] * margins).sum(axis=1).mean()
     found[f"AdaAlpha minus one-hot, in {rare}"] = brief(p.gain("ada_alpha", tested))
     if "kd_tuned" in p.runs:
         over_tuned = brief(p.gain("ada_alpha", tested, "kd_tuned"))
         found[f"AdaAlpha minus distillation with one tuned weight, in {rare}"] = over_tuned
-    return found | {f"weight of the teacher in AdaAlpha, in {rare}": f"{weight:.2f}"}
+    return found | {f"weight of the teacher in AdaAlpha, in {rare}": _weight(p, tested)}
+
+
+def _weight(p, groups):
+    """AdaAlpha's mean weight of the teacher in groups (S, G), in words."""
+    margins = np.array([r.facts["margins"] for r in p.runs["ada_alpha"]])
+    return f"{(groups[: len(margins)] * margins).sum(axis=1).mean():.2f}"
 
 
 def explained(panels):
     """[(lead, sentence)]: what the table counts, the remedy, how sure all this is."""
     numbers = (
-        " are differences in points, with 95 % intervals: the accuracy of distilled minus that of "
-        f"one-hot networks, on average (F1) and in the rarest classes (F2b). {TWO_NUMBERS} F2b and "
-        "F3c look at one pattern from two sides, since the teacher's weakest classes are mostly "
-        "the rarest."
+        " are points, with 95 % intervals; two numbers belong to the two parts of a claim, in its "
+        "order ([RESULTS.md](RESULTS.md) defines them). Verdicts are corrected for the number of "
+        "findings of a teacher and its student, so an interval may exclude 0 where nothing is "
+        f"decided{_over_all(panels)}. The teacher's weakest classes are the fifth with the lowest "
+        "accuracy on held-out images. F2b and F3c look at one pattern from two sides, since these "
+        "are mostly the rarest."
     )
     said = [("The numbers", numbers)]
-    rare = [f"{_rarest(p)} of `{p.study.name}`" for p in panels if verdict_bucket(p) is not None]
-    if rare:
-        said.append(("The rarest classes", f" are {all_of(rare)}."))
-    if _cards(panels[0]).get("F4 AdaAlpha", {}).get("result"):
-        said.append(("AdaAlpha", _remedy(panels[0])))
-    sure = (
-        f" A verdict needs {LEAST_SEEDS} distilled networks, with which the tests are somewhat too "
-        "bold (PROTOCOL.md, section 5); if fewer than planned are trained, it may change. Verdicts "
-        "are corrected for the number of findings of a study, so an interval may exclude 0 where "
-        f"nothing is decided{_over_all(panels)}. On the *matched control*, one-hot networks pose "
-        "as distilled ones, so that what is decided there is a false alarm; only F2b may be "
-        "contradicted. Our test of sufficient training asks that twice the epochs change average "
-        f"accuracy by an estimate of less than {LEAST_CHANGE:g} point, that the teacher fits its "
-        f"training images, and that no few-shot class is below {LEAST_FEW_SHOT:g} % on held-out "
-        "images. Each study has one draw of its training images, and no interval covers another "
-        f"draw. {so_far()}"
+    judged = [p for p in panels if verdict_bucket(p) is not None]
+    if judged:
+        said.append(("The rarest classes", f" are {all_of([_rarest(p) for p in judged])}."))
+    remedied = [p for p in judged if "ada_alpha" in p.runs]
+    if remedied:
+        said.append(("AdaAlpha", _remedy(remedied)))
+    said.append(("How many networks?", f" {_networks(panels)}"))
+    training = (
+        f" asks that twice the epochs change average accuracy by less than {LEAST_CHANGE:g} point "
+        "(by the estimate), that the teacher fits its training images, and that no few-shot class "
+        f"of one-hot networks is below {LEAST_FEW_SHOT:g} % on held-out images; RESULTS.md says "
+        "what each study meets."
     )
-    return [*said, ("How sure is this?", sure)]
+    said.append(("Our training check", training))
+    control = (
+        " is a test of the rules: one-hot networks pose as distilled ones, so that whatever is "
+        "decided there is a false alarm, except that F2b may rightly be contradicted. It cannot "
+        "see a spread of a method's own, nor what makes all distilled students alike."
+    )
+    said.append(("The matched control", control))
+    limits = " Each study has one draw of its training images; no interval covers another draw."
+    return [*said, ("What else limits this?", f"{limits} {so_far()}")]
+
+
+def _networks(panels):
+    """How many networks the verdicts rest on, and what they would miss."""
+    counts = [
+        f"{p.seeds} distilled and {len(p.runs['one_hot'])} one-hot ones in `{p.study.name}`"
+        for p in panels
+    ]
+    said = [
+        f"{all_of(counts)}. A verdict needs {LEAST_SEEDS} distilled networks; the tests of so few "
+        "are somewhat too bold (PROTOCOL.md, section 5)."
+    ]
+    if any(p.seeds < p.study.seeds for p in panels):
+        said.append("A verdict may change until all planned runs are done.")
+    for p in panels:
+        cards = _cards(p)
+        sizes = {name: cards.get(name, {}).get("smallest") for name in RARE}
+        some = [f"of {size} by {RARE[name]}" for name, size in sizes.items() if size]
+        if some:
+            said.append(
+                f"In `{p.study.name}`, four of five such studies would find a change in the rarest "
+                f"classes {' or '.join(some)}; smaller ones less often."
+            )
+    return " ".join(said)
 
 
 def _over_all(panels):
@@ -208,22 +234,25 @@ def _over_all(panels):
     return f"; corrected for all columns together, {names} would not be decided"
 
 
-def _remedy(p):
-    """What AdaAlpha is, and what it reads."""
-    run = p.runs["ada_alpha"][0]
-    reads = ""
-    if labels_read(run.config):
-        held_out = len(run.splits["val"].y)
-        reads = (
-            f"; in `{p.study.name}` it reads the labels of {held_out:,} of them, "
-            f"{held_out // len(p.class_names):,} in each class, beside those of "
-            f"{int(p.train_counts.sum()):,} training images"
-        )
+def _remedy(panels):
+    """What AdaAlpha is, its weight in the rarest groups, and what it reads."""
+    weights, reads = [], []
+    for p in panels:
+        weights.append(f"{_weight(p, p.in_bucket(verdict_bucket(p)))} in `{p.study.name}`")
+        run = p.runs["ada_alpha"][0]
+        if labels_read(run.config):
+            held_out = len(run.splits["val"].y)
+            reads.append(
+                f"of {held_out:,} held-out images in `{p.study.name}` "
+                f"({held_out // len(p.class_names):,} in each class, beside "
+                f"{int(p.train_counts.sum()):,} training images in all)"
+            )
+    labels = f" It reads the labels {all_of(reads)}." if reads else ""
     return (
         " is our reconstruction of the paper's remedy. It gives the teacher a weight in each class "
-        "that is smaller the less sure the teacher is of the right class on held-out images"
-        f"{reads}. At a weight of 1 it is distillation, at 0 one-hot, so that with a small weight "
-        "it does little more than leave the teacher out: RESULTS.md tells that weight."
+        "that is smaller the less sure the teacher is of the right class on held-out images: at 1 "
+        "a class is distilled, at 0 it is trained on labels alone. In the rarest classes the "
+        f"weight is {all_of(weights)}.{labels}"
     )
 
 
@@ -234,4 +263,4 @@ def _rarest(p):
     how = f" (fewer than {p.study.bucket_edges[1]} training images each)" if few else ""
     if not p.study.bucket_edges:
         how = " by the teacher's margin"
-    return f"the {classes(p, bucket)}{how}"
+    return f"the {classes(p, bucket)}{how} of `{p.study.name}`"

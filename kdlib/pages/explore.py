@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from kdlib.config import KdlibError, did_you_mean
-from kdlib.evidence.choice import gate_failed
+from kdlib.evidence.choice import check_failed
 from kdlib.evidence.findings import DEMONSTRATION
 from kdlib.evidence.panel import panel
 from kdlib.evidence.rules import LEAST_SEEDS
@@ -32,10 +32,10 @@ ENDS = 3  # classes at either end of the gains that the table has
 def banner(chosen):
     """The Headline of a page whose study has overrides: nothing on the page is counted.
 
-    Else it says what groups are, where they are not the labels, that the recipe fails the gate, if
+    Else it says what groups are, where they are not the labels, that the recipe fails the check, if
     it does, and that the study is a demonstration or superseded. None: nothing of that is so."""
     if not chosen.overrides:
-        said = gate_failed(chosen)
+        said = check_failed(chosen)
         notes = [DEMONSTRATION] * chosen.demonstration + [chosen.about] * chosen.superseded
         if "hidden" in chosen.kinds:
             one, many = chosen.groups

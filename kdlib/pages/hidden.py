@@ -43,7 +43,7 @@ def answer(p):
     one, many = p.study.groups
     said = [
         said_of_harm(p, labels, groups),
-        *choice.gate_failed(p.study),
+        *choice.check_failed(p.study),
         f"{p.name}: counted by label, distillation {counted(labels, 'labels')}; counted by the "
         f"groups inside them, it {counted(groups, many)} (false discovery rate 5 %).",
     ]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from kdlib.config import KdlibError
 from kdlib.evidence import choice
 from kdlib.evidence.findings import UNDECIDED, marked, pair_verdicts, panels
-from kdlib.evidence.rules import LEAST_SEEDS
+from kdlib.evidence.rules import AVERAGE_MARGIN, LEAST_SEEDS
 from kdlib.pages import anchors, answer, hidden, people, sensitivity
 from kdlib.study.done import complete_seeds
 from kdlib.study.files import write_whole
@@ -36,22 +36,32 @@ repository: what stands here of it was computed from them in the same way, and
   AdaMargin are our reconstructions of the paper's remedies. *F1 tuned* is about
   distillation with one weight of the teacher below 1, chosen on held-out images.
 - The number beside F2a is the gain of the few-shot classes minus that of the many-shot ones.
-  {answer.TWO_NUMBERS}
+  Three claims need two numbers. F3b: how much more often students repeat a wrong label of their
+  teacher than one-hot networks do, at equally many errors; and than students of other teachers do.
+  F3c: by how much the gap in accuracy between the teacher's weakest fifth of classes and the rest
+  exceeds that of one-hot networks; and, in self-distillation, that of the teacher. F4: the gain
+  over distillation in the rarest classes; and on average, which has to be above
+  −{AVERAGE_MARGIN:g}.
 - Brackets hold the 95 % interval over networks and test examples; that of F3a, a rank correlation
   over classes, is over networks and classes. Intervals are not corrected for the number of
   findings, so that one may exclude 0 where the verdict is *not decided*.
 - A teacher's *margin* in a class is the probability that it gives the right class minus the mean of
   the others, averaged over held-out images (*val*).
-- F2a, F3a and F3c look at one pattern from three sides, since a teacher's margin is mostly smallest
-  in the rarest classes: they do not confirm one another.
+- F2a, F2b, F3a and F3c look at one pattern from several sides, since a teacher's margin is mostly
+  smallest in the rarest classes: they do not confirm one another.
+- Our *training check* asks that twice the epochs change average accuracy by less than
+  {choice.LEAST_CHANGE:g} point, that the teacher's margin on its own training images is at least
+  {choice.LEAST_MARGIN:g}, and that no few-shot class of one-hot networks is below
+  {choice.LEAST_FEW_SHOT:g} % on val.
 - The rows below *any finding decided* are part of no verdict.
 - A claim *holds*, is *contradicted*, or is *not decided*, at a nominal level of 5 % for all
   findings of a pair together (Holm). With fewer than {LEAST_SEEDS} seeds it is *not tested*.
 - The *matched control* has no teacher: baselines are split at random, some pose as a method and the
   rest serve as its baselines, and the same rules judge them. A rule that fires there fires where
-  there is nothing to find. One-hot networks also stand in for each remedy: where they pass F4, the
-  remedy need do no more than leave the teacher out. A verdict is marked † where either happens in
-  more than 5 % of random splits. A rate of 0 says little where there are few splits."""
+  there is nothing to find. One-hot networks also stand in for each remedy: where they pass F4 too,
+  passing does not show that the remedy does more than ignore the teacher. A verdict is marked †
+  where either happens in more than 5 % of random splits. A rate of 0 says little where there are
+  few splits."""
 
 
 @dataclass(frozen=True)
@@ -72,21 +82,26 @@ class OnRecord:
 
 
 def publish(page):
-    """Write the answer between the marks of README.md, its figure, and RESULTS.md beside it."""
+    """Write answer and claims between their marks in README.md, the figure, and RESULTS.md."""
     text = page.read_text(encoding="utf-8") if page.exists() else ""
-    old = r"(?<=<!-- answer:start -->\n).*?(?=<!-- answer:end -->)"
-    parts = re.split(old, text, flags=re.S)
-    if len(parts) != 2:
-        raise KdlibError(
-            f"{page}: needs one line <!-- answer:start --> and, below it, one <!-- answer:end -->."
-        )
+    for mark in ("answer", "claims"):
+        _replaced(page, text, mark, "")
     beside = page.with_name("RESULTS.md")
     before = beside.read_text(encoding="utf-8") if beside.exists() else ""
-    new, figure, everything = texts(_anew() or kept(before))
+    said, claims, figure, everything = texts(_anew() or kept(before))
     if figure:
         write_whole(page.parent / FIGURE, figure)
-    write_whole(page, new.join(parts))
+    write_whole(page, _replaced(page, _replaced(page, text, "answer", said), "claims", claims))
     write_whole(beside, everything)
+
+
+def _replaced(page, text, mark, new):
+    """The text of a page with what stands between the two lines of a mark replaced."""
+    parts = re.split(f"(?<=<!-- {mark}:start -->\n).*?(?=<!-- {mark}:end -->)", text, flags=re.S)
+    if len(parts) != 2:
+        start, end = f"<!-- {mark}:start -->", f"<!-- {mark}:end -->"
+        raise KdlibError(f"{page}: needs one line {start} and, below it, one {end}.")
+    return new.join(parts)
 
 
 def kept(everything):
@@ -106,7 +121,7 @@ def _anew():
 
 
 def texts(outside=""):
-    """(answer of README.md, its figure as SVG bytes or None, RESULTS.md), Markdown.
+    """(answer and claims of README.md, figure as SVG bytes or None, RESULTS.md), Markdown.
 
     outside: see kept. The first study that has seeds enough for a test and is not superseded gives
     answer and figure; others like it stand beside it, the next one in the figure too."""
@@ -114,12 +129,18 @@ def texts(outside=""):
     judged = [shown for shown in found if shown.cards]
     judged.sort(key=lambda shown: (shown.study.superseded, shown.seeds < LEAST_SEEDS))  # stable
     beyond = [shown for shown in found if not shown.cards]
-    said, svg = "No study is on record yet; `make report` shows the demonstration.", None
+    said, claims, svg = (
+        "No study is on record yet; `make report` shows the demonstration.",
+        "",
+        None,
+    )
     parts = [ABOUT]
     if judged:
         alike = [s for s in judged[1:] if _alike(s, judged[0])]
         figure = answer.plot_side_by_side([shown.panels[0] for shown in (judged[0], *alike[:1])])
-        said = _answer(judged[0], figure, beyond, alike)
+        first = [shown.panels[0] for shown in (judged[0], *alike)]
+        said = _answer(first, figure)
+        claims = _claims(first, beyond)
         svg = figure.svg()
     for shown in (s for s in judged if not s.study.superseded):
         parts += _study(shown)
@@ -128,13 +149,13 @@ def texts(outside=""):
     if outside:
         parts.append(f"<!-- outside:start -->\n{outside}\n<!-- outside:end -->")
     if judged:
-        said += _others("\n".join(parts), {shown.study.name for shown in (judged[0], *alike)})
+        claims += _others("\n".join(parts), {p.study.name for p in first}) + "\n"
     parts += _waiting([shown.study.name for shown in found])
     parts.append("## Published numbers that a correct implementation must reach, and ours")
     parts.append(anchors.markdown().rstrip())
     for shown in (s for s in judged if s.study.superseded):
         parts += _study(shown)
-    return said + "\n", svg, "\n\n".join(parts) + "\n"
+    return said + "\n", claims, svg, "\n\n".join(parts) + "\n"
 
 
 def _others(everything, told):
@@ -154,8 +175,9 @@ def _others(everything, told):
             if word not in UNDECIDED
         ]
         undecided = f"{len(rows) - len(found)} of {len(rows)} findings are not decided"
-        gate = f" ({answer.TRAINING['no']})" if "does not pass the gate" in section else ""
-        said.append(f"in `{title[1]}`{gate} {', '.join([*found, undecided])}")
+        fails = "recipe fails the training check" in section
+        check = f" ({answer.TRAINING['no']})" if fails else ""
+        said.append(f"in `{title[1]}`{check} {', '.join([*found, undecided])}")
     return f"\n\nOther studies with verdicts: {'; '.join(said)}." if said else ""
 
 
@@ -196,22 +218,29 @@ def _alike(shown, first):
     return not old and about == {(CLASSES, True)}
 
 
-def _answer(shown, figure, beyond, alike):
-    first = [each.panels[0] for each in (shown, *alike)]
-    points = answer.explained(first)
-    for rivals in beyond:
-        if rivals.study.name == f"{shown.study.name}-rivals":
-            said = sensitivity.ahead_of_ada_alpha(panels(rivals.study.name)[0])
-            points.append(("Rivals.", f" {said}"))
-    of = f"Left `{shown.study.name}`, right `{alike[0].study.name}`. " if alike else ""
+def _answer(first, figure):
+    """What is decided in each of some Panels, and the figure of the first two, with its caption."""
+    names = [f"`{p.study.name}`" for p in first]
+    of = f"Left {names[0]}, right {names[1]}: a" if first[1:] else "A"
     caption = (
-        f"*{of}Small dots are training runs (*seeds*), large marks their means, bars 95 % "
-        "intervals; 0 is the same network trained on labels alone.*"
+        f"*{of}ccuracy minus that of the same network trained on labels alone (one-hot), in the "
+        "classes with many, a medium number of and few training images. Small dots are training "
+        "runs, large marks their means, bars 95 % intervals.*"
     )
     found = "\n".join(map(answer.decided, first))
     picture = f'<img src="{FIGURE}" width="560" alt="{figure.sentence}">'
+    return "\n\n".join([found, picture, caption])
+
+
+def _claims(first, beyond):
+    """The verdicts of some Panels side by side, and what to know about them."""
+    points = answer.explained(first)
+    for rivals in beyond:
+        if rivals.study.name == f"{first[0].study.name}-rivals":
+            said = sensitivity.ahead_of_ada_alpha(panels(rivals.study.name)[0])
+            points.append(("Rivals.", f" {said}"))
     lines = "\n".join(f"- **{lead}**{sentence}" for lead, sentence in points)
-    return "\n\n".join([found, picture, caption, answer.compared(first), lines])
+    return f"{answer.compared(first)}\n\n{lines}"
 
 
 # ---------------------------------------------------------------- RESULTS.md
@@ -228,7 +257,7 @@ def _study(shown):
         numbers = f"{c['sentence']} {c['alarm']}".rstrip()
         rows.append([c["finding"], c["pair"], f"**{marked(c)}**", numbers])
     answers = [ANSWERS[kind] for kind in shown.study.kinds if kind in ANSWERS]
-    answers.append(choice.gate_without_search)
+    answers.append(choice.check_without_search)
     said = [f"- {sentence}" for p in shown.panels for of in answers for sentence in of(p)]
     machines = "; ".join(provenance(shown.study, shown.seeds)["hardware"])
     header = ["finding", "teacher → student", "verdict", "the numbers"]

@@ -22,8 +22,8 @@ PALETTE = (ORANGE, BLUE, GREEN, PURPLE, OCHRE, BLACK, GREY)
 MARKERS = "osDv^Px<>"  # both of variants of AdaAlpha
 STANDINGS = {  # of a setting
     "chosen": (ORANGE, "*"),
-    "passes the gate": (BLUE, "o"),
-    "does not pass": (GREY, "x"),
+    "passes the training check": (BLUE, "o"),
+    "fails it": (GREY, "x"),
 }
 
 
@@ -140,12 +140,12 @@ def plot_settings(table, title):
     """Large marks are means over seeds that no other study uses, on val; bars reach one standard
     error over networks to either side. To the left of zero, distillation is worse than one-hot
     training. The star marks the setting that was chosen, in favour of a loss in the few-shot
-    classes; circles pass the gate, crosses do not. Test images are not looked at."""
+    classes; circles pass the training check, crosses do not. Test images are not looked at."""
     if table is None:  # the search has no such step
         return None
     words = "imbalance " + table.imbalance.map("{:g}".format) + ", T = "
     words += table.temperature.map("{:g}".format) + ", " + table.teacher
-    standing = np.where(table.passes == "yes", "passes the gate", "does not pass")
+    standing = np.where(table.passes == "yes", "passes the training check", "fails it")
     standing = np.where(table.chosen == "yes", "chosen", standing)
     parts = []
     for name in (choice.AVERAGE, choice.FEW):

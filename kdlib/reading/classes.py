@@ -276,6 +276,9 @@ def coded(found, values, names, what):
     found.refuse(np.isin(values, numbered), values, what, place)
     outside = (values < 0) | (values >= len(names))
     allowed = f"a number from 0 to {len(names) - 1}"
+    found_here = np.unique(values)
+    if in_order and 0 not in found_here and len(found_here) == len(names):  # -1 and 1; 2, 4, 10
+        allowed += "; where numbers are names, list them in the order of the scores (--classes)"
     if (values < 0).any():
         allowed += "; leave out examples that are marked to be ignored"
     found.refuse(outside, values, what, allowed)

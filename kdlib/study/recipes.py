@@ -38,7 +38,7 @@ DIGITS = {
 }
 CIFAR20 = {
     **{"dataset": "cifar20", "draw_seed": 0, "imbalance": 20.0},
-    # epochs: until the gate has decided; see D19 of PROTOCOL.md
+    # epochs: until the training check has decided; see D19 of PROTOCOL.md
     **{"epochs": 640, "warmup": 5, "batch_size": 32, "lr": 0.2, "weight_decay": 5e-4},
 }
 SUPERCLASS_SMALL = {
@@ -155,7 +155,7 @@ _TEMPERATURES = each(temperature=(1.0, 2.0, 4.0))
 
 
 def steps(*rates):
-    """Without a gate: rate, then temperature, then a constant weight for `kd_tuned`."""
+    """Without a training check: rate, then temperature, then a constant weight for `kd_tuned`."""
     return (
         Step("Learning rate", each(lr=rates), ("one_hot", "kd"), T2),
         Step("Temperature", _TEMPERATURES, ("kd",)),

@@ -147,8 +147,8 @@ class Grid(Study):
 class Step:
     """One choice: the best level by the mean accuracy on val of `methods`, the first of equals.
 
-    Of epochs, where there is a gate, the fewest that pass it. With `shows`, the level that passes
-    and in which kd loses most: see choice.settings."""
+    Of epochs, where there is a training check, the fewest that pass it. With `shows`, the level
+    that passes and in which kd loses most: see choice.settings."""
 
     question: str
     levels: tuple  # of Config fields
@@ -170,7 +170,7 @@ class Search(Study):
     steps: tuple  # in order; each with what the ones before it chose
     shared: dict  # Config fields of every run, as chosen
     pair: tuple  # (teacher, student)
-    epochs: tuple = ()  # lengths among which the gate looks for the shortest; (): no gate
+    epochs: tuple = ()  # of which the training check takes the shortest; (): no check
     first_seed: int = 900
 
     def config(self, step, level, method, seed):

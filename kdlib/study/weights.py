@@ -30,23 +30,16 @@ def write_to(path, model, metadata=None):
 def read_into(model, key, sha256):
     """Load the weights of a run into a model. WeightsError unless their hash is `sha256`."""
     path = path_of(key)
+    why = "not the weights of its record"
     try:
-        held = safetensors.load(read_file(path))
+        model.load_state_dict(safetensors.load(read_file(path)))
+        same = weights_sha256(model) == sha256
     except OSError as error:
-        raise _refused(path, f"cannot be read ({error.strerror})") from None
-    # safetensors and torch raise many classes on damaged bytes
-    except Exception as error:
-        raise _refused(path, f"not weights ({str(error).partition(chr(10))[0]})") from None
-    try:
-        model.load_state_dict(held)
-    except RuntimeError:
-        raise _refused(path, "of another network") from None
-    if weights_sha256(model) != sha256:
-        raise _refused(path, "not the weights of its record")
-
-
-def _refused(path, why):
-    return WeightsError(
-        f"{path}: {why}; put the right file back, or delete it and the run is done again, which "
-        "makes the same weights on the same kind of machine."
-    )
+        same, why = False, f"cannot be read ({error.strerror})"
+    except Exception as error:  # safetensors and torch raise many classes on damaged bytes
+        same, why = False, f"{why} ({' '.join(str(error).split())[:200]})"
+    if not same:
+        raise WeightsError(
+            f"{path}: {why}; put the right file back, or delete it and the run is done again, "
+            "which makes the same weights on the same kind of machine."
+        )

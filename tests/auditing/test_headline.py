@@ -269,38 +269,14 @@ def test_the_first_screen_names_models_examples_runs_intervals_and_date(tmp_path
 
 # ---------------------------------------------------------------- figures
 
-CONFIDENCE = pd.DataFrame(
-    {
-        "place": ["all", "all", "few", "few"],
-        "role": ["teacher", "student"] * 2,
-        "overconfidence": [0.0] * 4,
-    }
-)
 
-
-@pytest.mark.parametrize(
-    ("values", "words"),
-    [
-        (
-            [-1, -2, -3, -0.5],
-            "No model is overconfident anywhere; most underconfident is the teacher in “few” "
-            "(−3.0 points).",
-        ),
-        (
-            [1, 4, 3, 2],
-            "Most overconfident is the student over all examples (+4.0 points); no model is "
-            "underconfident anywhere.",
-        ),
-        (
-            [1, -4, 3, 2],
-            "Most overconfident is the teacher in “few” (+3.0 points), most underconfident the "
-            "student over all examples (−4.0 points).",
-        ),
-    ],
-)
-def test_a_model_is_called_overconfident_only_if_it_is(values, words):
-    table = CONFIDENCE.assign(overconfidence=np.array(values, float))
-    assert figures._confidence_in_words(table) == words
+def test_the_figure_of_confidence_says_where_it_is_furthest_from_accuracy():
+    places = {"place": ["all", "all", "few", "few"], "role": ["teacher", "student"] * 2}
+    table = pd.DataFrame({**places, "overconfidence": [1.0, -4.0, 3.0, 2.0]})
+    assert figures.calibration(table).sentence == (
+        "Confidence minus accuracy lies between −4.0 points (the student over all examples) and "
+        "+3.0 points (the teacher in “few”)."
+    )
 
 
 NAMES = ["猫" * 30, "قطة", "हिरण", "🐸 frog", "</text><script>", "truck"]

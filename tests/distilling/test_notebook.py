@@ -12,7 +12,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from kdlib.config import KdlibError
-from kdlib.distilling import example, lockstep, training
+from kdlib.distilling import example, training
 from kdlib.distilling.listing import listing
 from kdlib.distilling.notebook import PARAMETERS, check_parameters
 from kdlib.pages import render, report
@@ -179,8 +179,8 @@ def test_the_notebook_shows_one_method_and_a_second_time_what_is_there(
 
 
 def test_a_bar_in_a_notebook_leaves_few_states(monkeypatch, capsys):
-    monkeypatch.setattr(lockstep, "in_notebook", lambda: True)
-    with lockstep.progress("kd-s0", 64 * 100, 0, None) as told:
+    monkeypatch.setattr(training, "in_notebook", lambda: True)
+    with training.progress("kd-s0", 64 * 100, 0, None) as told:
         for _ in range(100):
             time.sleep(0.005)
             told(64)

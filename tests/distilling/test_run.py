@@ -22,9 +22,8 @@ from kdlib.__main__ import main
 from kdlib.asking.networks import named
 from kdlib.config import KdlibError
 from kdlib.data import Data, Split, fold_of
-from kdlib.distilling import lockstep, prepared, training
+from kdlib.distilling import prepared, training
 from kdlib.distilling.listing import listing
-from kdlib.distilling.lockstep import Lockstep
 from kdlib.distilling.networks import fresh
 from kdlib.distilling.prepared import enlarged, margins_by_group
 from kdlib.distilling.recipe import check_batches, check_methods, own, recipe
@@ -177,7 +176,7 @@ def test_the_same_command_again_trains_nothing_and_other_methods_only_themselves
     first = weights(tmp_path)
     trained = []
     fit = training.fit
-    monkeypatch.setattr(training, "fit", lambda of, how: trained.append(len(of)) or fit(of, how))
+    monkeypatch.setattr(training, "fit", lambda of, *how: trained.append(len(of)) or fit(of, *how))
     distilled(pictures, tmp_path, ("one_hot", "kd"))
     assert trained == []
     found, _ = distilled(pictures, tmp_path, ("one_hot", "kd", "decoupled_kd"))
@@ -195,32 +194,36 @@ def test_a_method_alone_is_the_one_that_was_trained_beside_others(
     assert both.items() <= weights(out).items() and "ada_alpha-s0.safetensors" in both
 
 
-@pytest.mark.parametrize("at", [(1, "kd-s0"), (2, "one_hot-s0")])
+@pytest.mark.parametrize("last", [1, 2])  # epoch whose state is kept before a stop behind 2
 def test_a_distillation_that_was_stopped_goes_on_to_the_same_bytes(
-    run, pictures, tmp_path, monkeypatch, no_pages, at
+    run, pictures, tmp_path, monkeypatch, no_pages, last
 ):
     out, *_ = run
-    monkeypatch.setattr(lockstep, "LEAST", -1.0)
-    monkeypatch.setattr(lockstep, "SHARE", -1.0)
-    after = Lockstep.after_epoch
+    monkeypatch.setattr(training, "LEAST", -1.0)
+    monkeypatch.setattr(training, "SHARE", -1.0)
+    keeping = training._keeping
 
-    def stopped(lockstep, key, epoch, state):
-        after(lockstep, key, epoch, state)
-        if (epoch, key) == at:
-            raise KeyboardInterrupt
+    def stopped(kept):
+        def keep(going):
+            if len(going) < 2 or going[0].epoch <= last:
+                keeping(kept)(going)
+            if len(going) == 2 and going[0].epoch == 2:
+                raise KeyboardInterrupt
+
+        return keep
 
     with monkeypatch.context() as patch:
-        patch.setattr(Lockstep, "after_epoch", stopped)
+        patch.setattr(training, "_keeping", stopped)
         with pytest.raises(KeyboardInterrupt):
             distilled(pictures, tmp_path, ("one_hot", "kd"))
     assert list(tmp_path.glob(".*.kept"))
     epochs = []
     begin = training.fit
     monkeypatch.setattr(
-        training, "fit", lambda of, how: epochs.append(of[0].resume["epoch"]) or begin(of, how)
+        training, "fit", lambda of, *how: epochs.append(of[0].resume["epoch"]) or begin(of, *how)
     )
     distilled(pictures, tmp_path, ("one_hot", "kd"))
-    assert epochs == [at[0] + 1 if at[1] == "kd-s0" else at[0]]
+    assert epochs == [last]
     assert weights(tmp_path).items() <= weights(out).items()
     assert not list(tmp_path.glob(".*.kept"))
 

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from test_run import ARGUMENTS, distilled, weights
 
 from kdlib.config import KdlibError
-from kdlib.distilling import lockstep, training, written
+from kdlib.distilling import training, written
 from kdlib.distilling.listing import listing
 from kdlib.distilling.processes import Synced
 from kdlib.distilling.run import _within_memory
@@ -92,8 +92,8 @@ def test_a_stop_between_two_students_that_are_written_leaves_nothing_and_trains_
     pictures, tmp_path, monkeypatch
 ):
     distilled(pictures, tmp_path / "whole", ("one_hot", "kd"))
-    monkeypatch.setattr(lockstep, "LEAST", -1.0)
-    monkeypatch.setattr(lockstep, "SHARE", -1.0)
+    monkeypatch.setattr(training, "LEAST", -1.0)
+    monkeypatch.setattr(training, "SHARE", -1.0)
     write = written.write
 
     def stopped(setting, run, *more):
@@ -108,7 +108,7 @@ def test_a_stop_between_two_students_that_are_written_leaves_nothing_and_trains_
     assert list(out.glob(".*.kept"))
     done, fit = [], training.fit
     monkeypatch.setattr(
-        training, "fit", lambda of, how: done.append(of[0].resume["epoch"]) or fit(of, how)
+        training, "fit", lambda of, *how: done.append(of[0].resume["epoch"]) or fit(of, *how)
     )
     distilled(pictures, out, ("one_hot", "kd"))
     assert done == [3] and not list(out.glob(".*.kept"))

@@ -122,7 +122,9 @@ def test_no_effect_is_not_decided_and_says_what_would_be_seen():
         ways = 2 if name == "F2a" else 1  # to hold
         smallest = c["result"].smallest(0.05 / ways / len(NAMES))  # as Holm's first step tests
         assert c["verdict"] == "not decided" and smallest > c["result"].detectable > 0.5
-        assert c["sentence"].endswith(f"detects in four of five cases is {smallest:.1f} points.")
+        assert c["sentence"].endswith(
+            f"a study like this one detects an effect of {smallest:.1f} points."
+        )
     remedy = card(panel, "F4 AdaAlpha")["sentence"]
     assert remedy.endswith(" points, if an average that is kept is shown as well.")
 

@@ -309,7 +309,7 @@ REFUSED = {
         (Y + 0.5 * (Y == 1), "label in row 1 is 1.5, not a whole number of at most 18 digits."),
         (np.where(Y == 2, np.nan, Y), "labels: label in row 2 is nan, not a whole number of"),
         (np.full(N, 2**63 + 5, np.uint64), "label in row 0 is 9223372036854775813, not a whole"),
-        (Y + 2, "labels: label in row 1 is 3, not a number from 0 to 2."),
+        (Y + 2, "labels: label in row 1 is 3, not a number from 0 to 2; where numbers are names, "),
         (Y + 3 * (Y == 2), "labels: label in row 2 is 5, not a number from 0 to 2."),
         (Y - 1, "labels: label in row 0 is -1, not a number from 0 to 2; leave out"),
         (Y + 0j, "labels: label must be one column of numbers or names, not complex128 of shape"),

@@ -1,5 +1,6 @@
-"""A recipe is chosen on val, step by step, and the gate is what PROTOCOL.md says: on records made
-by hand."""
+"""A recipe is chosen on val, step by step, and the training check is what PROTOCOL.md says.
+
+On records made by hand."""
 
 import re
 from dataclasses import replace
@@ -37,7 +38,7 @@ TINY = Search(
     bucket_edges=(30, 7),
     epochs=(20, 40),
 )
-# without a gate: a level is as good as its one_hot and kd together
+# without a training check: a level is as good as its one_hot and kd together
 OF_BOTH = Step("Rate", RATES, ("one_hot", "kd"), {"temperature": 2.0})
 BOTH = replace(TINY, steps=(OF_BOTH, TEMPERATURE), shared=DIGITS, epochs=())
 
@@ -173,7 +174,7 @@ def test_a_missing_run_is_named():
         choice.scores(TINY, 2)
 
 
-# ---------------------------------------------------------------- the gate
+# ---------------------------------------------------------------- the training check
 
 
 def written(few=0.5, longer=0.7, margin=1.0):
@@ -193,9 +194,9 @@ def written(few=0.5, longer=0.7, margin=1.0):
     write_search(TINY, rates, margin)
 
 
-def gate_at_40():
-    """Row of the gate of the chosen length."""
-    return choice.gate(TINY, 2).set_index("epochs").loc[40]
+def check_at_40():
+    """Row of training_check of the chosen length."""
+    return choice.training_check(TINY, 2).set_index("epochs").loc[40]
 
 
 def change(points):
@@ -218,7 +219,7 @@ UP_AND_DOWN = [(0.0, 0.0), (1.0, 0.5), (-1.0, -0.5), (3.0, -3.0), (1.5, 1.0), (-
 def test_twice_the_epochs_must_change_the_average_by_less_than_a_point(first, second):
     """Of the mean over seeds, up or down."""
     at_twice_the_epochs(first, second)
-    row, mean = gate_at_40(), (first + second) / 2
+    row, mean = check_at_40(), (first + second) / 2
     assert row["change at twice the epochs"] == pytest.approx(mean)
     assert row.average == pytest.approx(70)
     assert row.passes == ("yes" if abs(mean) < 1 else "no")
@@ -227,7 +228,7 @@ def test_twice_the_epochs_must_change_the_average_by_less_than_a_point(first, se
 def test_classes_may_change_as_long_as_the_average_does_not():
     longer = but(0.7, g0=0.9, g1=0.5)
     write_search(TINY, lambda cfg: longer if cfg.epochs == 80 else 0.7)
-    row = gate_at_40()
+    row = check_at_40()
     assert row["change at twice the epochs"] == pytest.approx(0) and row.passes == "yes"
 
 
@@ -239,7 +240,7 @@ def test_no_few_shot_class_may_be_below_two_per_cent(few, lowest, word):
     """Mean over seeds; the change is the same for all."""
     by_seed = dict(enumerate(few, start=900))
     write_search(TINY, lambda cfg: but(0.7, g9=by_seed.get(cfg.seed, 0.7)))
-    row = gate_at_40()
+    row = check_at_40()
     assert row["lowest few-shot class"] == pytest.approx(lowest) and row.passes == word
     assert row["change at twice the epochs"] == pytest.approx(0)
 
@@ -249,13 +250,13 @@ def test_the_limit_of_a_few_shot_class_is_that_of_the_protocol(monkeypatch, limi
     assert (choice.LEAST_CHANGE, choice.LEAST_MARGIN, choice.LEAST_FEW_SHOT) == (1, 0.9, 2)
     write_search(TINY, lambda cfg: np.where(FEW, 0.05 * (cfg.seed == 900), 0.7))  # 2.5 %
     monkeypatch.setattr(choice, "LEAST_FEW_SHOT", limit)
-    assert gate_at_40().passes == word
+    assert check_at_40().passes == word
 
 
 def test_a_class_that_is_not_few_shot_may_be_at_nothing():
     """Edges (30, 7): seven images are medium."""
     write_search(TINY, lambda cfg: but(0.7, g7=0.0))
-    row = gate_at_40()
+    row = check_at_40()
     assert COUNTS[7] == 7 and row.passes == "yes"
     assert row["lowest few-shot class"] == pytest.approx(70)
 
@@ -263,7 +264,7 @@ def test_a_class_that_is_not_few_shot_may_be_at_nothing():
 @pytest.mark.parametrize(("margin", "word"), [(0.905, "yes"), (0.895, "no"), (1.0, "yes")])
 def test_the_teacher_must_have_fitted_its_training_images(margin, word):
     write_search(TINY, lambda cfg: 0.7, margin)
-    row = gate_at_40()
+    row = check_at_40()
     assert row["teacher's margin on its training images"] == pytest.approx(margin)
     assert row.passes == word
 
@@ -271,7 +272,7 @@ def test_the_teacher_must_have_fitted_its_training_images(margin, word):
 def test_the_margin_is_the_mean_over_images_not_classes():
     """The two rarest classes have 8 of 296 images."""
     write_search(TINY, lambda cfg: 0.7, np.where(FEW, 0.0, 0.95))
-    row = gate_at_40()
+    row = check_at_40()
     by_hand = 0.95 * sum(COUNTS[:8]) / sum(COUNTS)
     assert (
         row["teacher's margin on its training images"] == pytest.approx(by_hand) and by_hand > 0.9
@@ -281,7 +282,7 @@ def test_the_margin_is_the_mean_over_images_not_classes():
 
 def test_a_length_that_was_not_chosen_has_no_students_that_know_its_margin():
     write_search(TINY, lambda cfg: 0.7)
-    table = choice.gate(TINY, 2).set_index("epochs")
+    table = choice.training_check(TINY, 2).set_index("epochs")
     assert list(table.index) == [20, 40]
     assert np.isnan(table.loc[20, "teacher's margin on its training images"])
     assert table.loc[20, "passes"] != "yes"
@@ -289,10 +290,10 @@ def test_a_length_that_was_not_chosen_has_no_students_that_know_its_margin():
 
 def test_a_length_whose_double_was_not_run_has_no_row():
     write_search(TINY, lambda cfg: 0.7)
-    assert list(choice.gate(replace(TINY, epochs=(20, 40, 80)), 2).epochs) == [20, 40]
+    assert list(choice.training_check(replace(TINY, epochs=(20, 40, 80)), 2).epochs) == [20, 40]
 
 
-def test_the_epochs_step_marks_the_length_of_the_gate_not_the_best():
+def test_the_epochs_step_marks_the_length_of_the_training_check_not_the_best():
     write_search(TINY, lambda cfg: {20: 0.5, 40: 0.7, 80: 0.7}[cfg.epochs])
     assert chosen_of(choice.scores(TINY, 2))["Epochs"] == "epochs = 40"
     write_search(TINY, lambda cfg: {20: 0.5, 40: 0.7, 80: 0.75}[cfg.epochs])
@@ -378,7 +379,7 @@ def test_where_every_average_is_lower_the_highest_is_chosen():
     assert table[choice.AVERAGE].tolist() == pytest.approx([-2, -2, -4, -1])
 
 
-def test_a_setting_that_fails_the_gate_is_not_chosen_unless_all_fail():
+def test_a_setting_that_fails_the_training_check_is_not_chosen_unless_all_fail():
     losses = (-0.1, 0.05), (0.0, 0.05), (-0.15, 0.05), (0.1, 0.1)
     write_settings(*losses, late=LATE | {50.0: 0.05})
     assert choice.settings(DEMONSTRATION, 3).passes.tolist() == ["yes", "yes", "no", "no"]
@@ -411,34 +412,34 @@ def test_standard_errors_of_settings_are_those_of_welch():
 
 def test_the_headline_of_a_demonstration_says_that_the_choice_favours_the_effect():
     write_settings((-0.1, 0.05), (-0.3, 0.05), (-0.15, 0.05), (0.1, 0.1))
-    setting, gate = choice.headline(DEMONSTRATION, 3)
+    setting, check = choice.headline(DEMONSTRATION, 3)
     assert setting.startswith(
-        "Among 4 settings, 4 of which pass the gate, the search chose imbalance = 50, epochs = 40, "
-        "temperature = 1, "
+        "Among 4 settings, 4 of which pass the training check, the search chose imbalance = 50, "
+        "epochs = 40, temperature = 1, "
     )
     assert "by −15.0 points" in setting and setting.endswith(
         "it makes a demonstration, and no evidence."
     )
-    assert gate.startswith("With 40 epochs, the recipe passes the gate.")
+    assert check.startswith("With 40 epochs, the recipe passes the training check.")
 
 
 def test_one_seed_has_no_interval_and_no_standard_error():
     write_settings((-0.1, 0.05), (-0.3, 0.05), (-0.15, 0.05), (0.1, 0.1))
-    setting, gate = choice.headline(DEMONSTRATION, 1)
+    setting, check = choice.headline(DEMONSTRATION, 1)
     assert "by +1.0 points (one seed: no interval) on average" in setting
-    assert "by 0.00 points (one seed: no interval; required" in gate
-    assert "nan" not in setting + gate
+    assert "by 0.00 points (one seed: no interval; required" in check
+    assert "nan" not in setting + check
 
 
 # ---------------------------------------------------------------- in sentences
 
 
-def test_the_headline_says_what_val_chose_and_that_the_gate_is_passed():
+def test_the_headline_says_what_val_chose_and_that_the_training_check_is_passed():
     at_twice_the_epochs(1.0, 0.0)
     assert choice.headline(TINY, 2) == [
         "The search chose lr = 0.05; epochs = 40; teacher = cnn_small; temperature = 1.",
-        "With 40 epochs, the recipe passes the gate. Twice the epochs change the average by +0.50 "
-        "points (95 % interval over networks "
+        "With 40 epochs, the recipe passes the training check. Twice the epochs change the average "
+        "by +0.50 points (95 % interval over networks "
         "−5.9 to +6.9; required: less than 1); the teacher's margin on its training images is "
         "1.000 (at least 0.9); the lowest few-shot class is at 70.0 % (at least 2).",
     ]
@@ -446,10 +447,10 @@ def test_the_headline_says_what_val_chose_and_that_the_gate_is_passed():
 
 def test_a_loss_in_the_headline_has_a_real_minus():
     at_twice_the_epochs(-2.0, -1.0)
-    _, gate = choice.headline(TINY, 2)
+    _, check = choice.headline(TINY, 2)
     assert (
-        "the recipe does not pass the gate. Twice the epochs change the average by −1.50 points"
-        in gate
+        "the recipe fails the training check. Twice the epochs change the average by −1.50 points"
+        in check
     )
 
 
@@ -462,17 +463,17 @@ def test_no_sentence_has_a_nan(how):
     assert not re.search(r"\bnan\b", shown.sentence + shown.caption)
 
 
-def test_a_study_whose_recipe_fails_the_gate_says_so(monkeypatch):
+def test_a_study_whose_recipe_fails_the_training_check_says_so(monkeypatch):
     monkeypatch.setitem(STUDIES, "tiny-recipe", TINY)
     study = SimpleNamespace(shared=TINY.shared)  # whatever it is called
     other = SimpleNamespace(shared={**TINY.shared, "epochs": 50})
-    assert choice.gate_failed(study) == []  # nothing is on record
+    assert choice.check_failed(study) == []  # nothing is on record
     at_twice_the_epochs(1.0, 0.0)
-    assert choice.gate_failed(study) == []
+    assert choice.check_failed(study) == []
     at_twice_the_epochs(-2.0, -1.0)
-    assert choice.gate_failed(other) == []
-    (said,) = choice.gate_failed(study)
-    assert "does not pass the gate. Twice the epochs change the average by −1.50 points" in said
+    assert choice.check_failed(other) == []
+    (said,) = choice.check_failed(study)
+    assert "fails the training check. Twice the epochs change the average by −1.50 points" in said
 
 
 def test_a_lead_smaller_than_the_spread_of_seeds_is_said():
@@ -482,7 +483,7 @@ def test_a_lead_smaller_than_the_spread_of_seeds_is_said():
     assert "the best level leads by 5.0 points, less than its seeds differ (10.0)" in chance
 
 
-def test_a_search_without_a_gate_says_what_val_chose_alone():
+def test_a_search_without_a_training_check_says_what_val_chose_alone():
     write_search(BOTH, lambda cfg: 0.7)
     assert choice.headline(BOTH, 2) == ["The search chose lr = 0.05; temperature = 1."]
 
@@ -492,12 +493,12 @@ def test_the_figure_says_what_the_headline_says():
     assert search_steps(choice.scores(TINY, 2)).sentence == choice.headline(TINY, 2)[0]
 
 
-def test_the_gate_is_not_known_before_a_student_has_recorded_its_teachers_margin():
+def test_the_training_check_is_not_known_before_a_student_has_recorded_its_teachers_margin():
     at_twice_the_epochs(1.0, 0.0)
     step = next(step for step in TINY.steps if "kd" in step.methods)
     for seed in range(2):
         (records.folder() / f"{TINY.config(step, step.levels[0], 'kd', seed).key()}.json").unlink()
-    row = choice.gate(TINY, 2).set_index("epochs").loc[40]
+    row = choice.training_check(TINY, 2).set_index("epochs").loc[40]
     assert row.passes == "not known" and np.isnan(row[choice.MARGIN])
 
 
@@ -508,12 +509,18 @@ def test_without_students_of_a_length_the_margin_is_that_of_the_students_of_the_
     own = {"shared": TINY.shared, "distilled": {}, "pairs": (SELF,)}
     study = Grid(name="tiny", title="", about="", seeds=4, methods=PRIMARY, **own)
     monkeypatch.setitem(STUDIES, "tiny", study)
-    assert choice.gate(shorter, 2).passes.tolist() == ["no", "not known"]  # 20 and 40 epochs
+    assert choice.training_check(shorter, 2).passes.tolist() == [
+        "no",
+        "not known",
+    ]  # 20 and 40 epochs
     said = choice.headline(shorter, 2)[1]
-    assert "is not known to pass the gate" in said and "images is not known yet (at least" in said
+    assert (
+        "is not known to pass the training check" in said
+        and "images is not known yet (at least" in said
+    )
     for seed, margin in ((0, 1.0), (3, 0.6)):
         cfg = study.config(SELF, "kd", seed)
         of_train = [margin] * GROUPS
         write(record(cfg, "kd", 0, on_val(0.7), margin=of_train, teacher_margin_train=of_train))
-    row = choice.gate(shorter, 2).set_index("epochs").loc[40]
+    row = choice.training_check(shorter, 2).set_index("epochs").loc[40]
     assert row[choice.MARGIN] == pytest.approx(0.8) and row.passes == "no"
