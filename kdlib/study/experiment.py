@@ -5,7 +5,7 @@ What is on disk is read, what is missing is done."""
 import contextlib
 import functools
 import time
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -53,20 +53,29 @@ def load(cfg, folder=None, device="cpu"):
     return _load(Config(student=any_network, **fields), folder, device)
 
 
+@dataclass(frozen=True)
+class Outcome:
+    """What came of runs that were begun together."""
+
+    seconds: float = 0.0
+    elsewhere: list = field(default_factory=list)  # Configs that other processes have claimed
+    failures: list = field(default_factory=list)  # exceptions, each of which stopped a run
+    full: bool = False  # they do not fit into the memory of a GPU at once
+
+
 def run(cfg, folder=None, device=None):
     """The record of a Config: read if it is there, else the run is done, its teacher first."""
-    together([cfg], folder, device)
+    for error in together([cfg], folder, device).failures:
+        raise error
     return records.read(cfg)
 
 
 def together(configs, folder=None, device=None, deadline=None, wait=True):
-    """Do in lockstep what has no record. None of the Configs may be another's teacher.
+    """Do in lockstep what has no record; the Outcome. None may be another's teacher.
 
-    What another process has claimed is waited for. With wait=False it is left alone: a list of
-    these Configs is returned, or is the attribute `elsewhere` of what is raised.
-    deadline: time.monotonic() at which a run that is not done gives up (OutOfTime). A KdlibError
-    stops its run alone and is raised when the others are on record; several in an ExceptionGroup.
-    torch.OutOfMemoryError: they do not fit into a GPU at once; what was finished is on record."""
+    What another process has claimed is waited for, or left alone with wait=False. deadline:
+    time.monotonic() at which a run that is not done gives up (OutOfTime). What stops a run stops no
+    other; what was finished is on record."""
     device = device or default_device()
     todo, elsewhere = {}, []
     with contextlib.ExitStack() as held:
@@ -78,14 +87,13 @@ def together(configs, folder=None, device=None, deadline=None, wait=True):
                 elsewhere.append(cfg)
         if todo:
             look_again(records.folder())
+        # in the order asked for; another process may have done some before it gave up its claim
+        mine = [c for c in dict.fromkeys(configs) if c.key() in todo and not records.exists(c)]
         try:
-            # in the order asked for; another process may have done some before it gave up its claim
-            mine = [c for c in dict.fromkeys(configs) if c.key() in todo and not records.exists(c)]
-            _do(mine, folder, device, deadline)
-        except (KdlibError, ExceptionGroup) as error:
-            error.elsewhere = elsewhere
-            raise
-    return elsewhere
+            failures, seconds = _do(mine, folder, device, deadline)
+        except torch.OutOfMemoryError:
+            return Outcome(elsewhere=elsewhere, full=True)
+    return Outcome(seconds, elsewhere, failures)
 
 
 def trained(cfg, folder=None, device=None):
@@ -97,7 +105,8 @@ def trained(cfg, folder=None, device=None):
     with claim(cfg.key(), records.folder()):
         record = records.read(cfg) if records.exists(cfg) else None
         if record is None or not weights.path_of(cfg.key()).exists():
-            _do([cfg], folder, device)
+            for error in _do([cfg], folder, device)[0]:
+                raise error
             record = records.read(cfg)
     model = build(cfg.student, len(record.facts["class_names"]), cfg.seed)
     weights.read_into(model, cfg.key(), record.facts["weights_sha256"])
@@ -105,14 +114,12 @@ def trained(cfg, folder=None, device=None):
 
 
 @contextlib.contextmanager
-def collected(failures):
-    """What stops runs in this block is appended to `failures`, so that others go on.
+def _collected(failures):
+    """What stops a run in this block is appended to `failures`, so that others go on.
 
     It comes without its traceback, which would keep networks and tables in memory."""
     try:
         yield
-    except ExceptionGroup as several:
-        failures += [error.with_traceback(None) for error in several.exceptions]
     except KdlibError as error:
         failures.append(error.with_traceback(None))
 
@@ -127,35 +134,38 @@ class _Ready(NamedTuple):
 
 
 def _do(configs, folder, device, deadline=None):
-    """Prepare, fit, predict, write; errors as of `together`."""
+    """Prepare, fit, predict, write: (what stopped a run, each; seconds beside loading the data).
+
+    Data are loaded once in a process, which says nothing of a run. torch.OutOfMemoryError: several
+    do not fit into a GPU at once."""
     failures, ready, teachers = [], [], {}
+    start = time.monotonic()
     try:
+        with _collected(failures):
+            for cfg in configs:
+                load(cfg, folder, device)
+        if failures:
+            return failures, 0.0
+        start = time.monotonic()
         for cfg in configs:
-            with collected(failures):
+            with _collected(failures):
                 ready.append(_ready(cfg, folder, device, deadline, teachers, len(configs)))
-        start = time.perf_counter()
+        began = time.monotonic()
         outcomes = fit([r.run for r in ready]) if ready else []
-        seconds = (time.perf_counter() - start) / max(1, len(ready))
+        seconds = (time.monotonic() - began) / max(1, len(ready))
         for r, outcome in zip(ready, outcomes, strict=True):
-            with collected(failures):
+            with _collected(failures):
                 _write(r, outcome, seconds, len(ready))
     except torch.OutOfMemoryError:
         if len(configs) > 1:
             raise
-        # raised below: without this one, whose traceback would keep the memory
-        failures = [no_room(configs[0])]
-    if len(failures) > 1:
-        raise ExceptionGroup("several runs failed", failures)
-    if failures:
-        raise failures[0]
-
-
-def no_room(cfg):
-    """The KdlibError of a run that does not fit into the memory of a GPU by itself."""
-    return KdlibError(
-        f"Run {cfg.key()} stopped: it does not fit into the memory of the GPU; another "
-        "process may hold it (`nvidia-smi` says), or a smaller batch_size helps."
-    )
+        failures = [
+            KdlibError(
+                f"Run {configs[0].key()} stopped: it does not fit into the memory of the GPU; "
+                "another process may hold it (`nvidia-smi` says), or a smaller batch_size helps."
+            )
+        ]
+    return failures, time.monotonic() - start
 
 
 def _ready(cfg, folder, device, deadline, teachers, count):

@@ -16,8 +16,7 @@ import torch
 from kdlib import cuda
 from kdlib.config import KdlibError
 from kdlib.study import pace, records
-from kdlib.study.attempt import Outcome, attempt
-from kdlib.study.experiment import load
+from kdlib.study.experiment import Outcome, load, together
 from kdlib.study.files import write_whole
 from kdlib.study.kept import path_of
 from kdlib.study.weights import SUFFIX
@@ -132,9 +131,9 @@ class Worker:
             try:
                 for cfg in configs:
                     load(cfg, told.data, told.device)
-            except KdlibError as error:
+                outcome = together(configs, told.data, told.device, deadline, wait=False)
+            except KdlibError as error:  # no data, or no locks; what stops a run is not raised
                 return Answer(unfit=self._said(error))
-            outcome = attempt(configs, told.data, told.device, deadline)
             failures = [type(error)(self._said(error)) for error in outcome.failures]
             outcome = replace(outcome, failures=failures)
             if own is None:

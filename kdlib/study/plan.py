@@ -141,7 +141,7 @@ class Plan:
         self._stop(configs)
 
     def came(self, configs, outcome):
-        """This Outcome (of attempt.py) came of runs that were begun together."""
+        """This Outcome (of experiment.py) came of runs that were begun together."""
         mine = [cfg for cfg in configs if cfg not in outcome.elsewhere]
         if mine and not outcome.failures:
             self.took(mine, outcome.seconds)

@@ -17,7 +17,7 @@ from tqdm import tqdm  # tqdm.auto warns in notebooks without ipywidgets
 from kdlib import cuda
 from kdlib.config import KdlibError, count_of
 from kdlib.study import records, stopping
-from kdlib.study.attempt import Outcome, attempt
+from kdlib.study.experiment import Outcome, together
 from kdlib.study.files import available_cores, cache_folder, check_writable, free, sweep_leftovers
 from kdlib.study.machine import default_device
 from kdlib.study.pace import falls_back, in_words, one_thread, shares, starting, workers
@@ -164,14 +164,14 @@ def _work(plan, jobs, how, failures):
 def _in_lockstep(plan, jobs, how, failures):
     """Do what is planned in this process, up to `jobs` runs at once. Yields whenever some ended.
 
-    how: the other arguments of attempt. What stops a run is appended to `failures`."""
+    how: the other arguments of experiment.together. What stops a run is appended to `failures`."""
     _, device, _ = how
     while (configs := plan.next(jobs)) or plan.waits():
         if not configs:
             plan.wait()
             yield
             continue
-        outcome = attempt(configs, *how)
+        outcome = together(configs, *how, wait=False)
         failures += outcome.failures
         if outcome.full:
             jobs = len(configs) // 2
@@ -192,7 +192,7 @@ def _in_processes(plan, jobs, how, failures):
         while True:
             while len(running) < jobs and (configs := plan.next(1)):
                 with stopping.held():
-                    running[pool.submit(attempt, configs, *how)] = configs
+                    running[pool.submit(together, configs, *how, wait=False)] = configs
             if not running:
                 if not plan.waits():  # what is pending waits for a teacher that failed, or for time
                     return

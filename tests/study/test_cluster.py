@@ -14,7 +14,7 @@ import kdlib.study
 from kdlib import __main__ as cli
 from kdlib.config import Config, KdlibError
 from kdlib.study import kept, records, sweep
-from kdlib.study.attempt import Outcome
+from kdlib.study.experiment import Outcome
 from kdlib.study.watch import OutOfTime
 from kdlib.study.weights import WeightsError
 
@@ -367,7 +367,7 @@ def test_a_worker_without_the_data_set_says_so_and_names_its_node(worker):
 def test_a_run_that_failed_before_it_logged_anything_says_why(worker, monkeypatch):
     """So does one whose teacher's weights are damaged."""
     failed = Outcome(failures=[WeightsError("t.safetensors: not weights.")])
-    monkeypatch.setattr(node, "attempt", lambda *_: failed)
+    monkeypatch.setattr(node, "together", lambda *_, wait: failed)
     answer = worker().do([CFG], 60.0, [])
     assert list(map(str, answer.failures)) == [f"Node {NAME}: t.safetensors: not weights."]
     assert answer.log == ""

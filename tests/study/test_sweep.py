@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import threading
 import time
 from dataclasses import replace
@@ -14,8 +15,8 @@ from synthetic import record
 from kdlib import cuda
 from kdlib.config import Config, KdlibError
 from kdlib.step import Diverged
-from kdlib.study import attempt, experiment, pace, records, sweep
-from kdlib.study.experiment import TeacherError, together
+from kdlib.study import experiment, pace, records, sweep
+from kdlib.study.experiment import Outcome, TeacherError, together
 from kdlib.study.files import claim
 from kdlib.study.plan import Plan
 from kdlib.study.watch import OutOfTime
@@ -233,17 +234,15 @@ def pretend(records_folder, monkeypatch):
         asked.append(keys(configs))
         asked.deadlines.append(deadline)
         if len(configs) > asked.room:
-            raise torch.OutOfMemoryError("CUDA out of memory")
+            return Outcome(full=True)
         for c in configs:
             if c.key() not in asked.fails:
                 role = "kd" if c.teacher else "one_hot"
                 records.write(record(c, role, c.seed, 0.5, margin=[0.5] * 10))
-        if failures := [asked.fails[key] for key in keys(configs) if key in asked.fails]:
-            raise ExceptionGroup("several", failures)
-        return []
+        failures = [asked.fails[key] for key in keys(configs) if key in asked.fails]
+        return Outcome(0.01, failures=failures)
 
-    monkeypatch.setattr(attempt, "together", do)
-    monkeypatch.setattr(attempt, "load", lambda *a: None)
+    monkeypatch.setattr(sweep, "together", do)
 
     def shares(configs, *how):
         return {cfg.key(): asked.seconds.get(cfg.key(), 0.01) for cfg in configs}
@@ -289,12 +288,6 @@ def test_out_of_memory_means_fewer_at_once_and_loses_nothing(pretend, capsys):
     assert capsys.readouterr().out == said
 
 
-def test_a_run_whose_data_do_not_fit_into_memory_fails_by_name(pretend):
-    pretend.room = 0
-    with pytest.raises(KdlibError, match=f"^Run {SEEDS[0].key()} stopped: it does not fit"):
-        sweep.sweep(SEEDS[:1], device="cuda", jobs=2)
-
-
 @pytest.mark.parametrize("failed, said", [([1], "^no 1$"), ([1, 3], r"no 1 \(1 more run failed")])
 def test_runs_that_fail_stop_nothing_else(pretend, failed, said):
     pretend.fails = {SEEDS[k].key(): Diverged(f"no {k}") for k in failed}
@@ -319,20 +312,16 @@ def test_runs_that_gave_up_in_time_are_not_failures(pretend):
 
 def test_what_a_group_left_to_others_is_not_lost_when_another_of_it_fails(pretend, monkeypatch):
     """Nor is it counted in how long runs take."""
-    plain, claimed = attempt.together, SEEDS[1:2]
+    plain, claimed = sweep.together, SEEDS[1:2]
 
-    def together(configs, *more, **wait):
+    def some_claimed(configs, *more, **wait):
         elsewhere = [cfg for cfg in configs if cfg in claimed]
         claimed.clear()
-        try:
-            plain([cfg for cfg in configs if cfg not in elsewhere], *more, **wait)
-        except ExceptionGroup as error:
-            error.elsewhere = elsewhere
-            raise
-        return elsewhere
+        outcome = plain([cfg for cfg in configs if cfg not in elsewhere], *more, **wait)
+        return replace(outcome, elsewhere=elsewhere)
 
     took = []
-    monkeypatch.setattr(attempt, "together", together)
+    monkeypatch.setattr(sweep, "together", some_claimed)
     monkeypatch.setattr(Plan, "took", lambda plan, configs, seconds: took.append(configs))
     pretend.fails[SEEDS[0].key()] = Diverged("no 0")
     with pytest.raises(KdlibError, match="^no 0$"):
@@ -354,18 +343,18 @@ def test_where_steps_cannot_be_captured_each_run_goes_on_in_its_own_process(
     pretend, graphs, monkeypatch, capsys
 ):
     said = "A training step cannot be captured here."
-    plain, processes, in_lockstep = attempt.together, [], sweep._in_lockstep
+    plain, processes, in_lockstep = sweep.together, [], sweep._in_lockstep
 
     def first_fails(configs, *more, **wait):
         if cuda.Captured.graphs:
-            raise cuda.CaptureError(said)
+            return Outcome(failures=[cuda.CaptureError(said)])
         return plain(configs, *more, **wait)
 
     def here(plan, jobs, how, failures):
         processes.append(jobs)
         return in_lockstep(plan, 1, how, failures)
 
-    monkeypatch.setattr(attempt, "together", first_fails)
+    monkeypatch.setattr(sweep, "together", first_fails)
     monkeypatch.setattr(sweep, "_in_processes", here)
     done = sweep.sweep(SEEDS, device="cuda", jobs=3)
     assert [r.config for r in done] == SEEDS and pretend == [[c.key()] for c in SEEDS]
@@ -456,18 +445,21 @@ def test_together_is_alone_on_record(records_folder, monkeypatch, tmp_path):
 
 def test_a_nan_stops_that_run_alone_and_says_where(records_folder):
     ill = replace(SEEDS[1], lr=100.0, weight_decay=10.0)
-    with pytest.raises(Diverged, match=f"Run {ill.key()} stopped.* step "):
-        together([SEEDS[0], ill, SEEDS[2]])
+    (failed,) = together([SEEDS[0], ill, SEEDS[2]]).failures
+    assert isinstance(failed, Diverged)
+    assert re.match(f"Run {ill.key()} stopped.* step ", str(failed))
     assert [records.exists(c) for c in (SEEDS[0], ill, SEEDS[2])] == [True, False, True]
-    with pytest.raises(ExceptionGroup) as several:
-        together([ill, replace(ill, seed=2), SEEDS[3]])
-    assert [type(e) for e in several.value.exceptions] == [Diverged] * 2
+    failures = together([ill, replace(ill, seed=2), SEEDS[3]]).failures
+    assert [type(error) for error in failures] == [Diverged] * 2
     assert records.exists(SEEDS[3])
+    with pytest.raises(Diverged, match=f"Run {ill.key()} stopped"):
+        experiment.run(ill)
 
 
 def test_a_deadline_ends_a_run_between_epochs_but_never_a_finished_one(records_folder):
-    with pytest.raises(OutOfTime, match="after epoch 1 of 3: its time is up; it goes on from the"):
-        together([replace(CFG, epochs=3)], deadline=time.monotonic() - 1)
+    (late,) = together([replace(CFG, epochs=3)], deadline=time.monotonic() - 1).failures
+    assert isinstance(late, OutOfTime)
+    assert "after epoch 1 of 3: its time is up; it goes on from the" in str(late)
     assert not list(records_folder.glob("*.json"))
     finished = replace(CFG, epochs=1)
     together([finished], deadline=time.monotonic() - 1)
@@ -499,14 +491,30 @@ def test_a_run_too_large_for_the_gpu_is_one_sentence(records_folder, monkeypatch
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
 
     monkeypatch.setattr(experiment, "fit", full)
-    with pytest.raises(KdlibError, match=f"Run {CFG.key()} stopped: it does not fit") as e:
-        together([CFG])
-    assert e.value.__context__ is None  # whose traceback would keep the memory
-    with pytest.raises(torch.OutOfMemoryError):
-        together(SEEDS[:2])
+    (failed,) = together([CFG]).failures
+    assert str(failed).startswith(f"Run {CFG.key()} stopped: it does not fit")
+    assert failed.__context__ is None  # whose traceback would keep the memory
+    assert together(SEEDS[:2]) == Outcome(full=True)
     monkeypatch.setattr(experiment, "fit", fit)
-    together(SEEDS[:2])
+    assert not together(SEEDS[:2]).failures
     assert all(map(records.exists, SEEDS[:2]))
+
+
+def test_data_that_cannot_be_loaded_are_told_of_once(records_folder, monkeypatch):
+    def missing(*_):
+        raise KdlibError("no data")
+
+    monkeypatch.setattr(experiment, "load", missing)
+    assert [str(error) for error in together(SEEDS[:3]).failures] == ["no data"]
+
+
+def test_a_run_whose_data_do_not_fit_into_the_gpu_is_one_sentence(records_folder, monkeypatch):
+    def full(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+
+    monkeypatch.setattr(experiment, "load", full)
+    with pytest.raises(KdlibError, match=f"^Run {CFG.key()} stopped: it does not fit"):
+        experiment.run(CFG)
 
 
 def test_processes_do_what_is_missing_and_fits_and_a_failure_stops_nothing_else(records_folder):
@@ -594,10 +602,10 @@ def test_nobody_is_awaited_longer_than_there_is_time(records_folder, monkeypatch
 def test_without_waiting_what_is_claimed_is_left_alone_and_named(records_folder):
     ill = replace(SEEDS[2], lr=100.0, weight_decay=10.0)
     with claim(SEEDS[0].key(), records.folder()):
-        assert together(SEEDS[:2], wait=False) == SEEDS[:1]
-        assert together(SEEDS[:1], wait=False) == SEEDS[:1]
-        with pytest.raises(Diverged) as error:
-            together([SEEDS[0], ill], wait=False)
-    assert error.value.elsewhere == SEEDS[:1]
+        assert together(SEEDS[:2], wait=False).elsewhere == SEEDS[:1]
+        assert together(SEEDS[:1], wait=False).elsewhere == SEEDS[:1]
+        failing = together([SEEDS[0], ill], wait=False)
+    assert failing.elsewhere == SEEDS[:1]
+    assert [type(error) for error in failing.failures] == [Diverged]
     assert not records.exists(SEEDS[0]) and records.exists(SEEDS[1])
-    assert together(SEEDS[:1], wait=False) == [] and records.exists(SEEDS[0])
+    assert together(SEEDS[:1], wait=False).elsewhere == [] and records.exists(SEEDS[0])
