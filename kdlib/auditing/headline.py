@@ -12,7 +12,7 @@ from kdlib.auditing.search import told_subgroups
 from kdlib.auditing.tables import CHANGED
 from kdlib.config import count_of
 from kdlib.evidence.stats import Interval
-from kdlib.evidence.words import number, told
+from kdlib.evidence.words import all_of, number, told
 from kdlib.reading.names import ROLES
 from kdlib.reading.sentences import printable
 
@@ -77,7 +77,7 @@ def _whom(a):
     if worse:
         most = a.groups[a.groups.finding == lost].sort_values("gain").head(NAMED)
         named = [f"{_name(r.group)} ({number(r.gain)})" for r in most.itertuples()]
-        said += f" The largest losses are in {in_a_row(named)}."
+        said += f" The largest losses are in {all_of(named)}."
     return said
 
 
@@ -104,11 +104,6 @@ def _would_have_been_found(a):
     return f"; {which}, a change of {enough:.1f} points would probably have been detected"
 
 
-def in_a_row(words, last="and"):
-    """Words with commas and `last` between them."""
-    return f" {last} ".join([", ".join(words[:-1]), words[-1]] if words[1:] else words)
-
-
 def _on_average(a):
     # of groups that overlap, an example would count as often as it has groups
     gain = a.metrics["average_gain" if a.disjoint else "overall_gain"]
@@ -132,7 +127,7 @@ def _by_bucket(a):
         cut = "Split by their number of training examples"
     if not least.high < most.low:
         gains = [f"{r.bucket} {number(r.gain)}" for r in a.buckets.itertuples()]
-        return f"{cut}, the groups do not clearly differ in gain: {in_a_row(gains)}."
+        return f"{cut}, the groups do not clearly differ in gain: {all_of(gains)}."
     return f"{cut}, the groups called “{least.bucket}” gain least: {gain_in_words(least)}."
 
 

@@ -3,10 +3,10 @@
 import itertools
 from dataclasses import replace
 
-from kdlib.auditing.headline import in_a_row, or_none, words_of
+from kdlib.auditing.headline import or_none, words_of
 from kdlib.auditing.tables import CHANGED
 from kdlib.config import count_of
-from kdlib.evidence.words import told
+from kdlib.evidence.words import all_of, told
 from kdlib.reading.sentences import printable
 
 QUESTIONS = {
@@ -112,5 +112,5 @@ def _in_the_worst(found):
 
 def _names(students):
     if len(students) > LISTED:
-        return f"{in_a_row(students[:LISTED])} or {len(students) - LISTED} more"
-    return in_a_row(students, "or")
+        return f"{all_of(students[:LISTED])} or {len(students) - LISTED} more"
+    return all_of(students, "or")

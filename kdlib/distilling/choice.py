@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from kdlib.auditing.headline import in_a_row, one_each, or_none, within_text
+from kdlib.auditing.headline import one_each, or_none, within_text
 from kdlib.config import count_of
 from kdlib.distilling.recipe import own
 from kdlib.evidence.counts import by_group
-from kdlib.evidence.words import labels_read, number, told
+from kdlib.evidence.words import all_of, labels_read, number, told
 from kdlib.reading.sentences import listed
 
 BASELINE = "one_hot"
@@ -188,7 +188,7 @@ def _on_test(method, audits):
     said = f"On test images its gain is {told(gain)} on average over the groups, and it {harms(a)}."
     unharmed = [name for name, of in audits.items() if not of.metrics["groups_harmed"]]
     if a.metrics["groups_harmed"] and unharmed:
-        said += f" No such group can be seen with {in_a_row(unharmed, 'or')}."
+        said += f" No such group can be seen with {all_of(unharmed, 'or')}."
     if gain.high < 0:
         said += (
             " On test images it is clearly less accurate than the baseline, which the validation "
@@ -216,7 +216,7 @@ def harms(a, most=NAMED):
     named = [f"{within_text(r.group)} ({number(r.gain)})" for r in lost.head(most).itertuples()]
     if len(lost) > most:
         named.append(f"{len(lost) - most:,} more")
-    return f"{said}: {in_a_row(named)}"
+    return f"{said}: {all_of(named)}"
 
 
 def labels_told(methods, about=None):
@@ -226,7 +226,7 @@ def labels_told(methods, about=None):
     if some:
         verb = "reads" if len(some) == 1 else "read"
         also = (
-            f"{in_a_row(some)} also {verb} those of the validation images, for the weight of the "
+            f"{all_of(some)} also {verb} those of the validation images, for the weight of the "
             "teacher in each group, and so does the choice of which to ship"
         )
     return (

@@ -48,10 +48,10 @@ def told_p(p):
     return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
 
 
-def all_of(parts):
+def all_of(parts, word="and"):
     """Parts of a sentence as one: a, b and c."""
     *first, last = parts
-    return f"{', '.join(first)} and {last}" if first else last
+    return f"{', '.join(first)} {word} {last}" if first else last
 
 
 def labels_read(cfg):

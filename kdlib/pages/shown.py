@@ -89,14 +89,15 @@ class Headline:
 
 # ---------------------------------------------------------------- tables
 
-FORMULA = tuple("=+-@＝＋－＠\t\r\n")  # how a formula begins, also in full width
+# a formula by how it begins, also in full width; a number with a sign is none
+FORMULA = re.compile(r"(?![+-]?\d+(\.\d+)?\Z)[=+\-@＝＋－＠\t\r\n].*", re.S)
 
 
 def csv_text(table):
     """A DataFrame as CSV text, with an apostrophe before what a spreadsheet would run."""
 
     def harmless(value):
-        return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA) else value
+        return f"'{value}" if isinstance(value, str) and FORMULA.match(value) else value
 
     safe = table.map(harmless).rename(columns=harmless)
     # quoted, since a name may hold \r
