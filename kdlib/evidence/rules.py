@@ -163,7 +163,7 @@ def margin_predicts(p):
 
     def say():
         alike = rank_correlation(*traits)
-        fixed = f"not to be told, as both rank them alike ({number(alike.mean(), '', 3)})"
+        fixed = f"cannot be told, since both rank them almost alike ({number(alike.mean(), '', 3)})"
         if not (np.abs(alike) >= COLLINEAR).any():
             rest = correlation_with_gain(partial_rank_correlation, gains, baselines, *traits)
             fixed = told(rest, "", 2)

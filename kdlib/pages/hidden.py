@@ -75,8 +75,8 @@ def said_of_harm(p, labels, groups):
     worse = groups[groups.finding == "harmed"]
     if worse.empty:
         return (
-            f"{p.name}: these runs cannot answer. With {count_of(p.seeds, 'seed')}, no {one} is "
-            "shown to be harmed, so they do not tell whether labels would hide such harm."
+            f"{p.name}: these runs cannot show whether labels hide harm, because with "
+            f"{count_of(p.seeds, 'seed')} no {one} is shown to be harmed."
         )
     seen = labels.label[labels.finding == "harmed"]
     hidden = (~worse.group.map(label_of(p)).isin(seen)).sum()

@@ -463,7 +463,7 @@ def test_accuracy_is_held_fixed_where_it_ranks_the_classes_otherwise_than_the_ma
     partial = (a - b * both) / np.sqrt((1 - b**2) * (1 - both**2))
     fixed = words.number(partial, "", 2)
     if alike:
-        fixed = f"not to be told, as both rank them alike ({words.number(both, '', 3)})"
+        fixed = f"cannot be told, since both rank them almost alike ({words.number(both, '', 3)})"
     assert f"with the teacher's accuracy held fixed: {fixed}" in sentence
 
 
