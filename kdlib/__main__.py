@@ -424,7 +424,7 @@ def _distill_options(add):
     names = "one_hot, the baseline, and others of kdlib/methods.py, such as ada_margin, kd_tuned; "
     names += "default: " + ",".join(usual)
     add("--methods", nargs="+", default=usual, metavar="NAME", help=names)
-    out = "default: distilled; if it exists, what is there goes on"
+    out = "default: distilled; what is already there is kept, and the run continues from it"
     add("--out", default="distilled", metavar="DIR", help=out)
     groups = "the group of each image: columns path and group; default: the classes"
     add("--groups", **FILE, help=groups)

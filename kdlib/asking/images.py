@@ -125,8 +125,9 @@ def preparation(asked, module, size=None, mean=None, std=None):
     colours = {"mean": tuple(mean or IMAGENET[0]), "std": tuple(std or IMAGENET[1])}
     steps = [transforms.Resize(resized), transforms.CenterCrop(kept), transforms.ToTensor()]
     said = (
-        f"Images are resized to {resized} on the shorter side, {kept} x {kept} in the middle are "
-        f"kept, less the mean {colours['mean']}, over the deviation {colours['std']}."
+        f"Images are resized to {resized} pixels on the shorter side, cropped to the central "
+        f"{kept} x {kept}, and normalised with the mean {colours['mean']} and the standard "
+        f"deviation {colours['std']}."
     )
     return transforms.Compose([*steps, transforms.Normalize(**colours)]), said
 

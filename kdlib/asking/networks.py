@@ -209,9 +209,7 @@ def weights_of(path):
         if not inner:
             break
         if averaged := [name for name in AVERAGED if isinstance(held.get(name), Mapping)]:
-            raise AuditError(
-                f"{path}: holds {inner[0]} and {averaged[0]}; write one of them alone."
-            )
+            raise AuditError(f"{path}: holds {inner[0]} and {averaged[0]}; save only one of them.")
         held = held[inner[0]]
     tensors = {}
     if isinstance(held, Mapping):

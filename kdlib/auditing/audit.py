@@ -241,6 +241,6 @@ def check_options(edges, worst, resamples, seed, missing_groups):
         ordered = False
     if not ordered:
         raise AuditError(
-            f"edges {edges!r}: two numbers are needed; "
-            "many are above the first, few below the second, which is not larger."
+            f"edges {edges!r}: two numbers are needed, MANY and FEW: both finite, 0 or more, and "
+            "MANY not below FEW."
         )

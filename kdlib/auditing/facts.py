@@ -137,12 +137,12 @@ def earlier(path):
         raise AuditError(f"{name}: cannot be read ({reason(error)}).") from None
     # bytes that are no text, a number of 5,000 digits, a thousand brackets
     except (ValueError, RecursionError) as error:
-        raise AuditError(f"{name}: is no JSON ({reason(error)}).") from None
+        raise AuditError(f"{name}: is not valid JSON ({reason(error)}).") from None
     if not isinstance(held, dict) or "schema" not in held:
-        raise AuditError(f"{name}: is no JSON file that an audit has written.")
+        raise AuditError(f"{name}: is not a JSON file that an audit has written.")
     if held["schema"] != SCHEMA:
         has = quoted(held["schema"])
-        raise AuditError(f"{name}: is of version {has} of the format; version {SCHEMA} is read.")
+        raise AuditError(f"{name}: has format version {has}; only version {SCHEMA} can be read.")
     several = held.get("students")
     for of_student in several.values() if isinstance(several, dict) else [held]:
         _check_facts(of_student, name)

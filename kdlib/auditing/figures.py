@@ -36,7 +36,7 @@ HEADERS = {  # of columns that have short names in files
     "n_scored": "tested on",
     "others": "all others",
     "gain_found": "where found",
-    "detectable": "smallest found",
+    "detectable": "smallest detectable",
     "teacher_margin": "teacher's margin",
     "ada_alpha": "alpha",
     "calibration_error": "calibration error",

@@ -146,8 +146,8 @@ def cautions(a):
     if one_each(a):
         out.append(
             "With one training run on either side, this is about these networks only: two runs of "
-            "the same training often differ in some groups. What distillation does, three runs or "
-            "more of each can tell."
+            "the same training often differ in some groups. Only three or more runs of each can "
+            "tell what distillation does."
         )
     elif min(sides.values()) <= 2:
         runs = " and ".join(f"{n} of the {role}" for role, n in sides.items())

@@ -152,8 +152,8 @@ def check_names(students):
         other = taken.setdefault(name.lower(), name)
         if other != name:
             raise AuditError(
-                f"student {name!r}: differs from {other!r} in capitals alone, which some systems "
-                "do not keep apart in names of files."
+                f"student {name!r}: differs from {other!r} only in case, which some file systems "
+                "do not distinguish."
             )
 
 

@@ -146,8 +146,9 @@ def _limits_of_networks(of, metrics):
         )
     if len(of.members.names) >= FEWEST and not of.chosen_by_others:
         yield (
-            "The groups that gain least are chosen by the networks that are scored there, on other "
-            "examples: their gain is known for new examples for these networks, not for others."
+            "The groups that gain least are chosen on one half of the examples and scored on the "
+            "other, but by the same networks: their gain is known for new examples with these "
+            "networks, not for other networks."
         )
     if of.seeds > 1 and of.baselines == 1:
         yield (

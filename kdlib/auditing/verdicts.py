@@ -262,7 +262,8 @@ def _note(c, audited):
     groups = len(audited.groups)
     if c.change and c.name not in NO_ESTIMATES:
         return (
-            "A change is the difference of two estimates without an interval, so this is no test."
+            "A change is the difference of two estimates without an interval, so this is not a "
+            "statistical test."
         )
     beyond = (c.bound, c.comparison[0]) in (("low", ">"), ("high", "<"))
     if c.any and beyond:

@@ -21,10 +21,10 @@ Z = 1.96  # standard errors in half of a 95 % interval
 DIGITS = 9  # of a percentage; what differs by less was summed in another order
 MARGINS = ("margin_source", "margin_reading")  # of the recipe: where margins come from
 RULE = (
-    "The rule: of all methods, the baseline among them, whose accuracy on validation images, "
-    "averaged over the groups, is not below the baseline's, ship the one that is most accurate in "
-    "its own worst tenth of the groups; where several are as accurate there, in its own worst "
-    "half. Test images choose nothing."
+    "The rule: consider all methods, including the baseline, whose accuracy on validation images, "
+    "averaged over the groups, is not below the baseline's. Ship the one that is most accurate in "
+    "its own worst tenth of the groups or, if several tie there, in its own worst half. Test "
+    "images play no part in the choice."
 )
 
 
@@ -105,7 +105,8 @@ def choose(students, listing, audits, about=None):
     average = [np.nanmean(on_val(one, listing)).round(DIGITS) for one in runs]
     ship = runs[int(np.argmax(average))]
     file = f"students/{stem(method, ship.seed)}.safetensors"
-    of_runs = f", of its {len(runs)} training runs the one most accurate there on average"
+    of_runs = f", the one of {len(runs)} training runs of {method} that is most accurate on average"
+    of_runs += " on validation images"
     said = (
         *_hopeless(table, method),
         f"{_ship(method, table, len(listing.val))} {_on_test(method, audits)}",
@@ -126,16 +127,14 @@ def _ship(method, table, images):
     on = f"on {count_of(images, 'held-out validation image')}"
     share = number(row["worst groups"], "%", signed=False)
     alike = (table["worst groups"][table.allowed == "yes"] == row["worst groups"]).sum() > 1
-    among = "of all methods that are not below the baseline on average"
+    among = "among all methods that are not below the baseline on average"
     if method != BASELINE and alike:
         return (
-            f"Ship {method}: {on} none is more accurate in its worst groups ({share}), {among}, "
-            "and of those as accurate there none is better in its worst half of the groups."
+            f"Ship {method}: {on}, {among}, none is more accurate in its worst groups ({share}), "
+            "and none that ties there is better in its worst half of the groups."
         )
     if method != BASELINE:
-        return (
-            f"Ship {method}: {on} it is the most accurate in its worst groups ({share}), {among}."
-        )
+        return f"Ship {method}: {on} it is the most accurate in its worst groups ({share}) {among}."
     if (table.allowed == "yes").sum() == 1:
         return (
             f"Ship the baseline: {on} no distilled student is as accurate on average as training "
@@ -203,7 +202,7 @@ def _untested(listing):
     without = [listing.group_names[k] for k in np.flatnonzero(held == 0)]
     if not without:
         return ()
-    return (f"No test image tells what it does to {listed(without)}.",)
+    return (f"There are no test images of {listed(without)}, so the effect there is unknown.",)
 
 
 def harms(a, most=NAMED):
@@ -222,7 +221,7 @@ def harms(a, most=NAMED):
 def labels_told(methods, about=None):
     """Which labels are read by which step, in a sentence."""
     some = [method for method in methods if reads_val(method, about)]
-    also = "those of the validation images are read by the choice of which to ship alone"
+    also = "those of the validation images are used only to choose which student to ship"
     if some:
         verb = "reads" if len(some) == 1 else "read"
         also = (
@@ -231,7 +230,7 @@ def labels_told(methods, about=None):
         )
     return (
         f"Labels: every student learns from those of the training images; {also}; those of the "
-        "test images are read by the audit alone."
+        "test images are used only by the audit."
     )
 
 

@@ -82,8 +82,8 @@ def compared(names, source, class_names):
     which = f"its class {k} is {quoted(names[k])}, that of the images {quoted(class_names[k])}"
     if sorted(set(ours)) == sorted(theirs):
         return (
-            f"The teacher's classes come in another order than those of the images (by {source}: "
-            f"{which}); its outputs are put into that of the images."
+            "The teacher's classes come in a different order from those of the images (by "
+            f"{source}: {which}); its outputs are reordered to match the images."
         ), tuple(map(theirs.index, ours))
     raise KdlibError(
         f"{source}: the teacher has other classes: {which}; if they are called otherwise, {HELP}."

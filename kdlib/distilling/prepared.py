@@ -83,8 +83,8 @@ def repeated(listing, data):
             said.append(
                 f"{count_of(int(again.sum()), f'{part} image')} of {len(again):,} "
                 f"{'are' if again.sum() > 1 else 'is'} in train too (the first is "
-                f"{quoted(getattr(listing, part).names[again][0])}), so that {part} tells too "
-                "little of images that are new; keep each image in one of train, val and test."
+                f"{quoted(getattr(listing, part).names[again][0])}), so results on {part} say too "
+                "little about new images; keep each image in only one of train, val and test."
             )
     several = [names for names in classes.values() if len(names) > 1]
     if several:

@@ -115,7 +115,7 @@ def _within_memory(size, batch_size):
     except torch.OutOfMemoryError:
         raise KdlibError(
             f"--batch-size {batch_size}: does not fit into the memory of the GPU, in which all "
-            "methods are trained side by side; a smaller one, or fewer --methods at a time, do."
+            "methods are trained side by side; use a smaller one, or fewer --methods at a time."
         ) from None
     except RuntimeError as error:
         if NO_MEMORY in str(error):

@@ -88,8 +88,8 @@ def _parts(folder, files):
         part.append(next((PART_OF[word] for word in words[::-1] if word in PART_OF), -1))
     if min(part) < 0 <= max(part):
         raise AuditError(
-            f"{files[part.index(-1)]}: is called like no part, as others are; begin its name with "
-            f"{', '.join(PARTS[:-1])} or {PARTS[-1]}."
+            f"{files[part.index(-1)]}: its name does not say which split it is, as others do; "
+            f"begin it with {', '.join(PARTS[:-1])} or {PARTS[-1]}."
         )
     return np.maximum(part, TRAIN).astype(np.int8)
 
@@ -100,9 +100,9 @@ def _check_room(folder, files):
     free = free_memory("cpu")
     if need > 0.5 * free:
         raise AuditError(
-            f"{folder}: its images take {need / 1e9:.1f} GB as Parquet holds them, more than half "
-            f"of the {free / 1e9:.1f} GB of memory that are free; write them as files, into a "
-            "folder for each class, of which only those are read that are looked at."
+            f"{folder}: its images take {need / 1e9:.1f} GB in Parquet, more than half of the "
+            f"{free / 1e9:.1f} GB of free memory; save them as image files, in one folder per "
+            "class, which are read only when they are needed."
         )
 
 

@@ -86,7 +86,7 @@ def _roots(folder):
         part = PART_OF.get(name.lower())
         if part in roots:
             raise AuditError(
-                f"{folder}: has {roots[part].name} and {name}, which are one part; leave one there."
+                f"{folder}: has {roots[part].name} and {name}, which are the same split; keep one."
             )
         if part is not None:
             roots[part] = folder / name

@@ -19,7 +19,7 @@ from kdlib.study.files import claim, write_whole
 from kdlib.study.machine import machine
 from kdlib.teacher import weights_sha256
 
-CHANGED = "other images, or of the same before they, or their colours, were changed"
+CHANGED = "other images, or was trained before these images or their colours were changed"
 FILE = "file_sha256"  # a fact: of the file of the weights
 BEGINS = "student_begins_with"
 NETWORKS = ("teacher", "student")

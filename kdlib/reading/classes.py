@@ -25,7 +25,7 @@ NUMBERED = (  # a line of a number and a name, either first
     re.compile(r"\s*(?P<name>.*\S)\s*[,;\t]\s*(?P<number>\d+)\s*"),
 )
 HEADERS = ("name", "names", "class", "classes", "class_name", "label", "labels")
-GIVE_NAMES = "give the names of the classes in the order that the numbers mean (--classes)"
+GIVE_NAMES = "list the names of the classes in the order of their numbers (--classes)"
 
 
 class Names(tuple):
@@ -111,7 +111,8 @@ def places_of(labels, y, answers, given):
         return y, out
     if len(numbers) > 1:
         labels.note(
-            f"class 0 is {quoted(given[0])}, which never occurs; if 1 is, number the names (1 cat)."
+            f"class 0 is {quoted(given[0])}, which never occurs; if that should be class 1, write "
+            "the names with their numbers, as in '1 cat'."
         )
     return y, answers
 
@@ -220,7 +221,7 @@ def _named_order(y, answers, named):
         if moved:
             why = f"its columns come in another order than those of {first.source.name}"
         found = (moved or named)[0].source
-        raise found.error(f"{why}, and {listed(count)} only count the classes; {GIVE_NAMES}.")
+        raise found.error(f"{why}, and {listed(count)} give classes only by number; {GIVE_NAMES}.")
     if [*map(str.casefold, order)] == ["true", "false"]:  # which labels have as 1 and 0
         order = order[::-1]
     if count and not all(by_number):
@@ -237,7 +238,8 @@ def _names_that_occur(y, answers):
         every.append(a.read(a.predicted))
         if every[-1].dtype != y.dtype:
             raise a.source.error(
-                f"of labels and predicted classes, one are names, the other numbers; {GIVE_NAMES}."
+                "labels and predicted classes must both be names or both be numbers; otherwise "
+                f"{GIVE_NAMES}."
             )
     every = np.concatenate(every)
     if every.dtype == object:
@@ -272,7 +274,8 @@ def coded(found, values, names, what):
             found.refuse(index < 0, values, what, f"a class; {hint}")
         return index
     numbered = [] if in_order else [int(name) for name in names if WHOLE.fullmatch(name)]
-    place = "the place of a class but the name of one; call no class by a number, or every class"
+    place = "an unambiguous class number, since it is also the name of a class; use numbers as "
+    place += "names of all classes or of none"
     found.refuse(np.isin(values, numbered), values, what, place)
     outside = (values < 0) | (values >= len(names))
     allowed = f"a number from 0 to {len(names) - 1}"

@@ -97,7 +97,8 @@ def answers_of(found, y, given=()):
         name = called(matrices, SCORES)
         if name is None and (len(matrices) > 1 or called(rest, PREDICTED)):
             raise found.error(
-                f"holds {listed(columns)}; call the one with the scores logits or probabilities."
+                f"holds {listed(columns)}; name the column with the scores 'logits' or "
+                "'probabilities'."
             )
         name = matrices[0] if name is None else name
         if (shape := np.shape(columns[name])) != shape[:2]:

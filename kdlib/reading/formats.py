@@ -99,8 +99,8 @@ def _check_unpacked(members):
     size = sum(member.file_size for member in members)
     if size > LARGEST:
         raise AuditError(
-            f"holds {size / 2**30:.1f} GiB once it is unpacked, of which no more than "
-            f"{LARGEST / 2**30:.0f} are read; write npy files, of which only what is needed is."
+            f"unpacks to {size / 2**30:.1f} GiB, more than the {LARGEST / 2**30:.0f} GiB that are "
+            "read; save npy files instead, of which only the parts that are needed are read."
         )
 
 

@@ -88,7 +88,7 @@ def with_group(found, how):
             said = (
                 f"{called} is {quoted(values[absent][0])} in {count_of(int(absent.sum()), 'row')}"
             )
-            found.note(f"{said}, a group; without one with --missing-groups.")
+            found.note(f"{said} and is taken as a group; --missing-groups treats it as missing.")
         if empty.any() and how is None:
             raise found.error(
                 f"{called} is missing in {int(empty.sum()):,} of {count_of(len(empty), 'row')}, "

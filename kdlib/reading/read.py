@@ -55,8 +55,8 @@ class Source:
         name = names[0] if len(names) == 1 else called(names, wanted)
         if name is None:
             raise self.error(
-                f"holds {listed(self.columns)}; call the one with {what} {wanted[0]}, "
-                "or give its name behind the file's, as in FILE:COLUMN."
+                f"holds {listed(self.columns)}; name the column with {what} {wanted[0]!r}, "
+                "or choose it as FILE:COLUMN."
             )
         return name
 

@@ -191,8 +191,9 @@ def _check_order(found, name, wanted, first):
     if repeats and differ.any() and sorted(values) == sorted(wanted):
         row = int(np.argmax(differ))
         raise found.error(
-            f"{name} in row {row} is {quoted(values[row])}, {quoted(wanted[row])} in {first.name}: "
-            "its rows come in another order; name a column that tells rows apart id in both."
+            f"{name} in row {row} is {quoted(values[row])}, but {quoted(wanted[row])} in "
+            f"{first.name}: its rows come in another order; give both a column id that tells rows "
+            "apart."
         )
 
 

@@ -77,8 +77,8 @@ def _numbered(found, names, y):
     labels = set(np.unique(y).astype(str))
     if left and stem and (labels <= set(keys) or labels <= set(columns)):
         raise found.error(
-            f"{ends(columns)} form a set, {quoted(left[0])} stands beside it; name the columns "
-            "with scores, as in FILE:kind*, or the classes (--classes)."
+            f"{ends(columns)} look like one score for each class, but {quoted(left[0])} may be "
+            "another; choose the scores, as in FILE:kind*, or name the classes (--classes)."
         )
     if left and stem:  # some labels are not in the set, so that it is not one
         return None

@@ -271,7 +271,7 @@ def kind_of_rows(found, rows, kind, called="", slack=SUM_ERROR):
         raise found.error(f"{values}; probabilities lie between 0 and 1 and add up to 1.")
     why = None
     if (np.abs(rows.total - 1) <= SUM_ERROR).all():
-        why = "like probabilities below 0"
+        why = "as probabilities have, but some are below 0"
     elif rows.least.min() >= -BELOW_ZERO:  # a number below 0 is a logit
         if like.mean() > 0.5:
             why = "while other rows are probabilities"

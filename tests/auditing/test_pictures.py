@@ -272,7 +272,7 @@ def test_arrays_of_every_shape(shape):
         (arrays(shape=(0, 8)), "of shape (400, 0, 8)"),
         (arrays(N - 1), "399 rows"),
         (np.arange(N), "row 0 is 0, not a path"),
-        ({"a": ["x"] * N, "b": ["y"] * N}, "call the one with the paths of the images"),
+        ({"a": ["x"] * N, "b": ["y"] * N}, "name the column with the paths of the images"),
         ([None] * N, "row 0 is None, not a path"),
     ],
     ids=lambda x: x[:12] if isinstance(x, str) else "",

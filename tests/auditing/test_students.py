@@ -335,7 +335,7 @@ def test_what_is_no_dictionary_of_students_or_has_one_file_twice_is_refused(made
     for wrong in (students["kd"], {}, None):
         with pytest.raises(AuditError, match="students must be a dictionary"):
             kdlib.audit_students(y, teacher, wrong)
-    with pytest.raises(AuditError, match="differs from 'kd' in capitals alone"):
+    with pytest.raises(AuditError, match="differs from 'kd' only in case"):
         kdlib.audit_students(y, teacher, {"kd": teacher, "KD": teacher})
     np.save(tmp_path / "s.npy", students["kd"][0])
     twice = {"kd": tmp_path / "s.npy", "ada": [tmp_path / "s.npy"]}
@@ -364,7 +364,7 @@ def test_a_word_with_a_name_begins_a_student(tmp_path, monkeypatch):
         (["kd="], "names no file; write kd=FILE"),
         (["=k.npz"], "a name has at most"),
         (["kd=a.npz", "ada=b.npz", "kd=c.npz"], "kd was named before"),
-        (["kd=a.npz", "KD=b.npz"], "in capitals alone"),
+        (["kd=a.npz", "KD=b.npz"], "only in case"),
     ],
 )
 def test_words_that_name_no_student_are_refused_in_one_sentence(words, said):

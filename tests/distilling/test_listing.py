@@ -229,7 +229,7 @@ def test_what_is_no_data_is_said_in_a_sentence(tmp_path):
     both = images(
         tmp_path / "both", {f"{p}/{c}": 2 for p in ("train", "val", "valid") for c in "ab"}
     )
-    assert "has val and valid, which are one part" in refused(listing, both)
+    assert "has val and valid, which are the same split" in refused(listing, both)
 
 
 def test_names_of_classes_that_spelling_alone_tells_apart_are_pointed_at(tmp_path):
@@ -485,7 +485,7 @@ def test_groups_of_other_images_are_refused(grouped, tmp_path):
     assert "must name the image of each row" in said(table[["group"]])
     assert "group in row 3 is '', not a name" in said(table.assign(group=["a"] * 3 + [""] * 12))
     named = table.rename(columns={"group": "place"}).assign(weather="wet")
-    assert "call the one with the groups group" in said(named)
+    assert "name the column with the groups 'group'" in said(named)
     pd.concat([named, more.rename(columns={"group": "place"})]).to_csv(file, index=False)
     found = listing(folder, f"{file}:place")
     assert found.group_names == ("day", "night")
@@ -655,7 +655,7 @@ def test_names_of_classes_come_from_a_file_too(tmp_path):
 def test_parquet_that_cannot_be_used_is_named(tmp_path, monkeypatch):
     shard(tmp_path / "train-0.parquet", [0, 1] * 20)
     shard(tmp_path / "new.parquet", [0, 1])
-    assert "new.parquet: is called like no part" in refused(listing, tmp_path)
+    assert "new.parquet: its name does not say" in refused(listing, tmp_path)
     (tmp_path / "new.parquet").write_bytes(b"PAR1 no")
     assert refused(listing, tmp_path).startswith(f"{tmp_path / 'new.parquet'}: is no readable")
     (tmp_path / "new.parquet").unlink()

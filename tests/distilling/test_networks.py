@@ -300,7 +300,7 @@ def test_classes_are_compared_by_name_wherever_the_names_are(tmp_path, place):
         said = order_of(path, **place(tmp_path, names))
         assert said.startswith("The teacher's classes are those of the images, in the same order")
     said = order_of(path, **place(tmp_path, SWAPPED))
-    assert "another order" in said and "its class 0 is 'dog', that of the images 'cat'" in said
+    assert "different order" in said and "its class 0 is 'dog', that of the images 'cat'" in said
     wrong = "the teacher has other classes: its class 2 is 'gnu', that of the images 'great white"
     refused(wrong, order_of, path, **place(tmp_path, OTHERS))
     refused("names 5 classes of the teacher", order_of, path, **place(tmp_path, (*CLASSES, "x")))
@@ -553,7 +553,7 @@ def test_the_audit_takes_networks_of_kdlib_and_an_at(tmp_path, monkeypatch, caps
     facts = json.loads((tmp_path / "audit.json").read_text())
     assert [of["name"] for of in facts["inputs"]][1:3] == [teacher, student]
     assert any(
-        "32 x 32" in line and "less the mean (0.1, 0.2, 0.3)" in line for line in facts["read"]
+        "32 x 32" in line and "with the mean (0.1, 0.2, 0.3)" in line for line in facts["read"]
     )
     capsys.readouterr()
     assert main([*words, "kdlib:resnet8@pretrained"]) == 2

@@ -130,7 +130,7 @@ def test_what_is_passed_over_is_said():
     [
         (
             lambda r: table(Z[r], other=Z[r][:, 0]),
-            "kind 0 … kind 11 form a set, 'other' stands beside it;",
+            "kind 0 … kind 11 look like one score for each class, but 'other' may be another;",
         ),
         (lambda r: table(Z[r], [*NAMES[:-1], "other"]), None),
         (
@@ -233,7 +233,7 @@ def test_files_that_hold_too_much_or_would_run_are_refused(tmp_path):
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(formats, "LARGEST", 10**7)
             models["student"] = tmp_path / file
-            assert "GiB once it is unpacked, of which no more than" in refused(Y, models)
+            assert "GiB, more than the" in refused(Y, models)
     (tmp_path / "s.csv.gz").write_bytes(b"\x1f\x8bnothing")
     models["student"] = tmp_path / "s.csv.gz"
     assert "not a readable gz file" in refused(Y, models)

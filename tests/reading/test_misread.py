@@ -369,8 +369,8 @@ def test_what_says_na_is_missing_among_numbers_and_in_text_where_it_is_asked(wor
     assert sizes(by="sex", missing_groups="own")[1] == {"f": f, "m": m, "missing": 30}
     found, of_text = sizes(by="sex")
     assert of_text == {"f": f, "m": m, word: 30}
-    said = f"'sex' is '{word}' in 30 rows, a group; without one with --missing-groups."
-    assert said in found.read[-1]
+    said = f"'sex' is '{word}' in 30 rows and is taken as a group; "
+    assert f"{said}--missing-groups treats it as missing." in found.read[-1]
     ranges = {"age 30 to 32": np.sum(~none & ~old), "age 60 to 62": np.sum(~none & old)}
     assert sizes(by="age:2", missing_groups="drop")[1] == ranges
     assert sizes(by="age:2", missing_groups="own")[1] == ranges | {"age=missing": 30}
@@ -508,8 +508,8 @@ def test_given_names_are_counted_from_where_labels_and_answers_count(tmp_path):
     assert "labels: numbers count the names of classes from 1." in found.read
     found = audit(Y + 1, lambda role: A[role] + 1, classes=[*names, "yak"])
     assert (
-        "class 0 is 'aquarium', which never occurs; if 1 is, number the names (1 cat)."
-        in found.read[1]
+        "class 0 is 'aquarium', which never occurs; if that should be class 1, write the names "
+        "with their numbers, as in '1 cat'." in found.read[1]
     )
     lines = [f"{k} {name}" for k, name in enumerate([*names, "yak"], 1)]
     (tmp_path / "classes.txt").write_text("\n".join(lines))
@@ -602,7 +602,7 @@ def test_text_in_another_order_is_no_misread_pair_of_rows(tmp_path):
 
     right(audit(tmp_path / "y.csv", make))
     said = refused(tmp_path / "y.csv", lambda role: make(role, ORDER))
-    assert "its rows come in another order; name a column that tells rows apart id" in said
+    assert "its rows come in another order; give both a column id" in said
 
 
 def test_a_label_that_marks_what_is_to_be_ignored_is_pointed_at():

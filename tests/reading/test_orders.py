@@ -18,7 +18,7 @@ from kdlib.reading.scores import Outputs
 RECORDS = Path(__file__).parents[2] / "data" / "records"
 NAMES = np.array(["negative", "neutral", "positive"], dtype=object)
 Y = np.repeat([1, 0, 2], [30, 30, 140])
-SIGNS = "the names of the classes in the order that the numbers mean (--classes)."
+SIGNS = "the names of the classes in the order of their numbers (--classes)."
 
 
 def model(seed):
@@ -97,8 +97,8 @@ def test_an_order_of_columns_that_fits_is_taken_and_said(order):
 def test_two_orders_beside_a_matrix_without_names_are_refused():
     models = {"student": table("student", [0, 1, 2]), "baseline": table("baseline", [2, 0, 1])}
     assert refused(NAMES[Y], **models) == (
-        "baseline: its columns come in another order than those of student, and teacher only "
-        f"count the classes; give {SIGNS}"
+        "baseline: its columns come in another order than those of student, and teacher give "
+        f"classes only by number; list {SIGNS}"
     )
 
 
@@ -111,10 +111,12 @@ def test_the_order_of_a_row_is_none(tmp_path):
     assert found.class_names == tuple(NAMES)
     assert refused(Y, student=files["student"]) == (
         f"{files['student']}: its classes come in another order in each row, and labels, teacher, "
-        f"baseline only count the classes; give {SIGNS}"
+        f"baseline give classes only by number; list {SIGNS}"
     )
-    assert "and teacher, baseline only count" in refused(NAMES[Y], student=files["student"])
-    assert "and labels only count" in refused(Y, **files)
+    assert "and teacher, baseline give classes only by number" in refused(
+        NAMES[Y], student=files["student"]
+    )
+    assert "and labels give classes only by number" in refused(Y, **files)
     right(kdlib.audit(Y, **P | {"student": files["student"]}, classes=NAMES))
     # a table beside it has the order
     mixed = {"teacher": files["teacher"], "baseline": table("baseline", [0, 1, 2])}
@@ -139,7 +141,8 @@ def test_records_with_their_classes_in_several_orders_have_none(form, tmp_path):
         text = json.dumps({f"{k}.png": row for k, row in enumerate(rows)})
     path.write_text(text)
     ids = [f"{k}.png" for k in range(len(Y))]
-    assert "only count the classes" in refused(pd.DataFrame({"id": ids, "label": Y}), student=path)
+    said = refused(pd.DataFrame({"id": ids, "label": Y}), student=path)
+    assert "give classes only by number" in said
 
 
 # ---------------------------------------------------------------- classes that are exchanged

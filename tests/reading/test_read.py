@@ -161,8 +161,8 @@ def test_names_and_numbers_agree():
     mixed = audit(text[Y], teacher, text[student], classes=[*"abc"]).groups
     pd.testing.assert_frame_equal(mixed, by_name)
     assert refused(audit, text[Y], teacher, student) == (
-        "teacher: of labels and predicted classes, one are names, the other numbers; give the "
-        "names of the classes in the order that the numbers mean (--classes)."
+        "teacher: labels and predicted classes must both be names or both be numbers; otherwise "
+        "list the names of the classes in the order of their numbers (--classes)."
     )
 
 
@@ -172,8 +172,8 @@ def test_class_names_that_are_numbers_are_names():
     as_expected(found, np.array([2, 0, 1])[Y], LOGITS)
     assert names == ("2", "3", "1")
     assert refused(outputs, Y, LOGITS, names=["1", "x", "y"]) == (
-        "labels: label in row 1 is 1, not the place of a class but the name of one; call no class "
-        "by a number, or every class."
+        "labels: label in row 1 is 1, not an unambiguous class number, since it is also the name "
+        "of a class; use numbers as names of all classes or of none."
     )
     said = refused(outputs, np.array([1, 2, 4])[Y], LOGITS, names=["1", "2", "3"])
     assert said == "labels: label in row 2 is 4, not a class; known are 1, 2, 3."
@@ -185,7 +185,8 @@ def test_named_arrays_of_an_npz_are_taken_by_name(tmp_path):
     as_expected(outputs(Y, path)[1], Y, LOGITS)
     np.savez(path, features=features, embedding=LOGITS)
     assert refused(outputs, Y, path) == (
-        f"{path}: holds features, embedding; call the one with the scores logits or probabilities."
+        f"{path}: holds features, embedding; name the column with the scores 'logits' or "
+        "'probabilities'."
     )
 
 
@@ -202,7 +203,7 @@ def test_the_name_of_an_array_and_the_kind_say_what_scores_are():
 def test_kept_log_probabilities_are_enough():
     log_p = log_softmax(LOGITS, axis=1)
     kept = {"predicted": log_p.argmax(axis=1), "log_p_label": log_p[np.arange(N), Y]}
-    assert "call the one with log-probabilities log_p_predicted" in refused(outputs, Y, kept)
+    assert "name the column with log-probabilities 'log_p_predicted'" in refused(outputs, Y, kept)
     kept["log_p_predicted"] = log_p.max(axis=1)
     as_expected(outputs(Y, kept)[1], Y, LOGITS)
     for spoilt, words in (
@@ -272,14 +273,14 @@ def columns_with(c):
     return {"a": LOGITS[:, 0], "b": LOGITS[:, 1], "c": c}
 
 
-GIVE = "give the names of the classes in the order that the numbers mean (--classes)."
+GIVE = "list the names of the classes in the order of their numbers (--classes)."
 WITHOUT_NAMES = f"not a class; known are 0, 1, 2; {GIVE}"
 OVERLAP = np.c_[Y == 0, Y == 1]
 REFUSED = {
     "student": [
         (0.9 * P, "like neither logits nor probabilities"),
         (np.zeros((N, C)), "like neither"),
-        (np.array([-0.5, 0.5, 1.0]) + 0 * P, "like probabilities below 0"),
+        (np.array([-0.5, 0.5, 1.0]) + 0 * P, "but some are below 0"),
         (np.where(ROW == 7, P / 2, P), "row 7 has values from"),
         (LOGITS > 0, "like neither logits nor probabilities"),
         (LOGITS + 0j, "numbers, a column for each of 3 classes, not complex128 of shape (30, 3)"),
@@ -329,8 +330,7 @@ REFUSED = {
         ({1: Y, "1": Y}, "labels: two columns are called '1'."),
         (
             {"a": Y, "b": Y},
-            "holds a, b; call the one with the labels label, or give its name behind the file's, "
-            "as in ",
+            "holds a, b; name the column with the labels 'label', or choose it as FILE:COLUMN.",
         ),
         ([*"01"] * 14 + ["1", "x"], f"labels: label in row 29 is 'x', {WITHOUT_NAMES}"),
         (["²"] * N, f"labels: label in row 0 is '²', {WITHOUT_NAMES}"),
@@ -523,7 +523,7 @@ NO_NAMES = "it must hold the names of the columns, such as label."
         ("y.csv", "", f"its first line is ''; {NO_NAMES}"),
         ("y.csv", "\n1\n", f"its first line is ''; {NO_NAMES}"),
         ("y.csv", "label\n", "holds no label."),
-        ("y.csv", "a;b\n1;2\n", "holds a, b; call the one with the labels label"),
+        ("y.csv", "a;b\n1;2\n", "holds a, b; name the column with the labels 'label'"),
         ("y.csv", "a,,b\n1,2,3\n", f"its first line is 'a,,b'; {NO_NAMES}"),
         ("y.csv", "0\n1\n", f"its first line is '0'; {NO_NAMES}"),
         ("y.csv", "0.5,1\n1,2\n", "label must be one column of numbers or names, not float64"),
