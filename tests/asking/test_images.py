@@ -169,7 +169,9 @@ def test_weights_are_read_from_whatever_training_wrapped_them_in(tmp_path, form)
 def test_two_sets_of_weights_in_one_file_are_refused(tmp_path):
     weights = network(3).state_dict()
     torch.save({"state_dict": weights, "state_dict_ema": weights}, tmp_path / "w.pt")
-    with pytest.raises(KdlibError, match="holds state_dict and state_dict_ema; write one of them"):
+    with pytest.raises(
+        KdlibError, match="holds state_dict and state_dict_ema; save only one of them"
+    ):
         networks.weights_of(tmp_path / "w.pt")
 
 

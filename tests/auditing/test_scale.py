@@ -226,7 +226,7 @@ def test_a_page_says_whom_the_worst_groups_speak_of():
         ([student, more[0]], more[1:], False),
     ):
         limits = kdlib.audit(y, teacher, students, baselines, resamples=5).limits
-        assert any("not for others" in sentence for sentence in limits) == said
+        assert any("not for other networks" in sentence for sentence in limits) == said
 
 
 def test_groups_that_truly_lose_are_found_by_several_networks():

@@ -673,7 +673,7 @@ def test_parquet_that_cannot_be_used_is_named(tmp_path, monkeypatch):
     assert "train-0.parquet#3: holds no bytes of an image" in refused(listing, tmp_path)
     shard(tmp_path / "train-0.parquet", [0, 1] * 20)
     monkeypatch.setattr(shards, "free_memory", lambda device: 1000)
-    assert "into a folder for each class" in refused(listing, tmp_path)
+    assert "in one folder per class" in refused(listing, tmp_path)
 
 
 def test_a_corrupt_image_of_parquet_is_named_by_its_row(tmp_path):

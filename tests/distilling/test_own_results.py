@@ -399,7 +399,7 @@ def test_the_page_begins_with_what_to_ship_and_says_what_was_read(run):
     assert harmed == 0 and "harms none of 6 groups as far as can be seen" in first
     assert "ada_alpha also reads those of the validation images" in found.choice.labels
     assert close.startswith("It was close: the baseline is next with ")
-    assert found.choice.file in file and "of its 2 training runs" in file
+    assert found.choice.file in file and "the one of 2 training runs of ada_alpha" in file
     html = (out / "report.html").read_text()
     assert html.index("Ship ada_alpha") < html.index("groups, kd harmed 1")
     for text in (
