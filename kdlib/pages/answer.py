@@ -169,10 +169,10 @@ def explained(panels):
         "accuracy on held-out images. F2b and F3c look at one pattern from two sides, since these "
         "are mostly the rarest."
     )
-    said = [("The numbers", numbers)]
     judged = [p for p in panels if verdict_bucket(p) is not None]
     if judged:
-        said.append(("The rarest classes", f" are {all_of([_rarest(p) for p in judged])}."))
+        numbers += f" The rarest classes are {all_of([_rarest(p) for p in judged])}."
+    said = [("The numbers", numbers)]
     remedied = [p for p in judged if "ada_alpha" in p.runs]
     if remedied:
         said.append(("AdaAlpha", _remedy(remedied)))

@@ -225,7 +225,8 @@ def _answer(first, figure):
     caption = (
         f"*{of}ccuracy minus that of the same network trained on labels alone (one-hot), in the "
         "classes with many, a medium number of and few training images. Small dots are training "
-        "runs, large marks their means, bars 95 % intervals.*"
+        "runs, large marks their means, bars 95 % intervals.* [The claims one by one, and how sure "
+        "this is.](#what-was-found-and-how-sure-is-it)"
     )
     found = "\n".join(map(answer.decided, first))
     picture = f'<img src="{FIGURE}" width="560" alt="{figure.sentence}">'
