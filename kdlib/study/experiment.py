@@ -77,8 +77,8 @@ def together(configs, folder=None, device=None, deadline=None, wait=True):
     time.monotonic() at which a run that is not done gives up (OutOfTime). What stops a run stops no
     other; what was finished is on record."""
     device = device or default_device()
-    todo, elsewhere = {}, []
-    with contextlib.ExitStack() as held:
+    todo, elsewhere, failures, seconds = {}, [], [], 0.0
+    with _collected(failures), contextlib.ExitStack() as held:
         # in the same order everywhere, or two processes could wait for each other
         for key, cfg in sorted({c.key(): c for c in configs if not records.exists(c)}.items()):
             if held.enter_context(claim(key, records.folder(), wait)):
@@ -90,7 +90,8 @@ def together(configs, folder=None, device=None, deadline=None, wait=True):
         # in the order asked for; another process may have done some before it gave up its claim
         mine = [c for c in dict.fromkeys(configs) if c.key() in todo and not records.exists(c)]
         try:
-            failures, seconds = _do(mine, folder, device, deadline)
+            stopped, seconds = _do(mine, folder, device, deadline)
+            failures += stopped
         except torch.OutOfMemoryError:
             return Outcome(elsewhere=elsewhere, full=True)
     return Outcome(seconds, elsewhere, failures)

@@ -131,9 +131,9 @@ class Worker:
             try:
                 for cfg in configs:
                     load(cfg, told.data, told.device)
-                outcome = together(configs, told.data, told.device, deadline, wait=False)
-            except KdlibError as error:  # no data, or no locks; what stops a run is not raised
+            except KdlibError as error:
                 return Answer(unfit=self._said(error))
+            outcome = together(configs, told.data, told.device, deadline, wait=False)
             failures = [type(error)(self._said(error)) for error in outcome.failures]
             outcome = replace(outcome, failures=failures)
             if own is None:

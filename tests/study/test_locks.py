@@ -104,8 +104,10 @@ def no_locks(request, monkeypatch):
 def test_where_there_are_no_locks_a_run_says_so_and_leaves_nothing(records_folder, no_locks):
     cfg = Config(epochs=1)
     with pytest.raises(KdlibError, match="files cannot be locked there") as e:
-        experiment.together([cfg])
+        experiment.run(cfg)
+    (failure,) = experiment.together([cfg], wait=False).failures  # so that a sweep goes on
     said = str(e.value)
+    assert str(failure) == said
     assert said.startswith(f"{records_folder}: ") and os.strerror(no_locks) in said
     assert "`python -m kdlib doctor` says what helps" in said and "Errno" not in said
     assert list(records_folder.glob("*.json")) == []
