@@ -8,6 +8,10 @@ from pathlib import Path
 
 import pytest
 
+# Before numpy or torch is imported: weights are compared bit for bit, which holds at equal thread
+# count; and on small arrays two threads of a process, which wait for each other, cost twice one.
+os.environ["OMP_NUM_THREADS"] = "1"
+
 ROOT = Path(__file__).resolve().parents[1]
 CHROMIUM = [
     "--headless",
@@ -25,14 +29,6 @@ def _missing(what, reason):
     if what in os.environ.get("KDLIB_REQUIRE", "").split(","):
         pytest.fail(f"KDLIB_REQUIRE asks for {what}: {reason}")
     pytest.skip(reason)
-
-
-@pytest.fixture(scope="session", autouse=True)
-def one_thread():
-    """Weights are compared bit for bit, which holds at equal thread count."""
-    import torch
-
-    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

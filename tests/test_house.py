@@ -21,7 +21,7 @@ FLOORS = [
 ]  # each may know those before it
 LIGHT = {"numpy", "torch"}  # what the helper module may import beside the standard library
 # lines of a module, of the helper module, of kdlib (26,100 until README told of two studies)
-LONGEST, HELPER, WHOLE = 300, 2000, 26_141
+LONGEST, HELPER, WHOLE = 300, 2000, 26_156
 
 TOO_LONG = "take out as many lines as you add, or raise the limit here and say why"
 

@@ -56,6 +56,11 @@ def tenths(margin):
     return np.where(rank < k, 0, np.where(rank >= groups - k, 2, 1))
 
 
+def others(values):
+    """(S, G) -> (S, G): for each seed the mean over the other seeds."""
+    return (values.sum(axis=0) - values) / (len(values) - 1)
+
+
 def thirds(margin):
     """(..., G) -> (..., G): 0 for the third of the groups with the highest margin, then 1, 2."""
     return rank_from_highest(margin) * 3 // np.shape(margin)[-1]

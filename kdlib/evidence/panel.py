@@ -8,7 +8,7 @@ import numpy as np
 
 from kdlib.config import KdlibError
 from kdlib.evidence import counts
-from kdlib.evidence.counts import BUCKETS, TENTHS, by_group, by_half, tenths
+from kdlib.evidence.counts import BUCKETS, TENTHS, by_group, by_half, others, tenths
 from kdlib.evidence.resample import Groups, average_means, group_means, stack
 from kdlib.evidence.stats import interval, welch
 from kdlib.study import records
@@ -142,12 +142,28 @@ class Panel:
 
     def accuracy(self, method):
         """GroupMeans of accuracy, in per cent."""
+        return stack(self._accuracies(method))
 
+    def _accuracies(self, method):
         def compute(records):
             right = np.array([self._predictions(r).right for r in records])
             return (100 * self.means(right)).networks()
 
-        return stack(self.remembered("accuracy", self.records(method), compute))
+        return self.remembered("accuracy", self.records(method), compute)
+
+    def contrast(self, method, weights):
+        """GroupMeans (S,) of a weighted sum of accuracies over groups, in per cent.
+
+        weights: (G,) for every network of the method, or (S, G) for the first S of them."""
+        networks = zip(self.records(method), self._accuracies(method), strict=True)
+        rows = weights if weights.ndim == 2 else itertools.repeat(weights)
+        found = []
+        for (record, accuracy), w in zip(networks, rows, strict=False):
+            key = "contrast", w.tobytes(), self.split
+            if key not in record.memory:  # thousands of panels ask for the same few
+                record.memory[key] = accuracy.map(np.dot, b=w)
+            found.append(record.memory[key])
+        return stack(found)
 
     def halves(self, method):
         """(K, 2, S, G) per cent: accuracy on two halves of each group's examples, split K times."""
@@ -215,19 +231,15 @@ class Panel:
 
         weights (S, G): of the groups. By default over the pooled baselines; another method is
         paired with it by seed (same teacher, starting weights and batches)."""
-        mine = self.accuracy(method)
-        weights = weights[: len(mine.observed)]
         if over == "one_hot":
-            pooled = self.accuracy(over) * weights.mean(axis=0)
-            return welch((mine * weights).map(np.sum, axis=-1), pooled.map(np.sum, axis=-1))
-        other = self.accuracy(over)
-        seeds = min(len(mine.observed), len(other.observed))
-        difference = mine.map(lambda a: a[..., :seeds, :]) - other.map(lambda a: a[..., :seeds, :])
-        return interval(*difference.map(lambda d: (d * weights[:seeds]).sum(axis=-1)))
+            weights = weights[: len(self.records(method))]
+            return welch(self.contrast(method, weights), self.contrast(over, weights.mean(axis=0)))
+        weights = weights[: min(len(self.records(m)) for m in (method, over))]
+        return interval(*(self.contrast(method, weights) - self.contrast(over, weights)))
 
     def group_gain(self, method, over="one_hot"):
         """(S, G) points: each network of a method minus another, as in `gain`."""
-        mine, base = self.accuracy(method).observed, self.accuracy(over).observed
+        mine, base = (np.array([a.observed for a in self._accuracies(m)]) for m in (method, over))
         if over == "one_hot":
             return mine - base.mean(axis=0)
         return np.array([m - b for m, b in zip(mine, base, strict=False)])  # seeds that both have
@@ -241,11 +253,6 @@ class Panel:
             return [100 * t["correct"] / t["n"] for t in tables]
 
         return np.array(self.remembered("val accuracy", self.records(method), compute))
-
-
-def others(values):
-    """(S, G) -> (S, G): for each seed the mean over the other seeds."""
-    return (values.sum(axis=0) - values) / (len(values) - 1)
 
 
 def panel(study, pair, seeds, split="test_plus", setting=None):

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from kdlib.evidence import counts
-from kdlib.evidence.panel import others
 from kdlib.evidence.significance import agreement, holm
 from kdlib.evidence.stats import (
     Interval,
@@ -158,7 +157,9 @@ def rarest_lose(p):
 def margin_predicts(p):
     """F3a: rank correlation across groups of the gain with the other seeds' teachers' margin."""
     gains, baselines = p.group_gain("kd"), len(p.runs["one_hot"])
-    traits = [others(values)[: len(gains)] for values in (p.margins, p.val_accuracy("teacher"))]
+    traits = [
+        counts.others(values)[: len(gains)] for values in (p.margins, p.val_accuracy("teacher"))
+    ]
     result = correlation_with_gain(rank_correlation, gains, baselines, traits[0])
 
     def say():
@@ -187,7 +188,8 @@ def errors_transferred(p):
     of the other seeds' teachers, since whatever makes students alike makes them copy any teacher.
     """
     of_teacher, of_baseline = p.copied_by_pool(len(p.runs["kd"]))
-    errors = (p.accuracy(method).mean() * -1 + 100 for method in ("kd", "one_hot"))
+    of_all = p.average[0]
+    errors = (p.contrast(method, of_all) * -1 + 100 for method in ("kd", "one_hot"))
     copies = p.copied_by_itself("kd")
     result = welch(*counts.beyond_accuracy(copies, of_teacher, of_baseline, *errors))
     own = interval(*p.copied_of_own("kd"))
@@ -231,7 +233,7 @@ def weakest_fifth(p):
     """Weights (S, G) of the weakest fifth of groups minus the rest.
 
     Weakest on val, for the teachers of the other seeds."""
-    accuracy = others(p.val_accuracy("teacher"))
+    accuracy = counts.others(p.val_accuracy("teacher"))
     k = int(np.ceil(accuracy.shape[1] / 5))
     weak = counts.rank_from_highest(-accuracy) < k
     return weak / k - ~weak / (accuracy.shape[1] - k)
@@ -241,9 +243,8 @@ def amplification(p, method, weights):
     """A contrast of (student error - teacher error) in points: GroupMeans (S,).
 
     Each student is compared with its own teacher. weights (S, G): of the groups."""
-    seeds = min(len(weights), len(p.records(method)))
-    mine, teachers = (p.accuracy(m).map(lambda a: a[..., :seeds, :]) for m in (method, "teacher"))
-    return (teachers - mine).map(lambda e: (e * weights[:seeds]).sum(axis=-1))
+    weights = weights[: len(p.records(method))]
+    return p.contrast("teacher", weights) - p.contrast(method, weights)
 
 
 def mitigated(p, method):

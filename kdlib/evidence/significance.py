@@ -3,6 +3,7 @@
 numpy and scipy only. Axes as in resample.py.
 """
 
+import functools
 from dataclasses import dataclass
 
 import numpy as np
@@ -230,7 +231,6 @@ def agreement(mine, pool, permutations: int = 4000, seed: int = 0) -> tuple[floa
     centred = networks - networks.mean(axis=-1, keepdims=True)
     here, there = centred[:, 0], centred[:, 1]  # (K, N, G)
     scale = len(centred) * (groups - 1)
-    rng = np.random.default_rng(seed)
     pairs = seeds * (seeds - 1), baselines * (baselines - 1), seeds * baselines
     # what the product of two networks counts for: no network is compared with itself
     method = np.arange(seeds + baselines) < seeds
@@ -240,17 +240,24 @@ def agreement(mine, pool, permutations: int = 4000, seed: int = 0) -> tuple[floa
 
     by_group = np.einsum("kag,ab,kbh->gh", here, counts, there, optimize=True) / scale
     measured = np.trace(by_group)
-    labels = np.arange(groups)
-    orders = rng.permuted(np.tile(labels, (permutations, 1)), axis=1)
-    null = by_group[labels, orders].sum(axis=1)
+    orders, dealt = _permuted(groups, seeds, baselines, permutations, seed)
+    null = by_group[np.arange(groups), orders].sum(axis=1)
     of_groups = np.count_nonzero(null >= measured - TIE * np.abs(by_group).sum())
 
     products = np.einsum("kag,kbg->ab", here, there, optimize=True) / scale
     np.fill_diagonal(products, 0)
-    dealt = rng.permuted(np.tile(method.astype(float), (permutations, 1)), axis=1)
     inside = ((dealt @ products) * dealt).sum(axis=1)
     across = dealt @ (products + products.T).sum(axis=1) - 2 * inside
     outside = products.sum() - inside - across
     null = inside / pairs[0] + outside / pairs[1] - across / pairs[2]
     of_networks = np.count_nonzero(null >= measured - TIE * np.abs(products).sum())
     return float(measured), float((1 + max(of_groups, of_networks)) / (1 + permutations))
+
+
+@functools.lru_cache(maxsize=8)  # false_alarms asks for the same ones thousands of times
+def _permuted(groups, seeds, baselines, permutations, seed):
+    """Groups relabelled, (permutations, groups); networks dealt anew, 1 to mine, 0 to the pool."""
+    rng = np.random.default_rng(seed)
+    orders = rng.permuted(np.tile(np.arange(groups), (permutations, 1)), axis=1)
+    mine = np.repeat([1.0, 0.0], [seeds, baselines])
+    return orders, rng.permuted(np.tile(mine, (permutations, 1)), axis=1)

@@ -183,16 +183,14 @@ def rank_correlation(a, b, counts=None) -> np.ndarray:
 def _centred_ranks(values, counts):
     """Ranks (..., G) of values, less their mean; with counts (B, G), of each resample, (B, S, G).
 
-    The groups are sorted once, and not in each resample."""
+    The groups are compared once, and not in each resample."""
     values = np.round(values, 12)
     if counts is None:
         return rankdata(values, axis=-1) - (values.shape[-1] + 1) / 2
-    out = np.empty((len(counts), *values.shape))
-    for s, row in enumerate(values):
-        _, tie, number = np.unique(row, return_inverse=True, return_counts=True)
-        tied = np.add.reduceat(counts[:, np.argsort(tie)], np.cumsum(number) - number, axis=1)
-        out[:, s] = (np.cumsum(tied, axis=1) - (tied - 1) / 2)[:, tie]
-    return out - (counts.sum(axis=1)[:, None, None] + 1) / 2
+    below = values[:, :, None] < values[:, None]
+    tied = values[:, :, None] == values[:, None]
+    ranks = counts @ (below + tied / 2)  # (S, B, G)
+    return ranks.swapaxes(0, 1) - counts.sum(axis=1)[:, None, None] / 2
 
 
 def partial_rank_correlation(a, b, given, counts=None) -> np.ndarray:

@@ -126,7 +126,7 @@ def variance_components(panels):
             weights = p.average if place == "average" else rarest(p)[1]
             of_seeds = (p.group_gain("kd") * weights).sum(axis=1)
             gains[draws.index(draw), teachers.index(teacher)] = of_seeds
-            pool = p.accuracy("one_hot").observed @ weights.mean(axis=0)
+            pool = p.contrast("one_hot", weights.mean(axis=0)).observed
             luck.append(pool.var(ddof=1) / len(pool))
         sources = moments(gains)
         # the seeds of a draw share its baselines, whose luck is not the draw's

@@ -195,7 +195,7 @@ def table(p, method, over, group=""):
         if place != "average":
             row["classes"] = in_words(p, p.bucket_names.index(place))
         for m in (over, method):
-            mean = interval(*p.accuracy(m).map(np.dot, b=weights.mean(axis=0)))
+            mean = interval(*p.contrast(m, weights.mean(axis=0)))
             row[f"{name_of(m)}, %"] = plus_minus(mean)
         rows.append(row | {"gain, points": brief(p.gain(method, weights, over))})
     found = classes.gain_by_group(p, method, over).sort_values("gain", kind="stable")

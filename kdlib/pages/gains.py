@@ -244,7 +244,7 @@ def power(p, methods):
     test examples add; their squares add up to that of "standard error"."""
     rows = []
     for place, weights in p.places().items():
-        pooled = (p.accuracy("one_hot").observed * weights.mean(axis=0)).sum(axis=-1)
+        pooled = p.contrast("one_hot", weights.mean(axis=0)).observed
         for method in methods:
             result = p.gain(method, weights)
             spread, baselines = _spread(result.per_seed), _spread(pooled)

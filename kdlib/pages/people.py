@@ -143,7 +143,7 @@ def accuracies(p):
     for method in (*OTHERS, *p.methods):
         row = {"method": name_of(method), "networks": len(p.records(method))}
         for name, weights in places.items():
-            row[name] = plus_minus(interval(*p.accuracy(method).map(np.dot, b=weights)))
+            row[name] = plus_minus(interval(*p.contrast(method, weights)))
         rows.append(row)
     poor = 100 * np.bincount(p.group, p.y == 0) / np.bincount(p.group)
     nobody = {name: f"{poor @ weights:.1f}" for name, weights in places.items()}

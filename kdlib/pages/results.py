@@ -129,11 +129,8 @@ def texts(outside=""):
     judged = [shown for shown in found if shown.cards]
     judged.sort(key=lambda shown: (shown.study.superseded, shown.seeds < LEAST_SEEDS))  # stable
     beyond = [shown for shown in found if not shown.cards]
-    said, claims, svg = (
-        "No study is on record yet; `make report` shows the demonstration.",
-        "",
-        None,
-    )
+    said = "No study is on record yet; `make report` shows the demonstration."
+    claims, svg = "", None
     parts = [ABOUT]
     if judged:
         alike = [s for s in judged[1:] if _alike(s, judged[0])]

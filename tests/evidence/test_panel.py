@@ -312,3 +312,19 @@ def test_accuracy_is_that_of_the_records_whoever_poses_as_whom():
         p.accuracy("kd").observed, [[50] * GROUPS, [60] * GROUPS, [70] * GROUPS]
     )
     assert fake.val_accuracy("kd")[1].mean() == pytest.approx(50)
+
+
+def test_a_contrast_weighs_the_accuracy_of_each_network_wherever_it_stands():
+    p = made(seeds=3, shuffled=("one_hot", "kd"), kd=lambda seed, split: 0.5 + 0.1 * seed)
+    rng = np.random.default_rng(0)
+    by_seed, alike = rng.normal(size=(3, GROUPS)), rng.normal(size=GROUPS)
+    turned = p.posing(kd=p.runs["kd"][::-1])
+    for view in (p, turned, p):  # what is kept of a network is asked for in another place
+        observed, resampled = view.accuracy("kd")
+        for weights, rows in ((by_seed, by_seed), (alike, [alike] * 3), (by_seed[:2], by_seed[:2])):
+            found = view.contrast("kd", weights)
+            for k, row in enumerate(rows):
+                assert found.observed[k] == pytest.approx(sum(observed[k] * row))
+                by_hand = [sum(values * row) for values in resampled[:20, k]]
+                np.testing.assert_allclose(found.resampled[:20, k], by_hand)
+            assert len(found.observed) == len(rows)
