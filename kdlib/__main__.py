@@ -1,4 +1,4 @@
-"""The command line: python -m kdlib run | report | audit | distill | status | data | doctor.
+"""The commands: python -m kdlib run | report | audit | distill | status | data | doctor.
 
 Imports torch only if needed.
 """
@@ -7,21 +7,19 @@ import argparse
 import errno
 import functools
 import os
-import re
 import signal
 import sys
-import textwrap
 import time
 from pathlib import Path
 
 if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # until main listens: no traceback of an import
 
-from kdlib import __version__
-from kdlib.config import KdlibError, count_of, did_you_mean
+from kdlib.config import KdlibError, count_of
+from kdlib.options import parse
 from kdlib.study import stopping
-from kdlib.study.done import complete_seeds
-from kdlib.study.files import HELPS, check_writable, exists, folder
+from kdlib.study.done import complete_seeds, on_record
+from kdlib.study.files import HELPS, check_writable, folder
 from kdlib.study.grids import STUDIES, study
 from kdlib.study.part import lacking, part_of
 
@@ -62,7 +60,7 @@ def run(args):
     sweep.sweep(configs, args.data, device, jobs, budget, args.ray)
     left = len(sweep.missing(configs))
     rest = "; no time was left for the rest, with which the same command goes on" if left else ""
-    print(f"{_on_record(configs)}{rest}")
+    print(f"{on_record(configs)}{rest}")
     if part.compared and not left:
         from kdlib.pages.gains import compared
 
@@ -78,12 +76,6 @@ def _say_if_new():
     """Say that the folder of records is not there: its name may be misspelt."""
     if not folder().is_dir():
         print(f"there are no records yet in {folder()} (KDLIB_RECORDS)")
-
-
-def _on_record(configs):
-    """How many runs are on record, in words."""
-    done = sum(exists(cfg) for cfg in configs)
-    return f"{done} of {count_of(len(configs), 'run')} on record"
 
 
 def _agreed(args, todo, place, device, jobs):
@@ -191,7 +183,7 @@ def distill(args):
 
     if args.data is None:
         raise KdlibError("distill needs --data PATH, a folder of images.")
-    options = {name: value for name, value in vars(args).items() if name not in NO_OPTIONS}
+    options = {n: value for n, value in vars(args).items() if n not in ("command", "configs")}
     methods = [name.strip() for word in options.pop("methods") for name in word.split(",")]
     methods = [name for name in methods if name]
     found = distil(methods=methods, say=functools.partial(print, flush=True), **options)
@@ -205,7 +197,7 @@ def status(args):
     _say_if_new()
     for s in chosen:
         complete = f"{complete_seeds(s.name)} of {count_of(s.seeds, 'seed')} complete"
-        print(f"{s.name}: {_on_record(s())}, {complete}")
+        print(f"{s.name}: {on_record(s())}, {complete}")
 
 
 def data(args):
@@ -232,228 +224,7 @@ def doctor(args):
     return 1 if wrong else 0
 
 
-class _Help(argparse.HelpFormatter):
-    """Breaks lines between words alone: names of studies have hyphens."""
-
-    def _split_lines(self, text, width):
-        return textwrap.wrap(text, width, break_on_hyphens=False)
-
-
-class _Store(argparse.Action):
-    """Stores an option's value; given again, a list goes on, and one value is refused."""
-
-    def __call__(self, parser, namespace, values, option_string=None):
-        if self.dest in parser.given:
-            if self.nargs != "+":
-                parser.error(f"{option_string} is given twice, and one of the two would be lost")
-            values = [*getattr(namespace, self.dest), *values]
-        parser.given.add(self.dest)
-        setattr(namespace, self.dest, values)
-
-
-class _Parser(argparse.ArgumentParser):
-    """Options in full only: an abbreviation may be a typing error."""
-
-    def __init__(self, **more):
-        super().__init__(**more, allow_abbrev=False, formatter_class=_Help)
-        self.given = set()  # what the options of a command line are stored as
-        self.register("action", None, _Store)
-
-    def error(self, message):
-        raise KdlibError(f"{message}; see: {self.prog} --help")
-
-
-def _duration(text):
-    """Seconds, float, of text such as 90s, 9m, 2h or 540."""
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)([smh]?)", text)
-    if not found or not float(found[1]):
-        raise argparse.ArgumentTypeError(
-            f"{text!r} must be a duration such as 90s, 9m, 2h, or 540 (seconds)"
-        )
-    return float(found[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[found[2]]
-
-
-def _whole(text, least=0):
-    if not text.isdecimal() or int(text) < least:
-        raise argparse.ArgumentTypeError(f"{text!r} must be a whole number, {least} or more")
-    return int(text)
-
-
-_count = functools.partial(_whole, least=1)
-
-
-def _parse(argv):
-    """The arguments of one command, `command` among them; KdlibError for what is unknown."""
-    parser = _Parser(prog="python -m kdlib", description="Whom does knowledge distillation hurt?")
-    parser.add_argument("--version", action="version", version=f"kdlib {__version__}")
-    parser.set_defaults(command=lambda args: parser.print_help(), configs=())
-    commands = {}
-    subs = parser.add_subparsers(metavar="COMMAND")
-    options = {run: _run_options, report: _report_options, audit: _audit_options}
-    options |= {distill: _distill_options, status: _studies("all"), data: _data_options}
-    options[doctor] = lambda add: None
-    for command, add_options in options.items():
-        said = " ".join(command.__doc__.split())
-        commands[command] = subs.add_parser(command.__name__, help=said, description=said)
-        commands[command].set_defaults(command=command)
-        add_options(commands[command].add_argument)
-    if argv and not argv[0].startswith("-") and argv[0] not in subs.choices:
-        raise KdlibError(f"command {argv[0]!r} is unknown: {did_you_mean(argv[0], subs.choices)}")
-    args, unknown = parser.parse_known_args(argv)
-    if unknown:
-        of = commands.get(args.command, parser)
-        known = dict.fromkeys(re.findall(r"^  (?:-\w, )?(--[a-z-]+)", of.format_help(), re.M))
-        word = unknown[0].partition("=")[0]
-        if not word.startswith("-"):
-            of.error(f"{word!r} is one word too many")
-        raise KdlibError(f"{word!r} is unknown: {did_you_mean(word, known)}")
-    return args
-
-
-NO_OPTIONS = ("command", "configs")
-COUNT = {"type": _count, "metavar": "N"}
-FILE = {"type": Path, "metavar": "FILE"}
-AGAIN = {"action": "append", "default": []}
-
-
-def _run_options(add):
-    add("study", metavar="STUDY", help=", ".join(STUDIES))
-    pair = "only this pair, with its teachers; may be repeated; default: all"
-    add("--pair", **AGAIN, metavar="TEACHER/STUDENT", help=pair)
-    method = "only this method; one that is not planned is compared with what is on record; "
-    add("--method", **AGAIN, metavar="NAME", help=method + "may be repeated; default: all")
-    seeds = "only the first N seeds, or 2-5: seeds 2 to 5, where the first is 0; default: all"
-    add("--seeds", metavar="N", help=seeds)
-    only = "start only runs that will end in time: 90s, 9m, 2h"
-    add("--budget", type=_duration, metavar="TIME", help=only)
-    add("--device", choices=("cpu", "cuda"), help="default: cuda if torch can use it, else cpu")
-    add("--jobs", **COUNT, help="runs at a time; default: one per CPU core, or 9 on a GPU")
-    add("--data", metavar="DIR", help="where the data sets are; default: $KDLIB_DATA, else data/")
-    ray = "do the runs on the nodes of a Ray cluster: auto (on one of them), local, or HOST:PORT"
-    add("--ray", metavar="ADDRESS", help=ray)
-    add("--yes", action="store_true", help="start without asking, even if it takes hours")
-
-
-def _studies(default):
-    return lambda add: add("studies", nargs="*", metavar="STUDY", help=f"default: {default}")
-
-
-def _report_options(add):
-    _studies("all with a complete seed")(add)
-    add("--seeds", **COUNT, help="only the first N seeds; default: all planned")
-    add("--out", default="reports", metavar="DIR", help="folder of the pages; default: reports")
-    only = "build no pages; only write the results into README.md and RESULTS.md"
-    add("--readme", action="store_true", help=only)
-
-
-def _data_options(add):
-    add("action", nargs="?", choices=("get",), help="get: download the data set NAME")
-    add("name", nargs="?", metavar="NAME", help="cifar100, cifar10 or adult")
-    to = "with get: the folder to put it in; default: $KDLIB_DATA, else data/"
-    add("--to", metavar="DIR", help=to)
-    add("--url", help="with get: a mirror of the archive")
-
-
-def _audit_options(add):
-    formats = "npz, npy, CSV, Parquet, JSON or others; FILE:COLUMN chooses a column"
-    add("--labels", **FILE, help=f"true classes of the test examples: {formats}")
-    untaught = "the same network trained without a teacher:"
-    for name, whose in (("teacher", "its"), ("student", "its"), ("baseline", untaught)):
-        scores = f"{whose} logits, probabilities or classes; one file per training run"
-        if name == "student":
-            scores += "; to compare several students, name them: kd=k0.npz k1.npz ada=a0.npz a1.npz"
-        add(f"--{name}", nargs="+", **FILE, help=scores)
-    groups = "the group of each example: a column of names, several columns, or a 0/1 matrix; "
-    add("--groups", **FILE, help=groups + "default: the classes")
-    add("--weights", **FILE, help="weights of the examples")
-    counts = "training examples in each group, which sorts groups into many-, medium- and few-shot"
-    add("--train-counts", **FILE, help=counts)
-    edges = "a group is many-shot above MANY, few-shot below FEW; default: 100 20"
-    add("--edges", nargs=2, type=_count, metavar=("MANY", "FEW"), help=edges)
-    add("--classes", **FILE, help="names of the classes, one per line")
-    absent = "examples without a group: leave them out, or make them a group of their own"
-    add("--missing-groups", choices=("drop", "own"), help=absent)
-    kinds = "what the scores are: auto, logits, probabilities or classes; per role: student=logits"
-    add("--kind", nargs="+", metavar="KIND", help=kinds)
-    worst = "how many groups count as the worst; default: a tenth of them"
-    add("--worst", type=_count, metavar="K", help=worst)
-    add("--title", help="title of the page")
-    by = "columns of --groups to use: sex 'age:4' (four ranges) 'sex x age:4'; default: all"
-    add("--by", nargs="+", metavar="COLUMN", help=by)
-    search = "attributes of each example, to be searched for the subgroups that lost most"
-    add("--search", **FILE, help=search)
-    images = "paths of the images, to show which were lost; with --study: the folder of its data"
-    add("--images", **FILE, help=images)
-    conditions = "fail if this is met: 'groups_harmed > 0', 'gain[group=truck].high < 0'; "
-    add("--fail-if", **AGAIN, metavar="CONDITION", help=conditions + "see docs/audit.md")
-    add("--gate", **FILE, help="a file of such conditions, one per line; # begins a comment line")
-    against = "JSON of an earlier audit, for conditions such as 'change(average_gain) < -1'"
-    add("--against", **FILE, help=against)
-    add("--study", metavar="STUDY", help="audit runs on record instead of files")
-    add("--pair", metavar="TEACHER/STUDENT", help="with --study; default: its first pair")
-    method = "with --study; default: kd; several methods are compared"
-    add("--method", nargs="+", metavar="NAME", help=method)
-    seeds = "with --study: only the first N seeds; default: all that are complete"
-    add("--seeds", **COUNT, help=seeds)
-    summary = "write Markdown for a pull request; $GITHUB_STEP_SUMMARY is appended to"
-    add("--summary", metavar="FILE.md", help=summary)
-    add("--junit", metavar="FILE.xml", help="write the conditions as test cases")
-    out = "default: audit.html; .json and .csv are written beside it"
-    add("--out", default="audit.html", metavar="FILE.html", help=out)
-    models = "audit networks on a folder of images with one folder per class; models are then "
-    models += "LIBRARY:NAME@FILE, as in torchvision:resnet50@weights.pt; or timm's, or kdlib's"
-    add("--image-folder", type=Path, metavar="DIR", help=models)
-    size = "with --image-folder: resize the shorter side to N and keep the centre; default: 256 "
-    add("--image-size", **COUNT, help=size + "and 224, or what timm says of the network")
-    for name, what in (("mean", "mean"), ("std", "standard deviation")):
-        colours = f"with --image-folder: {what} of the colours; default: ImageNet's, or timm's"
-        add(f"--{name}", nargs=3, type=float, metavar=("R", "G", "B"), help=colours)
-    add("--batch", **COUNT, help="with --image-folder: images at a time; default: 64")
-
-
-def _distill_options(add):
-    data = "a folder of images with a folder per class, in train/, val/, test/ or alone; or a "
-    data += "table with the columns path and label, also group and split; or Parquet shards"
-    add("--data", metavar="PATH", help=data)
-    weights = "LIBRARY:NAME@FILE, as in timm:resnet50@my.safetensors; LIBRARY is torchvision, timm "
-    weights += "or kdlib; FILE may be pretrained; without @FILE it is trained here first"
-    add("--teacher", metavar="NETWORK", help=weights)
-    start = "as --teacher; with @FILE it starts from those weights"
-    add("--student", metavar="NETWORK", help=start)
-    usual = ["one_hot", "kd", "ada_alpha"]
-    names = "one_hot, the baseline, and others of kdlib/methods.py, such as ada_margin, kd_tuned; "
-    names += "default: " + ",".join(usual)
-    add("--methods", nargs="+", default=usual, metavar="NAME", help=names)
-    out = "default: distilled; what is already there is kept, and the run continues from it"
-    add("--out", default="distilled", metavar="DIR", help=out)
-    groups = "the group of each image: columns path and group; default: the classes"
-    add("--groups", **FILE, help=groups)
-    add("--seeds", **COUNT, default=1, help="students of each method; default: 1")
-    preset = "imagenet or imagenet-lt: recipe, networks, and the published lists of the long tail"
-    add("--preset", metavar="NAME", help=preset)
-    add("--epochs", **COUNT, help="default: 90")
-    add("--size", **COUNT, help="pixels of an image's side; default: 224")
-    add("--batch-size", **COUNT, help="images in all processes; default: 256")
-    add("--lr", type=float, metavar="RATE", help="peak learning rate; default: 0.1 x batch / 256")
-    add("--weight-decay", type=float, metavar="W", help="default: 0.0001")
-    add("--warmup", type=_whole, metavar="N", help="epochs; default: 5, at most a tenth of all")
-    add("--temperature", type=float, metavar="T", help="of teacher and student; default: 1")
-    add("--alpha", type=float, metavar="A", help="kd's weight of the teacher; default: 1")
-    add("--precision", choices=("fp32", "bf16"), help="of the student in training; default: fp32")
-    looks = "padded (moved by 4 pixels), resized (cut at random) or none; default: by size"
-    add("--augment", metavar="HOW", help=looks)
-    for whose in ("", "teacher-"):
-        for name, what in (("mean", "mean"), ("std", "standard deviation")):
-            said = f"{what} of the colours that the {whose.strip('-') or 'student'} is shown"
-            add(f"--{whose}{name}", nargs=3, type=float, metavar=("R", "G", "B"), help=said)
-    order = "names of the teacher's classes in its order, one a line or JSON with id2label"
-    add("--teacher-classes", **FILE, help=order)
-    skip = "leave out images that cannot be read, which are looked for before training"
-    add("--skip-corrupt", action="store_true", help=skip)
-    add("--workers", type=_whole, metavar="N", help="processes that read images; default: by cores")
-    add("--device", choices=("cpu", "cuda"), help="default: cuda if torch can use it, else cpu")
-    dry = "read everything, say how long the training would take here, and stop"
-    add("--dry-run", action="store_true", help=dry)
+COMMANDS = (run, report, audit, distill, status, data, doctor)
 
 
 def main(argv=None):
@@ -467,7 +238,7 @@ def main(argv=None):
         try:
             if argv is None:
                 stopping.listen()
-            args = _parse(sys.argv[1:] if argv is None else argv)
+            args = parse(sys.argv[1:] if argv is None else argv, COMMANDS)
             return args.command(args) or 0
         finally:
             sys.stdout.flush()
@@ -507,7 +278,7 @@ def _ended_by(error, args):
     keeps = getattr(args, "command", None) is distill
     said = f"{word}; the same command {'goes on from what is kept' if keeps else 'starts again'}"
     if args.configs:
-        kept = f"finished runs are kept ({_on_record(args.configs)})"
+        kept = f"finished runs are kept ({on_record(args.configs)})"
         said = f"{word}; {kept}, and the same command goes on with the rest"
     return 128 + number, said
 

@@ -17,7 +17,7 @@ import pytest
 from synthetic import write_study
 
 from kdlib import __main__ as cli
-from kdlib import __version__
+from kdlib import __version__, options
 from kdlib.evidence import findings
 from kdlib.study import cifar, doctor, grids, pace, records, sweep
 from kdlib.study.files import check_writable
@@ -609,20 +609,26 @@ def test_a_wrong_command_is_one_sentence(line, sentence, tmp_path, monkeypatch, 
 def test_a_list_that_is_given_again_goes_on():
     """Also one by --method, which appends, and not behind a list that is there by default."""
     words = "--student a.npy b.npy --kind logits --student c.npy --student=d.npy"
-    audit = cli._parse(["audit", *words.split()])
+    audit = options.parse(["audit", *words.split()], cli.COMMANDS)
     assert list(map(str, audit.student)) == ["a.npy", "b.npy", "c.npy", "d.npy"]
     assert (audit.kind, audit.teacher) == (["logits"], None)
-    assert cli._parse(["audit", "--labels", "y.npy"]).student is None  # nothing is kept
+    assert (
+        options.parse(["audit", "--labels", "y.npy"], cli.COMMANDS).student is None
+    )  # nothing is kept
     for words, methods in (
         ("", ["one_hot", "kd", "ada_alpha"]),
         ("--methods a --methods b", ["a", "b"]),
     ):
-        assert cli._parse(["distill", *words.split()]).methods == methods
-    assert cli._parse(["run", "digits", "--method", "kd", "--method", "dkd"]).method == [
+        assert options.parse(["distill", *words.split()], cli.COMMANDS).methods == methods
+    assert options.parse(
+        ["run", "digits", "--method", "kd", "--method", "dkd"], cli.COMMANDS
+    ).method == [
         "kd",
         "dkd",
     ]
-    assert cli._parse(["report", "--seeds", "2", "digits", "cifar20-lt"]).studies == [
+    assert options.parse(
+        ["report", "--seeds", "2", "digits", "cifar20-lt"], cli.COMMANDS
+    ).studies == [
         "digits",
         "cifar20-lt",
     ]
@@ -632,7 +638,7 @@ def test_a_list_that_is_given_again_goes_on():
     "text, seconds", [("90s", 90), ("9m", 540), ("2h", 7200), ("1.5h", 5400), ("540", 540)]
 )
 def test_durations(text, seconds):
-    assert cli._duration(text) == seconds
+    assert options._duration(text) == seconds
 
 
 @pytest.mark.parametrize("text", ["9x", "m", "-5", "0", "0h", "1h30m", "9 m", "inf"])

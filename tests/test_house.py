@@ -19,9 +19,10 @@ FLOORS = [
     "distilling",
     "__main__",
 ]  # each may know those before it
+COMMAND_LINE = ("__main__", "options")  # modules of the room "__main__"
 LIGHT = {"numpy", "torch"}  # what the helper module may import beside the standard library
-# lines of a module, of the helper module, of kdlib (26,100 until README told of two studies)
-LONGEST, HELPER, WHOLE = 300, 2000, 26_156
+# lines of a module, of the helper module, of kdlib (26,141 until the options left __main__)
+LONGEST, HELPER, WHOLE = 300, 2000, 26_177
 
 TOO_LONG = "take out as many lines as you add, or raise the limit here and say why"
 
@@ -32,7 +33,7 @@ def modules():
     for path in sorted(ROOT.rglob("*.py")):
         room = path.relative_to(ROOT).parts[0] if path.parent != ROOT else ""
         name = path.stem
-        found["__main__" if name == "__main__" else room, name] = path
+        found["__main__" if name in COMMAND_LINE else room, name] = path
     return found
 
 
@@ -79,7 +80,7 @@ def test_no_modules_know_each_other_in_a_circle():
 
 @pytest.mark.parametrize("path", sorted(ROOT.glob("*.py")), ids=lambda path: path.stem)
 def test_the_helper_module_needs_torch_and_numpy_alone_and_no_file(path):
-    if path.stem in ("__main__", "__init__"):
+    if path.stem in (*COMMAND_LINE, "__init__"):
         return
     others = {name.split(".")[0] for name in imported(path)} - {"kdlib"} - sys.stdlib_module_names
     assert others <= LIGHT
@@ -92,9 +93,7 @@ def lines():
 
 
 def test_no_module_is_longer_than_a_reader_keeps_in_mind():
-    longer = {at: n for at, n in lines().items() if n > LONGEST}
-    # but the command line, most of which is options and what they mean
-    assert longer == {} or list(longer) == [("__main__", "__main__")]
+    assert {at: n for at, n in lines().items() if n > LONGEST} == {}
 
 
 def test_the_helper_module_is_read_in_an_evening():

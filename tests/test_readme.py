@@ -11,7 +11,7 @@ import nbformat
 import pytest
 import yaml
 
-from kdlib.__main__ import _parse
+from kdlib.__main__ import COMMANDS
 from kdlib.auditing.gate import condition
 from kdlib.config import DEFAULTS, Config, KdlibError
 from kdlib.data import long_tail_counts
@@ -20,6 +20,7 @@ from kdlib.evidence.findings import panels
 from kdlib.evidence.panel import HALVES
 from kdlib.evidence.rules import AVERAGE_MARGIN, CLAIMS, HARM, LEVEL, LOWEST_ACCURACY
 from kdlib.methods import METHODS, entry, name_of
+from kdlib.options import parse
 from kdlib.pages import results
 from kdlib.pages.render import read_parameters
 from kdlib.study import cifar
@@ -120,7 +121,7 @@ def check_make(words):
 
 def check_kdlib(words):
     """Parsed, never run; studies and data sets must exist. STUDY stands for any."""
-    parsed = vars(_parse(words))
+    parsed = vars(parse(words, COMMANDS))
     for text in parsed.get("fail_if", ()):
         condition(text)
     assert {parsed.get("study") or "STUDY", *parsed.get("studies", ())} <= {*STUDIES, "STUDY"}

@@ -2,7 +2,7 @@
 
 import functools
 
-from kdlib.config import KdlibError
+from kdlib.config import KdlibError, count_of
 from kdlib.study.files import exists
 from kdlib.study.grids import STUDIES, study
 
@@ -12,6 +12,12 @@ def complete_seeds(name):
     chosen = study(name)
     missing = [r.seed for r in chosen.runs if not r.extra and not exists(r.config)]
     return min(missing, default=chosen.seeds)
+
+
+def on_record(configs):
+    """How many runs are on record, in words."""
+    done = sum(exists(cfg) for cfg in configs)
+    return f"{done} of {count_of(len(configs), 'run')} on record"
 
 
 def needed(chosen, seeds):

@@ -19,9 +19,10 @@ from hypothesis import strategies as st
 from looking import CONTRAST, TEXT, Document, look, requested, unfold
 
 import kdlib
-from kdlib.__main__ import _parse, audit
+from kdlib.__main__ import COMMANDS, audit
 from kdlib.auditing import page as audit_page
 from kdlib.config import KdlibError
+from kdlib.options import parse
 from kdlib.reading.sentences import AuditError, printable
 
 FORMULAS = ["=1+1", "+1+1", "-1+1", "@SUM(A1)", "\t=1+1", "\r=1+1"]
@@ -491,4 +492,4 @@ def test_a_terminal_without_minus_or_letters(files, tmp_path):
 @pytest.mark.parametrize("option", [["--kind", "logits"], ["--edges", "5", "4"], ["--worst", "2"]])
 def test_options_of_files_do_not_go_with_a_study(option):
     with pytest.raises(KdlibError, match=rf"{option[0]} does not go with --study"):
-        audit(_parse(["audit", "--study", "digits", *option]))
+        audit(parse(["audit", "--study", "digits", *option], COMMANDS))

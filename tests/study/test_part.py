@@ -8,6 +8,7 @@ import pytest
 
 from kdlib import __main__ as cli
 from kdlib.config import KdlibError
+from kdlib.options import parse
 from kdlib.study import done, part
 from kdlib.study.grids import STUDIES, study
 from kdlib.study.part import lacking, part_of
@@ -139,7 +140,7 @@ def test_what_a_comparison_lacks_comes_with_the_command_that_makes_it(there):
     assert len(wanted - there) == 14
     lacks = "no comparison of the first 4 seeds yet, for want of 14 runs"
     assert said.startswith(f"{lacks}: python -m kdlib run digits ")
-    args = cli._parse(shlex.split(said.partition("python -m kdlib ")[2]))
+    args = parse(shlex.split(said.partition("python -m kdlib ")[2]), cli.COMMANDS)
     again = part_of(study(args.study), args.pair, args.method, args.seeds)
     assert set(again.configs) == wanted
     there |= wanted
