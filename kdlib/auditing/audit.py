@@ -153,13 +153,13 @@ def audit(
     more = {"groups": groups, "weights": weights, "training counts": train_counts}
     more |= {"search": search, "images": images}
     more = {what: source(given, what) for what, given in more.items() if given is not None}
-    if "search" in more:
-        more["search"] = without_outputs(more["search"], models)
     if by is not None:
         more["groups"] = used_by(more.get("groups"), by)
     warned = controls(models)
     given = given_names(classes)
     y, names, answers, by_example, how = in_rows(first, models, more, given, missing_groups, by)
+    if "search" in by_example:
+        by_example["search"] = without_outputs(by_example["search"], answers)
     found = {
         role: [outputs(a, y, names, kinds[role]) for a in many] for role, many in answers.items()
     }

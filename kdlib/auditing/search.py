@@ -33,6 +33,7 @@ from kdlib.config import count_of
 from kdlib.evidence.resample import Groups
 from kdlib.evidence.significance import called, gain_of
 from kdlib.evidence.words import number
+from kdlib.reading.names import COMPUTED, plain
 from kdlib.reading.sentences import listed, printable
 
 MOST_IN_PAIRS = 500  # conditions that are combined: those that lost most by themselves
@@ -70,15 +71,15 @@ def search(found, y, right, w, seed=0):
     return table, _how(found, conditions, compared, table, len(first), passed_over)
 
 
-def without_outputs(found, models):
-    """The Source of a table without the columns that outputs of the models were read from.
+def without_outputs(found, answers):
+    """The Source of a table without the columns that are outputs of a model, or computed of them.
 
-    models: {role: Sources}; one of the whole table does not say which columns those are."""
+    answers: {role: [Answers]}; their files may be the table's own."""
     own = set()
-    for model in itertools.chain(*models.values()):
-        same = found.sha256 and model.sha256 == found.sha256
-        if same and len(model.columns) < len(found.columns):
-            own |= set(model.columns)
+    for a in itertools.chain(*answers.values()):
+        if found.sha256 and a.source.sha256 == found.sha256:
+            own |= {name for name in a.source.columns if name != a.own_labels}
+            own |= {name for name in found.columns if plain(name) in COMPUTED}
     if own:
         found.note(f"Not searched, as they are outputs of the models: {listed(sorted(own))}.")
     return replace(found, columns={k: v for k, v in found.columns.items() if k not in own})

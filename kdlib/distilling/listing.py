@@ -4,8 +4,8 @@ N images. Whatever cannot be used raises a KdlibError that names it.
 """
 
 import hashlib
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from multiprocessing.pool import ThreadPool
 from pathlib import Path
 
 import numpy as np
@@ -138,14 +138,10 @@ def _given_groups(groups, names, folder):
 
 def _readable(pool):
     """((N,) bool, which images can be decoded; how many cannot, in words). Decodes every image."""
-
-    def of_block(start):
-        return [pool.can_be_read(i) for i in range(start, min(start + BLOCK, len(pool)))]
-
-    starts = range(0, len(pool), BLOCK)
-    shown = {"desc": "images checked", "unit": f" x {BLOCK}", "total": len(starts)}
-    with ThreadPoolExecutor(available_cores()) as threads:
-        whole = np.concatenate([*with_progress(threads.map(of_block, starts), **shown)])
+    shown = {"desc": "images checked", "unit": "image", "total": len(pool)}
+    with ThreadPool(available_cores()) as threads:
+        checked = threads.imap(pool.can_be_read, range(len(pool)), BLOCK)
+        whole = np.fromiter(with_progress(checked, **shown), dtype=bool)
     broken = pool.names[~whole].tolist()
     if not broken:
         return whole, f"All {len(pool):,} images can be read."

@@ -9,7 +9,7 @@ from kdlib.asking.networks import named
 from kdlib.config import count_of
 from kdlib.distilling import processes
 from kdlib.distilling.networks import fresh
-from kdlib.distilling.steps import Once, shared
+from kdlib.distilling.steps import once, shared
 from kdlib.methods import needs_margins
 from kdlib.step import Run, method_loss
 from kdlib.study.pace import in_words
@@ -28,7 +28,7 @@ def seconds_an_image(data, configs, device):
     most = max(len(data.class_names), len(data.group_names))
     margins = few.train.y.new_ones(most).float()
     teacher = next((cfg.teacher for cfg in configs if cfg.teacher), None)
-    ask = teacher and Once(frozen(fresh(named(teacher), data.classes, 0).to(device)))
+    ask = teacher and once(frozen(fresh(named(teacher), data.classes, 0).to(device)))
     runs = []
     for cfg in configs:
         short = replace(cfg, epochs=1, warmup=0, milestones=())

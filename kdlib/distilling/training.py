@@ -11,7 +11,7 @@ from kdlib.config import FOLDS, KdlibError, count_of
 from kdlib.distilling import processes, written
 from kdlib.distilling.networks import fresh
 from kdlib.distilling.recipe import TEACHER
-from kdlib.distilling.steps import Once, shared
+from kdlib.distilling.steps import once, shared
 from kdlib.distilling.views import reading
 from kdlib.step import Run, method_loss
 from kdlib.study.files import in_notebook
@@ -94,7 +94,7 @@ def _live(setting, teacher, cfg):
     ask = frozen(teacher.module)
     if cfg.precision == "bf16":  # as the students
         ask = torch.autocast(setting.device, torch.bfloat16)(ask)
-    return Once(ask)
+    return once(ask)
 
 
 def _run(setting, cfg, data, ask, margins, before):

@@ -9,7 +9,7 @@ import pandas as pd
 from kdlib.evidence.counts import BUCKETS, buckets
 from kdlib.evidence.panel import panel
 from kdlib.evidence.stats import interval, worst
-from kdlib.evidence.words import all_of
+from kdlib.evidence.words import all_of, brief
 from kdlib.methods import name_of
 from kdlib.pages.shown import Table, over_seeds, plus_minus
 from kdlib.study import records
@@ -51,13 +51,6 @@ def _accuracies(record):
     bucket = buckets(record.facts["train_counts"], EDGES)
     by_bucket = [of_class[bucket == b].mean() for b in np.unique(bucket)]
     return [100 * right.sum() / len(right), *by_bucket]
-
-
-def _printed(estimate, low, high):
-    """38.00 (37.10 to 38.90), or 38.00 where there is one seed, or "not run" without any."""
-    if np.isnan(estimate):
-        return "not run"
-    return f"{estimate:.2f}" if np.isnan(low) else f"{estimate:.2f} ({low:.2f} to {high:.2f})"
 
 
 def _published(values):
@@ -118,7 +111,7 @@ def by_bucket(study=ANCHORS, seeds=None):
         for k, name in enumerate(("all", *BUCKETS)):
             published = _published(theirs[k]) if k < len(theirs) else "–"
             found = over_seeds([accuracies[k] for accuracies in ours] or [np.nan])
-            printed = _printed(found.estimate, found.low, found.high)
+            printed = brief(found, 2, signed=False) if done else "not run"
             cells = {"setting": row.setting, "classes": name, "published": published}
             rows.append(cells | {"ours": printed, "seeds": len(done)})
     return pd.DataFrame(rows)
@@ -133,11 +126,15 @@ def markdown_table(header, rows):
 def markdown(study=ANCHORS):
     """The table as Markdown, published beside ours; below it the buckets of what was run."""
     rows = []
-    for anchor, row in zip(study.rows, table(study).itertuples(), strict=True):
-        ours = _printed(row.ours, row.low, row.high).replace("not run", "–")
+    found = table(study).rename(columns={"ours": "estimate"})
+    for anchor, row in zip(study.rows, found.itertuples(), strict=True):
+        ours = brief(row, 2, signed=False)
         seeds = f"{row.seeds} of {study.seeds}"
         result = row.result
-        if result == "preliminary" and anchor.word(row.ours, study.seeds, study.seeds) != "pass":
+        if (
+            result == "preliminary"
+            and anchor.word(row.estimate, study.seeds, study.seeds) != "pass"
+        ):
             result = "preliminary, outside so far"
         rows.append([row.setting, row.source, row.published, ours, seeds, result])
     header = ["setting", "source", "published", "ours (95 % interval)", "seeds", ""]

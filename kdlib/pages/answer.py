@@ -89,13 +89,9 @@ def _cards(p):
 def compared(panels):
     """The claims as a Markdown table with a column for each study; below, what is marked there."""
     columns = {f"`{p.study.name}`": list(_cards(p).values()) for p in panels}
-    return "\n\n".join(verdict_table("claim", columns, _rows([_beside(p) for p in panels])))
-
-
-def _rows(cells):
-    """Rows of a table from its columns: a list of {label: cell}."""
-    labels = dict.fromkeys(label for column in cells for label in column)
-    return [[label, *(column.get(label) or "–" for column in cells)] for label in labels]
+    checks = ["; ".join(word or "not run" for word in check_of(p)) for p in panels]
+    check = ["passes our training check; change of the average by twice the epochs", *checks]
+    return "\n\n".join(verdict_table("claim", columns, [check]))
 
 
 def verdict_table(first, columns, more=()):
@@ -119,15 +115,11 @@ def verdict_table(first, columns, more=()):
     return [markdown_table([first, *columns], [*rows, *more]), *marks]
 
 
-def _beside(p):
-    """{label: cell}: what else tells how to read the verdicts of a study."""
-    enough = "; ".join(word or "not run" for word in check_of(p))
-    return {"passes our training check; change of the average by twice the epochs": enough}
-
-
 def beyond_verdicts(panels):
     """Rows of a table with a column for each Panel: what belongs to the verdicts, and is none."""
-    return _rows([_beyond(p) for p in panels])
+    cells = [_beyond(p) for p in panels]
+    labels = dict.fromkeys(label for column in cells for label in column)
+    return [[label, *(column.get(label) or "–" for column in cells)] for label in labels]
 
 
 def _rare(p):

@@ -9,6 +9,7 @@ from kdlib.evidence import choice
 from kdlib.evidence.findings import UNDECIDED, marked, pair_verdicts, panels
 from kdlib.evidence.rules import AVERAGE_MARGIN, LEAST_SEEDS
 from kdlib.pages import anchors, answer, hidden, people, sensitivity
+from kdlib.pages.shown import TEMPLATES
 from kdlib.study.done import complete_seeds
 from kdlib.study.files import write_whole
 from kdlib.study.grids import JUDGED, STUDIES, Study
@@ -18,50 +19,6 @@ from kdlib.study.studies import CLASSES
 FIGURE = "docs/answer.svg"
 ANSWERS = {"groups": people.answer, "hidden": hidden.answer}  # what else is said of a kind of study
 OUTSIDE = re.compile(r"<!-- outside:start -->\n(.*?)\n<!-- outside:end -->", re.S)
-ABOUT = f"""\
-# Results
-
-Every verdict and interval, computed from the records in `data/records` by the rules of
-[PROTOCOL.md](PROTOCOL.md), and published numbers beside ours. `python -m kdlib report --readme`
-writes this page; no number of ours is typed by hand. The figures are on the pages of `make report`.
-The digits study is a demonstration and is not listed. The records of adult are too large for the
-repository: what stands here of it was computed from them in the same way, and
-`python -m kdlib run adult` makes them again.
-
-- The *gain* of a student is its accuracy minus that of the same network trained on labels alone
-  (*one-hot*), in points. The one-hot networks of a study are its *baselines*. Every class counts
-  alike.
-- Classes are *many-*, *medium-* or *few-shot*, by their number of training images.
-- A *pair* is a teacher and its student; a *seed* is a training run of each method. AdaAlpha and
-  AdaMargin are our reconstructions of the paper's remedies. *F1 tuned* is about
-  distillation with one weight of the teacher below 1, chosen on held-out images.
-- The number beside F2a is the gain of the few-shot classes minus that of the many-shot ones.
-  Three claims need two numbers. F3b: how much more often students repeat a wrong label of their
-  teacher than one-hot networks do, at equally many errors; and than students of other teachers do.
-  F3c: by how much the gap in accuracy between the teacher's weakest fifth of classes and the rest
-  exceeds that of one-hot networks; and, in self-distillation, that of the teacher. F4: the gain
-  over distillation in the rarest classes; and on average, which has to be above
-  −{AVERAGE_MARGIN:g}.
-- Brackets hold the 95 % interval over networks and test examples; that of F3a, a rank correlation
-  over classes, is over networks and classes. Intervals are not corrected for the number of
-  findings, so that one may exclude 0 where the verdict is *not decided*.
-- A teacher's *margin* in a class is the probability that it gives the right class minus the mean of
-  the others, averaged over held-out images (*val*).
-- F2a, F2b, F3a and F3c look at one pattern from several sides, since a teacher's margin is mostly
-  smallest in the rarest classes: they do not confirm one another.
-- Our *training check* asks that twice the epochs change average accuracy by less than
-  {choice.LEAST_CHANGE:g} point, that the teacher's margin on its own training images is at least
-  {choice.LEAST_MARGIN:g}, and that no few-shot class of one-hot networks is below
-  {choice.LEAST_FEW_SHOT:g} % on val.
-- The rows below *any finding decided* are part of no verdict.
-- A claim *holds*, is *contradicted*, or is *not decided*, at a nominal level of 5 % for all
-  findings of a pair together (Holm). With fewer than {LEAST_SEEDS} seeds it is *not tested*.
-- The *matched control* has no teacher: baselines are split at random, some pose as a method and the
-  rest serve as its baselines, and the same rules judge them. A rule that fires there fires where
-  there is nothing to find. One-hot networks also stand in for each remedy: where they pass F4 too,
-  passing does not show that the remedy does more than ignore the teacher. A verdict is marked †
-  where either happens in more than 5 % of random splits. A rate of 0 says little where there are
-  few splits."""
 
 
 @dataclass(frozen=True)
@@ -131,7 +88,8 @@ def texts(outside=""):
     beyond = [shown for shown in found if not shown.cards]
     said = "No study is on record yet; `make report` shows the demonstration."
     claims, svg = "", None
-    parts = [ABOUT]
+    numbers = {"choice": choice, "AVERAGE_MARGIN": AVERAGE_MARGIN, "LEAST_SEEDS": LEAST_SEEDS}
+    parts = [TEMPLATES.get_template("results.md.j2").render(numbers)]
     if judged:
         alike = [s for s in judged[1:] if _alike(s, judged[0])]
         figure = answer.plot_side_by_side([shown.panels[0] for shown in (judged[0], *alike[:1])])

@@ -6,6 +6,7 @@ N examples, C classes. What could mean two things raises an AuditError that name
 from dataclasses import dataclass, replace
 
 import numpy as np
+import pandas as pd
 
 from kdlib.reading.names import (
     BESIDE,
@@ -21,7 +22,7 @@ from kdlib.reading.names import (
 from kdlib.reading.read import Source
 from kdlib.reading.score_sets import score_set
 from kdlib.reading.sentences import ends, listed
-from kdlib.reading.values import is_single, names_or_numbers
+from kdlib.reading.values import fractions, is_single, names_or_numbers
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,12 @@ def labels_of(found):
         matrix = np.column_stack([*columns.values()])
         if len(matrix) and one_hot(matrix).all():
             return np.array([*columns], dtype=object)[matrix.argmax(axis=1)]
+    single = [name for name, of in columns.items() if is_single(of) and not fractions(of)]
+    several = [name for name in single if plain(name) in LABELS]
+    # a class and its number are one; a noisy label and a true one are two
+    codes = [pd.factorize(np.ravel(columns[name]))[0] for name in several]
+    if any((other != codes[0]).any() for other in codes[1:]):
+        raise found.error(f"holds {listed(several)}, which differ; choose one, as in FILE:COLUMN.")
     values = columns[found.one(LABELS, "the labels")]
     matrix = np.ndim(values) == 2 and np.shape(values)[1] > 1
     if matrix and len(values) and one_hot(values).all():
@@ -89,7 +96,8 @@ def answers_of(found, y, given=()):
         own = called(columns, LABELS)
         return Answers(found, predicted="predicted", own_labels=own)
     matrices = [name for name, values in columns.items() if not is_single(values)]
-    own = called(columns, LABELS) if len(columns) > 1 else None
+    whole = [name for name, of in columns.items() if not (is_single(of) and fractions(of))]
+    own = called(whole, LABELS) if len(columns) > 1 else None
     if own and {"true", "false"} <= set(map(plain, columns)):  # scores of two classes
         own = None
     rest = [name for name in columns if name != own]
@@ -111,17 +119,19 @@ def answers_of(found, y, given=()):
         return _kept(Answers(found, predicted=indices, own_labels=own))
     chosen = score_set(found, rest, y, given)
     if chosen:
-        beside = called(rest, PREDICTED)
+        beside = called([name for name in rest if name not in chosen[0]], PREDICTED)
         return _kept(Answers(found, *chosen, own_labels=own, beside=beside))
     rest = [name for name in rest if plain(name) not in BESIDE]
     alone = len(rest) == 1 and called(rest, PREDICTED) is None
-    confidence = alone and len(np.unique(y)) > 2 and _fractions(columns[rest[0]])
+    confidence = alone and fractions(columns[rest[0]])
+    if confidence and len(np.unique(y)) == 2:  # else a score of the second
+        confidence = bool(((columns[rest[0]] >= 0.5) & (columns[rest[0]] <= 1)).all())
     if own and (not rest or confidence):  # of what the label is then, as timm writes it
         rest = [own]
         own = None
     name = found.one(PREDICTED, "the predicted classes", rest)
     binary = len(np.unique(y)) == 2 if not given else len(given) == 2
-    if binary and _fractions(columns[name]):
+    if binary and fractions(columns[name]):
         return _kept(Answers(found, (name,), own_labels=own, kind=kind_of(name)))
     return _kept(Answers(found, predicted=name, own_labels=own))
 
@@ -141,8 +151,3 @@ def _kept(answers):
         what = "scores" if answers.scores else "predicted classes"
         found.note(f"{what} {ends(taken)}; passed over: {listed(others)}.")
     return replace(answers, source=replace(found, columns=columns))
-
-
-def _fractions(values):
-    """Whether a column holds numbers that are not all whole."""
-    return values.dtype.kind == "f" and bool((values != np.floor(values)).any())

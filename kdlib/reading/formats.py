@@ -131,6 +131,11 @@ def _joined(batches):
     if all(map(torch.is_tensor, batches)):
         if [batch.ndim for batch in batches] == [2, 1] and len(first) == len(batches[1]):
             return {"predictions": first, "labels": batches[1]}  # as fastai gives them
+        if len(batches) < 4 and len(first) > 1 and {b.shape for b in batches} == {first.shape[:1]}:
+            raise AuditError(
+                f"holds {len(batches)} tensors of {len(first):,} values, which may be columns or "
+                "batches; save a dictionary, as in {'predictions': tensor, 'labels': tensor}."
+            )
         return torch.cat([torch.atleast_1d(batch) for batch in batches])
     if all(isinstance(batch, dict) for batch in batches):
         names = [name for name in first if torch.is_tensor(first[name]) and first[name].ndim]

@@ -22,10 +22,12 @@ SCORES = (
     *(*LOGITS, *PROBABILITIES, "score", "scores", "output", "outputs", "class", "predictions"),
     *("predscore", "predscores"),
 )
-# what stands beside the scores, and nobody calls a class
+# what is computed from a model's scores
+COMPUTED = ("loss", "losses", "nll", "crossentropy", "confidence", "conf", "entropy", "correct")
+COMPUTED += ("margin",)
+# what stands beside the scores, and is called a class only where labels are
 BESIDE = (
-    *("loss", "losses", "nll", "crossentropy", "fold", "split", "epoch", "step", "weight"),
-    *("weights", "confidence", "conf", "entropy", "correct", "batch", "seed", "time", "margin"),
+    *(*COMPUTED, "fold", "split", "epoch", "step", "weight", "weights", "batch", "seed", "time"),
 )
 # of who keeps no scores: all that an audit needs of them; written so
 REDUCED = ("predicted", "log_p_label", "log_p_predicted")

@@ -16,6 +16,7 @@ import pandas as pd
 from kdlib.reading import formats
 from kdlib.reading.names import IDS, UNNAMED, called, plain
 from kdlib.reading.sentences import AuditError, encodable, listed, quoted, reason, repeated
+from kdlib.reading.values import fractions
 
 
 @dataclass(frozen=True)
@@ -141,12 +142,15 @@ def _columns(held):
             raise AuditError(f"{quoted(held)} is no path, array, table or dictionary of arrays.")
         return {"": array}, None
     names = list(held) if isinstance(held, dict) else list(held.columns)
-    if (name := repeated(map(str, names))) is not None:
+    own = [encodable(str(name)).strip() for name in names]
+    if (name := repeated(own)) is not None:
         raise AuditError(f"two columns are called {quoted(name)}.")
-    columns = {encodable(str(name)): as_array(held[name]) for name in names}
+    columns = {text: as_array(held[name]) for text, name in zip(own, names, strict=True)}
     index = getattr(held, "index", None)  # a dictionary has none
-    # one that does not just count the rows is the id of each
+    # one that does not just count the rows is the id of each; of tables put together it counts anew
     counts = getattr(index, "step", 0) == 1 and index.start == 0
+    if index is not None and index.dtype.kind in "iu" and index.name is None:
+        counts |= not index.is_unique
     return columns, None if index is None or counts else np.array(index, dtype=object)
 
 
@@ -185,6 +189,7 @@ def _with_ids(found, index):
     columns = dict(found.columns)
     single = [name for name, of in columns.items() if np.ndim(of) == 1]
     single = [name for name in single if not isinstance(next(iter(columns[name]), None), dict)]
+    single = [name for name in single if not fractions(columns[name])]
     unnamed = UNNAMED in single and len(columns) > 1
     if unnamed:
         single.remove(UNNAMED)

@@ -13,6 +13,8 @@ from kdlib.reading.sentences import as_number, ends, listed, quoted
 from kdlib.reading.values import as_numbers
 
 CALLED = re.compile(r"(.*?)[ _.:/-]*(\d+)")  # such as prob_10
+SUM_ERROR = 0.01  # of the probabilities of a row: half precision, a thousand classes
+AGREES = 0.9  # share of predicted classes that must have the largest score
 ENOUGH = 20  # rows in which an order says something
 
 
@@ -24,10 +26,19 @@ def score_set(found, names, y, given):
     """
     if len(given) > 1 and set(given) <= set(names):
         return tuple(given), tuple(given), (), ""
-    names = [name for name in names if plain(name) not in (*BESIDE, *PREDICTED)]
+    own = names if _add_up(found, names) else set(y) if y.dtype == object else ()
+    names = [n for n in names if n in own or plain(n) not in (*BESIDE, *PREDICTED)]
     return (
         _called_scores(found, names) or _numbered(found, names, y) or _all_there_is(found, names, y)
     )
+
+
+def _add_up(found, names):
+    """Whether columns are probabilities that add up to 1 in each row, whatever they are called."""
+    values = [found.columns[name] for name in names]
+    if len(values) < 2 or any(of.dtype.kind != "f" for of in values):
+        return False
+    return all(of.min() >= 0 for of in values) and np.abs(sum(values) - 1).max() <= SUM_ERROR
 
 
 def _is_text(values):
@@ -65,6 +76,9 @@ def _numbered(found, names, y):
     if len(families) != 1:
         return None
     ((stem, members),) = families.items()
+    beside = called(found.columns, PREDICTED)
+    if stem and beside and not _chosen_by(found, members, beside):
+        return None
     columns, keys = _in_order(found, members)
     values = [found.columns[name] for name in columns]
     if all(of.dtype.kind in "iu" for of in values) and np.max(values, initial=0) > 1:
@@ -86,6 +100,18 @@ def _numbered(found, names, y):
     return columns, keys if by_number or not stem else columns, keys, ""
 
 
+def _chosen_by(found, members, predicted):
+    """Whether the largest of columns {number: name} is, in most rows, the class in `predicted`.
+
+    If not they are no scores, but such as the two dimensions of an embedding."""
+    scores = [found.columns[name] for name in members.values()]
+    if any(of.dtype.kind not in "iuf" for of in scores):
+        return False
+    said = found.columns[predicted]
+    keys = np.array([*members]).astype(said.dtype if said.dtype.kind in "iuf" else object)
+    return (said == keys[np.column_stack(scores).argmax(axis=1)]).mean() >= AGREES
+
+
 def _all_there_is(found, names, y):
     """score_set of columns that are named like classes; None of fewer than two."""
     named = y.dtype == object and set(y) <= set(names)
@@ -94,6 +120,12 @@ def _all_there_is(found, names, y):
         names = [name for name in names if name in own or not _is_text(found.columns[name])]
     if len(names) < 2 or not (named or called(found.columns, PREDICTED) is None):
         return None
+    alone = [name for name in names if plain(name) in SCORES]
+    if alone and not named:
+        raise found.error(
+            f"holds {listed(names)}, of which {quoted(alone[0])} may be one score for the second "
+            "of two classes; choose one, as in FILE:COLUMN, or name the classes (--classes)."
+        )
     if odd := _odd_whole_numbers(found, names):
         raise found.error(
             f"column {quoted(odd[0])} holds whole numbers, {quoted(odd[1])} does not; name the "

@@ -11,19 +11,17 @@ import numpy as np
 from kdlib.reading.classes import coded, counted
 from kdlib.reading.names import REDUCED, SCORES, plain
 from kdlib.reading.read import let_go
+from kdlib.reading.score_sets import AGREES, SUM_ERROR
 from kdlib.reading.sentences import AuditError, ends, listed, quoted
 from kdlib.reading.values import as_numbers
 
 KINDS = ("auto", "logits", "probabilities", "classes")
 AS_LOGITS = "kind='logits', or --kind logits"
-SUM_ERROR = 0.01  # of the probabilities of a row: half precision, a thousand classes
 ROUNDED = 0.5  # the same at most of probabilities rounded to a few decimals
 BELOW_ZERO = 1e-6  # of a probability: what is left of 1 minus the others
 # of log-probabilities, so that one certain mistake does not make the log-loss infinite
 FLOOR = np.log(1e-12)
-# share of predicted classes that must have the largest score; of two classes, less, as some choose
-# another threshold than a half
-AGREES = 0.9
+# as AGREES, of two classes: less, as some choose another threshold than a half
 AGREES_OF_TWO = 0.5
 # rows whose sums are not alike by chance, but of probabilities of several models, or of votes
 MANY, MULTIPLE = 20, 1.5

@@ -33,7 +33,8 @@ def vector(found, values, what):
 def texts(found, values, what):
     """(N,) object array of str, of names or numbers; AuditError for what is missing or neither.
 
-    Not an array of numpy's strings: one long name would widen them all.
+    Blanks around a name are none of it. Not an array of numpy's strings: one long name would widen
+    them all.
     """
     values = vector(found, values, what)
     out = np.empty(len(values), dtype=object)
@@ -43,13 +44,21 @@ def texts(found, values, what):
             value = value.decode("utf-8", "backslashreplace")
         if isinstance(value, float) and value.is_integer():
             value = int(value)
-        out[row] = encodable(str(value))
+        out[row] = encodable(str(value)).strip()
         if isinstance(value, str):
             wrong[row] = not value.strip()
         else:
             wrong[row] = hasattr(value, "__len__") or out[row] in MISSING
     found.refuse(wrong, values, what, "a name or a number")
     return out
+
+
+def fractions(values):
+    """Whether a column holds numbers that are not all whole."""
+    if values.dtype.kind != "f":
+        return False
+    some = values[np.isfinite(values)]
+    return bool((some != np.floor(some)).any())
 
 
 def names_or_numbers(found, values, what):

@@ -14,7 +14,7 @@ from kdlib.distilling.listing import listing
 from kdlib.distilling.networks import fresh
 from kdlib.distilling.prepared import data_of
 from kdlib.distilling.recipe import own, recipe
-from kdlib.distilling.steps import Once, shared
+from kdlib.distilling.steps import once, shared
 from kdlib.distilling.views import Pictures
 from kdlib.step import Run, Stepper, method_loss
 from kdlib.teacher import frozen, weights_sha256
@@ -26,7 +26,7 @@ COLOURS = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
 def trained(folder, student="kdlib:resnet8", workers=0, epochs=3):
     """(Runs of one_hot and kd, trained in lockstep; their curves; images that were seen)."""
     data = data_of(listing(folder), 20, "padded", *COLOURS, "cpu", workers)
-    teacher = Once(frozen(fresh(named("kdlib:resnet8"), 3, 7)))
+    teacher = once(frozen(fresh(named("kdlib:resnet8"), 3, 7)))
     fields = recipe(epochs=epochs, size=20, batch_size=16, lr=0.003)
     fields |= {"student": student, "teacher": "kdlib:resnet8", "augment": "padded"}
     runs = []

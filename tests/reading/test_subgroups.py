@@ -542,6 +542,12 @@ def test_outputs_of_the_models_are_not_searched_where_they_stand_in_the_same_fil
     given = (f"{file}:{name}" for name in ("label", "t", "s", "b"))
     found = kdlib.audit(*given, search=file, resamples=2)
     assert found.read[-1].endswith("Not searched, as they are outputs of the models: b, s, t.")
+    own = table.drop(columns=["t", "b"]).rename(columns={"s": "pred"}).assign(correct=y == student)
+    own.to_csv(tmp_path / "student.csv", index=False)  # given whole
+    whole = str(tmp_path / "student.csv")
+    again = kdlib.audit(y, teacher, whole, baseline, search=whole, resamples=2)
+    assert again.read[-1].endswith("outputs of the models: correct, pred.")
+    assert again.subgroups.subgroup.tolist() == found.subgroups.subgroup.tolist()
     looked_at = " ".join([*found.subgroups.subgroup, *found.searched])
     assert not re.search(r"\b[tsb](=| up to| above)", looked_at)
     conditions, _ = conditions_of(source(file, "search"))

@@ -39,9 +39,9 @@ def audit(labels, make):
     return kdlib.audit(labels, make("teacher"), make("student"), resamples=2)
 
 
-def right(found):
-    for role, answers in A.items():
-        true = 100 * accuracy_score(Y, answers)
+def right(found, y=Y, said=A):
+    for role, answers in said.items():
+        true = 100 * accuracy_score(y, answers)
         assert found.metrics[f"{role}_accuracy"].estimate == pytest.approx(true, abs=1e-9)
     return found
 
@@ -188,14 +188,121 @@ def test_timms_index_is_the_predicted_class():
 
 
 def test_scores_that_the_predicted_class_contradicts_are_refused():
-    features = RNG.normal(size=(N, C))
-    columns = [f"emb_{k}" for k in range(C)]
-    said = refused(Y, lambda r: pd.DataFrame(features, columns=columns).assign(pred=A[r]))
-    assert "'pred' is the class with the largest of emb_0 … emb_4 in " in said
-    right(audit(Y, lambda r: pd.DataFrame(Z[r], columns=columns).assign(pred=A[r])))
-    columns = [f"teacher_{k}" for k in range(C)]  # beside what the student predicts
-    said = refused(Y, lambda r: pd.DataFrame(Z["teacher"], columns=columns).assign(pred=A[r]))
-    assert said.startswith("student: 'pred' is the class with the largest of teacher_0 … ")
+    columns = [f"prob_{k}" for k in range(C)]
+    said = refused(Y, lambda r: pd.DataFrame(P["teacher"], columns=columns).assign(pred=A[r]))
+    assert said.startswith("student: 'pred' is the class with the largest of prob_0 … ")
+
+
+@pytest.mark.parametrize("classes", [C, 2])
+def test_an_embedding_beside_the_predicted_class_is_no_scores(classes):
+    """Also one of as many dimensions as there are classes, and scores of another model."""
+    y, said = Y % classes, {r: a % classes for r, a in A.items()}
+    columns = [f"umap_{k}" for k in range(classes)]
+    z = np.eye(classes)[said["teacher"]] + RNG.normal(size=(N, classes))
+
+    def make(role):
+        return pd.DataFrame(z, columns=columns).assign(pred=said[role], label=y)
+
+    found = right(audit(y, make), y, said)
+    assert not any(found.scored.values()) and "; passed over: umap_0" in found.read[1]
+    # scores they are where their largest is the predicted class
+    scores = {r: pd.DataFrame(np.eye(classes)[a] * 9, columns=columns) for r, a in said.items()}
+    found = right(audit(y, lambda r: scores[r].assign(pred=said[r])), y, said)
+    assert all(found.scored.values())
+
+
+# ---------------------------------------------------------------- two classes
+
+YES = (Y > 1).astype(int)
+P_YES = {role: p[:, 2:].sum(axis=1) for role, p in P.items()}
+SAYS_YES = {role: (p > 0.5).astype(int) for role, p in P_YES.items()}
+
+
+@pytest.mark.parametrize("other", ["logit", "age"])
+def test_one_score_beside_another_column_of_numbers_is_not_two_classes(other):
+    """Whichever is larger says nothing of the class."""
+    z = {role: np.log(p / (1 - p)) for role, p in P_YES.items()}
+    tables = {role: pd.DataFrame({"prob": P_YES[role], other: z[role]}) for role in z}
+    assert refused(YES, tables.get).startswith(
+        f"teacher: holds prob, {other}, of which 'prob' may be one score for the second of two "
+    )
+
+
+@pytest.mark.parametrize("names", [("no", "yes"), ("N", "Y"), ("incorrect", "correct")])
+@pytest.mark.parametrize("by_name", [True, False])
+def test_classes_may_be_called_like_what_else_stands_in_tables(names, by_name):
+    y = np.array(names, dtype=object)[YES] if by_name else YES
+    found = audit(y, lambda r: pd.DataFrame(np.c_[1 - P_YES[r], P_YES[r]], columns=names))
+    right(found, YES, SAYS_YES)
+    assert all(found.scored.values()) and not found.warnings
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("answer", "header", "question", "other", "title"),
+        ("image", "table", "text", "file", "path"),
+        ("contradictory", "correct", "incorrect", "margin", "loss"),
+        ("W", "X", "Y", "Z", "ID"),
+    ],
+)
+def test_many_classes_may_be_so_called_too(names):
+    found = audit(np.array(names, dtype=object)[Y], lambda r: pd.DataFrame(P[r], columns=names))
+    assert all(right(found).scored.values())
+    assert set(found.class_names) == set(names)
+
+
+def test_the_label_of_a_pipeline_is_its_prediction_where_its_score_is_that_of_the_label(tmp_path):
+    words = np.array(["NEGATIVE", "POSITIVE"], dtype=object)
+
+    def make(role):
+        rows = {"label": words[SAYS_YES[role]], "score": np.maximum(P_YES[role], 1 - P_YES[role])}
+        path = tmp_path / f"{role}.json"
+        path.write_text(json.dumps(pd.DataFrame(rows).to_dict("records")))
+        return path
+
+    right(audit(words[YES], make), YES, SAYS_YES)
+
+
+# ---------------------------------------------------------------- which column, which rows
+
+
+def test_two_columns_of_labels_that_differ_are_refused():
+    noisy = np.where(np.arange(N) % 4 == 0, (Y + 1) % C, Y)
+    both = {"label": noisy, "true_label": Y}
+    assert refused(both, lambda role: A[role]) == (
+        "labels: holds label, true_label, which differ; choose one, as in FILE:COLUMN."
+    )
+    right(
+        audit({"label": NAMES[Y], "label_id": Y}, lambda role: NAMES[A[role]])
+    )  # one in two forms
+
+
+def test_blanks_around_a_name_are_none_of_it():
+    spaced = np.where(np.arange(N) % 3 == 0, NAMES[Y] + " ", NAMES[Y])
+    found = right(audit(spaced, lambda role: NAMES[A[role]]))
+    assert sorted(found.class_names) == sorted(NAMES)
+    groups = np.where(np.arange(N) % 3 == 0, "Male ", "Male")
+    found = kdlib.audit(Y, *A.values(), groups=groups, resamples=2)
+    assert found.groups.group.tolist() == ["Male"]
+
+
+@pytest.mark.parametrize("make", [lambda a: (a, Y), lambda a: [(a[:60], Y[:60]), (a[60:], Y[60:])]])
+def test_tensors_of_one_length_may_be_columns_or_batches(make, tmp_path):
+    def write(path, role):
+        torch.save(torch.utils._pytree.tree_map(torch.as_tensor, make(A[role])), path)
+
+    said = refused(Y, written(tmp_path, ".pt", write))
+    assert "which may be columns or batches; save a dictionary, as in {'predictions':" in said
+
+
+def test_an_index_that_begins_anew_is_no_id(tmp_path):
+    def write(path, role):
+        table = pd.DataFrame(P[role], columns=NAMES)
+        parts = [table[a:b].reset_index(drop=True) for a, b in ((0, 64), (64, N))]
+        pd.concat(parts).to_parquet(path)
+
+    right(audit(NAMES[Y], written(tmp_path, ".parquet", write)))
 
 
 def test_another_threshold_than_a_half_is_said():
