@@ -142,7 +142,7 @@ def _columns(held):
             raise AuditError(f"{quoted(held)} is no path, array, table or dictionary of arrays.")
         return {"": array}, None
     names = list(held) if isinstance(held, dict) else list(held.columns)
-    own = [encodable(str(name)).strip() for name in names]
+    own = [encodable(str(name)).strip(" ") for name in names]
     if (name := repeated(own)) is not None:
         raise AuditError(f"two columns are called {quoted(name)}.")
     columns = {text: as_array(held[name]) for text, name in zip(own, names, strict=True)}

@@ -44,7 +44,7 @@ def texts(found, values, what):
             value = value.decode("utf-8", "backslashreplace")
         if isinstance(value, float) and value.is_integer():
             value = int(value)
-        out[row] = encodable(str(value)).strip()
+        out[row] = encodable(str(value)).strip(" ")
         if isinstance(value, str):
             wrong[row] = not value.strip()
         else:
